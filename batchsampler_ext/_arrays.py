@@ -1,0 +1,118 @@
+"""Arrays as the kernels see them: borrowed addresses of torch tensors, NumPy arrays, memmaps and DLPack objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ._backend import require_cpu
+
+_TORCH_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_NUMPY_DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}  # bfloat16: the ml_dtypes package
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A [num_rows, dim] matrix of features on the CPU. ``owner`` keeps the memory alive."""
+
+    owner: Any
+    address: int
+    dtype_code: int
+    num_rows: int
+    dim: int
+    row_stride: int
+
+    def describe(self, precision: str) -> tuple[int, int, int, int, int, bool]:
+        """What ``_core`` takes."""
+        round_to_bf16 = precision == "bf16" and self.dtype_code != _TORCH_DTYPES[torch.bfloat16]
+        return self.address, self.dtype_code, self.num_rows, self.dim, self.row_stride, round_to_bf16
+
+
+def as_matrix(value: Any, name: str) -> Matrix:
+    """``value`` without a copy if its rows are contiguous, else its copy with contiguous rows.
+
+    Raises:
+        TypeError: not an array, or not float32, bfloat16 or float16.
+        ValueError: not two-dimensional, empty, not on the CPU, or 2**31 rows or more.
+    """
+    array = _as_array(value, name)
+    if isinstance(array, torch.Tensor):
+        code = _TORCH_DTYPES.get(array.dtype)
+        require_cpu(array.device, name)
+    else:
+        code = _NUMPY_DTYPES.get(array.dtype.name) if array.dtype.isnative else None
+    if code is None:
+        raise TypeError(f"{name}: expected float32, bfloat16 or float16, got {array.dtype}")
+    if array.ndim != 2:
+        raise ValueError(f"{name}: expected a matrix [N, D], got shape {list(array.shape)}")
+    num_rows, dim = array.shape
+    if num_rows == 0 or dim == 0:
+        raise ValueError(f"{name}: expected at least one row and one column, got shape {list(array.shape)}")
+    if num_rows >= 2**31:
+        raise ValueError(f"{name}: expected fewer than 2**31 rows (ids are int32), got {num_rows}")
+    if isinstance(array, torch.Tensor):
+        if dim > 1 and array.stride(1) != 1:
+            array = array.contiguous()
+        return Matrix(array, array.data_ptr(), code, num_rows, dim, array.stride(0))
+    item = array.dtype.itemsize
+    if (dim > 1 and array.strides[1] != item) or array.strides[0] % item or not array.flags.aligned:
+        array = np.ascontiguousarray(array)
+    return Matrix(array, array.__array_interface__["data"][0], code, num_rows, dim, array.strides[0] // item)
+
+
+def _as_array(value: Any, name: str) -> torch.Tensor | np.ndarray:
+    if isinstance(value, torch.Tensor):
+        if value.layout != torch.strided:
+            raise TypeError(f"{name}: expected a dense tensor, got layout {value.layout}")
+        return value.detach()
+    if isinstance(value, np.ndarray):  # before DLPack, which refuses read-only arrays
+        return value
+    if hasattr(value, "__dlpack__"):
+        return torch.from_dlpack(value)
+    try:
+        return np.asarray(memoryview(value))
+    except TypeError:
+        raise TypeError(
+            f"{name}: expected a tensor or an array (DLPack or buffer protocol), got {type(value).__name__}"
+        ) from None
+
+
+def as_ids(value: Any, name: str, low: int, high: int) -> torch.Tensor:
+    """A one-dimensional int64 CPU tensor with values in [low, high)."""
+    if not isinstance(value, torch.Tensor):
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: expected a one-dimensional array of integers ({error})") from None
+        if array.size == 0:
+            array = array.astype(np.int64)
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"{name}: expected integers, got {array.dtype}")
+        value = torch.from_numpy(array.astype(np.int64))
+    require_cpu(value.device, name)
+    if value.dtype.is_floating_point or value.dtype.is_complex or value.dtype == torch.bool:
+        raise TypeError(f"{name}: expected integers, got {value.dtype}")
+    if value.ndim != 1:
+        raise ValueError(f"{name}: expected one dimension, got shape {list(value.shape)}")
+    ids = value.detach().to(torch.int64).contiguous()
+    if len(ids):
+        smallest, largest = int(ids.min()), int(ids.max())
+        if smallest < low or largest >= high:
+            wrong = smallest if smallest < low else largest
+            raise ValueError(f"{name}: expected values in [{low}, {high}), got {wrong}")
+    return ids
+
+
+def require_distinct(ids: torch.Tensor, name: str) -> None:
+    ordered = ids.sort().values
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(repeated):
+        raise ValueError(f"{name}: expected distinct ids, got {int(repeated[0])} more than once")
+
+
+def address(array: torch.Tensor | None) -> int:
+    """Where the kernels read or write; 0 stands for None."""
+    return 0 if array is None else array.data_ptr()

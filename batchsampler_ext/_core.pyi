@@ -1,0 +1,79 @@
+# Hand-kept with csrc/python/register_*.cpp. Addresses are integers; 0 stands for an absent optional array.
+from collections.abc import Callable
+
+Matrix = tuple[int, int, int, int, int, bool]  # address, dtype code, num_rows, dim, row stride in elements, round to bf16
+Graph = tuple[int, int, int, int, int, int]  # neighbors, num_rows, num_neighbors, degrees, row_of, num_nodes
+
+def isa() -> str: ...
+def supported_isas() -> list[str]: ...
+def philox4x32(key: int, c0: int, c1: int, c2: int, c3: int) -> tuple[int, int, int, int]: ...
+def root_order(*, n: int, seed: int, epoch: int, out: int) -> None: ...
+def independent_roots(*, n: int, num_walks: int, seed: int, epoch: int, out: int) -> None: ...
+def proximity_graph(
+    *,
+    features: Matrix,
+    keys: Matrix | None,
+    rows: int,
+    num_rows: int,
+    num_neighbors: int,
+    num_candidates: int,
+    rows_per_draw: int,
+    metric: int,
+    labels: int,
+    max_score: float | None,
+    range_min: int,
+    sort: bool,
+    seed: int,
+    num_threads: int,
+    max_memory: int,
+    progress: Callable[[int, int], object] | None,
+    neighbors: int,
+    scores: int,
+) -> None: ...
+def knn(
+    *,
+    queries: Matrix,
+    base: Matrix | None,
+    query_ids: int,
+    num_queries: int,
+    base_ids: int,
+    num_base: int,
+    exclude_self: bool,
+    num_neighbors: int,
+    metric: int,
+    labels: int,
+    max_score: float | None,
+    range_min: int,
+    num_threads: int,
+    max_memory: int,
+    progress: Callable[[int, int], object] | None,
+    neighbors: int,
+    scores: int,
+) -> None: ...
+def row_degrees(*, graph: Graph, num_threads: int, degrees: int) -> None: ...
+def walk_batches(
+    *,
+    graph: Graph,
+    strategy: int,
+    roots: int,
+    walk_ids: int,
+    num_walks: int,
+    batch_size: int,
+    restart_threshold: int,
+    seed: int,
+    epoch: int,
+    num_threads: int,
+    nodes: int,
+    counts: int,
+) -> None: ...
+def partition_epoch(
+    *,
+    graph: Graph,
+    batch_size: int,
+    restart_threshold: int,
+    drop_last: bool,
+    seed: int,
+    epoch: int,
+    num_threads: int,
+    nodes: int,
+) -> int: ...

@@ -1,0 +1,53 @@
+"""A graph as the walk kernels see it, in rows; translates instance ids in and out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ._arrays import address, as_ids
+from .graph import ProximityGraph
+
+
+class GraphView:
+    """Borrowed description of a :class:`ProximityGraph` or int32 [N, K] table, whose ids it has checked."""
+
+    def __init__(self, graph: Any) -> None:
+        if not isinstance(graph, ProximityGraph):
+            if not isinstance(graph, torch.Tensor):
+                raise TypeError(f"graph: expected a ProximityGraph or an int32 tensor, got {type(graph).__name__}")
+            try:
+                graph = ProximityGraph(graph)
+            except (TypeError, ValueError) as error:
+                raise type(error)(str(error).replace("neighbors:", "graph:", 1)) from None
+        self.graph: ProximityGraph = graph
+        self.num_rows = len(graph)
+        degrees = graph._short_degrees()
+        row_of = None
+        if graph.ids is not None:
+            row_of = torch.full((graph.num_nodes,), -1, dtype=torch.int32)
+            row_of[graph.ids] = torch.arange(self.num_rows, dtype=torch.int32)
+        self._row_of = row_of
+        self._owners = (graph.neighbors, degrees, row_of)
+        self.description = (
+            address(graph.neighbors), self.num_rows, graph.num_neighbors, address(degrees), address(row_of),
+            graph.num_nodes,
+        )  # fmt: skip
+
+    def rows(self, ids: Any, name: str) -> torch.Tensor:
+        """Rows (int64) of instances."""
+        ids = as_ids(ids, name, 0, self.graph.num_nodes)
+        if self._row_of is None:
+            return ids
+        rows = self._row_of[ids].long()
+        if len(rows) and int(rows.min()) < 0:
+            raise ValueError(f"{name}: expected ids of the graph's rows, got {int(ids[rows < 0][0])}")
+        return rows
+
+    def ids(self, rows: torch.Tensor) -> torch.Tensor:
+        """Instances (int32) of rows; -1 stays -1."""
+        if self.graph.ids is None:
+            return rows
+        ids = self.graph.ids.to(torch.int32)[rows.clamp(min=0).long()]
+        return torch.where(rows < 0, rows, ids)

@@ -1,0 +1,78 @@
+"""Checks of scalar arguments: every error names the argument, what was expected and what was given."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+MAX_NODES = 2**31 - 1  # ids are int32
+NO_MEMORY_LIMIT = 2**62
+
+
+def integer(value: Any, name: str, low: int, high: int | None = None, *, because: str = "") -> int:
+    """``value`` as an int in [low, high]; ``because`` says where a bound comes from."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected an integer, got {value!r} of type {type(value).__name__}")
+    number = operator.index(value)
+    if number < low or (high is not None and number > high):
+        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name}: expected an integer {bounds}{because}, got {number}")
+    return number
+
+
+def choice(value: Any, name: str, options: Sequence[str]) -> str:
+    if value not in options:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")
+    return value
+
+
+def flag(value: Any, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {value!r} of type {type(value).__name__}")
+    return value
+
+
+def seed(value: Any) -> int:
+    return integer(value, "seed", 0, 2**64 - 1)
+
+
+def epoch(value: Any) -> int:
+    return integer(value, "epoch", 0, 2**24 - 1)
+
+
+def restart_threshold(restart_prob: Any) -> int:
+    """floor(alpha * 2**32): a step restarts if its 32-bit word is below it."""
+    if isinstance(restart_prob, bool) or not isinstance(restart_prob, (int, float)):
+        raise TypeError(f"restart_prob: expected a float in [0, 1), got {restart_prob!r}")
+    if not 0 <= restart_prob < 1:  # also NaN
+        raise ValueError(f"restart_prob: expected a float in [0, 1), got {restart_prob!r}")
+    return int(restart_prob * 2**32)
+
+
+def num_threads(value: Any) -> int:
+    """None means torch's setting."""
+    return torch.get_num_threads() if value is None else integer(value, "num_threads", 1, 4096)
+
+
+def max_memory(value: Any) -> int:
+    return NO_MEMORY_LIMIT if value is None else integer(value, "max_memory", 1)
+
+
+def max_score(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"max_score: expected a float or None, got {value!r}")
+    if math.isnan(value):
+        raise ValueError("max_score: expected a number, got nan")
+    return float(value)
+
+
+def progress(value: Any) -> Callable[[int, int], object] | None:
+    if value is not None and not callable(value):
+        raise TypeError(f"progress: expected a callable (done, total) or None, got {value!r}")
+    return value

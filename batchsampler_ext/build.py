@@ -1,0 +1,317 @@
+"""Building graphs and searching neighbours: the fused similarity and top-k kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from . import _validate
+from ._arrays import Matrix, address, as_ids, as_matrix, require_distinct
+from ._backend import core
+from .graph import ProximityGraph
+
+__all__ = ["Neighbors", "knn", "knn_graph", "proximity_graph"]
+
+_METRICS = ("cosine", "ip", "l2")  # in the order of csrc/common/score.h
+_PRECISIONS = ("fp32", "bf16")
+
+Progress = Callable[[int, int], object]
+
+
+class Neighbors(NamedTuple):
+    """Result of :func:`knn`: scores float32 [Q, K] descending, ids int32 [Q, K]; (-inf, -1) past the last."""
+
+    scores: torch.Tensor
+    ids: torch.Tensor
+
+
+def proximity_graph(
+    features: Any,
+    num_neighbors: int | None = None,
+    *,
+    num_candidates: int | None = None,
+    keys: Any = None,
+    metric: str = "cosine",
+    rows_per_draw: int = 256,
+    rows: Any = None,
+    labels: Any = None,
+    max_score: float | None = None,
+    range_min: int = 0,
+    precision: str = "fp32",
+    sort: bool = False,
+    return_scores: bool = False,
+    seed: int = 0,
+    num_threads: int | None = None,
+    max_memory: int | None = None,
+    progress: Progress | None = None,
+) -> ProximityGraph:
+    """For each instance, the ``num_neighbors`` most similar of ``num_candidates`` random others.
+
+    Args:
+        features: [N, D] float32, bfloat16 or float16 on the CPU: a tensor, NumPy array, memmap (read in place) or
+            anything with DLPack or the buffer protocol. No copy if rows are contiguous.
+        num_neighbors: K, 1 to M. Default ``min(100, M)``.
+        num_candidates: M, K to (number of rows) - 1. Default ``min(1000, number of rows - 1)``. Larger M gives harder
+            batches and more false negatives: M = K is a uniform graph, M = N - 1 the exact kNN graph.
+        keys: [N, D] of a second tower: edge i -> j is scored by the similarity of ``features[i]`` and ``keys[j]``.
+        metric: "cosine", "ip" (inner product) or "l2" (minus the squared Euclidean distance).
+        rows_per_draw: rows that share one random candidate set. 1 is the paper's own draw per row; larger values leave
+            each row's distribution exactly uniform and turn the gather into dense products.
+        rows: distinct int64 [R]: only these instances get a row and are candidates. Neighbours remain ids of
+            ``features``. Default: all.
+        labels: int64 [N]: equal labels are never linked (known false negatives); -1 is unknown.
+        max_score: candidates scoring above it are never linked (suspected false negatives). Compared as float32.
+        range_min: skip each row's best ``range_min`` candidates (after ``labels`` and ``max_score``), then keep K.
+        precision: "fp32": scores are defined to the bit (below). "bf16": every feature is first rounded to the nearest
+            bfloat16, then the same definition; a score of unit vectors moves by at most about 2**-7.
+        sort: list neighbours by score, ties by lower id; otherwise in the order they were drawn.
+        return_scores: keep ``graph.scores``.
+        seed: 0 to 2**64 - 1; the graph is a function of features, arguments and seed.
+        num_threads: default ``torch.get_num_threads()``. The result does not depend on it.
+        max_memory: bytes of scratch beyond the result. Default: a few MiB a thread and 8 bytes a row.
+        progress: called as ``progress(done, total)`` in rows, from the calling thread, now and then and at the end.
+
+    Returns:
+        :class:`ProximityGraph` with int32 [R, K] neighbours on the CPU. Rows are shorter (-1) only where ``labels``,
+        ``max_score``, ``range_min`` or NaN scores leave fewer than K candidates.
+
+    Raises:
+        TypeError, ValueError: a bad argument, named, with what was expected and got. Non-finite features are found
+            before any work (``ValueError``).
+
+    Determinism: equal to the bit over thread counts, instruction sets and ``max_memory``. A score is the chain of fused
+    multiply-adds over ascending k; selection is by score, then draw position. Ctrl-C is answered within 0.2 s.
+
+    Source: Yang et al., KDD 2023, section 4.1.
+
+    Example:
+        >>> import torch
+        >>> features = torch.randn(500, 16, generator=torch.Generator().manual_seed(0))
+        >>> graph = proximity_graph(features, 10, num_candidates=100)
+        >>> graph
+        ProximityGraph(num_nodes=500, num_neighbors=10)
+    """
+    query, key = _towers(features, keys)
+    pool, num_rows = _pool(rows, query.num_rows)
+    num_candidates, num_neighbors = _graph_sizes(num_candidates, num_neighbors, num_rows)
+    rows_per_draw = _validate.integer(rows_per_draw, "rows_per_draw", 1)
+    request = _Selection.check(metric, precision, labels, max_score, range_min, query.num_rows)
+    _validate.flag(sort, "sort")
+    graph_rows = _Rows(num_rows, num_neighbors, _validate.flag(return_scores, "return_scores"))
+    arguments: dict[str, Any] = {
+        "num_candidates": num_candidates,
+        "rows_per_draw": rows_per_draw,
+        "sort": sort,
+        "seed": _validate.seed(seed),
+        "num_threads": _validate.num_threads(num_threads),
+        "max_memory": _validate.max_memory(max_memory),
+        "progress": _validate.progress(progress),
+    }
+    if num_candidates > 0:
+        core.proximity_graph(
+            features=query.describe(precision),
+            keys=None if key is None else key.describe(precision),
+            rows=address(pool),
+            num_rows=num_rows,
+            **arguments,
+            **request.arguments(),
+            **graph_rows.arguments(),
+        )
+    return ProximityGraph(graph_rows.neighbors, graph_rows.scores, pool, query.num_rows)
+
+
+def knn_graph(
+    features: Any,
+    num_neighbors: int,
+    *,
+    keys: Any = None,
+    metric: str = "cosine",
+    rows: Any = None,
+    labels: Any = None,
+    max_score: float | None = None,
+    range_min: int = 0,
+    precision: str = "fp32",
+    return_scores: bool = True,
+    num_threads: int | None = None,
+    max_memory: int | None = None,
+    progress: Progress | None = None,
+) -> ProximityGraph:
+    """The exact k-nearest-neighbour graph: the limit M = N - 1 of :func:`proximity_graph`.
+
+    Arguments, results, errors and determinism are those of :func:`proximity_graph`, except that every other row is a
+    candidate, neighbours are sorted by score, and ties go to the lower id. O(R**2 D) multiply-adds; memory does not
+    grow with R beyond the result and 12 bytes a row.
+
+    Example:
+        >>> import torch
+        >>> knn_graph(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), 1).neighbors.ravel().tolist()
+        [1, 0, 1]
+    """
+    query, key = _towers(features, keys)
+    pool, num_rows = _pool(rows, query.num_rows)
+    num_neighbors = _validate.integer(
+        num_neighbors, "num_neighbors", 1, num_rows - 1, because=f" ({num_rows} rows, itself excluded)"
+    )
+    request = _Selection.check(metric, precision, labels, max_score, range_min, query.num_rows)
+    graph_rows = _Rows(num_rows, num_neighbors, _validate.flag(return_scores, "return_scores"))
+    base_ids = None if pool is None else pool.sort().values  # ties go to the lower id
+    core.knn(
+        queries=query.describe(precision),
+        base=None if key is None else key.describe(precision),
+        query_ids=address(pool),
+        num_queries=num_rows,
+        base_ids=address(base_ids),
+        num_base=num_rows,
+        exclude_self=True,
+        num_threads=_validate.num_threads(num_threads),
+        max_memory=_validate.max_memory(max_memory),
+        progress=_validate.progress(progress),
+        **request.arguments(),
+        **graph_rows.arguments(),
+    )
+    return ProximityGraph(graph_rows.neighbors, graph_rows.scores, pool, query.num_rows)
+
+
+def knn(
+    queries: Any,
+    base: Any,
+    num_neighbors: int,
+    *,
+    metric: str = "cosine",
+    precision: str = "fp32",
+    num_threads: int | None = None,
+    max_memory: int | None = None,
+    progress: Progress | None = None,
+) -> Neighbors:
+    """The exact ``num_neighbors`` most similar rows of ``base`` for each row of ``queries``.
+
+    Args:
+        queries: [Q, D]; base: [N, D]; both as ``features`` of :func:`proximity_graph`. A query that is also a row of
+            the base finds itself.
+        num_neighbors: K, 1 to N.
+        metric, precision, num_threads, max_memory, progress: see :func:`proximity_graph`.
+
+    Returns:
+        :class:`Neighbors`: scores float32 [Q, K] descending, ids int32 [Q, K], ties by lower id, on the CPU.
+
+    Raises, determinism: see :func:`proximity_graph`.
+
+    Example:
+        >>> import torch
+        >>> scores, ids = knn(torch.tensor([[1.0, 0.0]]), torch.eye(2), 2, metric="ip")
+        >>> scores.tolist(), ids.tolist()
+        ([[1.0, 0.0]], [[0, 1]])
+    """
+    query, other = as_matrix(queries, "queries"), as_matrix(base, "base")
+    if query.dim != other.dim:
+        raise ValueError(f"base: expected {query.dim} columns as queries has, got {other.dim}")
+    num_neighbors = _validate.integer(
+        num_neighbors, "num_neighbors", 1, other.num_rows, because=f" (base has {other.num_rows} rows)"
+    )
+    request = _Selection.check(metric, precision, None, None, 0, other.num_rows)
+    found = _Rows(query.num_rows, num_neighbors, with_scores=True)
+    core.knn(
+        queries=query.describe(precision),
+        base=other.describe(precision),
+        query_ids=0,
+        num_queries=query.num_rows,
+        base_ids=0,
+        num_base=other.num_rows,
+        exclude_self=False,
+        num_threads=_validate.num_threads(num_threads),
+        max_memory=_validate.max_memory(max_memory),
+        progress=_validate.progress(progress),
+        **request.arguments(),
+        **found.arguments(),
+    )
+    assert found.scores is not None
+    return Neighbors(found.scores, found.neighbors)
+
+
+class _Rows:
+    """Storage of a result, as ``_core`` fills it."""
+
+    def __init__(self, num_rows: int, num_neighbors: int, with_scores: bool) -> None:
+        self.neighbors = torch.empty((num_rows, num_neighbors), dtype=torch.int32)
+        self.scores = torch.empty((num_rows, num_neighbors), dtype=torch.float32) if with_scores else None
+
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "num_neighbors": self.neighbors.shape[1],
+            "neighbors": address(self.neighbors),
+            "scores": address(self.scores),
+        }
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """Which candidates may be linked: the checked arguments common to all builders."""
+
+    metric: int
+    labels: torch.Tensor | None
+    max_score: float | None
+    range_min: int
+
+    @classmethod
+    def check(
+        cls, metric: str, precision: str, labels: Any, max_score: float | None, range_min: int, num_nodes: int
+    ) -> _Selection:
+        _validate.choice(precision, "precision", _PRECISIONS)
+        if labels is not None:
+            labels = as_ids(labels, "labels", -1, 2**63 - 1)
+            if len(labels) != num_nodes:
+                raise ValueError(f"labels: expected one for each of {num_nodes} instances, got {len(labels)}")
+        return cls(
+            _METRICS.index(_validate.choice(metric, "metric", _METRICS)),
+            labels,
+            _validate.max_score(max_score),
+            _validate.integer(range_min, "range_min", 0, _validate.MAX_NODES),
+        )
+
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "metric": self.metric,
+            "labels": address(self.labels),
+            "max_score": self.max_score,
+            "range_min": self.range_min,
+        }
+
+
+def _towers(features: Any, keys: Any) -> tuple[Matrix, Matrix | None]:
+    query = as_matrix(features, "features")
+    if keys is None:
+        return query, None
+    key = as_matrix(keys, "keys")
+    if (key.num_rows, key.dim) != (query.num_rows, query.dim):
+        raise ValueError(
+            f"keys: expected the shape of features, [{query.num_rows}, {query.dim}], got [{key.num_rows}, {key.dim}]"
+        )
+    return query, key
+
+
+def _pool(rows: Any, num_nodes: int) -> tuple[torch.Tensor | None, int]:
+    if rows is None:
+        return None, num_nodes
+    pool = as_ids(rows, "rows", 0, num_nodes)
+    if len(pool) == 0:
+        raise ValueError("rows: expected at least one instance, got none")
+    require_distinct(pool, "rows")
+    return pool, len(pool)
+
+
+def _graph_sizes(num_candidates: int | None, num_neighbors: int | None, num_rows: int) -> tuple[int, int]:
+    """(M, K). A single row has nobody to link to: without explicit sizes its graph has no columns."""
+    if num_candidates is None:
+        num_candidates = min(1000, num_rows - 1)
+        because = f" (num_candidates defaults to {num_candidates} for {num_rows} rows)"
+    else:
+        num_candidates = _validate.integer(
+            num_candidates, "num_candidates", 1, num_rows - 1, because=f" ({num_rows} rows, itself excluded)"
+        )
+        because = " (num_candidates)"
+    if num_neighbors is None:
+        return num_candidates, min(100, num_candidates)
+    return num_candidates, _validate.integer(num_neighbors, "num_neighbors", 1, num_candidates, because=because)

@@ -1,0 +1,187 @@
+"""The proximity graph: who may follow whom in a mini-batch."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import _validate
+from ._arrays import address, as_ids, require_distinct
+from ._backend import core, require_cpu
+
+__all__ = ["ProximityGraph"]
+
+_FORMAT = 1  # of saved files
+
+
+class ProximityGraph:
+    """Out-neighbours of every instance, as built by :func:`proximity_graph` or :func:`knn_graph`.
+
+    Attributes:
+        neighbors: int32 [R, K]; each row holds instance ids, then -1 where it has fewer than K neighbours.
+        scores: float32 [R, K] in the same order (-inf past the end), or None.
+        ids: int64 [R], the instance of each row, or None: row i is instance i.
+        num_nodes: number of instances N; ids are below it.
+        num_neighbors: K.
+
+    Raises:
+        TypeError, ValueError: wrong dtype, shape or device. Neighbour ids are checked when the graph is first walked
+            (``ValueError``), and again after an in-place change.
+
+    Example:
+        >>> import torch
+        >>> graph = ProximityGraph(torch.tensor([[1, 2], [0, -1], [-1, -1]], dtype=torch.int32))
+        >>> graph.num_nodes, graph.num_neighbors, graph.stats()["num_edges"]
+        (3, 2, 3)
+    """
+
+    def __init__(
+        self,
+        neighbors: torch.Tensor,
+        scores: torch.Tensor | None = None,
+        ids: torch.Tensor | None = None,
+        num_nodes: int | None = None,
+    ) -> None:
+        self.neighbors = _checked_table(neighbors, "neighbors", torch.int32)
+        self.scores = None if scores is None else _checked_table(scores, "scores", torch.float32)
+        if self.scores is not None and self.scores.shape != self.neighbors.shape:
+            raise ValueError(
+                f"scores: expected the shape of neighbors, {list(self.neighbors.shape)}, got {list(self.scores.shape)}"
+            )
+        num_rows = len(self.neighbors)
+        if num_nodes is None:
+            num_nodes = num_rows if ids is None else int(torch.as_tensor(ids).max()) + 1
+        self.num_nodes = _validate.integer(num_nodes, "num_nodes", num_rows, _validate.MAX_NODES)
+        self.ids = None
+        if ids is None:
+            if self.num_nodes != num_rows:
+                raise ValueError(f"ids: expected the instance of each of {num_rows} rows out of {num_nodes}, got None")
+        else:
+            self.ids = as_ids(ids, "ids", 0, self.num_nodes)
+            if len(self.ids) != num_rows:
+                raise ValueError(f"ids: expected one for each of {num_rows} rows, got {len(self.ids)}")
+            require_distinct(self.ids, "ids")
+        self._checked: tuple[int, torch.Tensor | None] | None = None  # (version of neighbors, degrees)
+
+    @property
+    def num_neighbors(self) -> int:
+        return self.neighbors.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.neighbors)
+
+    def __repr__(self) -> str:
+        extra = "" if self.ids is None else f", rows={len(self)}"
+        return f"ProximityGraph(num_nodes={self.num_nodes}, num_neighbors={self.num_neighbors}{extra})"
+
+    def degrees(self) -> torch.Tensor:
+        """Number of neighbours of each row, int32 [R]. Checks every id: ``ValueError`` if one is out of range."""
+        degrees = self._short_degrees()
+        return torch.full((len(self),), self.num_neighbors, dtype=torch.int32) if degrees is None else degrees.clone()
+
+    def _short_degrees(self) -> torch.Tensor | None:
+        """As degrees(), but None if every row is full, and computed once for each state of ``neighbors``."""
+        version = None if self.neighbors.is_inference() else self.neighbors._version
+        if self._checked is not None and version is not None and self._checked[0] == version:
+            return self._checked[1]
+        degrees = torch.empty(len(self), dtype=torch.int32)
+        description = (address(self.neighbors), len(self), self.num_neighbors, 0, 0, self.num_nodes)
+        core.row_degrees(graph=description, num_threads=_validate.num_threads(None), degrees=address(degrees))
+        result = None if int(degrees.min()) == self.num_neighbors else degrees
+        if version is not None:
+            self._checked = (version, result)
+        return result
+
+    def to(self, device: torch.device | str) -> ProximityGraph:
+        """The graph with its tensors on ``device`` (itself if it is there already)."""
+        require_cpu(torch.device(device), "device")
+        return self
+
+    def stats(self) -> dict[str, float]:
+        """num_rows, num_edges, mean_degree, min_degree, isolated_rows, max_in_degree, unreached_rows, mean_score (nan
+        without scores). A row no other row links to is reached by a walk only as its root."""
+        degrees = self.degrees()
+        targets = self.neighbors[self.neighbors >= 0].long()
+        in_degrees = torch.bincount(targets, minlength=self.num_nodes)
+        if self.ids is not None:
+            in_degrees = in_degrees[self.ids]
+        scores = None if self.scores is None else self.scores[self.neighbors >= 0]
+        return {
+            "num_rows": len(self),
+            "num_edges": len(targets),
+            "mean_degree": float(degrees.float().mean()),
+            "min_degree": int(degrees.min()),
+            "isolated_rows": int((degrees == 0).sum()),
+            "max_in_degree": int(in_degrees.max()),
+            "unreached_rows": int((in_degrees == 0).sum()),
+            "mean_score": float("nan") if scores is None or len(scores) == 0 else float(scores.double().mean()),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes an ``.npz`` archive (no pickle) at exactly ``path``; the file appears complete or not at all."""
+        arrays = {
+            "format": np.int64(_FORMAT),
+            "num_nodes": np.int64(self.num_nodes),
+            "neighbors": self.neighbors.numpy(),
+        }
+        if self.scores is not None:
+            arrays["scores"] = self.scores.numpy()
+        if self.ids is not None:
+            arrays["ids"] = self.ids.numpy()
+        directory = os.path.dirname(os.path.abspath(path))
+        handle, partial = tempfile.mkstemp(dir=directory, prefix=".graph-", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(file, **arrays)
+            os.replace(partial, path)
+        except BaseException:
+            os.unlink(partial)
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ProximityGraph:
+        """Reads a graph written by :meth:`save`; every value is checked.
+
+        Raises:
+            OSError: the file cannot be opened.
+            ValueError: it is not such a file, or is truncated or corrupt (``path: ...``).
+        """
+        with open(path, "rb") as file:
+            try:
+                with np.load(file, allow_pickle=False) as archive:
+                    arrays = {name: archive[name] for name in archive.files}
+                return cls._from_arrays(arrays)
+            except Exception as error:  # the zip and npy readers raise a dozen types on corrupt input
+                raise ValueError(
+                    f"path: expected an intact graph written by ProximityGraph.save, got {os.fspath(path)!r} "
+                    f"({type(error).__name__}: {error})"
+                ) from error
+
+    @classmethod
+    def _from_arrays(cls, arrays: dict[str, np.ndarray]) -> ProximityGraph:
+        unexpected = arrays.keys() - {"format", "num_nodes", "neighbors", "scores", "ids"}
+        if unexpected or int(arrays["format"]) != _FORMAT:
+            raise ValueError(f"expected format {_FORMAT}, got {arrays.get('format')} with members {sorted(arrays)}")
+        tensors: dict[str, Any] = {
+            name: torch.from_numpy(arrays[name]) for name in ("neighbors", "scores", "ids") if name in arrays
+        }
+        graph = cls(**tensors, num_nodes=int(arrays["num_nodes"]))
+        graph.degrees()
+        return graph
+
+
+def _checked_table(value: Any, name: str, dtype: torch.dtype) -> torch.Tensor:
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value)
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+    if value.dtype != dtype:
+        raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
+    require_cpu(value.device, name)
+    if value.ndim != 2 or len(value) == 0:
+        raise ValueError(f"{name}: expected shape [R, K] with R >= 1, got {list(value.shape)}")
+    return value.contiguous()

@@ -1,0 +1,111 @@
+"""What mini-batches are like: how similar their members are, and how many negatives are false."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from ._arrays import as_ids, as_matrix
+from .graph import ProximityGraph
+
+__all__ = ["batch_stats"]
+
+
+def batch_stats(
+    batches: Iterable[Any], features: Any, *, labels: Any = None, graph: ProximityGraph | None = None
+) -> dict[str, Any]:
+    """Similarity, false negatives and graph edges within mini-batches.
+
+    Args:
+        batches: mini-batches of instance ids (:class:`Batches`, or any sequence of int arrays); -1 is ignored.
+        features: [N, D] float32, bfloat16 or float16 on the CPU; rows of a memmap are read as needed.
+        labels: int [N], -1 = unknown: adds the share of pairs with equal known labels among pairs with known labels.
+        graph: adds the share of ordered pairs that the graph links.
+
+    Returns:
+        dict with means over batches (float) under "in_batch_similarity" (cosine of a pair of distinct members),
+        "false_negative_share", "edge_share", and float64 arrays, one value a batch, under the same names with
+        "_per_batch"; "num_batches". Batches of fewer than two members count as nan and are left out of the means.
+
+    Raises:
+        TypeError, ValueError: a bad argument, named; ids outside [0, N).
+
+    Example:
+        >>> import torch
+        >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> stats = batch_stats([[0, 1], [0, 2]], features, labels=[5, 5, 6])
+        >>> stats["in_batch_similarity_per_batch"].tolist(), stats["false_negative_share"]
+        ([1.0, 0.0], 0.5)
+    """
+    matrix = as_matrix(features, "features")
+    source = matrix.owner
+    num_nodes = matrix.num_rows
+    known_labels = None if labels is None else as_ids(labels, "labels", -1, 2**63 - 1)
+    if known_labels is not None and len(known_labels) != num_nodes:
+        raise ValueError(f"labels: expected one for each of {num_nodes} instances, got {len(known_labels)}")
+    if graph is not None and graph.num_nodes != num_nodes:
+        raise ValueError(f"graph: expected {num_nodes} nodes as features has rows, got {graph.num_nodes}")
+    edges = None if graph is None else _EdgeCounter(graph)
+    per_batch: dict[str, list[float]] = {"in_batch_similarity": []}
+    for batch in batches:
+        members = as_ids(batch, "batches", -1, num_nodes)
+        members = members[members >= 0]
+        per_batch["in_batch_similarity"].append(_mean_cosine(source, members))
+        if known_labels is not None:
+            per_batch.setdefault("false_negative_share", []).append(_equal_label_share(known_labels[members]))
+        if edges is not None:
+            per_batch.setdefault("edge_share", []).append(edges.share(members))
+    result: dict[str, Any] = {"num_batches": len(per_batch["in_batch_similarity"])}
+    for name, values in per_batch.items():
+        array = np.asarray(values, dtype=np.float64)
+        defined = array[~np.isnan(array)]
+        result[name] = float(defined.mean()) if len(defined) else float("nan")
+        result[f"{name}_per_batch"] = array
+    return result
+
+
+def _mean_cosine(features: Any, members: torch.Tensor) -> float:
+    """Mean cosine of pairs of distinct members: (|sum of units|^2 - sum of |unit|^2) / (B (B - 1))."""
+    count = len(members)
+    if count < 2:
+        return float("nan")
+    if isinstance(features, torch.Tensor):
+        rows = features[members].double()
+    else:
+        rows = torch.from_numpy(features[members.numpy()].astype(np.float64))
+    units = torch.nn.functional.normalize(rows, dim=1, eps=1e-300)
+    return float((units.sum(0).square().sum() - units.square().sum()) / (count * (count - 1)))
+
+
+def _equal_label_share(labels: torch.Tensor) -> float:
+    """Share of pairs with equal labels among the pairs whose labels are both known."""
+    known = labels[labels >= 0]
+    if len(known) < 2:
+        return float("nan")
+    counts = torch.unique(known, return_counts=True)[1].double()
+    return float((counts * (counts - 1)).sum() / (len(known) * (len(known) - 1)))
+
+
+class _EdgeCounter:
+    """Counts the edges among a few nodes of a graph."""
+
+    def __init__(self, graph: ProximityGraph) -> None:
+        graph.degrees()  # checks the ids
+        self._neighbors = graph.neighbors
+        self._is_member = torch.zeros(graph.num_nodes, dtype=torch.bool)
+        self._row_of = torch.full((graph.num_nodes,), -1, dtype=torch.int64)
+        ids = torch.arange(len(graph)) if graph.ids is None else graph.ids
+        self._row_of[ids] = torch.arange(len(graph))
+
+    def share(self, members: torch.Tensor) -> float:
+        if len(members) < 2:
+            return float("nan")
+        rows = self._row_of[members]
+        targets = self._neighbors[rows[rows >= 0]]
+        self._is_member[members] = True
+        num_edges = int(self._is_member[targets[targets >= 0].long()].sum())
+        self._is_member[members] = False
+        return num_edges / (len(members) * (len(members) - 1))

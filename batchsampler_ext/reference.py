@@ -1,0 +1,367 @@
+"""The oracle: what every kernel must return, to the bit, as short NumPy code that can be checked by eye.
+
+Nothing here is fast and nothing here is imported by the rest of the package. Each function states one definition of
+the contract of results; the tests compare the C++ kernels with it, with ``==``. Arrays are NumPy; graphs are
+``int32 [R, K]`` neighbour lists whose rows hold a valid prefix and then -1.
+
+Source: Yang et al., "BatchSampler: Sampling Mini-Batches for Contrastive Learning in Vision, Language, and Graphs",
+KDD 2023 (arXiv 2306.03355). Partitions are in :mod:`batchsampler_ext.reference_partition`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+# Purposes of random streams (csrc/common/random_stream.h).
+CANDIDATES, GROUPS, WALK, TELEPORT, FILL, ROOTS, ROOT_ORDER, PARTITION_WALK, PARTITION_HASH = range(1, 10)
+MASK32, MASK64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
+
+
+# --- random words ----------------------------------------------------------------------------------------------------
+def philox4x32(key: int, counter: tuple[Any, Any, Any, Any]) -> np.ndarray:
+    """Philox4x32-10 (Salmon et al. 2011): counter words (scalars or arrays) -> uint32 [..., 4]."""
+    c0, c1, c2, c3 = (np.asarray(word, dtype=np.uint64) for word in counter)
+    k0, k1 = key & MASK32, key >> 32
+    for _ in range(10):
+        product0, product1 = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2
+        c0, c1, c2, c3 = (
+            (product1 >> np.uint64(32)) ^ c1 ^ np.uint64(k0),
+            product1 & np.uint64(MASK32),
+            (product0 >> np.uint64(32)) ^ c3 ^ np.uint64(k1),
+            product0 & np.uint64(MASK32),
+        )
+        k0, k1 = (k0 + 0x9E3779B9) & MASK32, (k1 + 0xBB67AE85) & MASK32
+    return np.stack(np.broadcast_arrays(c0, c1, c2, c3), axis=-1).astype(np.uint32)
+
+
+class WordStream:
+    """The words of one stream: blocks 0, 1, 2, ... of counter (purpose << 24 | epoch, major, minor, block)."""
+
+    def __init__(self, seed: int, purpose: int, epoch: int = 0, major: int = 0, minor: int = 0) -> None:
+        self._seed, self._counter, self._words, self._position = seed, (purpose << 24 | epoch, major, minor), [], 0
+
+    def next(self) -> int:
+        if self._position == len(self._words):
+            first_block = len(self._words) // 4
+            blocks = np.arange(first_block, first_block + 16)
+            self._words.extend(philox4x32(self._seed, (*self._counter, blocks)).ravel().tolist())
+        self._position += 1
+        return self._words[self._position - 1]
+
+    def next_below(self, n: int) -> int:
+        """Exactly uniform in [0, n): words whose product has a low half below 2**32 mod n are skipped."""
+        while True:
+            product = self.next() * n
+            if product & MASK32 >= 2**32 % n:
+                return product >> 32
+
+
+def mix32(x: int) -> int:
+    x ^= x >> 16
+    x = x * 0x7FEB352D & MASK32
+    x ^= x >> 15
+    x = x * 0x846CA68B & MASK32
+    return x ^ x >> 16
+
+
+def keyed_permutation(n: int, seed: int, purpose: int, epoch: int = 0, major: int = 0) -> list[int]:
+    """The permutation of 0..n-1 of csrc/common/permutation.h: a 12-round Feistel network on a grid, cycle-walked."""
+    words = WordStream(seed, purpose, epoch, major)
+    keys = [words.next() for _ in range(12)]
+    height = next(h for h in range(1, n + 1) if h * h >= n)
+    width = -(-n // height)
+
+    def once(value: int) -> int:
+        row, column = divmod(value, width)
+        for i in range(0, 12, 2):
+            row = (row + (mix32(column ^ keys[i]) * height >> 32)) % height
+            column = (column + (mix32(row ^ keys[i + 1]) * width >> 32)) % width
+        return row * width + column
+
+    result = []
+    for position in range(n):
+        value = once(position)
+        while value >= n:
+            value = once(value)
+        result.append(value)
+    return result
+
+
+# --- candidates ------------------------------------------------------------------------------------------------------
+def draw(words: WordStream, num_drawn: int, n: int) -> list[int]:
+    """An ordered draw without replacement of ``num_drawn`` out of 0..n-1, exactly uniform."""
+    if 2 * num_drawn <= n:  # the first distinct values of an i.i.d. sequence
+        drawn: dict[int, None] = {}
+        while len(drawn) < num_drawn:
+            drawn.setdefault(words.next_below(n))
+        return list(drawn)
+    values = list(range(n))  # Fisher-Yates
+    for i in range(num_drawn):
+        j = i + words.next_below(n - i)
+        values[i], values[j] = values[j], values[i]
+    return values[:num_drawn]
+
+
+def candidates(n: int, num_candidates: int, rows_per_draw: int, seed: int) -> np.ndarray:
+    """Candidates of each of n rows in draw order, int64 [n, M] (paper, section 4.1: M random instances per instance)."""
+    result = np.empty((n, num_candidates), dtype=np.int64)
+    if rows_per_draw == 1:
+        for row in range(n):
+            others = draw(WordStream(seed, CANDIDATES, major=row), num_candidates, n - 1)
+            result[row] = [other + (other >= row) for other in others]
+        return result
+    order = keyed_permutation(n, seed, GROUPS)
+    for group in range(-(-n // rows_per_draw)):
+        shared = draw(WordStream(seed, CANDIDATES, major=group), num_candidates + 1, n)
+        for row in order[group * rows_per_draw : (group + 1) * rows_per_draw]:
+            result[row] = [c for c in shared if c != row][:num_candidates]
+    return result
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Correctly rounded float32 a * b + c. The float64 sum is rounded to odd so that the second rounding is harmless."""
+    product, addend = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)  # the product is exact
+    total = product + addend
+    back = total - product
+    error = (product - (total - back)) + (addend - back)  # exact (Knuth's TwoSum)
+    even = (total.view(np.int64) & 1) == 0
+    inexact = np.isfinite(total) & (error != 0) & even
+    total = np.where(inexact, np.nextafter(total, np.where(error > 0, np.inf, -np.inf)), total)
+    return total.astype(np.float32)
+
+
+def dot_chain(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Fused multiply-adds over k ascending from +0, broadcasting over the leading dimensions of [..., D]."""
+    acc = np.zeros(np.broadcast_shapes(a.shape, b.shape)[:-1], dtype=np.float32)
+    for k in range(a.shape[-1]):
+        acc = fma(*np.broadcast_arrays(a[..., k], b[..., k], acc))
+    return acc
+
+
+@np.errstate(all="ignore")
+def similarity(a: np.ndarray, b: np.ndarray, metric: str = "cosine") -> np.ndarray:
+    """Scores of float32 [..., D] against float32 [..., D], to the bit."""
+    acc = dot_chain(a, b)
+    norm_a, norm_b = dot_chain(a, a), dot_chain(b, b)
+    if metric == "ip":
+        score = acc
+    elif metric == "cosine":
+        r_a, r_b = (np.where(n == 0, np.float32(0), np.float32(1) / np.sqrt(n)) for n in (norm_a, norm_b))
+        score = acc * (r_a * r_b)
+    elif metric == "l2":
+        distance = fma(*np.broadcast_arrays(np.float32(-2), acc, norm_a + norm_b))
+        score = -np.where(distance < 0, np.float32(0), distance)
+    else:
+        raise ValueError(f"metric: expected 'cosine', 'ip' or 'l2', got {metric!r}")
+    return score + np.float32(0)  # -0 becomes +0
+
+
+# --- graphs ----------------------------------------------------------------------------------------------------------
+def select(
+    scores: np.ndarray, ids: np.ndarray, num_neighbors: int, *, tiebreak: np.ndarray, sort: bool, range_min: int = 0
+) -> tuple[list[int], list[float]]:
+    """Ids and scores of the candidates of rank range_min .. range_min + K - 1 by (score descending, tiebreak); NaN never."""
+    usable = [i for i in range(len(ids)) if not np.isnan(scores[i])]
+    chosen = sorted(usable, key=lambda i: (-scores[i], tiebreak[i]))[range_min : range_min + num_neighbors]
+    chosen.sort(key=(lambda i: (-scores[i], ids[i])) if sort else (lambda i: i))
+    return [int(ids[i]) for i in chosen], [float(scores[i]) for i in chosen]
+
+
+def proximity_graph(
+    features: np.ndarray,
+    num_neighbors: int,
+    num_candidates: int,
+    *,
+    keys: np.ndarray | None = None,
+    metric: str = "cosine",
+    rows_per_draw: int = 256,
+    rows: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    max_score: float | None = None,
+    range_min: int = 0,
+    sort: bool = False,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Proximity graph (paper, section 4.1): (neighbors int32 [R, K], scores float32 [R, K]; -1 and -inf past the end)."""
+    keys = features if keys is None else keys
+    pool = np.arange(len(features)) if rows is None else np.asarray(rows)
+    drawn = pool[candidates(len(pool), num_candidates, rows_per_draw, seed)]  # [R, M] ids
+    return _link(
+        features, keys, pool, drawn, num_neighbors, np.arange(num_candidates), metric, labels, max_score, range_min, sort
+    )
+
+
+def knn_graph(
+    features: np.ndarray,
+    num_neighbors: int,
+    *,
+    keys: np.ndarray | None = None,
+    metric: str = "cosine",
+    rows: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    max_score: float | None = None,
+    range_min: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exact k nearest neighbours among the other rows, sorted by score, ties by lower id."""
+    keys = features if keys is None else keys
+    pool = np.arange(len(features)) if rows is None else np.asarray(rows)
+    others = np.stack([np.sort(pool[pool != i]) for i in pool])
+    return _link(features, keys, pool, others, num_neighbors, None, metric, labels, max_score, range_min, True)
+
+
+def _link(features, keys, pool, drawn, num_neighbors, tiebreak, metric, labels, max_score, range_min, sort):
+    neighbors = np.full((len(pool), num_neighbors), -1, dtype=np.int32)
+    scores = np.full((len(pool), num_neighbors), -np.inf, dtype=np.float32)
+    for r, (i, others) in enumerate(zip(pool, drawn)):
+        row_scores = similarity(features[i][None, :], keys[others], metric)
+        if labels is not None and labels[i] >= 0:
+            row_scores[labels[others] == labels[i]] = np.nan  # known false negatives
+        if max_score is not None:
+            row_scores[row_scores > np.float32(max_score)] = np.nan  # suspected false negatives
+        order = others if tiebreak is None else tiebreak
+        chosen, values = select(row_scores, others, num_neighbors, tiebreak=order, sort=sort, range_min=range_min)
+        neighbors[r, : len(chosen)], scores[r, : len(values)] = chosen, values
+    return neighbors, scores
+
+
+def knn(queries: np.ndarray, base: np.ndarray, num_neighbors: int, *, metric: str = "cosine"):
+    """Exact nearest base rows of each query: (scores float32 [Q, K], ids int32 [Q, K]), ties by lower id."""
+    ids = np.arange(len(base))
+    rows = [
+        select(similarity(q[None, :], base, metric), ids, num_neighbors, tiebreak=ids, sort=True) for q in queries
+    ]
+    pad = [(chosen + [-1] * num_neighbors, values + [-np.inf] * num_neighbors) for chosen, values in rows]
+    return (
+        np.array([values[:num_neighbors] for _, values in pad], dtype=np.float32),
+        np.array([chosen[:num_neighbors] for chosen, _ in pad], dtype=np.int32),
+    )
+
+
+# --- walks -----------------------------------------------------------------------------------------------------------
+def restart_threshold(restart_prob: float) -> int:
+    return int(restart_prob * 2**32)
+
+
+def walk_limits(batch_size: int, threshold: int) -> tuple[int, int, int]:
+    """(max steps of a segment, max barren segments in a row, max segments); csrc/common/walk.h says why."""
+    barren = min(max(64 * threshold // (2**32 - threshold) + 1, 4), 4096)
+    segments_per_step = min(1 + threshold // (2**32 - threshold), 4096)
+    return max(batch_size, 64), barren, min(8 * (batch_size * segments_per_step + barren), MASK32)
+
+
+def segment(neighbors: np.ndarray, root: int, seed: int, epoch: int, walk: int, index: int, threshold: int, max_steps: int):
+    """One segment as (nodes visited after the root, whether a restart ended it): a pure function of its arguments."""
+    words, node, visited = WordStream(seed, WALK, epoch, walk, index), root, []
+    for _ in range(max_steps):
+        restart_word, neighbor_word = words.next(), words.next()
+        if restart_word < threshold:
+            return visited, True
+        degree = int((neighbors[node] >= 0).sum())
+        if degree == 0:
+            break
+        node = int(neighbors[node, neighbor_word * degree >> 32])
+        visited.append(node)
+    return visited, False
+
+
+def random_walk_with_restart(
+    neighbors: np.ndarray, root: int, batch_size: int, *, restart_prob: float, seed: int = 0, epoch: int = 0, walk: int = 0
+) -> tuple[list[int], dict[str, int]]:
+    """The batch of one walk (paper, section 4.2) and its counts; -1 pads it if there are fewer nodes than batch_size."""
+    num_nodes, threshold = len(neighbors), restart_threshold(restart_prob)
+    max_steps, max_barren, max_segments = walk_limits(batch_size, threshold)
+    target = min(batch_size, num_nodes)
+    batch, counts = [root], dict(steps=0, restarts=0, teleports=0, fills=0)
+    members, index, barren = {root}, 0, 0
+    while len(batch) < target and index < max_segments:
+        visited, restarted = segment(neighbors, root, seed, epoch, walk, index, threshold, max_steps)
+        size_before = len(batch)
+        for node in visited:
+            counts["steps"] += 1
+            if node not in members:
+                members.add(node)
+                batch.append(node)
+                if len(batch) == target:
+                    return batch + [-1] * (batch_size - target), counts
+        counts["restarts"] += restarted
+        index += 1
+        barren = barren + 1 if len(batch) == size_before else 0
+        if barren == max_barren:
+            root, barren = WordStream(seed, TELEPORT, epoch, walk, index).next_below(num_nodes), 0
+            counts["teleports"] += 1
+            if root not in members:
+                members.add(root)
+                batch.append(root)
+    if len(batch) < target:
+        for node in keyed_permutation(num_nodes, seed, FILL, epoch, walk):
+            if node not in members and len(batch) < target:
+                batch.append(node)
+                counts["fills"] += 1
+    return batch + [-1] * (batch_size - target), counts
+
+
+# --- epochs ----------------------------------------------------------------------------------------------------------
+def walk_batch(neighbors, root, batch_size, *, strategy, restart_prob, seed, epoch, walk) -> list[int]:
+    """One batch from one root by any of the paper's strategies (section 5.4)."""
+    if strategy in ("rwr", "rw"):
+        alpha = restart_prob if strategy == "rwr" else 0.0
+        return random_walk_with_restart(
+            neighbors, root, batch_size, restart_prob=alpha, seed=seed, epoch=epoch, walk=walk
+        )[0]
+    num_nodes = len(neighbors)
+    target = min(batch_size, num_nodes)
+    batch: dict[int, None] = {}
+    if strategy == "dfs":
+        stack = [root]
+        while stack and len(batch) < target:
+            node = stack.pop()
+            if node not in batch:
+                batch[node] = None
+                stack += [int(j) for j in neighbors[node][::-1] if j >= 0]
+    else:
+        queue, batch[root] = [root], None
+        while strategy in ("bfs", "knn") and queue and len(batch) < target:
+            for j in neighbors[queue.pop(0)]:
+                if j >= 0 and int(j) not in batch and len(batch) < target:
+                    batch[int(j)] = None
+                    if strategy == "bfs":
+                        queue.append(int(j))
+    for node in keyed_permutation(num_nodes, seed, FILL, epoch, walk):
+        if len(batch) < target:
+            batch.setdefault(node)
+    return list(batch) + [-1] * (batch_size - target)
+
+
+def independent_batches(neighbors, batch_size, *, num_batches, strategy="rwr", restart_prob=0.2, seed=0, epoch=0):
+    """Walks from independent uniform roots; batches may overlap."""
+    roots = [WordStream(seed, ROOTS, epoch, w).next_below(len(neighbors)) for w in range(num_batches)]
+    return [
+        walk_batch(
+            neighbors, r, batch_size, strategy=strategy, restart_prob=restart_prob, seed=seed, epoch=epoch, walk=w
+        )
+        for w, r in enumerate(roots)
+    ]
+
+
+def paper_batches(neighbors, batch_size, *, strategy="rwr", restart_prob=0.2, seed=0, epoch=0):
+    """The authors' epoch: (full batches, tail). Roots are random instances not yet drawn; once no full batch of undrawn
+    instances is left to cover (fewer than N mod B + 1 remain), the rest is the ragged last batch."""
+    num_nodes = len(neighbors)
+    order = keyed_permutation(num_nodes, seed, ROOT_ORDER, epoch)
+    drawn: set[int] = set()
+    batches = []
+    for position, root in enumerate(order):
+        if len(drawn) >= num_nodes // batch_size * batch_size:
+            break
+        if root not in drawn:
+            batches.append(
+                walk_batch(
+                    neighbors, root, batch_size, strategy=strategy, restart_prob=restart_prob, seed=seed, epoch=epoch,
+                    walk=position,
+                )
+            )
+            drawn.update(batches[-1])
+    return batches, [node for node in order if node not in drawn]

@@ -1,0 +1,123 @@
+"""Random walk with restart: one mini-batch from each root."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from . import _validate
+from ._arrays import address
+from ._backend import core
+from ._graph_view import GraphView
+
+__all__ = ["Walks", "random_walk_with_restart"]
+
+_MAX_BATCH_SIZE = 2**28
+# csrc/cpu/batch_walks.h; "rw" is the walk without restart.
+_STRATEGY_CODES = {"rwr": 0, "rw": 0, "bfs": 1, "dfs": 2, "knn": 3, "uniform": 4}
+
+
+class Walks(NamedTuple):
+    """Mini-batches and what they cost, one row a walk.
+
+    nodes int32 [R, B]: distinct instances, the root first, in the order they were met; -1 at the end only if the graph
+    has fewer than B rows. steps, restarts, teleports, fills int64 [R]: moves along edges; segments ended by a drawn
+    restart; new roots after an exhausted neighbourhood; nodes filled in at random.
+    """
+
+    nodes: torch.Tensor
+    steps: torch.Tensor
+    restarts: torch.Tensor
+    teleports: torch.Tensor
+    fills: torch.Tensor
+
+
+def random_walk_with_restart(
+    graph: Any,
+    roots: Any,
+    batch_size: int,
+    *,
+    restart_prob: float = 0.2,
+    seed: int = 0,
+    epoch: int = 0,
+    first_walk: int = 0,
+    num_threads: int | None = None,
+) -> Walks:
+    """Collects the first ``batch_size`` distinct nodes of a random walk with restart from each root.
+
+    Args:
+        graph: :class:`ProximityGraph`, or int32 [N, K] neighbours on the CPU (a valid prefix a row, then -1).
+        roots: int [R], instance ids that have a row in the graph.
+        batch_size: B, at least 1.
+        restart_prob: alpha in [0, 1), the probability of returning to the root before a step.
+        seed, epoch, first_walk: walk w of this call is walk ``first_walk + w`` of the epoch: an epoch may be computed
+            in pieces. epoch < 2**24, walks < 2**32.
+        num_threads: default ``torch.get_num_threads()``. The result does not depend on it.
+
+    Returns:
+        :class:`Walks` on the CPU. Every walk ends: a root whose neighbourhood is exhausted is replaced by a random node
+        (teleport), and after a bounded number of segments the rest of the batch is filled at random.
+
+    Raises:
+        TypeError, ValueError: a bad argument, named; an id out of range; a -1 before a neighbour.
+
+    Source: Yang et al., KDD 2023, section 4.2; the caps that end each walk are in csrc/common/walk.h.
+
+    Example:
+        >>> import torch
+        >>> ring = torch.tensor([[1], [2], [3], [0]], dtype=torch.int32)
+        >>> random_walk_with_restart(ring, [2], 3, restart_prob=0.0).nodes.tolist()
+        [[2, 3, 0]]
+    """
+    view = GraphView(graph)
+    rows = view.rows(roots, "roots")
+    first_walk = _validate.integer(first_walk, "first_walk", 0, 2**32 - 1 - len(rows))
+    return run_walks(
+        view,
+        rows,
+        torch.arange(first_walk, first_walk + len(rows)),
+        check_batch_size(batch_size),
+        threshold=_validate.restart_threshold(restart_prob),
+        strategy="rwr",
+        seed=_validate.seed(seed),
+        epoch=_validate.epoch(epoch),
+        num_threads=_validate.num_threads(num_threads),
+    )
+
+
+def check_batch_size(batch_size: Any) -> int:
+    return _validate.integer(batch_size, "batch_size", 1, _MAX_BATCH_SIZE)
+
+
+def run_walks(
+    view: GraphView,
+    root_rows: torch.Tensor,
+    walk_ids: torch.Tensor,
+    batch_size: int,
+    *,
+    threshold: int,
+    strategy: str,
+    seed: int,
+    epoch: int,
+    num_threads: int,
+) -> Walks:
+    """Checked arguments in, walks in instance ids out. root_rows, walk_ids: int64 [R]."""
+    num_walks = len(root_rows)
+    nodes = torch.empty((num_walks, batch_size), dtype=torch.int32)
+    counts = torch.zeros((4, num_walks), dtype=torch.int64)
+    core.walk_batches(
+        graph=view.description,
+        strategy=_STRATEGY_CODES[strategy],
+        roots=address(root_rows),
+        walk_ids=address(walk_ids),
+        num_walks=num_walks,
+        batch_size=batch_size,
+        restart_threshold=0 if strategy == "rw" else threshold,
+        seed=seed,
+        epoch=epoch,
+        num_threads=num_threads,
+        nodes=address(nodes),
+        counts=address(counts),
+    )
+    return Walks(view.ids(nodes), *counts)

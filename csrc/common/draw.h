@@ -1,0 +1,40 @@
+// Ordered draws without replacement, exactly uniform at every n.
+//
+// draw(m, n): the first m distinct values of an i.i.d. uniform sequence over [0, n). Every ordered m-subset is equally
+// likely by symmetry. With 2 m <= n each word is new with probability >= 1/2, so fewer than 1.4 m words are expected;
+// otherwise a Fisher-Yates shuffle stopped after m swaps gives the same distribution in m steps.
+// Candidates of a row (DESIGN: "each row's own distribution stays exactly uniform"):
+//   rows_per_draw = 1:  draw(M, n - 1) over the other rows (values >= the row's own index move up by one).
+//   otherwise:          the group shares draw(M + 1, n); a row drops itself if it is there, else the last one.
+#pragma once
+
+#include <cstdint>
+
+#include "host_device.h"
+#include "random_stream.h"
+
+namespace bse {
+
+BSE_HOST_DEVICE inline bool draw_is_sparse(uint32_t num_drawn, uint32_t n) { return uint64_t{2} * num_drawn <= n; }
+
+// Set: insert(value) -> true if it was new. out: [num_drawn].
+template <class Set>
+BSE_HOST_DEVICE inline void draw_sparse(WordStream& words, uint32_t num_drawn, uint32_t n, Set& seen, uint32_t* out) {
+  for (uint32_t count = 0; count < num_drawn;) {
+    const uint32_t value = words.next_below(n);
+    if (seen.insert(value)) out[count++] = value;
+  }
+}
+
+// values: [n] scratch; its first num_drawn entries are the draw afterwards.
+BSE_HOST_DEVICE inline void draw_dense(WordStream& words, uint32_t num_drawn, uint32_t n, uint32_t* values) {
+  for (uint32_t i = 0; i < n; ++i) values[i] = i;
+  for (uint32_t i = 0; i < num_drawn; ++i) {
+    const uint32_t j = i + words.next_below(n - i);
+    const uint32_t drawn = values[j];
+    values[j] = values[i];
+    values[i] = drawn;
+  }
+}
+
+}  // namespace bse

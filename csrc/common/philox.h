@@ -1,0 +1,33 @@
+// Philox4x32-10, the counter-based generator behind every random choice of the package.
+//
+// Source: Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011. A block of four 32-bit
+// words is a pure function of a 128-bit counter and a 64-bit key, so no state is carried between threads or devices.
+// The Random123 known-answer vectors pin it in tests/test_random.py.
+#pragma once
+
+#include <cstdint>
+
+#include "host_device.h"
+
+namespace bse {
+
+struct PhiloxBlock {
+  uint32_t word[4];
+};
+
+BSE_HOST_DEVICE inline PhiloxBlock philox4x32(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
+  uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t product0 = uint64_t{0xD2511F53u} * c0;
+    const uint64_t product1 = uint64_t{0xCD9E8D57u} * c2;
+    c0 = static_cast<uint32_t>(product1 >> 32) ^ c1 ^ k0;
+    c1 = static_cast<uint32_t>(product1);
+    c2 = static_cast<uint32_t>(product0 >> 32) ^ c3 ^ k1;
+    c3 = static_cast<uint32_t>(product0);
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  return {{c0, c1, c2, c3}};
+}
+
+}  // namespace bse

@@ -1,0 +1,62 @@
+// The defined rounding of a similarity score, and the total order of selection.
+//
+//   acc    = +0, then acc = fma(a[k], b[k], acc) for k ascending      n = the same chain with b = a
+//   r      = 1 / sqrt(n), both correctly rounded; r = 0 for n = 0
+//   cosine = acc * (r_i * r_j)      ip = acc      l2 = -max(0, fma(-2, acc, n_i + n_j))       (-0 becomes +0)
+//
+// Needs round-to-nearest, subnormals kept, no contraction other than the fma written here (-ffp-contract=off). The
+// chain is symmetric in i and j. A NaN score is never selected.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "host_device.h"
+
+namespace bse {
+
+enum class Metric : int { kCosine = 0, kInnerProduct = 1, kL2 = 2 };
+
+// What a metric needs of each row beside its elements: r for cosine, n for l2, nothing (0) for ip.
+BSE_HOST_DEVICE inline float row_term(Metric metric, float squared_norm) {
+  if (metric == Metric::kCosine) return squared_norm == 0.0f ? 0.0f : 1.0f / sqrtf(squared_norm);
+  return metric == Metric::kL2 ? squared_norm : 0.0f;
+}
+
+BSE_HOST_DEVICE inline float finish_score(Metric metric, float acc, float term_i, float term_j) {
+  float score = acc;
+  if (metric == Metric::kCosine) {
+    score = acc * (term_i * term_j);
+  } else if (metric == Metric::kL2) {
+    const float distance = fmaf(-2.0f, acc, term_i + term_j);
+    score = distance < 0.0f ? 0.0f : -distance;  // NaN stays NaN
+  }
+  return score + 0.0f;  // -0 becomes +0
+}
+
+// Maps floats (no NaN, no -0) to unsigned integers in the same order.
+BSE_HOST_DEVICE inline uint32_t ordered_bits(float score) {
+  uint32_t bits;
+  memcpy(&bits, &score, sizeof bits);
+  return bits ^ (bits >> 31 ? 0xFFFFFFFFu : 0x80000000u);
+}
+
+BSE_HOST_DEVICE inline float from_ordered_bits(uint32_t ordered) {
+  const uint32_t bits = ordered ^ (ordered >> 31 ? 0x80000000u : 0xFFFFFFFFu);
+  float score;
+  memcpy(&score, &bits, sizeof score);
+  return score;
+}
+
+// Rank of a candidate as one integer: a smaller rank is a better candidate. Score descending, then tiebreak ascending
+// (draw position in a proximity graph, id in kNN).
+BSE_HOST_DEVICE inline uint64_t candidate_rank(float score, uint32_t tiebreak) {
+  return uint64_t{~ordered_bits(score)} << 32 | tiebreak;
+}
+
+BSE_HOST_DEVICE inline float rank_score(uint64_t rank) { return from_ordered_bits(~static_cast<uint32_t>(rank >> 32)); }
+
+BSE_HOST_DEVICE inline uint32_t rank_tiebreak(uint64_t rank) { return static_cast<uint32_t>(rank); }
+
+}  // namespace bse

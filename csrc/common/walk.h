@@ -1,0 +1,63 @@
+// The canonical random walk with restart (DESIGN, section 3): what a walk is, apart from how it is scheduled.
+//
+// Segment s of walk w starts at the current root. Each step draws a restart word, which ends the segment if it is below
+// the threshold floor(alpha * 2^32), then a neighbour word, which picks neighbour mulhi(word, degree). A segment also
+// ends at a node without neighbours and after max_segment_steps. It is a pure function of (seed, epoch, w, root, s).
+// The batch is the root and then the first distinct nodes in the order (segment, step). After max_barren_segments
+// segments in a row that add no node, a drawn node becomes the root (teleport); after max_segments segments in all, the
+// rest is filled from a keyed permutation of all nodes. So every walk ends.
+//
+// Source: Yang et al., "BatchSampler: Sampling Mini-Batches for Contrastive Learning in Vision, Language, and Graphs",
+// KDD 2023, section 4.2; segments and caps are ours.
+#pragma once
+
+#include <cstdint>
+
+#include "host_device.h"
+#include "random_stream.h"
+
+namespace bse {
+
+struct WalkLimits {
+  uint32_t max_segment_steps;
+  uint32_t max_barren_segments;
+  uint32_t max_segments;
+};
+
+// About 64 fruitless steps in a row (a segment has 2^32 / threshold - 1 steps on average), at least 4 segments and at
+// most 4096, are taken for a sign that the root's neighbourhood is exhausted. The cap on all segments leaves room for
+// eight times the steps that batch_size new nodes would take, and for eight such streaks.
+BSE_HOST_DEVICE inline WalkLimits walk_limits(uint32_t batch_size, uint32_t restart_threshold) {
+  const uint64_t steps_weight = (uint64_t{1} << 32) - restart_threshold;
+  uint64_t barren = uint64_t{64} * restart_threshold / steps_weight + 1;
+  if (barren < 4) barren = 4;
+  if (barren > 4096) barren = 4096;
+  uint64_t segments_per_step = 1 + restart_threshold / steps_weight;
+  if (segments_per_step > 4096) segments_per_step = 4096;
+  uint64_t segments = 8 * (batch_size * segments_per_step + barren);
+  if (segments > 0xFFFFFFFFu) segments = 0xFFFFFFFFu;
+  return {batch_size > 64 ? batch_size : 64, static_cast<uint32_t>(barren), static_cast<uint32_t>(segments)};
+}
+
+// The words of one segment's steps: one Philox block serves two steps.
+class SegmentWords {
+ public:
+  BSE_HOST_DEVICE SegmentWords(uint64_t seed, Purpose purpose, uint32_t epoch, uint32_t walk, uint32_t segment)
+      : seed_(seed), tag_(stream_tag(purpose, epoch)), walk_(walk), segment_(segment) {}
+
+  // Must be called with step = 0, 1, 2, ... in order.
+  BSE_HOST_DEVICE void load(uint32_t step) {
+    if ((step & 1) == 0) block_ = philox4x32(seed_, tag_, walk_, segment_, step >> 1);
+    offset_ = 2 * (step & 1);
+  }
+  BSE_HOST_DEVICE uint32_t restart_word() const { return block_.word[offset_]; }
+  BSE_HOST_DEVICE uint32_t neighbor_word() const { return block_.word[offset_ + 1]; }
+
+ private:
+  uint64_t seed_;
+  uint32_t tag_, walk_, segment_;
+  uint32_t offset_ = 0;
+  PhiloxBlock block_{};
+};
+
+}  // namespace bse

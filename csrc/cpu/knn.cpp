@@ -1,0 +1,71 @@
+// Exact k nearest neighbours on the CPU: blocks of queries against all of the base, streamed through top-k buffers.
+
+#include <memory>
+
+#include "graph_build.h"
+
+namespace bse {
+
+namespace {
+
+struct QueryWorkspace {
+  QueryWorkspace(const KnnRequest& request, const BlockPlan& plan)
+      : scorer(plan, request.queries, request.base, request.selection),
+        query_ids(static_cast<size_t>(plan.row_block)) {}
+
+  BlockScorer scorer;
+  std::vector<int64_t> query_ids;
+};
+
+}  // namespace
+
+void knn(const KnnRequest& request, const Links& links, Monitor& monitor) {
+  const int64_t num_queries = request.num_queries, num_base = request.num_base;
+  const bool same_terms = !request.separate_base && request.query_ids == request.base_ids;
+  const int64_t fixed_bytes = 12 * num_base + (same_terms ? 0 : 4 * num_queries);
+  // Small sets of queries are spread over all threads.
+  const int64_t rows_per_thread = (num_queries + request.num_threads - 1) / request.num_threads;
+  const BlockPlan plan = BlockPlan::fit(request.selection, rows_per_thread, num_base, request.queries.dim,
+                                        request.num_threads, 16 * 256, fixed_bytes,
+                                        request.max_memory_bytes - fixed_bytes);
+  ThreadTeam team(plan.num_threads, monitor);
+
+  AlignedBuffer<float> base_terms(num_base), other_terms(same_terms ? 0 : num_queries);
+  const char* base_name = request.exclude_self ? (request.separate_base ? "keys" : "features") : "base";
+  const char* query_name = request.exclude_self ? "features" : "queries";
+  compute_row_terms(team, request.base, base_name, request.base_ids, num_base, request.selection.metric,
+                    base_terms.data());
+  if (!same_terms) {
+    compute_row_terms(team, request.queries, query_name, request.query_ids, num_queries, request.selection.metric,
+                      other_terms.data());
+  }
+  const float* query_terms = same_terms ? base_terms.data() : other_terms.data();
+
+  AlignedBuffer<int64_t> base_ids(num_base);
+  team.for_ranges(num_base, 1 << 16, [&](int64_t begin, int64_t end, Worker&) {
+    for (int64_t j = begin; j < end; ++j) base_ids[j] = request.base_ids != nullptr ? request.base_ids[j] : j;
+  });
+
+  std::vector<std::unique_ptr<QueryWorkspace>> workspaces(static_cast<size_t>(plan.num_threads));
+  team.for_ranges(num_queries, plan.row_block, [&](int64_t begin, int64_t end, Worker& worker) {
+    auto& workspace = workspaces[static_cast<size_t>(worker.index())];
+    if (workspace == nullptr) workspace = std::make_unique<QueryWorkspace>(request, plan);
+    const int64_t count = end - begin;
+    for (int64_t i = 0; i < count; ++i) {
+      workspace->query_ids[i] = request.query_ids != nullptr ? request.query_ids[begin + i] : begin + i;
+    }
+    BlockScorer& scorer = workspace->scorer;
+    scorer.begin(workspace->query_ids.data(), query_terms + begin, count);
+    const auto excluded_at = [&](int64_t i) -> int64_t {
+      if (!request.exclude_self) return -1;
+      const int64_t* found =
+          std::lower_bound(base_ids.data(), base_ids.data() + num_base, workspace->query_ids[static_cast<size_t>(i)]);
+      return found - base_ids.data();
+    };
+    if (!scorer.offer(base_ids.data(), base_terms.data(), num_base, worker, excluded_at)) return;
+    for (int64_t i = 0; i < count; ++i) scorer.finish_row(i, base_ids.data(), begin + i, links);
+    worker.add_done(count);
+  });
+}
+
+}  // namespace bse

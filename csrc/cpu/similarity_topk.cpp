@@ -1,0 +1,189 @@
+#include "similarity_topk.h"
+
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "isa.h"
+
+namespace bse {
+
+const float BlockScorer::kNaN = std::numeric_limits<float>::quiet_NaN();
+
+namespace {
+
+int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// A squared norm may overflow although every element is finite: that is defined, and allowed.
+void require_finite(const MatrixView& features, const char* name, int64_t row) {
+  std::vector<float> scratch(static_cast<size_t>(features.dim));
+  const float* elements = features.read(row, 0, features.dim, scratch.data());
+  for (int64_t k = 0; k < features.dim; ++k) {
+    if (!std::isfinite(elements[k])) {
+      throw std::invalid_argument(std::string(name) + "[" + std::to_string(row) + ", " + std::to_string(k) +
+                                  "]: expected finite values, got " + std::to_string(elements[k]));
+    }
+  }
+}
+
+}  // namespace
+
+int64_t BlockPlan::workspace_bytes(int64_t dim) const {
+  const int64_t depth = std::min(depth_block, dim);
+  return 4 * (candidate_block * depth + row_block * candidate_block + (row_block + 64) * depth) +
+         8 * top_k_capacity * (row_block + 1) + (64 + sizeof(TopKBuffer)) * row_block + 4096;
+}
+
+BlockPlan BlockPlan::fit(const Selection& selection, int64_t max_rows_per_block, int64_t num_candidates, int64_t dim,
+                         int num_threads, int64_t extra_bytes, int64_t fixed_bytes, int64_t budget_bytes) {
+  const int panel_width = similarity_kernels().panel_width;
+  const int64_t least_candidates = round_up(64, panel_width);
+  BlockPlan plan;
+  plan.num_threads = num_threads;
+  plan.row_block = std::max<int64_t>(1, std::min(plan.row_block, max_rows_per_block));
+  plan.candidate_block = round_up(std::min(plan.candidate_block, std::max<int64_t>(1, num_candidates)), panel_width);
+  plan.depth_block = std::max<int64_t>(1, std::min(plan.depth_block, dim));
+  plan.top_k_capacity =
+      TopKBuffer::capacity(selection.num_neighbors + selection.range_min, num_candidates, panel_width);
+  // Wide features are worth a larger row block, narrow budgets are met by giving up the cheapest thing first.
+  const auto needed = [&] { return plan.num_threads * (plan.workspace_bytes(dim) + extra_bytes); };
+  while (needed() > budget_bytes) {
+    if (plan.row_block > 32) {
+      plan.row_block /= 2;
+    } else if (plan.candidate_block > least_candidates) {
+      plan.candidate_block = std::max(least_candidates, round_up(plan.candidate_block / 2, panel_width));
+    } else if (plan.depth_block > 32) {
+      plan.depth_block /= 2;
+    } else if (plan.num_threads > 1) {
+      --plan.num_threads;
+    } else if (plan.row_block > 1) {
+      plan.row_block /= 2;
+    } else {
+      throw std::length_error("max_memory: expected at least " + std::to_string(fixed_bytes + needed()) +
+                              " bytes of scratch for this call, got " + std::to_string(fixed_bytes + budget_bytes));
+    }
+  }
+  return plan;
+}
+
+void compute_row_terms(ThreadTeam& team, const MatrixView& features, const char* name, const int64_t* ids,
+                       int64_t count, Metric metric, float* out) {
+  const SimilarityKernels& kernels = similarity_kernels();
+  constexpr int kRowsAtOnce = 16;
+  constexpr int64_t kDepth = 256;
+  team.for_ranges(count, 4 * kRowsAtOnce, [&](int64_t begin, int64_t end, Worker& worker) {
+    float scratch[kRowsAtOnce][kDepth];
+    const float* rows[kRowsAtOnce];
+    float norms[kRowsAtOnce];
+    for (int64_t first = begin; first < end; first += kRowsAtOnce) {
+      if (worker.should_stop()) return;
+      const int num_rows = static_cast<int>(std::min<int64_t>(kRowsAtOnce, end - first));
+      const auto id = [&](int i) { return ids != nullptr ? ids[first + i] : first + i; };
+      for (int i = 0; i < num_rows; ++i) norms[i] = 0.0f;
+      for (int64_t k = 0; k < features.dim; k += kDepth) {
+        const int64_t depth = std::min(kDepth, features.dim - k);
+        for (int i = 0; i < num_rows; ++i) rows[i] = features.read(id(i), k, depth, scratch[i]);
+        kernels.squared_norms(rows, num_rows, depth, true, norms);
+      }
+      for (int i = 0; i < num_rows; ++i) {
+        if (!std::isfinite(norms[i])) require_finite(features, name, id(i));
+        out[first + i] = row_term(metric, norms[i]);
+      }
+    }
+  });
+}
+
+BlockScorer::BlockScorer(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base,
+                         const Selection& selection)
+    : plan_(plan), queries_(queries), base_(base), selection_(selection), kernels_(similarity_kernels()) {
+  panels_ = AlignedBuffer<float>(plan.candidate_block * plan.depth_block);
+  scores_ = AlignedBuffer<float>(plan.row_block * plan.candidate_block);
+  if (!queries.reads_in_place()) converted_rows_ = AlignedBuffer<float>(plan.row_block * plan.depth_block);
+  if (!base.reads_in_place()) converted_ = AlignedBuffer<float>(kernels_.panel_width * plan.depth_block);
+  ranks_ = AlignedBuffer<uint64_t>(plan.row_block * plan.top_k_capacity);
+  scratch_ = AlignedBuffer<uint64_t>(plan.top_k_capacity);
+  rows_.resize(static_cast<size_t>(std::max<int64_t>(plan.row_block, kernels_.panel_width)));
+  buffers_.reserve(static_cast<size_t>(plan.row_block));
+}
+
+void BlockScorer::begin(const int64_t* query_ids, const float* query_terms, int64_t num_rows) {
+  query_ids_ = query_ids;
+  query_terms_ = query_terms;
+  num_rows_ = num_rows;
+  buffers_.clear();
+  for (int64_t i = 0; i < num_rows; ++i) {
+    buffers_.emplace_back(ranks_.data() + i * plan_.top_k_capacity, plan_.top_k_capacity,
+                          selection_.num_neighbors + selection_.range_min);
+  }
+}
+
+bool BlockScorer::score(const int64_t* candidate_ids, const float* candidate_terms, int64_t count, Worker& worker) {
+  const int width = kernels_.panel_width;
+  const int num_panels = static_cast<int>((count + width - 1) / width);
+  constexpr int kPanelsBetweenPolls = 8;
+  for (int64_t k = 0; k < base_.dim; k += plan_.depth_block) {
+    const int64_t depth = std::min(plan_.depth_block, base_.dim - k);
+    for (int p = 0; p < num_panels; ++p) {
+      const int columns = static_cast<int>(std::min<int64_t>(width, count - int64_t{p} * width));
+      for (int c = 0; c < columns; ++c) {
+        rows_[c] = base_.read(candidate_ids[int64_t{p} * width + c], k, depth, converted_.data() + c * depth);
+      }
+      kernels_.pack_panel(rows_.data(), columns, depth, panels_.data() + p * depth * width);
+    }
+    for (int64_t i = 0; i < num_rows_; ++i) {
+      rows_[i] = queries_.read(query_ids_[i], k, depth, converted_rows_.data() + i * depth);
+    }
+    for (int p = 0; p < num_panels; p += kPanelsBetweenPolls) {
+      if (worker.should_stop()) return false;
+      kernels_.accumulate(rows_.data(), static_cast<int>(num_rows_), panels_.data() + p * depth * width,
+                          std::min(kPanelsBetweenPolls, num_panels - p), depth, k > 0, scores_.data() + p * width,
+                          plan_.candidate_block);
+    }
+  }
+  for (int64_t i = 0; i < num_rows_; ++i) {
+    kernels_.finish_scores(selection_.metric, query_terms_[i], candidate_terms, count, row_scores(i));
+  }
+  return true;
+}
+
+void BlockScorer::select(int64_t i, const int64_t* candidate_ids, int64_t count, uint32_t first_tiebreak) {
+  float* scores = row_scores(i);
+  const int64_t* labels = selection_.labels;
+  if (labels != nullptr && labels[query_ids_[i]] >= 0) {
+    const int64_t label = labels[query_ids_[i]];
+    for (int64_t c = 0; c < count; ++c) {
+      if (labels[candidate_ids[c]] == label) scores[c] = kNaN;
+    }
+  }
+  if (selection_.has_max_score) {
+    for (int64_t c = 0; c < count; ++c) {
+      if (scores[c] > selection_.max_score) scores[c] = kNaN;
+    }
+  }
+  buffers_[static_cast<size_t>(i)].add(kernels_, scores, count, first_tiebreak, scratch_.data());
+}
+
+void BlockScorer::finish_row(int64_t i, const int64_t* tiebreak_ids, int64_t result_row, const Links& links) {
+  TopKBuffer& buffer = buffers_[static_cast<size_t>(i)];
+  const int64_t num_links = buffer.finish(selection_.range_min, scratch_.data());
+  const uint64_t* ranks = buffer.ranks();
+  uint64_t* listed = scratch_.data();
+  for (int64_t n = 0; n < num_links; ++n) {  // rank by id instead of by position
+    const auto id = static_cast<uint32_t>(tiebreak_ids[rank_tiebreak(ranks[n])]);
+    listed[n] = (ranks[n] & ~uint64_t{0xFFFFFFFFu}) | id;
+  }
+  if (selection_.sort) std::sort(listed, listed + num_links);
+  const int64_t num_columns = selection_.num_neighbors;
+  int32_t* neighbors = links.neighbors + result_row * num_columns;
+  for (int64_t n = 0; n < num_columns; ++n) {
+    neighbors[n] = n < num_links ? static_cast<int32_t>(rank_tiebreak(listed[n])) : -1;
+  }
+  if (links.scores == nullptr) return;
+  float* scores = links.scores + result_row * num_columns;
+  for (int64_t n = 0; n < num_columns; ++n) {
+    scores[n] = n < num_links ? rank_score(listed[n]) : -std::numeric_limits<float>::infinity();
+  }
+}
+
+}  // namespace bse
