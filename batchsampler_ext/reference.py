@@ -45,7 +45,7 @@ class WordStream:
     def next(self) -> int:
         if self._position == len(self._words):
             first_block = len(self._words) // 4
-            blocks = np.arange(first_block, first_block + 16)
+            blocks = np.arange(first_block, first_block + 4 + first_block)
             self._words.extend(philox4x32(self._seed, (*self._counter, blocks)).ravel().tolist())
         self._position += 1
         return self._words[self._position - 1]
@@ -247,7 +247,7 @@ def restart_threshold(restart_prob: float) -> int:
 
 def walk_limits(batch_size: int, threshold: int) -> tuple[int, int, int]:
     """(max steps of a segment, max barren segments in a row, max segments); csrc/common/walk.h says why."""
-    barren = min(max(64 * threshold // (2**32 - threshold) + 1, 4), 4096)
+    barren = min(max(256 * threshold // (2**32 - threshold) + 1, 4), 4096)
     segments_per_step = min(1 + threshold // (2**32 - threshold), 4096)
     return max(batch_size, 64), barren, min(8 * (batch_size * segments_per_step + barren), MASK32)
 

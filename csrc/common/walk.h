@@ -24,12 +24,12 @@ struct WalkLimits {
   uint32_t max_segments;
 };
 
-// About 64 fruitless steps in a row (a segment has 2^32 / threshold - 1 steps on average), at least 4 segments and at
+// About 256 fruitless steps in a row (a segment has 2^32 / threshold - 1 steps on average), at least 4 segments and at
 // most 4096, are taken for a sign that the root's neighbourhood is exhausted. The cap on all segments leaves room for
 // eight times the steps that batch_size new nodes would take, and for eight such streaks.
 BSE_HOST_DEVICE inline WalkLimits walk_limits(uint32_t batch_size, uint32_t restart_threshold) {
   const uint64_t steps_weight = (uint64_t{1} << 32) - restart_threshold;
-  uint64_t barren = uint64_t{64} * restart_threshold / steps_weight + 1;
+  uint64_t barren = uint64_t{256} * restart_threshold / steps_weight + 1;
   if (barren < 4) barren = 4;
   if (barren > 4096) barren = 4096;
   uint64_t segments_per_step = 1 + restart_threshold / steps_weight;

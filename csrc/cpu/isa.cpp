@@ -1,5 +1,6 @@
 #include "isa.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <stdexcept>
 
@@ -20,33 +21,39 @@ const Candidate kCandidates[] = {
 #endif
 };
 
-const SimilarityKernels& choose() {
-  const char* override_name = std::getenv("BSE_ISA");
-  if (override_name == nullptr || *override_name == '\0') {
-    const SimilarityKernels* best = nullptr;
-    for (const Candidate& candidate : kCandidates) {
-      if (candidate.supported()) best = candidate.kernels;
-    }
-    return *best;
-  }
+const SimilarityKernels* find_kernels(const std::string& name, const char* argument) {
   std::string known;
   for (const Candidate& candidate : kCandidates) {
-    const std::string name = candidate.kernels->isa_name;
-    if (name == override_name) {
-      if (candidate.supported()) return *candidate.kernels;
-      throw std::invalid_argument("BSE_ISA: expected an instruction set of this CPU, got '" + name + "'");
+    if (name == candidate.kernels->isa_name) {
+      if (candidate.supported()) return candidate.kernels;
+      throw std::invalid_argument(std::string(argument) + ": expected an instruction set of this CPU, got '" + name +
+                                  "'");
     }
-    known += (known.empty() ? "" : ", ") + name;
+    known += (known.empty() ? "'" : ", '") + std::string(candidate.kernels->isa_name) + "'";
   }
-  throw std::invalid_argument("BSE_ISA: expected one of " + known + ", got '" + override_name + "'");
+  throw std::invalid_argument(std::string(argument) + ": expected one of " + known + ", got '" + name + "'");
+}
+
+const SimilarityKernels* initial_kernels() {
+  const char* override_name = std::getenv("BSE_ISA");
+  if (override_name != nullptr && *override_name != '\0') return find_kernels(override_name, "BSE_ISA");
+  const SimilarityKernels* best = nullptr;
+  for (const Candidate& candidate : kCandidates) {
+    if (candidate.supported()) best = candidate.kernels;
+  }
+  return best;
+}
+
+std::atomic<const SimilarityKernels*>& kernels_in_use() {
+  static std::atomic<const SimilarityKernels*> in_use{initial_kernels()};
+  return in_use;
 }
 
 }  // namespace
 
-const SimilarityKernels& similarity_kernels() {
-  static const SimilarityKernels& chosen = choose();
-  return chosen;
-}
+const SimilarityKernels& similarity_kernels() { return *kernels_in_use().load(std::memory_order_relaxed); }
+
+void use_isa(const std::string& name) { kernels_in_use().store(find_kernels(name, "isa")); }
 
 std::vector<std::string> supported_isas() {
   std::vector<std::string> names;

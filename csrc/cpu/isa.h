@@ -1,4 +1,4 @@
-// Which kernels this process uses: the best the CPU has, or what BSE_ISA says. Decided once.
+// Which kernels this process uses: the best the CPU has, or what BSE_ISA says. Decided at the first use.
 #pragma once
 
 #include <string>
@@ -10,6 +10,9 @@ namespace bse {
 
 // Throws std::invalid_argument if BSE_ISA names an unknown instruction set or one this CPU lacks.
 const SimilarityKernels& similarity_kernels();
+
+// Switches to another instruction set, for tests and benchmarks. Not to be called while a kernel runs.
+void use_isa(const std::string& name);
 
 // Names of the instruction sets that were compiled in and that this CPU can run, slowest first.
 std::vector<std::string> supported_isas();

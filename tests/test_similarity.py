@@ -1,0 +1,262 @@
+"""Graphs and kNN against the oracle: scores to the bit, indices equal, on every instruction set and thread count."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from batchsampler_ext import ProximityGraph, knn, knn_graph, proximity_graph, reference
+
+METRICS = ("cosine", "ip", "l2")
+
+
+def same(graph: ProximityGraph, expected: tuple[np.ndarray, np.ndarray]) -> bool:
+    """Equality to the bit."""
+    neighbors, scores = expected
+    assert graph.scores is not None
+    return np.array_equal(graph.neighbors.numpy(), neighbors) and np.array_equal(
+        graph.scores.numpy().view(np.int32), scores.view(np.int32)
+    )
+
+
+def features_of(rng: np.random.Generator, kind: str, n: int, dim: int) -> np.ndarray:
+    normal = rng.standard_normal((n, dim)).astype(np.float32)
+    if kind == "normal":
+        return normal
+    if kind == "integers":  # many ties
+        return rng.integers(-2, 3, (n, dim)).astype(np.float32)
+    if kind == "equal rows":
+        return np.repeat(normal[:1], n, axis=0)
+    if kind == "zero rows":
+        normal[rng.random(n) < 0.5] = 0
+        return normal
+    if kind == "subnormal":
+        return (normal * np.float32(1e-22)).astype(np.float32)  # products and norms are subnormal
+    if kind == "overflowing":
+        return normal * np.float32(10) ** rng.integers(15, 38, (n, 1)).astype(np.float32)
+    if kind == "common mean":
+        return normal + np.float32(1000)
+    raise AssertionError(kind)
+
+
+KINDS = ("normal", "integers", "equal rows", "zero rows", "subnormal", "overflowing", "common mean")
+
+
+DRAWS = [(1, False), (16, True), (256, False)]  # rows_per_draw, sort
+
+
+@functools.lru_cache
+def inputs_and_answers(kind: str, metric: str):
+    """Features, and what the oracle makes of them: it is slow, and every instruction set is compared with it."""
+    features = features_of(np.random.default_rng(7), kind, 70, 19)
+    graphs = [
+        reference.proximity_graph(features, 6, 33, metric=metric, rows_per_draw=rows_per_draw, sort=sort, seed=7)
+        for rows_per_draw, sort in DRAWS
+    ]
+    return features, graphs, reference.knn_graph(features, 6, metric=metric)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_graphs_equal_the_oracle(isa, kind, metric):
+    features, graphs, knn_answer = inputs_and_answers(kind, metric)
+    for num_threads in (1, 2, 5):
+        for (rows_per_draw, sort), expected in zip(DRAWS, graphs, strict=True):
+            graph = proximity_graph(
+                features, 6, num_candidates=33, metric=metric, rows_per_draw=rows_per_draw, sort=sort, seed=7,
+                return_scores=True, num_threads=num_threads,
+            )  # fmt: skip
+            assert same(graph, expected)
+        assert same(knn_graph(features, 6, metric=metric, num_threads=num_threads), knn_answer)
+
+
+@pytest.mark.parametrize("dim", [1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 255, 256, 257, 300])
+def test_awkward_dimensions(rng, isa, dim):
+    features = rng.standard_normal((40, dim)).astype(np.float32)
+    graph = proximity_graph(features, 5, num_candidates=20, return_scores=True)
+    assert same(graph, reference.proximity_graph(features, 5, 20))
+
+
+@pytest.mark.parametrize("n", [2, 3, 15, 16, 17, 31, 33, 63, 64, 65, 130])
+def test_awkward_sizes_up_to_all_candidates_kept(rng, isa, n):
+    features = rng.integers(-3, 4, (n, 5)).astype(np.float32)
+    for m in {1, (n - 1) // 2, n - 1} - {0}:
+        for k in {1, (m + 1) // 2, m}:
+            graph = proximity_graph(features, k, num_candidates=m, rows_per_draw=8, return_scores=True)
+            assert same(graph, reference.proximity_graph(features, k, m, rows_per_draw=8))
+
+
+def test_many_candidates_cross_every_block_boundary(rng, isa):
+    """More candidates, rows and buffer refills than one block of the engine holds."""
+    features = rng.integers(-4, 5, (1300, 6)).astype(np.float32)
+    exact = knn_graph(features, 40, metric="l2")
+    complete = proximity_graph(features, 40, num_candidates=1299, metric="l2", sort=True, return_scores=True)
+    # With M = N - 1 the score at each rank is that of exact kNN; ids may differ only among equal scores at the end.
+    assert torch.equal(exact.scores, complete.scores)
+    rows = rng.choice(1300, 25, replace=False)
+    for row in rows:
+        scores = reference.similarity(features[row][None], features, "l2")
+        scores[row] = np.nan
+        order = sorted((i for i in range(1300) if i != row), key=lambda i: (-scores[i], i))[:40]
+        assert exact.neighbors[row].tolist() == order
+
+
+def test_filters_equal_the_oracle(rng, isa):
+    features = rng.integers(-2, 3, (60, 4)).astype(np.float32)
+    keys = rng.integers(-2, 3, (60, 4)).astype(np.float32)
+    labels = rng.integers(-1, 4, 60)
+    rows = rng.permutation(60)[:41]
+    options = {
+        "keys": [None, keys],
+        "labels": [None, labels],
+        "max_score": [None, 0.5],
+        "range_min": [0, 3],
+        "rows": [None, rows],
+    }
+    for values in itertools.product(*options.values()):
+        chosen = dict(zip(options, values, strict=True))
+        graph = proximity_graph(features, 5, num_candidates=30, rows_per_draw=16, return_scores=True, **chosen)
+        assert same(graph, reference.proximity_graph(features, 5, 30, rows_per_draw=16, **chosen)), chosen
+        assert same(knn_graph(features, 5, **chosen), reference.knn_graph(features, 5, **chosen)), chosen
+
+
+def test_filters_do_what_they_say(rng):
+    features = rng.standard_normal((200, 8)).astype(np.float32)
+    labels = torch.from_numpy(rng.integers(-1, 5, 200))
+    graph = proximity_graph(features, 150, num_candidates=199, labels=labels, max_score=0.4, return_scores=True)
+    linked = graph.neighbors >= 0
+    own = labels[:, None].expand_as(graph.neighbors)[linked]
+    other = labels[graph.neighbors.clamp(min=0).long()][linked]
+    assert not ((own == other) & (own >= 0)).any()
+    assert (own == -1).any()
+    assert graph.scores[linked].max() <= 0.4
+    assert (graph.scores[~linked] == -torch.inf).all()
+    sorted_graph = proximity_graph(features, 20, num_candidates=199, sort=True, seed=1)
+    skipped = proximity_graph(features, 15, num_candidates=199, sort=True, seed=1, range_min=5)
+    assert torch.equal(skipped.neighbors, sorted_graph.neighbors[:, 5:])
+
+
+def test_rows_subset_draws_from_the_subset_only(rng):
+    features = rng.standard_normal((100, 8)).astype(np.float32)
+    rows = rng.permutation(100)[:30]
+    graph = proximity_graph(features, 10, num_candidates=20, rows=rows)
+    assert graph.ids.tolist() == rows.tolist()
+    assert graph.num_nodes == 100
+    assert set(graph.neighbors.unique().tolist()) <= set(rows.tolist())
+    assert not (graph.neighbors == graph.ids[:, None]).any()
+    single = proximity_graph(features, rows=[4])
+    assert single.neighbors.shape == (1, 0)
+
+
+def test_knn_equals_the_oracle(rng, isa):
+    for num_queries, num_base, k in [(1, 1, 1), (5, 40, 7), (40, 5, 5), (3, 1000, 17)]:
+        queries = rng.integers(-2, 3, (num_queries, 9)).astype(np.float32)
+        base = rng.integers(-2, 3, (num_base, 9)).astype(np.float32)
+        for metric in METRICS:
+            scores, ids = knn(queries, base, k, metric=metric, num_threads=2)
+            expected_scores, expected_ids = reference.knn(queries, base, k, metric=metric)
+            assert np.array_equal(ids.numpy(), expected_ids)
+            assert np.array_equal(scores.numpy(), expected_scores)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_16_bit_features_are_read_exactly(rng, isa, dtype):
+    features = torch.from_numpy(rng.standard_normal((50, 300)) * np.logspace(-7, 1, 300)).to(dtype)
+    graph = proximity_graph(features, 6, num_candidates=20, return_scores=True)
+    assert same(graph, reference.proximity_graph(features.float().numpy(), 6, 20))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_bf16_precision_is_rounding_first(rng, isa, dtype):
+    features = torch.from_numpy(rng.standard_normal((50, 40))).to(dtype)
+    rounded = proximity_graph(features, 6, num_candidates=20, return_scores=True, precision="bf16")
+    expected = proximity_graph(features.bfloat16(), 6, num_candidates=20, return_scores=True)
+    assert torch.equal(rounded.neighbors, expected.neighbors)
+    assert torch.equal(rounded.scores, expected.scores)
+    exact = knn_graph(features, 49).scores.sum(1)
+    assert (knn_graph(features, 49, precision="bf16").scores.sum(1) - exact).abs().max() < 49 * 2**-7
+
+
+def test_agrees_with_float64_but_for_ties(rng):
+    """An oracle that shares no code with the definition: torch in float64."""
+    features = torch.from_numpy(rng.standard_normal((400, 64)).astype(np.float32))
+    graph = knn_graph(features, 10)
+    unit = torch.nn.functional.normalize(features.double(), dim=1)
+    scores = unit @ unit.T
+    scores.fill_diagonal_(-torch.inf)
+    best = scores.topk(10, dim=1)
+    assert (graph.scores.double() - best.values).abs().max() < 1e-5
+    different = graph.neighbors != best.indices
+    assert (scores.gather(1, graph.neighbors.long()) - best.values)[different].abs().sum() < 1e-5
+
+
+def test_flush_to_zero_in_the_calling_thread_changes_nothing(rng):
+    features = features_of(rng, "subnormal", 60, 20)
+    expected = proximity_graph(features, 5, num_candidates=30, metric="ip", return_scores=True)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("no flush-to-zero on this CPU")
+    try:
+        for num_threads in (1, 3):
+            graph = proximity_graph(
+                features, 5, num_candidates=30, metric="ip", return_scores=True, num_threads=num_threads
+            )
+            assert torch.equal(graph.neighbors, expected.neighbors)
+            assert torch.equal(graph.scores, expected.scores)
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_scratch_limit_changes_nothing_but_memory(rng):
+    features = rng.standard_normal((700, 300)).astype(np.float32)
+    expected = proximity_graph(features, 20, num_candidates=600, return_scores=True)
+    for max_memory in (300_000, 1_000_000):
+        graph = proximity_graph(features, 20, num_candidates=600, return_scores=True, max_memory=max_memory)
+        assert torch.equal(graph.neighbors, expected.neighbors)
+        assert torch.equal(graph.scores, expected.scores)
+        assert torch.equal(knn_graph(features, 20, max_memory=max_memory).scores, knn_graph(features, 20).scores)
+    with pytest.raises(ValueError, match=r"max_memory: expected at least \d+ bytes .* got 20000"):
+        proximity_graph(features, 20, num_candidates=600, max_memory=20_000)
+    with pytest.raises(ValueError, match="max_memory"):
+        knn_graph(features, 20, max_memory=100)
+
+
+def test_every_layout_is_read_in_place_or_copied_right(rng, tmp_path):
+    features = rng.standard_normal((90, 24)).astype(np.float32)
+    expected = knn_graph(features, 5)
+    np.save(tmp_path / "features.npy", features)
+    wide = np.zeros((90, 40), np.float32)
+    wide[:, 8:32] = features
+    layouts = {
+        "tensor": torch.from_numpy(features),
+        "read-only memmap": np.load(tmp_path / "features.npy", mmap_mode="r"),
+        "columns of a wider matrix": wide[:, 8:32],
+        "transposed": np.asfortranarray(features),
+        "transposed tensor": torch.from_numpy(np.ascontiguousarray(features.T)).T,
+        "buffer": memoryview(features),
+        "reversed twice": features[::-1].copy()[::-1],
+        "requires grad": torch.from_numpy(features).requires_grad_(),
+    }
+    for name, layout in layouts.items():
+        assert torch.equal(knn_graph(layout, 5).scores, expected.scores), name
+    with torch.inference_mode():
+        inferred = knn_graph(torch.from_numpy(features) * 1, 5)
+    assert torch.equal(inferred.degrees(), expected.degrees())
+
+
+def test_dlpack_objects_are_taken(rng):
+    class Exported:
+        def __init__(self, tensor: torch.Tensor) -> None:
+            self._tensor = tensor
+
+        def __dlpack__(self, **kwargs):
+            return self._tensor.__dlpack__(**kwargs)
+
+        def __dlpack_device__(self):
+            return self._tensor.__dlpack_device__()
+
+    features = torch.from_numpy(rng.standard_normal((30, 8)).astype(np.float32))
+    assert torch.equal(knn_graph(Exported(features), 3).neighbors, knn_graph(features, 3).neighbors)

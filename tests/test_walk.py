@@ -1,0 +1,180 @@
+"""Walks against the oracle, against the exact process, and to their end on every graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from batchsampler_ext import ProximityGraph, random_walk_with_restart, reference
+
+
+def check_against_oracle(table: np.ndarray, roots, batch_size: int, *, first_walk: int = 0, **arguments) -> None:
+    """Equality of batches and counts, on 1, 2 and 5 threads."""
+    walks = [
+        random_walk_with_restart(
+            torch.from_numpy(table), roots, batch_size, first_walk=first_walk, num_threads=num_threads, **arguments
+        )
+        for num_threads in (1, 2, 5)
+    ]
+    for w, root in enumerate(roots):
+        batch, counts = reference.random_walk_with_restart(table, root, batch_size, walk=first_walk + w, **arguments)
+        for result in walks:
+            assert result.nodes[w].tolist() == batch
+            for name, count in counts.items():
+                assert getattr(result, name)[w] == count, name
+
+
+@pytest.mark.parametrize("restart_prob", [0.0, 0.05, 0.2, 0.6])
+@pytest.mark.parametrize("full", [True, False])
+def test_walks_equal_the_oracle(rng, random_table, restart_prob, full):
+    table = random_table(120, 6, full=full)
+    roots = rng.integers(0, 120, 8).tolist()
+    for seed, epoch, first_walk in [(0, 0, 0), (2**64 - 1, 2**24 - 1, 2**31)]:
+        check_against_oracle(
+            table, roots, 30, restart_prob=restart_prob, seed=seed, epoch=epoch, first_walk=first_walk
+        )
+
+
+def ended_graphs() -> dict[str, np.ndarray]:
+    n = 40
+    column = np.arange(n, dtype=np.int32)[:, None]
+    star = np.zeros((n, 4), np.int32)
+    star[0] = [1, 2, 3, 4]
+    return {
+        "all -1": np.full((n, 5), -1, np.int32),
+        "no columns": np.zeros((n, 0), np.int32),
+        "two-node cycles": column ^ 1,
+        "star": star,
+        "self-loops": np.repeat(column, 3, axis=1),
+        "components of four": column // 4 * 4 + np.arange(4, dtype=np.int32),
+        "sink": np.full((n, 2), 7, np.int32),
+    }
+
+
+@pytest.mark.parametrize("restart_prob", [0.0, 0.2, 0.99])
+@pytest.mark.parametrize("name", ended_graphs())
+def test_every_walk_ends(name, restart_prob):
+    table = ended_graphs()[name]
+    for batch_size in (1, 2, 16, 40, 64):
+        walks = random_walk_with_restart(torch.from_numpy(table), [0, 7, 39], batch_size, restart_prob=restart_prob)
+        for batch, root in zip(walks.nodes.tolist(), [0, 7, 39], strict=True):
+            assert batch[0] == root
+            members = batch[:40]
+            assert len(set(members)) == len(members)
+            assert all(0 <= node < 40 for node in members)
+            assert batch[40:] == [-1] * max(0, batch_size - 40)
+    if restart_prob < 0.9:  # the oracle takes its time over thousands of empty segments
+        check_against_oracle(table, [0, 7], 16, restart_prob=restart_prob)
+
+
+def test_a_single_node_and_fewer_nodes_than_the_batch():
+    single = ProximityGraph(torch.empty((1, 0), dtype=torch.int32))
+    assert random_walk_with_restart(single, [0], 3).nodes.tolist() == [[0, -1, -1]]
+    pair = torch.tensor([[1], [0]], dtype=torch.int32)
+    assert random_walk_with_restart(pair, [1], 4, restart_prob=0.0).nodes.tolist() == [[1, 0, -1, -1]]
+
+
+def exact_batch_distribution(table: np.ndarray, root: int, size: int, alpha: float) -> dict[tuple[int, ...], float]:
+    """Probability of each ordered batch of the uncapped process, by absorbing Markov chains: nothing shared with ours."""
+    num_nodes = len(table)
+    moves = np.zeros((num_nodes, num_nodes))
+    for node, row in enumerate(table):
+        for j in row:
+            moves[node, j] += (1 - alpha) / len(row)
+    restart = np.zeros((num_nodes, num_nodes))
+    restart[:, root] = alpha
+
+    result: dict[tuple[int, ...], float] = {}
+
+    def extend(batch: tuple[int, ...], node: int, probability: float) -> None:
+        if len(batch) == size:
+            result[batch] = result.get(batch, 0.0) + probability
+            return
+        seen = list(batch)
+        within = (moves + restart)[np.ix_(seen, seen)]
+        new = [j for j in range(num_nodes) if j not in seen]
+        leaving = np.linalg.inv(np.eye(len(seen)) - within) @ moves[np.ix_(seen, new)]
+        for j, p in zip(new, leaving[seen.index(node)], strict=True):
+            if p > 0:
+                extend((*batch, j), j, probability * p)
+
+    extend((root,), root, 1.0)
+    return result
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.3, 0.6])
+def test_batches_follow_the_exact_process(alpha):
+    """Chi-square of whole ordered batches against the exact random walk with restart."""
+    table = np.array([[1, 2], [2, 3], [3, 0], [4, 5], [5, 0], [0, 1]], dtype=np.int32)
+    expected = exact_batch_distribution(table, root=0, size=4, alpha=alpha)
+    assert sum(expected.values()) == pytest.approx(1)
+    num_walks = 40_000
+    walks = random_walk_with_restart(torch.from_numpy(table), [0] * num_walks, 4, restart_prob=alpha, seed=5)
+    assert walks.teleports.sum() + walks.fills.sum() < num_walks / 1000  # the caps hardly ever end a walk here
+    observed = dict.fromkeys(expected, 0)
+    for batch in map(tuple, walks.nodes.tolist()):
+        observed[batch] += 1
+    counts, probabilities = np.array(list(observed.values())), np.array(list(expected.values()))
+    assert stats.chisquare(counts, probabilities * num_walks).pvalue > 1e-4
+    # A segment draws restarts until one comes: about alpha of all draws are restarts.
+    draws = int(walks.steps.sum() + walks.restarts.sum())
+    assert stats.binomtest(int(walks.restarts.sum()), draws, alpha).pvalue > 1e-4
+
+
+def test_every_move_is_an_edge(rng, random_table):
+    table = random_table(300, 5, full=True)
+    walks = random_walk_with_restart(torch.from_numpy(table), list(range(50)), 40)
+    for w in range(50):
+        batch = walks.nodes[w].tolist()
+        if walks.teleports[w] + walks.fills[w] == 0:
+            for i in range(1, 40):
+                assert any(batch[i] in table[earlier] for earlier in batch[:i])
+
+
+def test_an_epoch_may_be_computed_in_pieces(rng, random_table):
+    table = torch.from_numpy(random_table(200, 8))
+    roots = list(range(30))
+    whole = random_walk_with_restart(table, roots, 20, seed=3)
+    pieces = [random_walk_with_restart(table, roots[i : i + 7], 20, seed=3, first_walk=i) for i in range(0, 30, 7)]
+    for name in whole._fields:
+        assert torch.equal(getattr(whole, name), torch.cat([getattr(piece, name) for piece in pieces]))
+
+
+def test_graph_over_a_subset_walks_in_its_instance_ids(rng, random_table):
+    table = random_table(50, 5)
+    ids = torch.from_numpy(rng.permutation(500)[:50])
+    named = torch.where(torch.from_numpy(table) < 0, -1, ids[torch.from_numpy(table).clamp(min=0).long()]).int()
+    graph = ProximityGraph(named, ids=ids, num_nodes=500)
+    local = random_walk_with_restart(torch.from_numpy(table), [3, 11], 20)
+    walks = random_walk_with_restart(graph, ids[[3, 11]], 20)
+    assert torch.equal(walks.nodes.long(), ids[local.nodes.long()])
+    absent = next(i for i in range(500) if i not in ids)
+    with pytest.raises(ValueError, match=f"roots: expected ids of the graph's rows, got {absent}"):
+        random_walk_with_restart(graph, [absent], 4)
+
+
+def test_changes_in_place_are_seen(rng, random_table):
+    graph = ProximityGraph(torch.from_numpy(random_table(30, 4, full=True)))
+    random_walk_with_restart(graph, [0], 5)
+    graph.neighbors[4, 1] = 30
+    with pytest.raises(ValueError, match=r"graph: expected neighbors in \[-1, 30\), got another value in row 4"):
+        random_walk_with_restart(graph, [0], 5)
+    table = np.asarray(graph.neighbors)  # behind torch's back: the kernel itself does not follow a bad id
+    table[4, 1] = 3
+    random_walk_with_restart(graph, [0], 5)
+    table[:] = 2**30
+    with pytest.raises(ValueError, match="graph: expected neighbors that are rows of the graph, got 1073741824"):
+        random_walk_with_restart(graph, [0], 5)
+
+
+def test_restarts_keep_batches_near_the_root():
+    n = 1000
+    ring = np.stack([(np.arange(n) + 1) % n, (np.arange(n) - 1) % n], axis=1).astype(np.int32)
+
+    def spread(alpha: float) -> float:
+        nodes = random_walk_with_restart(torch.from_numpy(ring), [500] * 1000, 8, restart_prob=alpha).nodes.float()
+        return float((nodes - 500).abs().mean())
+
+    assert spread(0.0) > 1.1 * spread(0.2)
