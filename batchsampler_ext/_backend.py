@@ -20,4 +20,6 @@ core = _core
 def require_cpu(device: torch.device, name: str) -> None:
     """Raises ``ValueError`` for a device that this build has no engine for."""
     if device.type != "cpu":
-        raise ValueError(f"{name}: expected a CPU tensor (this build has a CPU engine only), got device {str(device)!r}")
+        raise ValueError(
+            f"{name}: expected a CPU tensor (this build has a CPU engine only), got device {str(device)!r}"
+        )

@@ -1,8 +1,10 @@
 # Hand-kept with csrc/python/register_*.cpp. Addresses are integers; 0 stands for an absent optional array.
 from collections.abc import Callable
 
-Matrix = tuple[int, int, int, int, int, bool]  # address, dtype code, num_rows, dim, row stride in elements, round to bf16
-Graph = tuple[int, int, int, int, int, int]  # neighbors, num_rows, num_neighbors, degrees, row_of, num_nodes
+# address, dtype code, num_rows, dim, row stride in elements, round to bf16
+Matrix = tuple[int, int, int, int, int, bool]
+# neighbors, num_rows, num_neighbors, degrees, row_of, num_nodes
+Graph = tuple[int, int, int, int, int, int]
 
 def isa() -> str: ...
 def use_isa(name: str, /) -> None: ...

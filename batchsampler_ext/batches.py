@@ -221,7 +221,9 @@ class _Epoch:
                     if num_drawn >= goal or num_kept == limit:
                         break
             parts.append(Walks(*(field[kept] for field in walks)))
-        nodes = torch.cat([part.nodes for part in parts]) if parts else torch.empty((0, self.batch_size), dtype=torch.int32)
+        nodes = (
+            torch.cat([part.nodes for part in parts]) if parts else torch.empty((0, self.batch_size), dtype=torch.int32)
+        )
         left = order[~drawn[order]]
         wants_tail = not self.drop_last and num_drawn >= goal and num_kept < limit
         tail = self.view.ids(left.to(torch.int32)) if wants_tail else nodes.reshape(-1)[:0]

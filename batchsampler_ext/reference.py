@@ -40,7 +40,9 @@ class WordStream:
     """The words of one stream: blocks 0, 1, 2, ... of counter (purpose << 24 | epoch, major, minor, block)."""
 
     def __init__(self, seed: int, purpose: int, epoch: int = 0, major: int = 0, minor: int = 0) -> None:
-        self._seed, self._counter, self._words, self._position = seed, (purpose << 24 | epoch, major, minor), [], 0
+        self._seed, self._counter = seed, (purpose << 24 | epoch, major, minor)
+        self._words: list[int] = []
+        self._position = 0
 
     def next(self) -> int:
         if self._position == len(self._words):
@@ -105,7 +107,7 @@ def draw(words: WordStream, num_drawn: int, n: int) -> list[int]:
 
 
 def candidates(n: int, num_candidates: int, rows_per_draw: int, seed: int) -> np.ndarray:
-    """Candidates of each of n rows in draw order, int64 [n, M] (paper, section 4.1: M random instances per instance)."""
+    """Candidates of each of n rows in draw order, int64 [n, M] (paper, section 4.1: M random instances each)."""
     result = np.empty((n, num_candidates), dtype=np.int64)
     if rows_per_draw == 1:
         for row in range(n):
@@ -122,7 +124,7 @@ def candidates(n: int, num_candidates: int, rows_per_draw: int, seed: int) -> np
 
 # --- scores ----------------------------------------------------------------------------------------------------------
 def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Correctly rounded float32 a * b + c. The float64 sum is rounded to odd so that the second rounding is harmless."""
+    """Correctly rounded float32 a * b + c. Rounding the float64 sum to odd makes the second rounding harmless."""
     product, addend = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)  # the product is exact
     total = product + addend
     back = total - product
@@ -163,7 +165,7 @@ def similarity(a: np.ndarray, b: np.ndarray, metric: str = "cosine") -> np.ndarr
 def select(
     scores: np.ndarray, ids: np.ndarray, num_neighbors: int, *, tiebreak: np.ndarray, sort: bool, range_min: int = 0
 ) -> tuple[list[int], list[float]]:
-    """Ids and scores of the candidates of rank range_min .. range_min + K - 1 by (score descending, tiebreak); NaN never."""
+    """Ids and scores of rank range_min .. range_min + K - 1 by (score descending, tiebreak); NaN is never selected."""
     usable = [i for i in range(len(ids)) if not np.isnan(scores[i])]
     chosen = sorted(usable, key=lambda i: (-scores[i], tiebreak[i]))[range_min : range_min + num_neighbors]
     chosen.sort(key=(lambda i: (-scores[i], ids[i])) if sort else (lambda i: i))
@@ -185,12 +187,22 @@ def proximity_graph(
     sort: bool = False,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Proximity graph (paper, section 4.1): (neighbors int32 [R, K], scores float32 [R, K]; -1 and -inf past the end)."""
+    """Paper, section 4.1: (neighbors int32 [R, K], scores float32 [R, K]), -1 and -inf past the end."""
     keys = features if keys is None else keys
     pool = np.arange(len(features)) if rows is None else np.asarray(rows)
     drawn = pool[candidates(len(pool), num_candidates, rows_per_draw, seed)]  # [R, M] ids
     return _link(
-        features, keys, pool, drawn, num_neighbors, np.arange(num_candidates), metric, labels, max_score, range_min, sort
+        features,
+        keys,
+        pool,
+        drawn,
+        num_neighbors,
+        np.arange(num_candidates),
+        metric,
+        labels,
+        max_score,
+        range_min,
+        sort,
     )
 
 
@@ -230,9 +242,7 @@ def _link(features, keys, pool, drawn, num_neighbors, tiebreak, metric, labels, 
 def knn(queries: np.ndarray, base: np.ndarray, num_neighbors: int, *, metric: str = "cosine"):
     """Exact nearest base rows of each query: (scores float32 [Q, K], ids int32 [Q, K]), ties by lower id."""
     ids = np.arange(len(base))
-    rows = [
-        select(similarity(q[None, :], base, metric), ids, num_neighbors, tiebreak=ids, sort=True) for q in queries
-    ]
+    rows = [select(similarity(q[None, :], base, metric), ids, num_neighbors, tiebreak=ids, sort=True) for q in queries]
     pad = [(chosen + [-1] * num_neighbors, values + [-np.inf] * num_neighbors) for chosen, values in rows]
     return (
         np.array([values[:num_neighbors] for _, values in pad], dtype=np.float32),
@@ -252,9 +262,12 @@ def walk_limits(batch_size: int, threshold: int) -> tuple[int, int, int]:
     return max(batch_size, 64), barren, min(8 * (batch_size * segments_per_step + barren), MASK32)
 
 
-def segment(neighbors: np.ndarray, root: int, seed: int, epoch: int, walk: int, index: int, threshold: int, max_steps: int):
+def segment(
+    neighbors: np.ndarray, root: int, seed: int, epoch: int, walk: int, index: int, threshold: int, max_steps: int
+):
     """One segment as (nodes visited after the root, whether a restart ended it): a pure function of its arguments."""
-    words, node, visited = WordStream(seed, WALK, epoch, walk, index), root, []
+    words, node = WordStream(seed, WALK, epoch, walk, index), root
+    visited: list[int] = []
     for _ in range(max_steps):
         restart_word, neighbor_word = words.next(), words.next()
         if restart_word < threshold:
@@ -268,9 +281,16 @@ def segment(neighbors: np.ndarray, root: int, seed: int, epoch: int, walk: int, 
 
 
 def random_walk_with_restart(
-    neighbors: np.ndarray, root: int, batch_size: int, *, restart_prob: float, seed: int = 0, epoch: int = 0, walk: int = 0
+    neighbors: np.ndarray,
+    root: int,
+    batch_size: int,
+    *,
+    restart_prob: float,
+    seed: int = 0,
+    epoch: int = 0,
+    walk: int = 0,
 ) -> tuple[list[int], dict[str, int]]:
-    """The batch of one walk (paper, section 4.2) and its counts; -1 pads it if there are fewer nodes than batch_size."""
+    """The batch of one walk (paper, section 4.2) and its counts; -1 pads it if there are too few nodes."""
     num_nodes, threshold = len(neighbors), restart_threshold(restart_prob)
     max_steps, max_barren, max_segments = walk_limits(batch_size, threshold)
     target = min(batch_size, num_nodes)
@@ -359,7 +379,13 @@ def paper_batches(neighbors, batch_size, *, strategy="rwr", restart_prob=0.2, se
         if root not in drawn:
             batches.append(
                 walk_batch(
-                    neighbors, root, batch_size, strategy=strategy, restart_prob=restart_prob, seed=seed, epoch=epoch,
+                    neighbors,
+                    root,
+                    batch_size,
+                    strategy=strategy,
+                    restart_prob=restart_prob,
+                    seed=seed,
+                    epoch=epoch,
                     walk=position,
                 )
             )

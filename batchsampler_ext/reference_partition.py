@@ -7,10 +7,16 @@ csrc/cpu/partition.cpp.
 
 from __future__ import annotations
 
-import numpy as np
-
-from .reference import MASK64, PARTITION_HASH, PARTITION_WALK, ROOT_ORDER
-from .reference import WordStream, keyed_permutation, philox4x32, restart_threshold
+from .reference import (
+    MASK64,
+    PARTITION_HASH,
+    PARTITION_WALK,
+    ROOT_ORDER,
+    WordStream,
+    keyed_permutation,
+    philox4x32,
+    restart_threshold,
+)
 
 SEED_SIZE, NUM_VOTES, MAX_FRUITLESS = 8, 8, 64  # m0 nodes a seed walk collects, neighbours a node asks, steps in vain
 NUM_VOTE_ROUNDS, NUM_DISSOLVES, NUM_TELEPORTS, NUM_TELEPORT_ROUNDS = 12, 2, 32, 6
@@ -101,7 +107,7 @@ class _Partition:
                 self.owner[next(stuck)] = batch
 
         key = self.hash_key(FINAL_STAGE, CLAIM)
-        members = [[] for _ in range(num_batches)]
+        members: list[list[int]] = [[] for _ in range(num_batches)]
         for node, batch in self.owner.items():
             members[batch].append(node)
         full = [b for b in range(num_batches) if self.capacity[b] == self.batch_size]
@@ -116,7 +122,8 @@ class _Partition:
 
     def grow(self, batches, roots, stage, num_rounds):
         """Seed walks from the roots, whose nodes go to the best claim; then vote rounds until one is in vain."""
-        claim_key, claims = self.hash_key(stage, CLAIM), {}
+        claim_key = self.hash_key(stage, CLAIM)
+        claims: dict[int, tuple[int, int, int]] = {}
         for batch, root in zip(batches, roots):
             for rank, node in enumerate(self.seed_walk(batch, root, stage)):
                 claim = (rank, keyed_hash(claim_key, node << 32 | batch) >> 40, batch)
@@ -146,7 +153,7 @@ class _Partition:
 
     def vote_round(self, key):
         """Every unassigned node proposes to the batch that most of a few neighbours are in; batches take the best."""
-        proposals = {}
+        proposals: dict[int, list[tuple[int, int, int]]] = {}
         for node in self.unassigned():
             row, node_hash = self.neighbors[node], keyed_hash(key, node)
             offset = (node_hash >> 32) * len(row) >> 32

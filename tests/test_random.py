@@ -111,6 +111,14 @@ def test_draws_are_uniform_at_large_n(rows_per_draw):
 
 
 def test_draws_equal_the_oracle():
-    for n, m, rows_per_draw in [(2, 1, 1), (2, 1, 256), (7, 3, 2), (50, 24, 1), (50, 26, 8), (300, 20, 256), (300, 299, 64)]:
+    for n, m, rows_per_draw in [
+        (2, 1, 1),
+        (2, 1, 256),
+        (7, 3, 2),
+        (50, 24, 1),
+        (50, 26, 8),
+        (300, 20, 256),
+        (300, 299, 64),
+    ]:
         expected = reference.candidates(n, m, rows_per_draw, seed=11)
         assert np.array_equal(draws(n, m, rows_per_draw, seed=11), expected)

@@ -32,9 +32,7 @@ def test_walks_equal_the_oracle(rng, random_table, restart_prob, full):
     table = random_table(120, 6, full=full)
     roots = rng.integers(0, 120, 8).tolist()
     for seed, epoch, first_walk in [(0, 0, 0), (2**64 - 1, 2**24 - 1, 2**31)]:
-        check_against_oracle(
-            table, roots, 30, restart_prob=restart_prob, seed=seed, epoch=epoch, first_walk=first_walk
-        )
+        check_against_oracle(table, roots, 30, restart_prob=restart_prob, seed=seed, epoch=epoch, first_walk=first_walk)
 
 
 def ended_graphs() -> dict[str, np.ndarray]:
@@ -77,7 +75,7 @@ def test_a_single_node_and_fewer_nodes_than_the_batch():
 
 
 def exact_batch_distribution(table: np.ndarray, root: int, size: int, alpha: float) -> dict[tuple[int, ...], float]:
-    """Probability of each ordered batch of the uncapped process, by absorbing Markov chains: nothing shared with ours."""
+    """Probability of each ordered batch of the uncapped process, by absorbing Markov chains."""
     num_nodes = len(table)
     moves = np.zeros((num_nodes, num_nodes))
     for node, row in enumerate(table):

@@ -44,8 +44,8 @@ struct PartitionRequest {
   int num_threads = 1;
 };
 
-// Every row in exactly one batch; partition.cpp says how. nodes: [R], or [R - R mod batch_size] with drop_last: the full
-// batches one after the other, then the ragged one. Returns the number of rows that were filled in at random.
+// Every row in exactly one batch; partition.cpp says how. nodes: [R], or [R - R mod batch_size] with drop_last: the
+// full batches one after the other, then the ragged one. Returns the number of rows that were filled in at random.
 int64_t partition_epoch(const PartitionRequest& request, int32_t* nodes, Monitor& monitor);
 
 }  // namespace bse

@@ -25,9 +25,9 @@ void knn(const KnnRequest& request, const Links& links, Monitor& monitor) {
   const int64_t fixed_bytes = 12 * num_base + (same_terms ? 0 : 4 * num_queries);
   // Small sets of queries are spread over all threads.
   const int64_t rows_per_thread = (num_queries + request.num_threads - 1) / request.num_threads;
-  const BlockPlan plan = BlockPlan::fit(request.selection, rows_per_thread, num_base, request.queries.dim,
-                                        request.num_threads, 16 * 256, fixed_bytes,
-                                        request.max_memory_bytes - fixed_bytes);
+  const BlockPlan plan =
+      BlockPlan::fit(request.selection, rows_per_thread, num_base, request.queries.dim, request.num_threads, 16 * 256,
+                     fixed_bytes, request.max_memory_bytes - fixed_bytes);
   ThreadTeam team(plan.num_threads, monitor);
 
   AlignedBuffer<float> base_terms(num_base), other_terms(same_terms ? 0 : num_queries);

@@ -63,8 +63,7 @@ class Partition {
     for (; stage < 1 + kNumDissolves; ++stage) {
       const auto num_stuck = static_cast<int64_t>(unassigned_.size());
       if (num_stuck == 0) continue;
-      const std::vector<int64_t> batches =
-          emptiest(all_batches, std::max<int64_t>(1, num_stuck / request_.batch_size));
+      const std::vector<int64_t> batches = emptiest(all_batches, std::max<int64_t>(1, num_stuck / request_.batch_size));
       dissolve(batches);
       grow(batches, pick_roots(static_cast<int64_t>(batches.size()), stage), stage, kNumVoteRounds);
     }

@@ -22,8 +22,8 @@ class GroupWorkspace {
         order_(order),
         query_terms_(query_terms),
         key_terms_(key_terms),
-        draw_(static_cast<uint32_t>(num_drawn_), static_cast<uint32_t>(shared_ ? request.num_rows : request.num_rows - 1),
-              request.seed),
+        draw_(static_cast<uint32_t>(num_drawn_),
+              static_cast<uint32_t>(shared_ ? request.num_rows : request.num_rows - 1), request.seed),
         members_(shared_ ? plan.row_block : 1),
         member_of_slot_(members_.num_slots()),
         scorer_(plan, request.features, request.keys, request.selection),
@@ -116,18 +116,16 @@ void proximity_graph(const ProximityGraphRequest& request, const Links& links, M
   const int64_t rows_per_draw = std::min(request.rows_per_draw, num_rows);
   const bool shared = request.rows_per_draw > 1;
   const int64_t fixed_bytes = num_rows * ((shared ? 4 : 0) + (request.two_towers ? 8 : 4));
-  const BlockPlan plan =
-      BlockPlan::fit(request.selection, rows_per_draw, request.num_candidates + 1, request.features.dim,
-                     request.num_threads, GroupWorkspace::bytes(request), fixed_bytes,
-                     request.max_memory_bytes - fixed_bytes);
+  const BlockPlan plan = BlockPlan::fit(request.selection, rows_per_draw, request.num_candidates + 1,
+                                        request.features.dim, request.num_threads, GroupWorkspace::bytes(request),
+                                        fixed_bytes, request.max_memory_bytes - fixed_bytes);
   ThreadTeam team(plan.num_threads, monitor);
 
   AlignedBuffer<float> query_terms(num_rows), other_terms(request.two_towers ? num_rows : 0);
   compute_row_terms(team, request.features, "features", request.rows, num_rows, request.selection.metric,
                     query_terms.data());
   if (request.two_towers) {
-    compute_row_terms(team, request.keys, "keys", request.rows, num_rows, request.selection.metric,
-                      other_terms.data());
+    compute_row_terms(team, request.keys, "keys", request.rows, num_rows, request.selection.metric, other_terms.data());
   }
   const float* key_terms = request.two_towers ? other_terms.data() : query_terms.data();
 

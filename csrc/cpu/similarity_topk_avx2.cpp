@@ -1,7 +1,8 @@
 // AVX2 + FMA kernels: register tiles of 6 rows x 16 candidates, one lane a pair.
 //
-// Compiled with -mavx2 -mfma; reached only through the table after the CPU has been asked (isa.cpp). Everything is in an
-// anonymous namespace and nothing of the standard library's templates is used, so that no weak AVX symbol leaves here.
+// Compiled with -mavx2 -mfma; reached only through the table after the CPU has been asked (isa.cpp). Everything is in
+// an anonymous namespace and nothing of the standard library's templates is used, so that no weak AVX symbol leaves
+// here.
 
 #include <immintrin.h>
 

@@ -38,8 +38,8 @@ class PythonMonitor : public Monitor {
  private:
   bool report(int64_t done) {
     if (progress_.is_none()) return true;
-    PyObject* result = PyObject_CallFunction(progress_.ptr(), "LL", static_cast<long long>(done),
-                                             static_cast<long long>(total_));
+    PyObject* result =
+        PyObject_CallFunction(progress_.ptr(), "LL", static_cast<long long>(done), static_cast<long long>(total_));
     Py_XDECREF(result);
     return result != nullptr;
   }

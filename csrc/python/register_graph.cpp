@@ -73,16 +73,15 @@ void core_knn(const py::tuple& queries, const py::object& base, uintptr_t query_
 void register_graph(py::module_& module) {
   module.def("proximity_graph", &core_proximity_graph, py::kw_only(), py::arg("features"), py::arg("keys"),
              py::arg("rows"), py::arg("num_rows"), py::arg("num_neighbors"), py::arg("num_candidates"),
-             py::arg("rows_per_draw"), py::arg("metric"), py::arg("labels"), py::arg("max_score"),
-             py::arg("range_min"), py::arg("sort"), py::arg("seed"), py::arg("num_threads"), py::arg("max_memory"),
-             py::arg("progress"), py::arg("neighbors"), py::arg("scores"),
+             py::arg("rows_per_draw"), py::arg("metric"), py::arg("labels"), py::arg("max_score"), py::arg("range_min"),
+             py::arg("sort"), py::arg("seed"), py::arg("num_threads"), py::arg("max_memory"), py::arg("progress"),
+             py::arg("neighbors"), py::arg("scores"),
              "neighbors: int32 [num_rows, K]; scores: float32 [num_rows, K] or 0");
   module.def("knn", &core_knn, py::kw_only(), py::arg("queries"), py::arg("base"), py::arg("query_ids"),
              py::arg("num_queries"), py::arg("base_ids"), py::arg("num_base"), py::arg("exclude_self"),
-             py::arg("num_neighbors"), py::arg("metric"), py::arg("labels"), py::arg("max_score"),
-             py::arg("range_min"), py::arg("num_threads"), py::arg("max_memory"), py::arg("progress"),
-             py::arg("neighbors"), py::arg("scores"),
-             "neighbors: int32 [num_queries, K]; scores: float32 [num_queries, K] or 0");
+             py::arg("num_neighbors"), py::arg("metric"), py::arg("labels"), py::arg("max_score"), py::arg("range_min"),
+             py::arg("num_threads"), py::arg("max_memory"), py::arg("progress"), py::arg("neighbors"),
+             py::arg("scores"), "neighbors: int32 [num_queries, K]; scores: float32 [num_queries, K] or 0");
 }
 
 }  // namespace bse

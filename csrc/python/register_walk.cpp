@@ -82,11 +82,11 @@ int64_t core_partition_epoch(const py::tuple& graph, int64_t batch_size, uint32_
 void register_walk(py::module_& module) {
   module.def("row_degrees", &core_row_degrees, py::kw_only(), py::arg("graph"), py::arg("num_threads"),
              py::arg("degrees"), "degrees: int32 [num_rows]");
-  module.def("walk_batches", &core_walk_batches, py::kw_only(), py::arg("graph"), py::arg("strategy"),
-             py::arg("roots"), py::arg("walk_ids"), py::arg("num_walks"), py::arg("batch_size"),
-             py::arg("restart_threshold"), py::arg("seed"), py::arg("epoch"), py::arg("num_threads"), py::arg("nodes"),
-             py::arg("counts"),
-             "nodes: int32 [num_walks, batch_size] rows; counts: int64 [4, num_walks] steps, restarts, teleports, fills");
+  module.def(
+      "walk_batches", &core_walk_batches, py::kw_only(), py::arg("graph"), py::arg("strategy"), py::arg("roots"),
+      py::arg("walk_ids"), py::arg("num_walks"), py::arg("batch_size"), py::arg("restart_threshold"), py::arg("seed"),
+      py::arg("epoch"), py::arg("num_threads"), py::arg("nodes"), py::arg("counts"),
+      "nodes: int32 [num_walks, batch_size] rows; counts: int64 [4, num_walks] steps, restarts, teleports, fills");
   module.def("partition_epoch", &core_partition_epoch, py::kw_only(), py::arg("graph"), py::arg("batch_size"),
              py::arg("restart_threshold"), py::arg("drop_last"), py::arg("seed"), py::arg("epoch"),
              py::arg("num_threads"), py::arg("nodes"), "nodes: int32 rows, batch after batch. Returns rows filled in.");

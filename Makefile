@@ -1,0 +1,51 @@
+# Everything a developer runs. Each target sets up what it needs in .venv; see CONTRIBUTING.md.
+PYTHON ?= python3
+# e.g. PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" for the CPU build of torch
+PIP_ARGS ?=
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check -q install $(PIP_ARGS) -c constraints.txt
+SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp') CMakeLists.txt pyproject.toml
+DEMO := build/demo
+
+.PHONY: demo test lint format asan isa-symbols clean
+
+demo: $(VENV)/installed
+	$(PY) examples/digits_features.py $(DEMO)
+	$(PY) -m batchsampler_ext inspect $(DEMO)/digits_features.npy --labels $(DEMO)/digits_labels.npy \
+	  --batch-size 64 --out $(DEMO)/batches.npy --figure $(DEMO)/inspect.png
+
+test: $(VENV)/installed
+	$(PY) -m pytest
+
+lint: $(VENV)/installed isa-symbols
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/clang-format --dry-run --Werror $(filter %.h %.cpp,$(SOURCES))
+	$(VENV)/bin/mypy
+
+format: $(VENV)/installed
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+	$(VENV)/bin/clang-format -i $(filter %.h %.cpp,$(SOURCES))
+
+# Code compiled for one instruction set must not export symbols that the linker could use for another.
+isa-symbols: $(VENV)/installed
+	$(PY) tests/check_isa_symbols.py build/editable
+
+# The kernels under AddressSanitizer and UndefinedBehaviorSanitizer: own build, own virtual environment.
+asan: $(VENV)/installed
+	tests/run_asan.sh $(PY)
+
+clean:
+	rm -rf build dist $(VENV)
+
+$(VENV)/tools: constraints.txt pyproject.toml
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PIP) cmake ninja pybind11 scikit-build-core
+	$(PIP) numpy torch
+	touch $@
+
+$(VENV)/installed: $(VENV)/tools $(SOURCES)
+	$(PIP) --no-build-isolation -Cbuild-dir=build/editable -Ccmake.define.BSE_WERROR=ON -e '.[test,lint]'
+	touch $@

@@ -1,0 +1,149 @@
+"""Behaviour as a guest in somebody's process: reproducible elsewhere, interruptible, fork-safe, quiet."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from batchsampler_ext import knn_graph, proximity_graph, sample_batches
+from batchsampler_ext._backend import core
+
+EPOCH = """
+import hashlib, sys
+import torch
+from sklearn.datasets import load_digits
+from batchsampler_ext import proximity_graph, sample_batches
+
+def epoch_hash(num_threads):
+    features = torch.from_numpy(load_digits().data).to(torch.bfloat16)
+    digest = hashlib.sha256()
+    for metric, rows_per_draw in [("cosine", 256), ("l2", 1)]:
+        graph = proximity_graph(features, 20, num_candidates=300, metric=metric, rows_per_draw=rows_per_draw,
+                                return_scores=True, seed=77, num_threads=num_threads)
+        digest.update(graph.neighbors.numpy().tobytes() + graph.scores.numpy().tobytes())
+        for mode in ("partition", "independent", "paper"):
+            batches = sample_batches(graph, 64, epoch_mode=mode, seed=77, epoch=5, num_threads=num_threads)
+            digest.update(batches.indices.numpy().tobytes() + batches.tail.numpy().tobytes())
+    return digest.hexdigest()
+"""
+# Frozen: a change here changes every user's epochs and belongs in the changelog.
+EXPECTED_EPOCH = "74c6d59e00231dbe20ef70b568f381cc203ffb212e38524c6e0e31918c9c7c9d"
+
+
+def test_epoch_is_the_same_in_a_fresh_process_on_other_threads_and_instruction_sets():
+    namespace: dict = {}
+    exec(EPOCH, namespace)
+    expected = namespace["epoch_hash"](2)
+    for isa in core.supported_isas():
+        for num_threads in (1, 5):
+            result = subprocess.run(
+                [sys.executable, "-c", f"{EPOCH}\nprint(epoch_hash({num_threads}))"],
+                env={**os.environ, "BSE_ISA": isa}, capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            assert result.stdout.strip() == expected, (isa, num_threads)
+    assert expected == EXPECTED_EPOCH
+
+
+@pytest.mark.parametrize("name", ["sse9", "AVX2"])
+def test_unknown_instruction_sets_are_refused(name):
+    result = subprocess.run(
+        [sys.executable, "-c", "from batchsampler_ext import _core; _core.isa()"],
+        env={**os.environ, "BSE_ISA": name}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "ValueError: BSE_ISA: expected one of 'scalar'" in result.stderr
+    assert f"got '{name}'" in result.stderr
+    with pytest.raises(ValueError, match="isa: expected one of"):
+        core.use_isa(name)
+
+
+def slow_call(isa: str, num_threads: int):
+    """A call of several seconds."""
+    core.use_isa(isa)
+    features = torch.randn(20_000 if isa == "scalar" else 60_000, 256)
+    return lambda: knn_graph(features, 10, num_threads=num_threads)
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_ctrl_c_is_answered_within_a_fifth_of_a_second(isa, num_threads):
+    call = slow_call(isa, num_threads)
+    delays = []
+    for _ in range(3):
+        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        start = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            call()
+        delays.append(time.monotonic() - start - 0.5)
+        timer.join()
+    assert sorted(delays)[1] < 0.2  # the median: the machine may be busy
+
+
+def test_progress_is_reported_and_may_stop_the_call(rng):
+    features = rng.standard_normal((20_000, 256)).astype(np.float32)
+    seen = []
+    proximity_graph(features, 10, num_candidates=1000, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (20_000, 20_000)
+    assert seen == sorted(seen)
+
+    def stop(done: int, total: int) -> None:
+        raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        knn_graph(features, 10, progress=stop)
+    assert knn_graph(features[:100], 3).neighbors.shape == (100, 3)  # nothing is left broken
+
+
+def test_other_python_threads_run_meanwhile():
+    call = slow_call(core.isa(), 1)
+    ticks = 0
+    done = threading.Event()
+
+    def tick() -> None:
+        nonlocal ticks
+        while not done.is_set():
+            ticks += 1
+            time.sleep(0.01)
+
+    ticker = threading.Thread(target=tick)
+    ticker.start()
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    done.set()
+    ticker.join()
+    assert ticks > 10
+
+
+def fork_hash(seed: int) -> str:
+    graph = proximity_graph(torch.arange(4000.0).view(1000, 4), 10, num_threads=3, metric="l2", seed=seed)
+    return hashlib.sha256(sample_batches(graph, 32, num_threads=3, seed=seed).indices.numpy().tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_worker_processes_give_the_same(method):
+    expected = [fork_hash(seed) for seed in range(4)]
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        assert pool.map(fork_hash, range(4)) == expected
+
+
+def test_nothing_is_printed():
+    code = textwrap.dedent("""
+        import torch, batchsampler_ext as b
+        graph = b.proximity_graph(torch.randn(100, 8), 5)
+        b.sample_batches(graph, 10)
+    """)
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == result.stderr == ""
