@@ -1,8 +1,8 @@
 """The oracle of partition epochs: every instance in exactly one batch, no batch left random.
 
-Short walks seed every batch at once, then batches grow by capacity-limited votes of out-neighbours. Integers only; all
-decisions of a round read the state at its start, so that any schedule gives the same answer. The kernel is
-csrc/cpu/partition.cpp.
+Short walks seed every batch at once, batches grow by capacity-limited votes of out-neighbours, and rows that ended up
+in the wrong batch relocate. Integers only; all decisions of a round read the state at its start, so that any schedule
+gives the same answer. The kernel is csrc/cpu/partition.cpp.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from .reference import (
     restart_threshold,
 )
 
-SEED_SIZE, NUM_VOTES, MAX_FRUITLESS = 8, 8, 64  # m0 nodes a seed walk collects, neighbours a node asks, steps in vain
-NUM_VOTE_ROUNDS, NUM_DISSOLVES, NUM_TELEPORTS, NUM_TELEPORT_ROUNDS = 12, 2, 32, 6
-PICK_ROOTS, CLAIM, FIRST_ROUND = 0, 1, 2  # which hash of a stage
-FINAL_STAGE = 1 + NUM_DISSOLVES + NUM_TELEPORTS
+SEED_SIZE, MAX_VOTES, MAX_FRUITLESS = 8, 128, 64  # rows a seed walk collects, neighbours a row asks, steps in vain
+NUM_VOTE_ROUNDS, NUM_GROWTH_ROUNDS, NUM_DISSOLVES, NUM_RELOCATIONS = 12, 4, 2, 2
+NUM_TELEPORTS, NUM_TELEPORT_ROUNDS, NUM_RELOCATION_ROUNDS = 32, 6, 6
+PICK_ROWS, CLAIM, FILL, ORDER, FIRST_ROUND = range(5)  # which hash of a stage
+FILL_STAGE = 1 + NUM_DISSOLVES + NUM_TELEPORTS
 
 
 def mix64(x: int) -> int:
@@ -90,7 +91,7 @@ class _Partition:
                     self.count[batch] = 0
                 self.grow(batches, self.pick_roots(len(batches), stage), stage, NUM_VOTE_ROUNDS)
 
-        for stage in range(1 + NUM_DISSOLVES, FINAL_STAGE):
+        for stage in range(1 + NUM_DISSOLVES, FILL_STAGE):
             num_stuck = len(self.unassigned())
             if num_stuck * 500 <= self.num_nodes:
                 break
@@ -100,13 +101,11 @@ class _Partition:
             if (num_stuck - len(self.unassigned())) * 50 < num_stuck:
                 break
 
-        key = self.hash_key(FINAL_STAGE, PICK_ROOTS)
-        stuck = iter(sorted(self.unassigned(), key=lambda node: (keyed_hash(key, node), node)))
-        for batch in range(num_batches):
-            for _ in range(self.free(batch)):
-                self.owner[next(stuck)] = batch
+        self.fill(FILL_STAGE)
+        for stage in range(FILL_STAGE + 1, FILL_STAGE + 1 + NUM_RELOCATIONS):
+            self.relocate(stage)
 
-        key = self.hash_key(FINAL_STAGE, CLAIM)
+        key = self.hash_key(FILL_STAGE, ORDER)
         members: list[list[int]] = [[] for _ in range(num_batches)]
         for node, batch in self.owner.items():
             members[batch].append(node)
@@ -117,7 +116,7 @@ class _Partition:
 
     def pick_roots(self, num, stage):
         """Distinct unassigned nodes, at random."""
-        key = self.hash_key(stage, PICK_ROOTS)
+        key = self.hash_key(stage, PICK_ROWS)
         return sorted(self.unassigned(), key=lambda node: (keyed_hash(key, node), node))[:num]
 
     def grow(self, batches, roots, stage, num_rounds):
@@ -132,8 +131,49 @@ class _Partition:
             self.owner[node] = batch
             self.count[batch] += 1
         for index in range(num_rounds):
-            if not self.vote_round(self.hash_key(stage, FIRST_ROUND + index)):
+            room = [self.free(batch) for batch in range(len(self.capacity))]
+            is_growing = index + 1 < NUM_GROWTH_ROUNDS
+            if is_growing:
+                for batch, capacity in enumerate(self.capacity):
+                    target = SEED_SIZE + max(0, capacity - SEED_SIZE) * (index + 1) // NUM_GROWTH_ROUNDS
+                    room[batch] = min(room[batch], max(0, target - self.count[batch]))
+            if not self.vote_round(self.hash_key(stage, FIRST_ROUND + index), room) and not is_growing:
                 break
+
+    def relocate(self, stage):
+        """Of a random half, rows with more neighbours in another batch leave, vote again, or go back."""
+        former, key = dict(self.owner), self.hash_key(stage, PICK_ROWS)
+        for row, batch in former.items():
+            row_hash = keyed_hash(key, row)
+            if row_hash & 1 == 0:
+                votes = [former[j] for j in self.asked(row, row_hash) if j in former]
+                if any(votes.count(other) > votes.count(batch) for other in votes):
+                    self.owner[row] = -1
+                    self.count[batch] -= 1
+        for index in range(NUM_RELOCATION_ROUNDS):
+            room = [self.free(batch) for batch in range(len(self.capacity))]
+            if not self.vote_round(self.hash_key(stage, FIRST_ROUND + index), room):
+                break
+        for row in self.unassigned():
+            if self.free(former[row]) > 0:
+                self.owner[row] = former[row]
+                self.count[former[row]] += 1
+        self.fill(stage)
+
+    def fill(self, stage):
+        """What is left goes to the open batches in hash order."""
+        key = self.hash_key(stage, FILL)
+        stuck = iter(sorted(self.unassigned(), key=lambda node: (keyed_hash(key, node), node)))
+        for batch in range(len(self.capacity)):
+            for _ in range(self.free(batch)):
+                self.owner[next(stuck)] = batch
+                self.count[batch] += 1
+
+    def asked(self, node, node_hash):
+        """Consecutive out-neighbours, from one that the hash picks."""
+        row = self.neighbors[node]
+        offset = (node_hash >> 32) * len(row) >> 32
+        return [row[(offset + i) % len(row)] for i in range(min(MAX_VOTES, len(row)))]
 
     def seed_walk(self, batch, root, stage):
         """Unassigned nodes in the order a walk with restart meets them, the root first."""
@@ -151,20 +191,18 @@ class _Partition:
                     fruitless = 0
         return found
 
-    def vote_round(self, key):
-        """Every unassigned node proposes to the batch that most of a few neighbours are in; batches take the best."""
+    def vote_round(self, key, room):
+        """Every unassigned node proposes to the batch with room that most neighbours are in; batches take the best."""
         proposals: dict[int, list[tuple[int, int, int]]] = {}
         for node in self.unassigned():
-            row, node_hash = self.neighbors[node], keyed_hash(key, node)
-            offset = (node_hash >> 32) * len(row) >> 32
-            asked = [row[(offset + i) % len(row)] for i in range(min(NUM_VOTES, len(row)))]
-            votes = [b for b in (self.owner.get(j, -1) for j in asked) if b >= 0 and self.free(b) > 0]
+            node_hash = keyed_hash(key, node)
+            votes = [b for b in (self.owner.get(j, -1) for j in self.asked(node, node_hash)) if b >= 0 and room[b] > 0]
             if votes:
                 best = max(set(votes), key=lambda b: (votes.count(b), keyed_hash(node_hash, b)))
                 rank = (-votes.count(best), keyed_hash(node_hash, MASK64) >> 8, node)
                 proposals.setdefault(best, []).append(rank)
         for batch, ranks in proposals.items():
-            accepted = sorted(ranks)[: self.free(batch)]
+            accepted = sorted(ranks)[: room[batch]]
             for *_, node in accepted:
                 self.owner[node] = batch
             self.count[batch] += len(accepted)

@@ -38,7 +38,7 @@ def epoch_hash(num_threads):
     return digest.hexdigest()
 """
 # Frozen: a change here changes every user's epochs and belongs in the changelog.
-EXPECTED_EPOCH = "74c6d59e00231dbe20ef70b568f381cc203ffb212e38524c6e0e31918c9c7c9d"
+EXPECTED_EPOCH = "79869cbd85fc6cdd9d0960dc4cabefc305c1bf1bcca15a09940eb93295718b2d"
 
 
 def test_epoch_is_the_same_in_a_fresh_process_on_other_threads_and_instruction_sets():

@@ -4,13 +4,18 @@
 // batches then grow by capacity-limited votes of out-neighbours:
 //   1. seeds     each batch walks with restart from its root until it has kSeedSize unassigned rows or
 //                kMaxFruitless steps in vain; a row claimed twice goes to the smaller (rank in the walk, hash, batch)
-//   2. votes     each unassigned row asks kNumVotes consecutive out-neighbours and proposes to the open batch most of
-//                them are in; each batch takes its best proposals up to its free places; until a round is in vain
+//   2. votes     each unassigned row asks its out-neighbours (kMaxVotes consecutive ones at most) and proposes to the
+//                batch with room that most of them are in; each batch takes its best proposals up to its room, which
+//                widens over kNumGrowthRounds rounds from kSeedSize to all places; until a round is in vain
 //   3. dissolve  twice, the emptiest batches are emptied and rooted anew among the unassigned; 1 and 2 again
 //   4. teleport  while more than R / 500 rows are left, the emptiest open batches seed and grow from new roots
-//   5. fill      what is left, in hash order; then the full batches are put into hash order
-// Integers and hashes of (seed, epoch, stage, row) only; each round reads the state at its start: the result does not
-// depend on threads. O(R) memory, about 10 O(R kNumVotes) rounds. Oracle: batchsampler_ext/reference_partition.py.
+//   5. fill      what is left, in hash order
+//   6. relocate  kNumRelocations times, of a random half of the rows those leave that have more neighbours in another
+//                batch; they vote again, and who finds no room goes back. Where a few hubs are in everybody's list (raw
+//                pixels, sentences) a single vote says little, and this is what makes batches hard.
+// Then the full batches are put into hash order. Integers and hashes of (seed, epoch, stage, row) only; each round
+// reads the state at its start: the result does not depend on threads. O(R) memory, O(R K) a round. Oracle:
+// batchsampler_ext/reference_partition.py.
 
 #include <algorithm>
 #include <numeric>
@@ -25,10 +30,13 @@ namespace bse {
 
 namespace {
 
-constexpr uint32_t kSeedSize = 8, kNumVotes = 8, kMaxFruitless = 64;
-constexpr uint32_t kNumVoteRounds = 12, kNumDissolves = 2, kNumTeleports = 32, kNumTeleportRounds = 6;
-constexpr uint32_t kPickRoots = 0, kClaim = 1, kFirstRound = 2;  // which hash of a stage
-constexpr uint32_t kFinalStage = 1 + kNumDissolves + kNumTeleports;
+constexpr uint32_t kSeedSize = 8, kMaxVotes = 128, kMaxFruitless = 64;
+constexpr uint32_t kNumVoteRounds = 12, kNumGrowthRounds = 4, kNumDissolves = 2, kNumRelocations = 2;
+constexpr uint32_t kNumTeleports = 32, kNumTeleportRounds = 6, kNumRelocationRounds = 6;
+
+// Which hash of a stage; stages are numbered in the order they run in.
+constexpr uint32_t kPickRows = 0, kClaim = 1, kFill = 2, kOrder = 3, kFirstRound = 4;
+constexpr uint32_t kFillStage = 1 + kNumDissolves + kNumTeleports;
 
 constexpr int32_t kUnassigned = -1, kLeftOut = -2;
 
@@ -49,7 +57,10 @@ class Partition {
     for (int64_t first = 0; first < num_assigned_; first += request.batch_size) {
       free_.push_back(std::min(request.batch_size, num_assigned_ - first));
     }
-    capacity_ = free_;
+    capacity_ = room_ = free_;
+    filled_.assign(static_cast<size_t>(num_rows), 0);
+    tallies_.resize(static_cast<size_t>(team_.num_threads()));
+    for (Tally& tally : tallies_) tally.count.assign(free_.size(), 0);
     refresh_unassigned();
   }
 
@@ -67,7 +78,7 @@ class Partition {
       dissolve(batches);
       grow(batches, pick_roots(static_cast<int64_t>(batches.size()), stage), stage, kNumVoteRounds);
     }
-    for (; stage < kFinalStage; ++stage) {
+    for (; stage < kFillStage; ++stage) {
       const auto num_stuck = static_cast<int64_t>(unassigned_.size());
       if (num_stuck * 500 <= num_assigned_) break;
       std::vector<int64_t> open;
@@ -77,9 +88,10 @@ class Partition {
       grow(batches, pick_roots(static_cast<int64_t>(batches.size()), stage), stage, kNumTeleportRounds);
       if ((num_stuck - static_cast<int64_t>(unassigned_.size())) * 50 < num_stuck) break;
     }
-    const int64_t num_filled = fill();
+    fill(stage = kFillStage);
+    for (uint32_t pass = 0; pass < kNumRelocations; ++pass) relocate(++stage);
     write(nodes);
-    return num_filled;
+    return std::count(filled_.begin(), filled_.end(), 1);
   }
 
  private:
@@ -122,7 +134,7 @@ class Partition {
 
   // Distinct unassigned rows, at random.
   std::vector<uint32_t> pick_roots(int64_t count, uint32_t stage) const {
-    auto hashed = hashed_unassigned(key(stage, kPickRoots));
+    auto hashed = hashed_unassigned(key(stage, kPickRows));
     std::partial_sort(hashed.begin(), hashed.begin() + count, hashed.end());
     std::vector<uint32_t> roots(static_cast<size_t>(count));
     for (int64_t i = 0; i < count; ++i) roots[i] = hashed[i].second;
@@ -133,7 +145,14 @@ class Partition {
             uint32_t num_rounds) {
     seed_batches(batches, roots, stage);
     for (uint32_t round = 0; round < num_rounds; ++round) {
-      if (!vote_round(key(stage, kFirstRound + round))) break;
+      const bool is_growing = round + 1 < kNumGrowthRounds;
+      for (size_t batch = 0; batch < free_.size(); ++batch) {
+        const int64_t size = capacity_[batch] - free_[batch];
+        const int64_t widening = std::max<int64_t>(0, capacity_[batch] - kSeedSize);
+        const int64_t target = kSeedSize + widening * (round + 1) / kNumGrowthRounds;
+        room_[batch] = is_growing ? std::min(free_[batch], std::max<int64_t>(0, target - size)) : free_[batch];
+      }
+      if (!vote_round(key(stage, kFirstRound + round)) && !is_growing) break;
     }
   }
 
@@ -194,7 +213,7 @@ class Partition {
 
   // --- votes -------------------------------------------------------------------------------------------------------
   struct Proposal {
-    uint64_t rank;  // votes not got << 56 | hash: a smaller rank is a better proposal
+    uint64_t rank;  // (kMaxVotes - votes) << 56 | hash: a smaller rank is a better proposal
     uint32_t row;
     int32_t batch;  // or kUnassigned
   };
@@ -203,8 +222,9 @@ class Partition {
   bool vote_round(uint64_t round_key) {
     const auto num_rows = static_cast<int64_t>(unassigned_.size());
     std::vector<Proposal> proposals(unassigned_.size());
-    team_.for_ranges(num_rows, 1024, [&](int64_t begin, int64_t end, Worker&) {
-      for (int64_t i = begin; i < end; ++i) proposals[i] = propose(unassigned_[i], round_key);
+    team_.for_ranges(num_rows, 512, [&](int64_t begin, int64_t end, Worker& worker) {
+      Tally& tally = tallies_[static_cast<size_t>(worker.index())];
+      for (int64_t i = begin; i < end; ++i) proposals[i] = propose(unassigned_[i], round_key, tally);
     });
 
     // Counting sort by batch, then each batch takes its best.
@@ -223,9 +243,12 @@ class Partition {
     team_.for_ranges(static_cast<int64_t>(free_.size()), 64, [&](int64_t begin, int64_t end, Worker&) {
       for (int64_t batch = begin; batch < end; ++batch) {
         const auto group = by_batch.begin() + first[batch], group_end = by_batch.begin() + first[batch + 1];
-        const int64_t num_accepted = std::min<int64_t>(free_[batch], group_end - group);
+        const int64_t num_accepted = std::min<int64_t>(room_[batch], group_end - group);
         if (num_accepted < group_end - group) std::nth_element(group, group + num_accepted, group_end);
-        for (int64_t i = 0; i < num_accepted; ++i) owner_[group[i].second] = static_cast<int32_t>(batch);
+        for (int64_t i = 0; i < num_accepted; ++i) {
+          owner_[group[i].second] = static_cast<int32_t>(batch);
+          filled_[group[i].second] = 0;
+        }
         free_[batch] -= num_accepted;
       }
     });
@@ -233,33 +256,84 @@ class Partition {
     return true;
   }
 
-  Proposal propose(uint32_t row, uint64_t round_key) const {
-    const uint64_t row_hash = keyed_hash(round_key, row);
+  // How many of a row's neighbours are in each batch. One per thread, so that counting needs no hash table.
+  struct Tally {
+    std::vector<uint16_t> count;   // [num_batches], zero between rows
+    std::vector<int32_t> batches;  // those with a count, in the order they were met
+    void clear() {
+      for (const int32_t batch : batches) count[static_cast<size_t>(batch)] = 0;
+      batches.clear();
+    }
+  };
+
+  // Counts the batches of consecutive out-neighbours, from one that the hash picks.
+  void count_votes(uint32_t row, uint64_t row_hash, Tally& tally) const {
+    tally.clear();
     const uint32_t degree = graph_.degree(row);
-    const uint32_t num_asked = std::min(kNumVotes, degree);
     uint32_t index = mulhi(static_cast<uint32_t>(row_hash >> 32), degree);
-    int32_t votes[kNumVotes];
-    uint32_t num_votes = 0;
-    for (uint32_t i = 0; i < num_asked; ++i) {
+    for (uint32_t i = 0; i < std::min(kMaxVotes, degree); ++i) {
       const int32_t batch = owner_[graph_.neighbor_row(row, index)];
-      if (batch >= 0 && free_[batch] > 0) votes[num_votes++] = batch;
+      if (batch >= 0 && tally.count[batch]++ == 0) tally.batches.push_back(batch);
       if (++index == degree) index = 0;
     }
+  }
+
+  // The batch with room that most neighbours are in, ties by hash.
+  Proposal propose(uint32_t row, uint64_t round_key, Tally& tally) const {
+    const uint64_t row_hash = keyed_hash(round_key, row);
+    count_votes(row, row_hash, tally);
     int32_t best = kUnassigned;
     uint32_t best_count = 0;
     uint64_t best_hash = 0;
-    for (uint32_t i = 0; i < num_votes; ++i) {
-      const auto count = static_cast<uint32_t>(std::count(votes, votes + num_votes, votes[i]));
-      if (count < best_count || votes[i] == best) continue;
-      const uint64_t hash = keyed_hash(row_hash, static_cast<uint64_t>(votes[i]));
+    for (const int32_t batch : tally.batches) {
+      const uint32_t count = tally.count[batch];
+      if (count < best_count || room_[batch] == 0) continue;
+      const uint64_t hash = keyed_hash(row_hash, static_cast<uint64_t>(batch));
       if (count > best_count || hash > best_hash) {
-        best = votes[i];
+        best = batch;
         best_count = count;
         best_hash = hash;
       }
     }
-    const uint64_t rank = uint64_t{kNumVotes - best_count} << 56 | keyed_hash(row_hash, ~uint64_t{0}) >> 8;
+    const uint64_t rank = uint64_t{kMaxVotes - best_count} << 56 | keyed_hash(row_hash, ~uint64_t{0}) >> 8;
     return {rank, row, best};
+  }
+
+  // --- relocation --------------------------------------------------------------------------------------------------
+  void relocate(uint32_t stage) {
+    const std::vector<int32_t> former = owner_;
+    const uint64_t stage_key = key(stage, kPickRows);
+    std::vector<char> leaves(owner_.size(), 0);
+    team_.for_ranges(graph_.num_rows, 512, [&](int64_t begin, int64_t end, Worker& worker) {
+      Tally& tally = tallies_[static_cast<size_t>(worker.index())];
+      for (int64_t row = begin; row < end; ++row) {
+        const uint64_t row_hash = keyed_hash(stage_key, static_cast<uint64_t>(row));
+        if (former[row] < 0 || (row_hash & 1) != 0) continue;
+        count_votes(static_cast<uint32_t>(row), row_hash, tally);
+        const uint16_t own_count = tally.count[former[row]];
+        leaves[row] = std::any_of(tally.batches.begin(), tally.batches.end(),
+                                  [&](int32_t batch) { return tally.count[batch] > own_count; });
+      }
+    });
+    for (size_t row = 0; row < owner_.size(); ++row) {
+      if (leaves[row]) {
+        ++free_[former[row]];
+        owner_[row] = kUnassigned;
+      }
+    }
+    refresh_unassigned();
+    for (uint32_t round = 0; round < kNumRelocationRounds; ++round) {
+      room_ = free_;
+      if (!vote_round(key(stage, kFirstRound + round))) break;
+    }
+    for (const uint32_t row : unassigned_) {  // no room anywhere better: back home while there is some
+      if (free_[former[row]] > 0) {
+        owner_[row] = former[row];
+        --free_[former[row]];
+      }
+    }
+    drop_assigned();
+    fill(stage);
   }
 
   void drop_assigned() {
@@ -268,20 +342,23 @@ class Partition {
   }
 
   // --- end ---------------------------------------------------------------------------------------------------------
-  int64_t fill() {
-    auto hashed = hashed_unassigned(key(kFinalStage, kPickRoots));
+  void fill(uint32_t stage) {
+    auto hashed = hashed_unassigned(key(stage, kFill));
     std::sort(hashed.begin(), hashed.end());
     auto next = hashed.begin();
     for (size_t batch = 0; batch < free_.size(); ++batch) {
-      for (; free_[batch] > 0; --free_[batch]) owner_[(next++)->second] = static_cast<int32_t>(batch);
+      for (; free_[batch] > 0; --free_[batch], ++next) {
+        owner_[next->second] = static_cast<int32_t>(batch);
+        filled_[next->second] = 1;
+      }
     }
-    return static_cast<int64_t>(hashed.size());
+    unassigned_.clear();
   }
 
   void write(int32_t* nodes) const {
     const int64_t num_full = num_assigned_ / request_.batch_size;
     std::vector<std::pair<uint64_t, int64_t>> shuffled(static_cast<size_t>(num_full));
-    const uint64_t order_key = key(kFinalStage, kClaim);
+    const uint64_t order_key = key(kFillStage, kOrder);
     for (int64_t batch = 0; batch < num_full; ++batch) {
       shuffled[batch] = {keyed_hash(order_key, static_cast<uint64_t>(batch)), batch};
     }
@@ -302,7 +379,10 @@ class Partition {
   std::vector<int32_t> owner_;        // [R] batch, kUnassigned or kLeftOut
   std::vector<int64_t> capacity_;     // [num_batches]
   std::vector<int64_t> free_;         // [num_batches] places left
+  std::vector<int64_t> room_;         // [num_batches] places to give away in this round
   std::vector<uint32_t> unassigned_;  // rows, ascending
+  std::vector<char> filled_;          // [R] 1 if the row is where it is at random
+  std::vector<Tally> tallies_;        // [num_threads]
 };
 
 }  // namespace
