@@ -147,3 +147,28 @@ def test_nothing_is_printed():
     """)
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == result.stderr == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads the peak from /proc")
+def test_peak_memory_stays_within_max_memory():
+    """In a fresh process: results + max_memory + a little for thread stacks and the allocator."""
+    code = textwrap.dedent("""
+        import re, torch
+        from batchsampler_ext import knn_graph, proximity_graph
+
+        def peak():
+            return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+
+        proximity_graph(torch.randn(2000, 16), 10)  # whatever is loaded at first use
+        features = torch.randn(300_000, 16)
+        before = peak()
+        graph = proximity_graph(features, 10, num_candidates=100, num_threads=2, max_memory=6_000_000)
+        print(peak() - before - graph.neighbors.nbytes)
+        before = peak()
+        graph = knn_graph(features[:20_000], 300, num_threads=2, max_memory=2_000_000)
+        print(peak() - before - graph.neighbors.nbytes - graph.scores.nbytes)
+    """)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    beyond = [int(line) for line in result.stdout.split()]
+    assert beyond[0] < 6_000_000 + 3_000_000
+    assert beyond[1] < 2_000_000 + 3_000_000
