@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from . import _validate
 from ._arrays import address, as_ids, require_distinct
 from ._backend import core, require_cpu
+from ._files import atomic_write
 
 __all__ = ["ProximityGraph"]
 
@@ -132,15 +132,8 @@ class ProximityGraph:
             arrays["scores"] = self.scores.numpy()
         if self.ids is not None:
             arrays["ids"] = self.ids.numpy()
-        directory = os.path.dirname(os.path.abspath(path))
-        handle, partial = tempfile.mkstemp(dir=directory, prefix=".graph-", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, **arrays)
-            os.replace(partial, path)
-        except BaseException:
-            os.unlink(partial)
-            raise
+        with atomic_write(path) as file:
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ProximityGraph:
