@@ -42,10 +42,11 @@ clean:
 
 $(VENV)/tools: constraints.txt pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PIP) pip  # a new virtual environment may have one too old for build settings
 	$(PIP) cmake ninja pybind11 scikit-build-core
 	$(PIP) numpy torch
 	touch $@
 
 $(VENV)/installed: $(VENV)/tools $(SOURCES)
-	$(PIP) --no-build-isolation -Cbuild-dir=build/editable -Ccmake.define.BSE_WERROR=ON -e '.[test,lint]'
+	$(PIP) --no-build-isolation --config-settings=build-dir=build/editable --config-settings=cmake.define.BSE_WERROR=ON -e '.[test,lint]'
 	touch $@

@@ -11,8 +11,9 @@ venv=build/asan/venv
 test -x "$venv/bin/python" || "$python" -m venv "$venv"
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 "$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$site/borrowed.pth"
-"$venv/bin/python" -m pip --disable-pip-version-check -q install --no-build-isolation --no-deps --force-reinstall \
-  -Cbuild-dir=build/asan/cmake -Ccmake.build-type=RelWithDebInfo -Ccmake.define.BSE_ASAN=ON -Cinstall.strip=false .
+"$python" -m pip --python "$venv/bin/python" --disable-pip-version-check -q install --no-build-isolation --no-deps --force-reinstall \
+  --config-settings=build-dir=build/asan/cmake --config-settings=cmake.build-type=RelWithDebInfo \
+  --config-settings=cmake.define.BSE_ASAN=ON --config-settings=install.strip=false .
 # libstdc++ too: otherwise the sanitizer cannot find the real __cxa_throw and aborts at the first exception.
 libraries=$(for name in libasan.so libubsan.so libstdc++.so; do g++ -print-file-name=$name; done | paste -sd:)
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1
