@@ -121,7 +121,8 @@ def run_inspect(options: argparse.Namespace) -> None:
     graph_arguments["labels"] = labels if options.exclude_same_label else None
     epoch_arguments = {name: getattr(options, name) for name in EPOCH_OPTIONS}
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("proximity graph", total=len(features))
         inspection = inspect_features(
             features,

@@ -62,7 +62,8 @@ def proximity_graph(
             each row's distribution exactly uniform and turn the gather into dense products.
         rows: distinct int64 [R]: only these instances get a row and are candidates. Neighbours remain ids of
             ``features``. Default: all.
-        labels: int64 [N]: equal labels are never linked (known false negatives); -1 is unknown.
+        labels: int64 [N]: equal labels are never linked (known false negatives); -1 is unknown. Two instances of one
+            label can still meet in a batch through a neighbour they share.
         max_score: candidates scoring above it are never linked (suspected false negatives). Compared as float32.
         range_min: skip each row's best ``range_min`` candidates (after ``labels`` and ``max_score``), then keep K.
         precision: "fp32": scores are defined to the bit (below). "bf16": every feature is first rounded to the nearest
