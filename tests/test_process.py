@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -75,6 +76,15 @@ def slow_call(isa: str, num_threads: int):
     return lambda: knn_graph(features, 10, num_threads=num_threads)
 
 
+@pytest.fixture
+def ctrl_c_raises() -> Iterator[None]:
+    """Python's usual handler, also where tests run in the background with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_raises")
 @pytest.mark.parametrize("num_threads", [1, 3])
 def test_ctrl_c_is_answered_within_a_fifth_of_a_second(isa, num_threads):
     call = slow_call(isa, num_threads)
@@ -105,6 +115,7 @@ def test_progress_is_reported_and_may_stop_the_call(rng):
     assert knn_graph(features[:100], 3).neighbors.shape == (100, 3)  # nothing is left broken
 
 
+@pytest.mark.usefixtures("ctrl_c_raises")
 def test_other_python_threads_run_meanwhile():
     call = slow_call(core.isa(), 1)
     ticks = 0
