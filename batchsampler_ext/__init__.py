@@ -6,17 +6,22 @@ mini-batches of hard yet true negatives for in-batch contrastive learning (:func
 
 from importlib.metadata import version as _version
 
+from .bank import FeatureBank
 from .batches import Batches, sample_batches
 from .build import Neighbors, knn, knn_graph, proximity_graph
 from .graph import ProximityGraph
 from .metrics import batch_stats
+from .sampler import IndexedDataset, ProximityBatchSampler
 from .walk import Walks, random_walk_with_restart
 
 __version__ = _version("batchsampler_ext")
 
 __all__ = [
     "Batches",
+    "FeatureBank",
+    "IndexedDataset",
     "Neighbors",
+    "ProximityBatchSampler",
     "ProximityGraph",
     "Walks",
     "batch_stats",

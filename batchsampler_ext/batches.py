@@ -15,8 +15,8 @@ from .walk import Walks, check_batch_size, run_walks
 
 __all__ = ["Batches", "sample_batches"]
 
-_EPOCH_MODES = ("partition", "independent", "paper")
-_STRATEGIES = ("rwr", "rw", "bfs", "dfs", "knn", "uniform")
+EPOCH_MODES = ("partition", "independent", "paper")
+STRATEGIES = ("rwr", "rw", "bfs", "dfs", "knn", "uniform")
 
 
 class Batches(Sequence[torch.Tensor]):
@@ -103,11 +103,11 @@ def sample_batches(
         >>> len(batches), sorted(int(i) for batch in batches for i in batch)
         (3, [0, 1, 2, 3, 4])
     """
-    view = GraphView(graph)
-    sampler = _Epoch(
-        view,
+    mode = _validate.choice(epoch_mode, "epoch_mode", EPOCH_MODES)
+    epoch_sampler = EpochSampler(
+        GraphView(graph),
         check_batch_size(batch_size),
-        _validate.choice(strategy, "strategy", _STRATEGIES),
+        _validate.choice(strategy, "strategy", STRATEGIES),
         _validate.restart_threshold(restart_prob),
         _validate.flag(drop_last, "drop_last"),
         _validate.seed(seed),
@@ -115,10 +115,10 @@ def sample_batches(
         None if num_batches is None else _validate.integer(num_batches, "num_batches", 1),
         _validate.num_threads(num_threads),
     )
-    return getattr(sampler, _validate.choice(epoch_mode, "epoch_mode", _EPOCH_MODES))()
+    return getattr(epoch_sampler, mode)()
 
 
-class _Epoch:
+class EpochSampler:
     """Checked arguments of one call; one method for each epoch mode."""
 
     def __init__(
@@ -199,12 +199,13 @@ class _Epoch:
             nodes, tail = nodes[:-1], nodes[-1, : self.tail_size]
         return Batches(nodes, tail, self._stats([walks], torch.cat([nodes.reshape(-1), tail])))
 
-    def paper(self) -> Batches:
+    def paper(self, drawn: torch.Tensor | None = None) -> Batches:
+        """``drawn``: bool [num_rows], rows drawn by earlier batches of the epoch; not changed."""
         order = self._root_order()
-        drawn = torch.zeros(self.num_rows, dtype=torch.bool)
+        drawn = torch.zeros(self.num_rows, dtype=torch.bool) if drawn is None else drawn.clone()
         goal = self.num_full * self.batch_size
         parts: list[Walks] = []
-        num_drawn = num_kept = position = 0
+        num_drawn, num_kept, position = int(drawn.sum()), 0, 0
         limit = self.num_batches if self.num_batches is not None else self.num_rows + 1
         while num_drawn < goal and num_kept < limit:
             # Walks from the next undrawn roots run side by side; those whose root an earlier one draws are discarded.

@@ -1,0 +1,169 @@
+"""The embedding cache."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+
+from batchsampler_ext import FeatureBank, proximity_graph
+
+
+def unit(rows: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(rows.float(), dim=1)
+
+
+def test_update_normalises_and_remembers_the_step():
+    bank = FeatureBank(10, 4, dtype=torch.float32)
+    first, second = torch.randn(3, 4), torch.randn(2, 4)
+    bank.update([1, 5, 9], first)
+    bank.update(torch.tensor([5, 0]), second)
+    assert torch.equal(bank.data[[1, 9]], unit(first)[[0, 2]])
+    assert torch.equal(bank.data[[5, 0]], unit(second))
+    assert bank.last_update.tolist() == [1, 0, -1, -1, -1, 1, -1, -1, -1, 0]
+    assert (bank.step, bank.coverage) == (2, 0.4)
+    assert bank.stats() == {"coverage": 0.4, "step": 2, "mean_age": 0.5, "max_age": 1.0, "num_skipped": 0}
+
+
+def test_last_duplicate_wins():
+    bank = FeatureBank(4, 2, dtype=torch.float32, normalize=False)
+    bank.update([3, 1, 3, 1, 3], torch.arange(10.0).view(5, 2))
+    assert bank.data.tolist() == [[0, 0], [6, 7], [0, 0], [8, 9]]
+
+
+def test_momentum_mixes_with_what_was_there():
+    bank = FeatureBank(3, 2, dtype=torch.float32, momentum=0.75, normalize=False)
+    bank.update([0], torch.tensor([[4.0, 0.0]]))
+    bank.update([0, 1], torch.tensor([[0.0, 4.0], [0.0, 4.0]]))
+    assert bank.data.tolist() == [[3, 1], [0, 4], [0, 0]]
+
+
+def test_gradients_are_not_kept_and_16_bits_are_rounded():
+    bank = FeatureBank(4, 8)
+    rows = torch.randn(2, 8, requires_grad=True)
+    bank.update([0, 2], rows)
+    assert not bank.data.requires_grad
+    assert torch.equal(bank.data[[0, 2]], unit(rows.detach()).bfloat16())
+    bank.update([1], rows[:1].half())
+    assert bank.coverage == 0.75
+
+
+def test_two_towers():
+    bank = FeatureBank(20, 4, key_dim=4)
+    rows, keys = torch.randn(20, 4), torch.randn(20, 4)
+    bank.update(range(20), rows, keys)
+    assert torch.equal(bank.keys, unit(keys).bfloat16())
+    assert proximity_graph(bank.data, 3, keys=bank.keys).neighbors.shape == (20, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (([0], torch.randn(2, 4)), ValueError, r"embeddings: expected shape \[1, 4\], got \[2, 4\]"),
+        (([0], torch.randn(1, 5)), ValueError, r"embeddings: expected shape \[1, 4\], got \[1, 5\]"),
+        (([0], torch.zeros(1, 4, dtype=torch.int64)), TypeError, "embeddings: expected a floating point tensor"),
+        (([8], torch.randn(1, 4)), ValueError, r"indices: expected values in \[0, 8\), got 8"),
+        (([-1], torch.randn(1, 4)), ValueError, r"indices: expected values in \[0, 8\), got -1"),
+        (([0.5], torch.randn(1, 4)), TypeError, "indices: expected integers"),
+        (([0], torch.randn(1, 4), torch.randn(1, 4)), ValueError, "keys: expected no keys"),
+        (([0, 6], torch.tensor([[1.0] * 4, [float("nan")] * 4])), ValueError, "embeddings: .* for instance 6"),
+    ],
+)
+def test_bad_updates_store_nothing(arguments, error, message):
+    bank = FeatureBank(8, 4)
+    with pytest.raises(error, match=message):
+        bank.update(*arguments)
+    assert bank.step == 0
+    assert bank.coverage == 0
+
+
+def test_bad_banks():
+    for arguments, error, message in [
+        ({"num_samples": 0}, ValueError, "num_samples: .* got 0"),
+        ({"dim": 0}, ValueError, "dim: .* got 0"),
+        ({"dtype": torch.float64}, TypeError, "dtype: expected float32, bfloat16 or float16, got torch.float64"),
+        ({"key_dim": 5}, ValueError, "key_dim: expected dim, 4"),
+        ({"momentum": 1.0}, ValueError, r"momentum: expected a float in \[0, 1\), got 1.0"),
+        ({"nonfinite": "ignore"}, ValueError, "nonfinite: expected one of 'raise', 'skip'"),
+        ({"device": "meta"}, ValueError, "device: expected a CPU tensor"),
+    ]:
+        with pytest.raises(error, match=message):
+            FeatureBank(**{"num_samples": 8, "dim": 4, **arguments})
+    with pytest.raises(ValueError, match="keys: expected keys"):
+        FeatureBank(8, 4, key_dim=4).update([0], torch.randn(1, 4))
+
+
+def test_nonfinite_rows_are_skipped_on_request():
+    bank = FeatureBank(4, 2, nonfinite="skip")
+    bank.update([0, 1, 2], torch.tensor([[1.0, 1.0], [float("inf"), 1.0], [1.0, float("nan")]]))
+    assert bank.last_update.tolist() == [0, -1, -1, -1]
+    assert bank.stats()["num_skipped"] == 2
+
+
+def test_fill_from_covers_the_bank():
+    bank = FeatureBank(10, 3)
+    seen = []
+    loader = [torch.arange(0, 6), torch.arange(6, 10)]
+    bank.fill_from(lambda ids: (ids, torch.randn(len(ids), 3)), loader, progress=lambda *a: seen.append(a))
+    assert bank.coverage == 1
+    assert seen == [(1, 2), (2, 2)]
+
+
+def test_state_round_trips(tmp_path):
+    bank = FeatureBank(6, 3, key_dim=3)
+    bank.update([4, 2], torch.randn(2, 3), torch.randn(2, 3))
+    bank.save(tmp_path / "bank.pt")
+    other = FeatureBank(6, 3, key_dim=3)
+    other.load(tmp_path / "bank.pt")
+    for name in ("data", "keys", "last_update"):
+        assert torch.equal(getattr(other, name), getattr(bank, name))
+    assert other.step == 1
+    with pytest.raises(ValueError, match=r"state: expected data torch.bfloat16 \[5, 3\], got torch.bfloat16 \[6, 3\]"):
+        FeatureBank(5, 3, key_dim=3).load_state_dict(bank.state_dict())
+    with pytest.raises(ValueError, match="state: expected keys None"):
+        FeatureBank(6, 3).load_state_dict(bank.state_dict())
+    with pytest.raises(ValueError, match="state: expected a dict with"):
+        other.load_state_dict({"data": bank.data})
+    (tmp_path / "bank.pt").write_bytes((tmp_path / "bank.pt").read_bytes()[:100])
+    with pytest.raises(ValueError, match="path: expected a file written by FeatureBank.save"):
+        other.load(tmp_path / "bank.pt")
+
+
+def test_a_mapped_bank_outlives_its_process(tmp_path):
+    path = tmp_path / "bank"
+    bank = FeatureBank(50, 8, path=path, key_dim=8)
+    rows = torch.randn(20, 8)
+    bank.update(range(20), rows, -rows)
+    bank.update([30], rows[:1], rows[:1])
+    assert sorted(os.listdir(tmp_path)) == ["bank", "bank.keys", "bank.last_update"]
+    again = FeatureBank(50, 8, path=path, key_dim=8)
+    assert torch.equal(again.data, bank.data)
+    assert torch.equal(again.keys, bank.keys)
+    assert (again.step, again.coverage) == (2, 21 / 50)
+    assert np.memmap(path, dtype=np.int16, mode="r").size == 400
+    with pytest.raises(ValueError, match="path: expected 960 bytes in .*bank', got 800"):
+        FeatureBank(60, 8, path=path)
+
+
+def gather_on_rank(rank: int, port: int, results) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    bank = FeatureBank(8, 2, dtype=torch.float32, normalize=False)
+    if rank == 0:
+        bank.update([0, 3], torch.tensor([[1.0, 1.0], [2.0, 2.0]]))
+    else:
+        bank.update([3, 5, 6], torch.tensor([[3.0, 3.0], [4.0, 4.0], [5.0, 5.0]]))
+    results[rank] = bank.data[:, 0].tolist()
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_gather_in_rank_order():
+    with torch.multiprocessing.Manager() as manager:
+        results = manager.dict()
+        port = 29500 + os.getpid() % 2000
+        torch.multiprocessing.spawn(gather_on_rank, (port, results), nprocs=2)
+        assert results[0] == results[1] == [1, 0, 0, 3, 0, 4, 5, 0]

@@ -1,0 +1,250 @@
+"""The batch sampler: exact epochs through refreshes, the loader's workers, interruption and resume."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
+
+from batchsampler_ext import FeatureBank, IndexedDataset, ProximityBatchSampler, batch_stats
+
+
+def features() -> torch.Tensor:
+    data = torch.from_numpy(load_digits().data).float()
+    return data - data.mean(0)
+
+
+def filled_bank(rows: torch.Tensor | None = None) -> FeatureBank:
+    rows = features() if rows is None else rows
+    bank = FeatureBank(len(rows), rows.shape[1])
+    bank.update(range(len(rows)), rows)
+    return bank
+
+
+def drift(bank: FeatureBank, batch: list[int]) -> None:
+    """What training does: the embeddings of a batch move a little, as a function of the step."""
+    generator = torch.Generator().manual_seed(bank.step)
+    bank.update(batch, bank.data[batch].float() + 0.05 * torch.randn(len(batch), bank.dim, generator=generator))
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("num_samples", [1797, 1792, 63])
+def test_every_instance_once_per_epoch_through_refreshes(num_samples, drop_last):
+    bank = filled_bank(features()[:num_samples])
+    sampler = ProximityBatchSampler(num_samples, 64, drop_last, bank=bank, refresh_every=7, num_candidates=200)
+    for _ in range(5):
+        epoch = []
+        for batch in sampler:
+            drift(bank, batch)
+            epoch.append(batch)
+        drawn = [i for batch in epoch for i in batch]
+        assert len(epoch) == len(sampler)
+        assert len(set(drawn)) == len(drawn) == (num_samples // 64 * 64 if drop_last else num_samples)
+        assert all(len(batch) == 64 for batch in epoch[:-1])
+    assert sampler.epoch == (4 if len(sampler) else 0)
+    assert sampler.refreshes == 5 * -(-len(sampler) // 7)
+
+
+def test_first_epoch_is_uniform_and_later_ones_are_hard():
+    rows = features()
+    bank = FeatureBank(len(rows), 64)
+    sampler = ProximityBatchSampler(len(rows), 64, bank=bank, refresh_every=10, num_candidates=300, num_neighbors=30)
+    similarities = []
+    for _ in range(2):
+        epoch = []
+        for batch in sampler:
+            bank.update(batch, rows[batch])
+            epoch.append(batch)
+        similarities.append(batch_stats(epoch, rows)["in_batch_similarity_per_batch"])
+        assert sorted(i for batch in epoch for i in batch) == list(range(len(rows)))
+    assert abs(similarities[0].mean()) < 0.02
+    assert np.quantile(similarities[1], 0.1) > 0.1
+    windows = [similarities[1][first : first + 10].mean() for first in (0, 10, 20)]
+    assert windows[-1] > 0.8 * windows[0]
+
+
+def test_instances_without_an_embedding_are_dealt_out():
+    rows = features()
+    bank = FeatureBank(len(rows), 64)
+    covered = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:1200]
+    bank.update(covered, rows[covered])
+    sampler = ProximityBatchSampler(len(rows), 64, bank=bank)
+    assert sorted(i for batch in sampler for i in batch) == list(range(len(rows)))
+    assert sampler.stats()["uncovered_share"] == pytest.approx(597 / 1797)
+
+
+@pytest.mark.parametrize("kind", ["subset", "random", "dataset", "list", "distributed"])
+def test_index_sets_of_samplers(kind):
+    bank = filled_bank(features()[:300])
+    subset = list(range(5, 300, 3))
+    everything = list(range(300))
+    dataset = TensorDataset(torch.zeros(300))
+    source, expected = {
+        "subset": (SubsetRandomSampler(subset), subset),
+        "random": (RandomSampler(dataset), everything),
+        "dataset": (dataset, everything),
+        "list": (torch.utils.data.SequentialSampler(everything), everything),
+        "distributed": (DistributedSampler(dataset, num_replicas=2, rank=0), everything),
+    }[kind]
+    for drop_last in (False, True):
+        sampler = ProximityBatchSampler(source, 16, drop_last, bank=bank, refresh_every=2)
+        drawn = sorted(i for batch in sampler for i in batch)
+        assert set(drawn) <= set(expected)
+        assert len(drawn) == (len(expected) // 16 * 16 if drop_last else len(expected))
+
+
+@pytest.mark.parametrize("mode", ["partition", "independent", "paper"])
+def test_kill_and_resume_continue_the_exact_sequence(mode):
+    """Fifty interruptions at random batches, each resumed in fresh objects from pickled states."""
+    rows = features()[:600]
+
+    def make() -> tuple[FeatureBank, ProximityBatchSampler]:
+        bank = filled_bank(rows)
+        return bank, ProximityBatchSampler(
+            600, 32, bank=bank, refresh_every=5, num_candidates=100, num_neighbors=20, epoch_mode=mode, seed=3
+        )
+
+    def run(bank, sampler, num_batches: int) -> list[list[int]]:
+        result: list[list[int]] = []
+        while len(result) < num_batches:
+            for batch in sampler:
+                result.append(batch)
+                drift(bank, batch)
+                if len(result) == num_batches:
+                    break
+        return result
+
+    total = 45
+    expected = run(*make(), total)
+    for trial in range(50 if mode == "partition" else 8):
+        at = int(np.random.default_rng(trial).integers(1, total))
+        bank, sampler = make()
+        assert run(bank, sampler, at) == expected[:at]
+        saved = pickle.dumps((bank.state_dict(), sampler.state_dict()))
+        bank, sampler = make()
+        bank_state, sampler_state = pickle.loads(saved)
+        bank.load_state_dict(bank_state)
+        sampler.load_state_dict(sampler_state)
+        assert run(bank, sampler, total - at) == expected[at:]
+
+
+def test_epoch_handling():
+    bank = filled_bank(features()[:200])
+    sampler = ProximityBatchSampler(200, 16, bank=bank)
+    first, second = list(sampler), list(sampler)
+    assert first != second
+    sampler.set_epoch(0)
+    assert list(sampler) == first
+    sampler.set_epoch(1)
+    assert list(sampler) == second
+    assert sampler.sampler is sampler
+    iterator = iter(sampler)
+    next(iterator)
+    state = sampler.state_dict()
+    sampler.set_epoch(state["epoch"])  # as trainers do when they resume
+    sampler.load_state_dict(state)
+    sampler.set_epoch(state["epoch"])
+    assert len(list(sampler)) == len(sampler) - 1
+    sampler.load_state_dict(state)
+    sampler.set_epoch(state["epoch"] + 1)
+    assert len(list(sampler)) == len(sampler)
+
+
+def test_two_iterations_at_once_do_not_disturb_each_other():
+    bank = filled_bank(features()[:200])
+    sampler = ProximityBatchSampler(200, 16, bank=bank, refresh_every=3)
+    one, two = iter(sampler), iter(sampler)
+    drawn_one, drawn_two = [], []
+    for _ in range(len(sampler)):
+        drawn_one += next(one)
+        drawn_two += next(two)
+    assert sorted(drawn_one) == sorted(drawn_two) == list(range(200))
+
+
+@pytest.mark.parametrize(
+    "workers",
+    [
+        {},
+        {"num_workers": 2, "multiprocessing_context": "fork"},
+        {"num_workers": 2, "multiprocessing_context": "fork", "persistent_workers": True},
+        {"num_workers": 2, "multiprocessing_context": "spawn", "persistent_workers": True},
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_loaders_with_worker_processes(workers):
+    rows = features()[:400]
+    bank = filled_bank(rows)
+    sampler = ProximityBatchSampler(400, 32, bank=bank, refresh_every=4)
+    loader = DataLoader(IndexedDataset(TensorDataset(rows)), batch_sampler=sampler, **workers)
+    for _ in range(2):
+        drawn = []
+        for indices, (batch,) in loader:
+            assert torch.equal(batch, rows[indices])
+            bank.update(indices, batch)
+            drawn += indices.tolist()
+        assert sorted(drawn) == list(range(400))
+
+
+def test_refresh_starts_a_new_window():
+    bank = filled_bank(features()[:400])
+    sampler = ProximityBatchSampler(400, 32, bank=bank)
+    drawn = []
+    for i, batch in enumerate(sampler):
+        drawn += batch
+        if i == 3:
+            sampler.refresh()
+    assert sampler.refreshes == 2
+    assert sorted(drawn) == list(range(400))
+
+
+def test_restart_schedule_and_options_reach_the_graph():
+    bank = filled_bank(features()[:300])
+    labels = torch.from_numpy(load_digits().target[:300])
+    seen = []
+    sampler = ProximityBatchSampler(
+        300, 32, bank=bank, restart_prob=lambda epoch: seen.append(epoch) or 0.1, graph_options={"labels": labels}
+    )
+    list(sampler)
+    list(sampler)
+    assert set(seen) == {0, 1}
+    neighbors = sampler.graph.neighbors
+    assert not (labels[neighbors.clamp(min=0).long()] == labels[:, None])[neighbors >= 0].any()
+    stats = sampler.stats()
+    assert stats["refresh_ms"] > 0
+    assert stats["graph_age"] == len(sampler)
+    assert -1 <= stats["in_batch_similarity"] <= 1
+
+
+def test_bad_samplers():
+    bank = FeatureBank(100, 4)
+    for arguments, error, message in [
+        ((101, 8), ValueError, r"sampler: expected an integer from 1 to 100 \(bank.num_samples\), got 101"),
+        ((SubsetRandomSampler([1, 1]), 8), ValueError, "sampler: expected distinct instances"),
+        ((SubsetRandomSampler([1, 100]), 8), ValueError, r"sampler: expected instances in \[0, 100\)"),
+        ((SubsetRandomSampler([]), 8), ValueError, "sampler: expected at least one instance"),
+        ((1.5, 8), TypeError, "sampler: expected a number, a sized dataset or a torch sampler, got float"),
+        ((100, 0), ValueError, "batch_size: .* got 0"),
+    ]:
+        with pytest.raises(error, match=message):
+            ProximityBatchSampler(*arguments, bank=bank)
+    for options, error, message in [
+        ({"refresh_every": 0}, ValueError, "refresh_every: .* got 0"),
+        ({"restart_prob": 1.0}, ValueError, "restart_prob: "),
+        ({"restart_prob": lambda epoch: 2.0}, ValueError, "restart_prob: "),
+        ({"strategy": "bfs"}, ValueError, "strategy: expected 'rwr' or 'uniform'"),
+        ({"epoch_mode": "all"}, ValueError, "epoch_mode: expected one of"),
+        ({"graph_options": {"rows": [1]}}, ValueError, "graph_options: .* got \\['rows'\\]"),
+        ({"bank": None}, TypeError, "bank: expected a FeatureBank, got NoneType"),
+    ]:
+        with pytest.raises(error, match=message):
+            ProximityBatchSampler(100, 8, **{"bank": bank, **options})
+    with pytest.raises(TypeError, match="bank"):
+        ProximityBatchSampler(100, 8)
+    with pytest.raises(ValueError, match="state: expected a state of version 1"):
+        ProximityBatchSampler(100, 8, bank=bank).load_state_dict({})
+    assert list(ProximityBatchSampler(7, 8, True, bank=bank)) == []
