@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from . import __version__
 from ._backend import core
-from ._files import atomic_write
+from ._files import atomic_write, check_output
 from .batches import Batches
 
 EXAMPLE = """example:
@@ -32,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         return 130
     except (ImportError, OSError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -60,8 +63,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--out", metavar="BATCHES", help="write the batches: .npy, int32 [num_batches, B], -1 past the end"
     )
     inspect.add_argument("--json", metavar="REPORT", help="write the numbers as JSON")
-    inspect.add_argument("--figure", metavar="PNG", default="inspect.png", help="default: %(default)s")
-    inspect.add_argument("--no-figure", action="store_const", const=None, dest="figure", help="write no figure")
+    figure = inspect.add_mutually_exclusive_group()
+    figure.add_argument("--figure", metavar="PNG", help="default: inspect.png beside BATCHES, else where you are")
+    figure.add_argument("--no-figure", action="store_true", help="write no figure")
 
     graph = inspect.add_argument_group("graph")
     graph.add_argument("--num-candidates", type=int, metavar="M", help="default: min(1000, N - 1)")
@@ -106,43 +110,52 @@ def run_info(_: argparse.Namespace) -> None:
 
 
 def run_inspect(options: argparse.Namespace) -> None:
-    # rich and matplotlib are an optional extra: everything else of the package works without them.
-    from rich.console import Console
-    from rich.progress import Progress
-
+    figure = None if options.no_figure else options.figure or default_figure(options.out)
+    require_packages("rich", *([] if figure is None else ["matplotlib"]))
     from .inspection import inspect_features, load_features, load_labels
-    from .report import print_report, save_figure
+    from .report import print_report, save_figure, shown_stages
 
-    features = load_features(options.features)
-    labels = None if options.labels is None else load_labels(options.labels)
-    if options.exclude_same_label and labels is None:
+    for name, path in {"out": options.out, "json": options.json, "figure": figure}.items():
+        if path is not None:
+            check_output(path, name)  # before the work, not after it
+    if options.exclude_same_label and options.labels is None:
         raise ValueError("--exclude-same-label: expected --labels too, got none")
+    features = load_features(options.features)
+    labels = None if options.labels is None else load_labels(options.labels, len(features))
     graph_arguments = {name: getattr(options, name) for name in GRAPH_OPTIONS}
     graph_arguments["labels"] = labels if options.exclude_same_label else None
     epoch_arguments = {name: getattr(options, name) for name in EPOCH_OPTIONS}
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("proximity graph", total=len(features))
+    with shown_stages() as stage:
         inspection = inspect_features(
             features,
             options.batch_size,
             labels=labels,
             graph_arguments=graph_arguments,
             epoch_arguments=epoch_arguments,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            stage=stage,
         )
-    print_report(inspection, Console())
+    print_report(inspection)
     if options.out is not None:
         with atomic_write(options.out) as file:
             np.save(file, padded(inspection.batches))
     if options.json is not None:
         with atomic_write(options.json) as file:
-            file.write((json.dumps(inspection.summary(), indent=2) + "\n").encode())
-    if options.figure is not None:
-        save_figure(inspection, options.figure)
-    for path in filter(None, (options.out, options.json, options.figure)):
+            file.write((json.dumps(inspection.summary(), indent=2, allow_nan=False) + "\n").encode())
+    if figure is not None:
+        save_figure(inspection, figure)
+    for path in filter(None, (options.out, options.json, figure)):
         print(f"wrote {path}")
+
+
+def default_figure(out: str | None) -> str:
+    return "inspect.png" if out is None else str(Path(out).with_name("inspect.png"))
+
+
+def require_packages(*names: str) -> None:
+    """rich and matplotlib are an optional extra: everything else of the package works without them."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(f'inspect needs {" and ".join(missing)}: pip install "batchsampler_ext[cli]"')
 
 
 def padded(batches: Batches) -> np.ndarray:

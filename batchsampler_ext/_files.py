@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO
+
+__all__ = ["atomic_write", "check_output"]
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A binary file to write; it replaces ``path`` when the block ends well and vanishes otherwise."""
-    directory, name = os.path.split(os.path.abspath(path))
-    handle, partial = tempfile.mkstemp(dir=directory, prefix=f".{name}.", suffix=".tmp")
+    """A binary file to write; it replaces ``path`` when the block ends well and vanishes otherwise.
+
+    Permissions are those of any new file (those of ``tempfile`` are private); a symbolic link at ``path`` stays one.
+    """
+    check_output(path, "path")
+    target = Path(os.path.realpath(path))
+    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    file = open(partial, "xb")  # noqa: SIM115 (only what this call created may be removed)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             yield file
-        os.chmod(partial, 0o666 & ~_umask())  # mkstemp makes files private
-        os.replace(partial, path)
+        os.replace(partial, target)
     except BaseException:
-        os.unlink(partial)
+        partial.unlink(missing_ok=True)
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def check_output(path: str | os.PathLike[str], name: str) -> None:
+    """Raises ``ValueError`` if ``path`` is no place for a file. A device must not be replaced, not even by root."""
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise ValueError(f"{name}: expected a file, got {os.fspath(path)!r}")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise ValueError(f"{name}: expected a path in a writable directory, got {os.fspath(path)!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,14 +11,20 @@ import numpy as np
 import torch
 
 from . import __version__, _validate
+from ._arrays import as_ids
 from ._backend import core
 from ._memory import PrivateMemoryPeak
 from .batches import Batches, sample_batches
-from .build import knn, proximity_graph
+from .build import Progress, knn, proximity_graph
 from .metrics import batch_stats
+from .walk import check_batch_size
 
 NUM_KNN_ROOTS = 64
+MAX_MEASURED = 2000  # batches of an epoch: enough for a mean and percentiles
 MEASURES = ("in_batch_similarity", "false_negative_share")
+REMEDIES = {"--max-score": "max_score", "--exclude-same-label": "labels"}
+
+Stage = Callable[[str], Progress]  # announces a stage of the work, returns its progress(done, total)
 
 
 @dataclass(frozen=True)
@@ -35,10 +41,13 @@ class Inspection:
     def summary(self) -> dict[str, Any]:
         """The same as plain numbers, for JSON: mean, 10th and 90th percentile over batches of each measure."""
         kinds = {
-            kind: {name: spread(stats[f"{name}_per_batch"]) for name in MEASURES if name in stats}
+            kind: {
+                "num_measured": stats["num_batches"],
+                **{name: spread(stats[f"{name}_per_batch"]) for name in MEASURES if name in stats},
+            }
             for kind, stats in self.kinds.items()
         }
-        return {
+        content = {
             "version": __version__,
             "isa": core.isa(),
             "settings": self.settings,
@@ -47,6 +56,7 @@ class Inspection:
             "kinds": kinds,
             "advice": self.advice,
         }
+        return without_nan(content)
 
 
 def spread(values: np.ndarray) -> dict[str, float]:
@@ -58,58 +68,83 @@ def spread(values: np.ndarray) -> dict[str, float]:
     return {"mean": float(known.mean()), "p10": float(low), "p90": float(high)}
 
 
+def without_nan(value: Any) -> Any:
+    """JSON has no nan: null."""
+    if isinstance(value, dict):
+        return {name: without_nan(item) for name, item in value.items()}
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
 def load_features(path: str) -> np.ndarray:
     """Opens a float32 or float16 matrix read-only, in place."""
-    try:
-        features = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"FEATURES: expected a .npy matrix, got {path!r} ({error})") from None
-    if not isinstance(features, np.ndarray):
-        raise ValueError(f"FEATURES: expected one array in a .npy file, got an archive: {path!r}")
-    if features.ndim > 2:
+    features = load_array(path, "FEATURES", "matrix", mmap_mode="r")
+    save = f'np.save("converted.npy", np.load("{path}")'
+    if features.ndim != 2:
+        advice = f"; reshape it: {save}.reshape({len(features)}, -1))" if features.ndim > 2 else ""
+        raise ValueError(f"FEATURES: expected a matrix [N, D], got shape {list(features.shape)}{advice}")
+    if features.dtype not in (np.float32, np.float16):  # native byte order too
         raise ValueError(
-            f"FEATURES: expected a matrix [N, D], got shape {list(features.shape)}; "
-            "save array.reshape(len(array), -1) instead"
+            f"FEATURES: expected float32 or float16, got {features.dtype}; convert it: {save}.astype(np.float32))"
         )
-    if features.dtype == np.float64:
-        raise TypeError("FEATURES: expected float32 or float16, got float64; save array.astype(numpy.float32) instead")
+    if not features.flags.c_contiguous:  # each call of the engine would copy all of it
+        raise ValueError(f'FEATURES: expected row-major order, got Fortran order; convert it: {save}.copy("C"))')
     return features
 
 
-def load_labels(path: str) -> np.ndarray:
+def load_labels(path: str, num_rows: int) -> torch.Tensor:
+    """One int64 label for each instance, -1 = unknown."""
+    labels = as_ids(load_array(path, "labels", "array of integers"), "labels", -1, 2**63 - 1)
+    if len(labels) != num_rows:
+        raise ValueError(f"labels: expected one for each of {num_rows} instances, got {len(labels)}")
+    return labels
+
+
+def load_array(path: str, name: str, content: str, **options: Any) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False, **options)
+    except OSError as error:
+        raise ValueError(f"{name}: cannot read {path!r} ({error.strerror or error})") from None
     except (ValueError, EOFError) as error:
-        raise ValueError(f"labels: expected a .npy array of integers, got {path!r} ({error})") from None
+        raise ValueError(f"{name}: expected a .npy {content}, got {path!r} ({error})") from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{name}: expected one array in a .npy file, got an archive: {path!r}")
+    return array
 
 
 def inspect_features(
     features: np.ndarray,
     batch_size: int,
     *,
-    labels: np.ndarray | None = None,
+    labels: torch.Tensor | None = None,
     graph_arguments: dict[str, Any],
     epoch_arguments: dict[str, Any],
-    progress: Callable[[int, int], object] | None = None,
+    stage: Stage,
 ) -> Inspection:
     """Builds the graph, samples an epoch, and compares its batches with uniform and with kNN batches.
 
     graph_arguments go to :func:`proximity_graph`, epoch_arguments to :func:`sample_batches`. kNN batches
     are a root and its nearest others, from a random sample of roots: they cannot cover a data set.
     """
+    num_rows = len(features)
+    check_epoch(num_rows, batch_size, epoch_arguments)
     with PrivateMemoryPeak() as memory:
-        graph, graph_seconds = timed(
-            lambda: proximity_graph(features, return_scores=True, progress=progress, **graph_arguments)
-        )
-        batches, walk_seconds = timed(lambda: sample_batches(graph, batch_size, **epoch_arguments))
+        with PrivateMemoryPeak() as sampler_memory:
+            graph, graph_seconds = timed(
+                lambda: proximity_graph(
+                    features, return_scores=True, progress=stage("proximity graph"), **graph_arguments
+                )
+            )
+            batches, walk_seconds = timed(lambda: sample_batches(graph, batch_size, **epoch_arguments))
         uniform_arguments = {**epoch_arguments, "epoch_mode": "partition", "strategy": "uniform"}
-        candidates: dict[str, Iterable[Any]] = {
+        candidates: dict[str, Sequence[Any]] = {
             "uniform": sample_batches(graph, batch_size, **uniform_arguments),
             "proximity": batches,
-            "kNN": knn_batches(features, batch_size, graph_arguments),
+            "kNN": knn_batches(features, batch_size, graph_arguments, stage("kNN batches")),
         }
-        kinds = {kind: batch_stats(members, features, labels=labels) for kind, members in candidates.items()}
-    num_rows = len(features)
+        kinds = {
+            kind: batch_stats(reported(members, stage(f"{kind} batches measured")), features, labels=labels)
+            for kind, members in candidates.items()
+        }
     return Inspection(
         batches=batches,
         kinds=kinds,
@@ -119,30 +154,52 @@ def inspect_features(
             "dtype": str(features.dtype),
             "batch_size": batch_size,
             "num_batches": len(batches),
-            "num_candidates": graph_arguments.get("num_candidates") or min(1000, num_rows - 1),
-            "num_neighbors": graph.num_neighbors,
-            "metric": graph_arguments.get("metric", "cosine"),
+            **{name: value for name, value in graph_arguments.items() if name != "labels"},
+            "exclude_same_label": graph_arguments["labels"] is not None,
             **epoch_arguments,
-            "num_threads": _validate.num_threads(graph_arguments.get("num_threads")),
+            "num_candidates": graph_arguments["num_candidates"] or min(1000, num_rows - 1),
+            "num_neighbors": graph.num_neighbors,
+            "num_threads": _validate.num_threads(graph_arguments["num_threads"]),
         },
         costs={
             "graph_seconds": graph_seconds,
             "walk_seconds": walk_seconds,
-            "peak_memory_bytes": memory.growth(),
-            "filled_share": batches.stats["fills"] / max(1, batches.stats["num_instances"]),
+            "sampler_memory_bytes": sampler_memory.growth(),
+            "peak_memory_bytes": memory.peak,
+            "filled_share": batches.stats["fills"] / max(1, batches.indices.numel() + len(batches.tail)),
+            "covered_share": batches.stats["num_instances"] / num_rows,
         },
         graph=graph.stats(),
-        advice=advice(kinds),
+        advice=advice(kinds, num_rows, batch_size, graph_arguments),
     )
 
 
-def knn_batches(features: np.ndarray, batch_size: int, graph_arguments: dict[str, Any]) -> list[list[int]]:
+def check_epoch(num_rows: int, batch_size: int, epoch_arguments: dict[str, Any]) -> None:
+    """Finds what the sampling would complain of before a graph is built for it."""
+    check_batch_size(batch_size)
+    _validate.epoch(epoch_arguments["epoch"])
+    _validate.restart_threshold(epoch_arguments["restart_prob"])
+    if batch_size > num_rows and epoch_arguments["drop_last"]:
+        raise ValueError(f"batch_size: {batch_size} exceeds the {num_rows} instances, so drop_last leaves no batch")
+
+
+def reported(batches: Sequence[Any], progress: Progress) -> Iterator[Any]:
+    """All batches, or enough of them evenly from the whole epoch."""
+    positions = np.linspace(0, len(batches) - 1, min(len(batches), MAX_MEASURED)).astype(int).tolist()
+    for done, position in enumerate(positions, start=1):
+        yield batches[position]
+        progress(done, len(positions))
+
+
+def knn_batches(
+    features: np.ndarray, batch_size: int, graph_arguments: dict[str, Any], progress: Progress
+) -> list[list[int]]:
     """A root and its nearest others, for a random sample of roots."""
     num_rows = len(features)
     generator = torch.Generator().manual_seed(graph_arguments.get("seed", 0) % 2**63)
     roots = torch.randperm(num_rows, generator=generator)[:NUM_KNN_ROOTS].sort().values.numpy()
-    shared = {name: graph_arguments[name] for name in ("metric", "precision", "num_threads") if name in graph_arguments}
-    nearest = knn(np.ascontiguousarray(features[roots]), features, min(batch_size, num_rows), **shared).ids
+    shared = {name: graph_arguments[name] for name in ("metric", "precision", "num_threads", "max_memory")}
+    nearest = knn(features[roots], features, min(batch_size, num_rows), progress=progress, **shared).ids
     # A root is usually, but not always, its own nearest: duplicates may come before it.
     return [
         [root, *(i for i in ids if i not in (root, -1))][:batch_size]
@@ -150,16 +207,23 @@ def knn_batches(features: np.ndarray, batch_size: int, graph_arguments: dict[str
     ]
 
 
-def advice(kinds: dict[str, dict[str, Any]]) -> list[str]:
+def advice(
+    kinds: dict[str, dict[str, Any]], num_rows: int, batch_size: int, graph_arguments: dict[str, Any]
+) -> list[str]:
     """What the numbers suggest, where they suggest something."""
     lines = []
     uniform, proximity = kinds["uniform"], kinds["proximity"]
-    if "false_negative_share" in uniform:
-        ratio = proximity["false_negative_share"] / max(uniform["false_negative_share"], 1e-12)
-        if ratio > 1.2:
+    if batch_size > num_rows:
+        lines.append(f"The batch size, {batch_size}, exceeds the {num_rows} instances: one batch holds them all.")
+    if "false_negative_share" not in uniform:
+        lines.append("False negatives are unknown without --labels.")
+    else:
+        share, base = proximity["false_negative_share"], uniform["false_negative_share"]
+        if share > 1.2 * base and share > base + 0.01:  # nan: no known labels, no advice
+            times = f"{share / base:.1f} times the false negatives of uniform ones" if base > 0 else "false negatives"
             lines.append(
-                f"Proximity batches hold {ratio:.1f} times the false negatives of uniform ones: "
-                "try --range-min, --max-score, --exclude-same-label or a smaller --num-candidates."
+                f"Proximity batches hold {times}: "
+                f"try {', '.join(unused_remedies(graph_arguments))} or a smaller --num-candidates."
             )
     if uniform["in_batch_similarity"] > 0.3:
         lines.append(
@@ -167,6 +231,12 @@ def advice(kinds: dict[str, dict[str, Any]]) -> list[str]:
             "features share a large common component. Subtracting their mean usually makes proximity mean more."
         )
     return lines
+
+
+def unused_remedies(graph_arguments: dict[str, Any]) -> list[str]:
+    """Options against false negatives that are not in use yet; a stronger --range-min is always left."""
+    unused = [option for option, name in REMEDIES.items() if graph_arguments[name] is None]
+    return ["a larger --range-min" if graph_arguments["range_min"] else "--range-min", *unused]
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
