@@ -7,19 +7,27 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
-from batchsampler_ext import batches, build, graph, metrics, walk
+from batchsampler_ext import bank, batches, build, graph, metrics, sampler, walk
 
 
-@pytest.mark.parametrize("module", [batches, build, graph, metrics, walk], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [bank, batches, build, graph, metrics, sampler, walk], ids=lambda module: module.__name__
+)
 def test_docstring_examples(module):
     result = doctest.testmod(module)
     assert result.attempted > 0
     assert result.failed == 0
 
 
-def test_readme_example_runs_as_it_stands(capsys):
+def test_readme_examples_run_as_they_stand(capsys):
     readme = Path(__file__).parents[1] / "README.md"
-    (code,) = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), flags=re.DOTALL)
-    exec(code, {})
+    loop, kernels = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), flags=re.DOTALL)
+    torch.manual_seed(0)
+    exec(loop, {})
+    stats = eval(capsys.readouterr().out, {"nan": float("nan")})
+    assert stats["uncovered_share"] == 0
+    assert stats["in_batch_similarity"] > 0.2
+    exec(kernels, {})
     assert -0.1 < float(capsys.readouterr().out) < 1
