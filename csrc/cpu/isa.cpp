@@ -18,6 +18,11 @@ const Candidate kCandidates[] = {
     {&kScalarKernels, [] { return true; }},
 #if defined(__x86_64__)
     {&kAvx2Kernels, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+    {&kAvx512Kernels,
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+     }},
 #endif
 };
 

@@ -11,10 +11,12 @@ namespace {
 struct QueryWorkspace {
   QueryWorkspace(const KnnRequest& request, const BlockPlan& plan)
       : scorer(plan, request.queries, request.base, request.selection),
-        query_ids(static_cast<size_t>(plan.row_block)) {}
+        query_ids(static_cast<size_t>(plan.row_block)),
+        excluded(static_cast<size_t>(plan.row_block), -1) {}
 
   BlockScorer scorer;
   std::vector<int64_t> query_ids;
+  std::vector<int64_t> excluded;  // place of each query in the base, or -1
 };
 
 }  // namespace
@@ -52,17 +54,15 @@ void knn(const KnnRequest& request, const Links& links, Monitor& monitor) {
     if (workspace == nullptr) workspace = std::make_unique<QueryWorkspace>(request, plan);
     const int64_t count = end - begin;
     for (int64_t i = 0; i < count; ++i) {
-      workspace->query_ids[i] = request.query_ids != nullptr ? request.query_ids[begin + i] : begin + i;
+      const int64_t id = request.query_ids != nullptr ? request.query_ids[begin + i] : begin + i;
+      workspace->query_ids[i] = id;
+      if (request.exclude_self) {
+        workspace->excluded[i] = std::lower_bound(base_ids.data(), base_ids.data() + num_base, id) - base_ids.data();
+      }
     }
     BlockScorer& scorer = workspace->scorer;
     scorer.begin(workspace->query_ids.data(), query_terms + begin, count);
-    const auto excluded_at = [&](int64_t i) -> int64_t {
-      if (!request.exclude_self) return -1;
-      const int64_t* found =
-          std::lower_bound(base_ids.data(), base_ids.data() + num_base, workspace->query_ids[static_cast<size_t>(i)]);
-      return found - base_ids.data();
-    };
-    if (!scorer.offer(base_ids.data(), base_terms.data(), num_base, worker, excluded_at)) return;
+    if (!scorer.offer(base_ids.data(), base_terms.data(), num_base, workspace->excluded.data(), worker)) return;
     for (int64_t i = 0; i < count; ++i) scorer.finish_row(i, base_ids.data(), begin + i, links);
     worker.add_done(count);
   });

@@ -49,8 +49,8 @@ class GroupWorkspace {
     }
     find_excluded(first, count);
     scorer_.begin(query_ids_.data(), block_terms_.data(), count);
-    const bool finished = scorer_.offer(candidate_ids_.data(), candidate_terms_.data(), num_drawn_, worker,
-                                        [this](int64_t i) { return excluded_[static_cast<size_t>(i)]; });
+    const bool finished =
+        scorer_.offer(candidate_ids_.data(), candidate_terms_.data(), num_drawn_, excluded_.data(), worker);
     if (!finished) return;
     for (int64_t i = 0; i < count; ++i) scorer_.finish_row(i, candidate_ids_.data(), pool_row(first + i), links);
     worker.add_done(count);

@@ -30,6 +30,10 @@ struct SimilarityKernels {
   // acc[c] -> score, in place.      acc: [count]; terms: [count], row_term() of each candidate
   void (*finish_scores)(Metric metric, float row_term, const float* terms, int64_t count, float* acc);
 
+  // A threshold that about num_wanted of the scores are above, seldom fewer. False: no guess. Only a guess: the caller
+  // counts what it finds.      scores: [count]
+  bool (*guess_threshold)(const float* scores, int64_t count, int64_t num_wanted, float* threshold);
+
   // Appends candidate_rank(scores[c], first_tiebreak + c) for every score that is not NaN and, if `bounded`, above
   // `threshold`, in order, until fewer than panel_width free places are left. Returns how many scores it has looked at.
   // scores: [count]; ranks: [capacity], *num_ranks of them used
@@ -40,6 +44,7 @@ struct SimilarityKernels {
 extern const SimilarityKernels kScalarKernels;
 #if defined(__x86_64__)
 extern const SimilarityKernels kAvx2Kernels;
+extern const SimilarityKernels kAvx512Kernels;
 #endif
 
 }  // namespace bse

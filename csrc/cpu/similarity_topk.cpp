@@ -31,7 +31,7 @@ void require_finite(const MatrixView& features, const char* name, int64_t row) {
 
 int64_t BlockPlan::workspace_bytes(int64_t dim) const {
   const int64_t depth = std::min(depth_block, dim);
-  return 4 * (candidate_block * depth + row_block * candidate_block + (row_block + 64) * depth) +
+  return 4 * (candidate_block * depth + stripe_rows(dim) * candidate_block + (row_block + 64) * depth) +
          8 * top_k_capacity * (row_block + 1) + (64 + sizeof(TopKBuffer)) * row_block + 4096;
 }
 
@@ -98,7 +98,7 @@ BlockScorer::BlockScorer(const BlockPlan& plan, const MatrixView& queries, const
                          const Selection& selection)
     : plan_(plan), queries_(queries), base_(base), selection_(selection), kernels_(similarity_kernels()) {
   panels_ = AlignedBuffer<float>(plan.candidate_block * plan.depth_block);
-  scores_ = AlignedBuffer<float>(plan.row_block * plan.candidate_block);
+  scores_ = AlignedBuffer<float>(plan.stripe_rows(queries.dim) * plan.candidate_block);
   if (!queries.reads_in_place()) converted_rows_ = AlignedBuffer<float>(plan.row_block * plan.depth_block);
   if (!base.reads_in_place()) converted_ = AlignedBuffer<float>(kernels_.panel_width * plan.depth_block);
   ranks_ = AlignedBuffer<uint64_t>(plan.row_block * plan.top_k_capacity);
@@ -118,37 +118,61 @@ void BlockScorer::begin(const int64_t* query_ids, const float* query_terms, int6
   }
 }
 
-bool BlockScorer::score(const int64_t* candidate_ids, const float* candidate_terms, int64_t count, Worker& worker) {
-  const int width = kernels_.panel_width;
-  const int num_panels = static_cast<int>((count + width - 1) / width);
-  constexpr int kPanelsBetweenPolls = 8;
-  for (int64_t k = 0; k < base_.dim; k += plan_.depth_block) {
-    const int64_t depth = std::min(plan_.depth_block, base_.dim - k);
-    for (int p = 0; p < num_panels; ++p) {
-      const int columns = static_cast<int>(std::min<int64_t>(width, count - int64_t{p} * width));
-      for (int c = 0; c < columns; ++c) {
-        rows_[c] = base_.read(candidate_ids[int64_t{p} * width + c], k, depth, converted_.data() + c * depth);
+bool BlockScorer::offer(const int64_t* candidate_ids, const float* candidate_terms, int64_t count,
+                        const int64_t* excluded, Worker& worker) {
+  const int64_t dim = base_.dim, max_rows = plan_.stripe_rows(dim);
+  for (int64_t first = 0; first < count; first += plan_.candidate_block) {
+    const int64_t size = std::min(plan_.candidate_block, count - first);
+    for (int64_t first_row = 0; first_row < num_rows_; first_row += max_rows) {
+      const int64_t num_rows = std::min(max_rows, num_rows_ - first_row);
+      for (int64_t k = 0; k < dim; k += plan_.depth_block) {
+        const int64_t depth = std::min(plan_.depth_block, dim - k);
+        if (first_row == 0) pack(candidate_ids + first, size, k, depth);  // later stripes find the only depth packed
+        if (!accumulate(first_row, num_rows, size, k, depth, worker)) return false;
       }
-      kernels_.pack_panel(rows_.data(), columns, depth, panels_.data() + p * depth * width);
+      for (int64_t i = first_row; i < first_row + num_rows; ++i) {
+        float* scores = scores_.data() + (i - first_row) * plan_.candidate_block;
+        kernels_.finish_scores(selection_.metric, query_terms_[i], candidate_terms + first, size, scores);
+        if (excluded[i] >= first && excluded[i] < first + size) scores[excluded[i] - first] = kNaN;
+        select(i, scores, candidate_ids + first, size, static_cast<uint32_t>(first));
+      }
     }
-    for (int64_t i = 0; i < num_rows_; ++i) {
-      rows_[i] = queries_.read(query_ids_[i], k, depth, converted_rows_.data() + i * depth);
-    }
-    for (int p = 0; p < num_panels; p += kPanelsBetweenPolls) {
-      if (worker.should_stop()) return false;
-      kernels_.accumulate(rows_.data(), static_cast<int>(num_rows_), panels_.data() + p * depth * width,
-                          std::min(kPanelsBetweenPolls, num_panels - p), depth, k > 0, scores_.data() + p * width,
-                          plan_.candidate_block);
-    }
-  }
-  for (int64_t i = 0; i < num_rows_; ++i) {
-    kernels_.finish_scores(selection_.metric, query_terms_[i], candidate_terms, count, row_scores(i));
   }
   return true;
 }
 
-void BlockScorer::select(int64_t i, const int64_t* candidate_ids, int64_t count, uint32_t first_tiebreak) {
-  float* scores = row_scores(i);
+// Candidates, elements [first_k, first_k + depth), into panels.
+void BlockScorer::pack(const int64_t* candidate_ids, int64_t count, int64_t first_k, int64_t depth) {
+  const int width = kernels_.panel_width;
+  for (int64_t first = 0; first < count; first += width) {
+    const int columns = static_cast<int>(std::min<int64_t>(width, count - first));
+    for (int c = 0; c < columns; ++c) {
+      rows_[c] = base_.read(candidate_ids[first + c], first_k, depth, converted_.data() + c * depth);
+    }
+    kernels_.pack_panel(rows_.data(), columns, depth, panels_.data() + first * depth);
+  }
+}
+
+// The same elements of a stripe of rows times the panels, added to the stripe's chains.
+bool BlockScorer::accumulate(int64_t first_row, int64_t num_rows, int64_t count, int64_t first_k, int64_t depth,
+                             Worker& worker) {
+  constexpr int kPanelsBetweenPolls = 8;
+  const int width = kernels_.panel_width;
+  const int num_panels = static_cast<int>((count + width - 1) / width);
+  for (int64_t i = 0; i < num_rows; ++i) {
+    rows_[i] = queries_.read(query_ids_[first_row + i], first_k, depth, converted_rows_.data() + i * depth);
+  }
+  for (int p = 0; p < num_panels; p += kPanelsBetweenPolls) {
+    if (worker.should_stop()) return false;
+    kernels_.accumulate(rows_.data(), static_cast<int>(num_rows), panels_.data() + p * depth * width,
+                        std::min(kPanelsBetweenPolls, num_panels - p), depth, first_k > 0, scores_.data() + p * width,
+                        plan_.candidate_block);
+  }
+  return true;
+}
+
+void BlockScorer::select(int64_t i, float* scores, const int64_t* candidate_ids, int64_t count,
+                         uint32_t first_tiebreak) {
   const int64_t* labels = selection_.labels;
   if (labels != nullptr && labels[query_ids_[i]] >= 0) {
     const int64_t label = labels[query_ids_[i]];

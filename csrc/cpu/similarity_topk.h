@@ -4,6 +4,7 @@
 // so that scratch is bounded whatever N, M and D are; scores go straight into each row's TopKBuffer.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -34,7 +35,7 @@ struct Links {
 
 // Sizes of a block and what one thread's workspace takes.
 struct BlockPlan {
-  int64_t row_block = 256, candidate_block = 512, depth_block = 256;
+  int64_t row_block = 256, candidate_block = 1024, depth_block = 256;
   int64_t top_k_capacity = 0;
   int num_threads = 1;
 
@@ -45,6 +46,9 @@ struct BlockPlan {
                        int num_threads, int64_t extra_bytes, int64_t fixed_bytes, int64_t budget_bytes);
 
   int64_t workspace_bytes(int64_t dim) const;
+
+  // Rows whose scores are held at a time: few enough to stay in L2, if the panels need not be packed again for them.
+  int64_t stripe_rows(int64_t dim) const { return dim <= depth_block ? std::min<int64_t>(64, row_block) : row_block; }
 };
 
 // row_term() of each of `ids` (null: all rows 0..count-1) under the metric: out[i] belongs to ids[i].
@@ -62,21 +66,9 @@ class BlockScorer {
   void begin(const int64_t* query_ids, const float* query_terms, int64_t num_rows);
 
   // Offers candidates in tiebreak order to all rows of the block. Returns false if the worker was told to stop.
-  // candidate_ids, candidate_terms: [count]; excluded: per row, the index in [0, count) never to be linked, or -1
-  template <class ExcludedAt>
-  bool offer(const int64_t* candidate_ids, const float* candidate_terms, int64_t count, Worker& worker,
-             const ExcludedAt& excluded_at) {
-    for (int64_t first = 0; first < count; first += plan_.candidate_block) {
-      const int64_t size = std::min(plan_.candidate_block, count - first);
-      if (!score(candidate_ids + first, candidate_terms + first, size, worker)) return false;
-      for (int64_t i = 0; i < num_rows_; ++i) {
-        const int64_t excluded = excluded_at(i) - first;
-        if (excluded >= 0 && excluded < size) row_scores(i)[excluded] = kNaN;
-        select(i, candidate_ids + first, size, static_cast<uint32_t>(first));
-      }
-    }
-    return true;
-  }
+  // candidate_ids, candidate_terms: [count]; excluded: [num_rows], an index in [0, count) never to be linked, or -1
+  bool offer(const int64_t* candidate_ids, const float* candidate_terms, int64_t count, const int64_t* excluded,
+             Worker& worker);
 
   // Writes row i of the block as row `result_row` of the links. tiebreak_ids: ids by tiebreak, as offered.
   void finish_row(int64_t i, const int64_t* tiebreak_ids, int64_t result_row, const Links& links);
@@ -84,9 +76,9 @@ class BlockScorer {
  private:
   static const float kNaN;
 
-  float* row_scores(int64_t i) { return scores_.data() + i * plan_.candidate_block; }
-  bool score(const int64_t* candidate_ids, const float* candidate_terms, int64_t count, Worker& worker);
-  void select(int64_t i, const int64_t* candidate_ids, int64_t count, uint32_t first_tiebreak);
+  void pack(const int64_t* candidate_ids, int64_t count, int64_t first_k, int64_t depth);
+  bool accumulate(int64_t first_row, int64_t num_rows, int64_t count, int64_t first_k, int64_t depth, Worker& worker);
+  void select(int64_t i, float* scores, const int64_t* candidate_ids, int64_t count, uint32_t first_tiebreak);
 
   const BlockPlan plan_;
   const MatrixView queries_, base_;
@@ -98,7 +90,7 @@ class BlockScorer {
   int64_t num_rows_ = 0;
 
   AlignedBuffer<float> panels_;          // [candidate_block / panel_width][depth_block][panel_width]
-  AlignedBuffer<float> scores_;          // [row_block][candidate_block]
+  AlignedBuffer<float> scores_;          // [stripe_rows][candidate_block]
   AlignedBuffer<float> converted_rows_;  // [row_block][depth_block], for features not read in place
   AlignedBuffer<float> converted_;       // [panel_width][depth_block], likewise for candidates
   AlignedBuffer<uint64_t> ranks_;        // [row_block][top_k_capacity]

@@ -4,8 +4,7 @@
 // an anonymous namespace and nothing of the standard library's templates is used, so that no weak AVX symbol leaves
 // here.
 
-#include <immintrin.h>
-
+#include "simd_shared.h"
 #include "similarity_kernels.h"
 
 namespace bse {
@@ -14,37 +13,8 @@ namespace {
 constexpr int kPanelWidth = 16;
 constexpr int kRowTile = 6;
 
-// 8 x 8 transpose: rows[r][0..8) -> panel[k * kPanelWidth + r].
-inline void transpose_8x8(const float* const* rows, int64_t k, float* panel) {
-  __m256 r[8], t[8];
-  for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(rows[i] + k);
-  for (int i = 0; i < 4; ++i) {
-    t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-    t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
-  }
-  for (int i = 0; i < 2; ++i) {
-    r[4 * i + 0] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
-    r[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xEE);
-    r[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
-    r[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xEE);
-  }
-  for (int i = 0; i < 4; ++i) {
-    _mm256_store_ps(panel + (k + i) * kPanelWidth, _mm256_permute2f128_ps(r[i], r[4 + i], 0x20));
-    _mm256_store_ps(panel + (k + 4 + i) * kPanelWidth, _mm256_permute2f128_ps(r[i], r[4 + i], 0x31));
-  }
-}
-
 void pack_panel(const float* const* rows, int num_rows, int64_t depth, float* panel) {
-  int64_t k = 0;
-  if (num_rows == kPanelWidth) {
-    for (; k + 8 <= depth; k += 8) {
-      transpose_8x8(rows, k, panel);
-      transpose_8x8(rows + 8, k, panel + 8);
-    }
-  }
-  for (; k < depth; ++k) {
-    for (int c = 0; c < kPanelWidth; ++c) panel[k * kPanelWidth + c] = c < num_rows ? rows[c][k] : 0.0f;
-  }
+  pack_columns(rows, num_rows, depth, kPanelWidth, panel);
 }
 
 template <int kRows>
@@ -84,33 +54,16 @@ void accumulate(const float* const* rows, int num_rows, const float* panels, int
   }
 }
 
-// Eight chains at a time: each is sequential, together they hide the latency of the fused multiply-add.
 void squared_norms(const float* const* rows, int num_rows, int64_t depth, bool resume, float* norms) {
-  int i = 0;
-  for (; i + 8 <= num_rows; i += 8) {
-    float chain[8];
-    for (int j = 0; j < 8; ++j) chain[j] = resume ? norms[i + j] : 0.0f;
-    for (int64_t k = 0; k < depth; ++k) {
-      for (int j = 0; j < 8; ++j) chain[j] = fmaf(rows[i + j][k], rows[i + j][k], chain[j]);
-    }
-    for (int j = 0; j < 8; ++j) norms[i + j] = chain[j];
-  }
-  for (; i < num_rows; ++i) {
-    float chain = resume ? norms[i] : 0.0f;
-    for (int64_t k = 0; k < depth; ++k) chain = fmaf(rows[i][k], rows[i][k], chain);
-    norms[i] = chain;
-  }
+  squared_norm_chains(rows, num_rows, depth, resume, norms);
 }
 
-// The same operations as finish_score, eight lanes at a time: the compiler vectorises each branch of the metric.
 void finish_scores(Metric metric, float row_term, const float* terms, int64_t count, float* acc) {
-  if (metric == Metric::kCosine) {
-    for (int64_t c = 0; c < count; ++c) acc[c] = finish_score(Metric::kCosine, acc[c], row_term, terms[c]);
-  } else if (metric == Metric::kL2) {
-    for (int64_t c = 0; c < count; ++c) acc[c] = finish_score(Metric::kL2, acc[c], row_term, terms[c]);
-  } else {
-    for (int64_t c = 0; c < count; ++c) acc[c] = finish_score(Metric::kInnerProduct, acc[c], row_term, terms[c]);
-  }
+  finish_score_row(metric, row_term, terms, count, acc);
+}
+
+bool guess_threshold(const float* scores, int64_t count, int64_t num_wanted, float* threshold) {
+  return guess_from_histogram(scores, count, num_wanted, threshold);
 }
 
 int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, bool bounded, float threshold,
@@ -136,7 +89,7 @@ int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, boo
 
 }  // namespace
 
-const SimilarityKernels kAvx2Kernels = {"avx2",        kPanelWidth,   pack_panel, accumulate,
-                                        squared_norms, finish_scores, collect};
+const SimilarityKernels kAvx2Kernels = {"avx2",        kPanelWidth,   pack_panel,      accumulate,
+                                        squared_norms, finish_scores, guess_threshold, collect};
 
 }  // namespace bse

@@ -41,6 +41,9 @@ void finish_scores(Metric metric, float row_term, const float* terms, int64_t co
   for (int64_t c = 0; c < count; ++c) acc[c] = finish_score(metric, acc[c], row_term, terms[c]);
 }
 
+// The reference makes no guess: every score is collected until the buffer cuts itself back.
+bool guess_threshold(const float*, int64_t, int64_t, float*) { return false; }
+
 int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, bool bounded, float threshold,
                 uint64_t* ranks, int64_t* num_ranks, int64_t capacity) {
   int64_t c = 0, used = *num_ranks;
@@ -55,7 +58,7 @@ int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, boo
 
 }  // namespace
 
-const SimilarityKernels kScalarKernels = {"scalar",      kPanelWidth,   pack_panel, accumulate,
-                                          squared_norms, finish_scores, collect};
+const SimilarityKernels kScalarKernels = {"scalar",      kPanelWidth,   pack_panel,      accumulate,
+                                          squared_norms, finish_scores, guess_threshold, collect};
 
 }  // namespace bse

@@ -25,11 +25,19 @@ class TopKBuffer {
   // scores: [count]; scratch: [capacity]
   void add(const SimilarityKernels& kernels, const float* scores, int64_t count, uint32_t first_tiebreak,
            uint64_t* scratch) {
-    for (int64_t done = 0; done < count;) {
-      done += kernels.collect(scores + done, count - done, first_tiebreak + static_cast<uint32_t>(done), bounded_,
-                              threshold_, ranks_, &num_ranks_, capacity_);
-      if (num_ranks_ + kernels.panel_width > capacity_) cut(num_selected_, scratch);
+    if (num_ranks_ == 0 && !bounded_ && count > num_selected_) {
+      float guess;
+      if (kernels.guess_threshold(scores, count, num_selected_, &guess)) {
+        bounded_ = true;
+        threshold_ = guess;
+        collect(kernels, scores, count, first_tiebreak, scratch);
+        // With num_selected scores above the guess, all that is not above it is out for good.
+        if (num_ranks_ >= num_selected_) return;
+        bounded_ = false;
+        num_ranks_ = 0;
+      }
     }
+    collect(kernels, scores, count, first_tiebreak, scratch);
   }
 
   // Cuts to the best num_selected, then drops the best num_skipped of those. Ranks stay in the order they came in.
@@ -48,6 +56,15 @@ class TopKBuffer {
   const uint64_t* ranks() const { return ranks_; }
 
  private:
+  void collect(const SimilarityKernels& kernels, const float* scores, int64_t count, uint32_t first_tiebreak,
+               uint64_t* scratch) {
+    for (int64_t done = 0; done < count;) {
+      done += kernels.collect(scores + done, count - done, first_tiebreak + static_cast<uint32_t>(done), bounded_,
+                              threshold_, ranks_, &num_ranks_, capacity_);
+      if (num_ranks_ + kernels.panel_width > capacity_) cut(num_selected_, scratch);
+    }
+  }
+
   void cut(int64_t size, uint64_t* scratch) {
     if (num_ranks_ < size) return;
     std::copy(ranks_, ranks_ + num_ranks_, scratch);
