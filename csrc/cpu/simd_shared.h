@@ -74,6 +74,23 @@ inline void finish_score_row(Metric metric, float row_term, const float* terms, 
   }
 }
 
+// A register tile: some rows times one panel. Arguments as SimilarityKernels::accumulate.
+using Tile = void (*)(const float* const* rows, const float* panel, int64_t depth, bool resume, float* acc,
+                      int64_t acc_stride);
+
+// SimilarityKernels::accumulate by tiles: tiles[n - 1] takes n rows, max_rows at most.
+inline void accumulate_by_tiles(const Tile* tiles, int max_rows, int panel_width, const float* const* rows,
+                                int num_rows, const float* panels, int num_panels, int64_t depth, bool resume,
+                                float* acc, int64_t acc_stride) {
+  for (int p = 0; p < num_panels; ++p) {
+    const float* panel = panels + p * depth * panel_width;
+    for (int i = 0; i < num_rows; i += max_rows) {
+      const int tile_rows = num_rows - i < max_rows ? num_rows - i : max_rows;
+      tiles[tile_rows - 1](rows + i, panel, depth, resume, acc + i * acc_stride + p * panel_width, acc_stride);
+    }
+  }
+}
+
 // SimilarityKernels::guess_threshold: a histogram of the scores between their extremes.
 inline bool guess_from_histogram(const float* scores, int64_t count, int64_t num_wanted, float* threshold) {
   constexpr int kNumBuckets = 256, kNumCopies = 4;  // copies: equal scores in a row must not wait for each other

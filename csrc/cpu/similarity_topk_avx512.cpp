@@ -41,29 +41,11 @@ inline void accumulate_tile(const float* const* rows, const float* panel, int64_
 
 void accumulate(const float* const* rows, int num_rows, const float* panels, int num_panels, int64_t depth, bool resume,
                 float* acc, int64_t acc_stride) {
-  using Tile = void (*)(const float* const*, const float*, int64_t, bool, float*, int64_t);
   static constexpr Tile kTiles[kRowTile] = {accumulate_tile<1>, accumulate_tile<2>, accumulate_tile<3>,
                                             accumulate_tile<4>, accumulate_tile<5>, accumulate_tile<6>,
                                             accumulate_tile<7>, accumulate_tile<8>};
-  for (int p = 0; p < num_panels; ++p) {
-    const float* panel = panels + p * depth * kPanelWidth;
-    for (int i = 0; i < num_rows; i += kRowTile) {
-      const int tile_rows = num_rows - i < kRowTile ? num_rows - i : kRowTile;
-      kTiles[tile_rows - 1](rows + i, panel, depth, resume, acc + i * acc_stride + p * kPanelWidth, acc_stride);
-    }
-  }
-}
-
-void squared_norms(const float* const* rows, int num_rows, int64_t depth, bool resume, float* norms) {
-  squared_norm_chains(rows, num_rows, depth, resume, norms);
-}
-
-void finish_scores(Metric metric, float row_term, const float* terms, int64_t count, float* acc) {
-  finish_score_row(metric, row_term, terms, count, acc);
-}
-
-bool guess_threshold(const float* scores, int64_t count, int64_t num_wanted, float* threshold) {
-  return guess_from_histogram(scores, count, num_wanted, threshold);
+  accumulate_by_tiles(kTiles, kRowTile, kPanelWidth, rows, num_rows, panels, num_panels, depth, resume, acc,
+                      acc_stride);
 }
 
 int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, bool bounded, float threshold,
@@ -99,7 +81,8 @@ int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, boo
 
 }  // namespace
 
-const SimilarityKernels kAvx512Kernels = {"avx512",      kPanelWidth,   pack_panel,      accumulate,
-                                          squared_norms, finish_scores, guess_threshold, collect};
+const SimilarityKernels kAvx512Kernels = {
+    "avx512",         kPanelWidth,          pack_panel, accumulate, squared_norm_chains,
+    finish_score_row, guess_from_histogram, collect};
 
 }  // namespace bse
