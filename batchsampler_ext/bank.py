@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 from collections.abc import Callable, Iterable, Sized
 from typing import Any
 
@@ -86,6 +87,7 @@ class FeatureBank:
         self.last_update = _allocate(path, ".last_update", shape[:1], torch.int64, -1)
         self.step = int(self.last_update.max()) + 1
         self.num_skipped = 0
+        self._update_seconds = 0.0
 
     def __len__(self) -> int:
         return self.num_samples
@@ -111,6 +113,7 @@ class FeatureBank:
             TypeError, ValueError: wrong shape or type, ids out of range, non-finite values unless ``nonfinite="skip"``.
                 Nothing is stored then.
         """
+        start = time.perf_counter()
         ids = as_ids(indices.cpu() if isinstance(indices, torch.Tensor) else indices, "indices", 0, self.num_samples)
         rows = [self._checked(embeddings, "embeddings", len(ids))]
         if (keys is None) != (self.keys is None):
@@ -127,6 +130,7 @@ class FeatureBank:
             table[ids] = self._blend(table, ids, new, seen).to(table.dtype)
         self.last_update[ids] = self.step
         self.step += 1
+        self._update_seconds += time.perf_counter() - start
 
     def fill_from(
         self,
@@ -152,7 +156,8 @@ class FeatureBank:
                     progress(done, total)
 
     def stats(self) -> dict[str, float]:
-        """coverage; step; mean_age and max_age of stored embeddings in steps (nan without any); num_skipped rows."""
+        """coverage; step; mean_age and max_age of stored embeddings in steps (nan without any); num_skipped rows;
+        update_seconds that this object has spent in :meth:`update`."""
         stored = self.last_update[self.last_update >= 0]
         ages = (self.step - 1 - stored).double()
         return {
@@ -161,6 +166,7 @@ class FeatureBank:
             "mean_age": float(ages.mean()) if len(ages) else float("nan"),
             "max_age": float(ages.max()) if len(ages) else float("nan"),
             "num_skipped": self.num_skipped,
+            "update_seconds": self._update_seconds,
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -60,7 +60,8 @@ class ProximityBatchSampler(BatchSampler):
         restart_prob: alpha, or a function of the epoch (the authors decay 0.2 to 0.05).
         epoch_mode: "partition"; "independent": walks from random roots over all instances; "paper": the authors' epoch,
             whose length varies (``len`` is then the number of batches of a uniform epoch).
-        strategy: see :func:`sample_batches`.
+        strategy: see :func:`sample_batches`. "knn" needs M and K of at least B - 1, and draws uniform batches while
+            fewer than B instances have an embedding.
         graph_options: further keywords of :func:`proximity_graph`, e.g. ``{"labels": y}``.
         seed: the sequence is a function of the bank's contents at each refresh, the arguments, seed and epoch.
         progress: of graph building, see :func:`proximity_graph`.
@@ -115,6 +116,14 @@ class ProximityBatchSampler(BatchSampler):
         if epoch_mode == "partition" and strategy not in ("rwr", "uniform"):
             raise ValueError(f"strategy: expected 'rwr' or 'uniform' in epoch_mode 'partition', got {strategy!r}")
         self._graph_options = dict(graph_options or {})
+        if strategy == "knn":
+            needed = self.batch_size - 1
+            for name, count in {"num_candidates": self._num_candidates, "num_neighbors": self._num_neighbors}.items():
+                if count < needed:
+                    raise ValueError(
+                        f"{name}: expected at least batch_size - 1, {needed}, for strategy 'knn', got {count}"
+                    )
+            self._graph_options["sort"] = True
         reserved = self._graph_options.keys() & {"rows", "keys", "seed", "num_candidates", "num_neighbors", "progress"}
         if reserved:
             raise ValueError(f"graph_options: expected keywords that the sampler does not set, got {sorted(reserved)}")
@@ -129,6 +138,7 @@ class ProximityBatchSampler(BatchSampler):
         self._window: _Window | None = None  # of the latest iteration
         self._num_drawn = 0  # batches of the latest iteration
         self._resume: tuple[_Window, int] | None = None
+        self._seconds = 0.0  # spent in here so far
         names = ("refresh_ms", "walk_us", "in_batch_similarity", "fallback_share", "uncovered_share")
         self._stats = dict.fromkeys(names, float("nan"))
 
@@ -155,6 +165,7 @@ class ProximityBatchSampler(BatchSampler):
     def __iter__(self) -> Iterator[list[int]]:
         if len(self) == 0:
             return
+        start = time.perf_counter()
         if not self._epoch_is_set:
             self.epoch += 1
         self._epoch_is_set = False
@@ -170,7 +181,10 @@ class ProximityBatchSampler(BatchSampler):
             batch = window.batch(position)
             position += 1
             self._window, self._num_drawn = window, window.first + position
-            yield batch.tolist()
+            ids = batch.tolist()
+            self._seconds += time.perf_counter() - start
+            yield ids
+            start = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, position and the current window, by reference: cheap enough to call at every batch. The bank is saved
@@ -203,9 +217,10 @@ class ProximityBatchSampler(BatchSampler):
     def stats(self) -> dict[str, float]:
         """Of the latest window: refresh_ms (graph), walk_us (sampling, per batch), in_batch_similarity (mean cosine of
         its first batches in the bank; nan without embeddings), fallback_share (instances assigned at random),
-        uncovered_share (instances without an embedding); graph_age (batches drawn from it)."""
+        uncovered_share (instances without an embedding); graph_age (batches drawn from it). Of all batches drawn by
+        this object: total_seconds (graphs, sampling and drawing)."""
         age = 0 if self._window is None else self._num_drawn - self._window.first
-        return {**self._stats, "graph_age": age}
+        return {**self._stats, "graph_age": age, "total_seconds": self._seconds}
 
     # --- windows -----------------------------------------------------------------------------------------------------
     def _first_window(self, epoch: int) -> _Window:
@@ -259,11 +274,13 @@ class ProximityBatchSampler(BatchSampler):
             "num_threads": _validate.num_threads(None),
         }
         alpha = self._alpha(epoch)
+        too_few_known = self._strategy == "knn" and graph.num_neighbors < self.batch_size - 1
+        strategy = "uniform" if too_few_known else self._strategy
         if self._epoch_mode == "paper":
             sampler = EpochSampler(
                 GraphView(graph),
                 self.batch_size,
-                self._strategy,
+                strategy,
                 _validate.restart_threshold(alpha),
                 num_batches=self.refresh_every,
                 **arguments,
@@ -274,7 +291,7 @@ class ProximityBatchSampler(BatchSampler):
             graph,
             self.batch_size,
             epoch_mode=self._epoch_mode,
-            strategy=self._strategy,
+            strategy=strategy,
             restart_prob=alpha,
             num_batches=num_batches,
             **arguments,

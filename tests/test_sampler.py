@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from batchsampler_ext import FeatureBank, IndexedDataset, ProximityBatchSampler, batch_stats
+from batchsampler_ext import FeatureBank, IndexedDataset, ProximityBatchSampler, batch_stats, knn
 
 
 def features() -> torch.Tensor:
@@ -133,6 +133,26 @@ def test_kill_and_resume_continue_the_exact_sequence(mode):
         assert run(bank, sampler, total - at) == expected[at:]
 
 
+def test_knn_batches_wait_for_embeddings_and_are_exact():
+    rows = features()[:300]
+    bank = FeatureBank(300, 64, dtype=torch.float32)
+    arguments = {"bank": bank, "epoch_mode": "independent", "strategy": "knn", "refresh_every": 2}
+    with pytest.raises(
+        ValueError, match="num_neighbors: expected at least batch_size - 1, 31, for strategy 'knn', got 5"
+    ):
+        ProximityBatchSampler(300, 32, num_neighbors=5, **arguments)
+    sampler = ProximityBatchSampler(300, 32, num_candidates=299, num_neighbors=31, **arguments)
+    batches = iter(sampler)
+    for _ in range(2):
+        batch = next(batches)
+        assert len(set(batch)) == 32
+        bank.update(batch, rows[batch])
+    bank.update(range(300), rows)
+    for batch in batches:
+        expected = knn(rows[batch[:1]], rows, 33).ids[0].tolist()
+        assert batch == [batch[0], *(i for i in expected if i != batch[0])][:32]
+
+
 def test_epoch_handling():
     bank = filled_bank(features()[:200])
     sampler = ProximityBatchSampler(200, 16, bank=bank)
@@ -216,6 +236,7 @@ def test_restart_schedule_and_options_reach_the_graph():
     assert not (labels[neighbors.clamp(min=0).long()] == labels[:, None])[neighbors >= 0].any()
     stats = sampler.stats()
     assert stats["refresh_ms"] > 0
+    assert stats["total_seconds"] >= stats["refresh_ms"] / 1e3
     assert stats["graph_age"] == len(sampler)
     assert -1 <= stats["in_batch_similarity"] <= 1
 
