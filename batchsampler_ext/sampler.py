@@ -121,7 +121,7 @@ class ProximityBatchSampler(BatchSampler):
             for name, count in {"num_candidates": self._num_candidates, "num_neighbors": self._num_neighbors}.items():
                 if count < needed:
                     raise ValueError(
-                        f"{name}: expected at least batch_size - 1, {needed}, for strategy 'knn', got {count}"
+                        f"{name}: expected batch_size - 1, {needed}, or more for strategy 'knn', got {count}"
                     )
             self._graph_options["sort"] = True
         reserved = self._graph_options.keys() & {"rows", "keys", "seed", "num_candidates", "num_neighbors", "progress"}

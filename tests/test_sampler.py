@@ -138,7 +138,7 @@ def test_knn_batches_wait_for_embeddings_and_are_exact():
     bank = FeatureBank(300, 64, dtype=torch.float32)
     arguments = {"bank": bank, "epoch_mode": "independent", "strategy": "knn", "refresh_every": 2}
     with pytest.raises(
-        ValueError, match="num_neighbors: expected at least batch_size - 1, 31, for strategy 'knn', got 5"
+        ValueError, match="num_neighbors: expected batch_size - 1, 31, or more for strategy 'knn', got 5"
     ):
         ProximityBatchSampler(300, 32, num_neighbors=5, **arguments)
     sampler = ProximityBatchSampler(300, 32, num_candidates=299, num_neighbors=31, **arguments)

@@ -7,6 +7,7 @@ is that of a linear support vector machine on the frozen graph embeddings, 10-fo
 from __future__ import annotations
 
 import functools
+import itertools
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ class GraphEncoder(nn.Module):
         widths = [num_features, *[WIDTH] * NUM_LAYERS]
         self.layers = nn.ModuleList(
             GINConv(nn.Sequential(nn.Linear(before, after), nn.ReLU(), nn.Linear(after, after)))
-            for before, after in zip(widths, widths[1:], strict=False)
+            for before, after in itertools.pairwise(widths)
         )
         self.norms = nn.ModuleList(nn.BatchNorm1d(WIDTH) for _ in self.layers)
         total = NUM_LAYERS * WIDTH

@@ -114,9 +114,7 @@ def append_result(run: Run, result: dict[str, Any]) -> None:
         **run._asdict(),
         **{name: f"{value:.6g}" for name, value in result.items()},
         "parameters": json.dumps(run.parameters),
-        "commit": subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True
-        ).stdout.strip(),
+        "commit": commit(),
         "date": time.strftime("%Y-%m-%d"),
     }
     with RESULTS.open("a", newline="") as file:
@@ -124,6 +122,10 @@ def append_result(run: Run, result: dict[str, Any]) -> None:
         if is_new:
             writer.writeheader()
         writer.writerow(row)
+
+
+def commit() -> str:
+    return subprocess.check_output(["git", "describe", "--always", "--dirty"], cwd=HERE, text=True).strip()
 
 
 def read_results() -> list[dict[str, str]]:

@@ -1,9 +1,9 @@
 """Caption to caption retrieval: two captions of a photo are a positive pair, other pairs of the batch are negatives.
 
-Data: a text file, one photo a line, its five captions separated by tabs (Multi30k). A photo gives two instances, captions 1
-and 2, and captions 3 and 4: so a few false negatives are known, by photo. The encoder is a mean of word embeddings and
-a perceptron, from scratch. Every caption of a photo kept aside queries all captions of all photos kept aside; a hit is
-another caption of its photo.
+Data: a text file, one photo a line, its five captions separated by tabs (Multi30k). A photo gives two instances,
+captions 1 and 2, and captions 3 and 4: so a few false negatives are known, by photo. The encoder is a mean of word
+embeddings and a perceptron, from scratch. Every caption of a photo kept aside queries all captions of all photos kept
+aside; a hit is another caption of its photo.
 """
 
 from __future__ import annotations
