@@ -10,7 +10,7 @@ import torch
 
 from ._backend import require_cpu
 
-_TORCH_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+TORCH_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _NUMPY_DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}  # bfloat16: the ml_dtypes package
 
 
@@ -27,7 +27,7 @@ class Matrix:
 
     def describe(self, precision: str) -> tuple[int, int, int, int, int, bool]:
         """What ``_core`` takes."""
-        round_to_bf16 = precision == "bf16" and self.dtype_code != _TORCH_DTYPES[torch.bfloat16]
+        round_to_bf16 = precision == "bf16" and self.dtype_code != TORCH_DTYPES[torch.bfloat16]
         return self.address, self.dtype_code, self.num_rows, self.dim, self.row_stride, round_to_bf16
 
 
@@ -40,7 +40,7 @@ def as_matrix(value: Any, name: str) -> Matrix:
     """
     array = _as_array(value, name)
     if isinstance(array, torch.Tensor):
-        code = _TORCH_DTYPES.get(array.dtype)
+        code = TORCH_DTYPES.get(array.dtype)
         require_cpu(array.device, name)
     else:
         code = _NUMPY_DTYPES.get(array.dtype.name) if array.dtype.isnative else None
@@ -82,6 +82,20 @@ def _as_array(value: Any, name: str) -> torch.Tensor | np.ndarray:
 
 def as_ids(value: Any, name: str, low: int, high: int) -> torch.Tensor:
     """A one-dimensional int64 CPU tensor with values in [low, high)."""
+    ids = as_integers(value, name)
+    if len(ids):
+        smallest, largest = int(ids.min()), int(ids.max())
+        if smallest < low or largest >= high:
+            raise out_of_range(name, low, high, smallest if smallest < low else largest)
+    return ids
+
+
+def out_of_range(name: str, low: int, high: int, wrong: int) -> ValueError:
+    return ValueError(f"{name}: expected values in [{low}, {high}), got {wrong}")
+
+
+def as_integers(value: Any, name: str) -> torch.Tensor:
+    """A one-dimensional int64 CPU tensor."""
     if not isinstance(value, torch.Tensor):
         try:
             array = np.asarray(value)
@@ -97,13 +111,7 @@ def as_ids(value: Any, name: str, low: int, high: int) -> torch.Tensor:
         raise TypeError(f"{name}: expected integers, got {value.dtype}")
     if value.ndim != 1:
         raise ValueError(f"{name}: expected one dimension, got shape {list(value.shape)}")
-    ids = value.detach().to(torch.int64).contiguous()
-    if len(ids):
-        smallest, largest = int(ids.min()), int(ids.max())
-        if smallest < low or largest >= high:
-            wrong = smallest if smallest < low else largest
-            raise ValueError(f"{name}: expected values in [{low}, {high}), got {wrong}")
-    return ids
+    return value.detach().to(torch.int64).contiguous()
 
 
 def require_distinct(ids: torch.Tensor, name: str) -> None:

@@ -12,13 +12,12 @@ import torch
 import torch.distributed
 
 from . import _validate
-from ._arrays import as_ids
-from ._backend import require_cpu
+from ._arrays import TORCH_DTYPES, address, as_integers, out_of_range
+from ._backend import core, require_cpu
 from ._files import atomic_write
 
 __all__ = ["FeatureBank"]
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _STATE_KEYS = {"data", "keys", "last_update", "step", "num_skipped"}
 
 
@@ -34,7 +33,7 @@ class FeatureBank:
         device: "cpu" or None (that of the first embeddings); this build has a CPU engine only.
         path: keeps the cache in memory-mapped files PATH, PATH.keys and PATH.last_update instead of memory. Files that
             are there already are taken up with their contents.
-        normalize: store unit vectors (the norm of a zero vector stays 0).
+        normalize: store unit vectors (the norm of a zero vector stays 0). Rounding is defined: csrc/cpu/bank_update.h.
         momentum: m in [0, 1): an instance seen before becomes ``m * old + (1 - m) * new``, then normalised.
         gather: with torch.distributed initialised, every rank stores the updates of all ranks, in rank order.
         process_group: the ranks that gather. Default: all.
@@ -69,7 +68,7 @@ class FeatureBank:
     ) -> None:
         self.num_samples = _validate.integer(num_samples, "num_samples", 1, _validate.MAX_NODES)
         self.dim = _validate.integer(dim, "dim", 1)
-        if dtype not in _DTYPES:
+        if dtype not in TORCH_DTYPES:
             raise TypeError(f"dtype: expected float32, bfloat16 or float16, got {dtype}")
         if key_dim is not None and key_dim != dim:
             raise ValueError(f"key_dim: expected dim, {dim} (both towers share a space), got {key_dim}")
@@ -114,7 +113,7 @@ class FeatureBank:
                 Nothing is stored then.
         """
         start = time.perf_counter()
-        ids = as_ids(indices.cpu() if isinstance(indices, torch.Tensor) else indices, "indices", 0, self.num_samples)
+        ids = as_integers(indices.cpu() if isinstance(indices, torch.Tensor) else indices, "indices")
         rows = [self._checked(embeddings, "embeddings", len(ids))]
         if (keys is None) != (self.keys is None):
             expected = "no keys (the bank has no key_dim)" if self.keys is None else "keys (the bank has key_dim)"
@@ -123,12 +122,22 @@ class FeatureBank:
             rows.append(self._checked(keys, "keys", len(ids)))
         if self._gather and torch.distributed.is_available() and torch.distributed.is_initialized():
             ids, *rows = (_gather_rows(tensor, self._process_group) for tensor in (ids, *rows))
-        ids, rows = _keep_last(*self._drop_nonfinite(ids, rows))  # after gathering: all ranks must decide alike
-        seen = self.last_update[ids] >= 0 if self.momentum else None
-        for table, new in zip((self.data, self.keys), rows, strict=False):
-            assert table is not None
-            table[ids] = self._blend(table, ids, new, seen).to(table.dtype)
-        self.last_update[ids] = self.step
+        # After gathering: all ranks must decide alike.
+        if self.momentum:
+            ids, rows = _keep_last(ids, rows)
+        error, position = self._store(ids, rows)
+        if error > 1 and self.nonfinite == "skip":
+            storable = torch.stack([self._is_storable(tensor) for tensor in rows]).all(0)
+            self.num_skipped += int((~storable).sum())
+            ids, rows = ids[storable], [tensor[storable] for tensor in rows]
+            error, position = self._store(ids, rows)
+        if error == 1:
+            raise out_of_range("indices", 0, self.num_samples, int(ids[position]))
+        if error:
+            raise ValueError(
+                f"{'embeddings' if error == 2 else 'keys'}: expected values that are finite in the bank's "
+                f"{self.data.dtype}, got {rows[error - 2][position].abs().max():g} for instance {int(ids[position])}"
+            )
         self.step += 1
         self._update_seconds += time.perf_counter() - start
 
@@ -213,28 +222,29 @@ class FeatureBank:
             raise TypeError(f"{name}: expected a floating point tensor, got {getattr(value, 'dtype', type(value))}")
         if value.shape != (num_rows, self.dim):
             raise ValueError(f"{name}: expected shape [{num_rows}, {self.dim}], got {list(value.shape)}")
-        return value.detach().to(device=self.data.device, dtype=torch.float32)
+        return value.detach().to(device=self.data.device, dtype=torch.float32).contiguous()
 
-    def _drop_nonfinite(self, ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        finite = torch.stack([tensor.isfinite().all(1) for tensor in rows]).all(0)
-        if bool(finite.all()):
-            return ids, rows
-        if self.nonfinite == "raise":
-            wrong = int(ids[~finite][0])
-            raise ValueError(f"embeddings: expected finite values, got nan or inf for instance {wrong}")
-        self.num_skipped += int((~finite).sum())
-        return ids[finite], [tensor[finite] for tensor in rows]
+    def _store(self, ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[int, int]:
+        """(0, -1), or what is wrong with which row; nothing is stored then."""
+        return core.update_bank(
+            data=address(self.data),
+            keys=address(self.keys),
+            dtype=TORCH_DTYPES[self.data.dtype],
+            num_samples=self.num_samples,
+            dim=self.dim,
+            last_update=address(self.last_update),
+            ids=address(ids),
+            rows=address(rows[0]),
+            key_rows=0 if self.keys is None else address(rows[1]),
+            num_rows=len(ids),
+            step=self.step,
+            momentum=self.momentum,
+            normalize=self.normalize,
+        )
 
-    def _blend(
-        self, table: torch.Tensor, ids: torch.Tensor, new: torch.Tensor, seen: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Normalised new rows, mixed with the old ones where there are any."""
-        new = torch.nn.functional.normalize(new, dim=1) if self.normalize else new
-        if seen is None:
-            return new
-        mixed = self.momentum * table[ids].float() + (1 - self.momentum) * new
-        mixed = torch.nn.functional.normalize(mixed, dim=1) if self.normalize else mixed
-        return torch.where(seen[:, None], mixed, new)
+    def _is_storable(self, rows: torch.Tensor) -> torch.Tensor:
+        """bool [B]: rows that are finite, and stay so in the bank."""
+        return (rows if self.normalize else rows.to(self.data.dtype)).isfinite().all(1)
 
 
 def _allocate(

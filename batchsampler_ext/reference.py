@@ -123,6 +123,32 @@ def candidates(n: int, num_candidates: int, rows_per_draw: int, seed: int) -> np
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """float32 [B, D] -> unit rows: x * (1 / sqrt(n)) in float64, then float32; a zero row stays zero.
+
+    n = sum of x^2 in float64 in eight chains: chain j adds k = j, j + 8, ... in turn, then they are added pairwise.
+    """
+    squares = rows.astype(np.float64) ** 2
+    chains = np.zeros((len(rows), 8))
+    for first in range(0, rows.shape[1], 8):
+        part = squares[:, first : first + 8]
+        chains[:, : part.shape[1]] += part
+    while chains.shape[1] > 1:
+        chains = chains[:, 0::2] + chains[:, 1::2]
+    scale = np.divide(1, np.sqrt(chains), out=np.zeros_like(chains), where=chains > 0)
+    return (rows * scale).astype(np.float32)
+
+
+def bank_rows(old: np.ndarray, new: np.ndarray, *, normalize: bool, momentum: float) -> np.ndarray:
+    """What a bank stores, before rounding to its dtype, for instances that had the rows ``old``; float32 [B, D]."""
+    new = unit_rows(new) if normalize else new
+    if momentum == 0:
+        return new
+    kept = np.float32(momentum)
+    mixed = kept * old + (np.float32(1) - kept) * new
+    return unit_rows(mixed) if normalize else mixed
+
+
 def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     """Correctly rounded float32 a * b + c. Rounding the float64 sum to odd makes the second rounding harmless."""
     product, addend = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)  # the product is exact

@@ -139,7 +139,7 @@ class ProximityBatchSampler(BatchSampler):
         self._num_drawn = 0  # batches of the latest iteration
         self._resume: tuple[_Window, int] | None = None
         self._seconds = 0.0  # spent in here so far
-        names = ("refresh_ms", "walk_us", "in_batch_similarity", "fallback_share", "uncovered_share")
+        names = ("refresh_ms", "walk_us", "fallback_share", "uncovered_share")
         self._stats = dict.fromkeys(names, float("nan"))
 
     @property
@@ -216,11 +216,22 @@ class ProximityBatchSampler(BatchSampler):
 
     def stats(self) -> dict[str, float]:
         """Of the latest window: refresh_ms (graph), walk_us (sampling, per batch), in_batch_similarity (mean cosine of
-        its first batches in the bank; nan without embeddings), fallback_share (instances assigned at random),
+        its first batches, in the bank as it is now; nan without embeddings), fallback_share (assigned at random),
         uncovered_share (instances without an embedding); graph_age (batches drawn from it). Of all batches drawn by
         this object: total_seconds (graphs, sampling and drawing)."""
         age = 0 if self._window is None else self._num_drawn - self._window.first
-        return {**self._stats, "graph_age": age, "total_seconds": self._seconds}
+        return {
+            **self._stats,
+            "in_batch_similarity": self._in_batch_similarity(),
+            "graph_age": age,
+            "total_seconds": self._seconds,
+        }
+
+    def _in_batch_similarity(self) -> float:
+        if self._window is None or self.bank.coverage == 0:
+            return float("nan")
+        first = [self._window.batch(i) for i in range(min(_NUM_MEASURED, len(self._window)))]
+        return float(batch_stats(first, self.bank.data)["in_batch_similarity"])
 
     # --- windows -----------------------------------------------------------------------------------------------------
     def _first_window(self, epoch: int) -> _Window:
@@ -253,10 +264,8 @@ class ProximityBatchSampler(BatchSampler):
         start = time.perf_counter()
         batches = self._sample(graph, epoch, first, drawn)
         seconds = time.perf_counter() - start
-        measured = batch_stats(batches[:_NUM_MEASURED], self.bank.data) if num_uncovered < len(ids) else {}
         self._stats |= {
             "walk_us": 1e6 * seconds / max(1, len(batches)),
-            "in_batch_similarity": measured.get("in_batch_similarity", float("nan")),
             "fallback_share": batches.stats["fills"] / max(1, batches.stats["num_instances"]),
             "uncovered_share": num_uncovered / len(ids),
         }

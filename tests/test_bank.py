@@ -11,10 +11,65 @@ import torch.distributed
 import torch.multiprocessing
 
 from batchsampler_ext import FeatureBank, proximity_graph
+from batchsampler_ext.reference import bank_rows, unit_rows
 
 
 def unit(rows: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.normalize(rows.float(), dim=1)
+    return torch.from_numpy(unit_rows(rows.float().numpy()))
+
+
+def scaled_rows(count: int, dim: int, seed: int) -> torch.Tensor:
+    """Rows of very different norms; one is zero."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(count, dim, generator=generator)
+    rows *= torch.logspace(-8, 4, count)[:, None]
+    rows[count // 2] = 0
+    return rows
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("momentum", [0.0, 0.7])
+@pytest.mark.parametrize("dim", [1, 7, 8, 9, 64, 130])
+def test_stored_rows_equal_the_oracle(dtype, normalize, momentum, dim):
+    bank = FeatureBank(60, dim, dtype=dtype, normalize=normalize, momentum=momentum)
+    first, second = scaled_rows(40, dim, 0), scaled_rows(30, dim, 1)
+    bank.update(range(40), first)
+    bank.update(range(25, 55), second)
+    expected = torch.zeros(60, dim)
+    expected[:40] = torch.from_numpy(bank_rows(first.numpy(), first.numpy(), normalize=normalize, momentum=0.0))
+    expected = expected.to(dtype).float()
+    old = expected[25:40].numpy()
+    seen = bank_rows(old, second[:15].numpy(), normalize=normalize, momentum=momentum)
+    unseen = bank_rows(old, second[15:].numpy(), normalize=normalize, momentum=0.0)
+    expected[25:55] = torch.from_numpy(np.concatenate([seen, unseen]))
+    assert torch.equal(bank.data, expected.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_to_16_bits_is_that_of_torch(dtype):
+    """All 16-bit values, their neighbours, and the midpoints between them: ties to even, subnormals, no overflow."""
+    values = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype).float()
+    values = values[values.isfinite()].sort().values
+    middles = (values[1:].double() + values[:-1].double()).float() / 2
+    middles = middles[middles.isfinite()]
+    inputs = torch.cat(
+        [middles, values, torch.nextafter(middles, values.max()), torch.nextafter(middles, values.min())]
+    )
+    bank = FeatureBank(len(inputs), 1, dtype=dtype, normalize=False)
+    bank.update(torch.arange(len(inputs)), inputs[:, None])
+    assert torch.equal(bank.data.view(torch.int16)[:, 0], inputs.to(dtype).view(torch.int16))
+
+
+def test_values_too_large_for_the_dtype_are_refused():
+    bank = FeatureBank(4, 2, dtype=torch.float16, normalize=False)
+    bank.update([0], torch.tensor([[65519.0, 1.0]]))
+    with pytest.raises(ValueError, match=r"embeddings: .*torch.float16, got 65520 for instance 2"):
+        bank.update([1, 2], torch.tensor([[1.0, 1.0], [65520.0, 1.0]]))
+    FeatureBank(4, 2, dtype=torch.float16).update([0], torch.tensor([[1e30, 1.0]]))
+    bank = FeatureBank(4, 2, normalize=False, nonfinite="skip")
+    bank.update([0, 1], torch.tensor([[3.4e38, 1.0], [3.3e38, 1.0]]))
+    assert bank.last_update.tolist() == [-1, 0, -1, -1]
 
 
 def test_update_normalises_and_remembers_the_step():

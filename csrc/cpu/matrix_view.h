@@ -2,46 +2,10 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
+
+#include "../common/float_types.h"
 
 namespace bse {
-
-enum class DType : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
-
-inline float bfloat16_to_float(uint16_t value) {
-  const uint32_t bits = uint32_t{value} << 16;
-  float result;
-  std::memcpy(&result, &bits, sizeof result);
-  return result;
-}
-
-inline float float16_to_float(uint16_t value) {
-  const uint32_t sign = uint32_t{value & 0x8000u} << 16;
-  const uint32_t magnitude = value & 0x7FFFu;
-  uint32_t bits;
-  if (magnitude >= 0x7C00u) {  // inf, NaN
-    bits = sign | 0x7F800000u | (magnitude & 0x3FFu) << 13;
-  } else if (magnitude >= 0x400u) {
-    bits = sign | ((magnitude << 13) + 0x38000000u);
-  } else {  // zero and subnormals: magnitude * 2^-24
-    const float scaled = static_cast<float>(magnitude) * 0x1p-24f;
-    std::memcpy(&bits, &scaled, sizeof bits);
-    bits |= sign;
-  }
-  float result;
-  std::memcpy(&result, &bits, sizeof result);
-  return result;
-}
-
-// Nearest bfloat16, ties to even, as a float32. NaN stays NaN.
-inline float round_to_bfloat16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return value;
-  bits = (bits + 0x7FFFu + (bits >> 16 & 1)) & 0xFFFF0000u;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
 
 struct MatrixView {
   const void* data = nullptr;  // [num_rows, dim], rows row_stride_elements apart, elements of a row adjacent

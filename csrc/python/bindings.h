@@ -38,6 +38,7 @@ inline MatrixView matrix_view(const pybind11::tuple& description) {
   return view;
 }
 
+void register_bank(pybind11::module_& module);
 void register_random(pybind11::module_& module);
 void register_graph(pybind11::module_& module);
 void register_walk(pybind11::module_& module);

@@ -10,6 +10,7 @@ PYBIND11_MODULE(_core, module) {
   module.def("isa", [] { return bse::similarity_kernels().isa_name; }, "Instruction set in use.");
   module.def("use_isa", &bse::use_isa, "Switches the instruction set: for tests and benchmarks.");
   module.def("supported_isas", &bse::supported_isas, "Instruction sets this CPU can run, slowest first.");
+  bse::register_bank(module);
   bse::register_random(module);
   bse::register_graph(module);
   bse::register_walk(module);

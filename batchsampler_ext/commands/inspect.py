@@ -1,0 +1,123 @@
+"""``inspect``: what the sampler would do to a matrix of features, and what it costs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .._files import atomic_write, check_output
+from ..batches import Batches
+from ._common import require_packages
+
+EXAMPLE = """example:
+  python -m batchsampler_ext inspect features.npy --labels labels.npy --num-candidates 1000 --out batches.npy"""
+
+# Options handed on as they are to proximity_graph and sample_batches.
+GRAPH_OPTIONS = (
+    "num_candidates", "num_neighbors", "metric", "precision", "rows_per_draw", "range_min", "max_score", "seed",
+    "num_threads", "max_memory",
+)  # fmt: skip
+EPOCH_OPTIONS = ("epoch_mode", "restart_prob", "drop_last", "seed", "epoch", "num_threads")
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "inspect",
+        help="what the sampler would do to your features, and what it costs",
+        description="Builds a proximity graph over FEATURES, samples an epoch of mini-batches and compares them with "
+        "uniform and kNN batches.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("features", metavar="FEATURES", help=".npy matrix [N, D], float32 or float16; read in place")
+    parser.add_argument("--labels", metavar="Y", help=".npy integers [N]: count pairs with equal labels; -1 = unknown")
+    parser.add_argument(
+        "--out", metavar="BATCHES", help="write the batches: .npy, int32 [num_batches, B], -1 past the end"
+    )
+    parser.add_argument("--json", metavar="REPORT", help="write the numbers as JSON")
+    figure = parser.add_mutually_exclusive_group()
+    figure.add_argument("--figure", metavar="PNG", help="default: inspect.png beside BATCHES, else where you are")
+    figure.add_argument("--no-figure", action="store_true", help="write no figure")
+
+    graph = parser.add_argument_group("graph")
+    graph.add_argument("--num-candidates", type=int, metavar="M", help="default: min(1000, N - 1)")
+    graph.add_argument("--num-neighbors", type=int, metavar="K", help="default: min(100, M)")
+    graph.add_argument("--metric", default="cosine", help="cosine (default), ip or l2")
+    graph.add_argument("--precision", default="fp32", help="fp32 (default) or bf16")
+    graph.add_argument(
+        "--rows-per-draw", type=int, default=256, help="rows sharing a candidate set; default: %(default)s"
+    )
+    graph.add_argument(
+        "--range-min", type=int, default=0, help="skip each row's nearest candidates; default: %(default)s"
+    )
+    graph.add_argument("--max-score", type=float, help="never link candidates scoring above it")
+    graph.add_argument("--exclude-same-label", action="store_true", help="never link instances with equal labels")
+
+    epoch = parser.add_argument_group("batches")
+    epoch.add_argument("--batch-size", type=int, default=256, metavar="B", help="default: %(default)s")
+    epoch.add_argument("--epoch-mode", default="partition", help="partition (default), independent or paper")
+    epoch.add_argument("--restart-prob", type=float, default=0.2, metavar="ALPHA", help="default: %(default)s")
+    epoch.add_argument("--drop-last", action="store_true", help="no ragged last batch")
+    epoch.add_argument("--epoch", type=int, default=0, help="default: %(default)s")
+
+    both = parser.add_argument_group("both")
+    both.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    both.add_argument("--num-threads", type=int, help="default: torch's setting")
+    both.add_argument("--max-memory", type=int, metavar="BYTES", help="scratch of the graph beyond its result")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    figure = None if options.no_figure else options.figure or default_figure(options.out)
+    require_packages("inspect", "cli", ["rich", *([] if figure is None else ["matplotlib"])])
+    from ..inspection import inspect_features, load_features, load_labels
+    from ..report import print_report, save_figure, shown_stages
+
+    for name, path in {"out": options.out, "json": options.json, "figure": figure}.items():
+        if path is not None:
+            check_output(path, name)  # before the work, not after it
+    if options.exclude_same_label and options.labels is None:
+        raise ValueError("--exclude-same-label: expected --labels too, got none")
+    features = load_features(options.features)
+    labels = None if options.labels is None else load_labels(options.labels, len(features))
+    graph_arguments = {name: getattr(options, name) for name in GRAPH_OPTIONS}
+    graph_arguments["labels"] = labels if options.exclude_same_label else None
+    epoch_arguments = {name: getattr(options, name) for name in EPOCH_OPTIONS}
+    with shown_stages() as stage:
+        inspection = inspect_features(
+            features,
+            options.batch_size,
+            labels=labels,
+            graph_arguments=graph_arguments,
+            epoch_arguments=epoch_arguments,
+            stage=stage,
+        )
+    print_report(inspection)
+    if options.out is not None:
+        with atomic_write(options.out) as file:
+            np.save(file, padded(inspection.batches))
+    if options.json is not None:
+        with atomic_write(options.json) as file:
+            file.write((json.dumps(inspection.summary(), indent=2, allow_nan=False) + "\n").encode())
+    if figure is not None:
+        save_figure(inspection, figure)
+    for path in filter(None, (options.out, options.json, figure)):
+        print(f"wrote {path}")
+
+
+def default_figure(out: str | None) -> str:
+    return "inspect.png" if out is None else str(Path(out).with_name("inspect.png"))
+
+
+def padded(batches: Batches) -> np.ndarray:
+    """int32 [num_batches, B]; the ragged last batch ends with -1."""
+    rows = torch.full((len(batches), batches.indices.shape[1]), -1, dtype=torch.int32)
+    rows[: len(batches.indices)] = batches.indices
+    if len(batches.tail):
+        rows[-1, : len(batches.tail)] = batches.tail
+    return rows.numpy()
