@@ -8,9 +8,13 @@ PIP := $(PY) -m pip --disable-pip-version-check -q install $(PIP_ARGS) -c constr
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp') CMakeLists.txt pyproject.toml
 DEMO := build/demo
 
-.PHONY: demo test lint format asan isa-symbols clean
+.PHONY: demo inspect test lint format asan isa-symbols clean
 
 demo: $(VENV)/installed
+	mkdir -p $(DEMO)
+	$(PY) -m batchsampler_ext demo --figure $(DEMO)/demo.png
+
+inspect: $(VENV)/installed
 	$(PY) examples/digits_features.py $(DEMO)
 	$(PY) -m batchsampler_ext inspect $(DEMO)/digits_features.npy --labels $(DEMO)/digits_labels.npy \
 	  --batch-size 64 --out $(DEMO)/batches.npy --figure $(DEMO)/inspect.png

@@ -24,7 +24,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--images", metavar="DIR", help="a folder for each class, or train/ and test/ of such")
     parser.add_argument("--image-size", type=int, default=32, metavar="S", help="pixels a side; with --images")
     parser.add_argument("--max-images", type=int, metavar="N", help="take a random choice of each split; with --images")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=128, metavar="B")
     parser.add_argument("--num-candidates", type=int, default=200, metavar="M")

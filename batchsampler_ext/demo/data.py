@@ -94,8 +94,11 @@ def read_images(paths: Sequence[Path], image_size: int, progress: Callable[[int,
     result = np.empty((len(paths), image_size, image_size, 3), np.uint8)
 
     def read(row: int) -> None:
-        with Image.open(paths[row]) as image:
-            result[row] = image.convert("RGB").resize((image_size, image_size), Image.Resampling.BILINEAR)
+        try:
+            with Image.open(paths[row]) as image:
+                result[row] = image.convert("RGB").resize((image_size, image_size), Image.Resampling.BILINEAR)
+        except OSError as error:  # not all of PIL's errors name the file
+            raise ValueError(f"--images: cannot read {str(paths[row])!r} ({error})") from None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for done, _ in enumerate(pool.map(read, range(len(paths))), start=1):

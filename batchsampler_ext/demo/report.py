@@ -88,9 +88,8 @@ def save_figure(runs: dict[str, list[Run]], path: str) -> None:
         steps = values[:, 1:].mean((0, 1))
         epoch.plot(np.arange(len(steps)) + 0.5, steps, color=color, label=arm)
     label(training, "Hardness over training", "epoch", "mean cosine of two members")
-    label(
-        epoch, "Hardness over an epoch (mean of all but the first)", "step of the epoch", "mean cosine of two members"
-    )
+    label(epoch, "Hardness over an epoch, without the first", "step of the epoch", "mean cosine of two members")
+    epoch.set_ylim(bottom=min(0, epoch.get_ylim()[0]))
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=120)
 

@@ -15,8 +15,8 @@ from torch import nn
 from ..sampler import ProximityBatchSampler
 from .data import LabelledImages, Split
 
-WIDTH, EMBEDDING_DIM = 64, 64  # WIDTH: channels at full resolution
-LEARNING_RATE, TEMPERATURE = 2e-3, 0.5
+WIDTH, EMBEDDING_DIM = 128, 64  # WIDTH: channels at full resolution
+LEARNING_RATE, TEMPERATURE = 1e-3, 0.2
 NUM_NEIGHBORS = 5  # of the classifier that judges frozen features
 
 
@@ -36,17 +36,21 @@ class Run:
 
 
 class Encoder(nn.Module):
-    """Convolutions that halve the image down to 4 pixels, then a global mean; and SimCLR's projection head."""
+    """Convolutions down to 4 pixels, then 2 x 2 means; and SimCLR's projection head.
+
+    Normalised by group, not by batch: in a batch of look-alikes batch norm subtracts what they have in common, which
+    hides the hardness that the sampler brought.
+    """
 
     def __init__(self, num_channels: int, image_size: int) -> None:
         super().__init__()
         width, layers = WIDTH, convolution(num_channels, WIDTH, stride=1)
         while image_size > 4:
-            layers += convolution(width, min(2 * width, 4 * WIDTH), stride=2)
-            width, image_size = min(2 * width, 4 * WIDTH), image_size // 2
-        layers += convolution(width, 2 * width, stride=1)
-        self.backbone = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.ReLU(), nn.Linear(2 * width, EMBEDDING_DIM))
+            layers += convolution(width, min(2 * width, 2 * WIDTH), stride=2)
+            width, image_size = min(2 * width, 2 * WIDTH), image_size // 2
+        layers += convolution(width, 2 * WIDTH, stride=1)
+        self.backbone = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.head = nn.Sequential(nn.Linear(8 * WIDTH, 2 * WIDTH), nn.ReLU(), nn.Linear(2 * WIDTH, EMBEDDING_DIM))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Unit rows [B, EMBEDDING_DIM]."""

@@ -40,6 +40,9 @@ constexpr uint32_t kFillStage = 1 + kNumDissolves + kNumTeleports;
 
 constexpr int32_t kUnassigned = -1, kLeftOut = -2;
 
+// Rows that one thread takes at a time. Fewer are not worth waking another one, at about 20 phases a partition.
+constexpr int64_t kGrain = 4096;
+
 class Partition {
  public:
   Partition(const PartitionRequest& request, Monitor& monitor)
@@ -48,7 +51,7 @@ class Partition {
     order_.resize(static_cast<size_t>(num_rows));
     const KeyedPermutation permutation(static_cast<uint32_t>(num_rows), request.seed, Purpose::kRootOrder,
                                        request.epoch, 0);
-    team_.for_ranges(num_rows, 4096, [&](int64_t begin, int64_t end, Worker&) {
+    team_.for_ranges(num_rows, kGrain, [&](int64_t begin, int64_t end, Worker&) {
       for (int64_t i = begin; i < end; ++i) order_[i] = permutation(static_cast<uint32_t>(i));
     });
     num_assigned_ = num_rows - (request.drop_last ? num_rows % request.batch_size : 0);
@@ -222,7 +225,7 @@ class Partition {
   bool vote_round(uint64_t round_key) {
     const auto num_rows = static_cast<int64_t>(unassigned_.size());
     std::vector<Proposal> proposals(unassigned_.size());
-    team_.for_ranges(num_rows, 512, [&](int64_t begin, int64_t end, Worker& worker) {
+    team_.for_ranges(num_rows, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
       Tally& tally = tallies_[static_cast<size_t>(worker.index())];
       for (int64_t i = begin; i < end; ++i) proposals[i] = propose(unassigned_[i], round_key, tally);
     });
@@ -304,7 +307,7 @@ class Partition {
     const std::vector<int32_t> former = owner_;
     const uint64_t stage_key = key(stage, kPickRows);
     std::vector<char> leaves(owner_.size(), 0);
-    team_.for_ranges(graph_.num_rows, 512, [&](int64_t begin, int64_t end, Worker& worker) {
+    team_.for_ranges(graph_.num_rows, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
       Tally& tally = tallies_[static_cast<size_t>(worker.index())];
       for (int64_t row = begin; row < end; ++row) {
         const uint64_t row_hash = keyed_hash(stage_key, static_cast<uint64_t>(row));
