@@ -33,10 +33,14 @@ def drift(bank: FeatureBank, batch: list[int]) -> None:
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("is_subset", [False, True])
 @pytest.mark.parametrize("num_samples", [1797, 1792, 63])
-def test_every_instance_once_per_epoch_through_refreshes(num_samples, drop_last):
-    bank = filled_bank(features()[:num_samples])
-    sampler = ProximityBatchSampler(num_samples, 64, drop_last, bank=bank, refresh_every=7, num_candidates=200)
+def test_every_instance_once_per_epoch_through_refreshes(num_samples, is_subset, drop_last):
+    """With N mod B of 5, 0 and N; also where the loader draws from a part of the bank's instances."""
+    bank = filled_bank(features() if is_subset else features()[:num_samples])
+    instances = torch.randperm(1797, generator=torch.Generator().manual_seed(1))[:num_samples].tolist()
+    source = SubsetRandomSampler(instances) if is_subset else num_samples
+    sampler = ProximityBatchSampler(source, 64, drop_last, bank=bank, refresh_every=7, num_candidates=200)
     for _ in range(5):
         epoch = []
         for batch in sampler:
@@ -45,6 +49,7 @@ def test_every_instance_once_per_epoch_through_refreshes(num_samples, drop_last)
         drawn = [i for batch in epoch for i in batch]
         assert len(epoch) == len(sampler)
         assert len(set(drawn)) == len(drawn) == (num_samples // 64 * 64 if drop_last else num_samples)
+        assert set(drawn) <= set(instances if is_subset else range(num_samples))
         assert all(len(batch) == 64 for batch in epoch[:-1])
     assert sampler.epoch == (4 if len(sampler) else 0)
     assert sampler.refreshes == 5 * -(-len(sampler) // 7)

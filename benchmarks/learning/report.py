@@ -1,0 +1,103 @@
+"""Statistics and tables of the pilot, from its CSV."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import scipy.stats
+
+Row = dict[str, str]
+
+BEGIN, END = "<!-- tables: python -m benchmarks.learning.pilot report -->", "<!-- end of tables -->"
+EFFECT = 0.005  # the difference to uniform that "seeds needed" are stated for: half a point
+ALPHA, POWER = 0.05, 0.8
+
+
+def update_tables(path: Path, rows: list[Row], systems: dict[str, ModuleType]) -> None:
+    """Replaces what stands between the two markers."""
+    text = path.read_text("utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    tables = "\n\n".join(
+        f"### {name}: {metric}\n\n{confirmation_table(rows, name, metric)}"
+        for name, module in systems.items()
+        for metric in module.METRICS
+    )
+    searches = "\n\n".join(
+        f"### {name}: search\n\n{search_table(rows, name, m.METRICS[0])}" for name, m in systems.items()
+    )
+    path.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{searches}\n\n{END}{after}", "utf-8")
+
+
+def confirmation_table(rows: list[Row], system: str, metric: str) -> str:
+    chosen = [row for row in rows if row["system"] == system and row["phase"] == "confirm"]
+    arms = list(dict.fromkeys(row["arm"] for row in chosen))
+    values = {arm: {row["seed"]: 100 * float(row[metric]) for row in chosen if row["arm"] == arm} for arm in arms}
+    lines = [
+        f"| batches | mean ± sd [%] | against uniform (95% interval) | paired sd | seeds needed for {100 * EFFECT:g} points "
+        "| in-batch similarity | false negatives | sampler's share of time |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for arm in arms:
+        scores = np.array(list(values[arm].values()))
+        cells = [arm, f"{scores.mean():.2f} ± {scores.std(ddof=1):.2f}"]
+        if arm in ("uniform", "untrained"):
+            cells += ["", "", ""]
+        else:
+            seeds = sorted(values[arm].keys() & values["uniform"].keys())
+            differences = np.array([values[arm][seed] - values["uniform"][seed] for seed in seeds])
+            cells += paired_cells(differences)
+        if arm == "untrained":
+            cells += ["", "", ""]
+        else:
+            of_arm = [row for row in chosen if row["arm"] == arm]
+            share = mean(of_arm, "sampler_seconds") / mean(of_arm, "train_seconds")
+            cells += [
+                f"{mean(of_arm, 'in_batch_similarity'):.3f}",
+                f"{100 * mean(of_arm, 'false_negative_share'):.3f}%",
+                f"{100 * share:.1f}%",
+            ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def paired_cells(differences: np.ndarray) -> list[str]:
+    """Mean and interval (Student's t), paired deviation, seeds for the stated effect (two-sided t test)."""
+    deviation, count = float(differences.std(ddof=1)), len(differences)
+    half = float(scipy.stats.t.ppf(1 - ALPHA / 2, count - 1)) * deviation / math.sqrt(count)
+    center = float(differences.mean())
+    return [
+        f"{center:+.2f} ({center - half:+.2f} to {center + half:+.2f})",
+        f"{deviation:.2f}",
+        str(seeds_needed(100 * EFFECT, deviation)),
+    ]
+
+
+def seeds_needed(effect: float, deviation: float) -> int:
+    """Pairs for a two-sided paired t test at ALPHA to find `effect` with probability POWER."""
+    for count in range(2, 10_000):
+        noncentrality = effect / deviation * math.sqrt(count)
+        critical = scipy.stats.t.ppf(1 - ALPHA / 2, count - 1)
+        if scipy.stats.nct.sf(critical, count - 1, noncentrality) >= POWER:
+            return count
+    return 10_000
+
+
+def search_table(rows: list[Row], system: str, metric: str) -> str:
+    """The best trial of each arm, and how far the trials spread."""
+    trials = [row for row in rows if row["system"] == system and row["phase"] == "tune"]
+    lines = ["| batches | trials | best [%] | median [%] | chosen |", "|---|---|---|---|---|"]
+    for arm in dict.fromkeys(row["arm"] for row in trials):
+        of_arm = [row for row in trials if row["arm"] == arm]
+        scores = [100 * float(row[metric]) for row in of_arm]
+        chosen = json.loads(of_arm[int(np.argmax(scores))]["parameters"])
+        described = ", ".join(f"{name} {value}" for name, value in chosen.items())
+        lines.append(f"| {arm} | {len(scores)} | {max(scores):.2f} | {np.median(scores):.2f} | {described} |")
+    return "\n".join(lines)
+
+
+def mean(rows: list[Row], column: str) -> float:
+    return float(np.mean([float(row[column]) for row in rows]))
