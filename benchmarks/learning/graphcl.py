@@ -68,12 +68,12 @@ def augment(graphs: Data) -> Data:
     return view
 
 
-def run(data: Path, phase: str, arm: str, parameters: Parameters, seed: int, num_epochs: int = NUM_EPOCHS) -> dict:
-    """num_epochs = 0: the untrained encoder."""
+def run(data: Path, split: str, arm: str, parameters: Parameters, seed: int, num_epochs: int = NUM_EPOCHS) -> dict:
+    """split: "tune" or "confirm", other graphs. num_epochs = 0: the untrained encoder."""
     graphs = graphs_of(data)
     order = torch.randperm(len(graphs), generator=torch.Generator().manual_seed(0)).tolist()
     num_tune = int(TUNE_SHARE * len(graphs))
-    chosen = [graphs[i] for i in (order[:num_tune] if phase == "tune" else order[num_tune:])]
+    chosen = [graphs[i] for i in (order[:num_tune] if split == "tune" else order[num_tune:])]
     labels = torch.cat([graph.y for graph in chosen])
     torch.manual_seed(seed)
     model = GraphEncoder(chosen[0].x.shape[1])

@@ -29,6 +29,9 @@ NUM_TRIALS, NUM_SEEDS = 12, 20
 TUNE_SEED = 1000
 HERE = Path(__file__).parent
 RESULTS = HERE / "pilot.csv"
+# The search; paired seeds with what it found, on other data; and there uniform batches with what it found for proximity
+# ones: is a gain due to the sampler or to the parameters?
+PHASES = ("tune", "confirm", "check")
 COLUMNS = (
     "system", "phase", "arm", "trial", "seed", "parameters", "recall_at_1", "mrr", "accuracy", "in_batch_similarity",
     "false_negative_share", "num_steps", "train_seconds", "sampler_seconds", "commit", "date",
@@ -37,7 +40,7 @@ COLUMNS = (
 
 class Run(NamedTuple):
     system: str
-    phase: str  # "tune" | "confirm"; both also have the arm "untrained"
+    phase: str  # of PHASES
     arm: str
     trial: int  # of the search; -1 in the confirmation
     seed: int
@@ -62,8 +65,7 @@ def main() -> None:
 
 
 def run_pending(options: argparse.Namespace) -> None:
-    """The search of all systems, then the confirmation with what it found."""
-    for phase in ("tune", "confirm"):
+    for phase in PHASES:
         done = {tuple(row[name] for name in COLUMNS[:5]) for row in read_results()}
         runs = [run for system in options.systems for run in planned(system, phase) if run.key() not in done]
         execute(runs, options.data, options.jobs)
@@ -78,6 +80,9 @@ def planned(system: str, phase: str) -> list[Run]:
             for trial in range(NUM_TRIALS)
             for arm in arms
         ]
+    if phase == "check":
+        parameters = best_parameters(system, "proximity")
+        return [Run(system, phase, "uniform", -1, seed, parameters) for seed in range(NUM_SEEDS)]
     best = {arm: best_parameters(system, arm) for arm in arms}
     return [
         Run(system, phase, arm, -1, seed, best.get(arm, {}))
@@ -105,7 +110,8 @@ def execute_one(run: Run, data: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     module = SYSTEMS[run.system]
     num_epochs = 0 if run.arm == "untrained" else module.NUM_EPOCHS
-    return module.run(data, run.phase, run.arm, run.parameters, run.seed, num_epochs)
+    split = "tune" if run.phase == "tune" else "confirm"
+    return module.run(data, split, run.arm, run.parameters, run.seed, num_epochs)
 
 
 def append_result(run: Run, result: dict[str, Any]) -> None:

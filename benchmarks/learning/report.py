@@ -14,6 +14,7 @@ Row = dict[str, str]
 
 BEGIN, END = "<!-- tables: python -m benchmarks.learning.pilot report -->", "<!-- end of tables -->"
 EFFECT = 0.005  # the difference to uniform that "seeds needed" are stated for: half a point
+CHECKED = "uniform, proximity's parameters"  # the arm of the phase "check"
 ALPHA, POWER = 0.05, 0.8
 
 
@@ -33,12 +34,16 @@ def update_tables(path: Path, rows: list[Row], systems: dict[str, ModuleType]) -
 
 
 def confirmation_table(rows: list[Row], system: str, metric: str) -> str:
-    chosen = [row for row in rows if row["system"] == system and row["phase"] == "confirm"]
+    chosen = [
+        {**row, "arm": row["arm"] if row["phase"] == "confirm" else CHECKED}
+        for row in rows
+        if row["system"] == system and row["phase"] in ("confirm", "check")
+    ]
     arms = list(dict.fromkeys(row["arm"] for row in chosen))
     values = {arm: {row["seed"]: 100 * float(row[metric]) for row in chosen if row["arm"] == arm} for arm in arms}
     lines = [
-        f"| batches | mean ± sd [%] | against uniform (95% interval) | paired sd | seeds needed for {100 * EFFECT:g} points "
-        "| in-batch similarity | false negatives | sampler's share of time |",
+        "| batches | mean ± sd [%] | against uniform (95% interval) | paired sd "
+        f"| seeds needed for {100 * EFFECT:g} points | in-batch similarity | false negatives | sampler's share of time |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for arm in arms:

@@ -38,12 +38,12 @@ class CaptionEncoder(nn.Module):
         return nn.functional.normalize(self.perceptron(self.embedding(words)), dim=1)
 
 
-def run(data: Path, phase: str, arm: str, parameters: Parameters, seed: int, num_epochs: int = NUM_EPOCHS) -> dict:
-    """num_epochs = 0: the untrained encoder."""
+def run(data: Path, split: str, arm: str, parameters: Parameters, seed: int, num_epochs: int = NUM_EPOCHS) -> dict:
+    """split: "tune" or "confirm", other photos. num_epochs = 0: the untrained encoder."""
     photos = [line.split("\t") for line in (data / "text" / "captions.tsv").read_text("utf-8").splitlines()]
     order = torch.randperm(len(photos), generator=torch.Generator().manual_seed(0)).tolist()
-    first = 0 if phase == "tune" else sum(PHOTOS["tune"])
-    num_train, num_test = PHOTOS[phase]
+    first = 0 if split == "tune" else sum(PHOTOS["tune"])
+    num_train, num_test = PHOTOS[split]
     kept_in = [photos[i] for i in order[first : first + num_train]]
     kept_aside = [photos[i] for i in order[first + num_train : first + num_train + num_test]]
     counts = Counter(word for photo in kept_in for caption in photo for word in words_of(caption))
