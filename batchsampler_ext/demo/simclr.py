@@ -15,7 +15,7 @@ from torch import nn
 from ..sampler import ProximityBatchSampler
 from .data import LabelledImages, Split
 
-WIDTH, EMBEDDING_DIM = 128, 64  # WIDTH: channels at full resolution
+WIDTH, EMBEDDING_DIM = 128, 64  # WIDTH: channels of images of 8 pixels
 LEARNING_RATE, TEMPERATURE = 1e-3, 0.2
 NUM_NEIGHBORS = 5  # of the classifier that judges frozen features
 
@@ -44,13 +44,15 @@ class Encoder(nn.Module):
 
     def __init__(self, num_channels: int, image_size: int) -> None:
         super().__init__()
-        width, layers = WIDTH, convolution(num_channels, WIDTH, stride=1)
+        width = max(8, WIDTH * 8 // max(image_size, 8))  # larger images: fewer channels, about the same work
+        last = 2 * width
+        layers = convolution(num_channels, width, stride=1)
         while image_size > 4:
-            layers += convolution(width, min(2 * width, 2 * WIDTH), stride=2)
-            width, image_size = min(2 * width, 2 * WIDTH), image_size // 2
-        layers += convolution(width, 2 * WIDTH, stride=1)
+            layers += convolution(width, last, stride=2)
+            width, image_size = last, image_size // 2
+        layers += convolution(width, last, stride=1)
         self.backbone = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
-        self.head = nn.Sequential(nn.Linear(8 * WIDTH, 2 * WIDTH), nn.ReLU(), nn.Linear(2 * WIDTH, EMBEDDING_DIM))
+        self.head = nn.Sequential(nn.Linear(4 * last, last), nn.ReLU(), nn.Linear(last, EMBEDDING_DIM))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Unit rows [B, EMBEDDING_DIM]."""

@@ -43,7 +43,7 @@ def confirmation_table(rows: list[Row], system: str, metric: str) -> str:
     values = {arm: {row["seed"]: 100 * float(row[metric]) for row in chosen if row["arm"] == arm} for arm in arms}
     lines = [
         "| batches | mean ± sd [%] | against uniform (95% interval) | paired sd "
-        f"| seeds needed for {100 * EFFECT:g} points | in-batch similarity | false negatives | sampler's share of time |",
+        f"| seeds needed for {100 * EFFECT:g} points | similarity | false negatives | sampler's share of time |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for arm in arms:
