@@ -53,7 +53,7 @@ def print_report(data: Split, settings: Settings, summaries: dict[str, Summary],
 
 def table_of(summaries: dict[str, Summary]) -> Table:
     table = Table(box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("batches")
+    table.add_column("batches", no_wrap=True)
     for name in ("accuracy\n[%]", "against\nuniform", "in-batch\nsimilarity", "false\nnegatives", "\nsampler"):
         table.add_column(name, justify="right")
     for arm, summary in summaries.items():
@@ -69,7 +69,7 @@ def table_of(summaries: dict[str, Summary]) -> Table:
 
 
 def points(value: Spread, sign: str = "") -> str:
-    return f"{100 * value.mean:{sign}.2f} ± {number(100 * value.deviation, '.2f')}"
+    return f"{100 * value.mean:{sign}.2f} ±{number(100 * value.deviation, '.2f')}"
 
 
 def save_figure(runs: dict[str, list[Run]], path: str) -> None:
