@@ -1,6 +1,14 @@
 #include "graph_view.h"
 
+#include <stdexcept>
+#include <string>
+
 namespace bse {
+
+void GraphView::throw_bad_neighbor(int32_t id, int64_t row) {
+  throw std::invalid_argument("graph: expected neighbors that are rows of the graph, got " + std::to_string(id) +
+                              " in row " + std::to_string(row));
+}
 
 void row_degrees(ThreadTeam& team, const GraphView& graph, int32_t* degrees) {
   team.for_ranges(graph.num_rows, 4096, [&](int64_t begin, int64_t end, Worker&) {

@@ -2,8 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 
 #include "thread_team.h"
 
@@ -22,14 +20,21 @@ struct GraphView {
 
   // Row of the i-th neighbour. The table may have changed since it was checked: a bad id raises, it is never followed.
   uint32_t neighbor_row(int64_t row, uint32_t i) const {
-    const int32_t id = neighbors[row * num_neighbors + i];
-    if (static_cast<uint32_t>(id) < static_cast<uint32_t>(num_nodes)) {
-      const int32_t found = row_of != nullptr ? row_of[id] : id;
-      if (static_cast<uint32_t>(found) < static_cast<uint32_t>(num_rows)) return static_cast<uint32_t>(found);
-    }
-    throw std::invalid_argument("graph: expected neighbors that are rows of the graph, got " + std::to_string(id) +
-                                " in row " + std::to_string(row));
+    return row_of_checked(checked_id(neighbors[row * num_neighbors + i], row), row);
   }
+
+  // The two halves of it, for who prefetches between them. row: where the id was found.
+  int32_t checked_id(int32_t id, int64_t row) const {
+    if (static_cast<uint32_t>(id) >= static_cast<uint32_t>(num_nodes)) throw_bad_neighbor(id, row);
+    return id;
+  }
+  uint32_t row_of_checked(int32_t id, int64_t row) const {
+    const int32_t found = row_of != nullptr ? row_of[id] : id;
+    if (static_cast<uint32_t>(found) >= static_cast<uint32_t>(num_rows)) throw_bad_neighbor(id, row);
+    return static_cast<uint32_t>(found);
+  }
+
+  [[noreturn]] static void throw_bad_neighbor(int32_t id, int64_t row);
 };
 
 // Lengths of the valid prefixes. Throws std::invalid_argument for an id outside [-1, num_nodes) or a -1 inside a

@@ -1,0 +1,56 @@
+"""The machine under the figures: what it is, and what it can do at most, measured."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import batchsampler_ext
+from batchsampler_ext._backend import core
+
+from .native import library
+
+
+def describe(num_threads: int) -> dict[str, Any]:
+    return {
+        "cpu": cpu_name(),
+        "threads": num_threads,
+        "isa": core.isa(),
+        "batchsampler_ext": batchsampler_ext.__version__,
+        "commit": commit(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def measure_peaks(num_threads: int) -> dict[str, float]:
+    """Best of three each: FLOP/s of float32 FMA and of bfloat16 dot products, bytes/s of a copy, random lines/s."""
+    native = library()
+    table_bytes = ctypes.c_int64(512 << 20)
+    return {
+        "fma": max(native.peak_fma(num_threads) for _ in range(3)),
+        "bf16": max(native.peak_bf16(num_threads) for _ in range(3)),
+        "copy": max(native.peak_copy(num_threads) for _ in range(3)),
+        "random_reads": max(native.peak_random_reads(num_threads, table_bytes) for _ in range(3)),
+    }
+
+
+def cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def commit() -> str:
+    here = Path(__file__).parent
+    try:
+        return subprocess.check_output(["git", "describe", "--always", "--dirty"], cwd=here, text=True).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,53 @@
+"""Interleaved timing: all contestants in turn, round by round, so that a slow minute of the machine hits them alike."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Of one contestant: seconds of each round it took part in, and its share of ours, round by round."""
+
+    seconds: np.ndarray
+    ratios: np.ndarray  # its seconds / ours of the same round
+
+    @property
+    def best(self) -> float:
+        return float(self.seconds.min())
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.seconds))
+
+
+def interleave(
+    contestants: dict[str, Callable[[], object]], ours: str, *, num_rounds: int, budget_seconds: float
+) -> dict[str, Timing]:
+    """One round to warm up, then num_rounds; who has used up the budget sits out the rest, after one counted round."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    first = {name: timed(work) for name, work in contestants.items()}
+    gc.disable()
+    try:
+        for _ in range(num_rounds):
+            for name, work in contestants.items():
+                if sum(seconds[name]) + first[name] <= budget_seconds or not seconds[name]:
+                    seconds[name].append(timed(work))
+    finally:
+        gc.enable()
+    our_seconds = seconds[ours]
+    return {
+        name: Timing(np.array(times), np.array(times) / np.array(our_seconds[: len(times)]))
+        for name, times in seconds.items()
+    }
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
