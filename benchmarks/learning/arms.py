@@ -50,6 +50,11 @@ def draw_parameters(arm: str, system: Any, trial: int) -> Parameters:
     return parameters
 
 
+def common(parameters: Parameters) -> tuple[float, float]:
+    """Those that all arms have."""
+    return parameters["lr"], parameters["temperature"]
+
+
 def make_sampler(
     arm: str, parameters: Parameters, bank: FeatureBank, batch_size: int, labels: torch.Tensor, seed: int
 ) -> ProximityBatchSampler:

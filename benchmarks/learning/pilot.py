@@ -22,15 +22,15 @@ import torch
 from tqdm import tqdm
 
 from . import graphcl, retrieval
-from .arms import ARMS, Parameters, draw_parameters
+from .arms import ARMS, Parameters, common, draw_parameters
 
 SYSTEMS = {"retrieval": retrieval, "graphcl": graphcl}
 NUM_TRIALS, NUM_SEEDS = 12, 20
 TUNE_SEED = 1000
 HERE = Path(__file__).parent
 RESULTS = HERE / "pilot.csv"
-# The search; paired seeds with what it found, on other data; and there uniform batches with what it found for proximity
-# ones: is a gain due to the sampler or to the parameters?
+# The search; paired seeds with what it found, on other data; and there uniform batches with what it found for the others
+# (the arm is whose parameters they are): is a gain due to the sampler or to the parameters?
 PHASES = ("tune", "confirm", "check")
 COLUMNS = (
     "system", "phase", "arm", "trial", "seed", "parameters", "recall_at_1", "mrr", "accuracy", "in_batch_similarity",
@@ -80,10 +80,10 @@ def planned(system: str, phase: str) -> list[Run]:
             for trial in range(NUM_TRIALS)
             for arm in arms
         ]
-    if phase == "check":
-        parameters = best_parameters(system, "proximity")
-        return [Run(system, phase, "uniform", -1, seed, parameters) for seed in range(NUM_SEEDS)]
     best = {arm: best_parameters(system, arm) for arm in arms}
+    if phase == "check":
+        first_arm = {common(best[arm]): arm for arm in reversed(arms) if common(best[arm]) != common(best["uniform"])}
+        return [Run(system, phase, arm, -1, seed, best[arm]) for seed in range(NUM_SEEDS) for arm in first_arm.values()]
     return [
         Run(system, phase, arm, -1, seed, best.get(arm, {}))
         for seed in range(NUM_SEEDS)
@@ -111,7 +111,8 @@ def execute_one(run: Run, data: Path) -> dict[str, Any]:
     module = SYSTEMS[run.system]
     num_epochs = 0 if run.arm == "untrained" else module.NUM_EPOCHS
     split = "tune" if run.phase == "tune" else "confirm"
-    return module.run(data, split, run.arm, run.parameters, run.seed, num_epochs)
+    arm = "uniform" if run.phase == "check" else run.arm
+    return module.run(data, split, arm, run.parameters, run.seed, num_epochs)
 
 
 def append_result(run: Run, result: dict[str, Any]) -> None:
