@@ -8,7 +8,7 @@ PIP := $(PY) -m pip --disable-pip-version-check -q install $(PIP_ARGS) -c constr
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp') CMakeLists.txt pyproject.toml
 DEMO := build/demo
 
-.PHONY: demo inspect test lint format asan isa-symbols clean
+.PHONY: demo inspect bench test lint format asan isa-symbols clean
 
 demo: $(VENV)/installed
 	mkdir -p $(DEMO)
@@ -18,6 +18,11 @@ inspect: $(VENV)/installed
 	$(PY) examples/digits_features.py $(DEMO)
 	$(PY) -m batchsampler_ext inspect $(DEMO)/digits_features.npy --labels $(DEMO)/digits_labels.npy \
 	  --batch-size 64 --out $(DEMO)/batches.npy --figure $(DEMO)/inspect.png
+
+# The engine against its peers (benchmarks/README.md). Wants a quiet machine; about ten minutes.
+bench: $(VENV)/installed
+	$(PIP) -e '.[bench]' --no-build-isolation --config-settings=build-dir=build/editable --config-settings=cmake.define.BSE_WERROR=ON
+	$(PY) -m benchmarks.run
 
 test: $(VENV)/installed
 	$(PY) -m pytest

@@ -29,8 +29,8 @@ NUM_TRIALS, NUM_SEEDS = 12, 20
 TUNE_SEED = 1000
 HERE = Path(__file__).parent
 RESULTS = HERE / "pilot.csv"
-# The search; paired seeds with what it found, on other data; and there uniform batches with what it found for the others
-# (the arm is whose parameters they are): is a gain due to the sampler or to the parameters?
+# The search; paired seeds with what it found, on other data; and there uniform batches with what it found for the arm:
+# is a gain due to the sampler or to the parameters?
 PHASES = ("tune", "confirm", "check")
 COLUMNS = (
     "system", "phase", "arm", "trial", "seed", "parameters", "recall_at_1", "mrr", "accuracy", "in_batch_similarity",
