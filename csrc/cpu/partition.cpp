@@ -62,8 +62,7 @@ class Partition {
     }
     capacity_ = room_ = free_;
     filled_.assign(static_cast<size_t>(num_rows), 0);
-    tallies_.resize(static_cast<size_t>(team_.num_threads()));
-    for (Tally& tally : tallies_) tally.count.assign(free_.size(), 0);
+    tallies_.assign(static_cast<size_t>(team_.num_threads()), Tally(free_.size()));
     refresh_unassigned();
   }
 
@@ -259,14 +258,25 @@ class Partition {
     return true;
   }
 
-  // How many of a row's neighbours are in each batch. One per thread, so that counting needs no hash table.
+  // How many of a row's neighbours are in each batch, and which batches those are. One per thread, so that counting
+  // needs no hash table. Without branches: who is assigned where is as good as random.
   struct Tally {
-    std::vector<uint16_t> count;   // [num_batches], zero between rows
-    std::vector<int32_t> batches;  // those with a count, in the order they were met
+    std::vector<uint16_t>
+        count;  // [2 + num_batches]: slots of kLeftOut and kUnassigned, which are never new, then batches
+    int32_t batches[kMaxVotes + 1];  // in the order they were met; one place to write to in vain
+    uint32_t num_batches = 0;
+
+    explicit Tally(size_t num_batches) : count(2 + num_batches, 0) { clear(); }
     void clear() {
-      for (const int32_t batch : batches) count[static_cast<size_t>(batch)] = 0;
-      batches.clear();
+      for (uint32_t i = 0; i < num_batches; ++i) count[static_cast<size_t>(batches[i] + 2)] = 0;
+      count[0] = count[1] = 1;
+      num_batches = 0;
     }
+    void add(int32_t owner) {
+      batches[num_batches] = owner;
+      num_batches += count[static_cast<size_t>(owner + 2)]++ == 0;
+    }
+    uint32_t votes(int32_t batch) const { return count[static_cast<size_t>(batch + 2)]; }
   };
 
   // Counts the batches of consecutive out-neighbours, from one that the hash picks.
@@ -275,8 +285,7 @@ class Partition {
     const uint32_t degree = graph_.degree(row);
     uint32_t index = mulhi(static_cast<uint32_t>(row_hash >> 32), degree);
     for (uint32_t i = 0; i < std::min(kMaxVotes, degree); ++i) {
-      const int32_t batch = owner_[graph_.neighbor_row(row, index)];
-      if (batch >= 0 && tally.count[batch]++ == 0) tally.batches.push_back(batch);
+      tally.add(owner_[graph_.neighbor_row(row, index)]);
       if (++index == degree) index = 0;
     }
   }
@@ -285,16 +294,19 @@ class Partition {
   Proposal propose(uint32_t row, uint64_t round_key, Tally& tally) const {
     const uint64_t row_hash = keyed_hash(round_key, row);
     count_votes(row, row_hash, tally);
-    int32_t best = kUnassigned;
     uint32_t best_count = 0;
+    for (uint32_t i = 0; i < tally.num_batches; ++i) {
+      const int32_t batch = tally.batches[i];
+      best_count = std::max(best_count, room_[batch] == 0 ? 0 : tally.votes(batch));
+    }
+    int32_t best = kUnassigned;
     uint64_t best_hash = 0;
-    for (const int32_t batch : tally.batches) {
-      const uint32_t count = tally.count[batch];
-      if (count < best_count || room_[batch] == 0) continue;
+    for (uint32_t i = 0; i < tally.num_batches && best_count > 0; ++i) {
+      const int32_t batch = tally.batches[i];
+      if (tally.votes(batch) != best_count || room_[batch] == 0) continue;
       const uint64_t hash = keyed_hash(row_hash, static_cast<uint64_t>(batch));
-      if (count > best_count || hash > best_hash) {
+      if (best == kUnassigned || hash > best_hash) {
         best = batch;
-        best_count = count;
         best_hash = hash;
       }
     }
@@ -313,9 +325,9 @@ class Partition {
         const uint64_t row_hash = keyed_hash(stage_key, static_cast<uint64_t>(row));
         if (former[row] < 0 || (row_hash & 1) != 0) continue;
         count_votes(static_cast<uint32_t>(row), row_hash, tally);
-        const uint16_t own_count = tally.count[former[row]];
-        leaves[row] = std::any_of(tally.batches.begin(), tally.batches.end(),
-                                  [&](int32_t batch) { return tally.count[batch] > own_count; });
+        const uint32_t own_count = tally.votes(former[row]);
+        leaves[row] = std::any_of(tally.batches, tally.batches + tally.num_batches,
+                                  [&](int32_t batch) { return tally.votes(batch) > own_count; });
       }
     });
     for (size_t row = 0; row < owner_.size(); ++row) {
