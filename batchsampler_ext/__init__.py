@@ -9,9 +9,10 @@ from importlib.metadata import version as _version
 from .bank import FeatureBank
 from .batches import Batches, sample_batches
 from .build import Neighbors, knn, knn_graph, proximity_graph
+from .dataset import IndexedDataset
 from .graph import ProximityGraph
 from .metrics import batch_stats
-from .sampler import IndexedDataset, ProximityBatchSampler
+from .sampler import ProximityBatchSampler
 from .walk import Walks, random_walk_with_restart
 
 __version__ = _version("batchsampler_ext")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,11 +47,12 @@ def epoch(value: Any) -> int:
 
 def restart_threshold(restart_prob: Any) -> int:
     """floor(alpha * 2**32): a step restarts if its 32-bit word is below it."""
-    if isinstance(restart_prob, bool) or not isinstance(restart_prob, (int, float)):
+    if isinstance(restart_prob, bool) or not isinstance(restart_prob, numbers.Real):
         raise TypeError(f"restart_prob: expected a float in [0, 1), got {restart_prob!r}")
-    if not 0 <= restart_prob < 1:  # also NaN
+    alpha = float(restart_prob)
+    if not 0 <= alpha < 1:  # also NaN
         raise ValueError(f"restart_prob: expected a float in [0, 1), got {restart_prob!r}")
-    return int(restart_prob * 2**32)
+    return int(alpha * 2**32)
 
 
 def num_threads(value: Any) -> int:
@@ -65,11 +67,12 @@ def max_memory(value: Any) -> int:
 def max_score(value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"max_score: expected a float or None, got {value!r}")
-    if math.isnan(value):
+    limit = float(value)
+    if math.isnan(limit):
         raise ValueError("max_score: expected a number, got nan")
-    return float(value)
+    return limit
 
 
 def progress(value: Any) -> Callable[[int, int], object] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import time
 from collections.abc import Callable, Iterable, Sized
 from typing import Any
@@ -14,7 +13,9 @@ import torch.distributed
 from . import _validate
 from ._arrays import TORCH_DTYPES, address, as_integers, out_of_range
 from ._backend import core, require_cpu
+from ._bank_files import open_tables
 from ._files import atomic_write
+from ._gather import announce_failure, gather_rows, is_distributed
 
 __all__ = ["FeatureBank"]
 
@@ -31,8 +32,8 @@ class FeatureBank:
         key_dim: D again for two towers (then ``keys`` holds the second tower's embeddings); None: one tower.
         dtype: of the cache: bfloat16 (default), float16 or float32.
         device: "cpu" or None (that of the first embeddings); this build has a CPU engine only.
-        path: keeps the cache in memory-mapped files PATH, PATH.keys and PATH.last_update instead of memory. Files that
-            are there already are taken up with their contents.
+        path: keeps the cache in memory-mapped files PATH, PATH.keys and PATH.last_update, described by PATH.json,
+            instead of memory. Files that are there already are taken up with their contents. Ranks need one each.
         normalize: store unit vectors (the norm of a zero vector stays 0). Rounding is defined: csrc/cpu/bank_update.h.
         momentum: m in [0, 1): an instance seen before becomes ``m * old + (1 - m) * new``, then normalised.
         gather: with torch.distributed initialised, every rank stores the updates of all ranks, in rank order.
@@ -81,9 +82,7 @@ class FeatureBank:
         self.nonfinite = _validate.choice(nonfinite, "nonfinite", ("raise", "skip"))
         self._gather, self._process_group = _validate.flag(gather, "gather"), process_group
         shape = (self.num_samples, self.dim)
-        self.data = _allocate(path, "", shape, dtype, 0)
-        self.keys = None if key_dim is None else _allocate(path, ".keys", shape, dtype, 0)
-        self.last_update = _allocate(path, ".last_update", shape[:1], torch.int64, -1)
+        self.data, self.keys, self.last_update = open_tables(path, shape, dtype, key_dim is not None, self.normalize)
         self.step = int(self.last_update.max()) + 1
         self.num_skipped = 0
         self._update_seconds = 0.0
@@ -113,31 +112,24 @@ class FeatureBank:
                 Nothing is stored then.
         """
         start = time.perf_counter()
-        ids = as_integers(indices.cpu() if isinstance(indices, torch.Tensor) else indices, "indices")
-        rows = [self._checked(embeddings, "embeddings", len(ids))]
-        if (keys is None) != (self.keys is None):
-            expected = "no keys (the bank has no key_dim)" if self.keys is None else "keys (the bank has key_dim)"
-            raise ValueError(f"keys: expected {expected}, got {'None' if keys is None else 'some'}")
-        if keys is not None:
-            rows.append(self._checked(keys, "keys", len(ids)))
-        if self._gather and torch.distributed.is_available() and torch.distributed.is_initialized():
-            ids, *rows = (_gather_rows(tensor, self._process_group) for tensor in (ids, *rows))
-        # After gathering: all ranks must decide alike.
+        is_gathered = self._gather and is_distributed()
+        try:
+            ids, rows = self._checked_update(indices, embeddings, keys)
+        except (TypeError, ValueError):
+            if is_gathered:
+                announce_failure(self._process_group)
+            raise
+        if is_gathered:
+            ids, *rows = gather_rows([ids, *rows], self._process_group)
+        # What follows is the same on all ranks.
         if self.momentum:
-            ids, rows = _keep_last(ids, rows)
+            ids, rows = _keep_last(*self._drop_unstorable(ids, rows))
         error, position = self._store(ids, rows)
-        if error > 1 and self.nonfinite == "skip":
-            storable = torch.stack([self._is_storable(tensor) for tensor in rows]).all(0)
-            self.num_skipped += int((~storable).sum())
-            ids, rows = ids[storable], [tensor[storable] for tensor in rows]
+        if error > 1:
+            ids, rows = self._drop_unstorable(ids, rows)
             error, position = self._store(ids, rows)
-        if error == 1:
-            raise out_of_range("indices", 0, self.num_samples, int(ids[position]))
         if error:
-            raise ValueError(
-                f"{'embeddings' if error == 2 else 'keys'}: expected values that are finite in the bank's "
-                f"{self.data.dtype}, got {rows[error - 2][position].abs().max():g} for instance {int(ids[position])}"
-            )
+            raise out_of_range("indices", 0, self.num_samples, int(ids[position]))
         self.step += 1
         self._update_seconds += time.perf_counter() - start
 
@@ -197,10 +189,16 @@ class FeatureBank:
         for name, table in tables.items():
             if _description(state[name]) != _description(table):
                 raise ValueError(f"state: expected {name} {_description(table)}, got {_description(state[name])}")
+        for name in ("data", "keys"):
+            if state[name] is not None and not bool(state[name].isfinite().all()):
+                raise ValueError(f"state: expected finite values in {name}, got nan or inf")
+        latest = int(state["last_update"].max())
+        step = _validate.integer(state["step"], "state: step", latest + 1, because=" (after the latest update)")
+        num_skipped = _validate.integer(state["num_skipped"], "state: num_skipped", 0)
         for name, table in tables.items():
             if table is not None:
                 table.copy_(state[name])
-        self.step, self.num_skipped = int(state["step"]), int(state["num_skipped"])
+        self.step, self.num_skipped = step, num_skipped
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the state with ``torch.save``; the file appears complete or not at all."""
@@ -211,18 +209,34 @@ class FeatureBank:
         """Reads a state written by :meth:`save` into this bank (no arbitrary pickles)."""
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # torch raises all sorts of them for damaged files
             raise ValueError(
                 f"path: expected a file written by FeatureBank.save, got {os.fspath(path)!r} ({error})"
             ) from error
         self.load_state_dict(state)
 
-    def _checked(self, value: Any, name: str, num_rows: int) -> torch.Tensor:
+    def _checked_update(
+        self, indices: Any, embeddings: torch.Tensor, keys: torch.Tensor | None
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        ids = as_integers(indices.cpu() if isinstance(indices, torch.Tensor) else indices, "indices")
+        rows = [self._checked_rows(embeddings, "embeddings", len(ids))]
+        if (keys is None) != (self.keys is None):
+            expected = "no keys (the bank has no key_dim)" if self.keys is None else "keys (the bank has key_dim)"
+            raise ValueError(f"keys: expected {expected}, got {'None' if keys is None else 'some'}")
+        if keys is not None:
+            rows.append(self._checked_rows(keys, "keys", len(ids)))
+        return ids, rows
+
+    def _checked_rows(self, value: Any, name: str, num_rows: int) -> torch.Tensor:
         if not isinstance(value, torch.Tensor) or not value.dtype.is_floating_point:
             raise TypeError(f"{name}: expected a floating point tensor, got {getattr(value, 'dtype', type(value))}")
         if value.shape != (num_rows, self.dim):
             raise ValueError(f"{name}: expected shape [{num_rows}, {self.dim}], got {list(value.shape)}")
-        return value.detach().to(device=self.data.device, dtype=torch.float32).contiguous()
+        rows = value.detach().to(device=self.data.device, dtype=torch.float32).contiguous()
+        storages = {table.untyped_storage().data_ptr() for table in (self.data, self.keys) if table is not None}
+        return rows.clone() if rows.untyped_storage().data_ptr() in storages else rows  # rows of the bank itself
 
     def _store(self, ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[int, int]:
         """(0, -1), or what is wrong with which row; nothing is stored then."""
@@ -242,25 +256,22 @@ class FeatureBank:
             normalize=self.normalize,
         )
 
-    def _is_storable(self, rows: torch.Tensor) -> torch.Tensor:
-        """bool [B]: rows that are finite, and stay so in the bank."""
-        return (rows if self.normalize else rows.to(self.data.dtype)).isfinite().all(1)
-
-
-def _allocate(
-    path: str | os.PathLike[str] | None, suffix: str, shape: tuple[int, ...], dtype: torch.dtype, fill: int
-) -> torch.Tensor:
-    """A filled tensor, in memory or in the file ``path + suffix``; a file that exists keeps its contents."""
-    if path is None:
-        return torch.full(shape, fill, dtype=dtype)
-    name = os.fspath(path) + suffix
-    size = torch.Size(shape).numel()
-    num_bytes = size * dtype.itemsize
-    is_new = not os.path.exists(name)
-    if not is_new and os.path.getsize(name) != num_bytes:
-        raise ValueError(f"path: expected {num_bytes} bytes in {name!r}, got {os.path.getsize(name)}")
-    tensor = torch.from_file(name, shared=True, size=size, dtype=dtype).view(shape)
-    return tensor.fill_(fill) if is_new and fill else tensor  # a new file is zeros, and sparse
+    def _drop_unstorable(self, ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Without the rows that are not finite once stored, if such are to be skipped."""
+        storable = torch.ones(len(ids), dtype=torch.bool)
+        for name, tensor in zip(("embeddings", "keys"), rows, strict=False):
+            is_finite = (tensor if self.normalize else tensor.to(self.data.dtype)).isfinite().all(1)
+            if self.nonfinite == "raise" and not bool(is_finite.all()):
+                wrong = int(torch.nonzero(~is_finite)[0])
+                raise ValueError(
+                    f"{name}: expected values that are finite in the bank's {self.data.dtype}, got "
+                    f"{tensor[wrong].abs().max():g} for instance {int(ids[wrong])}"
+                )
+            storable &= is_finite
+        if bool(storable.all()):
+            return ids, rows
+        self.num_skipped += int((~storable).sum())
+        return ids[storable], [tensor[storable] for tensor in rows]
 
 
 def _keep_last(ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -272,19 +283,5 @@ def _keep_last(ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[torch.Tenso
     return unique, [tensor[last] for tensor in rows]
 
 
-def _gather_rows(tensor: torch.Tensor, group: torch.distributed.ProcessGroup | None) -> torch.Tensor:
-    """Rows of all ranks in rank order; ranks may differ in the number of rows."""
-    world = torch.distributed.get_world_size(group)
-    size = torch.tensor([len(tensor)])
-    sizes = [torch.zeros_like(size) for _ in range(world)]
-    torch.distributed.all_gather(sizes, size, group=group)
-    longest = int(max(sizes))
-    padded = tensor.new_zeros((longest, *tensor.shape[1:]))
-    padded[: len(tensor)] = tensor
-    parts = [torch.empty_like(padded) for _ in range(world)]
-    torch.distributed.all_gather(parts, padded, group=group)
-    return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])
-
-
-def _description(table: torch.Tensor | None) -> str:
-    return "None" if table is None else f"{table.dtype} {list(table.shape)}"
+def _description(table: Any) -> str:
+    return f"{table.dtype} {list(table.shape)}" if isinstance(table, torch.Tensor) else f"{table!r:.100}"

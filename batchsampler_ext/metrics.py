@@ -31,7 +31,7 @@ def batch_stats(
         "_per_batch"; "num_batches". Batches of fewer than two members count as nan and are left out of the means.
 
     Raises:
-        TypeError, ValueError: a bad argument, named; ids outside [0, N).
+        TypeError, ValueError: a bad argument, named; ids outside [0, N); features of a member not finite.
 
     Example:
         >>> import torch
@@ -76,6 +76,9 @@ def _mean_cosine(features: Any, members: torch.Tensor) -> float:
         rows = features[members].double()
     else:
         rows = torch.from_numpy(features[members.numpy()].astype(np.float64))
+    if not bool(torch.isfinite(rows).all()):
+        wrong = int(members[~torch.isfinite(rows).all(1)][0])
+        raise ValueError(f"features: expected finite values, got nan or inf in row {wrong}")
     units = torch.nn.functional.normalize(rows, dim=1, eps=1e-300)
     return float((units.sum(0).square().sum() - units.square().sum()) / (count * (count - 1)))
 

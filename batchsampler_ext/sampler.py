@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sized
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, Dataset, RandomSampler, Sampler, SequentialSampler, SubsetRandomSampler
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import BatchSampler, Sampler
 
 from . import _validate
 from ._backend import core
+from ._epoch_state import Position, Window, load_position, save_position
 from ._graph_view import GraphView
+from ._index_set import index_set
 from .bank import FeatureBank
 from .batches import EPOCH_MODES, STRATEGIES, Batches, EpochSampler, sample_batches
 from .build import proximity_graph
@@ -20,26 +22,10 @@ from .graph import ProximityGraph
 from .metrics import batch_stats
 from .walk import check_batch_size
 
-__all__ = ["IndexedDataset", "ProximityBatchSampler"]
+__all__ = ["ProximityBatchSampler"]
 
 _WINDOW_STREAM = 255 << 24  # of Philox: no purpose of csrc/common/random_stream.h
 _NUM_MEASURED = 8  # batches of a window whose similarity is measured
-_STATE_VERSION = 1
-
-
-class _Window(NamedTuple):
-    """The batches between two refreshes. Never changed once made: states refer to it."""
-
-    first: int  # number of batches of the epoch before it
-    drawn: torch.Tensor  # bool [num_instances], drawn in this epoch before it
-    indices: torch.Tensor  # int32 [num_full, B], instance ids
-    tail: torch.Tensor  # int32 [T]
-
-    def __len__(self) -> int:
-        return len(self.indices) + (len(self.tail) > 0)
-
-    def batch(self, i: int) -> torch.Tensor:
-        return self.indices[i] if i < len(self.indices) else self.tail
 
 
 class ProximityBatchSampler(BatchSampler):
@@ -51,7 +37,7 @@ class ProximityBatchSampler(BatchSampler):
     dealt out at random, so the first epoch is uniform unless ``bank.fill_from`` was called.
 
     Args:
-        sampler: which instances: a number N, a sized dataset, or a torch sampler, whose index set is taken.
+        sampler: which instances: a number N, a sized dataset (all), or a torch sampler, whose index set is taken.
         batch_size: B.
         drop_last: leave the N mod B instances over, drawn at random, out of the epoch.
         bank: :class:`FeatureBank` that training updates; ids are those of the dataset.
@@ -103,7 +89,8 @@ class ProximityBatchSampler(BatchSampler):
         if not isinstance(bank, FeatureBank):
             raise TypeError(f"bank: expected a FeatureBank, got {type(bank).__name__}")
         self.bank = bank
-        self._instances = _index_set(sampler, bank.num_samples)
+        self._instances = index_set(sampler, bank.num_samples)
+        self._instances_digest = hashlib.sha256(self._instances.numpy().tobytes()).hexdigest()[:16]
         self.batch_size = check_batch_size(batch_size)
         self.drop_last = _validate.flag(drop_last, "drop_last")
         self.refresh_every = _validate.integer(refresh_every, "refresh_every", 1)
@@ -124,20 +111,24 @@ class ProximityBatchSampler(BatchSampler):
                         f"{name}: expected batch_size - 1, {needed}, or more for strategy 'knn', got {count}"
                     )
             self._graph_options["sort"] = True
+        if epoch_mode != "partition":
+            # Of rows that share a draw the candidates are shared too, so about exp(-M / rows_per_draw) of the instances
+            # are nobody's: walks cannot reach them, while a partition takes them in by their own neighbours.
+            self._graph_options.setdefault("rows_per_draw", max(1, min(256, self._num_candidates // 16)))
         reserved = self._graph_options.keys() & {"rows", "keys", "seed", "num_candidates", "num_neighbors", "progress"}
         if reserved:
             raise ValueError(f"graph_options: expected keywords that the sampler does not set, got {sorted(reserved)}")
         self._seed = _validate.seed(seed)
         self._progress = _validate.progress(progress)
+        self._check_graph_options()
 
         self.epoch = 0
         self.graph: ProximityGraph | None = None
         self.refreshes = 0
         self._epoch_is_set = True  # the next iteration is `epoch` itself, not the one after it
         self._refresh_wanted = False
-        self._window: _Window | None = None  # of the latest iteration
-        self._num_drawn = 0  # batches of the latest iteration
-        self._resume: tuple[_Window, int] | None = None
+        self._position: Position | None = None  # of the latest iteration, or loaded
+        self._resume: Position | None = None  # where the next iteration begins
         self._seconds = 0.0  # spent in here so far
         names = ("refresh_ms", "walk_us", "fallback_share", "uncovered_share")
         self._stats = dict.fromkeys(names, float("nan"))
@@ -154,8 +145,10 @@ class ProximityBatchSampler(BatchSampler):
     def set_epoch(self, epoch: int) -> None:
         """The next iteration draws this epoch. Of a loaded state, the rest is drawn if it is the same epoch."""
         epoch = _validate.epoch(epoch)
-        if self._resume is not None and epoch != self.epoch:
+        if self._resume is not None and self._resume.epoch != epoch:
             self._resume = None
+        if self._position is not None and (self._position.epoch != epoch or self._position.is_finished):
+            self._position = None
         self.epoch, self._epoch_is_set = epoch, True
 
     def refresh(self) -> None:
@@ -166,75 +159,139 @@ class ProximityBatchSampler(BatchSampler):
         if len(self) == 0:
             return
         start = time.perf_counter()
-        if not self._epoch_is_set:
-            self.epoch += 1
-        self._epoch_is_set = False
-        epoch, resume, self._resume = self.epoch, self._resume, None
-        window, position = resume or (self._first_window(epoch), 0)
-        while True:
-            if position == len(window) or (self._refresh_wanted and position > 0):
-                self._refresh_wanted = False
-                following = self._next_window(epoch, window, position)
-                if following is None:
-                    return
-                window, position = following, 0
-            batch = window.batch(position)
-            position += 1
-            self._window, self._num_drawn = window, window.first + position
+        epoch, (window, *later), num_drawn, is_finished = self._begin()
+        previous: tuple[Window, ...] = ()
+        while not is_finished:
+            end = later[0].first if later else window.first + window.num_batches
+            if num_drawn == end or (self._refresh_wanted and not later and num_drawn > window.first):
+                previous = (window,)
+                window = later.pop(0) if later else self._following_window(epoch, window, num_drawn)
+            batch = window.batch(num_drawn - window.first)
+            num_drawn += 1
+            is_finished = not later and self._is_finished(window, num_drawn)
+            self._position = Position(epoch, (*previous, window, *later), num_drawn, is_finished)
             ids = batch.tolist()
             self._seconds += time.perf_counter() - start
             yield ids
             start = time.perf_counter()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Epoch, position and the current window, by reference: cheap enough to call at every batch. The bank is saved
-        apart. A DataLoader draws ahead of training: resume is exact for equal loader settings."""
-        if self._window is None:
-            return {"version": _STATE_VERSION, "epoch": self.epoch, "num_drawn": 0, "window": None}
-        return {
-            "version": _STATE_VERSION,
-            "epoch": self.epoch,
-            "num_drawn": self._num_drawn,
-            "window": self._window._asdict(),
-        }
+    def state_dict(self, num_trained: int | None = None) -> dict[str, Any]:
+        """Epoch, position and windows, by reference: cheap enough to call at every batch. The bank is saved apart.
+
+        Args:
+            num_trained: batches of this epoch that training has finished. A DataLoader with worker processes draws
+                ahead; without this, the state is that after the batch drawn last, and what lies between is not drawn
+                again. At most the window before the current one can be gone back to.
+
+        Raises:
+            ValueError: num_trained out of this range.
+        """
+        position = self._position
+        if position is None:
+            position = Position(self.epoch if self._epoch_is_set else self.epoch + 1, (), 0, False)
+        if position.windows:
+            position = position.rewound(position.num_drawn if num_trained is None else num_trained)
+        return save_position(position, self._settings(), self._refresh_wanted)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The next iteration continues where the state was taken. Load the bank's state too."""
-        if not isinstance(state, dict) or state.get("version") != _STATE_VERSION:
-            raise ValueError(f"state: expected a state of version {_STATE_VERSION}, got {state!r:.100}")
-        window = None if state["window"] is None else _Window(**state["window"])
-        if window is not None and (
-            window.drawn.shape != self._instances.shape or window.indices.shape[1] != self.batch_size
-        ):
-            raise ValueError(
-                f"state: expected {len(self._instances)} instances in batches of {self.batch_size}, "
-                f"got {len(window.drawn)} in batches of {window.indices.shape[1]}"
-            )
-        self.epoch, self._epoch_is_set = _validate.epoch(state["epoch"]), True
-        self._window, self._num_drawn = window, int(state["num_drawn"])
-        self._resume = None if window is None else (window, self._num_drawn - window.first)
+        """The next iteration continues where the state was taken, after a finished epoch with the next one. Load the
+        bank's state too.
+
+        Raises:
+            ValueError: not a whole state, or of a sampler with another index set, batch_size, drop_last, epoch_mode,
+                strategy or seed.
+        """
+        position = load_position(state, self._settings(), len(self._instances), self.bank.num_samples)
+        self.epoch, self._epoch_is_set = position.epoch, not position.is_finished
+        self._refresh_wanted = state["refresh_wanted"]
+        self._position = position if position.windows else None
+        self._resume = None if position.is_finished else self._position
 
     def stats(self) -> dict[str, float]:
         """Of the latest window: refresh_ms (graph), walk_us (sampling, per batch), in_batch_similarity (mean cosine of
         its first batches, in the bank as it is now; nan without embeddings), fallback_share (assigned at random),
         uncovered_share (instances without an embedding); graph_age (batches drawn from it). Of all batches drawn by
         this object: total_seconds (graphs, sampling and drawing)."""
-        age = 0 if self._window is None else self._num_drawn - self._window.first
+        position = self._position
+        window = None if position is None or not position.windows else position.windows[-1]
         return {
             **self._stats,
-            "in_batch_similarity": self._in_batch_similarity(),
-            "graph_age": age,
+            "in_batch_similarity": float("nan") if window is None else self._in_batch_similarity(window),
+            "graph_age": 0 if position is None or window is None else position.num_drawn - window.first,
             "total_seconds": self._seconds,
         }
 
-    def _in_batch_similarity(self) -> float:
-        if self._window is None or self.bank.coverage == 0:
-            return float("nan")
-        first = [self._window.batch(i) for i in range(min(_NUM_MEASURED, len(self._window)))]
-        return float(batch_stats(first, self.bank.data)["in_batch_similarity"])
+    def _in_batch_similarity(self, window: Window) -> float:
+        first = [window.batch(i).long() for i in range(min(_NUM_MEASURED, window.num_batches))]
+        known = [ids[self.bank.last_update[ids] >= 0] for ids in first]
+        return float(batch_stats(known, self.bank.data)["in_batch_similarity"])
+
+    def _settings(self) -> dict[str, Any]:
+        """What must be equal for a state to make sense."""
+        return {
+            "instances": self._instances_digest,
+            "batch_size": self.batch_size,
+            "drop_last": self.drop_last,
+            "epoch_mode": self._epoch_mode,
+            "strategy": self._strategy,
+            "seed": self._seed,
+        }
+
+    def _check_graph_options(self) -> None:
+        """Finds now what a graph would complain of an epoch later."""
+        if self._strategy == "uniform" or self.bank.num_samples < 2:
+            return
+        proximity_graph(
+            self.bank.data, 1, num_candidates=1, keys=self.bank.keys, rows=torch.arange(2), **self._graph_options
+        )
+        range_min = self._graph_options.get("range_min", 0)
+        if range_min >= self._num_candidates:
+            raise ValueError(
+                f"graph_options: expected range_min below num_candidates, {self._num_candidates}, got {range_min}"
+            )
+
+    # --- an epoch ----------------------------------------------------------------------------------------------------
+    def _begin(self) -> Position:
+        """Where a new iteration starts."""
+        if self._resume is not None:
+            position, self._resume = self._resume, None
+            self.epoch, self._epoch_is_set = position.epoch, False
+            return position
+        if not self._epoch_is_set:
+            self.epoch += 1
+        self._epoch_is_set = True  # stays so if what follows fails: the epoch is then begun again
+        window = self._first_window(self.epoch)
+        self._epoch_is_set = self._refresh_wanted = False
+        return Position(self.epoch, (window,), 0, False)
+
+    def _following_window(self, epoch: int, window: Window, num_drawn: int) -> Window:
+        """The next window. If that fails (Ctrl-C, say), the next iteration takes up the epoch here."""
+        try:
+            following = self._make_window(epoch, num_drawn, self._drawn_after(window, num_drawn))
+        except BaseException:
+            self.epoch, self._epoch_is_set = epoch, True
+            self._resume = Position(epoch, (window,), num_drawn, False)
+            raise
+        self._refresh_wanted = False
+        return following
+
+    def _is_finished(self, window: Window, num_drawn: int) -> bool:
+        if self._epoch_mode != "paper":
+            return num_drawn >= len(self)
+        if num_drawn < window.first + window.num_batches:
+            return False
+        num_left = int((~self._drawn_after(window, num_drawn)).sum())
+        return num_left == 0 or (self.drop_last and num_left <= len(self._instances) % self.batch_size)
+
+    def _drawn_after(self, window: Window, num_drawn: int) -> torch.Tensor:
+        """bool [num_instances]: drawn in the first num_drawn batches of the epoch, of which the window has the last."""
+        is_member = torch.zeros(self.bank.num_samples, dtype=torch.bool)
+        for i in range(num_drawn - window.first):
+            is_member[window.batch(i).long()] = True
+        return window.drawn | is_member[self._instances]
 
     # --- windows -----------------------------------------------------------------------------------------------------
-    def _first_window(self, epoch: int) -> _Window:
+    def _first_window(self, epoch: int) -> Window:
         drawn = torch.zeros(len(self._instances), dtype=torch.bool)
         num_left_out = len(self._instances) % self.batch_size if self.drop_last else 0
         if num_left_out and self._epoch_mode == "partition":  # as if drawn: they take no part in this epoch
@@ -243,22 +300,7 @@ class ProximityBatchSampler(BatchSampler):
             drawn[order[len(order) - num_left_out :]] = True
         return self._make_window(epoch, 0, drawn)
 
-    def _next_window(self, epoch: int, window: _Window, position: int) -> _Window | None:
-        """After `position` batches of a window. None: the epoch is over."""
-        first = window.first + position
-        drawn = window.drawn.clone()
-        is_member = torch.zeros(self.bank.num_samples, dtype=torch.bool)
-        for i in range(position):
-            is_member[window.batch(i).long()] = True
-        drawn |= is_member[self._instances]
-        if self._epoch_mode == "independent":
-            return None if first >= len(self) else self._make_window(epoch, first, drawn)
-        if bool(drawn.all()):
-            return None
-        following = self._make_window(epoch, first, drawn)
-        return following if len(following) else None
-
-    def _make_window(self, epoch: int, first: int, drawn: torch.Tensor) -> _Window:
+    def _make_window(self, epoch: int, first: int, drawn: torch.Tensor) -> Window:
         ids = self._instances if self._epoch_mode != "partition" else self._instances[~drawn]
         graph, num_uncovered = self._build_graph(ids, epoch, first)
         start = time.perf_counter()
@@ -269,7 +311,8 @@ class ProximityBatchSampler(BatchSampler):
             "fallback_share": batches.stats["fills"] / max(1, batches.stats["num_instances"]),
             "uncovered_share": num_uncovered / len(ids),
         }
-        return _Window(first, drawn, batches.indices, batches.tail)
+        # Copies: the views would keep all batches of the epoch alive, and write them into every saved state.
+        return Window(first, drawn, batches.indices.clone(), batches.tail.clone())
 
     def _sample(self, graph: ProximityGraph, epoch: int, first: int, drawn: torch.Tensor) -> Batches:
         num_rows = len(graph)
@@ -314,6 +357,7 @@ class ProximityBatchSampler(BatchSampler):
             empty = torch.empty((len(ids), 0), dtype=torch.int32)
             return ProximityGraph(empty, ids=ids, num_nodes=self.bank.num_samples), len(ids) - num_covered
         start = time.perf_counter()
+        self.graph = None  # not two at a time
         num_candidates = min(self._num_candidates, num_covered - 1)
         graph = proximity_graph(
             self.bank.data,
@@ -343,49 +387,5 @@ class ProximityBatchSampler(BatchSampler):
         return self._restart_prob(epoch) if callable(self._restart_prob) else self._restart_prob
 
 
-class IndexedDataset(Dataset[tuple[int, Any]]):
-    """Wraps a map-style dataset so that a sample is ``(index, sample)``: the index travels with the data, because a
-    DataLoader draws batches ahead of training.
-
-    Example:
-        >>> IndexedDataset(["a", "b"])[1]
-        (1, 'b')
-    """
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[int, Any]:
-        return index, self.dataset[index]
-
-
 def _optional_count(value: int | None, name: str, default: int) -> int:
     return default if value is None else _validate.integer(value, name, 1)
-
-
-def _index_set(sampler: Any, num_samples: int) -> torch.Tensor:
-    """The instances a sampler draws from, int64, in the order given."""
-    if isinstance(sampler, (RandomSampler, SequentialSampler)):
-        sampler = sampler.data_source
-    elif isinstance(sampler, DistributedSampler):
-        sampler = sampler.dataset
-    if isinstance(sampler, SubsetRandomSampler):
-        ids = torch.as_tensor(list(sampler.indices), dtype=torch.int64)
-    elif isinstance(sampler, Sampler):
-        ids = torch.as_tensor(list(sampler), dtype=torch.int64)
-    elif hasattr(sampler, "__index__") and not isinstance(sampler, bool):
-        ids = torch.arange(_validate.integer(sampler, "sampler", 1, num_samples, because=" (bank.num_samples)"))
-    elif isinstance(sampler, Sized):
-        ids = torch.arange(len(sampler))
-    else:
-        raise TypeError(f"sampler: expected a number, a sized dataset or a torch sampler, got {type(sampler).__name__}")
-    if len(ids) == 0:
-        raise ValueError("sampler: expected at least one instance, got none")
-    if int(ids.min()) < 0 or int(ids.max()) >= num_samples:
-        raise ValueError(f"sampler: expected instances in [0, {num_samples}) as the bank has, got {int(ids.max())}")
-    if len(torch.unique(ids)) < len(ids):
-        raise ValueError("sampler: expected distinct instances, got some more than once")
-    return ids

@@ -196,14 +196,64 @@ def test_a_mapped_bank_outlives_its_process(tmp_path):
     rows = torch.randn(20, 8)
     bank.update(range(20), rows, -rows)
     bank.update([30], rows[:1], rows[:1])
-    assert sorted(os.listdir(tmp_path)) == ["bank", "bank.keys", "bank.last_update"]
+    assert sorted(os.listdir(tmp_path)) == ["bank", "bank.json", "bank.keys", "bank.last_update"]
     again = FeatureBank(50, 8, path=path, key_dim=8)
     assert torch.equal(again.data, bank.data)
     assert torch.equal(again.keys, bank.keys)
     assert (again.step, again.coverage) == (2, 21 / 50)
     assert np.memmap(path, dtype=np.int16, mode="r").size == 400
-    with pytest.raises(ValueError, match="path: expected 960 bytes in .*bank', got 800"):
-        FeatureBank(60, 8, path=path)
+    for arguments, message in [
+        ((60, 8), "num_samples 60, got 50"),
+        ((50, 4), "dim 4, got 8"),
+        ((50, 8), "has_keys False, got True"),
+    ]:
+        with pytest.raises(ValueError, match=f"path: expected files of a bank with {message}"):
+            FeatureBank(*arguments, path=path)
+    with pytest.raises(ValueError, match="dtype 'float16', got 'bfloat16'"):
+        FeatureBank(50, 8, path=path, key_dim=8, dtype=torch.float16)
+    os.truncate(path, 100)
+    with pytest.raises(ValueError, match="path: expected 800 bytes in .*bank', got 100"):
+        FeatureBank(50, 8, path=path, key_dim=8)
+    os.remove(f"{path}.json")
+    with pytest.raises(ValueError, match=r"path: expected a new bank or a whole one, got .* without .*bank.json"):
+        FeatureBank(50, 8, path=path, key_dim=8)
+    with pytest.raises(ValueError, match="path: expected a path in a writable directory"):
+        FeatureBank(50, 8, path=tmp_path / "no" / "bank")
+
+
+def test_rows_of_the_bank_itself_can_be_stored():
+    bank = FeatureBank(2, 2, dtype=torch.float32, normalize=False)
+    bank.update([0, 1], torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    bank.update([1, 0], bank.data)
+    assert bank.data.tolist() == [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_bad_duplicates_count_as_others_do(momentum):
+    rows = torch.tensor([[1.0, 1.0], [float("nan"), 1.0]])
+    bank = FeatureBank(4, 2, momentum=momentum, nonfinite="skip")
+    bank.update([1, 1], rows)
+    assert bank.last_update.tolist() == [-1, 0, -1, -1]
+    with pytest.raises(ValueError, match="embeddings: .* got nan for instance 1"):
+        FeatureBank(4, 2, momentum=momentum).update([1, 1], rows.flip(0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step": None}, "state: step: expected an integer"),
+        ({"step": 0}, "state: step: expected an integer at least 1 "),
+        ({"num_skipped": -1}, "state: num_skipped: "),
+        ({"data": [1]}, r"state: expected data torch.bfloat16 \[6, 3\], got \[1\]"),
+        ({"data": torch.full((6, 3), float("nan"), dtype=torch.bfloat16)}, "state: expected finite values in data"),
+    ],
+)
+def test_damaged_states_change_nothing(change, message):
+    bank, other = FeatureBank(6, 3), FeatureBank(6, 3)
+    bank.update([4, 2], torch.randn(2, 3))
+    with pytest.raises((TypeError, ValueError), match=message):
+        other.load_state_dict({**bank.state_dict(), **change})
+    assert (other.coverage, other.step) == (0, 0)
 
 
 def gather_on_rank(rank: int, port: int, results) -> None:
@@ -214,7 +264,12 @@ def gather_on_rank(rank: int, port: int, results) -> None:
         bank.update([0, 3], torch.tensor([[1.0, 1.0], [2.0, 2.0]]))
     else:
         bank.update([3, 5, 6], torch.tensor([[3.0, 3.0], [4.0, 4.0], [5.0, 5.0]]))
-    results[rank] = bank.data[:, 0].tolist()
+    try:  # a bad call on one rank fails on all; the next one is in step again
+        bank.update([rank], torch.ones(1, 2 + rank))
+    except (RuntimeError, ValueError) as error:
+        failure = str(error)
+    bank.update([rank + 1], torch.full((1, 2), 6.0 + rank))
+    results[rank] = (bank.data[:, 0].tolist(), failure)
     torch.distributed.destroy_process_group()
 
 
@@ -223,4 +278,6 @@ def test_ranks_gather_in_rank_order():
         results = manager.dict()
         port = 29500 + os.getpid() % 2000
         torch.multiprocessing.spawn(gather_on_rank, (port, results), nprocs=2)
-        assert results[0] == results[1] == [1, 0, 0, 3, 0, 4, 5, 0]
+        assert results[0][0] == results[1][0] == [1, 6, 7, 3, 0, 4, 5, 0]
+        assert results[0][1] == "update: failed on rank 1 of the group; no rank stores anything"
+        assert results[1][1] == "embeddings: expected shape [1, 2], got [1, 3]"

@@ -1,0 +1,81 @@
+"""The tables of a bank: in memory, or in memory-mapped files that outlive the process.
+
+PATH holds the data, PATH.keys the second tower's, PATH.last_update the steps, and PATH.json, written last, says what
+they are: without it, files are unfinished or somebody else's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, NamedTuple
+
+import torch
+
+from ._files import atomic_write, check_output
+
+
+class Tables(NamedTuple):
+    data: torch.Tensor  # [N, D]
+    keys: torch.Tensor | None  # [N, D]
+    last_update: torch.Tensor  # int64 [N], -1 never
+
+
+def open_tables(
+    path: str | os.PathLike[str] | None, shape: tuple[int, int], dtype: torch.dtype, has_keys: bool, normalize: bool
+) -> Tables:
+    """New tables without embeddings, or those of the files at ``path``."""
+    parts: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+        "": (shape, dtype),
+        ".last_update": (shape[:1], torch.int64),
+    }
+    if has_keys:
+        parts[".keys"] = (shape, dtype)
+    if path is None:
+        tables = {suffix: torch.zeros(size, dtype=kind) for suffix, (size, kind) in parts.items()}
+        tables[".last_update"].fill_(-1)
+        return Tables(tables[""], tables.get(".keys"), tables[".last_update"])
+    name = os.fspath(path)
+    check_output(name, "path")
+    content = {
+        "format": 1,
+        "num_samples": shape[0],
+        "dim": shape[1],
+        "dtype": str(dtype).removeprefix("torch."),
+        "has_keys": has_keys,
+        "normalize": normalize,
+    }
+    is_new = not os.path.exists(f"{name}.json")
+    if is_new:
+        found = [name + suffix for suffix in parts if os.path.exists(name + suffix)]
+        if found:
+            raise ValueError(f"path: expected a new bank or a whole one, got {found} without {name}.json")
+    else:
+        _check_content(f"{name}.json", content)
+    tables = {suffix: _map(name + suffix, size, kind, is_new) for suffix, (size, kind) in parts.items()}
+    if is_new:
+        tables[".last_update"].fill_(-1)
+        with atomic_write(f"{name}.json") as file:
+            file.write(json.dumps(content).encode())
+    return Tables(tables[""], tables.get(".keys"), tables[".last_update"])
+
+
+def _check_content(path: str, expected: dict[str, Any]) -> None:
+    with open(path, encoding="utf-8") as file:
+        try:
+            found = json.load(file)
+        except ValueError as error:
+            raise ValueError(f"path: expected a description of a bank in {path!r} ({error})") from None
+    for name, value in expected.items():
+        if not isinstance(found, dict) or found.get(name) != value:
+            got = found.get(name) if isinstance(found, dict) else found
+            raise ValueError(f"path: expected files of a bank with {name} {value!r}, got {got!r} in {path!r}")
+
+
+def _map(name: str, shape: tuple[int, ...], dtype: torch.dtype, is_new: bool) -> torch.Tensor:
+    size = torch.Size(shape).numel()
+    num_bytes = size * dtype.itemsize
+    found = 0 if is_new or not os.path.exists(name) else os.path.getsize(name)
+    if not is_new and found != num_bytes:
+        raise ValueError(f"path: expected {num_bytes} bytes in {name!r}, got {found}")
+    return torch.from_file(name, shared=True, size=size, dtype=dtype).view(shape)  # a new file is zeros, and sparse

@@ -1,0 +1,88 @@
+"""The benchmarks' own code: that it runs, and that its statistics are right. Timings are not tested."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def load(path: str):
+    """A module by its file: the repository's root must not be importable here, its package is not the installed one."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, BENCHMARKS / path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_sampler_costs_runs():
+    command = [sys.executable, str(BENCHMARKS / "sampler_costs.py"), "--num-samples", "200000", "--dim", "16"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert [line.split(":")[0] for line in out.splitlines()] == [
+        "bank.update",
+        "first batch of an epoch (graph and partition of all)",
+        "draw within a window",
+        "state_dict",
+    ]
+
+
+def test_interleaved_timing_pairs_rounds(monkeypatch):
+    timing = load("timing.py")
+    clock = iter(range(10**6))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(clock)))
+    calls = []
+    contestants = {name: lambda name=name: calls.append(name) for name in ("ours", "theirs")}
+    timings = timing.interleave(contestants, "ours", num_rounds=3, budget_seconds=100)
+    assert calls == ["ours", "theirs"] * 4
+    assert timings["theirs"].seconds.tolist() == [1, 1, 1]
+    assert timings["theirs"].ratios.tolist() == [1, 1, 1]
+    calls.clear()
+    timings = timing.interleave(contestants, "ours", num_rounds=3, budget_seconds=0.5)
+    assert calls == ["ours", "theirs"] * 2  # the round that warms up, and one that counts
+
+
+def test_seeds_needed_agree_with_a_simulation():
+    report = load("learning/report.py")
+    count = report.seeds_needed(0.5, 0.5)
+    assert count == 10  # the textbook's: d = 1, two-sided 5%, power 80%
+    rng = np.random.default_rng(0)
+    samples = 0.5 + 0.5 * rng.standard_normal((20_000, count))
+    statistic = samples.mean(1) / (samples.std(1, ddof=1) / np.sqrt(count))
+    critical = report.scipy.stats.t.ppf(0.975, count - 1)
+    assert 0.8 < (np.abs(statistic) > critical).mean() < 0.85
+
+
+def test_the_pilots_tables_are_those_of_its_csv(tmp_path):
+    """PILOT.md was written from pilot.csv, and its differences are paired by seed."""
+    report = load("learning/report.py")
+    with (BENCHMARKS / "learning/pilot.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    text = (BENCHMARKS / "learning/PILOT.md").read_text()
+    for system, metric in {"retrieval": "recall_at_1", "graphcl": "accuracy"}.items():
+        assert report.confirmation_table(rows, system, metric) in text
+        assert report.search_table(rows, system, metric) in text
+    scores = {
+        arm: {row["seed"]: float(row["recall_at_1"]) for row in rows if (row["phase"], row["arm"]) == ("confirm", arm)}
+        for arm in ("uniform", "proximity")
+    }
+    seeds = scores["uniform"].keys()
+    assert len(seeds) >= 10
+    difference = 100 * np.mean([scores["proximity"][seed] - scores["uniform"][seed] for seed in seeds])
+    assert report.paired_cells(np.array([difference, difference + 1e-9]))[0].split()[0] in text
+
+
+@pytest.mark.parametrize("name", ["run", "learning.pilot"])
+def test_commands_explain_themselves(name):
+    packages = {"run": "tqdm", "learning.pilot": "torch_geometric"}
+    if importlib.util.find_spec(packages[name]) is None:
+        pytest.skip(f"needs {packages[name]}")
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--help"]
+    assert "usage" in subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True).stdout

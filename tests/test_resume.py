@@ -1,0 +1,264 @@
+"""Interruption and resume: the exact sequence goes on, whatever was interrupted where; bad states are refused."""
+
+from __future__ import annotations
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
+
+from batchsampler_ext import FeatureBank, IndexedDataset, ProximityBatchSampler
+
+
+def digits(count: int) -> torch.Tensor:
+    data = torch.from_numpy(load_digits().data[:count]).float()
+    return data - data.mean(0)
+
+
+def filled_bank(count: int) -> FeatureBank:
+    bank = FeatureBank(count, 64)
+    bank.update(range(count), digits(count))
+    return bank
+
+
+def drift(bank: FeatureBank, batch: list[int]) -> None:
+    """What training does: the embeddings of a batch move a little, as a function of the step."""
+    generator = torch.Generator().manual_seed(bank.step)
+    bank.update(batch, bank.data[batch].float() + 0.05 * torch.randn(len(batch), bank.dim, generator=generator))
+
+
+def make(count: int = 600, **arguments) -> ProximityBatchSampler:
+    options = {"refresh_every": 5, "num_candidates": 100, "num_neighbors": 20, "seed": 3, **arguments}
+    return ProximityBatchSampler(count, 32, bank=filled_bank(count), **options)
+
+
+def run(sampler: ProximityBatchSampler, num_epochs: int, stop_after: int | None = None) -> list[list[list[int]]]:
+    """The batches of each epoch, as training would see them; stops within an epoch after that many batches in all."""
+    epochs: list[list[list[int]]] = []
+    num_drawn = 0
+    for _ in range(num_epochs):
+        epochs.append([])
+        for batch in sampler:
+            epochs[-1].append(batch)
+            drift(sampler.bank, batch)
+            num_drawn += 1
+            if num_drawn == stop_after:
+                return epochs
+    return epochs
+
+
+@pytest.mark.parametrize("mode", ["partition", "independent", "paper"])
+def test_kill_and_resume_continue_the_exact_sequence(mode):
+    """Interruptions at random batches and at the ends of epochs, each resumed in fresh objects from pickled states."""
+    expected = run(make(epoch_mode=mode), 3)
+    lengths = [len(epoch) for epoch in expected]
+    total = sum(lengths)
+    places = [lengths[0], lengths[0] + lengths[1], lengths[0] - 1, lengths[0] + 1]
+    places += np.random.default_rng(0).integers(1, total, 50 if mode == "partition" else 6).tolist()
+    for place in places:
+        sampler = make(epoch_mode=mode)
+        before = run(sampler, 3, stop_after=place)
+        saved = pickle.dumps((sampler.bank.state_dict(), sampler.state_dict()))
+        bank_state, sampler_state = pickle.loads(saved)
+        sampler = make(epoch_mode=mode)
+        sampler.bank.load_state_dict(bank_state)
+        sampler.load_state_dict(sampler_state)
+        done = len(before)
+        is_whole = len(before[-1]) == lengths[done - 1]
+        rest = run(sampler, 3 - done + (not is_whole))
+        if not is_whole:
+            rest[0] = before.pop() + rest[0]
+        assert before + rest == expected
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_a_loader_drew_ahead_is_drawn_again(num_workers):
+    """state_dict(num_trained) goes back to what was trained, also across a refresh."""
+    for num_trained in (1, 4, 5, 6, 9, 14):
+        sampler = make()
+        expected = list(make())
+        arguments = {"num_workers": num_workers, **({"multiprocessing_context": "spawn"} if num_workers else {})}
+        loader = DataLoader(IndexedDataset(TensorDataset(digits(600))), batch_sampler=sampler, **arguments)
+        trained = []
+        for indices, _ in loader:
+            trained.append(indices.tolist())
+            if len(trained) == num_trained:
+                break
+        state = sampler.state_dict(num_trained)
+        assert state["num_drawn"] == num_trained
+        resumed = make()
+        resumed.load_state_dict(state)
+        assert trained + list(resumed) == expected
+        assert sampler.state_dict()["num_drawn"] >= num_trained  # what was drawn, not what was trained
+        if num_workers:
+            break  # processes are slow to start
+
+
+def test_only_kept_windows_can_be_gone_back_to():
+    sampler = make()
+    batches = iter(sampler)
+    for _ in range(12):
+        next(batches)
+    assert sampler.state_dict(5)["num_drawn"] == 5
+    for num_trained in (4, 13):
+        with pytest.raises(ValueError, match="num_trained: expected an integer from 5 to 12"):
+            sampler.state_dict(num_trained)
+
+
+def test_a_state_belongs_to_the_epoch_it_names():
+    sampler, expected = make(), make()
+    list(sampler)
+    sampler.set_epoch(1)  # a checkpoint at the start of an epoch
+    state = sampler.state_dict()
+    assert (state["epoch"], state["num_drawn"], state["windows"]) == (1, 0, [])
+    resumed = make()
+    resumed.load_state_dict(state)
+    expected.set_epoch(1)
+    assert list(resumed) == list(expected)
+
+    batches = iter(sampler)
+    for _ in range(5):
+        next(batches)
+    sampler.set_epoch(7)  # epoch 2 is given up
+    state = sampler.state_dict()
+    assert (state["epoch"], state["num_drawn"]) == (7, 0)
+    resumed.load_state_dict(state)
+    resumed.set_epoch(7)
+    assert len(list(resumed)) == len(resumed)
+
+
+def test_a_finished_epoch_is_followed_by_the_next():
+    sampler = make()
+    list(sampler)
+    assert sampler.state_dict()["is_finished"]
+    resumed = make()
+    resumed.load_state_dict(sampler.state_dict())
+    assert list(resumed) == list(sampler)
+    assert (resumed.epoch, sampler.epoch) == (1, 1)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_refresh_loses_nothing(error):
+    expected = list(make())
+    wanted = []
+
+    def progress(*_) -> None:
+        if wanted:
+            wanted.clear()
+            raise error
+
+    sampler = make(progress=progress)
+    batches = iter(sampler)
+    drawn = [next(batches) for _ in range(5)]
+    wanted.append(True)
+    with pytest.raises(error):
+        next(batches)
+    assert drawn + list(sampler) == expected
+
+    sampler = make(progress=progress)
+    wanted.append(True)
+    with pytest.raises(error):
+        next(iter(sampler))
+    assert list(sampler) == expected
+    assert sampler.epoch == 0
+
+
+def test_a_wanted_refresh_is_saved_and_done_once():
+    sampler = make()
+    batches = iter(sampler)
+    drawn = [next(batches) for _ in range(3)]
+    sampler.refresh()
+    resumed = make()
+    resumed.load_state_dict(pickle.loads(pickle.dumps(sampler.state_dict())))
+    assert drawn + list(resumed) == drawn + list(batches)
+    count = sampler.refreshes
+    sampler.refresh()  # between epochs: the next one begins with a graph anyway
+    next(iter(sampler))
+    assert sampler.refreshes == count + 1
+
+
+def test_states_are_small():
+    bank = FeatureBank(50_000, 4, dtype=torch.float32)
+    bank.update(range(50_000), torch.randn(50_000, 4))
+    sampler = ProximityBatchSampler(50_000, 64, bank=bank, refresh_every=5, num_candidates=50)
+    next(iter(sampler))
+    file = io.BytesIO()
+    torch.save(sampler.state_dict(), file)
+    assert file.tell() < 50_000 + 4 * 64 * 5 + 10_000  # a byte an instance and the window
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"seed": 4}, "seed"),
+        ({"epoch_mode": "paper"}, "epoch_mode"),
+        ({"strategy": "uniform"}, "strategy"),
+        ({"drop_last": True}, "drop_last"),
+    ],
+)
+def test_states_of_other_samplers_are_refused(arguments, name):
+    sampler = make()
+    next(iter(sampler))
+    with pytest.raises(ValueError, match=f"state: expected {name} .* as this sampler has, got"):
+        make(**arguments).load_state_dict(sampler.state_dict())
+
+
+def test_states_of_other_instances_are_refused():
+    bank = filled_bank(200)
+    first, second = (
+        ProximityBatchSampler(SubsetRandomSampler(range(start, start + 100)), 16, bank=bank) for start in (0, 100)
+    )
+    next(iter(first))
+    with pytest.raises(ValueError, match="state: expected instances "):
+        second.load_state_dict(first.state_dict())
+    shuffled = ProximityBatchSampler(SubsetRandomSampler(torch.randperm(100).tolist()), 16, bank=bank)
+    shuffled.load_state_dict(first.state_dict())  # the order in which a sampler lists its instances does not matter
+    rest = list(shuffled)
+    first.load_state_dict(first.state_dict())
+    assert rest == list(first)
+
+
+def damaged_states() -> dict[str, object]:
+    sampler = make()
+    batches = iter(sampler)
+    for _ in range(3):
+        next(batches)
+    good = sampler.state_dict()
+
+    def window(**changes) -> dict:
+        return {**good, "windows": [{**good["windows"][0], **changes}]}
+
+    indices = good["windows"][0]["indices"]
+    return {
+        "nothing": {},
+        "a list": [],
+        "old version": {**good, "version": 1},
+        "too far": {**good, "num_drawn": 500},
+        "negative": {**good, "num_drawn": -3},
+        "no windows": {key: value for key, value in good.items() if key != "windows"},
+        "no epoch": {key: value for key, value in good.items() if key != "epoch"},
+        "epoch": {**good, "epoch": -1},
+        "settings": {**good, "settings": None},
+        "window": {**good, "windows": [[1, 2]]},
+        "extra": window(extra=1),
+        "flat indices": window(indices=indices[0]),
+        "other width": window(indices=indices[:, :5]),
+        "float indices": window(indices=indices.float()),
+        "large ids": window(indices=indices + 10_000),
+        "negative ids": window(indices=-1 - indices),
+        "drawn": window(drawn=torch.zeros(3, dtype=torch.bool)),
+        "first": window(first=-1),
+    }
+
+
+@pytest.mark.parametrize("damage", sorted(damaged_states()))
+def test_damaged_states_are_refused(damage):
+    sampler = make()
+    expected = list(make())
+    with pytest.raises((TypeError, ValueError), match=r"^(state|epoch)"):
+        sampler.load_state_dict(damaged_states()[damage])
+    assert list(sampler) == expected  # nothing of it was taken over
