@@ -59,7 +59,9 @@ def proximity_graph(
         keys: [N, D] of a second tower: edge i -> j is scored by the similarity of ``features[i]`` and ``keys[j]``.
         metric: "cosine", "ip" (inner product) or "l2" (minus the squared Euclidean distance).
         rows_per_draw: rows that share one random candidate set. 1 is the paper's own draw per row; larger values leave
-            each row's distribution exactly uniform and turn the gather into dense products.
+            each row's distribution exactly uniform and turn the gather into dense products. What rows share their
+            edges share too: about exp(-M / rows_per_draw) of the instances are in nobody's list. Partitions take them
+            in by their own neighbours, walks cannot reach them.
         rows: distinct int64 [R]: only these instances get a row and are candidates. Neighbours remain ids of
             ``features``. Default: all.
         labels: int64 [N]: equal labels are never linked (known false negatives); -1 is unknown. Two instances of one

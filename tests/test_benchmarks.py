@@ -57,7 +57,7 @@ def test_seeds_needed_agree_with_a_simulation():
     samples = 0.5 + 0.5 * rng.standard_normal((20_000, count))
     statistic = samples.mean(1) / (samples.std(1, ddof=1) / np.sqrt(count))
     critical = report.scipy.stats.t.ppf(0.975, count - 1)
-    assert 0.8 < (np.abs(statistic) > critical).mean() < 0.85
+    assert 0.79 < (np.abs(statistic) > critical).mean() < 0.82
 
 
 def test_the_pilots_tables_are_those_of_its_csv(tmp_path):
@@ -70,13 +70,17 @@ def test_the_pilots_tables_are_those_of_its_csv(tmp_path):
         assert report.confirmation_table(rows, system, metric) in text
         assert report.search_table(rows, system, metric) in text
     scores = {
-        arm: {row["seed"]: float(row["recall_at_1"]) for row in rows if (row["phase"], row["arm"]) == ("confirm", arm)}
+        arm: {
+            row["seed"]: float(row["recall_at_1"])
+            for row in rows
+            if (row["system"], row["phase"], row["arm"]) == ("retrieval", "confirm", arm)
+        }
         for arm in ("uniform", "proximity")
     }
     seeds = scores["uniform"].keys()
     assert len(seeds) >= 10
     difference = 100 * np.mean([scores["proximity"][seed] - scores["uniform"][seed] for seed in seeds])
-    assert report.paired_cells(np.array([difference, difference + 1e-9]))[0].split()[0] in text
+    assert f"{difference:+.2f} (" in text
 
 
 @pytest.mark.parametrize("name", ["run", "learning.pilot"])

@@ -14,7 +14,6 @@ Row = dict[str, str]
 
 BEGIN, END = "<!-- tables: python -m benchmarks.learning.pilot report -->", "<!-- end of tables -->"
 EFFECT = 0.005  # the difference to uniform that "seeds needed" are stated for: half a point
-CHECKED = "uniform, proximity's parameters"  # the arm of the phase "check"
 ALPHA, POWER = 0.05, 0.8
 
 
@@ -34,31 +33,29 @@ def update_tables(path: Path, rows: list[Row], systems: dict[str, ModuleType]) -
 
 
 def confirmation_table(rows: list[Row], system: str, metric: str) -> str:
-    chosen = [
-        {**row, "arm": row["arm"] if row["phase"] == "confirm" else CHECKED}
-        for row in rows
-        if row["system"] == system and row["phase"] in ("confirm", "check")
-    ]
-    arms = list(dict.fromkeys(row["arm"] for row in chosen))
-    values = {arm: {row["seed"]: 100 * float(row[metric]) for row in chosen if row["arm"] == arm} for arm in arms}
+    of_system = [row for row in rows if row["system"] == system]
+    confirmed = [row for row in of_system if row["phase"] == "confirm"]
     lines = [
-        "| batches | mean ± sd [%] | against uniform (95% interval) | paired sd "
+        "| batches | mean ± sd [%] | against uniform, each with its own parameters (95% interval) "
+        "| against uniform with the same parameters | paired sd "
         f"| seeds needed for {100 * EFFECT:g} points | similarity | false negatives | sampler's share of time |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for arm in arms:
-        scores = np.array(list(values[arm].values()))
+    uniform = [row for row in confirmed if row["arm"] == "uniform"]
+    for arm in dict.fromkeys(row["arm"] for row in confirmed):
+        of_arm = [row for row in confirmed if row["arm"] == arm]
+        scores = np.array([100 * float(row[metric]) for row in of_arm])
         cells = [arm, f"{scores.mean():.2f} ± {scores.std(ddof=1):.2f}"]
         if arm in ("uniform", "untrained"):
-            cells += ["", "", ""]
+            cells += [""] * 4
         else:
-            seeds = sorted(values[arm].keys() & values["uniform"].keys())
-            differences = np.array([values[arm][seed] - values["uniform"][seed] for seed in seeds])
-            cells += paired_cells(differences)
+            own = paired_differences(of_arm, uniform, metric)
+            same = paired_differences(of_arm, uniform_with(common(of_arm[0]), of_system), metric)
+            cells += [interval(own), interval(same), f"{same.std(ddof=1):.2f}"]
+            cells.append(str(seeds_needed(100 * EFFECT, float(same.std(ddof=1)))))
         if arm == "untrained":
-            cells += ["", "", ""]
+            cells += [""] * 3
         else:
-            of_arm = [row for row in chosen if row["arm"] == arm]
             share = mean(of_arm, "sampler_seconds") / mean(of_arm, "train_seconds")
             cells += [
                 f"{mean(of_arm, 'in_batch_similarity'):.3f}",
@@ -69,16 +66,30 @@ def confirmation_table(rows: list[Row], system: str, metric: str) -> str:
     return "\n".join(lines)
 
 
-def paired_cells(differences: np.ndarray) -> list[str]:
-    """Mean and interval (Student's t), paired deviation, seeds for the stated effect (two-sided t test)."""
-    deviation, count = float(differences.std(ddof=1)), len(differences)
-    half = float(scipy.stats.t.ppf(1 - ALPHA / 2, count - 1)) * deviation / math.sqrt(count)
+def common(row: Row) -> tuple[float, float]:
+    """The parameters that all arms have."""
+    parameters = json.loads(row["parameters"])
+    return parameters["lr"], parameters["temperature"]
+
+
+def uniform_with(parameters: tuple[float, float], rows: list[Row]) -> list[Row]:
+    """Uniform batches trained with these parameters: those of the confirmation, or of the check."""
+    is_uniform = [row["phase"] == "check" or (row["phase"], row["arm"]) == ("confirm", "uniform") for row in rows]
+    return [row for row, wanted in zip(rows, is_uniform, strict=True) if wanted and common(row) == parameters]
+
+
+def paired_differences(rows: list[Row], others: list[Row], metric: str) -> np.ndarray:
+    """In points, of the seeds that both have."""
+    values, other_values = ({row["seed"]: 100 * float(row[metric]) for row in part} for part in (rows, others))
+    return np.array([values[seed] - other_values[seed] for seed in sorted(values.keys() & other_values.keys())])
+
+
+def interval(differences: np.ndarray) -> str:
+    """Mean and its 95% interval (Student's t)."""
+    half = float(scipy.stats.t.ppf(1 - ALPHA / 2, len(differences) - 1)) * differences.std(ddof=1)
+    half /= math.sqrt(len(differences))
     center = float(differences.mean())
-    return [
-        f"{center:+.2f} ({center - half:+.2f} to {center + half:+.2f})",
-        f"{deviation:.2f}",
-        str(seeds_needed(100 * EFFECT, deviation)),
-    ]
+    return f"{center:+.2f} ({center - half:+.2f} to {center + half:+.2f})"
 
 
 def seeds_needed(effect: float, deviation: float) -> int:
