@@ -5,6 +5,7 @@
 
 #include <immintrin.h>
 
+#include <cmath>
 #include <cstdint>
 
 #include "../common/score.h"
@@ -91,37 +92,61 @@ inline void accumulate_by_tiles(const Tile* tiles, int max_rows, int panel_width
   }
 }
 
-// SimilarityKernels::guess_threshold: a histogram of the scores between their extremes.
-inline bool guess_from_histogram(const float* scores, int64_t count, int64_t num_wanted, float* threshold) {
-  constexpr int kNumBuckets = 256, kNumCopies = 4;  // copies: equal scores in a row must not wait for each other
-  float lowest = scores[0], highest = scores[0];
-  for (int64_t c = 0; c < count; ++c) {
-    lowest = scores[c] < lowest ? scores[c] : lowest;
-    highest = scores[c] > highest ? scores[c] : highest;
-  }
-  const float scale = (kNumBuckets - 1) / (highest - lowest);
-  if (!(scale > 0.0f && scale < 1e30f)) return false;  // all equal, infinite or NaN
+// Of the scores of a row that are not NaN.
+struct RowStatistics {
+  float sum = 0.0f, sum_of_squares = 0.0f;
+  int64_t count = 0;
+};
 
-  uint16_t counts[kNumCopies][kNumBuckets] = {};
-  constexpr int64_t kStride = 64;
-  int32_t buckets[kStride];
-  for (int64_t first = 0; first < count; first += kStride) {
-    const int64_t size = count - first < kStride ? count - first : kStride;
-    for (int64_t c = 0; c < size; ++c) {
-      const float above = scores[first + c] > lowest ? (scores[first + c] - lowest) * scale : 0.0f;
-      buckets[c] = static_cast<int32_t>(above);
+// z that a standard normal variable exceeds with probability p (Abramowitz and Stegun 26.2.23, error below 5e-4).
+inline float normal_quantile_above(float p) {
+  const float tail = p < 0.5f ? p : 1.0f - p;
+  const float t = sqrtf(-2.0f * logf(tail));
+  const float z =
+      t - (2.515517f + t * (0.802853f + t * 0.010328f)) / (1.0f + t * (1.432788f + t * (0.189269f + t * 0.001308f)));
+  return p < 0.5f ? z : -z;
+}
+
+// SimilarityKernels::guess_threshold: where a normal distribution would have it, then Newton steps on the count of
+// scores above, within what is known to be too low and too high. Simd gives statistics() and count_above().
+template <class Simd>
+inline bool guess_from_counts(const float* scores, int64_t count, int64_t num_wanted, float* threshold) {
+  constexpr int kMaxSteps = 8;
+  const RowStatistics row = Simd::statistics(scores, count);
+  if (row.count <= num_wanted) return false;
+  const int64_t slack = num_wanted / 4 > 16 ? num_wanted / 4 : 16;
+  const float size = static_cast<float>(row.count);
+  const float target = static_cast<float>(num_wanted) + 0.5f * static_cast<float>(slack);
+  if (target >= size) return false;
+  const float mean = row.sum / size;
+  const float variance = row.sum_of_squares / size - mean * mean;
+  if (!(variance > 0.0f && variance < 1e30f)) return false;  // all equal, infinite
+  const float deviation = sqrtf(variance);
+  const float z = normal_quantile_above(target / size);
+  const float density = size * 0.3989423f * expf(-0.5f * z * z) / deviation;  // scores per unit of the threshold
+
+  bool has_low = false, has_high = false;
+  float low = 0.0f, high = 0.0f, guess = mean + z * deviation;
+  for (int step = 0; step < kMaxSteps; ++step) {
+    const int64_t above = Simd::count_above(scores, count, guess);
+    if (above >= num_wanted) {
+      has_low = true;
+      low = guess;
+      if (above <= num_wanted + slack) break;
+    } else {
+      has_high = true;
+      high = guess;
     }
-    for (int64_t c = 0; c < size; ++c) ++counts[c % kNumCopies][buckets[c] & (kNumBuckets - 1)];
-  }
-  int64_t num_above = 0;
-  for (int bucket = kNumBuckets - 1; bucket > 0; --bucket) {
-    for (const auto& copy : counts) num_above += copy[bucket];
-    if (num_above >= num_wanted) {
-      *threshold = lowest + (static_cast<float>(bucket) - 0.01f) / scale;
-      return true;
+    guess += (static_cast<float>(above) - target) / density;
+    const bool is_outside = (has_low && !(guess > low)) || (has_high && !(guess < high));
+    if (is_outside) {
+      if (!has_low || !has_high) return false;
+      guess = 0.5f * (low + high);
+      if (!(guess > low && guess < high)) break;
     }
   }
-  return false;
+  *threshold = low;
+  return has_low;
 }
 
 }  // namespace

@@ -48,6 +48,53 @@ void accumulate(const float* const* rows, int num_rows, const float* panels, int
                       acc_stride);
 }
 
+// What guess_from_counts asks.
+struct Counting {
+  // Lanes past the end are NaN.
+  static __m256 load(const float* scores, int64_t left) {
+    if (left >= 8) return _mm256_loadu_ps(scores);
+    alignas(32) float padded[8];
+    for (int i = 0; i < 8; ++i) padded[i] = i < left ? scores[i] : __builtin_nanf("");
+    return _mm256_load_ps(padded);
+  }
+
+  static float reduce(__m256 lanes) {
+    alignas(32) float parts[8];
+    _mm256_store_ps(parts, lanes);
+    return ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]));
+  }
+
+  static RowStatistics statistics(const float* scores, int64_t count) {
+    __m256 sum = _mm256_setzero_ps(), squares = _mm256_setzero_ps();
+    RowStatistics row;
+    for (int64_t c = 0; c < count; c += 8) {
+      const __m256 lanes = load(scores + c, count - c);
+      const __m256 known = _mm256_cmp_ps(lanes, lanes, _CMP_ORD_Q);
+      const __m256 values = _mm256_and_ps(lanes, known);
+      sum = _mm256_add_ps(sum, values);
+      squares = _mm256_fmadd_ps(values, values, squares);
+      row.count += __builtin_popcount(static_cast<unsigned>(_mm256_movemask_ps(known)));
+    }
+    row.sum = reduce(sum);
+    row.sum_of_squares = reduce(squares);
+    return row;
+  }
+
+  static int64_t count_above(const float* scores, int64_t count, float threshold) {
+    const __m256 limit = _mm256_set1_ps(threshold);
+    __m256i above = _mm256_setzero_si256();
+    for (int64_t c = 0; c < count; c += 8) {
+      const __m256 wanted = _mm256_cmp_ps(load(scores + c, count - c), limit, _CMP_GT_OQ);
+      above = _mm256_sub_epi32(above, _mm256_castps_si256(wanted));  // true is -1
+    }
+    alignas(32) int32_t parts[8];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(parts), above);
+    int64_t total = 0;
+    for (const int32_t part : parts) total += part;
+    return total;
+  }
+};
+
 int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, bool bounded, float threshold,
                 uint64_t* ranks, int64_t* num_ranks, int64_t capacity) {
   const __m256 limit = _mm256_set1_ps(threshold);
@@ -72,6 +119,7 @@ int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, boo
 }  // namespace
 
 const SimilarityKernels kAvx2Kernels = {
-    "avx2", kPanelWidth, pack_panel, accumulate, squared_norm_chains, finish_score_row, guess_from_histogram, collect};
+    "avx2", kPanelWidth, pack_panel, accumulate, squared_norm_chains, finish_score_row, guess_from_counts<Counting>,
+    collect};
 
 }  // namespace bse

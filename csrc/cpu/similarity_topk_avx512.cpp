@@ -21,20 +21,27 @@ template <int kRows>
 inline void accumulate_tile(const float* const* rows, const float* panel, int64_t depth, bool resume, float* acc,
                             int64_t acc_stride) {
   __m512 sums[kRows][kVectors];
+#pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) {
       sums[i][v] = resume ? _mm512_load_ps(acc + i * acc_stride + 16 * v) : _mm512_setzero_ps();
     }
   }
   for (int64_t k = 0; k < depth; ++k) {
     __m512 candidates[kVectors];
+#pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) candidates[v] = _mm512_load_ps(panel + k * kPanelWidth + 16 * v);
+#pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
       const __m512 element = _mm512_set1_ps(rows[i][k]);
+#pragma GCC unroll 3
       for (int v = 0; v < kVectors; ++v) sums[i][v] = _mm512_fmadd_ps(element, candidates[v], sums[i][v]);
     }
   }
+#pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) _mm512_store_ps(acc + i * acc_stride + 16 * v, sums[i][v]);
   }
 }
@@ -47,6 +54,37 @@ void accumulate(const float* const* rows, int num_rows, const float* panels, int
   accumulate_by_tiles(kTiles, kRowTile, kPanelWidth, rows, num_rows, panels, num_panels, depth, resume, acc,
                       acc_stride);
 }
+
+// What guess_from_counts asks.
+struct Counting {
+  static __mmask16 inside(int64_t left) { return left >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << left) - 1); }
+
+  static RowStatistics statistics(const float* scores, int64_t count) {
+    __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
+    RowStatistics row;
+    for (int64_t c = 0; c < count; c += 16) {
+      const __m512 lanes = _mm512_maskz_loadu_ps(inside(count - c), scores + c);
+      const __mmask16 known = _mm512_mask_cmp_ps_mask(inside(count - c), lanes, lanes, _CMP_ORD_Q);
+      sum = _mm512_mask_add_ps(sum, known, sum, lanes);
+      squares = _mm512_mask3_fmadd_ps(lanes, lanes, squares, known);
+      row.count += __builtin_popcount(known);
+    }
+    row.sum = _mm512_reduce_add_ps(sum);
+    row.sum_of_squares = _mm512_reduce_add_ps(squares);
+    return row;
+  }
+
+  static int64_t count_above(const float* scores, int64_t count, float threshold) {
+    const __m512 limit = _mm512_set1_ps(threshold);
+    int64_t above = 0;
+    for (int64_t c = 0; c < count; c += 16) {
+      const __mmask16 valid = inside(count - c);
+      const __m512 lanes = _mm512_maskz_loadu_ps(valid, scores + c);
+      above += __builtin_popcount(_mm512_mask_cmp_ps_mask(valid, lanes, limit, _CMP_GT_OQ));
+    }
+    return above;
+  }
+};
 
 int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, bool bounded, float threshold,
                 uint64_t* ranks, int64_t* num_ranks, int64_t capacity) {
@@ -82,7 +120,7 @@ int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, boo
 }  // namespace
 
 const SimilarityKernels kAvx512Kernels = {
-    "avx512",         kPanelWidth,          pack_panel, accumulate, squared_norm_chains,
-    finish_score_row, guess_from_histogram, collect};
+    "avx512", kPanelWidth, pack_panel, accumulate, squared_norm_chains, finish_score_row, guess_from_counts<Counting>,
+    collect};
 
 }  // namespace bse
