@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "../common/score.h"
+#include "similarity_kernels.h"
 
 namespace bse {
 namespace {
@@ -147,6 +148,46 @@ inline bool guess_from_counts(const float* scores, int64_t count, int64_t num_wa
   }
   *threshold = low;
   return has_low;
+}
+
+// The lowest `count` set bits.
+inline unsigned first_set_bits(unsigned bits, int64_t count) {
+  unsigned first = 0;
+  for (; count > 0 && bits != 0; --count, bits &= bits - 1) first |= bits & (0u - bits);
+  return first;
+}
+
+// SimilarityKernels::find_cut: regula falsi on the count of scores above; where that is slow, bisection of the order of
+// all floats. Ends when exactly num_best are above or two neighbouring floats are left.
+template <class Simd>
+inline TopKCut find_cut_by_counts(const float* scores, int64_t count, int64_t num_best) {
+  constexpr int kNumInterpolations = 8;
+  float low, high;
+  Simd::extremes(scores, count, &low, &high);
+  uint32_t low_key = ordered_bits(low) - 1, high_key = ordered_bits(high);
+  int64_t above_low = count, above_high = 0;  // above_low > num_best (or nothing is to be cut) > above_high
+  for (int step = 0; high_key - low_key > 1; ++step) {
+    float middle =
+        low + (high - low) * (static_cast<float>(above_low - num_best) / static_cast<float>(above_low - above_high));
+    uint32_t middle_key = ordered_bits(middle + 0.0f);
+    const bool is_between = middle_key > low_key && middle_key < high_key;  // no if an extreme is infinite
+    if (!is_between || (step >= kNumInterpolations && step % 2 == 0)) {
+      middle_key = low_key + (high_key - low_key) / 2;
+      middle = from_ordered_bits(middle_key);
+    }
+    const int64_t above = Simd::count_above(scores, count, middle);
+    if (above == num_best) return {middle, 0};
+    if (above > num_best) {
+      low = middle;
+      low_key = middle_key;
+      above_low = above;
+    } else {
+      high = middle;
+      high_key = middle_key;
+      above_high = above;
+    }
+  }
+  return {high, num_best - above_high};
 }
 
 }  // namespace

@@ -11,6 +11,12 @@
 
 namespace bse {
 
+// The best scores of an array in draw order: all above `score`, and the first num_equal of those equal to it.
+struct TopKCut {
+  float score;
+  int64_t num_equal;
+};
+
 struct SimilarityKernels {
   const char* isa_name;
   int panel_width;
@@ -34,11 +40,18 @@ struct SimilarityKernels {
   // counts what it finds.      scores: [count]
   bool (*guess_threshold)(const float* scores, int64_t count, int64_t num_wanted, float* threshold);
 
-  // Appends candidate_rank(scores[c], first_tiebreak + c) for every score that is not NaN and, if `bounded`, above
-  // `threshold`, in order, until fewer than panel_width free places are left. Returns how many scores it has looked at.
-  // scores: [count]; ranks: [capacity], *num_ranks of them used
+  // Appends every score that is not NaN and, if `bounded`, above `threshold`, with its tiebreak first_tiebreak + c, in
+  // order, until fewer than panel_width free places are left. Returns how many scores it has looked at.
+  // scores: [count]; kept_scores, kept_tiebreaks: [capacity], *num_kept of them used
   int64_t (*collect)(const float* scores, int64_t count, uint32_t first_tiebreak, bool bounded, float threshold,
-                     uint64_t* ranks, int64_t* num_ranks, int64_t capacity);
+                     float* kept_scores, uint32_t* kept_tiebreaks, int64_t* num_kept, int64_t capacity);
+
+  // Where the best num_best end.      scores: [count] without NaN; 1 <= num_best <= count
+  TopKCut (*find_cut)(const float* scores, int64_t count, int64_t num_best);
+
+  // Keeps the best side of a cut, or (keep_best false) the other one, in order and in place. Returns how many.
+  // scores, tiebreaks: [count], readable and writable up to the next multiple of 16
+  int64_t (*filter)(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, bool keep_best);
 };
 
 extern const SimilarityKernels kScalarKernels;

@@ -101,8 +101,9 @@ BlockScorer::BlockScorer(const BlockPlan& plan, const MatrixView& queries, const
   scores_ = AlignedBuffer<float>(plan.stripe_rows(queries.dim) * plan.candidate_block);
   if (!queries.reads_in_place()) converted_rows_ = AlignedBuffer<float>(plan.row_block * plan.depth_block);
   if (!base.reads_in_place()) converted_ = AlignedBuffer<float>(kernels_.panel_width * plan.depth_block);
-  ranks_ = AlignedBuffer<uint64_t>(plan.row_block * plan.top_k_capacity);
-  scratch_ = AlignedBuffer<uint64_t>(plan.top_k_capacity);
+  kept_scores_ = AlignedBuffer<float>(plan.row_block * plan.top_k_capacity);
+  kept_tiebreaks_ = AlignedBuffer<uint32_t>(plan.row_block * plan.top_k_capacity);
+  if (selection.sort) ranks_ = AlignedBuffer<uint64_t>(plan.top_k_capacity);
   rows_.resize(static_cast<size_t>(std::max<int64_t>(plan.row_block, kernels_.panel_width)));
   buffers_.reserve(static_cast<size_t>(plan.row_block));
 }
@@ -113,7 +114,8 @@ void BlockScorer::begin(const int64_t* query_ids, const float* query_terms, int6
   num_rows_ = num_rows;
   buffers_.clear();
   for (int64_t i = 0; i < num_rows; ++i) {
-    buffers_.emplace_back(ranks_.data() + i * plan_.top_k_capacity, plan_.top_k_capacity,
+    const int64_t first = i * plan_.top_k_capacity;
+    buffers_.emplace_back(kept_scores_.data() + first, kept_tiebreaks_.data() + first, plan_.top_k_capacity,
                           selection_.num_neighbors + selection_.range_min);
   }
 }
@@ -185,28 +187,34 @@ void BlockScorer::select(int64_t i, float* scores, const int64_t* candidate_ids,
       if (scores[c] > selection_.max_score) scores[c] = kNaN;
     }
   }
-  buffers_[static_cast<size_t>(i)].add(kernels_, scores, count, first_tiebreak, scratch_.data());
+  buffers_[static_cast<size_t>(i)].add(kernels_, scores, count, first_tiebreak);
 }
 
 void BlockScorer::finish_row(int64_t i, const int64_t* tiebreak_ids, int64_t result_row, const Links& links) {
   TopKBuffer& buffer = buffers_[static_cast<size_t>(i)];
-  const int64_t num_links = buffer.finish(selection_.range_min, scratch_.data());
-  const uint64_t* ranks = buffer.ranks();
-  uint64_t* listed = scratch_.data();
-  for (int64_t n = 0; n < num_links; ++n) {  // rank by id instead of by position
-    const auto id = static_cast<uint32_t>(tiebreak_ids[rank_tiebreak(ranks[n])]);
-    listed[n] = (ranks[n] & ~uint64_t{0xFFFFFFFFu}) | id;
-  }
-  if (selection_.sort) std::sort(listed, listed + num_links);
-  const int64_t num_columns = selection_.num_neighbors;
+  buffer.finish(kernels_, selection_.range_min);
+  const int64_t num_links = buffer.size(), num_columns = selection_.num_neighbors;
+  const float* kept_scores = buffer.scores();
+  const uint32_t* tiebreaks = buffer.tiebreaks();
   int32_t* neighbors = links.neighbors + result_row * num_columns;
-  for (int64_t n = 0; n < num_columns; ++n) {
-    neighbors[n] = n < num_links ? static_cast<int32_t>(rank_tiebreak(listed[n])) : -1;
+  float* scores = links.scores == nullptr ? nullptr : links.scores + result_row * num_columns;
+  if (selection_.sort) {
+    uint64_t* ranks = ranks_.data();
+    for (int64_t n = 0; n < num_links; ++n) {
+      ranks[n] = candidate_rank(kept_scores[n], static_cast<uint32_t>(tiebreak_ids[tiebreaks[n]]));
+    }
+    std::sort(ranks, ranks + num_links);
+    for (int64_t n = 0; n < num_links; ++n) {
+      neighbors[n] = static_cast<int32_t>(rank_tiebreak(ranks[n]));
+      if (scores != nullptr) scores[n] = rank_score(ranks[n]);
+    }
+  } else {
+    for (int64_t n = 0; n < num_links; ++n) neighbors[n] = static_cast<int32_t>(tiebreak_ids[tiebreaks[n]]);
+    if (scores != nullptr) std::copy(kept_scores, kept_scores + num_links, scores);
   }
-  if (links.scores == nullptr) return;
-  float* scores = links.scores + result_row * num_columns;
-  for (int64_t n = 0; n < num_columns; ++n) {
-    scores[n] = n < num_links ? rank_score(listed[n]) : -std::numeric_limits<float>::infinity();
+  std::fill(neighbors + num_links, neighbors + num_columns, -1);
+  if (scores != nullptr) {
+    std::fill(scores + num_links, scores + num_columns, -std::numeric_limits<float>::infinity());
   }
 }
 

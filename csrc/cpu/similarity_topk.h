@@ -93,8 +93,9 @@ class BlockScorer {
   AlignedBuffer<float> scores_;          // [stripe_rows][candidate_block]
   AlignedBuffer<float> converted_rows_;  // [row_block][depth_block], for features not read in place
   AlignedBuffer<float> converted_;       // [panel_width][depth_block], likewise for candidates
-  AlignedBuffer<uint64_t> ranks_;        // [row_block][top_k_capacity]
-  AlignedBuffer<uint64_t> scratch_;      // [top_k_capacity]
+  AlignedBuffer<float> kept_scores_;     // [row_block][top_k_capacity]
+  AlignedBuffer<uint32_t> kept_tiebreaks_;
+  AlignedBuffer<uint64_t> ranks_;  // [top_k_capacity], to sort
   std::vector<const float*> rows_;
   std::vector<TopKBuffer> buffers_;
 };

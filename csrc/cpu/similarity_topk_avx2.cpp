@@ -48,7 +48,7 @@ void accumulate(const float* const* rows, int num_rows, const float* panels, int
                       acc_stride);
 }
 
-// What guess_from_counts asks.
+// What the searches of simd_shared.h ask.
 struct Counting {
   // Lanes past the end are NaN.
   static __m256 load(const float* scores, int64_t left) {
@@ -80,6 +80,22 @@ struct Counting {
     return row;
   }
 
+  static void extremes(const float* scores, int64_t count, float* lowest, float* highest) {
+    __m256 low = _mm256_set1_ps(scores[0]), high = low;
+    for (int64_t c = 0; c < count; c += 8) {  // min and max of a NaN and a number, in this order, are the number
+      const __m256 lanes = load(scores + c, count - c);
+      low = _mm256_min_ps(lanes, low);
+      high = _mm256_max_ps(lanes, high);
+    }
+    alignas(32) float parts[8];
+    _mm256_store_ps(parts, low);
+    *lowest = parts[0];
+    for (const float part : parts) *lowest = part < *lowest ? part : *lowest;
+    _mm256_store_ps(parts, high);
+    *highest = parts[0];
+    for (const float part : parts) *highest = part > *highest ? part : *highest;
+  }
+
   static int64_t count_above(const float* scores, int64_t count, float threshold) {
     const __m256 limit = _mm256_set1_ps(threshold);
     __m256i above = _mm256_setzero_si256();
@@ -95,31 +111,75 @@ struct Counting {
   }
 };
 
+// compress.lanes[mask]: which lane goes where if the lanes of the mask are moved to the front.
+struct CompressTable {
+  alignas(64) uint64_t lanes[256] = {};  // a byte a lane
+  constexpr CompressTable() {
+    for (unsigned mask = 0; mask < 256; ++mask) {
+      unsigned place = 0;
+      for (unsigned lane = 0; lane < 8; ++lane) {
+        if ((mask >> lane & 1) != 0) lanes[mask] |= uint64_t{lane} << 8 * place++;
+      }
+    }
+  }
+};
+constexpr CompressTable kCompress;
+
+// Whole vectors are stored: the caller leaves room for 8 beyond what is wanted.
+inline void append(unsigned wanted, __m256 scores, __m256i tiebreaks, float* kept_scores, uint32_t* kept_tiebreaks,
+                   int64_t* num_kept) {
+  const __m256i front = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(kCompress.lanes[wanted])));
+  _mm256_storeu_ps(kept_scores + *num_kept, _mm256_permutevar8x32_ps(scores, front));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(kept_tiebreaks + *num_kept),
+                      _mm256_permutevar8x32_epi32(tiebreaks, front));
+  *num_kept += __builtin_popcount(wanted);
+}
+
 int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, bool bounded, float threshold,
-                uint64_t* ranks, int64_t* num_ranks, int64_t capacity) {
+                float* kept_scores, uint32_t* kept_tiebreaks, int64_t* num_kept, int64_t capacity) {
   const __m256 limit = _mm256_set1_ps(threshold);
-  int64_t c = 0, used = *num_ranks;
-  for (; c + 8 <= count && used + kPanelWidth <= capacity; c += 8) {
+  const __m256i lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+  int64_t c = 0, used = *num_kept;
+  for (; c < count && used + kPanelWidth <= capacity; c += 8) {
+    const __m256 lanes = Counting::load(scores + c, count - c);
+    const auto wanted = static_cast<unsigned>(_mm256_movemask_ps(bounded ? _mm256_cmp_ps(lanes, limit, _CMP_GT_OQ)
+                                                                         : _mm256_cmp_ps(lanes, lanes, _CMP_ORD_Q)));
+    if (wanted == 0) continue;
+    const auto first = static_cast<int>(first_tiebreak + static_cast<uint32_t>(c));
+    append(wanted, lanes, _mm256_add_epi32(lane, _mm256_set1_epi32(first)), kept_scores, kept_tiebreaks, &used);
+  }
+  *num_kept = used;
+  return c < count ? c : count;
+}
+
+int64_t filter(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, bool keep_best) {
+  const __m256 limit = _mm256_set1_ps(cut.score);
+  int64_t num_kept = 0, num_equal = 0;
+  for (int64_t c = 0; c < count; c += 8) {
+    const unsigned inside = count - c >= 8 ? 0xFF : (1u << (count - c)) - 1;
     const __m256 lanes = _mm256_loadu_ps(scores + c);
-    const __m256 wanted = bounded ? _mm256_cmp_ps(lanes, limit, _CMP_GT_OQ) : _mm256_cmp_ps(lanes, lanes, _CMP_ORD_Q);
-    for (int mask = _mm256_movemask_ps(wanted); mask != 0; mask &= mask - 1) {
-      const int64_t hit = c + __builtin_ctz(static_cast<unsigned>(mask));
-      ranks[used++] = candidate_rank(scores[hit], first_tiebreak + static_cast<uint32_t>(hit));
-    }
+    const __m256i ties = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(tiebreaks + c));
+    const auto compare = [&](__m256 wanted) { return inside & static_cast<unsigned>(_mm256_movemask_ps(wanted)); };
+    const unsigned equal = compare(_mm256_cmp_ps(lanes, limit, _CMP_EQ_OQ));
+    unsigned best = compare(_mm256_cmp_ps(lanes, limit, _CMP_GT_OQ));
+    if (equal != 0) best |= first_set_bits(equal, cut.num_equal - num_equal);
+    num_equal += __builtin_popcount(equal);
+    append(keep_best ? best : inside & ~best, lanes, ties, scores, tiebreaks, &num_kept);
   }
-  for (; c < count && c + 8 > count && used + kPanelWidth <= capacity; ++c) {
-    if (bounded ? scores[c] > threshold : scores[c] == scores[c]) {
-      ranks[used++] = candidate_rank(scores[c], first_tiebreak + static_cast<uint32_t>(c));
-    }
-  }
-  *num_ranks = used;
-  return c;
+  return num_kept;
 }
 
 }  // namespace
 
-const SimilarityKernels kAvx2Kernels = {
-    "avx2", kPanelWidth, pack_panel, accumulate, squared_norm_chains, finish_score_row, guess_from_counts<Counting>,
-    collect};
+const SimilarityKernels kAvx2Kernels = {"avx2",
+                                        kPanelWidth,
+                                        pack_panel,
+                                        accumulate,
+                                        squared_norm_chains,
+                                        finish_score_row,
+                                        guess_from_counts<Counting>,
+                                        collect,
+                                        find_cut_by_counts<Counting>,
+                                        filter};
 
 }  // namespace bse

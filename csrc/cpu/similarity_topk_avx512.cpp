@@ -55,16 +55,17 @@ void accumulate(const float* const* rows, int num_rows, const float* panels, int
                       acc_stride);
 }
 
-// What guess_from_counts asks.
-struct Counting {
-  static __mmask16 inside(int64_t left) { return left >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << left) - 1); }
+inline __mmask16 lanes_inside(int64_t left) { return left >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << left) - 1); }
 
+// What the searches of simd_shared.h ask.
+struct Counting {
   static RowStatistics statistics(const float* scores, int64_t count) {
     __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
     RowStatistics row;
     for (int64_t c = 0; c < count; c += 16) {
-      const __m512 lanes = _mm512_maskz_loadu_ps(inside(count - c), scores + c);
-      const __mmask16 known = _mm512_mask_cmp_ps_mask(inside(count - c), lanes, lanes, _CMP_ORD_Q);
+      const __mmask16 inside = lanes_inside(count - c);
+      const __m512 lanes = _mm512_maskz_loadu_ps(inside, scores + c);
+      const __mmask16 known = _mm512_mask_cmp_ps_mask(inside, lanes, lanes, _CMP_ORD_Q);
       sum = _mm512_mask_add_ps(sum, known, sum, lanes);
       squares = _mm512_mask3_fmadd_ps(lanes, lanes, squares, known);
       row.count += __builtin_popcount(known);
@@ -74,53 +75,87 @@ struct Counting {
     return row;
   }
 
+  static void extremes(const float* scores, int64_t count, float* lowest, float* highest) {
+    __m512 low = _mm512_set1_ps(scores[0]), high = low;
+    for (int64_t c = 0; c < count; c += 16) {
+      const __mmask16 inside = lanes_inside(count - c);
+      const __m512 lanes = _mm512_maskz_loadu_ps(inside, scores + c);
+      low = _mm512_mask_min_ps(low, inside, low, lanes);
+      high = _mm512_mask_max_ps(high, inside, high, lanes);
+    }
+    *lowest = _mm512_reduce_min_ps(low);
+    *highest = _mm512_reduce_max_ps(high);
+  }
+
   static int64_t count_above(const float* scores, int64_t count, float threshold) {
     const __m512 limit = _mm512_set1_ps(threshold);
-    int64_t above = 0;
-    for (int64_t c = 0; c < count; c += 16) {
-      const __mmask16 valid = inside(count - c);
-      const __m512 lanes = _mm512_maskz_loadu_ps(valid, scores + c);
-      above += __builtin_popcount(_mm512_mask_cmp_ps_mask(valid, lanes, limit, _CMP_GT_OQ));
+    const __m512i one = _mm512_set1_epi32(1);
+    __m512i above = _mm512_setzero_si512();
+    int64_t c = 0;
+    for (; c + 16 <= count; c += 16) {
+      const __mmask16 wanted = _mm512_cmp_ps_mask(_mm512_loadu_ps(scores + c), limit, _CMP_GT_OQ);
+      above = _mm512_mask_add_epi32(above, wanted, above, one);
     }
-    return above;
+    const __mmask16 inside = lanes_inside(count - c);
+    const __m512 lanes = _mm512_maskz_loadu_ps(inside, scores + c);
+    above = _mm512_mask_add_epi32(above, _mm512_mask_cmp_ps_mask(inside, lanes, limit, _CMP_GT_OQ), above, one);
+    return _mm512_reduce_add_epi32(above);
   }
 };
 
+// Whole vectors are stored: the caller leaves room for 16 beyond what is wanted.
+inline void append(__mmask16 wanted, __m512 scores, __m512i tiebreaks, float* kept_scores, uint32_t* kept_tiebreaks,
+                   int64_t* num_kept) {
+  _mm512_storeu_ps(kept_scores + *num_kept, _mm512_maskz_compress_ps(wanted, scores));
+  _mm512_storeu_si512(kept_tiebreaks + *num_kept, _mm512_maskz_compress_epi32(wanted, tiebreaks));
+  *num_kept += __builtin_popcount(wanted);
+}
+
 int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, bool bounded, float threshold,
-                uint64_t* ranks, int64_t* num_ranks, int64_t capacity) {
+                float* kept_scores, uint32_t* kept_tiebreaks, int64_t* num_kept, int64_t capacity) {
   const __m512 limit = _mm512_set1_ps(threshold);
   const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-  int64_t c = 0, used = *num_ranks;
+  int64_t c = 0, used = *num_kept;
   for (; c < count && used + kPanelWidth <= capacity; c += 16) {
-    const int64_t left = count - c;
-    const __mmask16 inside = left >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << left) - 1);
+    const __mmask16 inside = lanes_inside(count - c);
     const __m512 lanes = _mm512_maskz_loadu_ps(inside, scores + c);
     const __mmask16 wanted = bounded ? _mm512_mask_cmp_ps_mask(inside, lanes, limit, _CMP_GT_OQ)
                                      : _mm512_mask_cmp_ps_mask(inside, lanes, lanes, _CMP_ORD_Q);
     if (wanted == 0) continue;
-    // candidate_rank() of the wanted lanes: ~ordered_bits in the high word, the tiebreak in the low one.
-    const __m512i bits = _mm512_maskz_compress_epi32(wanted, _mm512_castps_si512(lanes));
-    const __m512i flip = _mm512_andnot_si512(_mm512_srai_epi32(bits, 31), _mm512_set1_epi32(0x7FFFFFFF));
-    const __m512i high = _mm512_xor_si512(bits, flip);
-    const __m512i tiebreak = _mm512_maskz_compress_epi32(
-        wanted, _mm512_add_epi32(lane, _mm512_set1_epi32(static_cast<int>(first_tiebreak + static_cast<uint32_t>(c)))));
-    const auto widen = [](__m256i high_words, __m256i low_words) {
-      return _mm512_or_si512(_mm512_slli_epi64(_mm512_cvtepu32_epi64(high_words), 32),
-                             _mm512_cvtepu32_epi64(low_words));
-    };
-    _mm512_storeu_si512(ranks + used, widen(_mm512_castsi512_si256(high), _mm512_castsi512_si256(tiebreak)));
-    _mm512_storeu_si512(ranks + used + 8,
-                        widen(_mm512_extracti64x4_epi64(high, 1), _mm512_extracti64x4_epi64(tiebreak, 1)));
-    used += __builtin_popcount(wanted);
+    const auto first = static_cast<int>(first_tiebreak + static_cast<uint32_t>(c));
+    append(wanted, lanes, _mm512_add_epi32(lane, _mm512_set1_epi32(first)), kept_scores, kept_tiebreaks, &used);
   }
-  *num_ranks = used;
+  *num_kept = used;
   return c < count ? c : count;
+}
+
+int64_t filter(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, bool keep_best) {
+  const __m512 limit = _mm512_set1_ps(cut.score);
+  int64_t num_kept = 0, num_equal = 0;
+  for (int64_t c = 0; c < count; c += 16) {
+    const __mmask16 inside = lanes_inside(count - c);
+    const __m512 lanes = _mm512_loadu_ps(scores + c);
+    const __m512i ties = _mm512_loadu_si512(tiebreaks + c);
+    const __mmask16 equal = _mm512_mask_cmp_ps_mask(inside, lanes, limit, _CMP_EQ_OQ);
+    __mmask16 best = _mm512_mask_cmp_ps_mask(inside, lanes, limit, _CMP_GT_OQ);
+    if (equal != 0) best |= static_cast<__mmask16>(first_set_bits(equal, cut.num_equal - num_equal));
+    num_equal += __builtin_popcount(equal);
+    append(keep_best ? best : static_cast<__mmask16>(inside & ~best), lanes, ties, scores, tiebreaks, &num_kept);
+  }
+  return num_kept;
 }
 
 }  // namespace
 
-const SimilarityKernels kAvx512Kernels = {
-    "avx512", kPanelWidth, pack_panel, accumulate, squared_norm_chains, finish_score_row, guess_from_counts<Counting>,
-    collect};
+const SimilarityKernels kAvx512Kernels = {"avx512",
+                                          kPanelWidth,
+                                          pack_panel,
+                                          accumulate,
+                                          squared_norm_chains,
+                                          finish_score_row,
+                                          guess_from_counts<Counting>,
+                                          collect,
+                                          find_cut_by_counts<Counting>,
+                                          filter};
 
 }  // namespace bse
