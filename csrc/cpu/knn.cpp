@@ -30,6 +30,7 @@ void knn(const KnnRequest& request, const Links& links, Monitor& monitor) {
   const BlockPlan plan =
       BlockPlan::fit(request.selection, rows_per_thread, num_base, request.queries.dim, request.num_threads, 16 * 256,
                      fixed_bytes, request.max_memory_bytes - fixed_bytes);
+  links.prefer_huge_pages(num_queries, request.selection.num_neighbors);
   ThreadTeam team(plan.num_threads, monitor);
 
   AlignedBuffer<float> base_terms(num_base), other_terms(same_terms ? 0 : num_queries);

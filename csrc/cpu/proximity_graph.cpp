@@ -119,6 +119,7 @@ void proximity_graph(const ProximityGraphRequest& request, const Links& links, M
   const BlockPlan plan = BlockPlan::fit(request.selection, rows_per_draw, request.num_candidates + 1,
                                         request.features.dim, request.num_threads, GroupWorkspace::bytes(request),
                                         fixed_bytes, request.max_memory_bytes - fixed_bytes);
+  links.prefer_huge_pages(num_rows, request.selection.num_neighbors);
   ThreadTeam team(plan.num_threads, monitor);
 
   AlignedBuffer<float> query_terms(num_rows), other_terms(request.two_towers ? num_rows : 0);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "aligned_buffer.h"
+#include "huge_pages.h"
 #include "matrix_view.h"
 #include "similarity_kernels.h"
 #include "thread_team.h"
@@ -31,6 +32,11 @@ struct Selection {
 struct Links {
   int32_t* neighbors;  // [R, K], a valid prefix then -1
   float* scores;       // [R, K] or null; -inf past the prefix
+
+  void prefer_huge_pages(int64_t num_rows, int64_t num_neighbors) const {
+    bse::prefer_huge_pages(neighbors, 4 * num_rows * num_neighbors);
+    bse::prefer_huge_pages(scores, 4 * num_rows * num_neighbors);
+  }
 };
 
 // Sizes of a block and what one thread's workspace takes.
