@@ -260,3 +260,34 @@ def test_dlpack_objects_are_taken(rng):
 
     features = torch.from_numpy(rng.standard_normal((30, 8)).astype(np.float32))
     assert torch.equal(knn_graph(Exported(features), 3).neighbors, knn_graph(features, 3).neighbors)
+
+
+@functools.lru_cache
+def large_inputs_and_answer(kind: str, metric: str, options: tuple[tuple[str, object], ...]):
+    rng = np.random.default_rng(11)
+    features = features_of(rng, kind, 1300, 3)
+    labels = rng.integers(-1, 3, len(features)) if "labels" in dict(options) else None
+    chosen = {key: value for key, value in options if key != "labels"}
+    return features, labels, reference.knn_graph(features, 9, metric=metric, labels=labels, **chosen)
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "options"),
+    [
+        ("normal", "cosine", ()),
+        ("integers", "ip", ()),
+        ("integers", "l2", (("range_min", 20),)),
+        ("equal rows", "cosine", ()),
+        ("overflowing", "ip", ()),
+        ("normal", "cosine", (("labels", True), ("max_score", 0.9), ("range_min", 3))),
+    ],
+)
+def test_knn_graph_of_many_blocks(isa, kind, metric, options):
+    """Pairs scored once (several blocks of rows) and, in little memory, twice: both are the oracle's."""
+    features, labels, answer = large_inputs_and_answer(kind, metric, options)
+    chosen = {key: value for key, value in options if key != "labels"}
+    for num_threads in (1, 2, 5):
+        graph = knn_graph(features, 9, metric=metric, labels=labels, num_threads=num_threads, **chosen)
+        assert same(graph, answer)
+    little = knn_graph(features, 9, metric=metric, labels=labels, max_memory=300_000, num_threads=2, **chosen)
+    assert same(little, answer)

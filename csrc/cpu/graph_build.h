@@ -3,7 +3,9 @@
 
 #include <cstdint>
 
-#include "similarity_topk.h"
+#include "matrix_view.h"
+#include "selection.h"
+#include "thread_team.h"
 
 namespace bse {
 

@@ -3,18 +3,21 @@
 #include <memory>
 
 #include "graph_build.h"
+#include "knn_by_pairs.h"
+#include "row_terms.h"
+#include "top_k_block.h"
 
 namespace bse {
 
 namespace {
 
 struct QueryWorkspace {
-  QueryWorkspace(const KnnRequest& request, const BlockPlan& plan)
-      : scorer(plan, request.queries, request.base, request.selection),
+  QueryWorkspace(const KnnRequest& request, const BlockPlan& plan, const Links& links)
+      : block(plan, request.queries, request.base, request.selection, links),
         query_ids(static_cast<size_t>(plan.row_block)),
         excluded(static_cast<size_t>(plan.row_block), -1) {}
 
-  BlockScorer scorer;
+  TopKBlock block;
   std::vector<int64_t> query_ids;
   std::vector<int64_t> excluded;  // place of each query in the base, or -1
 };
@@ -49,10 +52,16 @@ void knn(const KnnRequest& request, const Links& links, Monitor& monitor) {
     for (int64_t j = begin; j < end; ++j) base_ids[j] = request.base_ids != nullptr ? request.base_ids[j] : j;
   });
 
+  const int64_t budget_bytes = std::min(request.max_memory_bytes - fixed_bytes, kMostBytesByPairs);
+  if (same_terms && request.exclude_self && knn_by_pairs_bytes(plan, num_base) <= budget_bytes) {
+    knn_by_pairs(request, plan, base_ids.data(), base_terms.data(), links, team);
+    return;
+  }
+
   std::vector<std::unique_ptr<QueryWorkspace>> workspaces(static_cast<size_t>(plan.num_threads));
   team.for_ranges(num_queries, plan.row_block, [&](int64_t begin, int64_t end, Worker& worker) {
     auto& workspace = workspaces[static_cast<size_t>(worker.index())];
-    if (workspace == nullptr) workspace = std::make_unique<QueryWorkspace>(request, plan);
+    if (workspace == nullptr) workspace = std::make_unique<QueryWorkspace>(request, plan, links);
     const int64_t count = end - begin;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t id = request.query_ids != nullptr ? request.query_ids[begin + i] : begin + i;
@@ -61,10 +70,10 @@ void knn(const KnnRequest& request, const Links& links, Monitor& monitor) {
         workspace->excluded[i] = std::lower_bound(base_ids.data(), base_ids.data() + num_base, id) - base_ids.data();
       }
     }
-    BlockScorer& scorer = workspace->scorer;
-    scorer.begin(workspace->query_ids.data(), query_terms + begin, count);
-    if (!scorer.offer(base_ids.data(), base_terms.data(), num_base, workspace->excluded.data(), worker)) return;
-    for (int64_t i = 0; i < count; ++i) scorer.finish_row(i, base_ids.data(), begin + i, links);
+    TopKBlock& block = workspace->block;
+    block.begin(workspace->query_ids.data(), query_terms + begin, count);
+    if (!block.offer(base_ids.data(), base_terms.data(), num_base, workspace->excluded.data(), worker)) return;
+    for (int64_t i = 0; i < count; ++i) block.finish_row(i, base_ids.data(), begin + i);
     worker.add_done(count);
   });
 }

@@ -6,16 +6,18 @@
 #include "../common/permutation.h"
 #include "candidate_draw.h"
 #include "graph_build.h"
+#include "row_terms.h"
+#include "top_k_block.h"
 
 namespace bse {
 
 namespace {
 
-// One thread's state: the draw of the group it works on, and the block scorer.
+// One thread's state: the draw of the group it works on, and the block it fills.
 class GroupWorkspace {
  public:
   GroupWorkspace(const ProximityGraphRequest& request, const BlockPlan& plan, const uint32_t* order,
-                 const float* query_terms, const float* key_terms)
+                 const float* query_terms, const float* key_terms, const Links& links)
       : request_(request),
         shared_(request.rows_per_draw > 1),
         num_drawn_(request.num_candidates + (shared_ ? 1 : 0)),
@@ -26,7 +28,7 @@ class GroupWorkspace {
               static_cast<uint32_t>(shared_ ? request.num_rows : request.num_rows - 1), request.seed),
         members_(shared_ ? plan.row_block : 1),
         member_of_slot_(members_.num_slots()),
-        scorer_(plan, request.features, request.keys, request.selection),
+        block_(plan, request.features, request.keys, request.selection, links),
         candidate_ids_(static_cast<size_t>(num_drawn_)),
         candidate_terms_(static_cast<size_t>(num_drawn_)),
         candidate_pool_(static_cast<size_t>(num_drawn_)),
@@ -40,7 +42,7 @@ class GroupWorkspace {
   }
 
   // Rows order[first .. first + count) of the pool, all of one group.
-  void run(int64_t group, int64_t first, int64_t count, const Links& links, Worker& worker) {
+  void run(int64_t group, int64_t first, int64_t count, Worker& worker) {
     if (group != group_) draw_candidates(group, first);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t row = pool_row(first + i);
@@ -48,11 +50,11 @@ class GroupWorkspace {
       block_terms_[i] = query_terms_[row];
     }
     find_excluded(first, count);
-    scorer_.begin(query_ids_.data(), block_terms_.data(), count);
+    block_.begin(query_ids_.data(), block_terms_.data(), count);
     const bool finished =
-        scorer_.offer(candidate_ids_.data(), candidate_terms_.data(), num_drawn_, excluded_.data(), worker);
+        block_.offer(candidate_ids_.data(), candidate_terms_.data(), num_drawn_, excluded_.data(), worker);
     if (!finished) return;
-    for (int64_t i = 0; i < count; ++i) scorer_.finish_row(i, candidate_ids_.data(), pool_row(first + i), links);
+    for (int64_t i = 0; i < count; ++i) block_.finish_row(i, candidate_ids_.data(), pool_row(first + i));
     worker.add_done(count);
   }
 
@@ -99,7 +101,7 @@ class GroupWorkspace {
   CandidateDraw draw_;
   IndexTable members_;
   std::vector<uint32_t> member_of_slot_;
-  BlockScorer scorer_;
+  TopKBlock block_;
   std::vector<int64_t> candidate_ids_;
   std::vector<float> candidate_terms_;
   std::vector<uint32_t> candidate_pool_;
@@ -150,9 +152,9 @@ void proximity_graph(const ProximityGraphRequest& request, const Links& links, M
     auto& workspace = workspaces[static_cast<size_t>(worker.index())];
     if (workspace == nullptr) {
       workspace = std::make_unique<GroupWorkspace>(request, plan, shared ? order.data() : nullptr, query_terms.data(),
-                                                   key_terms);
+                                                   key_terms, links);
     }
-    workspace->run(group, first, std::min(plan.row_block, group_end - first), links, worker);
+    workspace->run(group, first, std::min(plan.row_block, group_end - first), worker);
   });
 }
 

@@ -46,12 +46,19 @@ struct SimilarityKernels {
   int64_t (*collect)(const float* scores, int64_t count, uint32_t first_tiebreak, bool bounded, float threshold,
                      float* kept_scores, uint32_t* kept_tiebreaks, int64_t* num_kept, int64_t capacity);
 
+  // Writes every c with scores[c] >= entry_scores[c], ascending. Returns how many.
+  // scores, entry_scores: [count]; hits: [count + 16]
+  int64_t (*find_entries)(const float* scores, const float* entry_scores, int64_t count, uint32_t* hits);
+
   // Where the best num_best end.      scores: [count] without NaN; 1 <= num_best <= count
   TopKCut (*find_cut)(const float* scores, int64_t count, int64_t num_best);
 
   // Keeps the best side of a cut, or (keep_best false) the other one, in order and in place. Returns how many.
   // scores, tiebreaks: [count], readable and writable up to the next multiple of 16
   int64_t (*filter)(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, bool keep_best);
+
+  // places[i] = how many ranks are smaller than ranks[i]; O(count^2), for short lists.      ranks: [count], distinct
+  void (*find_places)(const uint64_t* ranks, int64_t count, uint32_t* places);
 };
 
 extern const SimilarityKernels kScalarKernels;

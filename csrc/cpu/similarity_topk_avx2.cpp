@@ -152,6 +152,20 @@ int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, boo
   return c < count ? c : count;
 }
 
+int64_t find_entries(const float* scores, const float* entry_scores, int64_t count, uint32_t* hits) {
+  __m256i places = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+  int64_t num_hits = 0;
+  for (int64_t c = 0; c < count; c += 8) {  // lanes past the end are NaN
+    const auto entering = static_cast<unsigned>(_mm256_movemask_ps(
+        _mm256_cmp_ps(Counting::load(scores + c, count - c), Counting::load(entry_scores + c, count - c), _CMP_GE_OQ)));
+    const __m256i front = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(kCompress.lanes[entering])));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(hits + num_hits), _mm256_permutevar8x32_epi32(places, front));
+    num_hits += __builtin_popcount(entering);
+    places = _mm256_add_epi32(places, _mm256_set1_epi32(8));
+  }
+  return num_hits;
+}
+
 int64_t filter(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, bool keep_best) {
   const __m256 limit = _mm256_set1_ps(cut.score);
   int64_t num_kept = 0, num_equal = 0;
@@ -169,6 +183,23 @@ int64_t filter(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, b
   return num_kept;
 }
 
+void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
+  const __m256i sign = _mm256_set1_epi64x(INT64_MIN);  // the comparison is a signed one
+  for (int64_t i = 0; i < count; i += 4) {
+    alignas(32) uint64_t own[4] = {}, below[4];
+    const int64_t size = count - i < 4 ? count - i : 4;
+    for (int64_t lane = 0; lane < size; ++lane) own[lane] = ranks[i + lane];
+    const __m256i lanes = _mm256_xor_si256(_mm256_load_si256(reinterpret_cast<const __m256i*>(own)), sign);
+    __m256i num_below = _mm256_setzero_si256();
+    for (int64_t j = 0; j < count; ++j) {
+      const __m256i other = _mm256_xor_si256(_mm256_set1_epi64x(static_cast<int64_t>(ranks[j])), sign);
+      num_below = _mm256_sub_epi64(num_below, _mm256_cmpgt_epi64(lanes, other));  // true is -1
+    }
+    _mm256_store_si256(reinterpret_cast<__m256i*>(below), num_below);
+    for (int64_t lane = 0; lane < size; ++lane) places[i + lane] = static_cast<uint32_t>(below[lane]);
+  }
+}
+
 }  // namespace
 
 const SimilarityKernels kAvx2Kernels = {"avx2",
@@ -179,7 +210,9 @@ const SimilarityKernels kAvx2Kernels = {"avx2",
                                         finish_score_row,
                                         guess_from_counts<Counting>,
                                         collect,
+                                        find_entries,
                                         find_cut_by_counts<Counting>,
-                                        filter};
+                                        filter,
+                                        find_places};
 
 }  // namespace bse

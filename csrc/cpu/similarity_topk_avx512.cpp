@@ -111,22 +111,44 @@ inline void append(__mmask16 wanted, __m512 scores, __m512i tiebreaks, float* ke
   *num_kept += __builtin_popcount(wanted);
 }
 
+// Tiebreaks are compressed and scores fetched afterwards: one unaligned store a vector instead of two.
 int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, bool bounded, float threshold,
                 float* kept_scores, uint32_t* kept_tiebreaks, int64_t* num_kept, int64_t capacity) {
   const __m512 limit = _mm512_set1_ps(threshold);
-  const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i step = _mm512_set1_epi32(16);
+  __m512i tiebreaks = _mm512_add_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                                       _mm512_set1_epi32(static_cast<int>(first_tiebreak)));
   int64_t c = 0, used = *num_kept;
-  for (; c < count && used + kPanelWidth <= capacity; c += 16) {
-    const __mmask16 inside = lanes_inside(count - c);
-    const __m512 lanes = _mm512_maskz_loadu_ps(inside, scores + c);
+  const auto append = [&](__m512 lanes, __mmask16 inside) {
     const __mmask16 wanted = bounded ? _mm512_mask_cmp_ps_mask(inside, lanes, limit, _CMP_GT_OQ)
                                      : _mm512_mask_cmp_ps_mask(inside, lanes, lanes, _CMP_ORD_Q);
-    if (wanted == 0) continue;
-    const auto first = static_cast<int>(first_tiebreak + static_cast<uint32_t>(c));
-    append(wanted, lanes, _mm512_add_epi32(lane, _mm512_set1_epi32(first)), kept_scores, kept_tiebreaks, &used);
+    _mm512_storeu_si512(kept_tiebreaks + used, _mm512_maskz_compress_epi32(wanted, tiebreaks));
+    used += __builtin_popcount(wanted);
+    tiebreaks = _mm512_add_epi32(tiebreaks, step);
+  };
+  for (; c + 16 <= count && used + kPanelWidth <= capacity; c += 16) append(_mm512_loadu_ps(scores + c), 0xFFFF);
+  if (c < count && c + 16 > count && used + kPanelWidth <= capacity) {
+    const __mmask16 inside = lanes_inside(count - c);
+    append(_mm512_maskz_loadu_ps(inside, scores + c), inside);
+    c = count;
   }
+  for (int64_t n = *num_kept; n < used; ++n) kept_scores[n] = scores[kept_tiebreaks[n] - first_tiebreak];
   *num_kept = used;
-  return c < count ? c : count;
+  return c;
+}
+
+int64_t find_entries(const float* scores, const float* entry_scores, int64_t count, uint32_t* hits) {
+  __m512i places = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  int64_t num_hits = 0;
+  for (int64_t c = 0; c < count; c += 16) {
+    const __mmask16 inside = lanes_inside(count - c);
+    const __mmask16 entering = _mm512_mask_cmp_ps_mask(inside, _mm512_maskz_loadu_ps(inside, scores + c),
+                                                       _mm512_maskz_loadu_ps(inside, entry_scores + c), _CMP_GE_OQ);
+    _mm512_storeu_si512(hits + num_hits, _mm512_maskz_compress_epi32(entering, places));
+    num_hits += __builtin_popcount(entering);
+    places = _mm512_add_epi32(places, _mm512_set1_epi32(16));
+  }
+  return num_hits;
 }
 
 int64_t filter(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, bool keep_best) {
@@ -145,6 +167,24 @@ int64_t filter(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, b
   return num_kept;
 }
 
+void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
+  const __m512i one = _mm512_set1_epi64(1);
+  for (int64_t i = 0; i < count; i += 16) {
+    const __mmask16 inside = lanes_inside(count - i);
+    const __m512i low = _mm512_maskz_loadu_epi64(static_cast<__mmask8>(inside), ranks + i);
+    const __m512i high = _mm512_maskz_loadu_epi64(static_cast<__mmask8>(inside >> 8), ranks + i + 8);
+    __m512i below_low = _mm512_setzero_si512(), below_high = below_low;
+    for (int64_t j = 0; j < count; ++j) {
+      const __m512i other = _mm512_set1_epi64(static_cast<int64_t>(ranks[j]));
+      below_low = _mm512_mask_add_epi64(below_low, _mm512_cmplt_epu64_mask(other, low), below_low, one);
+      below_high = _mm512_mask_add_epi64(below_high, _mm512_cmplt_epu64_mask(other, high), below_high, one);
+    }
+    const __m512i below = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(below_low)),
+                                             _mm512_cvtepi64_epi32(below_high), 1);
+    _mm512_mask_storeu_epi32(places + i, inside, below);
+  }
+}
+
 }  // namespace
 
 const SimilarityKernels kAvx512Kernels = {"avx512",
@@ -155,7 +195,9 @@ const SimilarityKernels kAvx512Kernels = {"avx512",
                                           finish_score_row,
                                           guess_from_counts<Counting>,
                                           collect,
+                                          find_entries,
                                           find_cut_by_counts<Counting>,
-                                          filter};
+                                          filter,
+                                          find_places};
 
 }  // namespace bse

@@ -61,6 +61,14 @@ int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, boo
   return c;
 }
 
+int64_t find_entries(const float* scores, const float* entry_scores, int64_t count, uint32_t* hits) {
+  int64_t num_hits = 0;
+  for (int64_t c = 0; c < count; ++c) {
+    if (scores[c] >= entry_scores[c]) hits[num_hits++] = static_cast<uint32_t>(c);
+  }
+  return num_hits;
+}
+
 TopKCut find_cut(const float* scores, int64_t count, int64_t num_best) {
   std::vector<float> ordered(scores, scores + count);
   const auto worst = ordered.begin() + (num_best - 1);
@@ -80,9 +88,16 @@ int64_t filter(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, b
   return num_kept;
 }
 
+void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
+  for (int64_t i = 0; i < count; ++i) {
+    places[i] = static_cast<uint32_t>(std::count_if(ranks, ranks + count, [=](uint64_t r) { return r < ranks[i]; }));
+  }
+}
+
 }  // namespace
 
-const SimilarityKernels kScalarKernels = {"scalar",      kPanelWidth,     pack_panel, accumulate, squared_norms,
-                                          finish_scores, guess_threshold, collect,    find_cut,   filter};
+const SimilarityKernels kScalarKernels = {"scalar",      kPanelWidth,   pack_panel,      accumulate,
+                                          squared_norms, finish_scores, guess_threshold, collect,
+                                          find_entries,  find_cut,      filter,          find_places};
 
 }  // namespace bse

@@ -6,8 +6,12 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 
+#include "aligned_buffer.h"
+#include "huge_pages.h"
 #include "similarity_kernels.h"
 
 namespace bse {
@@ -49,6 +53,34 @@ class TopKBuffer {
     size_ = kernels.filter(scores_, tiebreaks_, size_, kernels.find_cut(scores_, size_, skipped), false);
   }
 
+  // Takes one score that is not below entry_score(). True if that cut the buffer, which raises entry_score().
+  bool push(const SimilarityKernels& kernels, float score, uint32_t tiebreak) {
+    scores_[size_] = score;
+    tiebreaks_[size_++] = tiebreak;
+    if (size_ + kernels.panel_width <= capacity_) return false;
+    cut(kernels);
+    return true;
+  }
+
+  // Takes what an other buffer has found among later candidates.
+  void append(const SimilarityKernels& kernels, const TopKBuffer& other) {
+    for (int64_t n = 0; n < other.size_; ++n) {
+      if (!bounded_ || other.scores_[n] > threshold_) push(kernels, other.scores_[n], other.tiebreaks_[n]);
+    }
+  }
+
+  // For an empty buffer: only what could still enter `other` is wanted.
+  void take_threshold(const TopKBuffer& other) {
+    bounded_ = other.bounded_;
+    threshold_ = other.threshold_;
+  }
+
+  // The lowest score that may still enter.
+  float entry_score() const {
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    return bounded_ ? std::nextafter(threshold_, kInfinity) : -kInfinity;
+  }
+
   int64_t size() const { return size_; }
   const float* scores() const { return scores_; }
   const uint32_t* tiebreaks() const { return tiebreaks_; }
@@ -76,6 +108,28 @@ class TopKBuffer {
   int64_t size_ = 0;
   bool bounded_ = false;
   float threshold_ = 0.0f;
+};
+
+// Room for the buffers of many rows.
+class TopKStorage {
+ public:
+  TopKStorage(int64_t num_rows, int64_t capacity) : capacity_(capacity), data_(num_rows * capacity * kEntryBytes) {
+    prefer_huge_pages(data_.data(), num_rows * capacity * kEntryBytes);
+  }
+
+  static int64_t bytes(int64_t num_rows, int64_t capacity) { return num_rows * capacity * kEntryBytes; }
+
+  // An empty buffer in the place of a row.
+  TopKBuffer buffer(int64_t row, int64_t num_selected) {
+    char* scores = data_.data() + row * capacity_ * kEntryBytes;
+    return {reinterpret_cast<float*>(scores), reinterpret_cast<uint32_t*>(scores + 4 * capacity_), capacity_,
+            num_selected};
+  }
+
+ private:
+  static constexpr int64_t kEntryBytes = 8;
+  int64_t capacity_;
+  AlignedBuffer<char> data_;
 };
 
 }  // namespace bse

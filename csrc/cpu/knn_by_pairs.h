@@ -1,0 +1,21 @@
+// The exact kNN graph with each pair scored once: where base is the query set, a score belongs to two rows.
+#pragma once
+
+#include <cstdint>
+
+#include "block_plan.h"
+#include "graph_build.h"
+
+namespace bse {
+
+// Scratch that is worth it when nothing is said about memory.
+constexpr int64_t kMostBytesByPairs = int64_t{1} << 30;
+
+// Scratch: the buffers of all rows, and of a block of rows for each thread.
+int64_t knn_by_pairs_bytes(const BlockPlan& plan, int64_t num_rows);
+
+// ids: [num_rows], ascending; terms: [num_rows], row_term() of each
+void knn_by_pairs(const KnnRequest& request, const BlockPlan& plan, const int64_t* ids, const float* terms,
+                  const Links& links, ThreadTeam& team);
+
+}  // namespace bse

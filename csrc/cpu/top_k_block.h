@@ -1,0 +1,64 @@
+// The best candidates of each row of a block: scores that go straight into each row's TopKBuffer.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "block_scorer.h"
+#include "isa.h"
+#include "link_writer.h"
+#include "top_k_buffer.h"
+
+namespace bse {
+
+// One thread's scratch. What proximity graphs and kNN searches share.
+class TopKBlock {
+ public:
+  TopKBlock(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base, const Selection& selection,
+            const Links& links)
+      : plan_(plan),
+        num_selected_(selection.num_neighbors + selection.range_min),
+        kernels_(similarity_kernels()),
+        scorer_(plan, queries, base, selection),
+        writer_(selection, links, plan.top_k_capacity),
+        storage_(plan.row_block, plan.top_k_capacity) {
+    buffers_.reserve(static_cast<size_t>(plan.row_block));
+  }
+
+  // Starts a block of rows. Arrays are borrowed until the next one.    query_ids: [num_rows]; query_terms: [num_rows]
+  void begin(const int64_t* query_ids, const float* query_terms, int64_t num_rows) {
+    scorer_.begin(query_ids, query_terms, num_rows);
+    buffers_.clear();
+    for (int64_t i = 0; i < num_rows; ++i) buffers_.push_back(storage_.buffer(i, num_selected_));
+  }
+
+  // Offers candidates in tiebreak order to all rows of the block. Returns false if the worker was told to stop.
+  // candidate_ids, candidate_terms: [count]; excluded: [num_rows], an index in [0, count) never to be linked, or -1
+  bool offer(const int64_t* candidate_ids, const float* candidate_terms, int64_t count, const int64_t* excluded,
+             Worker& worker) {
+    return scorer_.score(candidate_ids, candidate_terms, count, worker,
+                         [&](int64_t i, float* scores, int64_t first, int64_t size) {
+                           if (excluded[i] >= first && excluded[i] < first + size) {
+                             scores[excluded[i] - first] = std::numeric_limits<float>::quiet_NaN();
+                           }
+                           buffers_[static_cast<size_t>(i)].add(kernels_, scores, size, static_cast<uint32_t>(first));
+                         });
+  }
+
+  // Writes row i of the block as row `result_row` of the links. tiebreak_ids: ids by tiebreak, as offered.
+  void finish_row(int64_t i, const int64_t* tiebreak_ids, int64_t result_row) {
+    writer_.write(buffers_[static_cast<size_t>(i)], tiebreak_ids, result_row);
+  }
+
+ private:
+  const BlockPlan plan_;
+  const int64_t num_selected_;
+  const SimilarityKernels& kernels_;
+  BlockScorer scorer_;
+  LinkWriter writer_;
+  TopKStorage storage_;
+  std::vector<TopKBuffer> buffers_;
+};
+
+}  // namespace bse
