@@ -21,6 +21,7 @@ template <int kRows>
 inline void accumulate_tile(const float* const* rows, const float* panel, int64_t depth, bool resume, float* acc,
                             int64_t acc_stride) {
   __m256 low[kRows], high[kRows];
+#pragma GCC unroll 6
   for (int i = 0; i < kRows; ++i) {
     low[i] = resume ? _mm256_load_ps(acc + i * acc_stride) : _mm256_setzero_ps();
     high[i] = resume ? _mm256_load_ps(acc + i * acc_stride + 8) : _mm256_setzero_ps();
@@ -28,12 +29,14 @@ inline void accumulate_tile(const float* const* rows, const float* panel, int64_
   for (int64_t k = 0; k < depth; ++k) {
     const __m256 panel_low = _mm256_load_ps(panel + k * kPanelWidth);
     const __m256 panel_high = _mm256_load_ps(panel + k * kPanelWidth + 8);
+#pragma GCC unroll 6
     for (int i = 0; i < kRows; ++i) {
       const __m256 element = _mm256_broadcast_ss(rows[i] + k);
       low[i] = _mm256_fmadd_ps(element, panel_low, low[i]);
       high[i] = _mm256_fmadd_ps(element, panel_high, high[i]);
     }
   }
+#pragma GCC unroll 6
   for (int i = 0; i < kRows; ++i) {
     _mm256_store_ps(acc + i * acc_stride, low[i]);
     _mm256_store_ps(acc + i * acc_stride + 8, high[i]);
@@ -48,16 +51,16 @@ void accumulate(const float* const* rows, int num_rows, const float* panels, int
                       acc_stride);
 }
 
+// Lanes past the end are NaN.
+inline __m256 load(const float* scores, int64_t left) {
+  if (left >= 8) return _mm256_loadu_ps(scores);
+  alignas(32) float padded[8];
+  for (int i = 0; i < 8; ++i) padded[i] = i < left ? scores[i] : __builtin_nanf("");
+  return _mm256_load_ps(padded);
+}
+
 // What the searches of simd_shared.h ask.
 struct Counting {
-  // Lanes past the end are NaN.
-  static __m256 load(const float* scores, int64_t left) {
-    if (left >= 8) return _mm256_loadu_ps(scores);
-    alignas(32) float padded[8];
-    for (int i = 0; i < 8; ++i) padded[i] = i < left ? scores[i] : __builtin_nanf("");
-    return _mm256_load_ps(padded);
-  }
-
   static float reduce(__m256 lanes) {
     alignas(32) float parts[8];
     _mm256_store_ps(parts, lanes);
@@ -125,42 +128,43 @@ struct CompressTable {
 };
 constexpr CompressTable kCompress;
 
-// Whole vectors are stored: the caller leaves room for 8 beyond what is wanted.
-inline void append(unsigned wanted, __m256 scores, __m256i tiebreaks, float* kept_scores, uint32_t* kept_tiebreaks,
-                   int64_t* num_kept) {
-  const __m256i front = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(kCompress.lanes[wanted])));
-  _mm256_storeu_ps(kept_scores + *num_kept, _mm256_permutevar8x32_ps(scores, front));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(kept_tiebreaks + *num_kept),
-                      _mm256_permutevar8x32_epi32(tiebreaks, front));
-  *num_kept += __builtin_popcount(wanted);
+// The lanes of the mask, moved to the front. Returns how many. A whole vector is stored: the caller leaves room for it.
+inline int64_t store_front(uint32_t* target, __m256i lanes, unsigned mask) {
+  const __m256i front = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(kCompress.lanes[mask])));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), _mm256_permutevar8x32_epi32(lanes, front));
+  return __builtin_popcount(mask);
 }
 
+// Tiebreaks are compressed and scores fetched afterwards: one unaligned store a vector instead of two.
 int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, bool bounded, float threshold,
                 float* kept_scores, uint32_t* kept_tiebreaks, int64_t* num_kept, int64_t capacity) {
   const __m256 limit = _mm256_set1_ps(threshold);
-  const __m256i lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+  const __m256i step = _mm256_set1_epi32(8);
+  __m256i tiebreaks =
+      _mm256_add_epi32(_mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0), _mm256_set1_epi32(static_cast<int>(first_tiebreak)));
   int64_t c = 0, used = *num_kept;
-  for (; c < count && used + kPanelWidth <= capacity; c += 8) {
-    const __m256 lanes = Counting::load(scores + c, count - c);
-    const auto wanted = static_cast<unsigned>(_mm256_movemask_ps(bounded ? _mm256_cmp_ps(lanes, limit, _CMP_GT_OQ)
-                                                                         : _mm256_cmp_ps(lanes, lanes, _CMP_ORD_Q)));
-    if (wanted == 0) continue;
-    const auto first = static_cast<int>(first_tiebreak + static_cast<uint32_t>(c));
-    append(wanted, lanes, _mm256_add_epi32(lane, _mm256_set1_epi32(first)), kept_scores, kept_tiebreaks, &used);
+  const auto append = [&](__m256 lanes) {
+    const __m256 wanted = bounded ? _mm256_cmp_ps(lanes, limit, _CMP_GT_OQ) : _mm256_cmp_ps(lanes, lanes, _CMP_ORD_Q);
+    used += store_front(kept_tiebreaks + used, tiebreaks, static_cast<unsigned>(_mm256_movemask_ps(wanted)));
+    tiebreaks = _mm256_add_epi32(tiebreaks, step);
+  };
+  for (; c + 8 <= count && used + kPanelWidth <= capacity; c += 8) append(_mm256_loadu_ps(scores + c));
+  if (c < count && c + 8 > count && used + kPanelWidth <= capacity) {
+    append(load(scores + c, count - c));
+    c = count;
   }
+  for (int64_t n = *num_kept; n < used; ++n) kept_scores[n] = scores[kept_tiebreaks[n] - first_tiebreak];
   *num_kept = used;
-  return c < count ? c : count;
+  return c;
 }
 
 int64_t find_entries(const float* scores, const float* entry_scores, int64_t count, uint32_t* hits) {
   __m256i places = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
   int64_t num_hits = 0;
   for (int64_t c = 0; c < count; c += 8) {  // lanes past the end are NaN
-    const auto entering = static_cast<unsigned>(_mm256_movemask_ps(
-        _mm256_cmp_ps(Counting::load(scores + c, count - c), Counting::load(entry_scores + c, count - c), _CMP_GE_OQ)));
-    const __m256i front = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(kCompress.lanes[entering])));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(hits + num_hits), _mm256_permutevar8x32_epi32(places, front));
-    num_hits += __builtin_popcount(entering);
+    const auto entering = static_cast<unsigned>(
+        _mm256_movemask_ps(_mm256_cmp_ps(load(scores + c, count - c), load(entry_scores + c, count - c), _CMP_GE_OQ)));
+    num_hits += store_front(hits + num_hits, places, entering);
     places = _mm256_add_epi32(places, _mm256_set1_epi32(8));
   }
   return num_hits;
@@ -178,7 +182,9 @@ int64_t filter(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, b
     unsigned best = compare(_mm256_cmp_ps(lanes, limit, _CMP_GT_OQ));
     if (equal != 0) best |= first_set_bits(equal, cut.num_equal - num_equal);
     num_equal += __builtin_popcount(equal);
-    append(keep_best ? best : inside & ~best, lanes, ties, scores, tiebreaks, &num_kept);
+    const unsigned kept = keep_best ? best : inside & ~best;
+    store_front(reinterpret_cast<uint32_t*>(scores + num_kept), _mm256_castps_si256(lanes), kept);
+    num_kept += store_front(tiebreaks + num_kept, ties, kept);
   }
   return num_kept;
 }
