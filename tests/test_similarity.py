@@ -291,3 +291,73 @@ def test_knn_graph_of_many_blocks(isa, kind, metric, options):
         assert same(graph, answer)
     little = knn_graph(features, 9, metric=metric, labels=labels, max_memory=300_000, num_threads=2, **chosen)
     assert same(little, answer)
+
+
+def bfloat16_features(rng: np.random.Generator, kind: str, n: int, dim: int) -> torch.Tensor:
+    """Where products of bfloat16 pairs, which only screen, are far from deciding: near ties, extremes, zeros."""
+    normal = rng.standard_normal((n, dim))
+    if kind == "near ties":  # scores differ by a few units in the last place of float32
+        normal = 1 + np.where(rng.random((n, dim)) < 3 / dim, 2.0**-7, 0)
+    elif kind == "one cluster":
+        normal = normal[:1] + 0.05 * normal
+    elif kind == "heavy tails":
+        normal *= np.exp(6 * rng.standard_normal((n, 1)))
+    elif kind == "cancelling":  # large terms, small sums
+        normal[:, 1::2] = -normal[:, : dim - dim % 2 : 2] * (1 + 2.0**-7 * rng.integers(0, 2, (n, dim // 2)))
+    elif kind == "zero rows":
+        normal[rng.random(n) < 0.3] = 0
+    elif kind == "tiny":  # their products are subnormal
+        normal *= 1e-21
+    elif kind == "huge":  # their norms overflow
+        normal *= 1e19
+    return torch.from_numpy(normal).bfloat16()
+
+
+@functools.lru_cache
+def bfloat16_inputs_and_answers(kind: str, dim: int):
+    rng = np.random.default_rng(3)
+    features, keys = (bfloat16_features(rng, kind, 90, dim) for _ in range(2))
+    options: list[dict] = [
+        {},
+        {"range_min": 7},
+        {"labels": rng.integers(-1, 3, 90)},
+        {"rows": rng.permutation(90)[:80], "keys": keys},
+        {"metric": "ip"},
+    ]
+    answers = []
+    for chosen in options:
+        arrays = chosen | ({"keys": keys.float().numpy()} if "keys" in chosen else {})
+        answers.append(reference.proximity_graph(features.float().numpy(), 9, 70, rows_per_draw=40, **arrays)[0])
+    return features, options, answers
+
+
+@pytest.mark.parametrize("dim", [1, 3, 16, 257])
+@pytest.mark.parametrize(
+    "kind", ["normal", "near ties", "one cluster", "heavy tails", "cancelling", "zero rows", "tiny", "huge"]
+)
+def test_bfloat16_graphs_without_scores_equal_the_oracle(isa, kind, dim):
+    """Without scores the engine may screen by bfloat16 products and rescore what is too close to call."""
+    features, options, answers = bfloat16_inputs_and_answers(kind, dim)
+    wide = torch.zeros((90, dim + 3), dtype=torch.bfloat16)
+    wide[:, 1 : dim + 1] = features  # rows that begin at odd addresses
+    layouts = {
+        "tensor": (features, "fp32"),
+        "columns": (wide[:, 1 : dim + 1], "fp32"),
+        "float32": (features.float(), "bf16"),
+    }
+    for chosen, answer in zip(options, answers, strict=True):
+        for name, (layout, precision) in layouts.items():
+            graph = proximity_graph(
+                layout, 9, num_candidates=70, rows_per_draw=40, precision=precision, num_threads=2, **chosen
+            )
+            assert np.array_equal(graph.neighbors.numpy(), answer), (chosen, name)
+
+
+def test_bfloat16_screening_of_many_candidates(isa):
+    """Several blocks of candidates, buffers cut back more than once."""
+    rng = np.random.default_rng(5)
+    for kind in ("normal", "near ties", "one cluster"):
+        features = bfloat16_features(rng, kind, 2600, 24)
+        expected = proximity_graph(features, 60, num_candidates=2500, sort=True, return_scores=True)
+        graph = proximity_graph(features, 60, num_candidates=2500)
+        assert torch.equal(graph.neighbors.sort(1).values, expected.neighbors.sort(1).values), kind

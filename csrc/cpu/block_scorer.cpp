@@ -16,7 +16,8 @@ BlockScorer::BlockScorer(const BlockPlan& plan, const MatrixView& queries, const
   rows_.resize(static_cast<size_t>(std::max<int64_t>(plan.row_block, kernels_.panel_width)));
 }
 
-void BlockScorer::begin(const int64_t* query_ids, const float* query_terms, int64_t num_rows) {
+void BlockScorer::begin(const int64_t* query_ids, const float* query_terms, int64_t num_rows, bool by_pairs) {
+  by_pairs_ = by_pairs;
   query_ids_ = query_ids;
   query_terms_ = query_terms;
   num_rows_ = num_rows;
@@ -28,7 +29,7 @@ void BlockScorer::pack(const int64_t* candidate_ids, int64_t count, int64_t firs
   for (int64_t first = 0; first < count; first += width) {
     const int columns = static_cast<int>(std::min<int64_t>(width, count - first));
     for (int c = 0; c < columns; ++c) {
-      rows_[c] = base_.read(candidate_ids[first + c], first_k, depth, converted_.data() + c * depth);
+      rows_[c] = read(base_, candidate_ids[first + c], first_k, depth, converted_.data() + c * depth);
     }
     kernels_.pack_panel(rows_.data(), columns, depth, panels_.data() + first * depth);
   }
@@ -40,14 +41,15 @@ bool BlockScorer::accumulate(int64_t first_row, int64_t num_rows, int64_t count,
   constexpr int kPanelsBetweenPolls = 8;
   const int width = kernels_.panel_width;
   const int num_panels = static_cast<int>((count + width - 1) / width);
+  const auto accumulate = by_pairs_ ? kernels_.accumulate_pairs : kernels_.accumulate;
   for (int64_t i = 0; i < num_rows; ++i) {
-    rows_[i] = queries_.read(query_ids_[first_row + i], first_k, depth, converted_rows_.data() + i * depth);
+    rows_[i] = read(queries_, query_ids_[first_row + i], first_k, depth, converted_rows_.data() + i * depth);
   }
   for (int p = 0; p < num_panels; p += kPanelsBetweenPolls) {
     if (worker.should_stop()) return false;
-    kernels_.accumulate(rows_.data(), static_cast<int>(num_rows), panels_.data() + p * depth * width,
-                        std::min(kPanelsBetweenPolls, num_panels - p), depth, first_k > 0, scores_.data() + p * width,
-                        plan_.candidate_block);
+    accumulate(rows_.data(), static_cast<int>(num_rows), panels_.data() + p * depth * width,
+               std::min(kPanelsBetweenPolls, num_panels - p), depth, first_k > 0, scores_.data() + p * width,
+               plan_.candidate_block);
   }
   return true;
 }

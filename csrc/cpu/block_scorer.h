@@ -20,8 +20,9 @@ class BlockScorer {
  public:
   BlockScorer(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base, const Selection& selection);
 
-  // Starts a block of rows. Arrays are borrowed until the next one.    query_ids: [num_rows]; query_terms: [num_rows]
-  void begin(const int64_t* query_ids, const float* query_terms, int64_t num_rows);
+  // Starts a block of rows. Arrays are borrowed until the next one. by_pairs: by SimilarityKernels::accumulate_pairs,
+  // which only screens (screening.h).      query_ids: [num_rows]; query_terms: [num_rows]
+  void begin(const int64_t* query_ids, const float* query_terms, int64_t num_rows, bool by_pairs = false);
   int64_t num_rows() const { return num_rows_; }
 
   // For each row i of the block, by candidate blocks in order: visit(i, scores, first, size) with the scores of
@@ -30,7 +31,7 @@ class BlockScorer {
   template <class Visit>
   bool score(const int64_t* candidate_ids, const float* candidate_terms, int64_t count, Worker& worker,
              const Visit& visit) {
-    const int64_t dim = base_.dim, max_rows = plan_.stripe_rows(dim);
+    const int64_t dim = by_pairs_ ? (base_.dim + 1) / 2 : base_.dim, max_rows = plan_.stripe_rows(dim);
     for (int64_t first = 0; first < count; first += plan_.candidate_block) {
       const int64_t size = std::min(plan_.candidate_block, count - first);
       for (int64_t first_row = 0; first_row < num_rows_; first_row += max_rows) {
@@ -52,6 +53,9 @@ class BlockScorer {
   }
 
  private:
+  const float* read(const MatrixView& features, int64_t row, int64_t first_k, int64_t depth, float* scratch) const {
+    return by_pairs_ ? features.read_pairs(row, first_k, depth, scratch) : features.read(row, first_k, depth, scratch);
+  }
   void pack(const int64_t* candidate_ids, int64_t count, int64_t first_k, int64_t depth);
   bool accumulate(int64_t first_row, int64_t num_rows, int64_t count, int64_t first_k, int64_t depth, Worker& worker);
   void forbid(int64_t i, const int64_t* candidate_ids, int64_t count, float* scores) const;
@@ -64,6 +68,7 @@ class BlockScorer {
   const int64_t* query_ids_ = nullptr;
   const float* query_terms_ = nullptr;
   int64_t num_rows_ = 0;
+  bool by_pairs_ = false;  // then depths count pairs
 
   AlignedBuffer<float> panels_;          // [candidate_block / panel_width][depth_block][panel_width]
   AlignedBuffer<float> scores_;          // [stripe_rows][candidate_block]

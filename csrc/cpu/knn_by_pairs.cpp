@@ -133,6 +133,7 @@ class KnnByPairs {
       for (int64_t i = first; i < last; ++i) {
         TopKBuffer& buffer = buffers_[begin + i];
         for (const auto& found : parts_) buffer.append(kernels_, found[i]);
+        buffer.finish(kernels_, request_.selection.range_min);
         writer.write(buffer, ids_, begin + i);
       }
       worker.add_done(last - first);

@@ -27,8 +27,7 @@ void LinkWriter::sort(int64_t num_links) {
   for (int64_t n = 0; n < num_links; ++n) sorted_[places_[n]] = ranks_[n];
 }
 
-void LinkWriter::write(TopKBuffer& buffer, const int64_t* tiebreak_ids, int64_t result_row) {
-  buffer.finish(kernels_, selection_.range_min);
+void LinkWriter::write(const TopKBuffer& buffer, const int64_t* tiebreak_ids, int64_t result_row) {
   const int64_t num_links = buffer.size(), num_columns = selection_.num_neighbors;
   const float* kept_scores = buffer.scores();
   const uint32_t* tiebreaks = buffer.tiebreaks();

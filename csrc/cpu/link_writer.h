@@ -14,8 +14,8 @@ class LinkWriter {
   // max_links: most entries of a buffer to be written
   LinkWriter(const Selection& selection, const Links& links, int64_t max_links);
 
-  // Finishes the buffer and writes it as row `result_row`.      tiebreak_ids: ids by tiebreak
-  void write(TopKBuffer& buffer, const int64_t* tiebreak_ids, int64_t result_row);
+  // Writes a finished buffer as row `result_row`.      tiebreak_ids: ids by tiebreak
+  void write(const TopKBuffer& buffer, const int64_t* tiebreak_ids, int64_t result_row);
 
  private:
   const Selection selection_;

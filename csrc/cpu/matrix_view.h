@@ -1,7 +1,9 @@
 // A borrowed matrix of float32, bfloat16 or float16 rows, read as float32 (exactly: both 16-bit types embed in it).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 #include "../common/float_types.h"
 
@@ -33,7 +35,28 @@ struct MatrixView {
     return scratch;
   }
 
+  // Elements [2 first, 2 (first + count)) as bfloat16 pairs, one in each float's place, 0 past the end: in place or in
+  // `scratch` as above. Only where holds_bfloat16().      scratch: [count]
+  const float* read_pairs(int64_t row, int64_t first, int64_t count, float* scratch) const {
+    const int64_t offset = row * row_stride_elements + 2 * first, num_elements = std::min(2 * count, dim - 2 * first);
+    const uint16_t* source = static_cast<const uint16_t*>(data) + offset;
+    const bool is_whole = num_elements == 2 * count && reinterpret_cast<uintptr_t>(source) % sizeof(float) == 0;
+    if (dtype == DType::kBFloat16 && is_whole) return reinterpret_cast<const float*>(source);
+    const auto element = [&](int64_t k) -> uint32_t {
+      if (k >= num_elements) return 0;
+      if (dtype == DType::kBFloat16) return source[k];
+      if (dtype == DType::kFloat16) return float_to_bfloat16(float16_to_float(source[k]));
+      return float_to_bfloat16(static_cast<const float*>(data)[offset + k]);
+    };
+    for (int64_t pair = 0; pair < count; ++pair) {
+      const uint32_t bits = element(2 * pair) | element(2 * pair + 1) << 16;
+      std::memcpy(scratch + pair, &bits, sizeof bits);
+    }
+    return scratch;
+  }
+
   bool reads_in_place() const { return dtype == DType::kFloat32 && !round_to_bf16; }
+  bool holds_bfloat16() const { return dtype == DType::kBFloat16 || round_to_bf16; }
 };
 
 }  // namespace bse

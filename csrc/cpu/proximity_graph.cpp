@@ -7,6 +7,7 @@
 #include "candidate_draw.h"
 #include "graph_build.h"
 #include "row_terms.h"
+#include "screening.h"
 #include "top_k_block.h"
 
 namespace bse {
@@ -17,8 +18,9 @@ namespace {
 class GroupWorkspace {
  public:
   GroupWorkspace(const ProximityGraphRequest& request, const BlockPlan& plan, const uint32_t* order,
-                 const float* query_terms, const float* key_terms, const Links& links)
+                 const float* query_terms, const float* key_terms, double screening_margin, const Links& links)
       : request_(request),
+        screening_margin_(screening_margin),
         shared_(request.rows_per_draw > 1),
         num_drawn_(request.num_candidates + (shared_ ? 1 : 0)),
         order_(order),
@@ -34,6 +36,7 @@ class GroupWorkspace {
         candidate_pool_(static_cast<size_t>(num_drawn_)),
         query_ids_(static_cast<size_t>(plan.row_block)),
         block_terms_(static_cast<size_t>(plan.row_block)),
+        block_rows_(static_cast<size_t>(plan.row_block)),
         excluded_(static_cast<size_t>(plan.row_block)) {}
 
   static int64_t bytes(const ProximityGraphRequest& request) {
@@ -44,17 +47,11 @@ class GroupWorkspace {
   // Rows order[first .. first + count) of the pool, all of one group.
   void run(int64_t group, int64_t first, int64_t count, Worker& worker) {
     if (group != group_) draw_candidates(group, first);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = pool_row(first + i);
-      query_ids_[i] = instance(row);
-      block_terms_[i] = query_terms_[row];
-    }
-    find_excluded(first, count);
-    block_.begin(query_ids_.data(), block_terms_.data(), count);
-    const bool finished =
-        block_.offer(candidate_ids_.data(), candidate_terms_.data(), num_drawn_, excluded_.data(), worker);
-    if (!finished) return;
-    for (int64_t i = 0; i < count; ++i) block_.finish_row(i, candidate_ids_.data(), pool_row(first + i));
+    for (int64_t i = 0; i < count; ++i) set_block_row(i, pool_row(first + i));
+    find_excluded(count);
+    int64_t num_undecided = count;
+    if (screening_margin_ > 0.0 && !fill_block(&num_undecided, screening_margin_, worker)) return;
+    if (num_undecided > 0 && !fill_block(&num_undecided, 0.0, worker)) return;
     worker.add_done(count);
   }
 
@@ -74,15 +71,38 @@ class GroupWorkspace {
     group_ = group;
   }
 
+  void set_block_row(int64_t i, int64_t row) {
+    block_rows_[i] = row;
+    query_ids_[i] = instance(row);
+    block_terms_[i] = query_terms_[row];
+  }
+
+  // Finishes the first *num_rows rows of the block, but for those that screening cannot decide: *num_rows of them come
+  // first then. Returns false if the worker was told to stop.
+  bool fill_block(int64_t* num_rows, double margin, Worker& worker) {
+    block_.begin(query_ids_.data(), block_terms_.data(), *num_rows, margin);
+    if (!block_.offer(candidate_ids_.data(), candidate_terms_.data(), num_drawn_, excluded_.data(), worker)) {
+      return false;
+    }
+    int64_t num_undecided = 0;
+    for (int64_t i = 0; i < *num_rows; ++i) {
+      if (block_.finish_row(i, candidate_ids_.data(), block_rows_[i])) continue;
+      set_block_row(num_undecided, block_rows_[i]);
+      excluded_[num_undecided++] = excluded_[i];
+    }
+    *num_rows = num_undecided;
+    return true;
+  }
+
   // A row drops itself if it was drawn, else the last candidate of the shared draw.
-  void find_excluded(int64_t first, int64_t count) {
+  void find_excluded(int64_t count) {
     if (!shared_) {
       excluded_[0] = -1;
       return;
     }
     members_.clear();
     for (int64_t i = 0; i < count; ++i) {
-      const auto row = static_cast<uint32_t>(pool_row(first + i));
+      const auto row = static_cast<uint32_t>(block_rows_[i]);
       members_.insert(row);
       member_of_slot_[members_.find(row)] = static_cast<uint32_t>(i);
       excluded_[i] = num_drawn_ - 1;
@@ -93,6 +113,7 @@ class GroupWorkspace {
   }
 
   const ProximityGraphRequest& request_;
+  const double screening_margin_;
   const bool shared_;
   const int64_t num_drawn_;
   const uint32_t* order_;  // [R] pool rows by group, or null: one group a row
@@ -107,6 +128,7 @@ class GroupWorkspace {
   std::vector<uint32_t> candidate_pool_;
   std::vector<int64_t> query_ids_;
   std::vector<float> block_terms_;
+  std::vector<int64_t> block_rows_;  // of the pool
   std::vector<int64_t> excluded_;
   int64_t group_ = -1;
 };
@@ -132,6 +154,11 @@ void proximity_graph(const ProximityGraphRequest& request, const Links& links, M
   }
   const float* key_terms = request.two_towers ? other_terms.data() : query_terms.data();
 
+  // A row of its own draw is bound by the gather, not by the products.
+  const double margin = shared ? screening_margin(request.features, query_terms.data(), request.keys, key_terms,
+                                                  request.rows, num_rows, request.selection, links)
+                               : 0.0;
+
   AlignedBuffer<uint32_t> order(shared ? num_rows : 0);
   if (shared) {
     const KeyedPermutation permutation(static_cast<uint32_t>(num_rows), request.seed, Purpose::kGroups, 0, 0);
@@ -152,7 +179,7 @@ void proximity_graph(const ProximityGraphRequest& request, const Links& links, M
     auto& workspace = workspaces[static_cast<size_t>(worker.index())];
     if (workspace == nullptr) {
       workspace = std::make_unique<GroupWorkspace>(request, plan, shared ? order.data() : nullptr, query_terms.data(),
-                                                   key_terms, links);
+                                                   key_terms, margin, links);
     }
     workspace->run(group, first, std::min(plan.row_block, group_end - first), worker);
   });

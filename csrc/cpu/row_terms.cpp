@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "aligned_buffer.h"
 #include "isa.h"
 
 namespace bse {
@@ -29,21 +30,20 @@ void require_finite(const MatrixView& features, const char* name, int64_t row) {
 void compute_row_terms(ThreadTeam& team, const MatrixView& features, const char* name, const int64_t* ids,
                        int64_t count, Metric metric, float* out) {
   const SimilarityKernels& kernels = similarity_kernels();
-  constexpr int kRowsAtOnce = 16;
-  constexpr int64_t kDepth = 256;
-  team.for_ranges(count, 4 * kRowsAtOnce, [&](int64_t begin, int64_t end, Worker& worker) {
-    float scratch[kRowsAtOnce][kDepth];
-    const float* rows[kRowsAtOnce];
-    float norms[kRowsAtOnce];
-    for (int64_t first = begin; first < end; first += kRowsAtOnce) {
+  constexpr int64_t kDepth = 128;
+  const int width = kernels.panel_width;
+  team.for_ranges(count, 4 * width, [&](int64_t begin, int64_t end, Worker& worker) {
+    AlignedBuffer<float> scratch(width * kDepth), panel(width * kDepth), norms(width);
+    std::vector<const float*> rows(static_cast<size_t>(width));
+    for (int64_t first = begin; first < end; first += width) {
       if (worker.should_stop()) return;
-      const int num_rows = static_cast<int>(std::min<int64_t>(kRowsAtOnce, end - first));
+      const int num_rows = static_cast<int>(std::min<int64_t>(width, end - first));
       const auto id = [&](int i) { return ids != nullptr ? ids[first + i] : first + i; };
-      for (int i = 0; i < num_rows; ++i) norms[i] = 0.0f;
       for (int64_t k = 0; k < features.dim; k += kDepth) {
         const int64_t depth = std::min(kDepth, features.dim - k);
-        for (int i = 0; i < num_rows; ++i) rows[i] = features.read(id(i), k, depth, scratch[i]);
-        kernels.squared_norms(rows, num_rows, depth, true, norms);
+        for (int i = 0; i < num_rows; ++i) rows[i] = features.read(id(i), k, depth, scratch.data() + i * depth);
+        kernels.pack_panel(rows.data(), num_rows, depth, panel.data());
+        kernels.squared_norms(panel.data(), depth, k > 0, norms.data());
       }
       for (int i = 0; i < num_rows; ++i) {
         if (!std::isfinite(norms[i])) require_finite(features, name, id(i));

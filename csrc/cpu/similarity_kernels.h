@@ -30,8 +30,19 @@ struct SimilarityKernels {
   void (*accumulate)(const float* const* rows, int num_rows, const float* panels, int num_panels, int64_t depth,
                      bool resume, float* acc, int64_t acc_stride);
 
-  // norms[i] continues (or starts at +0) the chain of rows[i] with itself.      rows: [num_rows] pointers to [depth]
-  void (*squared_norms)(const float* const* rows, int num_rows, int64_t depth, bool resume, float* norms);
+  // The same of bfloat16 pairs, one in each float's place and half as many of them, by dot product instructions: within
+  // what csrc/common/screening.h allows of the exact sum, no closer. Null: this instruction set has none.
+  void (*accumulate_pairs)(const float* const* rows, int num_rows, const float* panels, int num_panels, int64_t depth,
+                           bool resume, float* acc, int64_t acc_stride);
+
+  // norms[c] continues (or starts at +0) the chain of column c with itself.
+  // panel: [depth][panel_width]; norms: [panel_width]
+  void (*squared_norms)(const float* panel, int64_t depth, bool resume, float* norms);
+
+  // chains[i] continues (or starts at +0) the chain of rows[i] with others[i].
+  // rows, others: [num_rows] pointers to [depth]
+  void (*dot_chains)(const float* const* rows, const float* const* others, int num_rows, int64_t depth, bool resume,
+                     float* chains);
 
   // acc[c] -> score, in place.      acc: [count]; terms: [count], row_term() of each candidate
   void (*finish_scores)(Metric metric, float row_term, const float* terms, int64_t count, float* acc);
@@ -65,6 +76,7 @@ extern const SimilarityKernels kScalarKernels;
 #if defined(__x86_64__)
 extern const SimilarityKernels kAvx2Kernels;
 extern const SimilarityKernels kAvx512Kernels;
+extern const SimilarityKernels kAvx512Bf16Kernels;
 #endif
 
 }  // namespace bse

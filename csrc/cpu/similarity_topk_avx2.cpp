@@ -208,17 +208,10 @@ void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
 
 }  // namespace
 
-const SimilarityKernels kAvx2Kernels = {"avx2",
-                                        kPanelWidth,
-                                        pack_panel,
-                                        accumulate,
-                                        squared_norm_chains,
-                                        finish_score_row,
-                                        guess_from_counts<Counting>,
-                                        collect,
-                                        find_entries,
-                                        find_cut_by_counts<Counting>,
-                                        filter,
-                                        find_places};
+const SimilarityKernels kAvx2Kernels = {"avx2",     kPanelWidth,      pack_panel,
+                                        accumulate, nullptr,          squared_norms<kPanelWidth>,
+                                        dot_chains, finish_score_row, guess_from_counts<Counting>,
+                                        collect,    find_entries,     find_cut_by_counts<Counting>,
+                                        filter,     find_places};
 
 }  // namespace bse

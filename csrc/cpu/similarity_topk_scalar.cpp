@@ -33,11 +33,20 @@ void accumulate(const float* const* rows, int num_rows, const float* panels, int
   }
 }
 
-void squared_norms(const float* const* rows, int num_rows, int64_t depth, bool resume, float* norms) {
+void squared_norms(const float* panel, int64_t depth, bool resume, float* norms) {
+  for (int c = 0; c < kPanelWidth; ++c) {
+    float norm = resume ? norms[c] : 0.0f;
+    for (int64_t k = 0; k < depth; ++k) norm = fmaf(panel[k * kPanelWidth + c], panel[k * kPanelWidth + c], norm);
+    norms[c] = norm;
+  }
+}
+
+void dot_chains(const float* const* rows, const float* const* others, int num_rows, int64_t depth, bool resume,
+                float* chains) {
   for (int i = 0; i < num_rows; ++i) {
-    float norm = resume ? norms[i] : 0.0f;
-    for (int64_t k = 0; k < depth; ++k) norm = fmaf(rows[i][k], rows[i][k], norm);
-    norms[i] = norm;
+    float chain = resume ? chains[i] : 0.0f;
+    for (int64_t k = 0; k < depth; ++k) chain = fmaf(rows[i][k], others[i][k], chain);
+    chains[i] = chain;
   }
 }
 
@@ -96,8 +105,8 @@ void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
 
 }  // namespace
 
-const SimilarityKernels kScalarKernels = {"scalar",      kPanelWidth,   pack_panel,      accumulate,
-                                          squared_norms, finish_scores, guess_threshold, collect,
-                                          find_entries,  find_cut,      filter,          find_places};
+const SimilarityKernels kScalarKernels = {"scalar",      kPanelWidth, pack_panel,    accumulate,      nullptr,
+                                          squared_norms, dot_chains,  finish_scores, guess_threshold, collect,
+                                          find_entries,  find_cut,    filter,        find_places};
 
 }  // namespace bse

@@ -8,6 +8,7 @@
 #include "block_scorer.h"
 #include "isa.h"
 #include "link_writer.h"
+#include "screening.h"
 #include "top_k_buffer.h"
 
 namespace bse {
@@ -18,25 +19,33 @@ class TopKBlock {
   TopKBlock(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base, const Selection& selection,
             const Links& links)
       : plan_(plan),
+        range_min_(selection.range_min),
         num_selected_(selection.num_neighbors + selection.range_min),
         kernels_(similarity_kernels()),
         scorer_(plan, queries, base, selection),
+        borderline_(queries, base, selection.metric),
         writer_(selection, links, plan.top_k_capacity),
         storage_(plan.row_block, plan.top_k_capacity) {
     buffers_.reserve(static_cast<size_t>(plan.row_block));
   }
 
-  // Starts a block of rows. Arrays are borrowed until the next one.    query_ids: [num_rows]; query_terms: [num_rows]
-  void begin(const int64_t* query_ids, const float* query_terms, int64_t num_rows) {
-    scorer_.begin(query_ids, query_terms, num_rows);
+  // Starts a block of rows. Arrays are borrowed until the next one. margin: of screening_margin(), or 0 for defined
+  // scores.      query_ids: [num_rows]; query_terms: [num_rows]
+  void begin(const int64_t* query_ids, const float* query_terms, int64_t num_rows, double margin = 0.0) {
+    query_ids_ = query_ids;
+    query_terms_ = query_terms;
+    margin_ = margin;
+    scorer_.begin(query_ids, query_terms, num_rows, margin > 0.0);
     buffers_.clear();
-    for (int64_t i = 0; i < num_rows; ++i) buffers_.push_back(storage_.buffer(i, num_selected_));
+    for (int64_t i = 0; i < num_rows; ++i) buffers_.push_back(storage_.buffer(i, num_selected_, margin));
   }
 
-  // Offers candidates in tiebreak order to all rows of the block. Returns false if the worker was told to stop.
-  // candidate_ids, candidate_terms: [count]; excluded: [num_rows], an index in [0, count) never to be linked, or -1
+  // Offers candidates in tiebreak order to all rows of the block, all that there are if they are screened. Returns
+  // false if the worker was told to stop. candidate_ids, candidate_terms: [count]; excluded: [num_rows], an index in
+  // [0, count) never to be linked, or -1
   bool offer(const int64_t* candidate_ids, const float* candidate_terms, int64_t count, const int64_t* excluded,
              Worker& worker) {
+    borderline_.begin(candidate_ids, candidate_terms, margin_);
     return scorer_.score(candidate_ids, candidate_terms, count, worker,
                          [&](int64_t i, float* scores, int64_t first, int64_t size) {
                            if (excluded[i] >= first && excluded[i] < first + size) {
@@ -46,16 +55,34 @@ class TopKBlock {
                          });
   }
 
-  // Writes row i of the block as row `result_row` of the links. tiebreak_ids: ids by tiebreak, as offered.
-  void finish_row(int64_t i, const int64_t* tiebreak_ids, int64_t result_row) {
-    writer_.write(buffers_[static_cast<size_t>(i)], tiebreak_ids, result_row);
+  // Writes row i of the block as row `result_row` of the links. False if screening could not tell which candidates are
+  // the best; never of defined scores.      tiebreak_ids: ids by tiebreak, as offered.
+  bool finish_row(int64_t i, const int64_t* tiebreak_ids, int64_t result_row) {
+    TopKBuffer& buffer = buffers_[static_cast<size_t>(i)];
+    if (margin_ == 0.0) {
+      buffer.finish(kernels_, range_min_);
+    } else if (!finish_screening(i, buffer)) {
+      return false;
+    }
+    writer_.write(buffer, tiebreak_ids, result_row);
+    return true;
   }
 
  private:
+  bool finish_screening(int64_t i, TopKBuffer& buffer) {
+    if (!buffer.finish_screening(kernels_)) return false;
+    if (!borderline_.keep_best(buffer, query_ids_[i], query_terms_[i], num_selected_)) return false;
+    return range_min_ == 0 || borderline_.drop_best(buffer, query_ids_[i], query_terms_[i], range_min_);
+  }
+
   const BlockPlan plan_;
-  const int64_t num_selected_;
+  const int64_t range_min_, num_selected_;
   const SimilarityKernels& kernels_;
+  const int64_t* query_ids_ = nullptr;
+  const float* query_terms_ = nullptr;
+  double margin_ = 0.0;
   BlockScorer scorer_;
+  Borderline borderline_;
   LinkWriter writer_;
   TopKStorage storage_;
   std::vector<TopKBuffer> buffers_;

@@ -3,6 +3,8 @@
 // Scores and their tiebreaks are appended in tiebreak order; when the buffer is full it is cut back to the best
 // num_selected, in place and stably, and from then on only scores above a threshold can enter. Nothing is ever dropped
 // for lack of room. Because later candidates have larger tiebreaks, "above the worst kept" may be strict.
+//
+// Scores that only screen (screening.h) keep a margin: what is within it of the worst of the best is kept as well.
 #pragma once
 
 #include <algorithm>
@@ -24,9 +26,9 @@ class TopKBuffer {
     return (size + 15) / 16 * 16;
   }
 
-  // scores, tiebreaks: [capacity], borrowed
-  TopKBuffer(float* scores, uint32_t* tiebreaks, int64_t capacity, int64_t num_selected)
-      : scores_(scores), tiebreaks_(tiebreaks), capacity_(capacity), num_selected_(num_selected) {}
+  // scores, tiebreaks: [capacity], borrowed; margin: 0 for defined scores
+  TopKBuffer(float* scores, uint32_t* tiebreaks, int64_t capacity, int64_t num_selected, double margin)
+      : scores_(scores), tiebreaks_(tiebreaks), capacity_(capacity), num_selected_(num_selected), margin_(margin) {}
 
   // scores: [count], NaN where a candidate is not wanted; the tiebreak of scores[c] is first_tiebreak + c
   void add(const SimilarityKernels& kernels, const float* scores, int64_t count, uint32_t first_tiebreak) {
@@ -34,9 +36,9 @@ class TopKBuffer {
       float guess;
       if (kernels.guess_threshold(scores, count, num_selected_, &guess)) {
         bounded_ = true;
-        threshold_ = guess;
+        threshold_ = below_margin(guess);
         collect(kernels, scores, count, first_tiebreak);
-        // With num_selected scores above the guess, all that is not above it is out for good.
+        // With num_selected scores above the guess, all that is not above the threshold is out for good.
         if (size_ >= num_selected_) return;
         bounded_ = false;
         size_ = 0;
@@ -45,7 +47,15 @@ class TopKBuffer {
     collect(kernels, scores, count, first_tiebreak);
   }
 
-  // Cuts to the best num_selected, then drops the best num_skipped of those. The rest stays in the order it came in.
+  // Cuts to the best num_selected, the last of which has cut_score() then, and what is within the margin of them. False
+  // if that cannot be told: too many are, or a guess was too high.
+  bool finish_screening(const SimilarityKernels& kernels) {
+    cut(kernels);
+    return !is_undecided_;
+  }
+
+  // For defined scores: cuts to the best num_selected, then drops the best num_skipped of those. The rest stays in the
+  // order it came in.
   void finish(const SimilarityKernels& kernels, int64_t num_skipped) {
     cut(kernels);
     const int64_t skipped = std::min(num_skipped, size_);
@@ -81,13 +91,27 @@ class TopKBuffer {
     return bounded_ ? std::nextafter(threshold_, kInfinity) : -kInfinity;
   }
 
+  // Keeps entry n if keep(n, score) says so, asked in order.
+  template <class Keep>
+  void retain(const Keep& keep) {
+    int64_t num_kept = 0;
+    for (int64_t n = 0; n < size_; ++n) {
+      if (!keep(n, scores_[n])) continue;
+      scores_[num_kept] = scores_[n];
+      tiebreaks_[num_kept++] = tiebreaks_[n];
+    }
+    size_ = num_kept;
+  }
+  void clear() { size_ = 0; }
+
+  float cut_score() const { return cut_score_; }
   int64_t size() const { return size_; }
   const float* scores() const { return scores_; }
   const uint32_t* tiebreaks() const { return tiebreaks_; }
 
  private:
   void collect(const SimilarityKernels& kernels, const float* scores, int64_t count, uint32_t first_tiebreak) {
-    for (int64_t done = 0; done < count;) {
+    for (int64_t done = 0; done < count && !is_undecided_;) {
       done += kernels.collect(scores + done, count - done, first_tiebreak + static_cast<uint32_t>(done), bounded_,
                               threshold_, scores_, tiebreaks_, &size_, capacity_);
       if (size_ + kernels.panel_width > capacity_) cut(kernels);
@@ -96,18 +120,34 @@ class TopKBuffer {
 
   void cut(const SimilarityKernels& kernels) {
     if (size_ <= num_selected_) return;
-    const TopKCut cut = kernels.find_cut(scores_, size_, num_selected_);
+    TopKCut cut = kernels.find_cut(scores_, size_, num_selected_);
+    cut_score_ = cut.score;
+    if (margin_ > 0.0) {
+      cut = {below_margin(cut.score), 0};
+      is_undecided_ = is_undecided_ || (bounded_ && cut.score < threshold_);
+    }
     size_ = kernels.filter(scores_, tiebreaks_, size_, cut, true);
+    if (margin_ > 0.0) is_undecided_ = is_undecided_ || size_ + kernels.panel_width > capacity_;
     bounded_ = true;
     threshold_ = cut.score;
+  }
+
+  // A score that is out, if num_selected others have this one or better.
+  float below_margin(float score) const {
+    if (margin_ == 0.0) return score;
+    const double exact = static_cast<double>(score) - margin_;
+    const auto rounded = static_cast<float>(exact);
+    return rounded > exact ? std::nextafter(rounded, -std::numeric_limits<float>::infinity()) : rounded;
   }
 
   float* scores_;
   uint32_t* tiebreaks_;
   int64_t capacity_, num_selected_;
+  double margin_;  // twice the error of a score
+  bool is_undecided_ = false;
   int64_t size_ = 0;
   bool bounded_ = false;
-  float threshold_ = 0.0f;
+  float threshold_ = 0.0f, cut_score_ = 0.0f;
 };
 
 // Room for the buffers of many rows.
@@ -120,10 +160,10 @@ class TopKStorage {
   static int64_t bytes(int64_t num_rows, int64_t capacity) { return num_rows * capacity * kEntryBytes; }
 
   // An empty buffer in the place of a row.
-  TopKBuffer buffer(int64_t row, int64_t num_selected) {
+  TopKBuffer buffer(int64_t row, int64_t num_selected, double margin = 0.0) {
     char* scores = data_.data() + row * capacity_ * kEntryBytes;
     return {reinterpret_cast<float*>(scores), reinterpret_cast<uint32_t*>(scores + 4 * capacity_), capacity_,
-            num_selected};
+            num_selected, margin};
   }
 
  private:

@@ -1,0 +1,217 @@
+// AVX-512 kernels: register tiles of 8 rows x 48 candidates, one lane a pair.
+//
+// Included by the files of the instruction sets that have AVX-512, compiled anew in each: everything is in an anonymous
+// namespace, and no weak symbol leaves these files (see similarity_topk_avx2.cpp).
+#pragma once
+
+#include "simd_shared.h"
+#include "similarity_kernels.h"
+
+namespace bse {
+namespace {
+
+constexpr int kPanelWidth = 48;
+constexpr int kVectors = kPanelWidth / 16;
+constexpr int kRowTile = 8;
+
+void pack_panel(const float* const* rows, int num_rows, int64_t depth, float* panel) {
+  pack_columns(rows, num_rows, depth, kPanelWidth, panel);
+}
+
+// What a tile adds for one element of a row and 16 candidates.
+struct MultiplyAdd {
+  static __m512 broadcast(const float* element) { return _mm512_set1_ps(*element); }
+  static __m512 add(__m512 sums, __m512 element, __m512 candidates) {
+    return _mm512_fmadd_ps(element, candidates, sums);
+  }
+};
+
+template <class Product, int kRows>
+inline void accumulate_tile(const float* const* rows, const float* panel, int64_t depth, bool resume, float* acc,
+                            int64_t acc_stride) {
+  __m512 sums[kRows][kVectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 3
+    for (int v = 0; v < kVectors; ++v) {
+      sums[i][v] = resume ? _mm512_load_ps(acc + i * acc_stride + 16 * v) : _mm512_setzero_ps();
+    }
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    __m512 candidates[kVectors];
+#pragma GCC unroll 3
+    for (int v = 0; v < kVectors; ++v) candidates[v] = _mm512_load_ps(panel + k * kPanelWidth + 16 * v);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      const __m512 element = Product::broadcast(rows[i] + k);
+#pragma GCC unroll 3
+      for (int v = 0; v < kVectors; ++v) sums[i][v] = Product::add(sums[i][v], element, candidates[v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 3
+    for (int v = 0; v < kVectors; ++v) _mm512_store_ps(acc + i * acc_stride + 16 * v, sums[i][v]);
+  }
+}
+
+template <class Product>
+void accumulate(const float* const* rows, int num_rows, const float* panels, int num_panels, int64_t depth, bool resume,
+                float* acc, int64_t acc_stride) {
+  static constexpr Tile kTiles[kRowTile] = {accumulate_tile<Product, 1>, accumulate_tile<Product, 2>,
+                                            accumulate_tile<Product, 3>, accumulate_tile<Product, 4>,
+                                            accumulate_tile<Product, 5>, accumulate_tile<Product, 6>,
+                                            accumulate_tile<Product, 7>, accumulate_tile<Product, 8>};
+  accumulate_by_tiles(kTiles, kRowTile, kPanelWidth, rows, num_rows, panels, num_panels, depth, resume, acc,
+                      acc_stride);
+}
+
+inline __mmask16 lanes_inside(int64_t left) { return left >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << left) - 1); }
+
+// What the searches of simd_shared.h ask.
+struct Counting {
+  static RowStatistics statistics(const float* scores, int64_t count) {
+    __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
+    RowStatistics row;
+    for (int64_t c = 0; c < count; c += 16) {
+      const __mmask16 inside = lanes_inside(count - c);
+      const __m512 lanes = _mm512_maskz_loadu_ps(inside, scores + c);
+      const __mmask16 known = _mm512_mask_cmp_ps_mask(inside, lanes, lanes, _CMP_ORD_Q);
+      sum = _mm512_mask_add_ps(sum, known, sum, lanes);
+      squares = _mm512_mask3_fmadd_ps(lanes, lanes, squares, known);
+      row.count += __builtin_popcount(known);
+    }
+    row.sum = _mm512_reduce_add_ps(sum);
+    row.sum_of_squares = _mm512_reduce_add_ps(squares);
+    return row;
+  }
+
+  static void extremes(const float* scores, int64_t count, float* lowest, float* highest) {
+    __m512 low = _mm512_set1_ps(scores[0]), high = low;
+    for (int64_t c = 0; c < count; c += 16) {
+      const __mmask16 inside = lanes_inside(count - c);
+      const __m512 lanes = _mm512_maskz_loadu_ps(inside, scores + c);
+      low = _mm512_mask_min_ps(low, inside, low, lanes);
+      high = _mm512_mask_max_ps(high, inside, high, lanes);
+    }
+    *lowest = _mm512_reduce_min_ps(low);
+    *highest = _mm512_reduce_max_ps(high);
+  }
+
+  static int64_t count_above(const float* scores, int64_t count, float threshold) {
+    const __m512 limit = _mm512_set1_ps(threshold);
+    const __m512i one = _mm512_set1_epi32(1);
+    __m512i above = _mm512_setzero_si512();
+    int64_t c = 0;
+    for (; c + 16 <= count; c += 16) {
+      const __mmask16 wanted = _mm512_cmp_ps_mask(_mm512_loadu_ps(scores + c), limit, _CMP_GT_OQ);
+      above = _mm512_mask_add_epi32(above, wanted, above, one);
+    }
+    const __mmask16 inside = lanes_inside(count - c);
+    const __m512 lanes = _mm512_maskz_loadu_ps(inside, scores + c);
+    above = _mm512_mask_add_epi32(above, _mm512_mask_cmp_ps_mask(inside, lanes, limit, _CMP_GT_OQ), above, one);
+    return _mm512_reduce_add_epi32(above);
+  }
+};
+
+// Whole vectors are stored: the caller leaves room for 16 beyond what is wanted.
+inline void append(__mmask16 wanted, __m512 scores, __m512i tiebreaks, float* kept_scores, uint32_t* kept_tiebreaks,
+                   int64_t* num_kept) {
+  _mm512_storeu_ps(kept_scores + *num_kept, _mm512_maskz_compress_ps(wanted, scores));
+  _mm512_storeu_si512(kept_tiebreaks + *num_kept, _mm512_maskz_compress_epi32(wanted, tiebreaks));
+  *num_kept += __builtin_popcount(wanted);
+}
+
+// Tiebreaks are compressed and scores fetched afterwards: one unaligned store a vector instead of two.
+int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, bool bounded, float threshold,
+                float* kept_scores, uint32_t* kept_tiebreaks, int64_t* num_kept, int64_t capacity) {
+  const __m512 limit = _mm512_set1_ps(threshold);
+  const __m512i step = _mm512_set1_epi32(16);
+  __m512i tiebreaks = _mm512_add_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                                       _mm512_set1_epi32(static_cast<int>(first_tiebreak)));
+  int64_t c = 0, used = *num_kept;
+  const auto append = [&](__m512 lanes, __mmask16 inside) {
+    const __mmask16 wanted = bounded ? _mm512_mask_cmp_ps_mask(inside, lanes, limit, _CMP_GT_OQ)
+                                     : _mm512_mask_cmp_ps_mask(inside, lanes, lanes, _CMP_ORD_Q);
+    _mm512_storeu_si512(kept_tiebreaks + used, _mm512_maskz_compress_epi32(wanted, tiebreaks));
+    used += __builtin_popcount(wanted);
+    tiebreaks = _mm512_add_epi32(tiebreaks, step);
+  };
+  for (; c + 16 <= count && used + kPanelWidth <= capacity; c += 16) append(_mm512_loadu_ps(scores + c), 0xFFFF);
+  if (c < count && c + 16 > count && used + kPanelWidth <= capacity) {
+    const __mmask16 inside = lanes_inside(count - c);
+    append(_mm512_maskz_loadu_ps(inside, scores + c), inside);
+    c = count;
+  }
+  for (int64_t n = *num_kept; n < used; ++n) kept_scores[n] = scores[kept_tiebreaks[n] - first_tiebreak];
+  *num_kept = used;
+  return c;
+}
+
+int64_t find_entries(const float* scores, const float* entry_scores, int64_t count, uint32_t* hits) {
+  __m512i places = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  int64_t num_hits = 0;
+  for (int64_t c = 0; c < count; c += 16) {
+    const __mmask16 inside = lanes_inside(count - c);
+    const __mmask16 entering = _mm512_mask_cmp_ps_mask(inside, _mm512_maskz_loadu_ps(inside, scores + c),
+                                                       _mm512_maskz_loadu_ps(inside, entry_scores + c), _CMP_GE_OQ);
+    _mm512_storeu_si512(hits + num_hits, _mm512_maskz_compress_epi32(entering, places));
+    num_hits += __builtin_popcount(entering);
+    places = _mm512_add_epi32(places, _mm512_set1_epi32(16));
+  }
+  return num_hits;
+}
+
+int64_t filter(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, bool keep_best) {
+  const __m512 limit = _mm512_set1_ps(cut.score);
+  int64_t num_kept = 0, num_equal = 0;
+  for (int64_t c = 0; c < count; c += 16) {
+    const __mmask16 inside = lanes_inside(count - c);
+    const __m512 lanes = _mm512_loadu_ps(scores + c);
+    const __m512i ties = _mm512_loadu_si512(tiebreaks + c);
+    const __mmask16 equal = _mm512_mask_cmp_ps_mask(inside, lanes, limit, _CMP_EQ_OQ);
+    __mmask16 best = _mm512_mask_cmp_ps_mask(inside, lanes, limit, _CMP_GT_OQ);
+    if (equal != 0) best |= static_cast<__mmask16>(first_set_bits(equal, cut.num_equal - num_equal));
+    num_equal += __builtin_popcount(equal);
+    append(keep_best ? best : static_cast<__mmask16>(inside & ~best), lanes, ties, scores, tiebreaks, &num_kept);
+  }
+  return num_kept;
+}
+
+void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
+  const __m512i one = _mm512_set1_epi64(1);
+  for (int64_t i = 0; i < count; i += 16) {
+    const __mmask16 inside = lanes_inside(count - i);
+    const __m512i low = _mm512_maskz_loadu_epi64(static_cast<__mmask8>(inside), ranks + i);
+    const __m512i high = _mm512_maskz_loadu_epi64(static_cast<__mmask8>(inside >> 8), ranks + i + 8);
+    __m512i below_low = _mm512_setzero_si512(), below_high = below_low;
+    for (int64_t j = 0; j < count; ++j) {
+      const __m512i other = _mm512_set1_epi64(static_cast<int64_t>(ranks[j]));
+      below_low = _mm512_mask_add_epi64(below_low, _mm512_cmplt_epu64_mask(other, low), below_low, one);
+      below_high = _mm512_mask_add_epi64(below_high, _mm512_cmplt_epu64_mask(other, high), below_high, one);
+    }
+    const __m512i below = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(below_low)),
+                                             _mm512_cvtepi64_epi32(below_high), 1);
+    _mm512_mask_storeu_epi32(places + i, inside, below);
+  }
+}
+
+constexpr SimilarityKernels avx512_kernels(const char* isa_name, decltype(SimilarityKernels::accumulate_pairs) pairs) {
+  return {isa_name,
+          kPanelWidth,
+          pack_panel,
+          accumulate<MultiplyAdd>,
+          pairs,
+          squared_norms<kPanelWidth>,
+          dot_chains,
+          finish_score_row,
+          guess_from_counts<Counting>,
+          collect,
+          find_entries,
+          find_cut_by_counts<Counting>,
+          filter,
+          find_places};
+}
+
+}  // namespace
+}  // namespace bse

@@ -1,0 +1,60 @@
+// Screening: dot products of bfloat16 pairs find the few candidates among which the best by defined scores must be.
+#pragma once
+
+#include <cstdint>
+
+#include "matrix_view.h"
+#include "selection.h"
+#include "similarity_kernels.h"
+#include "top_k_buffer.h"
+
+namespace bse {
+
+// Twice the error of a screened score if this instruction set can screen these rows, else 0. It can if all features are
+// bfloat16 values, the metric is cosine, and scores need not be known but for the choice of neighbours.
+// ids: [count] rows of both matrices, or null: the first count; terms: [count], row_term() of each
+double screening_margin(const MatrixView& queries, const float* query_terms, const MatrixView& base,
+                        const float* base_terms, const int64_t* ids, int64_t count, const Selection& selection,
+                        const Links& links);
+
+// Settles, by defined scores, which candidates of a screened buffer are the best. One thread's.
+class Borderline {
+ public:
+  Borderline(const MatrixView& queries, const MatrixView& base, Metric metric);
+
+  // Candidates by tiebreak, as they were offered; borrowed until the next call.
+  void begin(const int64_t* candidate_ids, const float* candidate_terms, double margin) {
+    candidate_ids_ = candidate_ids;
+    candidate_terms_ = candidate_terms;
+    margin_ = margin;
+  }
+
+  // Keeps the best num_best by defined scores of what finish_screening() has left of num_best, in order. False if too
+  // many are too close to call: then the buffer is as it was.
+  bool keep_best(TopKBuffer& buffer, int64_t query_id, float query_term, int64_t num_best);
+
+  // Drops them, for any num_best.
+  bool drop_best(TopKBuffer& buffer, int64_t query_id, float query_term, int64_t num_best);
+
+ private:
+  static constexpr int64_t kMostClose = 16;
+  static constexpr int64_t kDepth = 256;
+
+  bool split(TopKBuffer& buffer, int64_t query_id, float query_term, int64_t num_best, float cut, bool keep_best);
+  void rescore(const TopKBuffer& buffer, int64_t query_id, float query_term);
+
+  const MatrixView queries_, base_;
+  const Metric metric_;
+  const SimilarityKernels& kernels_;
+  const int64_t* candidate_ids_ = nullptr;
+  const float* candidate_terms_ = nullptr;
+  double margin_ = 0.0;
+
+  int64_t num_close_ = 0;
+  int64_t close_[kMostClose];  // places in the buffer, ascending
+  float close_scores_[kMostClose];
+  float query_[kDepth];
+  float candidates_[kMostClose][kDepth];
+};
+
+}  // namespace bse

@@ -1,0 +1,23 @@
+// AVX-512 with BF16: as AVX-512, and bfloat16 pairs by vdpbf16ps. Compiled with -mavx512bf16 beside its flags.
+
+#include "avx512_kernels.h"
+
+namespace bse {
+namespace {
+
+struct DotProduct {
+  static __m512 broadcast(const float* pair) {
+    int32_t bits;
+    __builtin_memcpy(&bits, pair, sizeof bits);
+    return _mm512_castsi512_ps(_mm512_set1_epi32(bits));
+  }
+  static __m512 add(__m512 sums, __m512 pair, __m512 candidates) {
+    return _mm512_dpbf16_ps(sums, (__m512bh)pair, (__m512bh)candidates);
+  }
+};
+
+}  // namespace
+
+const SimilarityKernels kAvx512Bf16Kernels = avx512_kernels("avx512_bf16", accumulate<DotProduct>);
+
+}  // namespace bse
