@@ -327,7 +327,12 @@ def bfloat16_inputs_and_answers(kind: str, dim: int):
     answers = []
     for chosen in options:
         arrays = chosen | ({"keys": keys.float().numpy()} if "keys" in chosen else {})
-        answers.append(reference.proximity_graph(features.float().numpy(), 9, 70, rows_per_draw=40, **arrays)[0])
+        answers.append(
+            [
+                reference.proximity_graph(features.float().numpy(), 9, 70, rows_per_draw=rows_per_draw, **arrays)[0]
+                for rows_per_draw in (40, 1)
+            ]
+        )
     return features, options, answers
 
 
@@ -347,10 +352,12 @@ def test_bfloat16_graphs_without_scores_equal_the_oracle(isa, kind, dim):
     }
     for chosen, answer in zip(options, answers, strict=True):
         for name, (layout, precision) in layouts.items():
-            graph = proximity_graph(
-                layout, 9, num_candidates=70, rows_per_draw=40, precision=precision, num_threads=2, **chosen
-            )
-            assert np.array_equal(graph.neighbors.numpy(), answer), (chosen, name)
+            for rows_per_draw, expected in zip((40, 1), answer, strict=True):
+                graph = proximity_graph(
+                    layout, 9, num_candidates=70, rows_per_draw=rows_per_draw, precision=precision, num_threads=2,
+                    **chosen,
+                )  # fmt: skip
+                assert np.array_equal(graph.neighbors.numpy(), expected), (chosen, name, rows_per_draw)
 
 
 def test_bfloat16_screening_of_many_candidates(isa):

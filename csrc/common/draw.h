@@ -17,9 +17,9 @@ namespace bse {
 
 BSE_HOST_DEVICE inline bool draw_is_sparse(uint32_t num_drawn, uint32_t n) { return uint64_t{2} * num_drawn <= n; }
 
-// Set: insert(value) -> true if it was new. out: [num_drawn].
-template <class Set>
-BSE_HOST_DEVICE inline void draw_sparse(WordStream& words, uint32_t num_drawn, uint32_t n, Set& seen, uint32_t* out) {
+// Words: as WordStream. Set: insert(value) -> true if it was new. out: [num_drawn].
+template <class Words, class Set>
+BSE_HOST_DEVICE inline void draw_sparse(Words& words, uint32_t num_drawn, uint32_t n, Set& seen, uint32_t* out) {
   for (uint32_t count = 0; count < num_drawn;) {
     const uint32_t value = words.next_below(n);
     if (seen.insert(value)) out[count++] = value;
@@ -27,7 +27,8 @@ BSE_HOST_DEVICE inline void draw_sparse(WordStream& words, uint32_t num_drawn, u
 }
 
 // values: [n] scratch; its first num_drawn entries are the draw afterwards.
-BSE_HOST_DEVICE inline void draw_dense(WordStream& words, uint32_t num_drawn, uint32_t n, uint32_t* values) {
+template <class Words>
+BSE_HOST_DEVICE inline void draw_dense(Words& words, uint32_t num_drawn, uint32_t n, uint32_t* values) {
   for (uint32_t i = 0; i < n; ++i) values[i] = i;
   for (uint32_t i = 0; i < num_drawn; ++i) {
     const uint32_t j = i + words.next_below(n - i);

@@ -34,6 +34,17 @@ BSE_HOST_DEVICE inline uint32_t mulhi(uint32_t word, uint32_t n) {
   return static_cast<uint32_t>(uint64_t{word} * n >> 32);
 }
 
+// Exactly uniform in [0, n), n >= 1: words that would make some values likelier are skipped (Lemire 2019).
+template <class Words>
+BSE_HOST_DEVICE inline uint32_t uniform_below(Words& words, uint32_t n) {
+  uint64_t product = uint64_t{words.next()} * n;
+  if (static_cast<uint32_t>(product) < n) {
+    const uint32_t num_surplus = (0u - n) % n;  // 2^32 mod n
+    while (static_cast<uint32_t>(product) < num_surplus) product = uint64_t{words.next()} * n;
+  }
+  return static_cast<uint32_t>(product >> 32);
+}
+
 // The words w_0, w_1, ... of one stream.
 class WordStream {
  public:
@@ -45,15 +56,7 @@ class WordStream {
     return block_.word[position_++ & 3];
   }
 
-  // Exactly uniform in [0, n), n >= 1: words that would make some values likelier are skipped (Lemire 2019).
-  BSE_HOST_DEVICE uint32_t next_below(uint32_t n) {
-    uint64_t product = uint64_t{next()} * n;
-    if (static_cast<uint32_t>(product) < n) {
-      const uint32_t num_surplus = (0u - n) % n;  // 2^32 mod n
-      while (static_cast<uint32_t>(product) < num_surplus) product = uint64_t{next()} * n;
-    }
-    return static_cast<uint32_t>(product >> 32);
-  }
+  BSE_HOST_DEVICE uint32_t next_below(uint32_t n) { return uniform_below(*this, n); }
 
  private:
   uint64_t seed_;

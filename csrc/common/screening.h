@@ -1,12 +1,12 @@
-// How far bfloat16 dot product instructions may be from the defined score (score.h): a proven bound, so that they can
-// find the candidates among which the best by defined scores must be.
+// How far a dot product added in another order, or by bfloat16 instructions, may be from the defined score (score.h): a
+// proven bound, so that it can find the candidates among which the best by defined scores must be.
 //
-// Products of two bfloat16 values are exact in float32; only additions round. With u = 2^-24, d dimensions and
-// gamma(n) = n u / (1 - n u) (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), and because
-// sum |a_k b_k| <= |a| |b|:
-//   the defined chain is within gamma(d) |a| |b| of the exact sum;
-//   instructions differ between makers in the order and rounding of their additions. Whatever the order there are d of
-//   them, and 2 u bounds every rounding in use, truncation too: within gamma(2 d) |a| |b|.
+// Products of two bfloat16 values are exact in float32, those of float32 are fused with an addition: only additions
+// round. With u = 2^-24, d dimensions and gamma(n) = n u / (1 - n u) (Higham, Accuracy and Stability of Numerical
+// Algorithms, section 3.1), and because sum |a_k b_k| <= |a| |b|:
+//   the defined chain is within gamma(d) |a| |b| of the exact sum; so is any other order of the same additions;
+//   bfloat16 instructions differ between makers in the order and rounding of their additions. Whatever the order there
+//   are d of them, and 2 u bounds every rounding in use, truncation too: within gamma(2 d) |a| |b|.
 // A cosine multiplies either by the same 1 / (|a| |b|), itself rounded (the factor 1.02 has room for gamma(d) twice),
 // and rounds once more, by at most u in either (2^-22 has room for both). Instructions that take subnormal numbers for
 // zero add d 2^-126 (2 + |a| + |b|) before that: nothing (2^-50) where rows are neither tiny nor huge, which

@@ -4,6 +4,7 @@
 // namespace, and no weak symbol leaves these files (see similarity_topk_avx2.cpp).
 #pragma once
 
+#include "../common/philox.h"
 #include "simd_shared.h"
 #include "similarity_kernels.h"
 
@@ -196,12 +197,109 @@ void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
   }
 }
 
-constexpr SimilarityKernels avx512_kernels(const char* isa_name, decltype(SimilarityKernels::accumulate_pairs) pairs) {
+// Eight blocks at a time, a counter word in the low half of each 64-bit lane; what is in the high halves is never read.
+void philox_words(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t first_block, int num_blocks,
+                  uint32_t* words) {
+  const auto broadcast = [](uint32_t value) { return _mm512_set1_epi64(value); };
+  const __m512i lanes = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0);  // the order that unpacking undoes
+  for (int b = 0; b < num_blocks; b += 8) {
+    __m512i w0 = broadcast(c0), w1 = broadcast(c1), w2 = broadcast(c2);
+    __m512i w3 = _mm512_add_epi64(broadcast(first_block + static_cast<uint32_t>(b)), lanes);
+    uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+    for (int round = 0; round < kPhiloxRounds; ++round) {
+      const __m512i product0 = _mm512_mul_epu32(w0, broadcast(kPhiloxFactor0));
+      const __m512i product1 = _mm512_mul_epu32(w2, broadcast(kPhiloxFactor1));
+      w0 = _mm512_xor_si512(_mm512_srli_epi64(product1, 32), _mm512_xor_si512(w1, broadcast(k0)));
+      w1 = product1;
+      w2 = _mm512_xor_si512(_mm512_srli_epi64(product0, 32), _mm512_xor_si512(w3, broadcast(k1)));
+      w3 = product0;
+      k0 += kPhiloxKeyStep0;
+      k1 += kPhiloxKeyStep1;
+    }
+    const __m512i first = _mm512_mask_blend_epi32(0xAAAA, w0, _mm512_slli_epi64(w1, 32));
+    const __m512i second = _mm512_mask_blend_epi32(0xAAAA, w2, _mm512_slli_epi64(w3, 32));
+    _mm512_storeu_si512(words + 4 * b, _mm512_unpacklo_epi64(first, second));
+    _mm512_storeu_si512(words + 4 * b + 16, _mm512_unpackhi_epi64(first, second));
+  }
+}
+
+// Sums of the lanes of 16 vectors.
+inline __m512 reduce_16(const __m512* sums) {
+  __m512 pairs[8], quads[4], halves[2];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(sums[2 * i], sums[2 * i + 1]),
+                             _mm512_unpackhi_ps(sums[2 * i], sums[2 * i + 1]));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m512d low = _mm512_castps_pd(pairs[2 * i]), high = _mm512_castps_pd(pairs[2 * i + 1]);
+    quads[i] =
+        _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high)), _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    halves[i] = _mm512_add_ps(_mm512_shuffle_f32x4(quads[2 * i], quads[2 * i + 1], 0x88),
+                              _mm512_shuffle_f32x4(quads[2 * i], quads[2 * i + 1], 0xDD));
+  }
+  return _mm512_add_ps(_mm512_shuffle_f32x4(halves[0], halves[1], 0x88),
+                       _mm512_shuffle_f32x4(halves[0], halves[1], 0xDD));
+}
+
+// How the elements of a row are read and multiplied.
+struct FloatElements {
+  using Element = float;
+  static constexpr int64_t kPerVector = 16;
+  static __m512 load(const float* elements) { return _mm512_loadu_ps(elements); }
+  static __m512 load(const float* elements, int64_t count) {
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), elements);
+  }
+  static __m512 add(__m512 sums, __m512 a, __m512 b) { return _mm512_fmadd_ps(a, b, sums); }
+};
+
+// 16 rows at a time, the lanes along the row; the next 16 rows are on their way meanwhile.
+template <class Elements, class Element = typename Elements::Element>
+void gather_dots(const Element* row, const Element* base, int64_t row_stride, int64_t dim, const int64_t* ids,
+                 int64_t count, float* out) {
+  constexpr int64_t kElementsPerLine = 64 / sizeof(Element), kMostLines = 32;
+  const int64_t fetched = dim < kMostLines * kElementsPerLine ? dim : kMostLines * kElementsPerLine;
+  const int64_t whole = dim / Elements::kPerVector * Elements::kPerVector;
+  const auto row_of = [&](int64_t c) { return base + ids[c < count ? c : count - 1] * row_stride; };
+  for (int64_t first = 0; first < count; first += 16) {
+    const Element* rows[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) {
+      rows[i] = row_of(first + i);
+      const Element* ahead = row_of(first + 16 + i);
+      for (int64_t k = 0; k < fetched; k += kElementsPerLine) _mm_prefetch(ahead + k, _MM_HINT_T0);
+    }
+    __m512 sums[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) sums[i] = _mm512_setzero_ps();
+    for (int64_t k = 0; k < whole; k += Elements::kPerVector) {
+      const __m512 own = Elements::load(row + k);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) sums[i] = Elements::add(sums[i], own, Elements::load(rows[i] + k));
+    }
+    if (whole < dim) {
+      const __m512 own = Elements::load(row + whole, dim - whole);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) {
+        sums[i] = Elements::add(sums[i], own, Elements::load(rows[i] + whole, dim - whole));
+      }
+    }
+    _mm512_mask_storeu_ps(out + first, lanes_inside(count - first), reduce_16(sums));
+  }
+}
+
+constexpr SimilarityKernels avx512_kernels(const char* isa_name,
+                                           decltype(SimilarityKernels::accumulate_pairs) accumulate_pairs,
+                                           decltype(SimilarityKernels::gather_bfloat16_dots) gather_bfloat16_dots) {
   return {isa_name,
           kPanelWidth,
           pack_panel,
           accumulate<MultiplyAdd>,
-          pairs,
+          accumulate_pairs,
           squared_norms<kPanelWidth>,
           dot_chains,
           finish_score_row,
@@ -210,6 +308,9 @@ constexpr SimilarityKernels avx512_kernels(const char* isa_name, decltype(Simila
           find_entries,
           find_cut_by_counts<Counting>,
           filter,
+          philox_words,
+          gather_dots<FloatElements>,
+          gather_bfloat16_dots,
           find_places};
 }
 

@@ -1,7 +1,5 @@
 #include "block_scorer.h"
 
-#include <limits>
-
 #include "isa.h"
 
 namespace bse {
@@ -52,22 +50,6 @@ bool BlockScorer::accumulate(int64_t first_row, int64_t num_rows, int64_t count,
                plan_.candidate_block);
   }
   return true;
-}
-
-void BlockScorer::forbid(int64_t i, const int64_t* candidate_ids, int64_t count, float* scores) const {
-  constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-  const int64_t* labels = selection_.labels;
-  if (labels != nullptr && labels[query_ids_[i]] >= 0) {
-    const int64_t label = labels[query_ids_[i]];
-    for (int64_t c = 0; c < count; ++c) {
-      if (labels[candidate_ids[c]] == label) scores[c] = kNaN;
-    }
-  }
-  if (selection_.has_max_score) {
-    for (int64_t c = 0; c < count; ++c) {
-      if (scores[c] > selection_.max_score) scores[c] = kNaN;
-    }
-  }
 }
 
 }  // namespace bse

@@ -10,6 +10,7 @@
 
 #include "aligned_buffer.h"
 #include "block_plan.h"
+#include "link_filters.h"
 #include "matrix_view.h"
 #include "similarity_kernels.h"
 #include "thread_team.h"
@@ -44,7 +45,7 @@ class BlockScorer {
         for (int64_t i = first_row; i < first_row + num_rows; ++i) {
           float* scores = scores_.data() + (i - first_row) * plan_.candidate_block;
           kernels_.finish_scores(selection_.metric, query_terms_[i], candidate_terms + first, size, scores);
-          forbid(i, candidate_ids + first, size, scores);
+          forbid_links(selection_, query_ids_[i], candidate_ids + first, size, scores);
           visit(i, scores, first, size);
         }
       }
@@ -58,7 +59,6 @@ class BlockScorer {
   }
   void pack(const int64_t* candidate_ids, int64_t count, int64_t first_k, int64_t depth);
   bool accumulate(int64_t first_row, int64_t num_rows, int64_t count, int64_t first_k, int64_t depth, Worker& worker);
-  void forbid(int64_t i, const int64_t* candidate_ids, int64_t count, float* scores) const;
 
   const BlockPlan plan_;
   const MatrixView queries_, base_;

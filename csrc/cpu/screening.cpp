@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "../common/screening.h"
@@ -28,12 +29,19 @@ bool rows_allow_screening(const MatrixView& features, const float* terms, const 
 
 }  // namespace
 
+bool can_screen_blocks(const MatrixView& queries, const MatrixView& base) {
+  return similarity_kernels().accumulate_pairs != nullptr && queries.holds_bfloat16() && base.holds_bfloat16();
+}
+
+bool can_screen_gathered(const MatrixView& queries, const MatrixView& base) {
+  if (queries.dtype != base.dtype) return false;
+  if (queries.dtype == DType::kBFloat16) return similarity_kernels().gather_bfloat16_dots != nullptr;
+  return similarity_kernels().gather_dots != nullptr && queries.reads_in_place() && base.reads_in_place();
+}
+
 double screening_margin(const MatrixView& queries, const float* query_terms, const MatrixView& base,
-                        const float* base_terms, const int64_t* ids, int64_t count, const Selection& selection,
-                        const Links& links) {
-  if (similarity_kernels().accumulate_pairs == nullptr || selection.metric != Metric::kCosine) return 0.0;
-  if (!queries.holds_bfloat16() || !base.holds_bfloat16() || base.dim > kMostScreenedDimensions) return 0.0;
-  if (links.scores != nullptr || selection.sort || selection.has_max_score) return 0.0;
+                        const float* base_terms, const int64_t* ids, int64_t count, const Selection& selection) {
+  if (selection.metric != Metric::kCosine || selection.has_max_score || base.dim > kMostScreenedDimensions) return 0.0;
   if (!rows_allow_screening(queries, query_terms, ids, count)) return 0.0;
   if (base_terms != query_terms && !rows_allow_screening(base, base_terms, ids, count)) return 0.0;
   return 2.0 * screening_error(base.dim);
@@ -90,7 +98,16 @@ bool Borderline::split(TopKBuffer& buffer, int64_t query_id, float query_term, i
   return true;
 }
 
-// Defined scores of the candidates close to the cut.
+void Borderline::rescore_all(TopKBuffer& buffer, int64_t query_id, float query_term) {
+  for (int64_t first = 0; first < buffer.size(); first += kMostClose) {
+    num_close_ = std::min(kMostClose, buffer.size() - first);
+    std::iota(close_, close_ + num_close_, first);
+    rescore(buffer, query_id, query_term);
+    for (int64_t c = 0; c < num_close_; ++c) buffer.set_score(close_[c], close_scores_[c]);
+  }
+}
+
+// Defined scores of the entries at close_.
 void Borderline::rescore(const TopKBuffer& buffer, int64_t query_id, float query_term) {
   const float* queries[kMostClose];
   const float* candidates[kMostClose];

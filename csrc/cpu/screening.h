@@ -1,4 +1,5 @@
-// Screening: dot products of bfloat16 pairs find the few candidates among which the best by defined scores must be.
+// Screening: dot products added in whatever order is fast find the few candidates among which the best by defined
+// scores must be (csrc/common/screening.h).
 #pragma once
 
 #include <cstdint>
@@ -10,12 +11,15 @@
 
 namespace bse {
 
-// Twice the error of a screened score if this instruction set can screen these rows, else 0. It can if all features are
-// bfloat16 values, the metric is cosine, and scores need not be known but for the choice of neighbours.
-// ids: [count] rows of both matrices, or null: the first count; terms: [count], row_term() of each
+// Whether this instruction set has dot products that screen candidates in blocks, or gathered for one row.
+bool can_screen_blocks(const MatrixView& queries, const MatrixView& base);
+bool can_screen_gathered(const MatrixView& queries, const MatrixView& base);
+
+// Twice the error of a screened score, or 0 if these rows must not be screened: the metric is not cosine, max_score
+// asks for every score, or rows are so small or large that the bound does not hold. ids: [count] rows of both matrices,
+// or null: the first count; terms: [count], row_term() of each
 double screening_margin(const MatrixView& queries, const float* query_terms, const MatrixView& base,
-                        const float* base_terms, const int64_t* ids, int64_t count, const Selection& selection,
-                        const Links& links);
+                        const float* base_terms, const int64_t* ids, int64_t count, const Selection& selection);
 
 // Settles, by defined scores, which candidates of a screened buffer are the best. One thread's.
 class Borderline {
@@ -35,6 +39,9 @@ class Borderline {
 
   // Drops them, for any num_best.
   bool drop_best(TopKBuffer& buffer, int64_t query_id, float query_term, int64_t num_best);
+
+  // Puts defined scores in the place of screened ones.
+  void rescore_all(TopKBuffer& buffer, int64_t query_id, float query_term);
 
  private:
   static constexpr int64_t kMostClose = 16;

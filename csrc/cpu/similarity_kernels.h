@@ -68,6 +68,20 @@ struct SimilarityKernels {
   // scores, tiebreaks: [count], readable and writable up to the next multiple of 16
   int64_t (*filter)(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, bool keep_best);
 
+  // words[4 b + w] = word w of the Philox block of counter (c0, c1, c2, first_block + b).
+  // num_blocks: a multiple of 8; words: [4 num_blocks]
+  void (*philox_words)(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t first_block, int num_blocks,
+                       uint32_t* words);
+
+  // out[c] = the inner product of `row` and row ids[c] of `base`, added in any order: within what
+  // csrc/common/screening.h allows. Null: this instruction set has none.
+  // row: [dim]; base: rows of [dim], row_stride elements apart; ids, out: [count]
+  void (*gather_dots)(const float* row, const float* base, int64_t row_stride, int64_t dim, const int64_t* ids,
+                      int64_t count, float* out);
+  // The same of bfloat16 elements.
+  void (*gather_bfloat16_dots)(const uint16_t* row, const uint16_t* base, int64_t row_stride, int64_t dim,
+                               const int64_t* ids, int64_t count, float* out);
+
   // places[i] = how many ranks are smaller than ranks[i]; O(count^2), for short lists.      ranks: [count], distinct
   void (*find_places)(const uint64_t* ranks, int64_t count, uint32_t* places);
 };

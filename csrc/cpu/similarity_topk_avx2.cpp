@@ -4,6 +4,7 @@
 // an anonymous namespace and nothing of the standard library's templates is used, so that no weak AVX symbol leaves
 // here.
 
+#include "../common/philox.h"
 #include "simd_shared.h"
 #include "similarity_kernels.h"
 
@@ -206,12 +207,71 @@ void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
   }
 }
 
+// Four blocks at a time, a counter word in the low half of each 64-bit lane; what is in the high halves is never read.
+void philox_words(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t first_block, int num_blocks,
+                  uint32_t* words) {
+  const auto broadcast = [](uint32_t value) { return _mm256_set1_epi64x(value); };
+  const __m256i lanes = _mm256_set_epi64x(3, 1, 2, 0);  // the order that unpacking undoes
+  for (int b = 0; b < num_blocks; b += 4) {
+    __m256i w0 = broadcast(c0), w1 = broadcast(c1), w2 = broadcast(c2);
+    __m256i w3 = _mm256_add_epi64(broadcast(first_block + static_cast<uint32_t>(b)), lanes);
+    uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+    for (int round = 0; round < kPhiloxRounds; ++round) {
+      const __m256i product0 = _mm256_mul_epu32(w0, broadcast(kPhiloxFactor0));
+      const __m256i product1 = _mm256_mul_epu32(w2, broadcast(kPhiloxFactor1));
+      w0 = _mm256_xor_si256(_mm256_srli_epi64(product1, 32), _mm256_xor_si256(w1, broadcast(k0)));
+      w1 = product1;
+      w2 = _mm256_xor_si256(_mm256_srli_epi64(product0, 32), _mm256_xor_si256(w3, broadcast(k1)));
+      w3 = product0;
+      k0 += kPhiloxKeyStep0;
+      k1 += kPhiloxKeyStep1;
+    }
+    const __m256i first = _mm256_blend_epi32(w0, _mm256_slli_epi64(w1, 32), 0xAA);
+    const __m256i second = _mm256_blend_epi32(w2, _mm256_slli_epi64(w3, 32), 0xAA);
+    auto* out = reinterpret_cast<__m256i*>(words + 4 * b);
+    _mm256_storeu_si256(out, _mm256_unpacklo_epi64(first, second));
+    _mm256_storeu_si256(out + 1, _mm256_unpackhi_epi64(first, second));
+  }
+}
+
+// Eight rows at a time, the lanes along the row; the rows after the next are on their way meanwhile.
+void gather_dots(const float* row, const float* base, int64_t row_stride, int64_t dim, const int64_t* ids,
+                 int64_t count, float* out) {
+  constexpr int64_t kAhead = 16, kElementsPerLine = 16, kMostLines = 32;
+  const int64_t fetched = dim < kMostLines * kElementsPerLine ? dim : kMostLines * kElementsPerLine;
+  const int64_t whole = dim / 8 * 8;
+  const auto row_of = [&](int64_t c) { return base + ids[c < count ? c : count - 1] * row_stride; };
+  for (int64_t first = 0; first < count; first += 8) {
+    const float* rows[8];
+    for (int i = 0; i < 8; ++i) {
+      rows[i] = row_of(first + i);
+      const float* ahead = row_of(first + kAhead + i);
+      for (int64_t k = 0; k < fetched; k += kElementsPerLine) _mm_prefetch(ahead + k, _MM_HINT_T0);
+    }
+    __m256 sums[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) sums[i] = _mm256_setzero_ps();
+    for (int64_t k = 0; k < whole; k += 8) {
+      const __m256 own = _mm256_loadu_ps(row + k);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) sums[i] = _mm256_fmadd_ps(own, _mm256_loadu_ps(rows[i] + k), sums[i]);
+    }
+    const int64_t size = count - first < 8 ? count - first : 8;
+    for (int i = 0; i < size; ++i) {
+      float sum = Counting::reduce(sums[i]);
+      for (int64_t k = whole; k < dim; ++k) sum = fmaf(row[k], rows[i][k], sum);
+      out[first + i] = sum;
+    }
+  }
+}
+
 }  // namespace
 
 const SimilarityKernels kAvx2Kernels = {"avx2",     kPanelWidth,      pack_panel,
                                         accumulate, nullptr,          squared_norms<kPanelWidth>,
                                         dot_chains, finish_score_row, guess_from_counts<Counting>,
                                         collect,    find_entries,     find_cut_by_counts<Counting>,
-                                        filter,     find_places};
+                                        filter,     philox_words,     gather_dots,
+                                        nullptr,    find_places};
 
 }  // namespace bse

@@ -16,8 +16,19 @@ struct DotProduct {
   }
 };
 
+struct Bfloat16Elements {
+  using Element = uint16_t;
+  static constexpr int64_t kPerVector = 32;
+  static __m512 load(const uint16_t* elements) { return _mm512_castsi512_ps(_mm512_loadu_si512(elements)); }
+  static __m512 load(const uint16_t* elements, int64_t count) {
+    return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(static_cast<__mmask32>((uint64_t{1} << count) - 1), elements));
+  }
+  static __m512 add(__m512 sums, __m512 a, __m512 b) { return DotProduct::add(sums, a, b); }
+};
+
 }  // namespace
 
-const SimilarityKernels kAvx512Bf16Kernels = avx512_kernels("avx512_bf16", accumulate<DotProduct>);
+const SimilarityKernels kAvx512Bf16Kernels =
+    avx512_kernels("avx512_bf16", accumulate<DotProduct>, gather_dots<Bfloat16Elements>);
 
 }  // namespace bse

@@ -21,6 +21,7 @@ class TopKBlock {
       : plan_(plan),
         range_min_(selection.range_min),
         num_selected_(selection.num_neighbors + selection.range_min),
+        wants_scores_(selection.sort || links.scores != nullptr),
         kernels_(similarity_kernels()),
         scorer_(plan, queries, base, selection),
         borderline_(queries, base, selection.metric),
@@ -55,6 +56,14 @@ class TopKBlock {
                          });
   }
 
+  // Offers screened scores of row i that were found elsewhere: of all candidates there are.
+  // candidate_ids, candidate_terms, scores: [count]
+  void offer_screened(int64_t i, const int64_t* candidate_ids, const float* candidate_terms, int64_t count,
+                      const float* scores) {
+    borderline_.begin(candidate_ids, candidate_terms, margin_);
+    buffers_[static_cast<size_t>(i)].add(kernels_, scores, count, 0);
+  }
+
   // Writes row i of the block as row `result_row` of the links. False if screening could not tell which candidates are
   // the best; never of defined scores.      tiebreak_ids: ids by tiebreak, as offered.
   bool finish_row(int64_t i, const int64_t* tiebreak_ids, int64_t result_row) {
@@ -72,11 +81,14 @@ class TopKBlock {
   bool finish_screening(int64_t i, TopKBuffer& buffer) {
     if (!buffer.finish_screening(kernels_)) return false;
     if (!borderline_.keep_best(buffer, query_ids_[i], query_terms_[i], num_selected_)) return false;
-    return range_min_ == 0 || borderline_.drop_best(buffer, query_ids_[i], query_terms_[i], range_min_);
+    if (range_min_ > 0 && !borderline_.drop_best(buffer, query_ids_[i], query_terms_[i], range_min_)) return false;
+    if (wants_scores_) borderline_.rescore_all(buffer, query_ids_[i], query_terms_[i]);
+    return true;
   }
 
   const BlockPlan plan_;
   const int64_t range_min_, num_selected_;
+  const bool wants_scores_;
   const SimilarityKernels& kernels_;
   const int64_t* query_ids_ = nullptr;
   const float* query_terms_ = nullptr;

@@ -103,6 +103,7 @@ class TopKBuffer {
     size_ = num_kept;
   }
   void clear() { size_ = 0; }
+  void set_score(int64_t n, float score) { scores_[n] = score; }
 
   float cut_score() const { return cut_score_; }
   int64_t size() const { return size_; }

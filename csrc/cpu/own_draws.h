@@ -1,0 +1,19 @@
+// Proximity graphs in which every row has a draw of its own, as in the paper: bound by the gather of its candidates.
+#pragma once
+
+#include <cstdint>
+
+#include "block_plan.h"
+#include "drawn_candidates.h"
+#include "thread_team.h"
+
+namespace bse {
+
+// Scratch of a thread beside its block.
+int64_t own_draw_bytes(const ProximityGraphRequest& request);
+
+// margin: of screening_margin(), or 0 for defined scores
+void build_by_own_draws(const GraphPool& pool, const BlockPlan& plan, double margin, const Links& links,
+                        ThreadTeam& team);
+
+}  // namespace bse

@@ -1,0 +1,19 @@
+// Proximity graphs whose rows share their draws: the gather becomes dense block products.
+#pragma once
+
+#include <cstdint>
+
+#include "block_plan.h"
+#include "drawn_candidates.h"
+#include "thread_team.h"
+
+namespace bse {
+
+// Scratch of a thread beside its blocks.
+int64_t shared_draw_bytes(const ProximityGraphRequest& request);
+
+// margin: of screening_margin(), or 0 for defined scores
+void build_by_shared_draws(const GraphPool& pool, const BlockPlan& plan, double margin, const Links& links,
+                           ThreadTeam& team);
+
+}  // namespace bse
