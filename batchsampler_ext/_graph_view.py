@@ -10,6 +10,13 @@ from ._arrays import address, as_ids
 from .graph import ProximityGraph
 
 
+def row_of_instances(ids: torch.Tensor, num_nodes: int) -> torch.Tensor:
+    """int32 [num_nodes]: the row of each instance, -1 where it has none."""
+    row_of = torch.full((num_nodes,), -1, dtype=torch.int32)
+    row_of[ids] = torch.arange(len(ids), dtype=torch.int32)
+    return row_of
+
+
 class GraphView:
     """Borrowed description of a :class:`ProximityGraph` or int32 [N, K] table, whose ids it has checked."""
 
@@ -24,10 +31,7 @@ class GraphView:
         self.graph: ProximityGraph = graph
         self.num_rows = len(graph)
         degrees = graph._short_degrees()
-        row_of = None
-        if graph.ids is not None:
-            row_of = torch.full((graph.num_nodes,), -1, dtype=torch.int32)
-            row_of[graph.ids] = torch.arange(self.num_rows, dtype=torch.int32)
+        row_of = None if graph.ids is None else row_of_instances(graph.ids, graph.num_nodes)
         self._row_of = row_of
         self._owners = (graph.neighbors, degrees, row_of)
         self.description = (

@@ -1,11 +1,14 @@
 // The candidates that a proximity graph has drawn for a row or for a group of rows.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "candidate_draw.h"
 #include "graph_build.h"
+#include "warm_start.h"
 
 namespace bse {
 
@@ -25,23 +28,32 @@ class DrawnCandidates {
   DrawnCandidates(const GraphPool& pool, int64_t size, int64_t num_drawable)
       : pool_(pool),
         draw_(static_cast<uint32_t>(size), static_cast<uint32_t>(num_drawable), pool.request.seed),
+        warm_start_(pool.request.previous.neighbors != nullptr ? std::make_unique<WarmStart>(pool.request) : nullptr),
         rows_(static_cast<size_t>(size)),
         ids_(static_cast<size_t>(size)),
         terms_(static_cast<size_t>(size)) {}
 
-  static int64_t bytes(int64_t size, int64_t num_drawable) {
-    return 16 * size + CandidateDraw::bytes(size, num_drawable);
+  static int64_t bytes(const ProximityGraphRequest& request, int64_t size, int64_t num_drawable) {
+    const bool is_warm = request.previous.neighbors != nullptr;
+    return 16 * size + CandidateDraw::bytes(size, num_drawable) + (is_warm ? WarmStart::bytes(size) : 0);
   }
 
-  // Of all rows but `left_out`, which may be num_drawable: of all.
-  void draw(int64_t group, int64_t left_out) {
+  // Those that a group of rows shares.
+  void draw_shared(int64_t group) {
     const uint32_t* drawn = draw_(static_cast<uint32_t>(group));
-    for (size_t c = 0; c < rows_.size(); ++c) {
-      const int64_t row = drawn[c] + (drawn[c] >= left_out ? 1 : 0);
-      rows_[c] = static_cast<uint32_t>(row);
-      ids_[c] = pool_.instance(row);
-      terms_[c] = pool_.key_terms[row];
+    std::copy(drawn, drawn + size(), rows_.begin());
+    look_up();
+  }
+
+  // A row's own: the draw is over the other rows.
+  void draw_own(int64_t row) {
+    const uint32_t* drawn = draw_(static_cast<uint32_t>(row));
+    if (warm_start_ != nullptr) {
+      warm_start_->choose(row, pool_.instance(row), drawn, rows_.data());
+    } else {
+      for (size_t c = 0; c < rows_.size(); ++c) rows_[c] = other_row(drawn[c], row);
     }
+    look_up();
   }
 
   int64_t size() const { return static_cast<int64_t>(rows_.size()); }
@@ -50,8 +62,16 @@ class DrawnCandidates {
   const float* terms() const { return terms_.data(); }
 
  private:
+  void look_up() {
+    for (size_t c = 0; c < rows_.size(); ++c) {
+      ids_[c] = pool_.instance(rows_[c]);
+      terms_[c] = pool_.key_terms[rows_[c]];
+    }
+  }
+
   const GraphPool& pool_;
   CandidateDraw draw_;
+  std::unique_ptr<WarmStart> warm_start_;  // or null
   std::vector<uint32_t> rows_;
   std::vector<int64_t> ids_;
   std::vector<float> terms_;

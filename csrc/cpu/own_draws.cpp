@@ -21,7 +21,7 @@ class RowWorkspace {
 
   // A row of the pool.
   void run(int64_t row, Worker& worker) {
-    candidates_.draw(row, row);
+    candidates_.draw_own(row);
     if (margin_ > 0.0 && screen(row)) return;
     begin(row, 0.0);
     const int64_t nothing_excluded = -1;
@@ -75,7 +75,7 @@ class RowWorkspace {
 }  // namespace
 
 int64_t own_draw_bytes(const ProximityGraphRequest& request) {
-  return DrawnCandidates::bytes(request.num_candidates, request.num_rows - 1) + 4 * request.num_candidates;
+  return DrawnCandidates::bytes(request, request.num_candidates, request.num_rows - 1) + 4 * request.num_candidates;
 }
 
 void build_by_own_draws(const GraphPool& pool, const BlockPlan& plan, double margin, const Links& links,

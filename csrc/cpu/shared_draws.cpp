@@ -27,7 +27,7 @@ class GroupWorkspace {
 
   // Rows order[first .. first + count) of the pool, all of one group.
   void run(int64_t group, int64_t first, int64_t count, Worker& worker) {
-    if (group != group_) candidates_.draw(group, pool_.request.num_rows);
+    if (group != group_) candidates_.draw_shared(group);
     group_ = group;
     for (int64_t i = 0; i < count; ++i) set_row(i, order_[first + i]);
     find_excluded(count);
@@ -93,7 +93,7 @@ class GroupWorkspace {
 }  // namespace
 
 int64_t shared_draw_bytes(const ProximityGraphRequest& request) {
-  return DrawnCandidates::bytes(request.num_candidates + 1, request.num_rows) + 64 * 256;
+  return DrawnCandidates::bytes(request, request.num_candidates + 1, request.num_rows) + 64 * 256;
 }
 
 void build_by_shared_draws(const GraphPool& pool, const BlockPlan& plan, double margin, const Links& links,

@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "../cpu/graph_view.h"
 #include "../cpu/matrix_view.h"
 
 namespace bse {
@@ -36,6 +37,20 @@ inline MatrixView matrix_view(const pybind11::tuple& description) {
   view.round_to_bf16 = description[5].cast<bool>();
   require(view.data != nullptr && view.num_rows > 0 && view.dim > 0, "a matrix that is not empty");
   return view;
+}
+
+// (neighbors, num_rows, num_neighbors, degrees or 0, row_of or 0, num_nodes)
+inline GraphView graph_view(const pybind11::tuple& description) {
+  require(description.size() == 6, "a graph described by six values");
+  GraphView graph;
+  graph.neighbors = pointer<const int32_t>(description[0].cast<uintptr_t>());
+  graph.num_rows = description[1].cast<int64_t>();
+  graph.num_neighbors = description[2].cast<int64_t>();
+  graph.degrees = pointer<const int32_t>(description[3].cast<uintptr_t>());
+  graph.row_of = pointer<const int32_t>(description[4].cast<uintptr_t>());
+  graph.num_nodes = description[5].cast<int64_t>();
+  require(graph.num_rows > 0 && graph.num_nodes < int64_t{1} << 31, "1 <= rows and fewer than 2**31 nodes");
+  return graph;
 }
 
 void register_bank(pybind11::module_& module);

@@ -9,20 +9,6 @@ namespace bse {
 
 namespace {
 
-// (neighbors, num_rows, num_neighbors, degrees or 0, row_of or 0, num_nodes)
-GraphView graph_view(const py::tuple& description) {
-  require(description.size() == 6, "a graph described by six values");
-  GraphView graph;
-  graph.neighbors = pointer<const int32_t>(description[0].cast<uintptr_t>());
-  graph.num_rows = description[1].cast<int64_t>();
-  graph.num_neighbors = description[2].cast<int64_t>();
-  graph.degrees = pointer<const int32_t>(description[3].cast<uintptr_t>());
-  graph.row_of = pointer<const int32_t>(description[4].cast<uintptr_t>());
-  graph.num_nodes = description[5].cast<int64_t>();
-  require(graph.num_rows > 0 && graph.num_nodes < int64_t{1} << 31, "1 <= rows and fewer than 2**31 nodes");
-  return graph;
-}
-
 void core_row_degrees(const py::tuple& graph, int num_threads, uintptr_t degrees) {
   const GraphView view = graph_view(graph);
   PythonMonitor monitor(py::none(), view.num_rows);
