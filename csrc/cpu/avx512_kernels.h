@@ -198,13 +198,15 @@ void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
 }
 
 // Eight blocks at a time, a counter word in the low half of each 64-bit lane; what is in the high halves is never read.
-void philox_words(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t first_block, int num_blocks,
-                  uint32_t* words) {
+void philox_blocks(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, const BlockOffset* offsets,
+                   int num_blocks, uint32_t* words) {
   const auto broadcast = [](uint32_t value) { return _mm512_set1_epi64(value); };
-  const __m512i lanes = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0);  // the order that unpacking undoes
+  const __m512i order = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0);  // which unpacking undoes
   for (int b = 0; b < num_blocks; b += 8) {
-    __m512i w0 = broadcast(c0), w1 = broadcast(c1), w2 = broadcast(c2);
-    __m512i w3 = _mm512_add_epi64(broadcast(first_block + static_cast<uint32_t>(b)), lanes);
+    const __m512i offset = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(offsets + b));
+    __m512i w0 = broadcast(c0), w1 = broadcast(c1);
+    __m512i w2 = _mm512_add_epi32(broadcast(c2), offset);
+    __m512i w3 = _mm512_add_epi32(broadcast(c3), _mm512_srli_epi64(offset, 32));
     uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
     for (int round = 0; round < kPhiloxRounds; ++round) {
       const __m512i product0 = _mm512_mul_epu32(w0, broadcast(kPhiloxFactor0));
@@ -308,7 +310,7 @@ constexpr SimilarityKernels avx512_kernels(const char* isa_name,
           find_entries,
           find_cut_by_counts<Counting>,
           filter,
-          philox_words,
+          philox_blocks,
           gather_dots<FloatElements>,
           gather_bfloat16_dots,
           find_places};

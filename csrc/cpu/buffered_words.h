@@ -14,11 +14,7 @@ class BufferedWordStream {
       : kernels_(similarity_kernels()), seed_(seed), tag_(stream_tag(purpose, epoch)), major_(major), minor_(minor) {}
 
   uint32_t next() {
-    if (position_ == kNumWords) {
-      kernels_.philox_words(seed_, tag_, major_, minor_, next_block_, kNumBlocks, words_);
-      next_block_ += kNumBlocks;
-      position_ = 0;
-    }
+    if (position_ == kNumWords) refill();
     return words_[position_++];
   }
 
@@ -26,6 +22,20 @@ class BufferedWordStream {
 
  private:
   static constexpr int kNumBlocks = 64, kNumWords = 4 * kNumBlocks;
+
+  struct Offsets {
+    BlockOffset blocks[kNumBlocks] = {};
+    constexpr Offsets() {
+      for (uint32_t b = 0; b < kNumBlocks; ++b) blocks[b] = {0, b};
+    }
+  };
+
+  void refill() {
+    static constexpr Offsets kOffsets;
+    kernels_.philox_blocks(seed_, tag_, major_, minor_, next_block_, kOffsets.blocks, kNumBlocks, words_);
+    next_block_ += kNumBlocks;
+    position_ = 0;
+  }
 
   const SimilarityKernels& kernels_;
   uint64_t seed_;

@@ -1,6 +1,7 @@
 // Open-addressing hash table from small unsigned integers to unsigned integers, reused from one batch to the next.
 //
-// Sized once for a number of entries at load <= 1/2; clear() costs its size. Keys must be below 2^32 - 1.
+// Sized once for a number of entries at load <= 1/4, so that probes seldom collide; clear() costs its size. Keys must
+// be below 2^32 - 1.
 #pragma once
 
 #include <algorithm>
@@ -14,11 +15,11 @@ class IndexTable {
   static constexpr uint32_t kAbsent = 0xFFFFFFFFu;
 
   explicit IndexTable(int64_t max_entries) {
-    while ((int64_t{1} << bits_) < 2 * max_entries) ++bits_;
+    while ((int64_t{1} << bits_) < 4 * max_entries) ++bits_;
     keys_.assign(size_t{1} << bits_, kAbsent);
   }
 
-  static int64_t bytes(int64_t max_entries) { return 4 * 4 * std::max<int64_t>(max_entries, 16); }
+  static int64_t bytes(int64_t max_entries) { return 4 * 8 * std::max<int64_t>(max_entries, 16); }
 
   void clear() { std::fill(keys_.begin(), keys_.end(), kAbsent); }
 

@@ -6,6 +6,7 @@
 
 #include "../common/walk.h"
 #include "batch.h"
+#include "walk_plan.h"
 
 namespace bse {
 
@@ -14,7 +15,6 @@ namespace {
 constexpr int64_t kMaxLanes = 32;              // walks in flight on a thread
 constexpr int64_t kLaneMemoryBytes = 1 << 20;  // of their member tables: they should stay in L2
 constexpr int kRoundsBetweenPolls = 64;
-constexpr uint32_t kSegmentsBetweenYields = 64;
 
 inline void prefetch(const void* address) { __builtin_prefetch(address); }
 
@@ -22,22 +22,27 @@ inline void prefetch(const void* address) { __builtin_prefetch(address); }
 class WalkLane {
  public:
   WalkLane(const WalkRequest& request, const WalkLimits& limits)
-      : request_(request), graph_(request.graph), limits_(limits), batch_(target()) {}
+      : request_(request),
+        graph_(request.graph),
+        limits_(limits),
+        batch_(target()),
+        plan_(request.seed, request.epoch, request.restart_threshold, limits) {}
 
   // The walk at `index` of the request. It may be over at once.
   void begin(int64_t index, int32_t* nodes) {
     index_ = index;
     walk_ = static_cast<uint32_t>(request_.walk_ids[index]);
-    root_ = static_cast<uint32_t>(request_.roots[index]);
+    row_ = root_ = static_cast<uint32_t>(request_.roots[index]);
     segment_ = num_barren_ = 0;
+    found_any_ = false;
     steps_ = restarts_ = teleports_ = 0;
     nodes_ = nodes;
     batch_.begin(nodes, target());
     batch_.add(root_);
+    plan_.begin(walk_, 0);
     if (batch_.full()) {
       state_ = State::kOver;
     } else {
-      begin_segment();
       choose_step();
     }
   }
@@ -56,7 +61,6 @@ class WalkLane {
       case State::kRow:
         row_ = graph_.row_of_checked(id_, row_);
         ++steps_;
-        ++step_;
         if (batch_.add(row_)) {
           found_any_ = true;
           if (batch_.full()) {
@@ -69,10 +73,7 @@ class WalkLane {
         choose_step();
         return;
       case State::kDegree:
-        if (!take_step()) {
-          end_segment();
-          if (state_ != State::kOver) choose_step();
-        }
+        take_step();
         return;
       case State::kOver:
         return;
@@ -94,54 +95,49 @@ class WalkLane {
   enum class State {
     kNeighbor,  // *neighbor_
     kRow,       // graph_.row_of[id_]
-    kDegree,    // graph_.degree(row_); the step's words are drawn
+    kDegree,    // graph_.degree(row_)
     kChoice,    // nothing: it only let the others go on
     kOver,      // full, or out of segments
   };
 
   int64_t target() const { return std::min(request_.batch_size, graph_.num_rows); }
 
-  void begin_segment() {
-    words_ = SegmentWords(request_.seed, Purpose::kWalk, request_.epoch, walk_, segment_);
-    row_ = root_;
-    step_ = 0;
-    found_any_ = false;
-  }
-
-  // Draws the next step, in this segment or a later one.
   void choose_step() {
-    for (uint32_t num_ended = 0; num_ended < kSegmentsBetweenYields; ++num_ended) {
-      if (step_ < limits_.max_segment_steps) {
-        words_.load(step_);
-        if (words_.restart_word() < request_.restart_threshold) {
-          ++restarts_;
-        } else if (graph_.degrees != nullptr && row_ != root_) {  // a root's degree was read before
-          prefetch(graph_.degrees + row_);
-          state_ = State::kDegree;
-          return;
-        } else if (take_step()) {
-          return;
-        }
-      }
-      end_segment();
-      if (state_ == State::kOver) return;
+    const PlannedStep step = plan_.next();
+    for (uint32_t i = 0; i < step.num_ends; ++i) {
+      restarts_ += i < step.num_restarts;
+      if (!end_segment()) return;
     }
-    state_ = State::kChoice;
+    if (!step.is_step) {
+      state_ = State::kChoice;
+      return;
+    }
+    neighbor_word_ = step.neighbor_word;
+    if (graph_.degrees != nullptr && row_ != root_) {  // a root's degree was read before
+      prefetch(graph_.degrees + row_);
+      state_ = State::kDegree;
+    } else {
+      take_step();
+    }
   }
 
-  // False at a row without neighbours.
-  bool take_step() {
+  void take_step() {
     const uint32_t degree = graph_.degree(row_);
-    if (degree == 0) return false;
-    neighbor_ = graph_.neighbors + row_ * graph_.num_neighbors + mulhi(words_.neighbor_word(), degree);
+    if (degree == 0) {  // a row without neighbours ends its segment, and what was planned for it is void
+      state_ = State::kChoice;
+      if (end_segment()) plan_.begin(walk_, segment_);
+      return;
+    }
+    neighbor_ = graph_.neighbors + row_ * graph_.num_neighbors + mulhi(neighbor_word_, degree);
     prefetch(neighbor_);
     state_ = State::kNeighbor;
-    return true;
   }
 
-  void end_segment() {
+  // False if that was the last one.
+  bool end_segment() {
     ++segment_;
     num_barren_ = found_any_ ? 0 : num_barren_ + 1;
+    found_any_ = false;
     if (num_barren_ == limits_.max_barren_segments) {
       WordStream words(request_.seed, Purpose::kTeleport, request_.epoch, walk_, segment_);
       root_ = words.next_below(static_cast<uint32_t>(graph_.num_rows));
@@ -149,20 +145,22 @@ class WalkLane {
       ++teleports_;
       batch_.add(root_);
     }
-    state_ = batch_.full() || segment_ == limits_.max_segments ? State::kOver : State::kChoice;
-    begin_segment();
+    row_ = root_;
+    if (!batch_.full() && segment_ != limits_.max_segments) return true;
+    state_ = State::kOver;
+    return false;
   }
 
   const WalkRequest& request_;
   const GraphView graph_;
   const WalkLimits limits_;
   Batch batch_;
+  WalkPlan plan_;
   State state_ = State::kOver;
-  SegmentWords words_{0, Purpose::kWalk, 0, 0, 0};
   const int32_t* neighbor_ = nullptr;
   int32_t* nodes_ = nullptr;
   int64_t index_ = 0, row_ = 0, steps_ = 0, restarts_ = 0, teleports_ = 0;
-  uint32_t walk_ = 0, root_ = 0, segment_ = 0, step_ = 0, num_barren_ = 0;
+  uint32_t walk_ = 0, root_ = 0, segment_ = 0, num_barren_ = 0, neighbor_word_ = 0;
   int32_t id_ = 0;
   bool found_any_ = false;
 };

@@ -17,6 +17,11 @@ struct TopKCut {
   int64_t num_equal;
 };
 
+// Of a Philox block, from the first of several.
+struct BlockOffset {
+  uint32_t minor, block;
+};
+
 struct SimilarityKernels {
   const char* isa_name;
   int panel_width;
@@ -68,10 +73,10 @@ struct SimilarityKernels {
   // scores, tiebreaks: [count], readable and writable up to the next multiple of 16
   int64_t (*filter)(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, bool keep_best);
 
-  // words[4 b + w] = word w of the Philox block of counter (c0, c1, c2, first_block + b).
-  // num_blocks: a multiple of 8; words: [4 num_blocks]
-  void (*philox_words)(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t first_block, int num_blocks,
-                       uint32_t* words);
+  // words[4 b + w] = word w of the Philox block of counter (c0, c1, c2 + offsets[b].minor, c3 + offsets[b].block).
+  // num_blocks: a multiple of 8; offsets: [num_blocks]; words: [4 num_blocks]
+  void (*philox_blocks)(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, const BlockOffset* offsets,
+                        int num_blocks, uint32_t* words);
 
   // out[c] = the inner product of `row` and row ids[c] of `base`, added in any order: within what
   // csrc/common/screening.h allows. Null: this instruction set has none.

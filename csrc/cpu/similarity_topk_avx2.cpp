@@ -208,13 +208,15 @@ void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
 }
 
 // Four blocks at a time, a counter word in the low half of each 64-bit lane; what is in the high halves is never read.
-void philox_words(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t first_block, int num_blocks,
-                  uint32_t* words) {
+void philox_blocks(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, const BlockOffset* offsets,
+                   int num_blocks, uint32_t* words) {
   const auto broadcast = [](uint32_t value) { return _mm256_set1_epi64x(value); };
-  const __m256i lanes = _mm256_set_epi64x(3, 1, 2, 0);  // the order that unpacking undoes
   for (int b = 0; b < num_blocks; b += 4) {
-    __m256i w0 = broadcast(c0), w1 = broadcast(c1), w2 = broadcast(c2);
-    __m256i w3 = _mm256_add_epi64(broadcast(first_block + static_cast<uint32_t>(b)), lanes);
+    const __m256i in_order = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offsets + b));
+    const __m256i offset = _mm256_permute4x64_epi64(in_order, _MM_SHUFFLE(3, 1, 2, 0));  // which unpacking undoes
+    __m256i w0 = broadcast(c0), w1 = broadcast(c1);
+    __m256i w2 = _mm256_add_epi32(broadcast(c2), offset);
+    __m256i w3 = _mm256_add_epi32(broadcast(c3), _mm256_srli_epi64(offset, 32));
     uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
     for (int round = 0; round < kPhiloxRounds; ++round) {
       const __m256i product0 = _mm256_mul_epu32(w0, broadcast(kPhiloxFactor0));
@@ -271,7 +273,7 @@ const SimilarityKernels kAvx2Kernels = {"avx2",     kPanelWidth,      pack_panel
                                         accumulate, nullptr,          squared_norms<kPanelWidth>,
                                         dot_chains, finish_score_row, guess_from_counts<Counting>,
                                         collect,    find_entries,     find_cut_by_counts<Counting>,
-                                        filter,     philox_words,     gather_dots,
+                                        filter,     philox_blocks,    gather_dots,
                                         nullptr,    find_places};
 
 }  // namespace bse

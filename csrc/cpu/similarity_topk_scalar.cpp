@@ -98,10 +98,10 @@ int64_t filter(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, b
   return num_kept;
 }
 
-void philox_words(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t first_block, int num_blocks,
-                  uint32_t* words) {
+void philox_blocks(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, const BlockOffset* offsets,
+                   int num_blocks, uint32_t* words) {
   for (int b = 0; b < num_blocks; ++b) {
-    const PhiloxBlock block = philox4x32(key, c0, c1, c2, first_block + static_cast<uint32_t>(b));
+    const PhiloxBlock block = philox4x32(key, c0, c1, c2 + offsets[b].minor, c3 + offsets[b].block);
     std::copy(block.word, block.word + 4, words + 4 * b);
   }
 }
@@ -116,7 +116,7 @@ void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
 
 const SimilarityKernels kScalarKernels = {"scalar",      kPanelWidth, pack_panel,    accumulate,      nullptr,
                                           squared_norms, dot_chains,  finish_scores, guess_threshold, collect,
-                                          find_entries,  find_cut,    filter,        philox_words,    nullptr,
+                                          find_entries,  find_cut,    filter,        philox_blocks,   nullptr,
                                           nullptr,       find_places};
 
 }  // namespace bse
