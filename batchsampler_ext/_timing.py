@@ -64,7 +64,9 @@ def evict_caches() -> Callable[[], object]:
 def duration(seconds: float) -> str:
     """With three digits and a unit."""
     unit, scale = next(
-        (unit, scale) for unit, scale in (("us", 1e6), ("ms", 1e3), ("s", 1.0)) if seconds * scale < 999.5 or unit == "s"
+        (unit, scale)
+        for unit, scale in (("us", 1e6), ("ms", 1e3), ("s", 1.0))
+        if seconds * scale < 999.5 or unit == "s"
     )
     value = seconds * scale
     return f"{value:,.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"

@@ -23,17 +23,6 @@ def load(path: str):
     return module
 
 
-def test_sampler_costs_runs():
-    command = [sys.executable, str(BENCHMARKS / "sampler_costs.py"), "--num-samples", "200000", "--dim", "16"]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert [line.split(":")[0] for line in out.splitlines()] == [
-        "bank.update",
-        "first batch of an epoch (graph and partition of all)",
-        "draw within a window",
-        "state_dict",
-    ]
-
-
 def test_interleaved_timing_pairs_rounds(monkeypatch):
     timing = load("timing.py")
     clock = iter(range(10**6))

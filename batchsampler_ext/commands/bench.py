@@ -21,7 +21,7 @@ def add_parser(commands: Any) -> None:
         "bench",
         help="what graph, walks and bank cost a training step on this machine",
         description="Measures bank and sampler on random embeddings of the given sizes, as a training loop uses them; "
-        "prints times, memory and their share of a training step. Defaults take half a minute on 2 cores.",
+        "prints times, memory and their share of a training step. Defaults take some ten seconds on 2 cores.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -32,10 +32,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--num-candidates", type=int, metavar="M", help="default: min(1000, N - 1)")
     parser.add_argument("--num-neighbors", type=int, metavar="K", help="default: min(100, M)")
     parser.add_argument("--dtype", default="bfloat16", help="of the bank: bfloat16 (default), float16 or float32")
-    parser.add_argument(
-        "--epoch-mode", "--mode", default="partition", help="partition (default), independent or paper"
-    )
-    parser.add_argument("--num-threads", "--threads", type=int, help="default: torch's setting")
+    parser.add_argument("--epoch-mode", default="partition", help="partition (default), independent or paper")
+    parser.add_argument("--num-threads", type=int, help="default: torch's setting")
     parser.add_argument("--step-ms", type=float, metavar="S", help="of a training step without all this: adds shares")
     parser.add_argument("--json", metavar="REPORT", help="write the numbers as JSON")
     parser.set_defaults(run=run)

@@ -22,8 +22,8 @@ def advice(costs: Costs, step_seconds: float | None) -> list[str]:
         once = costs.step_seconds(settings.num_batches) / step_seconds
         calls = costs.call_seconds() / step_seconds
         return [
-            f"No --refresh-every keeps it below {TARGET_SHARE:.0%} of a step: one refresh an epoch, every "
-            f"{settings.num_batches:,} batches, comes to {once:.2%}, of which updates and draws are {calls:.2%}."
+            f"No --refresh-every up to a whole epoch keeps it below {TARGET_SHARE:.0%} of a step: a refresh every "
+            f"{settings.num_batches:,} batches comes to {once:.2%}, of which updates and draws are {calls:.2%}."
         ]
     if least > settings.refresh_every:
         return [f"From about --refresh-every {least:,} on it stays below {TARGET_SHARE:.0%} of a step."]

@@ -42,8 +42,8 @@ def measure_costs(settings: Settings, stage: Stage) -> Costs:
         refreshes = [first_window(sampler)]
     tables = table_bytes(bank, sampler)
     calls: dict[str, CallCost] = {}
-    if settings.window_batches > 1:
-        calls["draw"] = call_cost(next, rewound(sampler, settings.window_batches - 1), stage("draw"))
+    if refreshes[0].num_batches > 1:
+        calls["draw"] = call_cost(next, rewound(sampler, refreshes[0].num_batches - 1), stage("draw"))
     calls["state_dict"] = call_cost(lambda _: sampler.state_dict(), itertools.repeat(None), stage("state_dict"))
     sampler.graph = None  # not two at a time
 
@@ -114,7 +114,9 @@ def refresh_cost(
 ) -> RefreshCost:
     timing = measure(next, begin, max_runs=MAX_REFRESHES, budget_seconds=BUDGET_SECONDS)
     graph_share = sampler.stats()["refresh_ms"] / (1e3 * timing.seconds[-1])
-    return RefreshCost(num_left, is_first, timing, float(graph_share))
+    window = sampler.state_dict()["windows"][-1]
+    num_batches = len(window["indices"]) + (len(window["tail"]) > 0)
+    return RefreshCost(num_left, num_batches, is_first, timing, float(graph_share))
 
 
 def resumed(sampler: ProximityBatchSampler, state: dict[str, Any]) -> Drawn:

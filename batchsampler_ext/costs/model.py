@@ -2,11 +2,13 @@
 
 A step stores B embeddings and draws a batch; an epoch of E batches refreshes ceil(E / T) times.
 
-In a partition the refresh before batch w T works on the u = N - w T B instances not yet drawn. Its time c(u) is measured
-at a few u and taken as linear between them, and as constant below the least, which is an upper bound:
+In a partition the refresh before batch w T works on the u = N - w T B instances not yet drawn. Its time c(u) is
+measured at a few u and taken as linear between them, and as constant below the least, which is an upper bound:
     step = update + draw + sum over w of c(N - w T B) / E
 In the other epoch modes every refresh builds the graph of all instances, in time g, and walks the batches it needs:
-    step = update + draw + ceil(E / T) g / E + walk
+    step = update + draw + ceil(E / T) g / E + walk     independent
+    step = update + draw + g / T + walk                 paper: its epochs are several times as long as E, by how much
+                                                        only an epoch can tell
 """
 
 from __future__ import annotations
@@ -66,9 +68,9 @@ class Settings:
         """E."""
         return -(-self.num_samples // self.batch_size)
 
-    @property
-    def window_batches(self) -> int:
-        return min(self.refresh_every, self.num_batches)
+    def undrawn(self, refresh_every: int) -> np.ndarray:
+        """Instances not yet drawn at each refresh of a partition."""
+        return self.num_samples - self.batch_size * np.arange(0, self.num_batches, refresh_every)
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class RefreshCost:
     """Of drawing the batch that begins a window."""
 
     num_left: int  # instances that the graph is built over
+    num_batches: int  # of the window
     is_first: bool  # of its epoch
     timing: Timing
     graph_share: float  # of the time, in the last run; the rest is the partition or the walks
@@ -104,21 +107,23 @@ class Costs:
     def refresh_seconds(self, refresh_every: int) -> float:
         """All refreshes of an epoch, a step's share."""
         settings = self.settings
-        first_batches = np.arange(0, settings.num_batches, refresh_every)
         if settings.epoch_mode == "partition":
-            left = settings.num_samples - first_batches * settings.batch_size
             sizes, seconds = zip(*sorted((cost.num_left, cost.timing.median) for cost in self.refreshes), strict=True)
-            return float(np.interp(left, sizes, seconds).sum()) / settings.num_batches
-        latest = self.refreshes[-1]
-        graph_seconds = latest.graph_share * latest.timing.median
-        walk_seconds = (latest.timing.median - graph_seconds) / settings.window_batches
-        return len(first_batches) * graph_seconds / settings.num_batches + walk_seconds
+            return float(np.interp(settings.undrawn(refresh_every), sizes, seconds).sum()) / settings.num_batches
+        (cost,) = self.refreshes
+        graph_seconds = cost.graph_share * cost.timing.median
+        walk_seconds = (cost.timing.median - graph_seconds) / cost.num_batches
+        if settings.epoch_mode == "paper":
+            return graph_seconds / refresh_every + walk_seconds
+        return -(-settings.num_batches // refresh_every) * graph_seconds / settings.num_batches + walk_seconds
 
     def step_seconds(self, refresh_every: int) -> float:
         return self.call_seconds() + self.refresh_seconds(refresh_every)
 
     def least_refresh_every(self, limit_seconds: float) -> int | None:
-        """The shortest interval whose cost a step is within the limit; None if not even one graph an epoch is."""
+        """The shortest interval whose cost a step is within the limit, if one up to a uniform epoch's length is.
+
+        The cost falls as the interval grows: refreshes become fewer, and each later one has less left."""
         intervals = range(1, self.settings.num_batches + 1)
         found = bisect.bisect_left(intervals, True, key=lambda every: self.step_seconds(every) <= limit_seconds)
         return None if found == len(intervals) else intervals[found]
@@ -138,6 +143,7 @@ class Costs:
             "refreshes": [
                 {
                     "num_left": cost.num_left,
+                    "num_batches": cost.num_batches,
                     "is_first": cost.is_first,
                     **cost.timing.summary(),
                     "graph_share": cost.graph_share,

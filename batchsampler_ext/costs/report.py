@@ -92,13 +92,14 @@ def step_table(costs: Costs, step_seconds: float | None) -> Table:
 
 
 def explanation(costs: Costs) -> str:
-    if costs.settings.epoch_mode != "partition":
-        return "Every refresh builds the graph of all instances; an epoch's share of a step follows from the first one."
-    sizes = ", ".join(f"{cost.num_left:,}" for cost in costs.refreshes)
-    num_refreshes = -(-costs.settings.num_batches // costs.settings.refresh_every)
+    settings = costs.settings
+    if settings.epoch_mode != "partition":
+        return "Every refresh builds the graph of all instances; the cost of a step follows from the first one."
+    measured = ", ".join(f"{cost.num_left:,}" for cost in costs.refreshes)
+    counts = settings.undrawn(settings.refresh_every)
     return (
-        f"An epoch has {num_refreshes:,} refreshes, over fewer and fewer undrawn instances. Measured with {sizes} of "
-        "them; the others are interpolated."
+        f"Refreshes an epoch: {len(counts):,}, over {counts[0]:,} down to {counts[-1]:,} undrawn instances; measured "
+        f"with {measured}, interpolated between."
     )
 
 
