@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,24 @@ def test_interleaved_timing_pairs_rounds(monkeypatch):
     calls.clear()
     timings = timing.interleave(contestants, "ours", num_rounds=3, budget_seconds=0.5)
     assert calls == ["ours", "theirs"] * 2  # the round that warms up, and one that counts
+
+
+def test_cases_run(tmp_path):
+    """With ours first, and a share of a measured peak in every row."""
+    if importlib.util.find_spec("tqdm") is None:
+        pytest.skip("needs tqdm")
+    out = tmp_path / "results.json"
+    command = [sys.executable, "-m", "benchmarks.run", "--quick", "--cases", "walk", "--seed", "3", "--out", str(out)]
+    shown = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True).stdout
+    assert "Results equal the oracle's" in shown
+    report = json.loads(out.read_text())
+    assert report["seed"] == 3
+    assert report["machine"]["cpu"]
+    for case in report["cases"]:
+        rows = case["contestants"]
+        assert [row["name"] for row in rows[:3]] == ["batchsampler_ext", "C++, one walk at a time", "Python loop"]
+        assert all(row["share_of_peak"] > 0 for row in rows)
+        assert rows[0]["ratio_p10_median_p90"] == [1, 1, 1]
 
 
 def test_seeds_needed_agree_with_a_simulation():
