@@ -29,7 +29,16 @@ class Timing:
 def interleave(
     contestants: dict[str, Callable[[], object]], ours: str, *, num_rounds: int, budget_seconds: float
 ) -> dict[str, Timing]:
-    """One round to warm up, then num_rounds; who has used up the budget sits out the rest, after one counted round."""
+    """:func:`round_robin`, with ratios to one of the contestants."""
+    seconds = round_robin(contestants, num_rounds=num_rounds, budget_seconds=budget_seconds)
+    return {name: Timing(times, times / seconds[ours][: len(times)]) for name, times in seconds.items()}
+
+
+def round_robin(
+    contestants: dict[str, Callable[[], object]], *, num_rounds: int, budget_seconds: float
+) -> dict[str, np.ndarray]:
+    """Seconds of each counted round: one to warm up, then num_rounds; who has used up the budget sits out the rest,
+    after one counted round."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     first = {name: timed(work) for name, work in contestants.items()}
     gc.disable()
@@ -40,11 +49,7 @@ def interleave(
                     seconds[name].append(timed(work))
     finally:
         gc.enable()
-    our_seconds = seconds[ours]
-    return {
-        name: Timing(np.array(times), np.array(times) / np.array(our_seconds[: len(times)]))
-        for name, times in seconds.items()
-    }
+    return {name: np.array(times) for name, times in seconds.items()}
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -57,6 +57,23 @@ def test_cases_run(tmp_path):
         assert rows[0]["ratio_p10_median_p90"] == [1, 1, 1]
 
 
+def test_charts_are_drawn_with_their_numbers_beside_them(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.charts", "--quick", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True)
+    assert (tmp_path / "charts.png").read_bytes().startswith(b"\x89PNG")
+    report = json.loads((tmp_path / "charts.json").read_text())
+    assert report["machine"]["threads"] >= 1
+    points = report["points"]
+    assert {point["panel"] for point in points} == {
+        *(f"proximity_graph, {name}" for name in "NMKd"),
+        "knn_graph, N",
+        "random_walk_with_restart, N",
+    }
+    assert {point["line"] for point in points if "graph" in point["panel"]} == {"float32", "bfloat16"}
+    assert all(point["share_of_peak"] > 0 for point in points)
+    assert all(point["p10_median_p90_seconds"] == sorted(point["p10_median_p90_seconds"]) for point in points)
+
+
 def test_seeds_needed_agree_with_a_simulation():
     report = load("learning/report.py")
     count = report.seeds_needed(0.5, 0.5)
