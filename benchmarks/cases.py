@@ -19,6 +19,7 @@ from .embeddings import Embeddings
 
 Contestants = dict[str, Callable[[], Any]]
 OURS = "batchsampler_ext"
+AUTHORS_ROWS = 2000  # of a graph; a gather of M d floats a row takes as long for each
 QUICK_SCALE = 20  # by which --quick divides the rows of random data
 
 
@@ -91,12 +92,16 @@ def graph_case(
         contestants = on_instruction_sets(ours)
         if rows_per_draw > 1:
             contestants["torch, shared draws"] = peers.TorchSharedDraws(units, num_candidates, k)
+        done_share = {}
         if dtype == torch.float32:
-            contestants["authors: gather + bmm + topk"] = peers.AuthorsGraph(units, num_candidates, k)
+            name, num_done = "authors: gather + bmm + topk", min(len(x), AUTHORS_ROWS)
+            contestants[name] = peers.AuthorsGraph(units, num_candidates, k, num_done)
+            done_share[name] = num_done / len(x)
         draws = "one draw a row" if rows_per_draw == 1 else "shared draws"
         title = f"proximity graph of {described(data, dtype)}, M={num_candidates} K={k}, {draws}"
         peak = "fma" if dtype == torch.float32 else "bf16"
-        return Case(title, contestants, Work(2.0 * len(x) * num_candidates * x.shape[1], peak))
+        work = Work(2.0 * len(x) * num_candidates * x.shape[1], peak)
+        return Case(title, contestants, work, done_share=done_share)
 
     return make
 

@@ -12,6 +12,7 @@ import torch
 from .native import library
 
 CHUNK = 256  # rows that share a draw
+AUTHORS_CHUNK = 16  # rows whose candidates are gathered at a time; 8 to 64 are alike, fewer and more are slower
 
 
 def missing(*packages: str) -> list[str]:
@@ -37,14 +38,15 @@ class TorchSharedDraws:
 
 
 class AuthorsGraph:
-    """The authors' formulation: every row gathers its own candidates, batched products, top-k."""
+    """The authors' formulation, of num_rows rows: each gathers its own candidates, batched products, top-k."""
 
-    def __init__(self, units: torch.Tensor, num_candidates: int, num_neighbors: int, chunk: int = 64) -> None:
-        self.units, self.num_candidates, self.num_neighbors, self.chunk = units, num_candidates, num_neighbors, chunk
+    def __init__(self, units: torch.Tensor, num_candidates: int, num_neighbors: int, num_rows: int) -> None:
+        self.units, self.num_candidates, self.num_neighbors = units, num_candidates, num_neighbors
+        self.num_rows = num_rows
 
     def __call__(self) -> torch.Tensor:
         parts = []
-        for rows in torch.arange(len(self.units)).split(self.chunk):
+        for rows in torch.arange(self.num_rows).split(AUTHORS_CHUNK):
             candidates = torch.randint(len(self.units), (len(rows), self.num_candidates))
             scores = torch.bmm(self.units[candidates], self.units[rows][:, :, None])[:, :, 0]
             parts.append(candidates.gather(1, scores.topk(self.num_neighbors, sorted=False).indices))

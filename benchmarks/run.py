@@ -24,7 +24,7 @@ from .checks import check_results
 from .epochs import clusters, digits, epoch_case, large_case, text
 from .timing import Timing, interleave
 
-BUDGET_SECONDS = 40.0  # for each contestant of a case
+BUDGET_SECONDS = 20.0  # for each contestant of a case
 QUIET_LOAD = 0.5
 
 CASES: dict[str, list[Maker]] = {
