@@ -42,12 +42,12 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
 
 
 def measure(
-    work: Callable[[T], object], prepare: Callable[[], T], *, max_runs: int, budget_seconds: float = float("inf")
+    work: Callable[[T], object], prepare: Callable[[], T], *, min_runs: int, max_runs: int, budget_seconds: float
 ) -> Timing:
-    """Runs ``work(prepare())`` until max_runs, or until the budget is spent; once at least. Only work is timed."""
+    """Runs ``work(prepare())`` max_runs times, or until the budget is spent and min_runs are done; times work alone."""
     seconds: list[float] = []
     start = time.perf_counter()
-    while not seconds or (len(seconds) < max_runs and time.perf_counter() - start < budget_seconds):
+    while len(seconds) < max_runs and (len(seconds) < min_runs or time.perf_counter() - start < budget_seconds):
         prepared = prepare()
         before = time.perf_counter()
         work(prepared)

@@ -159,16 +159,22 @@ def test_a_missing_package_names_the_extra(monkeypatch, capsys):
     assert capsys.readouterr().err == 'error: bench needs rich: pip install "batchsampler_ext[cli]"\n'
 
 
-def test_only_the_work_is_timed_and_once_at_least(monkeypatch):
+def test_only_the_work_is_timed_and_as_often_as_asked(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(_timing.time, "perf_counter", lambda: clock[0])
 
     def advance(seconds: float) -> None:
         clock[0] += seconds
 
-    timing = _timing.measure(lambda _: advance(2.0), lambda: advance(5.0), max_runs=10, budget_seconds=20.0)
-    assert timing.seconds.tolist() == [2.0, 2.0, 2.0]
-    assert len(_timing.measure(lambda _: advance(2.0), lambda: None, max_runs=3, budget_seconds=0.0).seconds) == 1
+    def runs(min_runs: int, max_runs: int) -> list[float]:
+        timing = _timing.measure(
+            lambda _: advance(2.0), lambda: advance(5.0), min_runs=min_runs, max_runs=max_runs, budget_seconds=20.0
+        )
+        return timing.seconds.tolist()
+
+    assert runs(1, 10) == [2.0] * 3  # 21 s
+    assert runs(1, 2) == [2.0] * 2
+    assert runs(4, 10) == [2.0] * 4
 
 
 @pytest.mark.parametrize(

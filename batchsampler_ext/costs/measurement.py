@@ -24,6 +24,7 @@ from .model import CallCost, Costs, RefreshCost, Settings
 LATER_REFRESHES = (2, 8)  # in a partition: a half and an eighth of the instances are undrawn
 FILL_ROWS = 8192
 MAX_CALLS, MAX_REFRESHES = 200, 5
+MIN_RUNS = 3  # the median of fewer is at the mercy of a moment when the machine does something else
 BUDGET_SECONDS = 3.0  # of a measurement; a run begun is finished
 
 Drawn = Iterator[list[int]]
@@ -112,7 +113,7 @@ def later_refresh(bank: FeatureBank, num_left: int, settings: Settings, stage: S
 def refresh_cost(
     sampler: ProximityBatchSampler, begin: Callable[[], Drawn], num_left: int, *, is_first: bool
 ) -> RefreshCost:
-    timing = measure(next, begin, max_runs=MAX_REFRESHES, budget_seconds=BUDGET_SECONDS)
+    timing = measure(next, begin, min_runs=MIN_RUNS, max_runs=MAX_REFRESHES, budget_seconds=BUDGET_SECONDS)
     graph_share = sampler.stats()["refresh_ms"] / (1e3 * timing.seconds[-1])
     window = sampler.state_dict()["windows"][-1]
     num_batches = len(window["indices"]) + (len(window["tail"]) > 0)
@@ -140,9 +141,10 @@ def call_cost(work: Callable[[T], object], arguments: Iterator[T], progress: Pro
         return argument
 
     next_argument = arguments.__next__
-    warm = measure(work, next_argument, max_runs=MAX_CALLS, budget_seconds=BUDGET_SECONDS)
+    runs = {"min_runs": MIN_RUNS, "max_runs": MAX_CALLS}
+    warm = measure(work, next_argument, **runs, budget_seconds=BUDGET_SECONDS)
     progress(1, 2)
-    cold = measure(work, prepare_cold, max_runs=MAX_CALLS, budget_seconds=BUDGET_SECONDS)
+    cold = measure(work, prepare_cold, **runs, budget_seconds=BUDGET_SECONDS)
     progress(2, 2)
     return CallCost(warm, cold)
 
