@@ -86,12 +86,14 @@ def main() -> None:
     sizes, num_rounds = (QUICK, 2) if options.quick else (FULL, options.rounds)
     content: dict[str, Any] = {
         "machine": machine.describe(options.num_threads),
-        "peaks": machine.measure_peaks(options.num_threads, 1 if options.quick else 3),
+        "peaks": machine.measure_peaks(options.num_threads),
         "fixed": sizes.fixed,
     }
     points = [*graph_points(sizes), *knn_points(sizes), *walk_points(sizes)]
     with shown_stages() as stage:
         seconds = measure(points, num_rounds, stage("rounds over all points"))
+    afterwards = machine.measure_peaks(options.num_threads)  # one of the two may have met a busy minute
+    content["peaks"] = {name: max(value, afterwards[name]) for name, value in content["peaks"].items()}
     content["points"] = [
         summary_of(point, times, content["peaks"]) for point, times in zip(points, seconds, strict=True)
     ]
@@ -194,7 +196,7 @@ def save_figure(content: dict[str, Any], path: Path) -> None:
     figure.suptitle(
         f"batchsampler_ext {about['batchsampler_ext']} ({about['commit']}) on {about['cpu']}, "
         f"{about['threads']} threads, {about['isa']}; float32 peak {content['peaks']['fma'] / 1e9:,.0f} GFLOP/s; "
-        f"{about['date']}"
+        f"load at the start {about['load']}; {about['date']}"
     )
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=110)
