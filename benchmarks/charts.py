@@ -83,16 +83,16 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.num_threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    sizes, num_rounds = (QUICK, 2) if options.quick else (FULL, options.rounds)
+    sizes, num_rounds, peak_runs = (QUICK, 2, 1) if options.quick else (FULL, options.rounds, 3)
     content: dict[str, Any] = {
         "machine": machine.describe(options.num_threads),
-        "peaks": machine.measure_peaks(options.num_threads),
+        "peaks": machine.measure_peaks(options.num_threads, peak_runs),
         "fixed": sizes.fixed,
     }
     points = [*graph_points(sizes), *knn_points(sizes), *walk_points(sizes)]
     with shown_stages() as stage:
         seconds = measure(points, num_rounds, stage("rounds over all points"))
-    afterwards = machine.measure_peaks(options.num_threads)  # one of the two may have met a busy minute
+    afterwards = machine.measure_peaks(options.num_threads, peak_runs)  # one of the two may have met a busy minute
     content["peaks"] = {name: max(value, afterwards[name]) for name, value in content["peaks"].items()}
     content["points"] = [
         summary_of(point, times, content["peaks"]) for point, times in zip(points, seconds, strict=True)
