@@ -8,7 +8,7 @@ PIP := $(PY) -m pip --disable-pip-version-check -q install $(PIP_ARGS) -c constr
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp') CMakeLists.txt pyproject.toml
 DEMO := build/demo
 
-.PHONY: demo inspect bench test lint format asan isa-symbols clean
+.PHONY: demo inspect bench charts test lint format asan isa-symbols clean
 
 demo: $(VENV)/installed
 	mkdir -p $(DEMO)
@@ -23,6 +23,10 @@ inspect: $(VENV)/installed
 bench: $(VENV)/installed
 	$(PIP) -e '.[bench]' --no-build-isolation --config-settings=build-dir=build/editable --config-settings=cmake.define.BSE_WERROR=ON
 	$(PY) -m benchmarks.run
+
+# Time against N, M, K and d, drawn: build/benchmarks/charts.png. Two minutes.
+charts: $(VENV)/installed
+	$(PY) -m benchmarks.charts
 
 test: $(VENV)/installed
 	$(PY) -m pytest

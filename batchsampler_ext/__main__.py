@@ -1,4 +1,4 @@
-"""Command line: ``python -m batchsampler_ext {demo,info,inspect}``."""
+"""Command line: ``python -m batchsampler_ext {bench,demo,info,inspect}``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .commands import demo, info, inspect
+from .commands import bench, demo, info, inspect
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m batchsampler_ext", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="{demo,info,inspect}")
-    for command in (demo, info, inspect):
+    commands = parser.add_subparsers(required=True, metavar="{bench,demo,info,inspect}")
+    for command in (bench, demo, info, inspect):
         command.add_parser(commands)
     return parser.parse_args(arguments)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from . import __version__, _validate
 from ._arrays import as_ids
 from ._backend import core
 from ._memory import PrivateMemoryPeak
+from ._timing import timed
 from .batches import Batches, sample_batches
 from .build import Progress, knn, proximity_graph
 from .metrics import batch_stats
@@ -237,9 +237,3 @@ def unused_remedies(graph_arguments: dict[str, Any]) -> list[str]:
     """Options against false negatives that are not in use yet; a stronger --range-min is always left."""
     unused = [option for option, name in REMEDIES.items() if graph_arguments[name] is None]
     return ["a larger --range-min" if graph_arguments["range_min"] else "--range-min", *unused]
-
-
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import subprocess
 import time
@@ -20,7 +21,9 @@ from .native import library
 def describe(num_threads: int) -> dict[str, Any]:
     return {
         "cpu": cpu_name(),
+        "cores": os.cpu_count(),
         "threads": num_threads,
+        "load": round(os.getloadavg()[0], 2),  # of the last minute: what else was running
         "isa": core.isa(),
         "batchsampler_ext": batchsampler_ext.__version__,
         "commit": commit(),
@@ -30,15 +33,15 @@ def describe(num_threads: int) -> dict[str, Any]:
     }
 
 
-def measure_peaks(num_threads: int) -> dict[str, float]:
-    """Best of three each: FLOP/s of float32 FMA and of bfloat16 dot products, bytes/s of a copy, random lines/s."""
+def measure_peaks(num_threads: int, num_runs: int = 3) -> dict[str, float]:
+    """Best of num_runs each: FLOP/s of float32 FMA and of bfloat16 dot products, bytes/s of a copy, random lines/s."""
     native = library()
     table_bytes = ctypes.c_int64(512 << 20)
     return {
-        "fma": max(native.peak_fma(num_threads) for _ in range(3)),
-        "bf16": max(native.peak_bf16(num_threads) for _ in range(3)),
-        "copy": max(native.peak_copy(num_threads) for _ in range(3)),
-        "random_reads": max(native.peak_random_reads(num_threads, table_bytes) for _ in range(3)),
+        "fma": max(native.peak_fma(num_threads) for _ in range(num_runs)),
+        "bf16": max(native.peak_bf16(num_threads) for _ in range(num_runs)),
+        "copy": max(native.peak_copy(num_threads) for _ in range(num_runs)),
+        "random_reads": max(native.peak_random_reads(num_threads, table_bytes) for _ in range(num_runs)),
     }
 
 

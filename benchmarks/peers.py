@@ -12,6 +12,7 @@ import torch
 from .native import library
 
 CHUNK = 256  # rows that share a draw
+AUTHORS_CHUNK = 16  # rows whose candidates are gathered at a time; 8 to 64 are alike, fewer and more are slower
 
 
 def missing(*packages: str) -> list[str]:
@@ -37,14 +38,15 @@ class TorchSharedDraws:
 
 
 class AuthorsGraph:
-    """The authors' formulation: every row gathers its own candidates, batched products, top-k."""
+    """The authors' formulation, of num_rows rows: each gathers its own candidates, batched products, top-k."""
 
-    def __init__(self, units: torch.Tensor, num_candidates: int, num_neighbors: int, chunk: int = 64) -> None:
-        self.units, self.num_candidates, self.num_neighbors, self.chunk = units, num_candidates, num_neighbors, chunk
+    def __init__(self, units: torch.Tensor, num_candidates: int, num_neighbors: int, num_rows: int) -> None:
+        self.units, self.num_candidates, self.num_neighbors = units, num_candidates, num_neighbors
+        self.num_rows = num_rows
 
     def __call__(self) -> torch.Tensor:
         parts = []
-        for rows in torch.arange(len(self.units)).split(self.chunk):
+        for rows in torch.arange(self.num_rows).split(AUTHORS_CHUNK):
             candidates = torch.randint(len(self.units), (len(rows), self.num_candidates))
             scores = torch.bmm(self.units[candidates], self.units[rows][:, :, None])[:, :, 0]
             parts.append(candidates.gather(1, scores.topk(self.num_neighbors, sorted=False).indices))
@@ -61,9 +63,10 @@ def torch_knn(units: torch.Tensor, num_neighbors: int) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def faiss_knn(units: np.ndarray, num_neighbors: int) -> np.ndarray:
+def faiss_knn(units: np.ndarray, num_neighbors: int, num_threads: int) -> np.ndarray:
     import faiss
 
+    faiss.omp_set_num_threads(num_threads)
     index = faiss.IndexFlatIP(units.shape[1])
     index.add(units)
     return index.search(units, num_neighbors + 1)[1]  # itself included
@@ -76,10 +79,10 @@ def sklearn_knn(units: np.ndarray, num_neighbors: int) -> np.ndarray:
     return search.kneighbors(return_distance=False)
 
 
-def usearch_knn(units: np.ndarray, num_neighbors: int) -> np.ndarray:
+def usearch_knn(units: np.ndarray, num_neighbors: int, num_threads: int) -> np.ndarray:
     from usearch.index import MetricKind, search
 
-    return search(units, units, num_neighbors + 1, MetricKind.IP, exact=True).keys
+    return search(units, units, num_neighbors + 1, MetricKind.IP, exact=True, threads=num_threads).keys
 
 
 def pynndescent_knn(units: np.ndarray, num_neighbors: int, num_threads: int) -> np.ndarray:
@@ -123,6 +126,26 @@ def plain_walks(neighbors: torch.Tensor, roots: torch.Tensor, batch_size: int, r
     return nodes
 
 
+class TorchClusterSteps:
+    """torch_cluster's random walks of a fixed length, one thread: steps alone, its graph made beforehand."""
+
+    def __init__(self, neighbors: torch.Tensor, roots: torch.Tensor, num_steps: int) -> None:
+        num_nodes, degree = neighbors.shape
+        self.starts = torch.arange(num_nodes + 1) * degree
+        self.targets, self.roots, self.num_steps = neighbors.flatten().long(), roots, num_steps
+
+    def __call__(self) -> torch.Tensor:
+        import torch_cluster  # noqa: F401 (registers the operator)
+
+        num_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            walk = torch.ops.torch_cluster.random_walk
+            return walk(self.starts, self.targets, self.roots, self.num_steps, 1.0, 1.0)[0]
+        finally:
+            torch.set_num_threads(num_threads)
+
+
 # --- partitions ------------------------------------------------------------------------------------------------------
 def metis_partition(neighbors: torch.Tensor, batch_size: int) -> list[np.ndarray]:
     """METIS on the symmetrised graph. Its parts are not of equal size: batches would have to be mended."""
@@ -138,10 +161,12 @@ def metis_partition(neighbors: torch.Tensor, batch_size: int) -> list[np.ndarray
     return np.split(order, np.cumsum(np.bincount(parts))[:-1])
 
 
-def balanced_kmeans_partition(units: np.ndarray, batch_size: int) -> list[np.ndarray]:
+def balanced_kmeans_partition(units: np.ndarray, batch_size: int, num_threads: int) -> list[np.ndarray]:
     from k_means_constrained import KMeansConstrained
 
     num_batches = -(-len(units) // batch_size)
-    model = KMeansConstrained(num_batches, size_max=batch_size, n_init=1, max_iter=10, random_state=0)
+    model = KMeansConstrained(
+        num_batches, size_max=batch_size, n_init=1, max_iter=10, random_state=0, n_jobs=num_threads
+    )
     labels = model.fit_predict(units)
     return [np.flatnonzero(labels == part) for part in range(num_batches)]

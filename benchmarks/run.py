@@ -1,6 +1,6 @@
 """The engine against its peers, side by side in one process. ``make bench`` runs all of it.
 
-python -m benchmarks.run [--cases graph knn walk partition] [--rounds 7] [--num-threads 2] [--out results.json]
+python -m benchmarks.run [--cases graph knn walk epoch] [--features X.npy [--labels Y.npy]] [--out results.json]
 
 See benchmarks/README.md for what the columns mean.
 """
@@ -18,63 +18,93 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from . import machine
-from .cases import CASES, Case
+from . import embeddings, machine
+from .cases import Case, Inputs, Maker, Work, graph_case, knn_case, noise_graph, text_graph, walk_case
+from .checks import check_results
+from .epochs import clusters, digits, epoch_case, large_case, text
 from .timing import Timing, interleave
 
-BUDGET_SECONDS = 40.0  # for each contestant of a case
+BUDGET_SECONDS = 20.0  # for each contestant of a case
+QUIET_LOAD = 0.5
+
+CASES: dict[str, list[Maker]] = {
+    "graph": [
+        graph_case(),
+        graph_case(torch.bfloat16),
+        graph_case(dim=64),
+        graph_case(dim=768),
+        graph_case(k=10),
+        graph_case(k=500),
+        graph_case(num_rows=100_000),
+        graph_case(rows_per_draw=1),
+        graph_case(is_real=True),
+    ],
+    "knn": [knn_case(), knn_case(is_real=True)],
+    "walk": [walk_case(noise_graph), walk_case(text_graph)],
+    "epoch": [epoch_case(clusters, 256), epoch_case(text, 128), epoch_case(digits, 64, has_kmeans=True), large_case],
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument(
+        "--features", metavar="NPY", help="real embeddings [N, D], instead of text vectors of docstrings"
+    )
+    parser.add_argument("--labels", metavar="NPY", help="theirs, integers [N]: what false negatives are")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--num-threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seed", type=int, help="of the random data; fresh ones by default")
+    parser.add_argument("--quick", action="store_true", help="small sizes, one round: that it works, not how fast")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks/results.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.num_threads)
-    content: dict[str, Any] = {"machine": machine.describe(options.num_threads), "cases": []}
-    content["peaks"] = {
-        **machine.measure_peaks(options.num_threads),
-        **{f"{name}, one thread": value for name, value in machine.measure_peaks(1).items()},
-    }
-    console = Console(width=120)
-    console.print({**content["machine"], **{f"peak {k}": f"{v:.4g}/s" for k, v in content["peaks"].items()}})
+    seed = torch.seed() if options.seed is None else torch.manual_seed(options.seed).initial_seed()
+    console = Console(width=160)
+    peaks = measured_peaks(options.num_threads, {})
+    content: dict[str, Any] = {"machine": machine.describe(options.num_threads), "seed": seed, "peaks": peaks}
+    console.print({**content["machine"], "seed": seed, **{f"peak {k}": f"{v:.4g}/s" for k, v in peaks.items()}})
+    if content["machine"]["load"] > QUIET_LOAD:
+        console.print("This machine is busy: ratios suffer too, those of peers that use OpenMP most.")
+    inputs = Inputs(options.num_threads, real_embeddings(options), embeddings.digits(), options.quick)
+    for data in (torch.randn(300, 24), inputs.text.features):
+        check_results(data)
+    console.print("Results equal the oracle's on every instruction set.")
+    content["cases"] = []
     makers = [maker for name in options.cases for maker in CASES[name]]
     for maker in tqdm(makers, leave=False):
-        case = maker(options.num_threads)
+        if not options.quick:
+            peaks |= measured_peaks(options.num_threads, peaks)  # the first may have fallen into a busy minute
+        case = maker(inputs)
         ours = next(iter(case.contestants))
-        timings = interleave(case.contestants, ours, num_rounds=options.rounds, budget_seconds=BUDGET_SECONDS)
-        console.print(table_of(case, timings, content["peaks"]))
-        content["cases"].append(summary_of(case, timings, content["peaks"]))
+        num_rounds = 1 if options.quick else options.rounds
+        timings = interleave(case.contestants, ours, num_rounds=num_rounds, budget_seconds=BUDGET_SECONDS)
+        summary = summary_of(case, timings, peaks)
+        console.print(table_of(summary))
+        content["cases"].append(summary)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(content, indent=2) + "\n")
     console.print(f"wrote {options.out}")
 
 
-def table_of(case: Case, timings: dict[str, Timing], peaks: dict[str, float]) -> Table:
-    summary = summary_of(case, timings, peaks)
-    table = Table(title=case.title, title_justify="left", caption="\n".join(case.notes), caption_justify="left")
-    table.add_column("")
-    for name in (
-        "best [ms]",
-        "median [ms]",
-        "slower than ours, median (p10 to p90)",
-        f"share of peak {case.peak or ''}",
-    ):
-        table.add_column(name, justify="right")
-    for row in summary["contestants"]:
-        low, middle, high = row["ratio_p10_median_p90"]
-        share = "" if row["share_of_peak"] is None else f"{row['share_of_peak']:.1%}"
-        ratio = f"{middle:.2f} ({low:.2f} to {high:.2f})"
-        table.add_row(row["name"], f"{row['best_ms']:.2f}", f"{row['median_ms']:.2f}", ratio, share)
-    return table
+def measured_peaks(num_threads: int, best: dict[str, float]) -> dict[str, float]:
+    """Of all threads, and of one; at least the best so far."""
+    alone, together = (machine.measure_peaks(threads, num_runs=1) for threads in (1, num_threads))
+    found = {**together, **{f"{name}, one thread": value for name, value in alone.items()}}
+    return {name: max(value, best.get(name, 0.0)) for name, value in found.items()}
+
+
+def real_embeddings(options: argparse.Namespace) -> embeddings.Embeddings:
+    if options.features is not None:
+        return embeddings.from_files(options.features, options.labels)
+    return embeddings.digits() if options.quick else embeddings.docstrings()
 
 
 def summary_of(case: Case, timings: dict[str, Timing], peaks: dict[str, float]) -> dict[str, Any]:
     rows = []
     for name, timing in timings.items():
-        scale = 1 / case.scaled.get(name, 1.0)
+        scale = 1 / case.done_share.get(name, 1.0)
+        work = case.own_work.get(name, case.work)
         rows.append(
             {
                 "name": name,
@@ -82,12 +112,39 @@ def summary_of(case: Case, timings: dict[str, Timing], peaks: dict[str, float]) 
                 "median_ms": 1e3 * scale * timing.median,
                 "ratio_p10_median_p90": [scale * float(q) for q in np.quantile(timing.ratios, [0.1, 0.5, 0.9])],
                 "num_rounds": len(timing.seconds),
-                "share_of_peak": None
-                if case.peak is None or not peaks[case.peak]
-                else case.work / (scale * timing.best) / peaks[case.peak],
+                **share_of_peak(work, scale * timing.best, peaks),
+                "quality": case.qualities.get(name, {}),
             }
         )
     return {"title": case.title, "contestants": rows, "notes": case.notes}
+
+
+def share_of_peak(work: Work | None, seconds: float, peaks: dict[str, float]) -> dict[str, Any]:
+    """Of the float32 peak where this machine has no bfloat16 products; nothing where no work is defined."""
+    if work is None:
+        return {"peak": None, "share_of_peak": None}
+    peak = work.peak if peaks[work.peak] else "fma"
+    return {"peak": peak, "share_of_peak": work.amount / seconds / peaks[peak]}
+
+
+def table_of(summary: dict[str, Any]) -> Table:
+    rows = summary["contestants"]
+    qualities = list(dict.fromkeys(name for row in rows for name in row["quality"]))
+    table = Table(title=summary["title"], title_justify="left", caption="\n".join(summary["notes"]))
+    table.add_column("")
+    for name in ("best\n[ms]", "median\n[ms]", "slower than ours\nmedian (p10 to p90)", "share of peak", *qualities):
+        table.add_column(name, justify="right")
+    for row in rows:
+        low, middle, high = row["ratio_p10_median_p90"]
+        table.add_row(
+            row["name"],
+            f"{row['best_ms']:.2f}",
+            f"{row['median_ms']:.2f}",
+            f"{middle:.2f} ({low:.2f} to {high:.2f})",
+            "" if row["peak"] is None else f"{row['share_of_peak']:.1%} {row['peak'].split(',')[0]}",
+            *(f"{row['quality'][name]:.4g}" if name in row["quality"] else "" for name in qualities),
+        )
+    return table
 
 
 if __name__ == "__main__":

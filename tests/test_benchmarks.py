@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -23,17 +24,6 @@ def load(path: str):
     return module
 
 
-def test_sampler_costs_runs():
-    command = [sys.executable, str(BENCHMARKS / "sampler_costs.py"), "--num-samples", "200000", "--dim", "16"]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert [line.split(":")[0] for line in out.splitlines()] == [
-        "bank.update",
-        "first batch of an epoch (graph and partition of all)",
-        "draw within a window",
-        "state_dict",
-    ]
-
-
 def test_interleaved_timing_pairs_rounds(monkeypatch):
     timing = load("timing.py")
     clock = iter(range(10**6))
@@ -41,12 +31,47 @@ def test_interleaved_timing_pairs_rounds(monkeypatch):
     calls = []
     contestants = {name: lambda name=name: calls.append(name) for name in ("ours", "theirs")}
     timings = timing.interleave(contestants, "ours", num_rounds=3, budget_seconds=100)
-    assert calls == ["ours", "theirs"] * 4
+    assert [sorted(calls[i : i + 2]) for i in range(0, len(calls), 2)] == [["ours", "theirs"]] * 4
     assert timings["theirs"].seconds.tolist() == [1, 1, 1]
     assert timings["theirs"].ratios.tolist() == [1, 1, 1]
     calls.clear()
     timings = timing.interleave(contestants, "ours", num_rounds=3, budget_seconds=0.5)
-    assert calls == ["ours", "theirs"] * 2  # the round that warms up, and one that counts
+    assert sorted(calls) == ["ours", "ours", "theirs", "theirs"]  # the round that warms up, and one that counts
+
+
+def test_cases_run(tmp_path):
+    """With ours first, and a share of a measured peak in every row."""
+    if importlib.util.find_spec("tqdm") is None:
+        pytest.skip("needs tqdm")
+    out = tmp_path / "results.json"
+    command = [sys.executable, "-m", "benchmarks.run", "--quick", "--cases", "walk", "--seed", "3", "--out", str(out)]
+    shown = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True).stdout
+    assert "Results equal the oracle's" in shown
+    report = json.loads(out.read_text())
+    assert report["seed"] == 3
+    assert report["machine"]["cpu"]
+    for case in report["cases"]:
+        rows = case["contestants"]
+        assert [row["name"] for row in rows[:3]] == ["batchsampler_ext", "C++, one walk at a time", "Python loop"]
+        assert all(row["share_of_peak"] > 0 for row in rows)
+        assert rows[0]["ratio_p10_median_p90"] == [1, 1, 1]
+
+
+def test_charts_are_drawn_with_their_numbers_beside_them(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.charts", "--quick", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True)
+    assert (tmp_path / "charts.png").read_bytes().startswith(b"\x89PNG")
+    report = json.loads((tmp_path / "charts.json").read_text())
+    assert report["machine"]["threads"] >= 1
+    points = report["points"]
+    assert {point["panel"] for point in points} == {
+        *(f"proximity_graph, {name}" for name in "NMKd"),
+        "knn_graph, N",
+        "random_walk_with_restart, N",
+    }
+    assert {point["line"] for point in points if "graph" in point["panel"]} == {"float32", "bfloat16"}
+    assert all(point["share_of_peak"] > 0 for point in points)
+    assert all(point["p10_median_p90_seconds"] == sorted(point["p10_median_p90_seconds"]) for point in points)
 
 
 def test_seeds_needed_agree_with_a_simulation():

@@ -1,0 +1,243 @@
+"""What graphs and walks cost as sizes grow, drawn: charts.png, and charts.json with the numbers and the machine.
+
+python -m benchmarks.charts [--quick] [--rounds 7] [--out DIR]
+
+All points of all panels take turns, round by round, so that a slow minute of the machine bends no curve. Lines are
+medians over the rounds, bars the 10th to 90th percentile. Dotted, on the right axis: the share of what this machine can
+do at most, measured in the same run (float32 multiply-adds; for walks, reads of random cache lines).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure  # without pyplot no display is looked for
+from matplotlib.ticker import LogFormatter
+
+import batchsampler_ext as bse
+from batchsampler_ext._files import atomic_write
+from batchsampler_ext.report import shown_stages
+
+from . import machine
+from .cases import Work
+from .timing import round_robin
+
+FIXED = {"N": 20_000, "M": 1000, "K": 100, "d": 128}
+DTYPES = (torch.float32, torch.bfloat16)
+NUM_WALKS, WALK_BATCH, WALK_DEGREE = 2000, 256, 32
+BUDGET_SECONDS = 10.0  # of a point
+COLORS = {"float32": "tab:blue", "bfloat16": "tab:orange"}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Where the lines have points. What a panel does not vary is as in ``fixed``."""
+
+    fixed: dict[str, int]
+    graph: dict[str, list[int]]  # N, M, K, d
+    knn: list[int]
+    walk: list[int]
+
+
+FULL = Sizes(
+    FIXED,
+    {
+        "N": [2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000],
+        "M": [100, 200, 500, 1000, 2000, 5000, 10_000],
+        "K": [5, 10, 20, 50, 100, 200, 500, 1000],
+        "d": [16, 32, 64, 128, 256, 512, 1024],
+    },
+    [2000, 5000, 10_000, 20_000, 50_000],
+    [1000, 10_000, 100_000, 300_000, 1_000_000, 3_000_000],
+)
+QUICK = Sizes(
+    FIXED | {"N": 500, "M": 200, "K": 20},
+    {"N": [300, 1000], "M": [50, 400], "K": [5, 100], "d": [16, 64]},
+    [300, 1000],
+    [1000, 5000],
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    panel: str
+    line: str
+    x: int
+    run: Callable[[], object]
+    work: Work
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few small sizes, two rounds: that it works")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--num-threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), metavar="DIR")
+    options = parser.parse_args()
+    torch.set_num_threads(options.num_threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    sizes, num_rounds, peak_runs = (QUICK, 2, 1) if options.quick else (FULL, options.rounds, 3)
+    content: dict[str, Any] = {
+        "machine": machine.describe(options.num_threads),
+        "peaks": machine.measure_peaks(options.num_threads, peak_runs),
+        "fixed": sizes.fixed,
+    }
+    points = [*graph_points(sizes), *knn_points(sizes), *walk_points(sizes)]
+    with shown_stages() as stage:
+        seconds = measure(points, num_rounds, stage("rounds over all points"))
+    afterwards = machine.measure_peaks(options.num_threads, peak_runs)  # one of the two may have met a busy minute
+    content["peaks"] = {name: max(value, afterwards[name]) for name, value in content["peaks"].items()}
+    content["points"] = [
+        summary_of(point, times, content["peaks"]) for point, times in zip(points, seconds, strict=True)
+    ]
+    with atomic_write(options.out / "charts.json") as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
+    save_figure(content, options.out / "charts.png")
+    for name in ("charts.json", "charts.png"):
+        print(f"wrote {options.out / name}")
+
+
+# --- points ----------------------------------------------------------------------------------------------------------
+def graph_points(sizes: Sizes) -> list[Point]:
+    return [
+        graph_point(name, x, dtype, sizes.fixed | {name: x})
+        for name, values in sizes.graph.items()
+        for dtype in DTYPES
+        for x in values
+    ]
+
+
+def graph_point(varied: str, x: int, dtype: torch.dtype, size: dict[str, int]) -> Point:
+    features = torch.randn(size["N"], size["d"]).to(dtype)
+    num_candidates = min(size["M"], size["N"] - 1)
+    num_neighbors = min(size["K"], num_candidates)
+
+    def run() -> object:
+        return bse.proximity_graph(features, num_neighbors, num_candidates=num_candidates)
+
+    work = Work(2.0 * size["N"] * num_candidates * size["d"], "fma")
+    return Point(f"proximity_graph, {varied}", name_of(dtype), x, run, work)
+
+
+def knn_points(sizes: Sizes) -> list[Point]:
+    dim = sizes.fixed["d"]
+
+    def point(num_rows: int, dtype: torch.dtype) -> Point:
+        features = torch.randn(num_rows, dim).to(dtype)
+        work = Work(float(num_rows) ** 2 * dim, "fma")  # a pair is scored once
+        return Point("knn_graph, N", name_of(dtype), num_rows, lambda: bse.knn_graph(features, sizes.fixed["K"]), work)
+
+    return [point(num_rows, dtype) for dtype in DTYPES for num_rows in sizes.knn]
+
+
+def walk_points(sizes: Sizes) -> list[Point]:
+    def point(num_nodes: int) -> Point:
+        graph = bse.ProximityGraph(torch.randint(num_nodes, (num_nodes, WALK_DEGREE), dtype=torch.int32))
+        roots = torch.randint(num_nodes, (NUM_WALKS,))
+
+        def run() -> bse.Walks:
+            return bse.random_walk_with_restart(graph, roots, WALK_BATCH)
+
+        work = Work(float(run().steps.sum()), "random_reads")
+        return Point("random_walk_with_restart, N", f"{NUM_WALKS:,} batches of {WALK_BATCH}", num_nodes, run, work)
+
+    return [point(num_nodes) for num_nodes in sizes.walk]
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+def measure(points: list[Point], num_rounds: int, progress: Callable[[int, int], object]) -> list[np.ndarray]:
+    """Seconds of each round, of each point."""
+    num_done = 0
+
+    def counted(run: Callable[[], object]) -> Callable[[], object]:
+        def work() -> None:
+            nonlocal num_done
+            run()
+            num_done += 1
+            progress(num_done, len(points) * (num_rounds + 1))
+
+        return work
+
+    contestants = {str(i): counted(point.run) for i, point in enumerate(points)}
+    return list(round_robin(contestants, num_rounds=num_rounds, budget_seconds=BUDGET_SECONDS).values())
+
+
+def summary_of(point: Point, seconds: np.ndarray, peaks: dict[str, float]) -> dict[str, Any]:
+    low, median, high = (float(q) for q in np.quantile(seconds, [0.1, 0.5, 0.9]))
+    return {
+        "panel": point.panel,
+        "line": point.line,
+        "x": point.x,
+        "p10_median_p90_seconds": [low, median, high],
+        "rounds": len(seconds),
+        "peak": point.work.peak,
+        "share_of_peak": point.work.amount / median / peaks[point.work.peak],
+    }
+
+
+# --- drawing ---------------------------------------------------------------------------------------------------------
+def save_figure(content: dict[str, Any], path: Path) -> None:
+    panels = list(dict.fromkeys(point["panel"] for point in content["points"]))
+    figure = Figure(figsize=(16, 9), layout="constrained")
+    for axes, panel in zip(figure.subplots(2, 3).flat, panels, strict=True):
+        draw_panel(axes, panel, [point for point in content["points"] if point["panel"] == panel], content["fixed"])
+    about = content["machine"]
+    figure.suptitle(
+        f"batchsampler_ext {about['batchsampler_ext']} ({about['commit']}) on {about['cpu']}, "
+        f"{about['threads']} threads, {about['isa']}; float32 peak {content['peaks']['fma'] / 1e9:,.0f} GFLOP/s; "
+        f"load at the start {about['load']}; {about['date']}"
+    )
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+
+
+def draw_panel(axes: Any, panel: str, points: list[dict[str, Any]], fixed: dict[str, int]) -> None:
+    shares = axes.twinx()
+    for line in dict.fromkeys(point["line"] for point in points):
+        own = [point for point in points if point["line"] == line]
+        x = [point["x"] for point in own]
+        low, median, high = 1e3 * np.array([point["p10_median_p90_seconds"] for point in own]).T
+        color = COLORS.get(line, "tab:green")
+        axes.errorbar(x, median, [median - low, high - median], color=color, label=line, marker="o", ms=4, capsize=3)
+        shares.plot(x, [100 * point["share_of_peak"] for point in own], ":", color=color)
+    function, varied = panel.split(", ")
+    kept = {name: value for name, value in fixed.items() if name != varied}
+    if function == "knn_graph":
+        kept.pop("M")
+    elif function == "random_walk_with_restart":
+        kept = {"K": WALK_DEGREE}
+    axes.set_title(f"{function}: {' '.join(f'{name}={value:,}' for name, value in kept.items())}", fontsize=10)
+    axes.set_xlabel(varied)
+    axes.set_ylabel("time [ms]")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    values = sorted({point["x"] for point in points})
+    axes.set_xticks(values, [compact(x) for x in values], fontsize=8)
+    axes.set_xticks([], minor=True)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left")
+    is_walk = points[0]["peak"] == "random_reads"
+    shares.set_ylabel(f"share of the {'random-read' if is_walk else 'float32'} peak [%] (dotted)")
+    shares.set_ylim(0, max(100.0, *(105 * point["share_of_peak"] for point in points)))
+
+
+def compact(count: int) -> str:
+    unit, scale = next((unit, scale) for unit, scale in (("M", 10**6), ("k", 1000), ("", 1)) if count % scale == 0)
+    return f"{count // scale}{unit}"
+
+
+if __name__ == "__main__":
+    main()
