@@ -155,8 +155,11 @@ def knn_graph(
     """The exact k-nearest-neighbour graph: the limit M = N - 1 of :func:`proximity_graph`.
 
     Arguments, results, errors and determinism are those of :func:`proximity_graph`, except that every other row is a
-    candidate, neighbours are sorted by score, and ties go to the lower id. O(R**2 D) multiply-adds; memory does not
-    grow with R beyond the result and 12 bytes a row.
+    candidate, neighbours are sorted by score, and ties go to the lower id. O(R**2 D) multiply-adds.
+
+    Where queries and base are the same rows (no ``keys``; ``rows`` ascending, if given), each pair is scored once. That
+    takes scratch for the candidates of every row, about 16 K bytes each; beyond 1 GiB of it, or ``max_memory``, pairs
+    are scored twice, in 12 bytes a row and a few MiB a thread.
 
     Example:
         >>> import torch
@@ -170,7 +173,7 @@ def knn_graph(
     )
     request = _Selection.check(metric, precision, labels, max_score, range_min, query.num_rows)
     graph_rows = _Rows(num_rows, num_neighbors, _validate.flag(return_scores, "return_scores"))
-    base_ids = None if pool is None else pool.sort().values  # ties go to the lower id
+    base_ids = None if pool is None else _ascending(pool)  # ties go to the lower id
     core.knn(
         queries=query.describe(precision),
         base=None if key is None else key.describe(precision),
@@ -313,6 +316,11 @@ def _pool(rows: Any, num_nodes: int) -> tuple[torch.Tensor | None, int]:
         raise ValueError("rows: expected at least one instance, got none")
     require_distinct(pool, "rows")
     return pool, len(pool)
+
+
+def _ascending(pool: torch.Tensor) -> torch.Tensor:
+    """The same tensor if it is sorted already: the engine then knows that queries and base are the same rows."""
+    return pool if bool((pool[1:] > pool[:-1]).all()) else pool.sort().values
 
 
 def _previous(

@@ -293,6 +293,16 @@ def test_knn_graph_of_many_blocks(isa, kind, metric, options):
     assert same(little, answer)
 
 
+def test_knn_graph_of_rows_in_any_order(rng, isa):
+    """Ascending rows are scored by pairs, others each for itself."""
+    features = rng.integers(-3, 4, (900, 3)).astype(np.float32)
+    rows = np.sort(rng.permutation(900)[:700])
+    shuffled = rng.permutation(700)
+    ascending, other = knn_graph(features, 9, rows=rows), knn_graph(features, 9, rows=rows[shuffled])
+    assert torch.equal(ascending.neighbors[torch.from_numpy(shuffled)], other.neighbors)
+    assert torch.equal(ascending.scores[torch.from_numpy(shuffled)], other.scores)
+
+
 def bfloat16_features(rng: np.random.Generator, kind: str, n: int, dim: int) -> torch.Tensor:
     """Where products of bfloat16 pairs, which only screen, are far from deciding: near ties, extremes, zeros."""
     normal = rng.standard_normal((n, dim))
