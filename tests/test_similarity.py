@@ -378,3 +378,16 @@ def test_bfloat16_screening_of_many_candidates(isa):
         expected = proximity_graph(features, 60, num_candidates=2500, sort=True, return_scores=True)
         graph = proximity_graph(features, 60, num_candidates=2500)
         assert torch.equal(graph.neighbors.sort(1).values, expected.neighbors.sort(1).values), kind
+
+
+def test_knn_graph_where_its_sample_misleads(isa):
+    """The engine guesses thresholds from evenly spaced columns; here these are each other's neighbours."""
+    rng = np.random.default_rng(2)
+    features = rng.standard_normal((1300, 3)).astype(np.float32)
+    features[np.arange(90) * 1300 // 512] = 50 + rng.standard_normal((90, 3))
+    scores, ids = knn(features, features, 101)
+    graph = knn_graph(features, 100, num_threads=2)
+    for row in range(1300):
+        expected = [i for i in ids[row].tolist() if i != row]
+        assert graph.neighbors[row].tolist() == expected[:100]
+        assert torch.equal(graph.scores[row], scores[row][ids[row] != row][:100])

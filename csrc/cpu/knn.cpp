@@ -14,13 +14,44 @@ namespace {
 struct QueryWorkspace {
   QueryWorkspace(const KnnRequest& request, const BlockPlan& plan, const Links& links)
       : block(plan, request.queries, request.base, request.selection, links),
-        query_ids(static_cast<size_t>(plan.row_block)),
-        excluded(static_cast<size_t>(plan.row_block), -1) {}
+        rows(static_cast<size_t>(plan.row_block)),
+        query_ids(rows.size()),
+        query_terms(rows.size()),
+        excluded(rows.size(), -1) {}
 
   TopKBlock block;
+  std::vector<int64_t> rows;  // of the result
   std::vector<int64_t> query_ids;
+  std::vector<float> query_terms;
   std::vector<int64_t> excluded;  // place of each query in the base, or -1
 };
+
+// Each query against all of the base.      rows: [count] rows of the result, or null: the first count
+void search(const KnnRequest& request, const BlockPlan& plan, const int64_t* rows, int64_t count,
+            const float* query_terms, const int64_t* base_ids, const float* base_terms, const Links& links,
+            ThreadTeam& team) {
+  const int64_t num_base = request.num_base;
+  std::vector<std::unique_ptr<QueryWorkspace>> workspaces(static_cast<size_t>(plan.num_threads));
+  team.for_ranges(count, plan.row_block, [&](int64_t begin, int64_t end, Worker& worker) {
+    auto& workspace = workspaces[static_cast<size_t>(worker.index())];
+    if (workspace == nullptr) workspace = std::make_unique<QueryWorkspace>(request, plan, links);
+    for (int64_t i = 0; i < end - begin; ++i) {
+      const int64_t row = rows != nullptr ? rows[begin + i] : begin + i;
+      const int64_t id = request.query_ids != nullptr ? request.query_ids[row] : row;
+      workspace->rows[i] = row;
+      workspace->query_ids[i] = id;
+      workspace->query_terms[i] = query_terms[row];
+      if (request.exclude_self) {
+        workspace->excluded[i] = std::lower_bound(base_ids, base_ids + num_base, id) - base_ids;
+      }
+    }
+    TopKBlock& block = workspace->block;
+    block.begin(workspace->query_ids.data(), workspace->query_terms.data(), end - begin);
+    if (!block.offer(base_ids, base_terms, num_base, workspace->excluded.data(), worker)) return;
+    for (int64_t i = 0; i < end - begin; ++i) block.finish_row(i, base_ids, workspace->rows[i]);
+    worker.add_done(end - begin);
+  });
+}
 
 }  // namespace
 
@@ -53,29 +84,15 @@ void knn(const KnnRequest& request, const Links& links, Monitor& monitor) {
   });
 
   const int64_t budget_bytes = std::min(request.max_memory_bytes - fixed_bytes, kMostBytesByPairs);
-  if (same_terms && request.exclude_self && knn_by_pairs_bytes(plan, num_base) <= budget_bytes) {
-    knn_by_pairs(request, plan, base_ids.data(), base_terms.data(), links, team);
-    return;
+  const int64_t num_selected = request.selection.num_neighbors + request.selection.range_min;
+  if (same_terms && request.exclude_self && can_search_by_pairs(num_selected, num_base) &&
+      knn_by_pairs_bytes(plan, num_base) <= budget_bytes) {
+    const std::vector<int64_t> rest = knn_by_pairs(request, plan, base_ids.data(), base_terms.data(), links, team);
+    search(request, plan, rest.data(), static_cast<int64_t>(rest.size()), query_terms, base_ids.data(),
+           base_terms.data(), links, team);
+  } else {
+    search(request, plan, nullptr, num_queries, query_terms, base_ids.data(), base_terms.data(), links, team);
   }
-
-  std::vector<std::unique_ptr<QueryWorkspace>> workspaces(static_cast<size_t>(plan.num_threads));
-  team.for_ranges(num_queries, plan.row_block, [&](int64_t begin, int64_t end, Worker& worker) {
-    auto& workspace = workspaces[static_cast<size_t>(worker.index())];
-    if (workspace == nullptr) workspace = std::make_unique<QueryWorkspace>(request, plan, links);
-    const int64_t count = end - begin;
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t id = request.query_ids != nullptr ? request.query_ids[begin + i] : begin + i;
-      workspace->query_ids[i] = id;
-      if (request.exclude_self) {
-        workspace->excluded[i] = std::lower_bound(base_ids.data(), base_ids.data() + num_base, id) - base_ids.data();
-      }
-    }
-    TopKBlock& block = workspace->block;
-    block.begin(workspace->query_ids.data(), query_terms + begin, count);
-    if (!block.offer(base_ids.data(), base_terms.data(), num_base, workspace->excluded.data(), worker)) return;
-    for (int64_t i = 0; i < count; ++i) block.finish_row(i, base_ids.data(), begin + i);
-    worker.add_done(count);
-  });
 }
 
 }  // namespace bse

@@ -4,11 +4,13 @@
 // split into one part a thread, whose finds for the rows of the block are appended in order, and whose columns no
 // other thread touches.
 //
-// The first columns are met by all rows beforehand, in the usual way. It costs their pairs twice, but then every row
-// has a threshold from the start, and few scores pass.
+// Few scores pass, because every row has a threshold from the start: the score of a rank among evenly spaced columns
+// that makes it all but certain that the row's best are above. Where they are not, the row is searched again.
 
 #include "knn_by_pairs.h"
 
+#include <algorithm>
+#include <cmath>
 #include <memory>
 
 #include "isa.h"
@@ -17,6 +19,15 @@
 namespace bse {
 
 namespace {
+
+constexpr int64_t kNumSampled = 512;
+
+// The rank among kNumSampled columns whose score num_selected of all num_rows columns exceed, all but certainly: as
+// many of the sampled ones are expected to be among the best, plus 3.5 deviations of a Poisson variable, and some.
+int64_t sample_rank(int64_t num_selected, int64_t num_rows) {
+  const double expected = static_cast<double>(num_selected * kNumSampled) / static_cast<double>(num_rows);
+  return static_cast<int64_t>(std::ceil(expected + 3.5 * std::sqrt(expected) + 3.0));
+}
 
 class KnnByPairs {
  public:
@@ -39,21 +50,21 @@ class KnnByPairs {
     for (int64_t row = 0; row < num_rows_; ++row) buffers_.push_back(storage_.buffer(row, num_selected_));
   }
 
-  void run() {
-    const int64_t num_first = std::min(num_rows_, kBlocksMetByAll * plan_.row_block);
-    team_.for_ranges(num_rows_, plan_.row_block,
-                     [&](int64_t begin, int64_t end, Worker& worker) { meet_first(begin, end, num_first, worker); });
+  std::vector<int64_t> run() {
+    set_thresholds();
     for (int64_t begin = 0; begin < num_rows_; begin += plan_.row_block) {
       const int64_t end = std::min(begin + plan_.row_block, num_rows_);
-      const bool for_both = begin >= num_first;
-      meet_rest(begin, end, for_both ? begin : num_first, for_both);
+      meet(begin, end);
       finish(begin, end);
     }
+    std::vector<int64_t> short_rows;
+    for (int64_t row = 0; row < num_rows_; ++row) {
+      if (buffers_[row].size() == 0) short_rows.push_back(row);
+    }
+    return short_rows;
   }
 
  private:
-  static constexpr int64_t kBlocksMetByAll = 2;
-
   struct Workspace {
     Workspace(const KnnRequest& request, const BlockPlan& plan, const Links& links)
         : scorer(plan, request.queries, request.base, request.selection),
@@ -71,22 +82,45 @@ class KnnByPairs {
     return *workspace;
   }
 
-  // Rows [begin, end) against columns [0, num_columns).
-  void meet_first(int64_t begin, int64_t end, int64_t num_columns, Worker& worker) {
-    BlockScorer& scorer = workspace(worker).scorer;
-    scorer.begin(ids_ + begin, terms_ + begin, end - begin);
-    scorer.score(ids_, terms_, num_columns, worker, [&](int64_t i, float* scores, int64_t first, int64_t size) {
-      drop_itself(begin + i, scores, first, size);
-      buffers_[begin + i].add(kernels_, scores, size, static_cast<uint32_t>(first));
+  void set_thresholds() {
+    const int64_t rank = sample_rank(num_selected_, num_rows_);
+    std::vector<int64_t> columns(kNumSampled), ids(kNumSampled);
+    std::vector<float> terms(kNumSampled);
+    for (int64_t s = 0; s < kNumSampled; ++s) {
+      columns[s] = s * num_rows_ / kNumSampled;
+      ids[s] = ids_[columns[s]];
+      terms[s] = terms_[columns[s]];
+    }
+    team_.for_ranges(num_rows_, plan_.row_block, [&](int64_t begin, int64_t end, Worker& worker) {
+      std::vector<TopKBuffer> samples;
+      for (int64_t row = begin; row < end; ++row) samples.push_back(storage_.buffer(row, rank));
+      BlockScorer& scorer = workspace(worker).scorer;
+      scorer.begin(ids_ + begin, terms_ + begin, end - begin);
+      scorer.score(ids.data(), terms.data(), kNumSampled, worker,
+                   [&](int64_t i, float* scores, int64_t first, int64_t size) {
+                     const int64_t row = begin + i;
+                     const auto own = std::lower_bound(columns.begin(), columns.end(), row) - columns.begin();
+                     if (own >= first && own < first + size && columns[own] == row) {
+                       scores[own - first] = std::numeric_limits<float>::quiet_NaN();
+                     }
+                     samples[static_cast<size_t>(i)].add(kernels_, scores, size, static_cast<uint32_t>(first));
+                   });
+      for (int64_t row = begin; row < end; ++row) {
+        TopKBuffer& sample = samples[static_cast<size_t>(row - begin)];
+        sample.finish(kernels_, 0);
+        if (sample.size() == rank) {
+          buffers_[row].set_threshold(*std::min_element(sample.scores(), sample.scores() + rank));
+        }
+        entry_scores_[row] = buffers_[row].entry_score();
+      }
     });
-    for (int64_t row = begin; row < end; ++row) entry_scores_[row] = buffers_[row].entry_score();
   }
 
-  // Rows [begin, end) against columns [first_column, num_rows), and if for_both those beyond `end` against these rows.
-  void meet_rest(int64_t begin, int64_t end, int64_t first_column, bool for_both) {
+  // Rows [begin, end) against themselves and all later rows, and these against them.
+  void meet(int64_t begin, int64_t end) {
     const int num_parts = team_.num_threads();
     const int64_t width = kernels_.panel_width;
-    const int64_t num_panels = (num_rows_ - first_column + width - 1) / width;
+    const int64_t num_panels = (num_rows_ - begin + width - 1) / width;
     parts_.assign(static_cast<size_t>(num_parts), {});
     team_.for_each(num_parts, [&](int64_t part, Worker& worker) {
       std::vector<TopKBuffer>& found = parts_[static_cast<size_t>(part)];
@@ -94,8 +128,8 @@ class KnnByPairs {
         found.push_back(part_storage_.buffer(part * plan_.row_block + row - begin, num_selected_));
         found.back().take_threshold(buffers_[row]);
       }
-      const int64_t part_begin = first_column + num_panels * part / num_parts * width;
-      const int64_t part_end = std::min(num_rows_, first_column + num_panels * (part + 1) / num_parts * width);
+      const int64_t part_begin = begin + num_panels * part / num_parts * width;
+      const int64_t part_end = std::min(num_rows_, begin + num_panels * (part + 1) / num_parts * width);
       Workspace& own = workspace(worker);
       own.scorer.begin(ids_ + begin, terms_ + begin, end - begin);
       own.scorer.score(ids_ + part_begin, terms_ + part_begin, part_end - part_begin, worker,
@@ -104,7 +138,7 @@ class KnnByPairs {
                          drop_itself(begin + i, scores, column, size);
                          found[i].add(kernels_, scores, size, static_cast<uint32_t>(column));
                          const int64_t skipped = std::max<int64_t>(0, end - column);
-                         if (for_both && skipped < size) {
+                         if (skipped < size) {
                            offer_to_columns(begin + i, scores + skipped, column + skipped, size - skipped,
                                             own.hits.data());
                          }
@@ -133,10 +167,14 @@ class KnnByPairs {
       for (int64_t i = first; i < last; ++i) {
         TopKBuffer& buffer = buffers_[begin + i];
         for (const auto& found : parts_) buffer.append(kernels_, found[i]);
+        if (buffer.size() < num_selected_) {
+          buffer.clear();
+          continue;
+        }
         buffer.finish(kernels_, request_.selection.range_min);
         writer.write(buffer, ids_, begin + i);
+        worker.add_done(1);
       }
-      worker.add_done(last - first);
     });
   }
 
@@ -158,6 +196,10 @@ class KnnByPairs {
 
 }  // namespace
 
+bool can_search_by_pairs(int64_t num_selected, int64_t num_rows) {
+  return num_rows >= 2 * kNumSampled && sample_rank(num_selected, num_rows) <= kNumSampled / 2;
+}
+
 int64_t knn_by_pairs_bytes(const BlockPlan& plan, int64_t num_rows) {
   const auto per_buffer = static_cast<int64_t>(sizeof(TopKBuffer));
   const int64_t part_rows = plan.num_threads * plan.row_block;
@@ -165,9 +207,9 @@ int64_t knn_by_pairs_bytes(const BlockPlan& plan, int64_t num_rows) {
          4 * num_rows + plan.num_threads * 4 * (plan.candidate_block + 16);
 }
 
-void knn_by_pairs(const KnnRequest& request, const BlockPlan& plan, const int64_t* ids, const float* terms,
-                  const Links& links, ThreadTeam& team) {
-  KnnByPairs(request, plan, ids, terms, links, team).run();
+std::vector<int64_t> knn_by_pairs(const KnnRequest& request, const BlockPlan& plan, const int64_t* ids,
+                                  const float* terms, const Links& links, ThreadTeam& team) {
+  return KnnByPairs(request, plan, ids, terms, links, team).run();
 }
 
 }  // namespace bse

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "block_plan.h"
 #include "graph_build.h"
@@ -14,8 +15,12 @@ constexpr int64_t kMostBytesByPairs = int64_t{1} << 30;
 // Scratch: the buffers of all rows, and of a block of rows for each thread.
 int64_t knn_by_pairs_bytes(const BlockPlan& plan, int64_t num_rows);
 
-// ids: [num_rows], ascending; terms: [num_rows], row_term() of each
-void knn_by_pairs(const KnnRequest& request, const BlockPlan& plan, const int64_t* ids, const float* terms,
-                  const Links& links, ThreadTeam& team);
+// Whether there are rows enough to sample.      num_selected: K + range_min
+bool can_search_by_pairs(int64_t num_selected, int64_t num_rows);
+
+// Returns the rows that it could not finish, few of them. ids: [num_rows], ascending; terms: [num_rows], row_term() of
+// each
+std::vector<int64_t> knn_by_pairs(const KnnRequest& request, const BlockPlan& plan, const int64_t* ids,
+                                  const float* terms, const Links& links, ThreadTeam& team);
 
 }  // namespace bse

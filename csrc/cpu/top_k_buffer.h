@@ -79,6 +79,12 @@ class TopKBuffer {
     }
   }
 
+  // For an empty buffer: only scores above are wanted.
+  void set_threshold(float threshold) {
+    bounded_ = true;
+    threshold_ = threshold;
+  }
+
   // For an empty buffer: only what could still enter `other` is wanted.
   void take_threshold(const TopKBuffer& other) {
     bounded_ = other.bounded_;
