@@ -8,7 +8,7 @@ PIP := $(PY) -m pip --disable-pip-version-check -q install $(PIP_ARGS) -c constr
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp') CMakeLists.txt pyproject.toml
 DEMO := build/demo
 
-.PHONY: demo inspect bench charts test lint format asan isa-symbols clean
+.PHONY: demo inspect bench charts test lint format asan neon isa-symbols clean
 
 demo: $(VENV)/installed
 	mkdir -p $(DEMO)
@@ -34,13 +34,13 @@ test: $(VENV)/installed
 lint: $(VENV)/installed isa-symbols
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
-	$(VENV)/bin/clang-format --dry-run --Werror $(filter %.h %.cpp,$(SOURCES))
+	$(VENV)/bin/clang-format --dry-run --Werror $(filter %.h %.cpp,$(SOURCES)) $(wildcard tests/native/*.cpp)
 	$(VENV)/bin/mypy
 
 format: $(VENV)/installed
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
-	$(VENV)/bin/clang-format -i $(filter %.h %.cpp,$(SOURCES))
+	$(VENV)/bin/clang-format -i $(filter %.h %.cpp,$(SOURCES)) $(wildcard tests/native/*.cpp)
 
 # Code compiled for one instruction set must not export symbols that the linker could use for another.
 isa-symbols: $(VENV)/installed
@@ -49,6 +49,10 @@ isa-symbols: $(VENV)/installed
 # The kernels under AddressSanitizer and UndefinedBehaviorSanitizer: own build, own virtual environment.
 asan: $(VENV)/installed
 	tests/run_asan.sh $(PY)
+
+# The engine compiled for aarch64 and run under emulation.
+neon: $(VENV)/tools
+	tests/run_neon.sh $(PY)
 
 clean:
 	rm -rf build dist $(VENV)

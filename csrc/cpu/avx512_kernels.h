@@ -4,9 +4,9 @@
 // namespace, and no weak symbol leaves these files (see similarity_topk_avx2.cpp).
 #pragma once
 
-#include "../common/philox.h"
-#include "simd_shared.h"
+#include "simd_algorithms.h"
 #include "similarity_kernels.h"
+#include "x86_packing.h"
 
 namespace bse {
 namespace {
@@ -69,7 +69,7 @@ void accumulate(const float* const* rows, int num_rows, const float* panels, int
 
 inline __mmask16 lanes_inside(int64_t left) { return left >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << left) - 1); }
 
-// What the searches of simd_shared.h ask.
+// What the searches of simd_algorithms.h ask.
 struct Counting {
   static RowStatistics statistics(const float* scores, int64_t count) {
     __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();

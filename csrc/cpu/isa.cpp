@@ -27,6 +27,8 @@ const Candidate kCandidates[] = {
     {&kAvx2Kernels, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
     {&kAvx512Kernels, has_avx512},
     {&kAvx512Bf16Kernels, [] { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }},
+#elif defined(__aarch64__)
+    {&kNeonKernels, [] { return true; }},
 #endif
 };
 

@@ -96,6 +96,8 @@ extern const SimilarityKernels kScalarKernels;
 extern const SimilarityKernels kAvx2Kernels;
 extern const SimilarityKernels kAvx512Kernels;
 extern const SimilarityKernels kAvx512Bf16Kernels;
+#elif defined(__aarch64__)
+extern const SimilarityKernels kNeonKernels;
 #endif
 
 }  // namespace bse

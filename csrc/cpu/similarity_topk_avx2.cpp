@@ -4,9 +4,9 @@
 // an anonymous namespace and nothing of the standard library's templates is used, so that no weak AVX symbol leaves
 // here.
 
-#include "../common/philox.h"
-#include "simd_shared.h"
+#include "simd_algorithms.h"
 #include "similarity_kernels.h"
+#include "x86_packing.h"
 
 namespace bse {
 namespace {
@@ -60,7 +60,7 @@ inline __m256 load(const float* scores, int64_t left) {
   return _mm256_load_ps(padded);
 }
 
-// What the searches of simd_shared.h ask.
+// What the searches of simd_algorithms.h ask.
 struct Counting {
   static float reduce(__m256 lanes) {
     alignas(32) float parts[8];
