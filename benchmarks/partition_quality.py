@@ -5,7 +5,8 @@ python -m benchmarks.partition_quality features.npy [--labels labels.npy] [-k 10
 One line for each way to make an epoch: the mean and the lowest tenth (p10) of the batches' in-batch cosine; `keeps`,
 both beyond those of uniform batches as shares of the independent walks'; the share of pairs with equal labels; the
 share of a batch's pairs that share a batch in the next epoch too; the time of the fastest epoch. METIS takes part where
-pymetis is installed, balanced k-means where k-means-constrained is and there are few rows; both make the same epoch every time.
+pymetis is installed, balanced k-means where k-means-constrained is and there are few rows; both make the same epoch
+every time.
 """
 
 from __future__ import annotations
