@@ -25,10 +25,11 @@ SEED_SIZE, MAX_FRUITLESS = 4, 64  # rows a seed walk collects, steps in vain
 MAX_VOTES, FEW_VOTES, SOFT_VOTES, FEW_PROPOSALS = 128, 16, 2, 32
 NUM_VOTE_ROUNDS, NUM_GROWTH_ROUNDS, NUM_DISSOLVES = 12, 4, 2
 NUM_TELEPORTS, NUM_TELEPORT_ROUNDS, NUM_ADJUST_ROUNDS = 32, 6, 6
-MAX_HARDENINGS, MAX_SOFTENINGS = {"soft": 2, "default": 2, "hard": 4}, 24
+MAX_HARDENINGS, MAX_SOFTENINGS = 2, 24
 HARDEN_MASK, SOFTEN_MASK = 3, 7  # a row takes part if these bits of its hash are 0
 NUM_MEASURED, NUM_MEASURED_WALKS, NUM_MEASURED_MEMBERS = 4096, 64, 64  # rows; walks, members of each
 WHOLE = 1 << 20  # a link share of one
+HARDLY_LINKED = WHOLE // 10  # below it, hard batches harden on
 PICK_ROWS, CLAIM, FILL, ORDER, FIRST_ROUND = range(5)  # which hash of a stage
 FILL_STAGE = 1 + NUM_DISSOLVES + NUM_TELEPORTS
 
@@ -155,11 +156,12 @@ class _Partition:
         if len(self.capacity) < 2:
             return
         goal = WHOLE if self.hardness == "hard" else self.link_goal()
-        for _ in range(MAX_HARDENINGS[self.hardness]):
-            if self.link_share() >= goal:
-                break
-            stage += 1
-            self.move(stage, HARDEN_MASK, MAX_VOTES, self.prefers_another)
+        for limit in (goal, HARDLY_LINKED) if self.hardness == "hard" else (goal,):
+            for _ in range(MAX_HARDENINGS):
+                if self.link_share() >= limit:
+                    break
+                stage += 1
+                self.move(stage, HARDEN_MASK, MAX_VOTES, self.prefers_another)
         for _ in range(MAX_SOFTENINGS):
             if self.link_share() <= goal:
                 break

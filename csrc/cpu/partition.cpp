@@ -40,7 +40,8 @@ constexpr uint32_t kSeedSize = 4, kMaxFruitless = 64;
 constexpr uint32_t kMaxVotes = VoteTally::kMaxVotes, kFewVotes = 16, kSoftVotes = 2;
 constexpr uint32_t kNumVoteRounds = 12, kNumGrowthRounds = 4, kNumDissolves = 2;
 constexpr uint32_t kNumTeleports = 32, kNumTeleportRounds = 6, kNumAdjustRounds = 6;
-constexpr uint32_t kMaxSoftenings = 24;
+constexpr uint32_t kMaxHardenings = 2, kMaxSoftenings = 24;
+constexpr int64_t kHardlyLinked = LinkShare::kWhole / 10;
 constexpr int64_t kFewProposals = 32;  // a round in which fewer than one row of these proposes brings little
 constexpr uint32_t kHardenMask = 3, kSoftenMask = 7;  // a row takes part if these bits of its hash are 0
 constexpr int64_t kNumMeasured = 4096;                // rows that the link share is measured at
@@ -303,7 +304,10 @@ class Partition {
     if (free_.size() < 2) return;
     const bool is_hard = request_.hardness == Hardness::kHard;
     const int64_t goal = is_hard ? LinkShare::kWhole : link_goal();
-    for (uint32_t pass = 0; pass < (is_hard ? 4 : 2) && link_share() < goal; ++pass) harden(++stage);
+    for (uint32_t pass = 0; pass < kMaxHardenings && link_share() < goal; ++pass) harden(++stage);
+    if (is_hard) {  // more of it makes batches harder only where their members are hardly linked
+      for (uint32_t pass = 0; pass < kMaxHardenings && link_share() < kHardlyLinked; ++pass) harden(++stage);
+    }
     for (uint32_t pass = 0; pass < kMaxSoftenings && link_share() > goal; ++pass) soften(++stage);
   }
 
