@@ -91,6 +91,7 @@ def partition_epoch(
     batch_size: int,
     restart_threshold: int,
     drop_last: bool,
+    hardness: int,
     seed: int,
     epoch: int,
     num_threads: int,

@@ -16,6 +16,7 @@ from .walk import Walks, check_batch_size, run_walks
 __all__ = ["Batches", "sample_batches"]
 
 EPOCH_MODES = ("partition", "independent", "paper")
+HARDNESSES = ("soft", "default", "hard")
 STRATEGIES = ("rwr", "rw", "bfs", "dfs", "knn", "uniform")
 
 
@@ -60,6 +61,7 @@ def sample_batches(
     epoch_mode: str = "partition",
     strategy: str = "rwr",
     restart_prob: float = 0.2,
+    hardness: str = "default",
     drop_last: bool = False,
     seed: int = 0,
     epoch: int = 0,
@@ -78,8 +80,12 @@ def sample_batches(
         strategy: how a batch is collected: "rwr", or the paper's comparisons "rw" (no restart), "bfs", "dfs", "knn" (a
             root and its first B - 1 neighbours; needs K >= B - 1 and neighbours sorted by score) and "uniform".
             Partitions know "rwr" and "uniform".
-        restart_prob: alpha in [0, 1). In a partition it acts through the seeds only: how hard batches are is set by M
-            and K of the graph.
+        restart_prob: alpha in [0, 1). A partition is about as hard as walks with this alpha.
+        hardness: of a partition of strategy "rwr". "default": its batches are about as linked as those of independent
+            walks, if the graph allows it; "soft": half as linked; "hard": as linked as a partition makes them.
+            In-batch cosine beyond random, as a share of the walks' (B = 256; soft, default, hard): .5, .8, .9 for
+            sentences and .7, .8, .9 for centred images on a graph with M = 1000, K = 100; .6, 1.0, 1.8 and .7, .8, .8
+            on their exact graphs with K = 100, where some partitions cannot become harder.
         drop_last: no ragged batch. A partition leaves out N mod B instances drawn at random.
         seed, epoch: the epoch is a function of graph, arguments, seed and epoch.
         num_batches: stop after this many batches, at most as many as the epoch has; "independent" mode draws as many
@@ -109,6 +115,7 @@ def sample_batches(
         check_batch_size(batch_size),
         _validate.choice(strategy, "strategy", STRATEGIES),
         _validate.restart_threshold(restart_prob),
+        check_hardness(hardness, mode, strategy),
         _validate.flag(drop_last, "drop_last"),
         _validate.seed(seed),
         _validate.epoch(epoch),
@@ -116,6 +123,16 @@ def sample_batches(
         _validate.num_threads(num_threads),
     )
     return getattr(epoch_sampler, mode)()
+
+
+def check_hardness(hardness: Any, epoch_mode: str, strategy: str) -> str:
+    known = _validate.choice(hardness, "hardness", HARDNESSES)
+    if known != "default" and (epoch_mode != "partition" or strategy != "rwr"):
+        raise ValueError(
+            f"hardness: expected 'default' in epoch_mode {epoch_mode!r} with strategy {strategy!r}, got {hardness!r}; "
+            "only partitions of strategy 'rwr' know others"
+        )
+    return known
 
 
 class EpochSampler:
@@ -127,6 +144,7 @@ class EpochSampler:
         batch_size: int,
         strategy: str,
         threshold: int,
+        hardness: str,
         drop_last: bool,
         seed: int,
         epoch: int,
@@ -134,7 +152,7 @@ class EpochSampler:
         num_threads: int,
     ) -> None:
         self.view, self.batch_size, self.strategy, self.threshold = view, batch_size, strategy, threshold
-        self.drop_last, self.seed, self.epoch = drop_last, seed, epoch
+        self.hardness, self.drop_last, self.seed, self.epoch = hardness, drop_last, seed, epoch
         self.num_batches, self.num_threads = num_batches, num_threads
         self.num_rows = view.num_rows
         self.num_full = self.num_rows // batch_size
@@ -167,6 +185,7 @@ class EpochSampler:
                 batch_size=self.batch_size,
                 restart_threshold=self.threshold,
                 drop_last=self.drop_last,
+                hardness=HARDNESSES.index(self.hardness),
                 seed=self.seed,
                 epoch=self.epoch,
                 num_threads=self.num_threads,

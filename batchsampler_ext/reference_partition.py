@@ -1,8 +1,8 @@
 """The oracle of partition epochs: every instance in exactly one batch, no batch left random.
 
-Short walks seed every batch at once, batches grow by capacity-limited votes of out-neighbours, and rows that ended up
-in the wrong batch relocate. Integers only; all decisions of a round read the state at its start, so that any schedule
-gives the same answer. The kernel is csrc/cpu/partition.cpp.
+Short walks seed every batch at once, batches grow by capacity-limited votes of out-neighbours, and then harden or
+soften until they are about as linked as independent walks. Integers only; all decisions of a round read the state at
+its start, so that any schedule gives the same answer. The kernel is csrc/cpu/partition.cpp.
 """
 
 from __future__ import annotations
@@ -16,11 +16,20 @@ from .reference import (
     keyed_permutation,
     philox4x32,
     restart_threshold,
+    walk_batch,
 )
 
-SEED_SIZE, MAX_VOTES, MAX_FRUITLESS = 8, 128, 64  # rows a seed walk collects, neighbours a row asks, steps in vain
-NUM_VOTE_ROUNDS, NUM_GROWTH_ROUNDS, NUM_DISSOLVES, NUM_RELOCATIONS = 12, 4, 2, 2
-NUM_TELEPORTS, NUM_TELEPORT_ROUNDS, NUM_RELOCATION_ROUNDS = 32, 6, 6
+SEED_SIZE, MAX_FRUITLESS = 4, 64  # rows a seed walk collects, steps in vain
+# Neighbours a row asks; one that found no batch when it asked last; one that softens. Rounds end when less than one row
+# in FEW_PROPOSALS proposes.
+MAX_VOTES, FEW_VOTES, SOFT_VOTES, FEW_PROPOSALS = 128, 16, 2, 32
+NUM_VOTE_ROUNDS, NUM_GROWTH_ROUNDS, NUM_DISSOLVES = 12, 4, 2
+NUM_TELEPORTS, NUM_TELEPORT_ROUNDS, NUM_ADJUST_ROUNDS = 32, 6, 6
+MAX_HARDENINGS, MAX_SOFTENINGS = 2, 24
+HARDEN_MASK, SOFTEN_MASK = 3, 7  # a row takes part if these bits of its hash are 0
+NUM_MEASURED, NUM_MEASURED_WALKS, NUM_MEASURED_MEMBERS = 4096, 64, 64  # rows; walks, members of each
+WHOLE = 1 << 20  # a link share of one
+HARDLY_LINKED = WHOLE // 10  # below it, hard batches harden on
 PICK_ROWS, CLAIM, FILL, ORDER, FIRST_ROUND = range(5)  # which hash of a stage
 FILL_STAGE = 1 + NUM_DISSOLVES + NUM_TELEPORTS
 
@@ -45,15 +54,17 @@ def uniform_partition(num_nodes, batch_size, *, drop_last=False, seed=0, epoch=0
     return batches, [] if drop_last else order[num_full * batch_size :]
 
 
-def partition(neighbors, batch_size, *, restart_prob=0.2, drop_last=False, seed=0, epoch=0):
+def partition(neighbors, batch_size, *, hardness="default", restart_prob=0.2, drop_last=False, seed=0, epoch=0):
     """(full batches, tail): the proximity epoch. Batches list their nodes ascending."""
-    return _Partition(neighbors, batch_size, restart_threshold(restart_prob), drop_last, seed, epoch).run()
+    return _Partition(neighbors, batch_size, hardness, restart_prob, drop_last, seed, epoch).run()
 
 
 class _Partition:
-    def __init__(self, neighbors, batch_size, threshold, drop_last, seed, epoch):
+    def __init__(self, neighbors, batch_size, hardness, restart_prob, drop_last, seed, epoch):
+        self.table, self.hardness, self.restart_prob = neighbors, hardness, restart_prob
         self.neighbors = [[int(j) for j in row if j >= 0] for row in neighbors]
-        self.batch_size, self.threshold, self.seed, self.epoch = batch_size, threshold, seed, epoch
+        self.batch_size, self.threshold = batch_size, restart_threshold(restart_prob)
+        self.seed, self.epoch = seed, epoch
         n = len(self.neighbors)
         order = keyed_permutation(n, seed, ROOT_ORDER, epoch)
         num_left_out = n % batch_size if drop_last else 0
@@ -63,6 +74,7 @@ class _Partition:
         self.order = order
         self.owner = {node: -1 for node in range(n) if node not in self.left_out}
         self.count = [0] * len(self.capacity)
+        self.stranded: set[int] = set()  # found no batch when they asked last
 
     def hash_key(self, stage, index):
         low, high, _, _ = (int(w) for w in philox4x32(self.seed, (PARTITION_HASH << 24 | self.epoch, stage, index, 0)))
@@ -102,8 +114,7 @@ class _Partition:
                 break
 
         self.fill(FILL_STAGE)
-        for stage in range(FILL_STAGE + 1, FILL_STAGE + 1 + NUM_RELOCATIONS):
-            self.relocate(stage)
+        self.adjust(FILL_STAGE)
 
         key = self.hash_key(FILL_STAGE, ORDER)
         members: list[list[int]] = [[] for _ in range(num_batches)]
@@ -137,27 +148,77 @@ class _Partition:
                 for batch, capacity in enumerate(self.capacity):
                     target = SEED_SIZE + max(0, capacity - SEED_SIZE) * (index + 1) // NUM_GROWTH_ROUNDS
                     room[batch] = min(room[batch], max(0, target - self.count[batch]))
-            if not self.vote_round(self.hash_key(stage, FIRST_ROUND + index), room) and not is_growing:
+            if not self.vote_round(self.hash_key(stage, FIRST_ROUND + index), room, MAX_VOTES) and not is_growing:
                 break
 
-    def relocate(self, stage):
-        """Of a random half, rows with more neighbours in another batch leave, vote again, or go back."""
-        former, key = dict(self.owner), self.hash_key(stage, PICK_ROWS)
-        for row, batch in former.items():
-            row_hash = keyed_hash(key, row)
-            if row_hash & 1 == 0:
-                votes = [former[j] for j in self.asked(row, row_hash) if j in former]
-                if any(votes.count(other) > votes.count(batch) for other in votes):
-                    self.owner[row] = -1
-                    self.count[batch] -= 1
-        for index in range(NUM_RELOCATION_ROUNDS):
-            room = [self.free(batch) for batch in range(len(self.capacity))]
-            if not self.vote_round(self.hash_key(stage, FIRST_ROUND + index), room):
+    def adjust(self, stage):
+        """Harder while the link share is below its goal, then softer while it is above."""
+        if len(self.capacity) < 2:
+            return
+        goal = WHOLE if self.hardness == "hard" else self.link_goal()
+        for limit in (goal, HARDLY_LINKED) if self.hardness == "hard" else (goal,):
+            for _ in range(MAX_HARDENINGS):
+                if self.link_share() >= limit:
+                    break
+                stage += 1
+                self.move(stage, HARDEN_MASK, MAX_VOTES, self.prefers_another)
+        for _ in range(MAX_SOFTENINGS):
+            if self.link_share() <= goal:
                 break
-        for row in self.unassigned():
-            if self.free(former[row]) > 0:
-                self.owner[row] = former[row]
-                self.count[former[row]] += 1
+            stage += 1
+            self.move(stage, SOFTEN_MASK, SOFT_VOTES, lambda node, node_hash: True)
+
+    def link_goal(self):
+        """From independent walks whose roots are the first of the order."""
+        num_nodes = len(self.neighbors)
+        size = min(self.batch_size, num_nodes)
+        linked = asked = 0
+        for walk in range(min(NUM_MEASURED_WALKS, num_nodes // size)):
+            members = walk_batch(
+                self.table, self.order[walk], size, strategy="rwr", restart_prob=self.restart_prob,
+                seed=self.seed, epoch=self.epoch, walk=walk,
+            )  # fmt: skip
+            for node in members[:: -(-size // NUM_MEASURED_MEMBERS)]:
+                row = self.neighbors[node][:MAX_VOTES]
+                linked, asked = linked + sum(j in members for j in row), asked + len(row)
+        goal = self.beyond_random(linked, asked) * 3 // 4 + WHOLE // 50
+        return goal // 2 if self.hardness == "soft" else goal
+
+    def link_share(self):
+        """The share of a node's neighbours that are in its batch."""
+        linked = asked = 0
+        for node in self.order[max(0, self.num_nodes - NUM_MEASURED) : self.num_nodes]:
+            row = self.neighbors[node][:MAX_VOTES]
+            linked += sum(self.owner.get(j) == self.owner[node] for j in row)
+            asked += len(row)
+        return self.beyond_random(linked, asked)
+
+    def beyond_random(self, linked, asked):
+        """A share, in units of 1 / WHOLE, beyond that of a batch drawn at random."""
+        if asked == 0:
+            return 0
+        return max(0, WHOLE * linked // asked - WHOLE * self.batch_size // len(self.neighbors))
+
+    def prefers_another(self, node, node_hash):
+        votes = [self.owner[j] for j in self.asked(node, node_hash, MAX_VOTES) if j in self.owner]
+        return any(votes.count(other) > votes.count(self.owner[node]) for other in votes)
+
+    def move(self, stage, mask, max_votes, leaves):
+        """Of a random share, rows that want to leave do so, vote again, or go back."""
+        former, key = dict(self.owner), self.hash_key(stage, PICK_ROWS)
+        picked = [node for node in former if keyed_hash(key, node) & mask == 0]
+        leaving = [node for node in picked if leaves(node, keyed_hash(key, node))]
+        for node in leaving:
+            self.owner[node] = -1
+            self.count[former[node]] -= 1
+        for index in range(NUM_ADJUST_ROUNDS):
+            room = [self.free(batch) for batch in range(len(self.capacity))]
+            if not self.vote_round(self.hash_key(stage, FIRST_ROUND + index), room, max_votes):
+                break
+        for node in self.unassigned():
+            if self.free(former[node]) > 0:
+                self.owner[node] = former[node]
+                self.count[former[node]] += 1
         self.fill(stage)
 
     def fill(self, stage):
@@ -169,11 +230,11 @@ class _Partition:
                 self.owner[next(stuck)] = batch
                 self.count[batch] += 1
 
-    def asked(self, node, node_hash):
+    def asked(self, node, node_hash, num_asked):
         """Consecutive out-neighbours, from one that the hash picks."""
         row = self.neighbors[node]
         offset = (node_hash >> 32) * len(row) >> 32
-        return [row[(offset + i) % len(row)] for i in range(min(MAX_VOTES, len(row)))]
+        return [row[(offset + i) % len(row)] for i in range(min(num_asked, len(row)))]
 
     def seed_walk(self, batch, root, stage):
         """Unassigned nodes in the order a walk with restart meets them, the root first."""
@@ -191,19 +252,25 @@ class _Partition:
                     fruitless = 0
         return found
 
-    def vote_round(self, key, room):
+    def vote_round(self, key, room, max_votes):
         """Every unassigned node proposes to the batch with room that most neighbours are in; batches take the best."""
         proposals: dict[int, list[tuple[int, int, int]]] = {}
         for node in self.unassigned():
             node_hash = keyed_hash(key, node)
-            votes = [b for b in (self.owner.get(j, -1) for j in self.asked(node, node_hash)) if b >= 0 and room[b] > 0]
-            if votes:
+            num_asked = min(FEW_VOTES, max_votes) if node in self.stranded else max_votes
+            votes = [self.owner.get(j, -1) for j in self.asked(node, node_hash, num_asked)]
+            votes = [batch for batch in votes if batch >= 0 and room[batch] > 0]
+            if not votes:
+                self.stranded.add(node)
+            else:
+                self.stranded.discard(node)
                 best = max(set(votes), key=lambda b: (votes.count(b), keyed_hash(node_hash, b)))
                 rank = (-votes.count(best), keyed_hash(node_hash, MASK64) >> 8, node)
                 proposals.setdefault(best, []).append(rank)
+        num_asking = len(self.unassigned())
         for batch, ranks in proposals.items():
             accepted = sorted(ranks)[: room[batch]]
             for *_, node in accepted:
                 self.owner[node] = batch
             self.count[batch] += len(accepted)
-        return bool(proposals)
+        return sum(map(len, proposals.values())) * FEW_PROPOSALS > num_asking

@@ -16,7 +16,7 @@ from ._epoch_state import Position, Window, load_position, save_position
 from ._graph_view import GraphView
 from ._index_set import index_set
 from .bank import FeatureBank
-from .batches import EPOCH_MODES, STRATEGIES, Batches, EpochSampler, sample_batches
+from .batches import EPOCH_MODES, STRATEGIES, Batches, EpochSampler, check_hardness, sample_batches
 from .build import proximity_graph
 from .graph import ProximityGraph
 from .metrics import batch_stats
@@ -48,6 +48,7 @@ class ProximityBatchSampler(BatchSampler):
             whose length varies (``len`` is then the number of batches of a uniform epoch).
         strategy: see :func:`sample_batches`. "knn" needs M and K of at least B - 1, and draws uniform batches while
             fewer than B instances have an embedding.
+        hardness: of partitions, "soft", "default" or "hard"; see :func:`sample_batches`.
         graph_options: further keywords of :func:`proximity_graph`, e.g. ``{"labels": y}``.
         seed: the sequence is a function of the bank's contents at each refresh, the arguments, seed and epoch.
         progress: of graph building, see :func:`proximity_graph`.
@@ -82,6 +83,7 @@ class ProximityBatchSampler(BatchSampler):
         restart_prob: float | Callable[[int], float] = 0.2,
         epoch_mode: str = "partition",
         strategy: str = "rwr",
+        hardness: str = "default",
         graph_options: dict[str, Any] | None = None,
         seed: int = 0,
         progress: Callable[[int, int], object] | None = None,
@@ -102,6 +104,7 @@ class ProximityBatchSampler(BatchSampler):
         self._strategy = _validate.choice(strategy, "strategy", STRATEGIES)
         if epoch_mode == "partition" and strategy not in ("rwr", "uniform"):
             raise ValueError(f"strategy: expected 'rwr' or 'uniform' in epoch_mode 'partition', got {strategy!r}")
+        self._hardness = check_hardness(hardness, self._epoch_mode, self._strategy)
         self._graph_options = dict(graph_options or {})
         if strategy == "knn":
             needed = self.batch_size - 1
@@ -199,7 +202,7 @@ class ProximityBatchSampler(BatchSampler):
 
         Raises:
             ValueError: not a whole state, or of a sampler with another index set, batch_size, drop_last, epoch_mode,
-                strategy or seed.
+                strategy, hardness or seed.
         """
         position = load_position(state, self._settings(), len(self._instances), self.bank.num_samples)
         self.epoch, self._epoch_is_set = position.epoch, not position.is_finished
@@ -234,6 +237,7 @@ class ProximityBatchSampler(BatchSampler):
             "drop_last": self.drop_last,
             "epoch_mode": self._epoch_mode,
             "strategy": self._strategy,
+            "hardness": self._hardness,
             "seed": self._seed,
         }
 
@@ -334,6 +338,7 @@ class ProximityBatchSampler(BatchSampler):
                 self.batch_size,
                 strategy,
                 _validate.restart_threshold(alpha),
+                self._hardness,
                 num_batches=self.refresh_every,
                 **arguments,
             )
@@ -345,6 +350,7 @@ class ProximityBatchSampler(BatchSampler):
             epoch_mode=self._epoch_mode,
             strategy=strategy,
             restart_prob=alpha,
+            hardness="default" if strategy == "uniform" else self._hardness,
             num_batches=num_batches,
             **arguments,
         )

@@ -30,8 +30,9 @@ def members(batches) -> list[int]:
 @pytest.mark.parametrize("full", [True, False])
 def test_partition_equals_the_oracle(random_table, full, batch_size, drop_last):
     table = random_table(150, 10, full=full)
-    for epoch, restart_prob in [(0, 0.2), (3, 0.0), (3, 0.7)]:
+    for epoch, restart_prob, hardness in [(0, 0.2, "default"), (3, 0.0, "soft"), (3, 0.7, "hard")]:
         arguments = {"restart_prob": restart_prob, "drop_last": drop_last, "seed": 5, "epoch": epoch}
+        arguments["hardness"] = hardness
         expected, tail = reference_partition.partition(table, batch_size, **arguments)
         for num_threads in (1, 2, 5):
             batches = sample_batches(torch.from_numpy(table), batch_size, num_threads=num_threads, **arguments)
@@ -39,10 +40,11 @@ def test_partition_equals_the_oracle(random_table, full, batch_size, drop_last):
             assert batches.tail.tolist() == tail
 
 
-def test_partition_of_real_features_equals_the_oracle():
+@pytest.mark.parametrize("hardness", ["soft", "default", "hard"])
+def test_partition_of_real_features_equals_the_oracle(hardness):
     graph = knn_graph(load_digits().data.astype(np.float32)[:600], 12)
-    expected, tail = reference_partition.partition(graph.neighbors.numpy(), 64, seed=1)
-    batches = sample_batches(graph, 64, seed=1)
+    expected, tail = reference_partition.partition(graph.neighbors.numpy(), 64, hardness=hardness, seed=1)
+    batches = sample_batches(graph, 64, hardness=hardness, seed=1)
     assert batches.indices.tolist() == expected
     assert batches.tail.tolist() == tail
 
@@ -89,6 +91,22 @@ def test_partition_is_hard_throughout_and_covers_every_instance():
         assert np.quantile(per_batch, 0.1) > uniform["in_batch_similarity_per_batch"].max()
         order = stats.spearmanr(np.arange(len(per_batch)), per_batch)
         assert order.pvalue > 1e-3  # no drift through the epoch
+
+
+def test_hardness_is_monotone_and_default_is_that_of_walks():
+    """Real data, on graphs where an unlimited partition is more than twice as hard as walks, and somewhat harder."""
+    digits = load_digits()
+    features = digits.data.astype(np.float32) - digits.data.mean(0).astype(np.float32)
+    for graph in (proximity_graph(features, 100, num_candidates=1000, seed=2), knn_graph(features, 100)):
+
+        def similarity(graph=graph, **arguments):
+            epochs = [sample_batches(graph, 64, seed=2, epoch=epoch, **arguments) for epoch in range(4)]
+            return np.mean([batch_stats(batches, features)["in_batch_similarity"] for batches in epochs])
+
+        soft, default, hard = (similarity(hardness=hardness) for hardness in ("soft", "default", "hard"))
+        walks = similarity(epoch_mode="independent")
+        assert 0 < soft < default < hard
+        assert 0.75 * walks < default < 1.25 * walks
 
 
 def test_instances_left_out_by_drop_last_are_random(random_table):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -22,6 +23,24 @@ def load(path: str):
     sys.modules[spec.name] = module  # dataclasses look there
     spec.loader.exec_module(module)
     return module
+
+
+def test_partition_quality_of_digits(tmp_path):
+    digits = load_digits()
+    np.save(tmp_path / "features.npy", (digits.data - digits.data.mean(0)).astype(np.float32))
+    np.save(tmp_path / "labels.npy", digits.target)
+    command = [sys.executable, "-m", "benchmarks.partition_quality", str(tmp_path / "features.npy")]
+    command += ["--labels", str(tmp_path / "labels.npy"), "--batch-size", "64", "-k", "50", "--epochs", "1"]
+    out = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True).stdout
+    rows = {line[:20].strip(): [float(word.rstrip("%")) for word in line[20:].split()] for line in out.splitlines()[1:]}
+    mean, keeps, _, _, false_negatives, repeated, _ = np.array(list(rows.values())[:5]).T
+    assert list(rows)[:5] == [
+        "uniform", "independent walks", "partition, soft", "partition, default", "partition, hard",
+    ]  # fmt: skip
+    assert keeps[:2].tolist() == [0, 1]
+    assert mean[0] < mean[2] < mean[3] < mean[4]
+    assert false_negatives[0] == pytest.approx(10, abs=0.5)  # per cent, of ten classes
+    assert repeated[0] == pytest.approx(63 / 1796, rel=0.1)
 
 
 def test_interleaved_timing_pairs_rounds(monkeypatch):

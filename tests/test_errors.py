@@ -173,6 +173,15 @@ def test_no_roots_give_no_walks():
         ({"epoch_mode": "random"}, "epoch_mode: expected one of 'partition', 'independent', 'paper', got 'random'"),
         ({"strategy": "rwp"}, "strategy: expected one of"),
         ({"strategy": "bfs"}, "strategy: expected 'rwr' or 'uniform' in epoch_mode 'partition', got 'bfs'"),
+        ({"hardness": "harder"}, "hardness: expected one of 'soft', 'default', 'hard', got 'harder'"),
+        (
+            {"hardness": "hard", "epoch_mode": "paper"},
+            "hardness: expected 'default' in epoch_mode 'paper' with strategy 'rwr', got 'hard'",
+        ),
+        (
+            {"hardness": "soft", "strategy": "uniform"},
+            "hardness: expected 'default' in epoch_mode 'partition' with strategy 'uniform', got 'soft'",
+        ),
         (
             {"batch_size": 4, "strategy": "knn", "epoch_mode": "paper"},
             "strategy: 'knn' batches of 4 expected a graph with",

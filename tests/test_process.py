@@ -39,7 +39,7 @@ def epoch_hash(num_threads):
     return digest.hexdigest()
 """
 # Frozen: a change here changes every user's epochs and belongs in the changelog.
-EXPECTED_EPOCH = "79869cbd85fc6cdd9d0960dc4cabefc305c1bf1bcca15a09940eb93295718b2d"
+EXPECTED_EPOCH = "ddc483d94799b396c7e1df5474a1919c8091ed4cd1e2394503ccfe90c91786e6"
 
 
 def test_epoch_is_the_same_in_a_fresh_process_on_other_threads_and_instruction_sets():

@@ -65,18 +65,20 @@ def test_graphs_equal_the_oracle(isa, case):
     st.integers(0, 6),
     st.integers(1, 70),
     st.floats(0, 0.95),
+    st.sampled_from(["soft", "default", "hard"]),
     st.booleans(),
     st.integers(0, 2**64 - 1),
     st.integers(0, 2**24 - 1),
 )
-def test_epochs_equal_the_oracle(num_rows, num_neighbors, batch_size, restart_prob, drop_last, seed, epoch):
+def test_epochs_equal_the_oracle(num_rows, num_neighbors, batch_size, restart_prob, hardness, drop_last, seed, epoch):
     rng = np.random.default_rng(seed)
     table = rng.integers(0, num_rows, (num_rows, num_neighbors)).astype(np.int32)
     table[rng.random((num_rows, num_neighbors)).argsort(1).argsort(1) >= rng.integers(0, num_neighbors + 1)] = -1
     table = -np.sort(-table, axis=1)  # -1 last
     chosen = {"restart_prob": restart_prob, "seed": seed, "epoch": epoch}
-    batches = sample_batches(torch.from_numpy(table), batch_size, drop_last=drop_last, **chosen)
-    expected = reference_partition.partition(table, batch_size, drop_last=drop_last, **chosen)
+    of_partition = {**chosen, "hardness": hardness, "drop_last": drop_last}
+    batches = sample_batches(torch.from_numpy(table), batch_size, **of_partition)
+    expected = reference_partition.partition(table, batch_size, **of_partition)
     assert (batches.indices.tolist(), batches.tail.tolist()) == expected
     paper = sample_batches(torch.from_numpy(table), batch_size, epoch_mode="paper", **chosen)
     assert (paper.indices.tolist(), paper.tail.tolist()) == reference.paper_batches(table, batch_size, **chosen)

@@ -197,6 +197,7 @@ def test_states_are_small():
         ({"seed": 4}, "seed"),
         ({"epoch_mode": "paper"}, "epoch_mode"),
         ({"strategy": "uniform"}, "strategy"),
+        ({"hardness": "soft"}, "hardness"),
         ({"drop_last": True}, "drop_last"),
     ],
 )

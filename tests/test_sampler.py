@@ -263,6 +263,7 @@ def test_bad_samplers():
         ({"restart_prob": 1.0}, ValueError, "restart_prob: "),
         ({"restart_prob": lambda epoch: 2.0}, ValueError, "restart_prob: "),
         ({"strategy": "bfs"}, ValueError, "strategy: expected 'rwr' or 'uniform'"),
+        ({"hardness": "harder"}, ValueError, "hardness: expected one of 'soft', 'default', 'hard', got 'harder'"),
         ({"epoch_mode": "all"}, ValueError, "epoch_mode: expected one of"),
         ({"graph_options": {"rows": [1]}}, ValueError, "graph_options: .* got \\['rows'\\]"),
         ({"graph_options": {"metrc": "ip"}}, TypeError, "metrc"),

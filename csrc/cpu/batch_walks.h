@@ -34,11 +34,15 @@ struct WalkResult {
 // Canonical walks (csrc/common/walk.h) or the other strategies, one batch each.
 void walk_batches(const WalkRequest& request, const WalkResult& result, Monitor& monitor);
 
+// How linked the batches of a partition are to be, compared with walks; partition.cpp, step 6.
+enum class Hardness : int { kSoft = 0, kDefault = 1, kHard = 2 };
+
 struct PartitionRequest {
   GraphView graph;
   int64_t batch_size = 0;
   uint32_t restart_threshold = 0;
   bool drop_last = false;
+  Hardness hardness = Hardness::kDefault;
   uint64_t seed = 0;
   uint32_t epoch = 0;
   int num_threads = 1;

@@ -4,15 +4,19 @@
 // batches then grow by capacity-limited votes of out-neighbours:
 //   1. seeds     each batch walks with restart from its root until it has kSeedSize unassigned rows or
 //                kMaxFruitless steps in vain; a row claimed twice goes to the smaller (rank in the walk, hash, batch)
-//   2. votes     each unassigned row asks its out-neighbours (kMaxVotes consecutive ones at most) and proposes to the
-//                batch with room that most of them are in; each batch takes its best proposals up to its room, which
-//                widens over kNumGrowthRounds rounds from kSeedSize to all places; until a round is in vain
+//   2. votes     each unassigned row asks its out-neighbours (kMaxVotes consecutive ones at most; kFewVotes if it found
+//                no batch when it asked last) and proposes to the batch with room that most of them are in; each batch
+//                takes its best proposals up to its room, which widens over kNumGrowthRounds rounds from kSeedSize to
+//                all places; until a round brings little
 //   3. dissolve  twice, the emptiest batches are emptied and rooted anew among the unassigned; 1 and 2 again
 //   4. teleport  while more than R / 500 rows are left, the emptiest open batches seed and grow from new roots
 //   5. fill      what is left, in hash order
-//   6. relocate  kNumRelocations times, of a random half of the rows those leave that have more neighbours in another
-//                batch; they vote again, and who finds no room goes back. Where a few hubs are in everybody's list (raw
-//                pixels, sentences) a single vote says little, and this is what makes batches hard.
+//   6. adjust    to a goal for the link share: the share of a row's neighbours that are in its batch. Independent walks
+//                on the same graph say what it should be. While it is lower, batches harden: of a random quarter,
+//                those rows leave that have more neighbours in another batch; they vote again, and who finds no room
+//                goes back. While it is higher, batches soften: a random eighth leaves and asks kSoftVotes neighbours.
+//                Where a few hubs are in everybody's list (raw pixels, sentences) a single vote says little, and
+//                hardening is what makes batches hard; on small or tight graphs, votes are harder than walks.
 // Then the full batches are put into hash order. Integers and hashes of (seed, epoch, stage, row) only; each round
 // reads the state at its start: the result does not depend on threads. O(R) memory, O(R K) a round. Oracle:
 // batchsampler_ext/reference_partition.py.
@@ -25,14 +29,22 @@
 #include "../common/permutation.h"
 #include "../common/walk.h"
 #include "batch_walks.h"
+#include "link_share.h"
+#include "vote_tally.h"
 
 namespace bse {
 
 namespace {
 
-constexpr uint32_t kSeedSize = 8, kMaxVotes = 128, kMaxFruitless = 64;
-constexpr uint32_t kNumVoteRounds = 12, kNumGrowthRounds = 4, kNumDissolves = 2, kNumRelocations = 2;
-constexpr uint32_t kNumTeleports = 32, kNumTeleportRounds = 6, kNumRelocationRounds = 6;
+constexpr uint32_t kSeedSize = 4, kMaxFruitless = 64;
+constexpr uint32_t kMaxVotes = VoteTally::kMaxVotes, kFewVotes = 16, kSoftVotes = 2;
+constexpr uint32_t kNumVoteRounds = 12, kNumGrowthRounds = 4, kNumDissolves = 2;
+constexpr uint32_t kNumTeleports = 32, kNumTeleportRounds = 6, kNumAdjustRounds = 6;
+constexpr uint32_t kMaxHardenings = 2, kMaxSoftenings = 24;
+constexpr int64_t kHardlyLinked = LinkShare::kWhole / 10;
+constexpr int64_t kFewProposals = 32;  // a round in which fewer than one row of these proposes brings little
+constexpr uint32_t kHardenMask = 3, kSoftenMask = 7;  // a row takes part if these bits of its hash are 0
+constexpr int64_t kNumMeasured = 4096;                // rows that the link share is measured at
 
 // Which hash of a stage; stages are numbered in the order they run in.
 constexpr uint32_t kPickRows = 0, kClaim = 1, kFill = 2, kOrder = 3, kFirstRound = 4;
@@ -42,11 +54,13 @@ constexpr int32_t kUnassigned = -1, kLeftOut = -2;
 
 // Rows that one thread takes at a time. Fewer are not worth waking another one, at about 20 phases a partition.
 constexpr int64_t kGrain = 4096;
+// Rows between the one that is asked and the one that is fetched.
+constexpr int64_t kAhead = 4;
 
 class Partition {
  public:
   Partition(const PartitionRequest& request, Monitor& monitor)
-      : request_(request), graph_(request.graph), team_(request.num_threads, monitor) {
+      : request_(request), graph_(request.graph), monitor_(monitor), team_(request.num_threads, monitor) {
     const int64_t num_rows = graph_.num_rows;
     order_.resize(static_cast<size_t>(num_rows));
     const KeyedPermutation permutation(static_cast<uint32_t>(num_rows), request.seed, Purpose::kRootOrder,
@@ -62,7 +76,8 @@ class Partition {
     }
     capacity_ = room_ = free_;
     filled_.assign(static_cast<size_t>(num_rows), 0);
-    tallies_.assign(static_cast<size_t>(team_.num_threads()), Tally(free_.size()));
+    is_stranded_.assign(static_cast<size_t>(num_rows), 0);
+    tallies_.assign(static_cast<size_t>(team_.num_threads()), VoteTally(free_.size()));
     refresh_unassigned();
   }
 
@@ -91,7 +106,7 @@ class Partition {
       if ((num_stuck - static_cast<int64_t>(unassigned_.size())) * 50 < num_stuck) break;
     }
     fill(stage = kFillStage);
-    for (uint32_t pass = 0; pass < kNumRelocations; ++pass) relocate(++stage);
+    adjust(stage);
     write(nodes);
     return std::count(filled_.begin(), filled_.end(), 1);
   }
@@ -154,7 +169,7 @@ class Partition {
         const int64_t target = kSeedSize + widening * (round + 1) / kNumGrowthRounds;
         room_[batch] = is_growing ? std::min(free_[batch], std::max<int64_t>(0, target - size)) : free_[batch];
       }
-      if (!vote_round(key(stage, kFirstRound + round)) && !is_growing) break;
+      if (!vote_round(key(stage, kFirstRound + round), kMaxVotes) && !is_growing) break;
     }
   }
 
@@ -220,31 +235,34 @@ class Partition {
     int32_t batch;  // or kUnassigned
   };
 
-  // False if no row had a batch to propose to.
-  bool vote_round(uint64_t round_key) {
+  // False if few rows had a batch to propose to.
+  bool vote_round(uint64_t round_key, uint32_t max_votes) {
     const auto num_rows = static_cast<int64_t>(unassigned_.size());
-    std::vector<Proposal> proposals(unassigned_.size());
+    proposals_.resize(unassigned_.size());
     team_.for_ranges(num_rows, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
-      Tally& tally = tallies_[static_cast<size_t>(worker.index())];
-      for (int64_t i = begin; i < end; ++i) proposals[i] = propose(unassigned_[i], round_key, tally);
+      VoteTally& tally = tallies_[static_cast<size_t>(worker.index())];
+      for (int64_t i = begin; i < end; ++i) {
+        if (i + kAhead < end) VoteTally::prefetch(graph_, unassigned_[i + kAhead]);
+        proposals_[i] = propose(unassigned_[i], round_key, max_votes, tally);
+      }
     });
 
     // Counting sort by batch, then each batch takes its best.
     std::vector<int64_t> first(free_.size() + 1, 0);
-    for (const Proposal& proposal : proposals) {
+    for (const Proposal& proposal : proposals_) {
       if (proposal.batch >= 0) ++first[proposal.batch + 1];
     }
     std::partial_sum(first.begin(), first.end(), first.begin());
     const int64_t num_proposals = first.back();
     if (num_proposals == 0) return false;
-    std::vector<std::pair<uint64_t, uint32_t>> by_batch(static_cast<size_t>(num_proposals));
+    by_batch_.resize(static_cast<size_t>(num_proposals));
     std::vector<int64_t> next(first.begin(), first.end() - 1);
-    for (const Proposal& proposal : proposals) {
-      if (proposal.batch >= 0) by_batch[next[proposal.batch]++] = {proposal.rank, proposal.row};
+    for (const Proposal& proposal : proposals_) {
+      if (proposal.batch >= 0) by_batch_[next[proposal.batch]++] = {proposal.rank, proposal.row};
     }
     team_.for_ranges(static_cast<int64_t>(free_.size()), 64, [&](int64_t begin, int64_t end, Worker&) {
       for (int64_t batch = begin; batch < end; ++batch) {
-        const auto group = by_batch.begin() + first[batch], group_end = by_batch.begin() + first[batch + 1];
+        const auto group = by_batch_.begin() + first[batch], group_end = by_batch_.begin() + first[batch + 1];
         const int64_t num_accepted = std::min<int64_t>(room_[batch], group_end - group);
         if (num_accepted < group_end - group) std::nth_element(group, group + num_accepted, group_end);
         for (int64_t i = 0; i < num_accepted; ++i) {
@@ -255,54 +273,21 @@ class Partition {
       }
     });
     drop_assigned();
-    return true;
-  }
-
-  // How many of a row's neighbours are in each batch, and which batches those are. One per thread, so that counting
-  // needs no hash table. Without branches: who is assigned where is as good as random.
-  struct Tally {
-    std::vector<uint16_t>
-        count;  // [2 + num_batches]: slots of kLeftOut and kUnassigned, which are never new, then batches
-    int32_t batches[kMaxVotes + 1];  // in the order they were met; one place to write to in vain
-    uint32_t num_batches = 0;
-
-    explicit Tally(size_t num_batches) : count(2 + num_batches, 0) { clear(); }
-    void clear() {
-      for (uint32_t i = 0; i < num_batches; ++i) count[static_cast<size_t>(batches[i] + 2)] = 0;
-      count[0] = count[1] = 1;
-      num_batches = 0;
-    }
-    void add(int32_t owner) {
-      batches[num_batches] = owner;
-      num_batches += count[static_cast<size_t>(owner + 2)]++ == 0;
-    }
-    uint32_t votes(int32_t batch) const { return count[static_cast<size_t>(batch + 2)]; }
-  };
-
-  // Counts the batches of consecutive out-neighbours, from one that the hash picks.
-  void count_votes(uint32_t row, uint64_t row_hash, Tally& tally) const {
-    tally.clear();
-    const uint32_t degree = graph_.degree(row);
-    uint32_t index = mulhi(static_cast<uint32_t>(row_hash >> 32), degree);
-    for (uint32_t i = 0; i < std::min(kMaxVotes, degree); ++i) {
-      tally.add(owner_[graph_.neighbor_row(row, index)]);
-      if (++index == degree) index = 0;
-    }
+    return num_proposals * kFewProposals > num_rows;
   }
 
   // The batch with room that most neighbours are in, ties by hash.
-  Proposal propose(uint32_t row, uint64_t round_key, Tally& tally) const {
+  Proposal propose(uint32_t row, uint64_t round_key, uint32_t max_votes, VoteTally& tally) {
     const uint64_t row_hash = keyed_hash(round_key, row);
-    count_votes(row, row_hash, tally);
+    tally.count(graph_, owner_.data(), row, static_cast<uint32_t>(row_hash >> 32),
+                is_stranded_[row] ? std::min(kFewVotes, max_votes) : max_votes);
     uint32_t best_count = 0;
-    for (uint32_t i = 0; i < tally.num_batches; ++i) {
-      const int32_t batch = tally.batches[i];
-      best_count = std::max(best_count, room_[batch] == 0 ? 0 : tally.votes(batch));
-    }
+    for (const int32_t batch : tally) best_count = std::max(best_count, room_[batch] == 0 ? 0 : tally.votes(batch));
+    is_stranded_[row] = best_count == 0;
+    if (best_count == 0) return {0, row, kUnassigned};
     int32_t best = kUnassigned;
     uint64_t best_hash = 0;
-    for (uint32_t i = 0; i < tally.num_batches && best_count > 0; ++i) {
-      const int32_t batch = tally.batches[i];
+    for (const int32_t batch : tally) {
       if (tally.votes(batch) != best_count || room_[batch] == 0) continue;
       const uint64_t hash = keyed_hash(row_hash, static_cast<uint64_t>(batch));
       if (best == kUnassigned || hash > best_hash) {
@@ -314,32 +299,76 @@ class Partition {
     return {rank, row, best};
   }
 
-  // --- relocation --------------------------------------------------------------------------------------------------
-  void relocate(uint32_t stage) {
-    const std::vector<int32_t> former = owner_;
+  // --- adjusting ---------------------------------------------------------------------------------------------------
+  void adjust(uint32_t stage) {
+    if (free_.size() < 2) return;
+    const bool is_hard = request_.hardness == Hardness::kHard;
+    const int64_t goal = is_hard ? LinkShare::kWhole : link_goal();
+    for (uint32_t pass = 0; pass < kMaxHardenings && link_share() < goal; ++pass) harden(++stage);
+    if (is_hard) {  // more of it makes batches harder only where their members are hardly linked
+      for (uint32_t pass = 0; pass < kMaxHardenings && link_share() < kHardlyLinked; ++pass) harden(++stage);
+    }
+    for (uint32_t pass = 0; pass < kMaxSoftenings && link_share() > goal; ++pass) soften(++stage);
+  }
+
+  // A little more than three quarters of what walks have: their share says less where they dwell on hubs (kNN graphs),
+  // and where members are hardly linked (few neighbours of many candidates) a partition needs more links to be as hard.
+  int64_t link_goal() {
+    const LinkShare walks = walk_link_share(request_, order_, monitor_);
+    const int64_t share = walks.beyond_random(request_.batch_size, graph_.num_rows);
+    const int64_t goal = share * 3 / 4 + LinkShare::kWhole / 50;
+    return request_.hardness == Hardness::kSoft ? goal / 2 : goal;
+  }
+
+  int64_t link_share() {
+    LinkShare share;
+    VoteTally& tally = tallies_[0];
+    for (int64_t i = std::max<int64_t>(0, num_assigned_ - kNumMeasured); i < num_assigned_; ++i) {
+      const uint32_t row = order_[i];  // not the first ones: many of them are roots
+      tally.count(graph_, owner_.data(), row, 0, kMaxVotes);
+      share.add(tally.votes(owner_[row]), std::min(kMaxVotes, graph_.degree(row)));
+    }
+    return share.beyond_random(request_.batch_size, graph_.num_rows);
+  }
+
+  void harden(uint32_t stage) {
+    move_rows(stage, kHardenMask, kMaxVotes, [this](uint32_t row, uint64_t row_hash, VoteTally& tally) {
+      tally.count(graph_, owner_.data(), row, static_cast<uint32_t>(row_hash >> 32), kMaxVotes);
+      const uint32_t own_count = tally.votes(owner_[row]);
+      return std::any_of(tally.begin(), tally.end(), [&](int32_t batch) { return tally.votes(batch) > own_count; });
+    });
+  }
+
+  void soften(uint32_t stage) {
+    move_rows(stage, kSoftenMask, kSoftVotes, [](uint32_t, uint64_t, VoteTally&) { return true; });
+  }
+
+  template <class Leaves>
+  void move_rows(uint32_t stage, uint64_t mask, uint32_t max_votes, const Leaves& leaves) {
     const uint64_t stage_key = key(stage, kPickRows);
-    std::vector<char> leaves(owner_.size(), 0);
-    team_.for_ranges(graph_.num_rows, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
-      Tally& tally = tallies_[static_cast<size_t>(worker.index())];
-      for (int64_t row = begin; row < end; ++row) {
-        const uint64_t row_hash = keyed_hash(stage_key, static_cast<uint64_t>(row));
-        if (former[row] < 0 || (row_hash & 1) != 0) continue;
-        count_votes(static_cast<uint32_t>(row), row_hash, tally);
-        const uint32_t own_count = tally.votes(former[row]);
-        leaves[row] = std::any_of(tally.batches, tally.batches + tally.num_batches,
-                                  [&](int32_t batch) { return tally.votes(batch) > own_count; });
+    std::vector<uint32_t> picked;
+    for (uint32_t row = 0; row < owner_.size(); ++row) {
+      if ((keyed_hash(stage_key, row) & mask) == 0 && owner_[row] >= 0) picked.push_back(row);
+    }
+    std::vector<char> is_leaving(picked.size());
+    const auto num_picked = static_cast<int64_t>(picked.size());
+    team_.for_ranges(num_picked, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
+      VoteTally& tally = tallies_[static_cast<size_t>(worker.index())];
+      for (int64_t i = begin; i < end; ++i) {
+        if (i + kAhead < end) VoteTally::prefetch(graph_, picked[i + kAhead]);
+        is_leaving[i] = leaves(picked[i], keyed_hash(stage_key, picked[i]), tally);
       }
     });
-    for (size_t row = 0; row < owner_.size(); ++row) {
-      if (leaves[row]) {
-        ++free_[former[row]];
-        owner_[row] = kUnassigned;
-      }
+    const std::vector<int32_t> former = owner_;
+    for (size_t i = 0; i < picked.size(); ++i) {
+      if (!is_leaving[i]) continue;
+      ++free_[former[picked[i]]];
+      owner_[picked[i]] = kUnassigned;
+      unassigned_.push_back(picked[i]);
     }
-    refresh_unassigned();
-    for (uint32_t round = 0; round < kNumRelocationRounds; ++round) {
+    for (uint32_t round = 0; round < kNumAdjustRounds; ++round) {
       room_ = free_;
-      if (!vote_round(key(stage, kFirstRound + round))) break;
+      if (!vote_round(key(stage, kFirstRound + round), max_votes)) break;
     }
     for (const uint32_t row : unassigned_) {  // no room anywhere better: back home while there is some
       if (free_[former[row]] > 0) {
@@ -388,6 +417,7 @@ class Partition {
 
   const PartitionRequest& request_;
   const GraphView graph_;
+  Monitor& monitor_;
   ThreadTeam team_;
   int64_t num_assigned_ = 0;
   std::vector<uint32_t> order_;       // [R] keyed permutation: roots first, rows left out by drop_last at the end
@@ -397,7 +427,10 @@ class Partition {
   std::vector<int64_t> room_;         // [num_batches] places to give away in this round
   std::vector<uint32_t> unassigned_;  // rows, ascending
   std::vector<char> filled_;          // [R] 1 if the row is where it is at random
-  std::vector<Tally> tallies_;        // [num_threads]
+  std::vector<char> is_stranded_;     // [R] 1 if the row found no batch when it asked last
+  std::vector<VoteTally> tallies_;    // [num_threads]
+  std::vector<Proposal> proposals_;   // of a round; kept for their memory
+  std::vector<std::pair<uint64_t, uint32_t>> by_batch_;  // rank, row; the same
 };
 
 }  // namespace

@@ -47,12 +47,14 @@ void core_walk_batches(const py::tuple& graph, int strategy, uintptr_t roots, ui
 }
 
 int64_t core_partition_epoch(const py::tuple& graph, int64_t batch_size, uint32_t restart_threshold, bool drop_last,
-                             uint64_t seed, uint32_t epoch, int num_threads, uintptr_t nodes) {
+                             int hardness, uint64_t seed, uint32_t epoch, int num_threads, uintptr_t nodes) {
   PartitionRequest request;
   request.graph = graph_view(graph);
   request.batch_size = batch_size;
   request.restart_threshold = restart_threshold;
   request.drop_last = drop_last;
+  require(hardness >= 0 && hardness <= 2, "a hardness code from 0 to 2");
+  request.hardness = static_cast<Hardness>(hardness);
   request.seed = seed;
   request.epoch = epoch;
   request.num_threads = num_threads;
@@ -74,7 +76,7 @@ void register_walk(py::module_& module) {
       py::arg("epoch"), py::arg("num_threads"), py::arg("nodes"), py::arg("counts"),
       "nodes: int32 [num_walks, batch_size] rows; counts: int64 [4, num_walks] steps, restarts, teleports, fills");
   module.def("partition_epoch", &core_partition_epoch, py::kw_only(), py::arg("graph"), py::arg("batch_size"),
-             py::arg("restart_threshold"), py::arg("drop_last"), py::arg("seed"), py::arg("epoch"),
+             py::arg("restart_threshold"), py::arg("drop_last"), py::arg("hardness"), py::arg("seed"), py::arg("epoch"),
              py::arg("num_threads"), py::arg("nodes"), "nodes: int32 rows, batch after batch. Returns rows filled in.");
 }
 
