@@ -20,7 +20,7 @@ def weak_symbols(object_file: Path) -> list[str]:
 
 
 def main(build_dir: str) -> int:
-    objects = [path for path in Path(build_dir).rglob("similarity_topk_*.o") if BASELINE not in path.name]
+    objects = [path for path in Path(build_dir).rglob("kernels_*.o") if BASELINE not in path.name]
     if not objects:
         sys.exit(f"no instruction-set objects under {build_dir}")
     found = {path.name: symbols for path in objects if (symbols := weak_symbols(path))}

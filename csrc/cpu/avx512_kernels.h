@@ -1,11 +1,11 @@
 // AVX-512 kernels: register tiles of 8 rows x 48 candidates, one lane a pair.
 //
 // Included by the files of the instruction sets that have AVX-512, compiled anew in each: everything is in an anonymous
-// namespace, and no weak symbol leaves these files (see similarity_topk_avx2.cpp).
+// namespace, and no weak symbol leaves these files (see kernels_avx2.cpp).
 #pragma once
 
+#include "kernels.h"
 #include "simd_algorithms.h"
-#include "similarity_kernels.h"
 #include "x86_packing.h"
 
 namespace bse {
@@ -294,9 +294,8 @@ void gather_dots(const Element* row, const Element* base, int64_t row_stride, in
   }
 }
 
-constexpr SimilarityKernels avx512_kernels(const char* isa_name,
-                                           decltype(SimilarityKernels::accumulate_pairs) accumulate_pairs,
-                                           decltype(SimilarityKernels::gather_bfloat16_dots) gather_bfloat16_dots) {
+constexpr KernelTable avx512_kernels(const char* isa_name, decltype(KernelTable::accumulate_pairs) accumulate_pairs,
+                                     decltype(KernelTable::gather_bfloat16_dots) gather_bfloat16_dots) {
   return {isa_name,
           kPanelWidth,
           pack_panel,

@@ -22,7 +22,7 @@ int64_t BlockPlan::workspace_bytes(int64_t dim) const {
 
 BlockPlan BlockPlan::fit(const Selection& selection, int64_t max_rows_per_block, int64_t num_candidates, int64_t dim,
                          int num_threads, int64_t extra_bytes, int64_t fixed_bytes, int64_t budget_bytes) {
-  const int panel_width = similarity_kernels().panel_width;
+  const int panel_width = kernel_table().panel_width;
   const int64_t least_candidates = round_up(64, panel_width);
   BlockPlan plan;
   plan.num_threads = num_threads;

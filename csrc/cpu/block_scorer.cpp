@@ -6,7 +6,7 @@ namespace bse {
 
 BlockScorer::BlockScorer(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base,
                          const Selection& selection)
-    : plan_(plan), queries_(queries), base_(base), selection_(selection), kernels_(similarity_kernels()) {
+    : plan_(plan), queries_(queries), base_(base), selection_(selection), kernels_(kernel_table()) {
   panels_ = AlignedBuffer<float>(plan.candidate_block * plan.depth_block);
   scores_ = AlignedBuffer<float>(plan.stripe_rows(queries.dim) * plan.candidate_block);
   if (!queries.reads_in_place()) converted_rows_ = AlignedBuffer<float>(plan.row_block * plan.depth_block);

@@ -10,9 +10,9 @@
 
 #include "aligned_buffer.h"
 #include "block_plan.h"
+#include "kernels.h"
 #include "link_filters.h"
 #include "matrix_view.h"
-#include "similarity_kernels.h"
 #include "thread_team.h"
 
 namespace bse {
@@ -21,7 +21,7 @@ class BlockScorer {
  public:
   BlockScorer(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base, const Selection& selection);
 
-  // Starts a block of rows. Arrays are borrowed until the next one. by_pairs: by SimilarityKernels::accumulate_pairs,
+  // Starts a block of rows. Arrays are borrowed until the next one. by_pairs: by KernelTable::accumulate_pairs,
   // which only screens (screening.h).      query_ids: [num_rows]; query_terms: [num_rows]
   void begin(const int64_t* query_ids, const float* query_terms, int64_t num_rows, bool by_pairs = false);
   int64_t num_rows() const { return num_rows_; }
@@ -63,7 +63,7 @@ class BlockScorer {
   const BlockPlan plan_;
   const MatrixView queries_, base_;
   const Selection selection_;
-  const SimilarityKernels& kernels_;
+  const KernelTable& kernels_;
 
   const int64_t* query_ids_ = nullptr;
   const float* query_terms_ = nullptr;

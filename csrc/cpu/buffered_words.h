@@ -11,7 +11,7 @@ namespace bse {
 class BufferedWordStream {
  public:
   BufferedWordStream(uint64_t seed, Purpose purpose, uint32_t epoch, uint32_t major, uint32_t minor)
-      : kernels_(similarity_kernels()), seed_(seed), tag_(stream_tag(purpose, epoch)), major_(major), minor_(minor) {}
+      : kernels_(kernel_table()), seed_(seed), tag_(stream_tag(purpose, epoch)), major_(major), minor_(minor) {}
 
   uint32_t next() {
     if (position_ == kNumWords) refill();
@@ -37,7 +37,7 @@ class BufferedWordStream {
     position_ = 0;
   }
 
-  const SimilarityKernels& kernels_;
+  const KernelTable& kernels_;
   uint64_t seed_;
   uint32_t tag_, major_, minor_;
   uint32_t next_block_ = 0;

@@ -9,7 +9,7 @@ namespace bse {
 namespace {
 
 struct Candidate {
-  const SimilarityKernels* kernels;
+  const KernelTable* kernels;
   bool (*supported)();
 };
 
@@ -32,7 +32,7 @@ const Candidate kCandidates[] = {
 #endif
 };
 
-const SimilarityKernels* find_kernels(const std::string& name, const char* argument) {
+const KernelTable* find_kernels(const std::string& name, const char* argument) {
   std::string known;
   for (const Candidate& candidate : kCandidates) {
     if (name == candidate.kernels->isa_name) {
@@ -45,24 +45,24 @@ const SimilarityKernels* find_kernels(const std::string& name, const char* argum
   throw std::invalid_argument(std::string(argument) + ": expected one of " + known + ", got '" + name + "'");
 }
 
-const SimilarityKernels* initial_kernels() {
+const KernelTable* initial_kernels() {
   const char* override_name = std::getenv("BSE_ISA");
   if (override_name != nullptr && *override_name != '\0') return find_kernels(override_name, "BSE_ISA");
-  const SimilarityKernels* best = nullptr;
+  const KernelTable* best = nullptr;
   for (const Candidate& candidate : kCandidates) {
     if (candidate.supported()) best = candidate.kernels;
   }
   return best;
 }
 
-std::atomic<const SimilarityKernels*>& kernels_in_use() {
-  static std::atomic<const SimilarityKernels*> in_use{initial_kernels()};
+std::atomic<const KernelTable*>& kernels_in_use() {
+  static std::atomic<const KernelTable*> in_use{initial_kernels()};
   return in_use;
 }
 
 }  // namespace
 
-const SimilarityKernels& similarity_kernels() { return *kernels_in_use().load(std::memory_order_relaxed); }
+const KernelTable& kernel_table() { return *kernels_in_use().load(std::memory_order_relaxed); }
 
 void use_isa(const std::string& name) { kernels_in_use().store(find_kernels(name, "isa")); }
 

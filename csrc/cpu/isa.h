@@ -4,12 +4,12 @@
 #include <string>
 #include <vector>
 
-#include "similarity_kernels.h"
+#include "kernels.h"
 
 namespace bse {
 
 // Throws std::invalid_argument if BSE_ISA names an unknown instruction set or one this CPU lacks.
-const SimilarityKernels& similarity_kernels();
+const KernelTable& kernel_table();
 
 // Switches to another instruction set, for tests and benchmarks. Not to be called while a kernel runs.
 void use_isa(const std::string& name);

@@ -35,7 +35,7 @@ class KnnByPairs {
              const Links& links, ThreadTeam& team)
       : request_(request),
         plan_(plan),
-        kernels_(similarity_kernels()),
+        kernels_(kernel_table()),
         ids_(ids),
         terms_(terms),
         links_(links),
@@ -180,7 +180,7 @@ class KnnByPairs {
 
   const KnnRequest& request_;
   const BlockPlan plan_;
-  const SimilarityKernels& kernels_;
+  const KernelTable& kernels_;
   const int64_t* ids_;
   const float* terms_;
   const Links& links_;

@@ -8,7 +8,7 @@
 namespace bse {
 
 LinkWriter::LinkWriter(const Selection& selection, const Links& links, int64_t max_links)
-    : selection_(selection), links_(links), kernels_(similarity_kernels()) {
+    : selection_(selection), links_(links), kernels_(kernel_table()) {
   if (!selection.sort) return;
   ranks_ = AlignedBuffer<uint64_t>(max_links);
   sorted_ = AlignedBuffer<uint64_t>(max_links);

@@ -20,7 +20,7 @@ class LinkWriter {
  private:
   const Selection selection_;
   const Links links_;
-  const SimilarityKernels& kernels_;
+  const KernelTable& kernels_;
   void sort(int64_t num_links);
 
   AlignedBuffer<uint64_t> ranks_, sorted_;  // [max_links]

@@ -13,7 +13,7 @@ class RowWorkspace {
  public:
   RowWorkspace(const GraphPool& pool, const BlockPlan& plan, double margin, const Links& links)
       : pool_(pool),
-        kernels_(similarity_kernels()),
+        kernels_(kernel_table()),
         margin_(margin),
         candidates_(pool, pool.request.num_candidates, pool.request.num_rows - 1),
         block_(plan, pool.request.features, pool.request.keys, pool.request.selection, links),
@@ -63,7 +63,7 @@ class RowWorkspace {
   }
 
   const GraphPool& pool_;
-  const SimilarityKernels& kernels_;
+  const KernelTable& kernels_;
   const double margin_;
   DrawnCandidates candidates_;
   TopKBlock block_;

@@ -29,7 +29,7 @@ void require_finite(const MatrixView& features, const char* name, int64_t row) {
 
 void compute_row_terms(ThreadTeam& team, const MatrixView& features, const char* name, const int64_t* ids,
                        int64_t count, Metric metric, float* out) {
-  const SimilarityKernels& kernels = similarity_kernels();
+  const KernelTable& kernels = kernel_table();
   constexpr int64_t kDepth = 128;
   const int width = kernels.panel_width;
   team.for_ranges(count, 4 * width, [&](int64_t begin, int64_t end, Worker& worker) {

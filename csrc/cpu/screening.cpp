@@ -30,13 +30,13 @@ bool rows_allow_screening(const MatrixView& features, const float* terms, const 
 }  // namespace
 
 bool can_screen_blocks(const MatrixView& queries, const MatrixView& base) {
-  return similarity_kernels().accumulate_pairs != nullptr && queries.holds_bfloat16() && base.holds_bfloat16();
+  return kernel_table().accumulate_pairs != nullptr && queries.holds_bfloat16() && base.holds_bfloat16();
 }
 
 bool can_screen_gathered(const MatrixView& queries, const MatrixView& base) {
   if (queries.dtype != base.dtype) return false;
-  if (queries.dtype == DType::kBFloat16) return similarity_kernels().gather_bfloat16_dots != nullptr;
-  return similarity_kernels().gather_dots != nullptr && queries.reads_in_place() && base.reads_in_place();
+  if (queries.dtype == DType::kBFloat16) return kernel_table().gather_bfloat16_dots != nullptr;
+  return kernel_table().gather_dots != nullptr && queries.reads_in_place() && base.reads_in_place();
 }
 
 double screening_margin(const MatrixView& queries, const float* query_terms, const MatrixView& base,
@@ -48,7 +48,7 @@ double screening_margin(const MatrixView& queries, const float* query_terms, con
 }
 
 Borderline::Borderline(const MatrixView& queries, const MatrixView& base, Metric metric)
-    : queries_(queries), base_(base), metric_(metric), kernels_(similarity_kernels()) {}
+    : queries_(queries), base_(base), metric_(metric), kernels_(kernel_table()) {}
 
 bool Borderline::keep_best(TopKBuffer& buffer, int64_t query_id, float query_term, int64_t num_best) {
   if (buffer.size() <= num_best) return true;

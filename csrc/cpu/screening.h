@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
+#include "kernels.h"
 #include "matrix_view.h"
 #include "selection.h"
-#include "similarity_kernels.h"
 #include "top_k_buffer.h"
 
 namespace bse {
@@ -52,7 +52,7 @@ class Borderline {
 
   const MatrixView queries_, base_;
   const Metric metric_;
-  const SimilarityKernels& kernels_;
+  const KernelTable& kernels_;
   const int64_t* candidate_ids_ = nullptr;
   const float* candidate_terms_ = nullptr;
   double margin_ = 0.0;

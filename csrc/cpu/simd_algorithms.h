@@ -8,12 +8,12 @@
 
 #include "../common/philox.h"
 #include "../common/score.h"
-#include "similarity_kernels.h"
+#include "kernels.h"
 
 namespace bse {
 namespace {
 
-// SimilarityKernels::squared_norms.
+// KernelTable::squared_norms.
 template <int kPanelWidth>
 inline void squared_norms(const float* panel, int64_t depth, bool resume, float* norms) {
   float chains[kPanelWidth];
@@ -54,11 +54,11 @@ inline void finish_score_row(Metric metric, float row_term, const float* terms, 
   }
 }
 
-// A register tile: some rows times one panel. Arguments as SimilarityKernels::accumulate.
+// A register tile: some rows times one panel. Arguments as KernelTable::accumulate.
 using Tile = void (*)(const float* const* rows, const float* panel, int64_t depth, bool resume, float* acc,
                       int64_t acc_stride);
 
-// SimilarityKernels::accumulate by tiles: tiles[n - 1] takes n rows, max_rows at most.
+// KernelTable::accumulate by tiles: tiles[n - 1] takes n rows, max_rows at most.
 inline void accumulate_by_tiles(const Tile* tiles, int max_rows, int panel_width, const float* const* rows,
                                 int num_rows, const float* panels, int num_panels, int64_t depth, bool resume,
                                 float* acc, int64_t acc_stride) {
@@ -86,7 +86,7 @@ inline float normal_quantile_above(float p) {
   return p < 0.5f ? z : -z;
 }
 
-// SimilarityKernels::guess_threshold: where a normal distribution would have it, then Newton steps on the count of
+// KernelTable::guess_threshold: where a normal distribution would have it, then Newton steps on the count of
 // scores above, within what is known to be too low and too high. Simd gives statistics() and count_above().
 template <class Simd>
 inline bool guess_from_counts(const float* scores, int64_t count, int64_t num_wanted, float* threshold) {
@@ -135,7 +135,7 @@ inline unsigned first_set_bits(unsigned bits, int64_t count) {
   return first;
 }
 
-// SimilarityKernels::find_cut: regula falsi on the count of scores above; where that is slow, bisection of the order of
+// KernelTable::find_cut: regula falsi on the count of scores above; where that is slow, bisection of the order of
 // all floats. Ends when exactly num_best are above or two neighbouring floats are left.
 template <class Simd>
 inline TopKCut find_cut_by_counts(const float* scores, int64_t count, int64_t num_best) {

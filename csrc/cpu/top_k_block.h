@@ -22,7 +22,7 @@ class TopKBlock {
         range_min_(selection.range_min),
         num_selected_(selection.num_neighbors + selection.range_min),
         wants_scores_(selection.sort || links.scores != nullptr),
-        kernels_(similarity_kernels()),
+        kernels_(kernel_table()),
         scorer_(plan, queries, base, selection),
         borderline_(queries, base, selection.metric),
         writer_(selection, links, plan.top_k_capacity),
@@ -89,7 +89,7 @@ class TopKBlock {
   const BlockPlan plan_;
   const int64_t range_min_, num_selected_;
   const bool wants_scores_;
-  const SimilarityKernels& kernels_;
+  const KernelTable& kernels_;
   const int64_t* query_ids_ = nullptr;
   const float* query_terms_ = nullptr;
   double margin_ = 0.0;

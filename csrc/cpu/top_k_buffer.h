@@ -14,7 +14,7 @@
 
 #include "aligned_buffer.h"
 #include "huge_pages.h"
-#include "similarity_kernels.h"
+#include "kernels.h"
 
 namespace bse {
 
@@ -31,7 +31,7 @@ class TopKBuffer {
       : scores_(scores), tiebreaks_(tiebreaks), capacity_(capacity), num_selected_(num_selected), margin_(margin) {}
 
   // scores: [count], NaN where a candidate is not wanted; the tiebreak of scores[c] is first_tiebreak + c
-  void add(const SimilarityKernels& kernels, const float* scores, int64_t count, uint32_t first_tiebreak) {
+  void add(const KernelTable& kernels, const float* scores, int64_t count, uint32_t first_tiebreak) {
     if (size_ == 0 && !bounded_ && count > num_selected_) {
       float guess;
       if (kernels.guess_threshold(scores, count, num_selected_, &guess)) {
@@ -49,14 +49,14 @@ class TopKBuffer {
 
   // Cuts to the best num_selected, the last of which has cut_score() then, and what is within the margin of them. False
   // if that cannot be told: too many are, or a guess was too high.
-  bool finish_screening(const SimilarityKernels& kernels) {
+  bool finish_screening(const KernelTable& kernels) {
     cut(kernels);
     return !is_undecided_;
   }
 
   // For defined scores: cuts to the best num_selected, then drops the best num_skipped of those. The rest stays in the
   // order it came in.
-  void finish(const SimilarityKernels& kernels, int64_t num_skipped) {
+  void finish(const KernelTable& kernels, int64_t num_skipped) {
     cut(kernels);
     const int64_t skipped = std::min(num_skipped, size_);
     if (skipped == 0) return;
@@ -64,7 +64,7 @@ class TopKBuffer {
   }
 
   // Takes one score that is not below entry_score(). True if that cut the buffer, which raises entry_score().
-  bool push(const SimilarityKernels& kernels, float score, uint32_t tiebreak) {
+  bool push(const KernelTable& kernels, float score, uint32_t tiebreak) {
     scores_[size_] = score;
     tiebreaks_[size_++] = tiebreak;
     if (size_ + kernels.panel_width <= capacity_) return false;
@@ -73,7 +73,7 @@ class TopKBuffer {
   }
 
   // Takes what an other buffer has found among later candidates.
-  void append(const SimilarityKernels& kernels, const TopKBuffer& other) {
+  void append(const KernelTable& kernels, const TopKBuffer& other) {
     for (int64_t n = 0; n < other.size_; ++n) {
       if (!bounded_ || other.scores_[n] > threshold_) push(kernels, other.scores_[n], other.tiebreaks_[n]);
     }
@@ -117,7 +117,7 @@ class TopKBuffer {
   const uint32_t* tiebreaks() const { return tiebreaks_; }
 
  private:
-  void collect(const SimilarityKernels& kernels, const float* scores, int64_t count, uint32_t first_tiebreak) {
+  void collect(const KernelTable& kernels, const float* scores, int64_t count, uint32_t first_tiebreak) {
     for (int64_t done = 0; done < count && !is_undecided_;) {
       done += kernels.collect(scores + done, count - done, first_tiebreak + static_cast<uint32_t>(done), bounded_,
                               threshold_, scores_, tiebreaks_, &size_, capacity_);
@@ -125,7 +125,7 @@ class TopKBuffer {
     }
   }
 
-  void cut(const SimilarityKernels& kernels) {
+  void cut(const KernelTable& kernels) {
     if (size_ <= num_selected_) return;
     TopKCut cut = kernels.find_cut(scores_, size_, num_selected_);
     cut_score_ = cut.score;

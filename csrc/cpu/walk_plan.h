@@ -35,7 +35,7 @@ struct PlannedBlocks {
 class WalkPlan {
  public:
   WalkPlan(uint64_t seed, uint32_t epoch, uint32_t restart_threshold, const WalkLimits& limits)
-      : kernels_(similarity_kernels()),
+      : kernels_(kernel_table()),
         seed_(seed),
         tag_(stream_tag(Purpose::kWalk, epoch)),
         threshold_(restart_threshold),
@@ -137,7 +137,7 @@ class WalkPlan {
     return is_over;
   }
 
-  const SimilarityKernels& kernels_;
+  const KernelTable& kernels_;
   const uint64_t seed_;
   const uint32_t tag_, threshold_;
   const WalkLimits limits_;

@@ -28,7 +28,7 @@ inline void transpose_8x8(const float* const* rows, int64_t k, int panel_width, 
   }
 }
 
-// SimilarityKernels::pack_panel for a panel of whole eights of columns.
+// KernelTable::pack_panel for a panel of whole eights of columns.
 inline void pack_columns(const float* const* rows, int num_rows, int64_t depth, int panel_width, float* panel) {
   for (int column = 0; column < panel_width; column += 8) {
     int64_t k = 0;

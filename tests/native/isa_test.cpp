@@ -14,7 +14,7 @@
 
 #include "cpu/aligned_buffer.h"
 #include "cpu/graph_build.h"
-#include "cpu/similarity_kernels.h"
+#include "cpu/kernels.h"
 
 namespace {
 
@@ -54,7 +54,7 @@ struct Kept {
   std::vector<uint32_t> tiebreaks;
 };
 
-Kept collect_all(const SimilarityKernels& kernels, const std::vector<float>& scores, bool bounded, float threshold) {
+Kept collect_all(const KernelTable& kernels, const std::vector<float>& scores, bool bounded, float threshold) {
   const auto count = static_cast<int64_t>(scores.size());
   Kept kept{std::vector<float>(scores.size() + 128), std::vector<uint32_t>(scores.size() + 128)};
   int64_t num_kept = 0;
@@ -66,7 +66,7 @@ Kept collect_all(const SimilarityKernels& kernels, const std::vector<float>& sco
   return kept;
 }
 
-void test_selection(const SimilarityKernels& kernels, const SimilarityKernels& scalar, std::mt19937& random) {
+void test_selection(const KernelTable& kernels, const KernelTable& scalar, std::mt19937& random) {
   for (int64_t count = 1; count <= 130; ++count) {
     for (int kind = 0; kind < 6; ++kind) {
       const std::string at =
@@ -112,7 +112,7 @@ void test_selection(const SimilarityKernels& kernels, const SimilarityKernels& s
   }
 }
 
-void test_philox(const SimilarityKernels& kernels, const SimilarityKernels& scalar, std::mt19937& random) {
+void test_philox(const KernelTable& kernels, const KernelTable& scalar, std::mt19937& random) {
   constexpr int kNumBlocks = 24;
   BlockOffset offsets[kNumBlocks];
   uint32_t words[4 * kNumBlocks], expected[4 * kNumBlocks];
@@ -207,11 +207,11 @@ void test_graphs(const std::string& isa, std::mt19937& random) {
 int main() {
   std::mt19937 random(1);
   use_isa("scalar");
-  const SimilarityKernels& scalar = similarity_kernels();
+  const KernelTable& scalar = kernel_table();
   for (const std::string& isa : supported_isas()) {
     use_isa(isa);
-    test_selection(similarity_kernels(), scalar, random);
-    test_philox(similarity_kernels(), scalar, random);
+    test_selection(kernel_table(), scalar, random);
+    test_philox(kernel_table(), scalar, random);
     test_graphs(isa, random);
     std::printf("%s: %s\n", isa.c_str(), num_failures == 0 ? "equal to scalar" : "FAILED");
   }

@@ -1,4 +1,4 @@
-// The table of similarity kernels: one set per instruction set, chosen once at run time (isa.h).
+// The table of kernels: one per instruction set, chosen once at run time (isa.h).
 //
 // Scores are computed in tiles. Candidates are packed into panels of `panel_width` columns, [depth][panel_width], so
 // that one SIMD lane owns one (row, candidate) pair and its accumulation is the ordered chain of fused multiply-adds
@@ -22,7 +22,7 @@ struct BlockOffset {
   uint32_t minor, block;
 };
 
-struct SimilarityKernels {
+struct KernelTable {
   const char* isa_name;
   int panel_width;
 
@@ -91,13 +91,13 @@ struct SimilarityKernels {
   void (*find_places)(const uint64_t* ranks, int64_t count, uint32_t* places);
 };
 
-extern const SimilarityKernels kScalarKernels;
+extern const KernelTable kScalarKernels;
 #if defined(__x86_64__)
-extern const SimilarityKernels kAvx2Kernels;
-extern const SimilarityKernels kAvx512Kernels;
-extern const SimilarityKernels kAvx512Bf16Kernels;
+extern const KernelTable kAvx2Kernels;
+extern const KernelTable kAvx512Kernels;
+extern const KernelTable kAvx512Bf16Kernels;
 #elif defined(__aarch64__)
-extern const SimilarityKernels kNeonKernels;
+extern const KernelTable kNeonKernels;
 #endif
 
 }  // namespace bse

@@ -4,8 +4,8 @@
 // an anonymous namespace and nothing of the standard library's templates is used, so that no weak AVX symbol leaves
 // here.
 
+#include "kernels.h"
 #include "simd_algorithms.h"
-#include "similarity_kernels.h"
 #include "x86_packing.h"
 
 namespace bse {
@@ -269,11 +269,11 @@ void gather_dots(const float* row, const float* base, int64_t row_stride, int64_
 
 }  // namespace
 
-const SimilarityKernels kAvx2Kernels = {"avx2",     kPanelWidth,      pack_panel,
-                                        accumulate, nullptr,          squared_norms<kPanelWidth>,
-                                        dot_chains, finish_score_row, guess_from_counts<Counting>,
-                                        collect,    find_entries,     find_cut_by_counts<Counting>,
-                                        filter,     philox_blocks,    gather_dots,
-                                        nullptr,    find_places};
+const KernelTable kAvx2Kernels = {"avx2",     kPanelWidth,      pack_panel,
+                                  accumulate, nullptr,          squared_norms<kPanelWidth>,
+                                  dot_chains, finish_score_row, guess_from_counts<Counting>,
+                                  collect,    find_entries,     find_cut_by_counts<Counting>,
+                                  filter,     philox_blocks,    gather_dots,
+                                  nullptr,    find_places};
 
 }  // namespace bse

@@ -28,7 +28,7 @@ struct Bfloat16Elements {
 
 }  // namespace
 
-const SimilarityKernels kAvx512Bf16Kernels =
+const KernelTable kAvx512Bf16Kernels =
     avx512_kernels("avx512_bf16", accumulate<DotProduct>, gather_dots<Bfloat16Elements>);
 
 }  // namespace bse

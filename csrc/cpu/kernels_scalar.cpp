@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "../common/philox.h"
-#include "similarity_kernels.h"
+#include "kernels.h"
 
 namespace bse {
 namespace {
@@ -114,9 +114,8 @@ void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
 
 }  // namespace
 
-const SimilarityKernels kScalarKernels = {"scalar",      kPanelWidth, pack_panel,    accumulate,      nullptr,
-                                          squared_norms, dot_chains,  finish_scores, guess_threshold, collect,
-                                          find_entries,  find_cut,    filter,        philox_blocks,   nullptr,
-                                          nullptr,       find_places};
+const KernelTable kScalarKernels = {"scalar",   kPanelWidth,   pack_panel,      accumulate, nullptr,      squared_norms,
+                                    dot_chains, finish_scores, guess_threshold, collect,    find_entries, find_cut,
+                                    filter,     philox_blocks, nullptr,         nullptr,    find_places};
 
 }  // namespace bse

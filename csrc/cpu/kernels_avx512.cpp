@@ -4,6 +4,6 @@
 
 namespace bse {
 
-const SimilarityKernels kAvx512Kernels = avx512_kernels("avx512", nullptr, nullptr);
+const KernelTable kAvx512Kernels = avx512_kernels("avx512", nullptr, nullptr);
 
 }  // namespace bse
