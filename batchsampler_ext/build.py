@@ -81,7 +81,8 @@ def proximity_graph(
         return_scores: keep ``graph.scores``.
         seed: 0 to 2**64 - 1; the graph is a function of features, arguments and seed.
         num_threads: default ``torch.get_num_threads()``. The result does not depend on it.
-        max_memory: bytes of scratch beyond the result. Default: a few MiB a thread and 8 bytes a row.
+        max_memory: bytes of scratch beyond the result. Default: a few MiB a thread and 8 bytes a row; with
+            ``rows_per_draw=1``, where the CPU multiplies bfloat16 fast, also 2 D bytes a row, up to 1 GiB in all.
         progress: called as ``progress(done, total)`` in rows, from the calling thread, now and then and at the end.
 
     Returns:
@@ -159,7 +160,8 @@ def knn_graph(
 
     Where queries and base are the same rows (no ``keys``; ``rows`` ascending, if given), each pair is scored once. That
     takes scratch for the candidates of every row, about 16 K bytes each; beyond 1 GiB of it, or ``max_memory``, pairs
-    are scored twice, in 12 bytes a row and a few MiB a thread.
+    are scored twice, in 12 bytes a row and a few MiB a thread. Where the CPU multiplies bfloat16 fast, cosines are
+    found by rows rounded to it, 2 D bytes each up to 1 GiB in all, and only what is close is scored as defined.
 
     Example:
         >>> import torch

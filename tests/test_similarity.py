@@ -391,3 +391,90 @@ def test_knn_graph_where_its_sample_misleads(isa):
         expected = [i for i in ids[row].tolist() if i != row]
         assert graph.neighbors[row].tolist() == expected[:100]
         assert torch.equal(graph.scores[row], scores[row][ids[row] != row][:100])
+
+
+@functools.lru_cache
+def float32_inputs_and_answers(kind: str, dim: int):
+    rng = np.random.default_rng(4)
+    # Beside bfloat16 values, by less than bfloat16 can tell.
+    features, keys = (
+        bfloat16_features(rng, kind, 90, dim).float() * (1 + 1e-4 * torch.from_numpy(rng.random((90, dim)))).float()
+        for _ in range(2)
+    )
+    options: list[dict] = [
+        {},
+        {"range_min": 7},
+        {"labels": rng.integers(-1, 3, 90)},
+        {"rows": rng.permutation(90)[:80], "keys": keys},
+    ]
+    answers = []
+    for chosen in options:
+        arrays = chosen | ({"keys": keys.numpy()} if "keys" in chosen else {})
+        answers.append(reference.proximity_graph(features.numpy(), 9, 70, rows_per_draw=1, **arrays))
+    return features, options, answers
+
+
+@pytest.mark.parametrize("dim", [32, 257])
+@pytest.mark.parametrize(
+    "kind", ["normal", "near ties", "one cluster", "heavy tails", "cancelling", "zero rows", "tiny", "huge"]
+)
+def test_float32_own_draws_equal_the_oracle(isa, kind, dim):
+    """The engine may screen by rows rounded to bfloat16 and rescore what is too close to call."""
+    features, options, answers = float32_inputs_and_answers(kind, dim)
+    for chosen, (neighbors, scores) in zip(options, answers, strict=True):
+        for wants_scores in (False, True):
+            graph = proximity_graph(
+                features, 9, num_candidates=70, rows_per_draw=1, return_scores=wants_scores, num_threads=2, **chosen
+            )
+            assert np.array_equal(graph.neighbors.numpy(), neighbors), chosen
+            if wants_scores:
+                assert np.array_equal(graph.scores.numpy(), scores), chosen
+
+
+@pytest.mark.parametrize(
+    "kind", ["normal", "near ties", "one cluster", "heavy tails", "cancelling", "zero rows", "tiny", "huge"]
+)
+def test_knn_graph_by_pairs_equals_knn(isa, kind):
+    """Pairs are scored once, and screened; queries against a base of their own are not."""
+    rng = np.random.default_rng(6)
+    features = bfloat16_features(rng, kind, 1100, 40).float()
+    features *= (1 + 1e-4 * torch.from_numpy(rng.random((1100, 40)))).float()
+    labels = torch.from_numpy(rng.integers(-1, 3, 1100))
+    exact = knn(features, features, 1100)
+    scores, ids = exact.scores.numpy(), exact.ids.numpy()
+    rows = np.arange(1100)[:, None]
+    for chosen in ({}, {"range_min": 7}, {"labels": labels}):
+        wanted = ids != rows
+        if "labels" in chosen:
+            wanted &= (labels[ids] != labels[rows]).numpy() | (labels.numpy()[rows] < 0)
+        first = chosen.get("range_min", 0)
+        graph = knn_graph(features, 30, num_threads=2, **chosen)
+        for row in range(1100):
+            expected = np.full(30, -1), np.full(30, -np.inf)
+            for column, of_row in zip(expected, (ids[row], scores[row]), strict=True):
+                kept = of_row[wanted[row]][first : first + 30]
+                column[: len(kept)] = kept
+            assert np.array_equal(graph.neighbors[row].numpy(), expected[0]), (chosen, row)
+            assert np.array_equal(graph.scores[row].numpy(), expected[1]), (chosen, row)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_knn_graph_of_as_many_as_pass_the_threshold(isa, seed):
+    """Row 1 has exactly K columns above its threshold, the last of them closer to one at it than can be screened."""
+    rng = np.random.default_rng(seed)
+    num_rows, num_neighbors = 1100, 100
+    cosines = np.zeros(num_rows)
+    sampled = np.arange(512) * num_rows // 512
+    others = np.setdiff1d(np.arange(2, num_rows), sampled)
+    cosines[1] = 1
+    cosines[sampled[:73]] = cosines[others[:26]] = 0.9
+    cosines[sampled[73]], cosines[others[26]] = 0.5, 0.5 - 1e-5
+    across = rng.standard_normal((num_rows, 63))
+    across /= np.linalg.norm(across, axis=1, keepdims=True)
+    rotation = np.linalg.qr(rng.standard_normal((64, 64)))[0]
+    features = np.hstack([cosines[:, None], np.sqrt(1 - cosines**2)[:, None] * across]) @ rotation
+    features = features.astype(np.float32)
+    graph = knn_graph(features, num_neighbors, num_threads=2)
+    exact = knn(features[1:2], features, num_neighbors + 1)
+    assert torch.equal(graph.neighbors[1], exact.ids[0, 1:])
+    assert torch.equal(graph.scores[1], exact.scores[0, 1:])

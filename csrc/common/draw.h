@@ -16,7 +16,7 @@
 namespace bse {
 
 // What a draw over the rows other than `row` means.
-BSE_HOST_DEVICE inline uint32_t other_row(uint32_t drawn, int64_t row) { return drawn + (drawn >= row ? 1 : 0); }
+BSE_HOST_DEVICE inline uint32_t other_row(uint32_t drawn, uint32_t row) { return drawn + (drawn >= row ? 1 : 0); }
 
 BSE_HOST_DEVICE inline bool draw_is_sparse(uint32_t num_drawn, uint32_t n) { return uint64_t{2} * num_drawn <= n; }
 

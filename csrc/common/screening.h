@@ -11,6 +11,10 @@
 // and rounds once more, by at most u in either (2^-22 has room for both). Instructions that take subnormal numbers for
 // zero add d 2^-126 (2 + |a| + |b|) before that: nothing (2^-50) where rows are neither tiny nor huge, which
 // allows_screening() demands.
+//
+// Rows that are no bfloat16 values are screened by others that are near: y' of y = a / |a|. Of two of them,
+//   |y_i y_j - y'_i y'_j| <= |y_i - y'_i| |y_j| + |y'_i| |y_j - y'_j|,
+// to which the dot product of the y' adds its own error.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +30,12 @@ BSE_HOST_DEVICE inline double screening_error(int64_t dim) {
   const double unit = 0x1p-24, n = static_cast<double>(dim);
   const double gamma_chain = n * unit / (1.0 - n * unit), gamma_dot = 2.0 * n * unit / (1.0 - 2.0 * n * unit);
   return 1.02 * (gamma_chain + gamma_dot) + 0x1p-22;
+}
+
+// Of cosines screened by the dot products of near unit rows. residual: the largest |y - y'|, at most 2^-7
+BSE_HOST_DEVICE inline double near_screening_error(int64_t dim, double query_residual, double base_residual) {
+  const double residuals = query_residual + base_residual + query_residual * base_residual;
+  return 1.001 * residuals + 1.02 * screening_error(dim);
 }
 
 // Of a row with that 1 / norm; 0, of a row of zeros or of one whose norm overflows, is for the caller to decide.

@@ -302,7 +302,6 @@ constexpr KernelTable avx512_kernels(const char* isa_name, decltype(KernelTable:
           accumulate<MultiplyAdd>,
           accumulate_pairs,
           squared_norms<kPanelWidth>,
-          dot_chains,
           finish_score_row,
           guess_from_counts<Counting>,
           collect,

@@ -16,7 +16,7 @@ int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1
 
 int64_t BlockPlan::workspace_bytes(int64_t dim) const {
   const int64_t depth = std::min(depth_block, dim);
-  return 4 * (candidate_block * depth + stripe_rows(dim) * candidate_block + (row_block + 64) * depth) +
+  return 4 * (candidate_block * depth + stripe_rows(dim) * candidate_block + (row_block + 3 * 64) * depth) +
          8 * top_k_capacity * (row_block + 1) + (64 + sizeof(TopKBuffer)) * row_block + 4096;
 }
 

@@ -23,9 +23,12 @@ void BlockScorer::begin(const int64_t* query_ids, const float* query_terms, int6
 
 // Candidates, elements [first_k, first_k + depth), into panels.
 void BlockScorer::pack(const int64_t* candidate_ids, int64_t count, int64_t first_k, int64_t depth) {
-  const int width = kernels_.panel_width;
+  const int width = kernels_.panel_width, per_element = by_pairs_ ? 2 : 1;
   for (int64_t first = 0; first < count; first += width) {
     const int columns = static_cast<int>(std::min<int64_t>(width, count - first));
+    const int64_t next_end = std::min<int64_t>(first + 2 * width, count);
+    for (int64_t c = first + width; c < next_end; ++c)
+      base_.prefetch(candidate_ids[c], first_k * per_element, depth * per_element);
     for (int c = 0; c < columns; ++c) {
       rows_[c] = read(base_, candidate_ids[first + c], first_k, depth, converted_.data() + c * depth);
     }

@@ -22,13 +22,15 @@ class BlockScorer {
   BlockScorer(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base, const Selection& selection);
 
   // Starts a block of rows. Arrays are borrowed until the next one. by_pairs: by KernelTable::accumulate_pairs,
-  // which only screens (screening.h).      query_ids: [num_rows]; query_terms: [num_rows]
+  // which only screens (screening.h).      query_ids: [num_rows]; query_terms: [num_rows], or null: dot products of
+  // unit rows, which need no finishing
   void begin(const int64_t* query_ids, const float* query_terms, int64_t num_rows, bool by_pairs = false);
   int64_t num_rows() const { return num_rows_; }
 
   // For each row i of the block, by candidate blocks in order: visit(i, scores, first, size) with the scores of
   // candidates [first, first + size), NaN where labels or max_score forbid the link. Returns false if the worker was
-  // told to stop.      candidate_ids, candidate_terms: [count]; scores: [size], the visitor's to change
+  // told to stop.      candidate_ids, candidate_terms: [count] (terms null with those of the queries); scores: [size],
+  // the visitor's to change
   template <class Visit>
   bool score(const int64_t* candidate_ids, const float* candidate_terms, int64_t count, Worker& worker,
              const Visit& visit) {
@@ -44,7 +46,9 @@ class BlockScorer {
         }
         for (int64_t i = first_row; i < first_row + num_rows; ++i) {
           float* scores = scores_.data() + (i - first_row) * plan_.candidate_block;
-          kernels_.finish_scores(selection_.metric, query_terms_[i], candidate_terms + first, size, scores);
+          if (query_terms_ != nullptr) {
+            kernels_.finish_scores(selection_.metric, query_terms_[i], candidate_terms + first, size, scores);
+          }
           forbid_links(selection_, query_ids_[i], candidate_ids + first, size, scores);
           visit(i, scores, first, size);
         }

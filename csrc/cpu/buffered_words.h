@@ -1,6 +1,7 @@
 // The words of a WordStream (csrc/common/random_stream.h), many blocks at a time.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "../common/random_stream.h"
@@ -9,7 +10,11 @@
 namespace bse {
 
 class BufferedWordStream {
+  static constexpr int kNumBlocks = 64;
+
  public:
+  static constexpr int kNumWords = 4 * kNumBlocks;
+
   BufferedWordStream(uint64_t seed, Purpose purpose, uint32_t epoch, uint32_t major, uint32_t minor)
       : kernels_(kernel_table()), seed_(seed), tag_(stream_tag(purpose, epoch)), major_(major), minor_(minor) {}
 
@@ -18,11 +23,18 @@ class BufferedWordStream {
     return words_[position_++];
   }
 
+  // The next *count words without taking them, or as many of them as there are; at least one.
+  const uint32_t* peek(int* count) {
+    if (position_ == kNumWords) refill();
+    *count = std::min(*count, kNumWords - position_);
+    return words_ + position_;
+  }
+  // Takes words that were peeked at; they stay until the next call.
+  void skip(int count) { position_ += count; }
+
   uint32_t next_below(uint32_t n) { return uniform_below(*this, n); }
 
  private:
-  static constexpr int kNumBlocks = 64, kNumWords = 4 * kNumBlocks;
-
   struct Offsets {
     BlockOffset blocks[kNumBlocks] = {};
     constexpr Offsets() {

@@ -51,7 +51,8 @@ class DrawnCandidates {
     if (warm_start_ != nullptr) {
       warm_start_->choose(row, pool_.instance(row), drawn, rows_.data());
     } else {
-      for (size_t c = 0; c < rows_.size(); ++c) rows_[c] = other_row(drawn[c], row);
+      const auto own = static_cast<uint32_t>(row);
+      for (size_t c = 0; c < rows_.size(); ++c) rows_[c] = other_row(drawn[c], own);
     }
     look_up();
   }
@@ -63,10 +64,13 @@ class DrawnCandidates {
 
  private:
   void look_up() {
-    for (size_t c = 0; c < rows_.size(); ++c) {
-      ids_[c] = pool_.instance(rows_[c]);
-      terms_[c] = pool_.key_terms[rows_[c]];
+    const size_t size = rows_.size();
+    if (pool_.request.rows == nullptr) {
+      std::copy(rows_.begin(), rows_.end(), ids_.begin());
+    } else {
+      for (size_t c = 0; c < size; ++c) ids_[c] = pool_.request.rows[rows_[c]];
     }
+    for (size_t c = 0; c < size; ++c) terms_[c] = pool_.key_terms[rows_[c]];
   }
 
   const GraphPool& pool_;

@@ -44,11 +44,6 @@ struct KernelTable {
   // panel: [depth][panel_width]; norms: [panel_width]
   void (*squared_norms)(const float* panel, int64_t depth, bool resume, float* norms);
 
-  // chains[i] continues (or starts at +0) the chain of rows[i] with others[i].
-  // rows, others: [num_rows] pointers to [depth]
-  void (*dot_chains)(const float* const* rows, const float* const* others, int num_rows, int64_t depth, bool resume,
-                     float* chains);
-
   // acc[c] -> score, in place.      acc: [count]; terms: [count], row_term() of each candidate
   void (*finish_scores)(Metric metric, float row_term, const float* terms, int64_t count, float* acc);
 

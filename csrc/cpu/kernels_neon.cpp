@@ -280,11 +280,21 @@ void gather_dots(const float* row, const float* base, int64_t row_stride, int64_
 
 }  // namespace
 
-const KernelTable kNeonKernels = {"neon",     kPanelWidth,      pack_panel,
-                                  accumulate, nullptr,          squared_norms<kPanelWidth>,
-                                  dot_chains, finish_score_row, guess_from_counts<Counting>,
-                                  collect,    find_entries,     find_cut_by_counts<Counting>,
-                                  filter,     philox_blocks,    gather_dots,
-                                  nullptr,    find_places};
+const KernelTable kNeonKernels = {"neon",
+                                  kPanelWidth,
+                                  pack_panel,
+                                  accumulate,
+                                  nullptr,
+                                  squared_norms<kPanelWidth>,
+                                  finish_score_row,
+                                  guess_from_counts<Counting>,
+                                  collect,
+                                  find_entries,
+                                  find_cut_by_counts<Counting>,
+                                  filter,
+                                  philox_blocks,
+                                  gather_dots,
+                                  nullptr,
+                                  find_places};
 
 }  // namespace bse

@@ -42,15 +42,6 @@ void squared_norms(const float* panel, int64_t depth, bool resume, float* norms)
   }
 }
 
-void dot_chains(const float* const* rows, const float* const* others, int num_rows, int64_t depth, bool resume,
-                float* chains) {
-  for (int i = 0; i < num_rows; ++i) {
-    float chain = resume ? chains[i] : 0.0f;
-    for (int64_t k = 0; k < depth; ++k) chain = fmaf(rows[i][k], others[i][k], chain);
-    chains[i] = chain;
-  }
-}
-
 void finish_scores(Metric metric, float row_term, const float* terms, int64_t count, float* acc) {
   for (int64_t c = 0; c < count; ++c) acc[c] = finish_score(metric, acc[c], row_term, terms[c]);
 }
@@ -114,8 +105,8 @@ void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
 
 }  // namespace
 
-const KernelTable kScalarKernels = {"scalar",   kPanelWidth,   pack_panel,      accumulate, nullptr,      squared_norms,
-                                    dot_chains, finish_scores, guess_threshold, collect,    find_entries, find_cut,
-                                    filter,     philox_blocks, nullptr,         nullptr,    find_places};
+const KernelTable kScalarKernels = {"scalar",      kPanelWidth,     pack_panel, accumulate,   nullptr,  squared_norms,
+                                    finish_scores, guess_threshold, collect,    find_entries, find_cut, filter,
+                                    philox_blocks, nullptr,         nullptr,    find_places};
 
 }  // namespace bse

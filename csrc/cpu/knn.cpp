@@ -1,6 +1,7 @@
 // Exact k nearest neighbours on the CPU: blocks of queries against all of the base, streamed through top-k buffers.
 
 #include <memory>
+#include <optional>
 
 #include "graph_build.h"
 #include "knn_by_pairs.h"
@@ -12,6 +13,8 @@ namespace bse {
 namespace {
 
 struct QueryWorkspace {
+  static constexpr int64_t kBytes = 28 * BlockPlan::kMostRows;  // beside the block
+
   QueryWorkspace(const KnnRequest& request, const BlockPlan& plan, const Links& links)
       : block(plan, request.queries, request.base, request.selection, links),
         rows(static_cast<size_t>(plan.row_block)),
@@ -58,12 +61,16 @@ void search(const KnnRequest& request, const BlockPlan& plan, const int64_t* row
 void knn(const KnnRequest& request, const Links& links, Monitor& monitor) {
   const int64_t num_queries = request.num_queries, num_base = request.num_base;
   const bool same_terms = !request.separate_base && request.query_ids == request.base_ids;
-  const int64_t fixed_bytes = 12 * num_base + (same_terms ? 0 : 4 * num_queries);
+  const int64_t num_selected = request.selection.num_neighbors + request.selection.range_min;
+  const bool by_pairs = same_terms && request.exclude_self && can_search_by_pairs(num_selected, num_base);
+  const int64_t mirror_bytes =
+      by_pairs ? MirrorScreen::bytes(request.base, request.base, true, num_base, request.max_memory_bytes) : 0;
+  const int64_t fixed_bytes = mirror_bytes + 12 * num_base + (same_terms ? 0 : 4 * num_queries);
   // Small sets of queries are spread over all threads.
   const int64_t rows_per_thread = (num_queries + request.num_threads - 1) / request.num_threads;
   const BlockPlan plan =
-      BlockPlan::fit(request.selection, rows_per_thread, num_base, request.queries.dim, request.num_threads, 16 * 256,
-                     fixed_bytes, request.max_memory_bytes - fixed_bytes);
+      BlockPlan::fit(request.selection, rows_per_thread, num_base, request.queries.dim, request.num_threads,
+                     QueryWorkspace::kBytes, fixed_bytes, request.max_memory_bytes - fixed_bytes);
   links.prefer_huge_pages(num_queries, request.selection.num_neighbors);
   ThreadTeam team(plan.num_threads, monitor);
 
@@ -84,10 +91,14 @@ void knn(const KnnRequest& request, const Links& links, Monitor& monitor) {
   });
 
   const int64_t budget_bytes = std::min(request.max_memory_bytes - fixed_bytes, kMostBytesByPairs);
-  const int64_t num_selected = request.selection.num_neighbors + request.selection.range_min;
-  if (same_terms && request.exclude_self && can_search_by_pairs(num_selected, num_base) &&
-      knn_by_pairs_bytes(plan, num_base) <= budget_bytes) {
-    const std::vector<int64_t> rest = knn_by_pairs(request, plan, base_ids.data(), base_terms.data(), links, team);
+  if (by_pairs && knn_by_pairs_bytes(plan, num_base) <= budget_bytes) {
+    std::optional<MirrorScreen> mirror;
+    if (mirror_bytes > 0 && screening_is_bounded(request.base, query_terms, request.base, base_terms.data(),
+                                                 base_ids.data(), num_base, request.selection)) {
+      mirror.emplace(request.base, query_terms, request.base, base_terms.data(), base_ids.data(), num_base, team);
+    }
+    const std::vector<int64_t> rest = knn_by_pairs(request, plan, mirror ? mirror->screen() : Screen{}, base_ids.data(),
+                                                   base_terms.data(), links, team);
     search(request, plan, rest.data(), static_cast<int64_t>(rest.size()), query_terms, base_ids.data(),
            base_terms.data(), links, team);
   } else {

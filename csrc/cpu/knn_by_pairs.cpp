@@ -6,11 +6,16 @@
 //
 // Few scores pass, because every row has a threshold from the start: the score of a rank among evenly spaced columns
 // that makes it all but certain that the row's best are above. Where they are not, the row is searched again.
+//
+// Screened scores (screening.h) are treated alike, with a margin, and the candidates close to the last of the best are
+// scored anew when a row is finished.
 
 #include "knn_by_pairs.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <functional>
 #include <memory>
 
 #include "isa.h"
@@ -20,74 +25,52 @@ namespace bse {
 
 namespace {
 
-constexpr int64_t kNumSampled = 512;
+constexpr int64_t kLeastSampled = 512, kMostSampled = 2048;
 
-// The rank among kNumSampled columns whose score num_selected of all num_rows columns exceed, all but certainly: as
+// Columns sampled: more of many, as a tighter threshold saves more there.
+int64_t num_sampled_columns(int64_t num_rows) { return std::min(std::max(num_rows / 16, kLeastSampled), kMostSampled); }
+
+// The rank among the sampled columns whose score num_selected of all num_rows columns exceed, all but certainly: as
 // many of the sampled ones are expected to be among the best, plus 3.5 deviations of a Poisson variable, and some.
 int64_t sample_rank(int64_t num_selected, int64_t num_rows) {
-  const double expected = static_cast<double>(num_selected * kNumSampled) / static_cast<double>(num_rows);
+  const double num_sampled = static_cast<double>(num_sampled_columns(num_rows));
+  const double expected = static_cast<double>(num_selected) * num_sampled / static_cast<double>(num_rows);
   return static_cast<int64_t>(std::ceil(expected + 3.5 * std::sqrt(expected) + 3.0));
 }
 
 class KnnByPairs {
  public:
-  KnnByPairs(const KnnRequest& request, const BlockPlan& plan, const int64_t* ids, const float* terms,
-             const Links& links, ThreadTeam& team)
+  KnnByPairs(const KnnRequest& request, const BlockPlan& plan, const Screen& screen, const int64_t* ids,
+             const float* terms, const Links& links, ThreadTeam& team)
       : request_(request),
         plan_(plan),
+        screen_(screen),
         kernels_(kernel_table()),
         ids_(ids),
         terms_(terms),
         links_(links),
         team_(team),
         num_rows_(request.num_base),
+        num_sampled_(num_sampled_columns(num_rows_)),
         num_selected_(request.selection.num_neighbors + request.selection.range_min),
         storage_(num_rows_, plan.top_k_capacity),
         entry_scores_(num_rows_),
         part_storage_(team.num_threads() * plan.row_block, plan.top_k_capacity),
         workspaces_(static_cast<size_t>(team.num_threads())) {
     buffers_.reserve(static_cast<size_t>(num_rows_));
-    for (int64_t row = 0; row < num_rows_; ++row) buffers_.push_back(storage_.buffer(row, num_selected_));
-  }
-
-  std::vector<int64_t> run() {
-    set_thresholds();
-    for (int64_t begin = 0; begin < num_rows_; begin += plan_.row_block) {
-      const int64_t end = std::min(begin + plan_.row_block, num_rows_);
-      meet(begin, end);
-      finish(begin, end);
-    }
-    std::vector<int64_t> short_rows;
     for (int64_t row = 0; row < num_rows_; ++row) {
-      if (buffers_[row].size() == 0) short_rows.push_back(row);
+      buffers_.push_back(storage_.buffer(row, num_selected_, screen.margin));
     }
-    return short_rows;
   }
 
- private:
-  struct Workspace {
-    Workspace(const KnnRequest& request, const BlockPlan& plan, const Links& links)
-        : scorer(plan, request.queries, request.base, request.selection),
-          writer(request.selection, links, plan.top_k_capacity),
-          hits(plan.candidate_block + 16) {}
-
-    BlockScorer scorer;
-    LinkWriter writer;
-    AlignedBuffer<uint32_t> hits;
-  };
-
-  Workspace& workspace(const Worker& worker) {
-    auto& workspace = workspaces_[static_cast<size_t>(worker.index())];
-    if (workspace == nullptr) workspace = std::make_unique<Workspace>(request_, plan_, links_);
-    return *workspace;
-  }
-
-  void set_thresholds() {
+  // To be called first. Returns how many rows have their best too close to each other, it seems, to be screened.
+  int64_t set_thresholds() {
+    std::atomic<int64_t> num_close{0};
     const int64_t rank = sample_rank(num_selected_, num_rows_);
-    std::vector<int64_t> columns(kNumSampled), ids(kNumSampled);
-    std::vector<float> terms(kNumSampled);
-    for (int64_t s = 0; s < kNumSampled; ++s) {
-      columns[s] = s * num_rows_ / kNumSampled;
+    std::vector<int64_t> columns(num_sampled_), ids(num_sampled_);
+    std::vector<float> terms(num_sampled_);
+    for (int64_t s = 0; s < num_sampled_; ++s) {
+      columns[s] = s * num_rows_ / num_sampled_;
       ids[s] = ids_[columns[s]];
       terms[s] = terms_[columns[s]];
     }
@@ -95,8 +78,8 @@ class KnnByPairs {
       std::vector<TopKBuffer> samples;
       for (int64_t row = begin; row < end; ++row) samples.push_back(storage_.buffer(row, rank));
       BlockScorer& scorer = workspace(worker).scorer;
-      scorer.begin(ids_ + begin, terms_ + begin, end - begin);
-      scorer.score(ids.data(), terms.data(), kNumSampled, worker,
+      start(scorer, begin, end);
+      scorer.score(ids.data(), terms.data(), num_sampled_, worker,
                    [&](int64_t i, float* scores, int64_t first, int64_t size) {
                      const int64_t row = begin + i;
                      const auto own = std::lower_bound(columns.begin(), columns.end(), row) - columns.begin();
@@ -111,9 +94,63 @@ class KnnByPairs {
         if (sample.size() == rank) {
           buffers_[row].set_threshold(*std::min_element(sample.scores(), sample.scores() + rank));
         }
+        num_close += screen_.is_on() && is_close(sample);
         entry_scores_[row] = buffers_[row].entry_score();
       }
     });
+    return num_close;
+  }
+
+  std::vector<int64_t> run() {
+    for (int64_t begin = 0; begin < num_rows_; begin += plan_.row_block) {
+      const int64_t end = std::min(begin + plan_.row_block, num_rows_);
+      meet(begin, end);
+      finish(begin, end);
+    }
+    std::vector<int64_t> short_rows;
+    for (int64_t row = 0; row < num_rows_; ++row) {
+      if (buffers_[row].size() == 0) short_rows.push_back(row);
+    }
+    return short_rows;
+  }
+
+ private:
+  struct Workspace {
+    Workspace(const KnnRequest& request, const BlockPlan& plan, const Screen& screen, const Links& links)
+        : scorer(plan, screen.is_on() ? screen.queries : request.queries, screen.is_on() ? screen.base : request.base,
+                 request.selection),
+          borderline(plan, request.queries, request.base, request.selection,
+                     request.selection.sort || links.scores != nullptr),
+          writer(request.selection, links, plan.top_k_capacity),
+          hits(plan.candidate_block + 16) {}
+
+    BlockScorer scorer;
+    Borderline borderline;
+    LinkWriter writer;
+    AlignedBuffer<uint32_t> hits;
+  };
+
+  Workspace& workspace(const Worker& worker) {
+    auto& workspace = workspaces_[static_cast<size_t>(worker.index())];
+    if (workspace == nullptr) workspace = std::make_unique<Workspace>(request_, plan_, screen_, links_);
+    return *workspace;
+  }
+
+  void start(BlockScorer& scorer, int64_t begin, int64_t end) const {
+    scorer.begin(ids_ + begin, screen_.has_unit_rows ? nullptr : terms_ + begin, end - begin, screen_.is_on());
+  }
+
+  // Whether more columns seem to be close to the last of a row's best than its buffer has room for.
+  bool is_close(const TopKBuffer& sample) const {
+    const double share = static_cast<double>(num_sampled_) / static_cast<double>(num_rows_);
+    const auto last = static_cast<int64_t>(static_cast<double>(num_selected_) * share);
+    if (last >= sample.size()) return true;
+    const auto room = static_cast<int64_t>(static_cast<double>(plan_.top_k_capacity - kernels_.panel_width) * share);
+    const int64_t most = std::min(std::max(last + 4, room), sample.size() - 1);
+    std::vector<float> best(sample.scores(), sample.scores() + sample.size());
+    std::nth_element(best.begin(), best.begin() + last, best.end(), std::greater<>());
+    const double limit = static_cast<double>(best[static_cast<size_t>(last)]) - screen_.margin;
+    return std::count_if(best.begin(), best.end(), [&](float score) { return score > limit; }) > most;
   }
 
   // Rows [begin, end) against themselves and all later rows, and these against them.
@@ -125,13 +162,13 @@ class KnnByPairs {
     team_.for_each(num_parts, [&](int64_t part, Worker& worker) {
       std::vector<TopKBuffer>& found = parts_[static_cast<size_t>(part)];
       for (int64_t row = begin; row < end; ++row) {
-        found.push_back(part_storage_.buffer(part * plan_.row_block + row - begin, num_selected_));
+        found.push_back(part_storage_.buffer(part * plan_.row_block + row - begin, num_selected_, screen_.margin));
         found.back().take_threshold(buffers_[row]);
       }
       const int64_t part_begin = begin + num_panels * part / num_parts * width;
       const int64_t part_end = std::min(num_rows_, begin + num_panels * (part + 1) / num_parts * width);
       Workspace& own = workspace(worker);
-      own.scorer.begin(ids_ + begin, terms_ + begin, end - begin);
+      start(own.scorer, begin, end);
       own.scorer.score(ids_ + part_begin, terms_ + part_begin, part_end - part_begin, worker,
                        [&](int64_t i, float* scores, int64_t first, int64_t size) {
                          const int64_t column = part_begin + first;
@@ -163,29 +200,38 @@ class KnnByPairs {
   void finish(int64_t begin, int64_t end) {
     constexpr int64_t kGrain = 32;
     team_.for_ranges(end - begin, kGrain, [&](int64_t first, int64_t last, Worker& worker) {
-      LinkWriter& writer = workspace(worker).writer;
+      Workspace& own = workspace(worker);
+      own.borderline.begin(ids_, terms_, screen_.margin, num_rows_ / 8);
       for (int64_t i = first; i < last; ++i) {
         TopKBuffer& buffer = buffers_[begin + i];
         for (const auto& found : parts_) buffer.append(kernels_, found[i]);
-        if (buffer.size() < num_selected_) {
+        if (!finish(own, buffer, begin + i)) {
           buffer.clear();
           continue;
         }
-        buffer.finish(kernels_, request_.selection.range_min);
-        writer.write(buffer, ids_, begin + i);
+        own.writer.write(buffer, ids_, begin + i);
         worker.add_done(1);
       }
     });
   }
 
+  // False if the buffer does not tell which are the best of the row.
+  bool finish(Workspace& own, TopKBuffer& buffer, int64_t row) {
+    if (buffer.size() < num_selected_) return false;
+    if (screen_.is_on()) return own.borderline.settle(buffer, ids_[row], terms_[row]);
+    buffer.finish(kernels_, request_.selection.range_min);
+    return true;
+  }
+
   const KnnRequest& request_;
   const BlockPlan plan_;
+  const Screen screen_;
   const KernelTable& kernels_;
   const int64_t* ids_;
   const float* terms_;
   const Links& links_;
   ThreadTeam& team_;
-  const int64_t num_rows_, num_selected_;
+  const int64_t num_rows_, num_sampled_, num_selected_;
   TopKStorage storage_;
   std::vector<TopKBuffer> buffers_;    // [num_rows]
   AlignedBuffer<float> entry_scores_;  // [num_rows] entry_score() of each buffer
@@ -197,7 +243,7 @@ class KnnByPairs {
 }  // namespace
 
 bool can_search_by_pairs(int64_t num_selected, int64_t num_rows) {
-  return num_rows >= 2 * kNumSampled && sample_rank(num_selected, num_rows) <= kNumSampled / 2;
+  return num_rows >= 2 * kLeastSampled && sample_rank(num_selected, num_rows) <= num_sampled_columns(num_rows) / 2;
 }
 
 int64_t knn_by_pairs_bytes(const BlockPlan& plan, int64_t num_rows) {
@@ -207,9 +253,15 @@ int64_t knn_by_pairs_bytes(const BlockPlan& plan, int64_t num_rows) {
          4 * num_rows + plan.num_threads * 4 * (plan.candidate_block + 16);
 }
 
-std::vector<int64_t> knn_by_pairs(const KnnRequest& request, const BlockPlan& plan, const int64_t* ids,
-                                  const float* terms, const Links& links, ThreadTeam& team) {
-  return KnnByPairs(request, plan, ids, terms, links, team).run();
+std::vector<int64_t> knn_by_pairs(const KnnRequest& request, const BlockPlan& plan, const Screen& screen,
+                                  const int64_t* ids, const float* terms, const Links& links, ThreadTeam& team) {
+  if (screen.is_on()) {
+    KnnByPairs screened(request, plan, screen, ids, terms, links, team);
+    if (screened.set_thresholds() <= request.num_base / 8) return screened.run();
+  }
+  KnnByPairs exact(request, plan, Screen{}, ids, terms, links, team);
+  exact.set_thresholds();
+  return exact.run();
 }
 
 }  // namespace bse

@@ -6,6 +6,7 @@
 
 #include "block_plan.h"
 #include "graph_build.h"
+#include "screening.h"
 
 namespace bse {
 
@@ -18,9 +19,9 @@ int64_t knn_by_pairs_bytes(const BlockPlan& plan, int64_t num_rows);
 // Whether there are rows enough to sample.      num_selected: K + range_min
 bool can_search_by_pairs(int64_t num_selected, int64_t num_rows);
 
-// Returns the rows that it could not finish, few of them. ids: [num_rows], ascending; terms: [num_rows], row_term() of
-// each
-std::vector<int64_t> knn_by_pairs(const KnnRequest& request, const BlockPlan& plan, const int64_t* ids,
-                                  const float* terms, const Links& links, ThreadTeam& team);
+// Returns the rows that it could not finish, few of them. screen: may be off; ids: [num_rows], ascending; terms:
+// [num_rows], row_term() of each
+std::vector<int64_t> knn_by_pairs(const KnnRequest& request, const BlockPlan& plan, const Screen& screen,
+                                  const int64_t* ids, const float* terms, const Links& links, ThreadTeam& team);
 
 }  // namespace bse

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "block_plan.h"
 #include "drawn_candidates.h"
+#include "screening.h"
 #include "thread_team.h"
 
 namespace bse {
@@ -12,8 +14,8 @@ namespace bse {
 // Scratch of a thread beside its block.
 int64_t own_draw_bytes(const ProximityGraphRequest& request);
 
-// margin: of screening_margin(), or 0 for defined scores
-void build_by_own_draws(const GraphPool& pool, const BlockPlan& plan, double margin, const Links& links,
-                        ThreadTeam& team);
+// screens: in the order in which they are tried
+void build_by_own_draws(const GraphPool& pool, const BlockPlan& plan, const std::vector<Screen>& screens,
+                        const Links& links, ThreadTeam& team);
 
 }  // namespace bse

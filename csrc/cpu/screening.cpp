@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <vector>
 
 #include "../common/screening.h"
 #include "isa.h"
@@ -39,89 +38,148 @@ bool can_screen_gathered(const MatrixView& queries, const MatrixView& base) {
   return kernel_table().gather_dots != nullptr && queries.reads_in_place() && base.reads_in_place();
 }
 
-double screening_margin(const MatrixView& queries, const float* query_terms, const MatrixView& base,
-                        const float* base_terms, const int64_t* ids, int64_t count, const Selection& selection) {
-  if (selection.metric != Metric::kCosine || selection.has_max_score || base.dim > kMostScreenedDimensions) return 0.0;
-  if (!rows_allow_screening(queries, query_terms, ids, count)) return 0.0;
-  if (base_terms != query_terms && !rows_allow_screening(base, base_terms, ids, count)) return 0.0;
-  return 2.0 * screening_error(base.dim);
+bool screening_is_bounded(const MatrixView& queries, const float* query_terms, const MatrixView& base,
+                          const float* base_terms, const int64_t* ids, int64_t count, const Selection& selection) {
+  if (selection.metric != Metric::kCosine || selection.has_max_score || base.dim > kMostScreenedDimensions)
+    return false;
+  return rows_allow_screening(queries, query_terms, ids, count) &&
+         (base_terms == query_terms || rows_allow_screening(base, base_terms, ids, count));
 }
 
-Borderline::Borderline(const MatrixView& queries, const MatrixView& base, Metric metric)
-    : queries_(queries), base_(base), metric_(metric), kernels_(kernel_table()) {}
-
-bool Borderline::keep_best(TopKBuffer& buffer, int64_t query_id, float query_term, int64_t num_best) {
-  if (buffer.size() <= num_best) return true;
-  return split(buffer, query_id, query_term, num_best, buffer.cut_score(), true);
+Screen screen_by_features(const MatrixView& queries, const MatrixView& base) {
+  return {queries, base, false, 2.0 * screening_error(base.dim)};
 }
 
-bool Borderline::drop_best(TopKBuffer& buffer, int64_t query_id, float query_term, int64_t num_best) {
-  if (buffer.size() <= num_best) {
-    buffer.clear();
+MirrorScreen::MirrorScreen(const MatrixView& queries, const float* query_terms, const MatrixView& base,
+                           const float* base_terms, const int64_t* ids, int64_t count, ThreadTeam& team)
+    : queries_(queries, ids, query_terms, count, team) {
+  if (base_terms != query_terms) base_.emplace(base, ids, base_terms, count, team);
+}
+
+int64_t MirrorScreen::bytes(const MatrixView& queries, const MatrixView& base, bool is_same, int64_t count,
+                            int64_t budget_bytes) {
+  constexpr int64_t kMostBytes = int64_t{1} << 30, kLeastDimensions = 32;
+  if (kernel_table().accumulate_pairs == nullptr || kernel_table().gather_bfloat16_dots == nullptr) return 0;
+  if (base.dim < kLeastDimensions || 2 * count < std::max(queries.num_rows, base.num_rows)) return 0;
+  const int64_t bytes = UnitMirror::bytes(queries) + (is_same ? 0 : UnitMirror::bytes(base));
+  return bytes <= std::min(kMostBytes, budget_bytes / 2) ? bytes : 0;
+}
+
+Screen MirrorScreen::screen() const {
+  const UnitMirror& base = base_ ? *base_ : queries_;
+  const double error = near_screening_error(base.view().dim, queries_.residual(), base.residual());
+  return {queries_.view(), base.view(), true, 2.0 * error};
+}
+
+Borderline::Borderline(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base,
+                       const Selection& selection, bool wants_scores)
+    : queries_(queries),
+      base_(base),
+      metric_(selection.metric),
+      range_min_(selection.range_min),
+      num_neighbors_(selection.num_neighbors),
+      wants_scores_(wants_scores),
+      max_depth_(std::min(plan.depth_block, base.dim)),
+      kernels_(kernel_table()),
+      rows_(static_cast<size_t>(kernels_.panel_width)),
+      query_(queries.reads_in_place() ? 0 : max_depth_),
+      candidates_(base.reads_in_place() ? 0 : kernels_.panel_width * max_depth_),
+      panel_(kernels_.panel_width * max_depth_),
+      chains_(kernels_.panel_width) {}
+
+bool Borderline::settle(TopKBuffer& buffer, int64_t query_id, float query_term) {
+  query_id_ = query_id;
+  query_term_ = query_term;
+  if (!buffer.finish_screening(kernels_)) return false;
+  if (wants_scores_) {
+    rescore_all(buffer);
+    buffer.finish(kernels_, range_min_);
     return true;
   }
-  const float cut = kernels_.find_cut(buffer.scores(), buffer.size(), num_best).score;
-  return split(buffer, query_id, query_term, num_best, cut, false);
-}
-
-// cut: the num_best-th best screened score
-bool Borderline::split(TopKBuffer& buffer, int64_t query_id, float query_term, int64_t num_best, float cut,
-                       bool keep_best) {
-  // At most num_best - 1 others score above the cut, so whoever is further above it than two errors is among the best;
-  // whoever is further below it is worse than num_best others.
-  const float* scores = buffer.scores();
-  const double high = static_cast<double>(cut) + margin_, low = static_cast<double>(cut) - margin_;
-  int64_t num_above = 0;
-  num_close_ = 0;
-  for (int64_t n = 0; n < buffer.size(); ++n) {
-    if (scores[n] > high) {
-      ++num_above;
-    } else if (scores[n] >= low) {
-      if (num_close_ == kMostClose) return false;
-      close_[num_close_++] = n;
+  float cut = buffer.cut_score();
+  if (range_min_ >= buffer.size()) {
+    buffer.clear();
+  } else if (range_min_ > 0) {
+    const float skipped = kernels_.find_cut(buffer.scores(), buffer.size(), range_min_).score;
+    float limit;
+    if (!find_best(buffer, range_min_, skipped, &limit)) return false;
+    for (size_t c = 0; c < close_.size(); ++c) {
+      if (is_best_[c]) buffer.set_score(close_[c], kInfinity);
     }
+    buffer.filter(kernels_, limit, false);
+    if (buffer.size() > num_neighbors_) cut = kernels_.find_cut(buffer.scores(), buffer.size(), num_neighbors_).score;
   }
-  rescore(buffer, query_id, query_term);
-  bool is_best[kMostClose];
-  for (int64_t c = 0; c < num_close_; ++c) {
-    int64_t num_better = num_above;
-    for (int64_t other = 0; other < num_close_; ++other) {
-      num_better += close_scores_[other] > close_scores_[c] || (close_scores_[other] == close_scores_[c] && other < c);
-    }
-    is_best[c] = num_better < num_best;
+  if (buffer.size() > num_neighbors_) {
+    float limit;
+    if (!find_best(buffer, num_neighbors_, cut, &limit)) return false;
+    for (size_t c = 0; c < close_.size(); ++c) buffer.set_score(close_[c], is_best_[c] ? kInfinity : -kInfinity);
+    buffer.filter(kernels_, limit, true);
   }
-  int64_t c = 0;
-  buffer.retain([&](int64_t n, float score) {
-    const bool is_close = c < num_close_ && close_[c] == n;
-    return (is_close ? is_best[c++] : score > high) == keep_best;
-  });
   return true;
 }
 
-void Borderline::rescore_all(TopKBuffer& buffer, int64_t query_id, float query_term) {
-  for (int64_t first = 0; first < buffer.size(); first += kMostClose) {
-    num_close_ = std::min(kMostClose, buffer.size() - first);
-    std::iota(close_, close_ + num_close_, first);
-    rescore(buffer, query_id, query_term);
-    for (int64_t c = 0; c < num_close_; ++c) buffer.set_score(close_[c], close_scores_[c]);
+// Tells the best num_best: entries above *limit, and those of close_, which are not above it, that are best. False if
+// too many are close. cut: of the num_best best screened scores (TopKCut)
+bool Borderline::find_best(const TopKBuffer& buffer, int64_t num_best, float cut, float* limit) {
+  // num_best scores are not below the cut, and as many at most are above it. So whoever is further above it than two
+  // errors is among the best, and whoever is further below it is worse than num_best others.
+  const float* scores = buffer.scores();
+  const float high = float_below(static_cast<double>(cut) + margin_);
+  const float low = float_below(static_cast<double>(cut) - margin_);
+  close_.resize(static_cast<size_t>(buffer.size()));
+  int64_t num_above = 0;
+  size_t num_close = 0;
+  for (int64_t n = 0; n < buffer.size(); ++n) {
+    close_[num_close] = n;
+    num_close += scores[n] >= low && scores[n] <= high;
+    num_above += scores[n] > high;
   }
+  close_.resize(num_close);
+  if (static_cast<int64_t>(num_close) > most_close_) return false;
+  rescore(buffer);
+  ranks_.resize(num_close);
+  for (size_t c = 0; c < num_close; ++c) ranks_[c] = candidate_rank(close_scores_[c], static_cast<uint32_t>(c));
+  const auto first_other = ranks_.begin() + std::min<int64_t>(num_best - num_above, static_cast<int64_t>(num_close));
+  std::nth_element(ranks_.begin(), first_other, ranks_.end());
+  is_best_.assign(num_close, false);
+  for (auto rank = ranks_.begin(); rank != first_other; ++rank) is_best_[rank_tiebreak(*rank)] = true;
+  *limit = high;
+  return true;
 }
 
-// Defined scores of the entries at close_.
-void Borderline::rescore(const TopKBuffer& buffer, int64_t query_id, float query_term) {
-  const float* queries[kMostClose];
-  const float* candidates[kMostClose];
-  for (int64_t k = 0; k < base_.dim; k += kDepth) {
-    const int64_t depth = std::min(kDepth, base_.dim - k);
-    std::fill(queries, queries + num_close_, queries_.read(query_id, k, depth, query_));
-    for (int64_t c = 0; c < num_close_; ++c) {
-      candidates[c] = base_.read(candidate_ids_[buffer.tiebreaks()[close_[c]]], k, depth, candidates_[c]);
+void Borderline::rescore_all(TopKBuffer& buffer) {
+  close_.resize(static_cast<size_t>(buffer.size()));
+  std::iota(close_.begin(), close_.end(), 0);
+  rescore(buffer);
+  for (const int64_t n : close_) buffer.set_score(n, close_scores_[static_cast<size_t>(n)]);
+  buffer.end_screening();
+}
+
+// Defined scores of the entries at close_: a panel of candidates at a time.
+void Borderline::rescore(const TopKBuffer& buffer) {
+  const auto num_close = static_cast<int64_t>(close_.size()), width = int64_t{kernels_.panel_width};
+  close_scores_.resize(close_.size());
+  const auto tiebreak = [&](int64_t c) { return buffer.tiebreaks()[close_[static_cast<size_t>(c)]]; };
+  for (int64_t c = 0; c < num_close; ++c) base_.prefetch(candidate_ids_[tiebreak(c)], 0, max_depth_);
+  for (int64_t first = 0; first < num_close; first += width) {
+    const int64_t count = std::min(width, num_close - first);
+    for (int64_t k = 0; k < base_.dim; k += max_depth_) {
+      const int64_t depth = std::min(max_depth_, base_.dim - k);
+      for (int64_t c = 0; c < count; ++c) {
+        rows_[static_cast<size_t>(c)] =
+            base_.read(candidate_ids_[tiebreak(first + c)], k, depth, candidates_.data() + c * max_depth_);
+      }
+      // Whole eights of columns are packed faster.
+      int num_packed = static_cast<int>(count);
+      for (; num_packed % 8 != 0; ++num_packed) rows_[static_cast<size_t>(num_packed)] = rows_[0];
+      kernels_.pack_panel(rows_.data(), num_packed, depth, panel_.data());
+      const float* query = queries_.read(query_id_, k, depth, query_.data());
+      kernels_.accumulate(&query, 1, panel_.data(), 1, depth, k > 0, chains_.data(), width);
     }
-    kernels_.dot_chains(queries, candidates, static_cast<int>(num_close_), depth, k > 0, close_scores_);
-  }
-  for (int64_t c = 0; c < num_close_; ++c) {
-    const float term = candidate_terms_[buffer.tiebreaks()[close_[c]]];
-    close_scores_[c] = finish_score(metric_, close_scores_[c], query_term, term);
+    for (int64_t c = 0; c < count; ++c) {
+      const float term = candidate_terms_[tiebreak(first + c)];
+      close_scores_[static_cast<size_t>(first + c)] = finish_score(metric_, chains_[c], query_term_, term);
+    }
   }
 }
 

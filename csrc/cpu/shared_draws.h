@@ -12,7 +12,7 @@ namespace bse {
 // Scratch of a thread beside its blocks.
 int64_t shared_draw_bytes(const ProximityGraphRequest& request);
 
-// margin: of screening_margin(), or 0 for defined scores
+// margin: of a Screen by the features, or 0 for defined scores
 void build_by_shared_draws(const GraphPool& pool, const BlockPlan& plan, double margin, const Links& links,
                            ThreadTeam& team);
 

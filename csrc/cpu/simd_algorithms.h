@@ -24,25 +24,6 @@ inline void squared_norms(const float* panel, int64_t depth, bool resume, float*
   for (int c = 0; c < kPanelWidth; ++c) norms[c] = chains[c];
 }
 
-// Eight chains at a time: each is sequential, together they hide the latency of the fused multiply-add.
-inline void dot_chains(const float* const* rows, const float* const* others, int num_rows, int64_t depth, bool resume,
-                       float* chains) {
-  int i = 0;
-  for (; i + 8 <= num_rows; i += 8) {
-    float chain[8];
-    for (int j = 0; j < 8; ++j) chain[j] = resume ? chains[i + j] : 0.0f;
-    for (int64_t k = 0; k < depth; ++k) {
-      for (int j = 0; j < 8; ++j) chain[j] = fmaf(rows[i + j][k], others[i + j][k], chain[j]);
-    }
-    for (int j = 0; j < 8; ++j) chains[i + j] = chain[j];
-  }
-  for (; i < num_rows; ++i) {
-    float chain = resume ? chains[i] : 0.0f;
-    for (int64_t k = 0; k < depth; ++k) chain = fmaf(rows[i][k], others[i][k], chain);
-    chains[i] = chain;
-  }
-}
-
 // finish_score of a row: the compiler vectorises each branch of the metric.
 inline void finish_score_row(Metric metric, float row_term, const float* terms, int64_t count, float* acc) {
   if (metric == Metric::kCosine) {

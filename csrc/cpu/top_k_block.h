@@ -21,17 +21,16 @@ class TopKBlock {
       : plan_(plan),
         range_min_(selection.range_min),
         num_selected_(selection.num_neighbors + selection.range_min),
-        wants_scores_(selection.sort || links.scores != nullptr),
         kernels_(kernel_table()),
         scorer_(plan, queries, base, selection),
-        borderline_(queries, base, selection.metric),
+        borderline_(plan, queries, base, selection, selection.sort || links.scores != nullptr),
         writer_(selection, links, plan.top_k_capacity),
         storage_(plan.row_block, plan.top_k_capacity) {
     buffers_.reserve(static_cast<size_t>(plan.row_block));
   }
 
-  // Starts a block of rows. Arrays are borrowed until the next one. margin: of screening_margin(), or 0 for defined
-  // scores.      query_ids: [num_rows]; query_terms: [num_rows]
+  // Starts a block of rows. Arrays are borrowed until the next one. margin: of a Screen, or 0 for defined scores.
+  //      query_ids: [num_rows]; query_terms: [num_rows]
   void begin(const int64_t* query_ids, const float* query_terms, int64_t num_rows, double margin = 0.0) {
     query_ids_ = query_ids;
     query_terms_ = query_terms;
@@ -46,7 +45,7 @@ class TopKBlock {
   // [0, count) never to be linked, or -1
   bool offer(const int64_t* candidate_ids, const float* candidate_terms, int64_t count, const int64_t* excluded,
              Worker& worker) {
-    borderline_.begin(candidate_ids, candidate_terms, margin_);
+    borderline_.begin(candidate_ids, candidate_terms, margin_, count / 32);
     return scorer_.score(candidate_ids, candidate_terms, count, worker,
                          [&](int64_t i, float* scores, int64_t first, int64_t size) {
                            if (excluded[i] >= first && excluded[i] < first + size) {
@@ -60,7 +59,7 @@ class TopKBlock {
   // candidate_ids, candidate_terms, scores: [count]
   void offer_screened(int64_t i, const int64_t* candidate_ids, const float* candidate_terms, int64_t count,
                       const float* scores) {
-    borderline_.begin(candidate_ids, candidate_terms, margin_);
+    borderline_.begin(candidate_ids, candidate_terms, margin_, count / 8);
     buffers_[static_cast<size_t>(i)].add(kernels_, scores, count, 0);
   }
 
@@ -70,7 +69,7 @@ class TopKBlock {
     TopKBuffer& buffer = buffers_[static_cast<size_t>(i)];
     if (margin_ == 0.0) {
       buffer.finish(kernels_, range_min_);
-    } else if (!finish_screening(i, buffer)) {
+    } else if (!borderline_.settle(buffer, query_ids_[i], query_terms_[i])) {
       return false;
     }
     writer_.write(buffer, tiebreak_ids, result_row);
@@ -78,17 +77,8 @@ class TopKBlock {
   }
 
  private:
-  bool finish_screening(int64_t i, TopKBuffer& buffer) {
-    if (!buffer.finish_screening(kernels_)) return false;
-    if (!borderline_.keep_best(buffer, query_ids_[i], query_terms_[i], num_selected_)) return false;
-    if (range_min_ > 0 && !borderline_.drop_best(buffer, query_ids_[i], query_terms_[i], range_min_)) return false;
-    if (wants_scores_) borderline_.rescore_all(buffer, query_ids_[i], query_terms_[i]);
-    return true;
-  }
-
   const BlockPlan plan_;
   const int64_t range_min_, num_selected_;
-  const bool wants_scores_;
   const KernelTable& kernels_;
   const int64_t* query_ids_ = nullptr;
   const float* query_terms_ = nullptr;

@@ -18,6 +18,12 @@
 
 namespace bse {
 
+// The largest float that is not above the value.
+inline float float_below(double value) {
+  const auto rounded = static_cast<float>(value);
+  return rounded > value ? std::nextafter(rounded, -std::numeric_limits<float>::infinity()) : rounded;
+}
+
 class TopKBuffer {
  public:
   // Room for a buffer that is cut back often enough to stay cheap and seldom enough to be worth it.
@@ -47,11 +53,11 @@ class TopKBuffer {
     collect(kernels, scores, count, first_tiebreak);
   }
 
-  // Cuts to the best num_selected, the last of which has cut_score() then, and what is within the margin of them. False
-  // if that cannot be told: too many are, or a guess was too high.
+  // Cuts to the best num_selected, which end at cut_score() then, and what is within the margin of them. False
+  // if that cannot be told: too many are, or what a threshold has kept out might belong to them.
   bool finish_screening(const KernelTable& kernels) {
     cut(kernels);
-    return !is_undecided_;
+    return !bounded_ || (size_ >= num_selected_ && below_margin(cut_score_) >= threshold_);
   }
 
   // For defined scores: cuts to the best num_selected, then drops the best num_skipped of those. The rest stays in the
@@ -97,19 +103,14 @@ class TopKBuffer {
     return bounded_ ? std::nextafter(threshold_, kInfinity) : -kInfinity;
   }
 
-  // Keeps entry n if keep(n, score) says so, asked in order.
-  template <class Keep>
-  void retain(const Keep& keep) {
-    int64_t num_kept = 0;
-    for (int64_t n = 0; n < size_; ++n) {
-      if (!keep(n, scores_[n])) continue;
-      scores_[num_kept] = scores_[n];
-      tiebreaks_[num_kept++] = tiebreaks_[n];
-    }
-    size_ = num_kept;
+  // Keeps what scores above the limit, or what does not.
+  void filter(const KernelTable& kernels, float limit, bool above) {
+    size_ = kernels.filter(scores_, tiebreaks_, size_, {limit, 0}, above);
   }
   void clear() { size_ = 0; }
   void set_score(int64_t n, float score) { scores_[n] = score; }
+  // All scores are defined ones from here on.
+  void end_screening() { margin_ = 0.0; }
 
   float cut_score() const { return cut_score_; }
   int64_t size() const { return size_; }
@@ -118,7 +119,7 @@ class TopKBuffer {
 
  private:
   void collect(const KernelTable& kernels, const float* scores, int64_t count, uint32_t first_tiebreak) {
-    for (int64_t done = 0; done < count && !is_undecided_;) {
+    for (int64_t done = 0; done < count;) {
       done += kernels.collect(scores + done, count - done, first_tiebreak + static_cast<uint32_t>(done), bounded_,
                               threshold_, scores_, tiebreaks_, &size_, capacity_);
       if (size_ + kernels.panel_width > capacity_) cut(kernels);
@@ -126,32 +127,32 @@ class TopKBuffer {
   }
 
   void cut(const KernelTable& kernels) {
-    if (size_ <= num_selected_) return;
+    if (size_ < num_selected_ || (size_ == num_selected_ && margin_ == 0.0)) return;
     TopKCut cut = kernels.find_cut(scores_, size_, num_selected_);
     cut_score_ = cut.score;
     if (margin_ > 0.0) {
-      cut = {below_margin(cut.score), 0};
-      is_undecided_ = is_undecided_ || (bounded_ && cut.score < threshold_);
+      const float limit = below_margin(cut_score_);
+      cut = {bounded_ ? std::max(limit, threshold_) : limit, 0};
     }
     size_ = kernels.filter(scores_, tiebreaks_, size_, cut, true);
-    if (margin_ > 0.0) is_undecided_ = is_undecided_ || size_ + kernels.panel_width > capacity_;
     bounded_ = true;
     threshold_ = cut.score;
+    if (size_ + kernels.panel_width > capacity_) {  // more within the margin than there is room for: undecided
+      size_ = 0;
+      threshold_ = std::numeric_limits<float>::infinity();
+    }
   }
 
   // A score that is out, if num_selected others have this one or better.
   float below_margin(float score) const {
     if (margin_ == 0.0) return score;
-    const double exact = static_cast<double>(score) - margin_;
-    const auto rounded = static_cast<float>(exact);
-    return rounded > exact ? std::nextafter(rounded, -std::numeric_limits<float>::infinity()) : rounded;
+    return float_below(static_cast<double>(score) - margin_);
   }
 
   float* scores_;
   uint32_t* tiebreaks_;
   int64_t capacity_, num_selected_;
   double margin_;  // twice the error of a score
-  bool is_undecided_ = false;
   int64_t size_ = 0;
   bool bounded_ = false;
   float threshold_ = 0.0f, cut_score_ = 0.0f;

@@ -32,6 +32,9 @@ inline void transpose_8x8(const float* const* rows, int64_t k, int panel_width, 
 inline void pack_columns(const float* const* rows, int num_rows, int64_t depth, int panel_width, float* panel) {
   for (int column = 0; column < panel_width; column += 8) {
     int64_t k = 0;
+    if (column >= num_rows) {
+      for (; k < depth; ++k) _mm256_store_ps(panel + k * panel_width + column, _mm256_setzero_ps());
+    }
     if (column + 8 <= num_rows) {
       for (; k + 8 <= depth; k += 8) transpose_8x8(rows + column, k, panel_width, panel + column);
     }
