@@ -16,17 +16,35 @@ flags="-std=c++17 -g -Wall -Wextra -Werror -ffp-contract=off -Icsrc -Itests"
 # The one file without sanitizers, whatever the mode.
 g++ $flags -O2 -fPIC -fvisibility=hidden -c tests/simt/runtime.cpp -o "$build/runtime.o"
 
+check() { # MODE
+  "$build/selftest_$1"
+  "$build/planted_bugs_$1" "$1" >"$build/matrix_$1.txt" 2>"$build/reports_$1.txt" || {
+    grep FAILED "$build/matrix_$1.txt"
+    echo "see $build/matrix_$1.txt and reports_$1.txt" >&2
+    return 1
+  }
+  tail -n 1 "$build/matrix_$1.txt"
+}
+
 for mode in "${modes[@]}"; do
+  echo "== $mode"
   case $mode in
     plain) options="-O1" ;;
     asan) options="-O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" ;;
     tsan) options="-O1 -fsanitize=thread" ;;
     cuda)
-      nvcc -std=c++17 -O2 -x cu -Icsrc -Itests -Xcompiler -Wall,-Wextra -Werror all-warnings \
-        -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a \
-        tests/simt/selftest.cpp -o "$build/selftest_cuda"
-      echo "cuda: compiled"
-      if nvidia-smi >/dev/null 2>&1; then "$build/selftest_cuda"; fi
+      for program in selftest planted_bugs; do
+        nvcc -std=c++17 -O2 -x cu -Icsrc -Itests -Xcompiler -Wall,-Wextra -Werror all-warnings \
+          -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a \
+          "tests/simt/$program.cpp" -o "$build/${program}_cuda" &
+      done
+      wait -n && wait -n
+      if nvidia-smi >/dev/null 2>&1; then
+        "$build/selftest_cuda"
+        "$build/planted_bugs_cuda"
+      else
+        echo "compiled, not run: no GPU here"
+      fi
       continue
       ;;
     *)
@@ -35,6 +53,8 @@ for mode in "${modes[@]}"; do
       ;;
   esac
   g++ $flags $options tests/simt/selftest.cpp tests/simt/selftest_runtime.cpp "$build/runtime.o" -lpthread \
-    -o "$build/selftest_$mode"
-  echo "$mode: $("$build/selftest_$mode")"
+    -o "$build/selftest_$mode" &
+  g++ $flags $options tests/simt/planted_bugs.cpp "$build/runtime.o" -lpthread -o "$build/planted_bugs_$mode" &
+  wait -n && wait -n
+  check "$mode"
 done

@@ -5,6 +5,7 @@
 
 #include "simt/runtime.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <map>
@@ -293,7 +294,12 @@ std::string describe_deadlock() {
 
 void run_grid(const std::vector<uint64_t>& order) {
   Scheduler& scheduler = state.scheduler;
-  const size_t num_resident = config().resident_blocks > 0 ? config().resident_blocks : 1;
+  const dim3 size = state.launch->block;
+  const size_t num_resident = std::min(std::max<size_t>(config().resident_blocks, 1), order.size());
+  {
+    UnseenByTsan unseen;
+    scheduler.reserve(num_resident * size.x * size.y * size.z);
+  }
   size_t next = 0;
   while (scheduler.error().empty()) {
     while (state.blocks.size() < num_resident && next < order.size()) start_block(order[next++]);
@@ -350,7 +356,12 @@ void run(dim3 grid, dim3 block, size_t dynamic_shared_bytes, KernelThread thread
   state.owner = std::this_thread::get_id();
   state.launch = &launch;
   release(&launch.begin);
-  run_grid(order);
+  try {
+    run_grid(order);
+  } catch (...) {  // out of memory
+    state.owner = std::thread::id();
+    throw;
+  }
   acquire(&launch.end);
   state.launch = nullptr;
   state.owner = std::thread::id();

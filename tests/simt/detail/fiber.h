@@ -67,6 +67,7 @@ class Fiber {
     if (mapping == MAP_FAILED) throw std::bad_alloc();
     mprotect(mapping, page, PROT_NONE);
     stack_ = static_cast<char*>(mapping) + page;
+    owns_stack_ = true;
     // Stacks at equal distances would compete for the same cache sets: start each a little lower.
     static size_t num_created = 0;
     colour_ = num_created++ % 32 * 128;
@@ -74,7 +75,7 @@ class Fiber {
   }
 
   ~Fiber() {
-    if (stack_ == nullptr) return;
+    if (!owns_stack_) return;
     if (tsan_ != nullptr) __tsan_destroy_fiber(tsan_);
     const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
     munmap(static_cast<char*>(const_cast<void*>(stack_)) - page, stack_size_ + page);
@@ -146,7 +147,8 @@ class Fiber {
  private:
   void create_tsan_fiber() { tsan_ = has_tsan() ? __tsan_create_fiber(0) : nullptr; }
 
-  const void* stack_ = nullptr;
+  const void* stack_ = nullptr;  // the host's is known to AddressSanitizer only
+  bool owns_stack_ = false;
   size_t stack_size_ = 0, colour_ = 0;
   void *fake_stack_ = nullptr, *tsan_ = nullptr;
 #if BSE_SIMT_ASSEMBLY

@@ -54,6 +54,12 @@ class Scheduler {
     if (error_.empty()) error_ = std::move(error);
   }
 
+  // So that lists never grow while a kernel's thread runs.
+  void reserve(size_t num_threads) {
+    ready_.reserve(num_threads);
+    yielded_.reserve(num_threads);
+  }
+
   void make_ready(Thread& thread) {
     thread.state = ThreadState::kReady;
     ready_.push_back(&thread);
