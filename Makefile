@@ -6,9 +6,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check -q install $(PIP_ARGS) -c constraints.txt
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp') CMakeLists.txt pyproject.toml
+NATIVE_TESTS := $(wildcard tests/native/*.cpp) $(shell find tests/simt -name '*.h' -o -name '*.cpp')
 DEMO := build/demo
 
-.PHONY: demo inspect bench charts test lint format asan neon isa-symbols clean
+.PHONY: demo inspect bench charts test lint format asan neon simt nightly isa-symbols clean
 
 demo: $(VENV)/installed
 	mkdir -p $(DEMO)
@@ -34,13 +35,13 @@ test: $(VENV)/installed
 lint: $(VENV)/installed isa-symbols
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
-	$(VENV)/bin/clang-format --dry-run --Werror $(filter %.h %.cpp,$(SOURCES)) $(wildcard tests/native/*.cpp)
+	$(VENV)/bin/clang-format --dry-run --Werror $(filter %.h %.cpp,$(SOURCES)) $(NATIVE_TESTS)
 	$(VENV)/bin/mypy
 
 format: $(VENV)/installed
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
-	$(VENV)/bin/clang-format -i $(filter %.h %.cpp,$(SOURCES)) $(wildcard tests/native/*.cpp)
+	$(VENV)/bin/clang-format -i $(filter %.h %.cpp,$(SOURCES)) $(NATIVE_TESTS)
 
 # Code compiled for one instruction set must not export symbols that the linker could use for another.
 isa-symbols: $(VENV)/installed
@@ -53,6 +54,14 @@ asan: $(VENV)/installed
 # The engine compiled for aarch64 and run under emulation.
 neon: $(VENV)/tools
 	tests/run_neon.sh $(PY)
+
+# The emulator that runs CUDA kernels on the CPU: its selftest and the bugs it must find. With nvcc, compiled for GPUs too.
+simt:
+	tests/simt/run.sh
+
+# What takes longer: the same under ThreadSanitizer.
+nightly: simt
+	tests/simt/run.sh tsan
 
 clean:
 	rm -rf build dist $(VENV)

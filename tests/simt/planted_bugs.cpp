@@ -219,6 +219,8 @@ int run_correct_kernels() {
 enum Outcome { kRight, kWrong, kThrown, kSanitizer, kCrash, kNumOutcomes };
 const char* const kOutcomeNames[] = {"right", "wrong", "report", "sanitizer", "crash"};
 
+constexpr int kFirstCode = 100;  // exit codes apart from those of sanitizers
+
 // In a process of its own.
 Outcome run_case(const Case& test, uint64_t seed) {
   std::fflush(stdout);
@@ -238,12 +240,13 @@ Outcome run_case(const Case& test, uint64_t seed) {
       std::fprintf(stderr, "%s\n", error.what());
       outcome = kThrown;
     }
-    std::exit(outcome);
+    std::exit(outcome == kRight ? 0 : kFirstCode + outcome);
   }
   int status = 0;
   if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status)) return kCrash;
   const int code = WEXITSTATUS(status);
-  return code <= kThrown ? static_cast<Outcome>(code) : kSanitizer;
+  if (code == 0) return kRight;
+  return code > kFirstCode && code <= kFirstCode + kThrown ? static_cast<Outcome>(code - kFirstCode) : kSanitizer;
 }
 
 int run_matrix(const std::string& mode) {
