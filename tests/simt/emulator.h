@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstring>
+#include <stdexcept>
 #include <tuple>
 #include <type_traits>
 #include <utility>
