@@ -1,0 +1,79 @@
+"""The calls of ``_core``, queued on a CUDA device: scratch, the current stream, and errors that are found later.
+
+A kernel that finds a bad value writes it to a status word in device memory. Nobody waits for that: the status goes with
+the result, and is looked at when results are read on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+
+class DeviceStatus:
+    """What kernels have reported, or will."""
+
+    def __init__(self, words: torch.Tensor, message: Callable[[torch.Tensor], str]) -> None:
+        self._words: torch.Tensor | None = words
+        self._message = message
+
+    def check(self) -> None:
+        """Waits for the work; raises ``ValueError`` if a kernel found something wrong."""
+        if self._words is None:
+            return
+        message = self._message(self._words.cpu())
+        if message:
+            raise ValueError(message)
+        self._words = None
+
+
+class CudaEngine:
+    """What ``_core`` does, on one device. ``module``: _cuda; or in tests _cuda_emulated, whose device is the CPU."""
+
+    def __init__(self, module: Any, device: torch.device) -> None:
+        self._module, self._device = module, device
+
+    def proximity_graph(
+        self, *, previous: object, pool_row_of: int, num_threads: int, progress: object, **arguments: Any
+    ) -> DeviceStatus:
+        """As ``_core.proximity_graph``; threads and progress are those of a CPU."""
+        if previous is not None:
+            raise ValueError("warm_start: expected None for features on a CUDA device, got a graph")
+        return self._link(self._module.ProximityGraphCall, self._names("features", "keys"), **arguments)
+
+    def knn(self, *, num_threads: int, progress: object, **arguments: Any) -> DeviceStatus:
+        """As ``_core.knn``."""
+        names = self._names("features", "keys") if arguments["exclude_self"] else self._names("queries", "base")
+        return self._link(self._module.KnnCall, names, **arguments)
+
+    def _link(
+        self, make_call: Callable[..., Any], message: Callable[[torch.Tensor], str], *, neighbors: int, scores: int,
+        **request: Any,
+    ) -> DeviceStatus:  # fmt: skip
+        call = make_call(**request)
+        with _current(self._device):
+            # Freed on return, but the allocator hands it to others only after what is queued on this stream.
+            scratch = torch.empty(call.scratch_bytes, dtype=torch.uint8, device=self._device)
+            status = torch.full((self._module.num_status_words,), -1, dtype=torch.int64, device=self._device)
+            call.run(
+                neighbors=neighbors,
+                scores=scores,
+                scratch=scratch.data_ptr(),
+                status=status.data_ptr(),
+                stream=_stream(self._device),
+            )
+        return DeviceStatus(status, message)
+
+    def _names(self, features: str, keys: str) -> Callable[[torch.Tensor], str]:
+        return lambda words: self._module.status_message(words.tolist(), features=features, keys=keys)
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _stream(device: torch.device) -> int:
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
