@@ -84,6 +84,28 @@ def test_dtypes(device_engine, dtype, precision):
     assert_same(knn_graph, features, 7, precision=precision, device_engine=device_engine)
 
 
+@pytest.mark.parametrize("kind", ["real", "integers", "equal", "scales", "near", "no bound"])
+@pytest.mark.parametrize("dim", [8, 40, 136])
+def test_tensor_cores_screen_bfloat16(device_engine, kind, dim):
+    """Shared draws of bfloat16 rows without scores: only the borderline is scored as defined."""
+    features = features_of("scales" if kind == "no bound" else "real" if kind == "near" else kind, 300, dim)
+    if kind == "near":  # every score is on the borderline, few are equal
+        features = features[0] + 1e-2 * features
+    elif kind == "scales":  # within the bound
+        features = (
+            features
+            / features.norm(dim=1, keepdim=True).clamp(min=1e-30)
+            * 10.0 ** (torch.arange(300) % 6 - 3)[:, None]
+        )
+    features = features.bfloat16()
+    labels = torch.arange(300) % 3 - 1
+    for options in ({}, {"labels": labels}, {"keys": features.flip(0)}, {"rows": torch.arange(0, 300, 2)}):
+        assert_same(
+            proximity_graph, features, 20, num_candidates=140, rows_per_draw=70, seed=dim, device_engine=device_engine,
+            **options,
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize("build", ["shared", "own", "knn"])
 @pytest.mark.parametrize("kind", ["real", "integers"])
 def test_restricted_links(device_engine, build, kind):

@@ -54,10 +54,10 @@ void knn(const KnnRequest& request, const KnnPlan& plan, const Links& links, voi
   // Where the base is the queries, what is wrong is theirs.
   const auto base_kind = layout.has_same_terms ? StatusKind::kFeatureNotFinite : StatusKind::kKeyNotFinite;
   launch_row_terms(request.base, request.base_ids, request.num_base, metric, layout.base_terms, base_kind, status,
-                   stream);
+                   nullptr, stream);
   if (!layout.has_same_terms) {
     launch_row_terms(request.queries, request.query_ids, request.num_queries, metric, layout.query_terms,
-                     StatusKind::kFeatureNotFinite, status, stream);
+                     StatusKind::kFeatureNotFinite, status, nullptr, stream);
   }
 
   ScoreBlock block{};

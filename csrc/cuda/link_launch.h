@@ -14,7 +14,7 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr size_t kSharedBytes = 32 << 10;  // of a block's dynamic shared memory; what needs more uses scratch
 
 void launch_row_terms(const DeviceMatrix& matrix, const int64_t* ids, int64_t count, Metric metric, float* terms,
-                      StatusKind not_finite, uint64_t* status, device::Stream stream);
+                      StatusKind not_finite, uint64_t* status, uint32_t* unbounded, device::Stream stream);
 
 // How rows are selected, with the sort buffers that takes.
 class Selector {
@@ -22,13 +22,16 @@ class Selector {
   Selector(const Selection& selection, bool excludes_last, Scratch& scratch);
 
   // Writes the links of the block's rows.      slab: [block.num_rows, block.num_candidates]
-  void launch(const ScoreBlock& block, const float* slab, const Links& links, device::Stream stream) const;
+  void launch(const ScoreBlock& block, float* slab, const Links& links, device::Stream stream) const;
 
  private:
   SelectPlan plan_{};
   uint64_t* sort_buffers_ = nullptr;
   int64_t max_blocks_;
 };
+
+// Whether screening pays and can be settled: shared candidates in bfloat16, and links that need no scores.
+bool can_screen(const ScoreBlock& block, const Links& links);
 
 // Fills the slab for groups that share their candidates, or for rows with their own.
 void launch_scores(const ScoreBlock& block, float* slab, device::Stream stream);

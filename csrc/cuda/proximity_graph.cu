@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "../common/screening.h"
 #include "candidate_draw_kernel.cuh"
 #include "group_order_kernel.cuh"
 #include "link_launch.h"
@@ -37,6 +38,7 @@ struct Layout {
     }
     query_terms = scratch.take<float>(request.num_rows);
     base_terms = has_two_towers ? scratch.take<float>(request.num_rows) : query_terms;
+    unbounded = scratch.take<uint32_t>(1);
     order = is_shared ? scratch.take<uint32_t>(request.num_rows) : nullptr;
     values = scratch.take<uint32_t>(groups_at_once * draw.values_stride);
     slab = scratch.take<float>(groups_at_once * rows_per_group * num_columns);
@@ -48,7 +50,7 @@ struct Layout {
   bool has_two_towers;
   uint64_t* tables = nullptr;
   float *query_terms, *base_terms;
-  uint32_t *order, *values;
+  uint32_t *order, *values, *unbounded;
   float* slab;
 };
 
@@ -82,12 +84,6 @@ void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const L
   const Selector selector(request.selection, is_shared, layout.scratch);
   const Metric metric = request.selection.metric;
   const int64_t num_rows = request.num_rows;
-  launch_row_terms(request.features, request.rows, num_rows, metric, layout.query_terms, StatusKind::kFeatureNotFinite,
-                   status, stream);
-  if (layout.has_two_towers) {
-    launch_row_terms(request.keys, request.rows, num_rows, metric, layout.base_terms, StatusKind::kKeyNotFinite, status,
-                     stream);
-  }
   if (is_shared) {
     const auto num_blocks = static_cast<unsigned>(std::min<int64_t>(ceil_div(num_rows, 256), 1024));
     device::launch(group_order_kernel, dim3(num_blocks), dim3(256), 0, stream, static_cast<uint32_t>(num_rows),
@@ -107,6 +103,17 @@ void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const L
   block.num_candidates = layout.num_columns;
   block.exclude_self = is_shared;
   block.selection = request.selection;
+  if (can_screen(block, links)) {
+    block.unbounded = layout.unbounded;
+    block.margin = 2.0 * tensor_core_screening_error(request.features.dim);
+    device::fill_async(layout.unbounded, 0, sizeof(uint32_t), stream);
+  }
+  launch_row_terms(request.features, request.rows, num_rows, metric, layout.query_terms, StatusKind::kFeatureNotFinite,
+                   status, layout.unbounded, stream);
+  if (layout.has_two_towers) {
+    launch_row_terms(request.keys, request.rows, num_rows, metric, layout.base_terms, StatusKind::kKeyNotFinite, status,
+                     layout.unbounded, stream);
+  }
   const size_t table_bytes = layout.draw.table_is_shared ? device::shared_bytes<uint64_t>(layout.draw.num_slots) : 0;
   for (int64_t first = 0; first < layout.num_groups; first += plan.groups_at_once) {
     const int64_t num_groups = std::min(plan.groups_at_once, layout.num_groups - first);

@@ -24,6 +24,10 @@ struct ScoreBlock {
   int64_t num_candidates;  // of a group: columns of the slab
   bool exclude_self;       // the pair of equal ids becomes kItself
   Selection selection;
+  // Screening (screen_kernel.cuh). Null: none. A word that is not 0 if some row has no bound: then there is none
+  // either. Else the slab's scores are within margin / 2 of the defined ones.
+  const uint32_t* unbounded;
+  double margin;
 
   BSE_HOST_DEVICE int64_t query_row(int64_t position) const { return order != nullptr ? order[position] : position; }
   BSE_HOST_DEVICE int64_t query_id(int64_t row) const { return query_ids != nullptr ? query_ids[row] : row; }

@@ -8,9 +8,8 @@
 // O(rows candidates D). Tiles of one row serve rows with candidates of their own.
 #pragma once
 
-#include "../common/score.h"
 #include "device.h"
-#include "score_block.h"
+#include "score_tile.cuh"
 
 namespace bse::cuda {
 
@@ -23,62 +22,42 @@ struct ScoreTile {
 using WideTile = ScoreTile<8, 8, 16, 16>;  // groups that share their candidates
 using RowTile = ScoreTile<1, 1, 1, 128>;   // a row with its own
 
-// grid: (tiles of candidates, tiles of rows, groups)      slab: [num_rows, num_candidates]
+// slab: [num_rows, num_candidates]
 template <class Tile>
 __global__ void __launch_bounds__(Tile::kThreads) score_kernel(ScoreBlock block, float* slab) {
   constexpr int kDepth = Tile::kDepth, kRows = Tile::kRows, kColumns = Tile::kColumns;
-  // Padded, so that neither the transposing stores nor the loads of a thread's rows meet in a bank more than need be.
+  constexpr int kColumnThreads = kColumns / Tile::kThreadColumns;
+  using Instances = TileInstances<kRows, kColumns>;
+  // Padded, so that the transposing stores do not all meet in one bank.
   BSE_SHARED(float, query_panel, [kDepth][kRows + 1]);
   BSE_SHARED(float, base_panel, [kDepth][kColumns + 1]);
-  BSE_SHARED(int64_t, query_ids, [kRows]);
-  BSE_SHARED(int64_t, base_ids, [kColumns]);
-  BSE_SHARED(float, query_terms, [kRows]);
-  BSE_SHARED(float, base_terms, [kColumns]);
+  BSE_SHARED(Instances, tile);
+  const TileRange<kRows, kColumns> range(block);
+  if (range.num_rows <= 0 || is_screened(block)) return;  // the whole block
+  tile.load(block, range);
 
-  const int64_t group = blockIdx.z, group_begin = group * block.rows_per_group;
-  const int64_t group_end =
-      group_begin + block.rows_per_group < block.num_rows ? group_begin + block.rows_per_group : block.num_rows;
-  const int64_t row_begin = group_begin + int64_t{blockIdx.y} * kRows, column_begin = int64_t{blockIdx.x} * kColumns;
-  if (row_begin >= group_end) return;  // the whole block
-  const int num_rows = static_cast<int>(group_end - row_begin < kRows ? group_end - row_begin : kRows);
-  const int64_t columns_left = block.num_candidates - column_begin;
-  const int num_columns = static_cast<int>(columns_left < kColumns ? columns_left : kColumns);
-
-  for (int i = threadIdx.x; i < num_rows; i += Tile::kThreads) {
-    const int64_t row = block.query_row(block.first_row + row_begin + i);
-    query_ids[i] = block.query_id(row);
-    query_terms[i] = block.query_terms[row];
-  }
-  for (int i = threadIdx.x; i < num_columns; i += Tile::kThreads) {
-    const int64_t row = block.candidate_row(group, column_begin + i);
-    base_ids[i] = block.base_id(row);
-    base_terms[i] = block.base_terms[row];
-  }
-  __syncthreads();
-
-  const int row_thread = threadIdx.x / (kColumns / Tile::kThreadColumns);
-  const int column_thread = threadIdx.x % (kColumns / Tile::kThreadColumns);
+  const int row_thread = threadIdx.x / kColumnThreads, column_thread = threadIdx.x % kColumnThreads;
   float acc[Tile::kThreadRows][Tile::kThreadColumns] = {};
   const int64_t dim = block.queries.dim;
   for (int64_t k0 = 0; k0 < dim; k0 += kDepth) {
     const int depth = static_cast<int>(dim - k0 < kDepth ? dim - k0 : kDepth);
     for (int e = threadIdx.x; e < kRows * kDepth; e += Tile::kThreads) {
       const int i = e / kDepth, k = e % kDepth;
-      query_panel[k][i] = i < num_rows && k < depth ? block.queries.element(query_ids[i], k0 + k) : 0.0f;
+      const bool is_inside = i < range.num_rows && k < depth;
+      query_panel[k][i] = is_inside ? block.queries.element(tile.query_ids[i], k0 + k) : 0.0f;
     }
     for (int e = threadIdx.x; e < kColumns * kDepth; e += Tile::kThreads) {
       const int i = e / kDepth, k = e % kDepth;
-      base_panel[k][i] = i < num_columns && k < depth ? block.base.element(base_ids[i], k0 + k) : 0.0f;
+      const bool is_inside = i < range.num_columns && k < depth;
+      base_panel[k][i] = is_inside ? block.base.element(tile.base_ids[i], k0 + k) : 0.0f;
     }
     __syncthreads();
-    for (int k = 0; k < depth; ++k) {  // never past the end: -0 + 0 * 0 is not -0
+    for (int k = 0; k < depth; ++k) {
       float query[Tile::kThreadRows], base[Tile::kThreadColumns];
       BSE_UNROLL
       for (int i = 0; i < Tile::kThreadRows; ++i) query[i] = query_panel[k][row_thread * Tile::kThreadRows + i];
       BSE_UNROLL
-      for (int j = 0; j < Tile::kThreadColumns; ++j) {
-        base[j] = base_panel[k][column_thread + j * (kColumns / Tile::kThreadColumns)];
-      }
+      for (int j = 0; j < Tile::kThreadColumns; ++j) base[j] = base_panel[k][column_thread + j * kColumnThreads];
       BSE_UNROLL
       for (int i = 0; i < Tile::kThreadRows; ++i) {
         BSE_UNROLL
@@ -88,25 +67,16 @@ __global__ void __launch_bounds__(Tile::kThreads) score_kernel(ScoreBlock block,
     __syncthreads();
   }
 
-  const Selection& selection = block.selection;
   BSE_UNROLL
   for (int i = 0; i < Tile::kThreadRows; ++i) {
     const int row = row_thread * Tile::kThreadRows + i;
-    if (row >= num_rows) break;
-    const int64_t query = query_ids[row];
-    const int64_t label = selection.labels != nullptr ? selection.labels[query] : -1;
-    float* out = slab + (row_begin + row) * block.num_candidates + column_begin;
+    if (row >= range.num_rows) break;
+    const int64_t label = tile.label(block, row);
+    float* out = slab + (range.row_begin + row) * block.num_candidates + range.column_begin;
     BSE_UNROLL
     for (int j = 0; j < Tile::kThreadColumns; ++j) {
-      const int column = column_thread + j * (kColumns / Tile::kThreadColumns);
-      if (column >= num_columns) break;
-      const int64_t candidate = base_ids[column];
-      float score = finish_score(selection.metric, acc[i][j], query_terms[row], base_terms[column]);
-      const bool is_forbidden = (selection.has_max_score && score > selection.max_score) ||
-                                (label >= 0 && selection.labels[candidate] == label);
-      if (is_forbidden) score = __uint_as_float(0x7FC00000u);
-      if (block.exclude_self && candidate == query) score = __uint_as_float(kItselfBits);
-      out[column] = score;
+      const int column = column_thread + j * kColumnThreads;
+      if (column < range.num_columns) out[column] = tile.entry(block, row, column, acc[i][j], label);
     }
   }
 }

@@ -54,7 +54,8 @@ inline std::string status_message(const uint64_t* status /* [kNumStatusWords] */
   const auto not_finite = [&](const char* name, StatusKind kind) {
     return std::string(name) + "[" + where(kind) + ", " + value(kind) + "]: expected finite values";
   };
-  if (word(StatusKind::kFeatureNotFinite) != kNoReport) return not_finite(names.features, StatusKind::kFeatureNotFinite);
+  if (word(StatusKind::kFeatureNotFinite) != kNoReport)
+    return not_finite(names.features, StatusKind::kFeatureNotFinite);
   if (word(StatusKind::kKeyNotFinite) != kNoReport) return not_finite(names.keys, StatusKind::kKeyNotFinite);
   return "";
 }
