@@ -17,10 +17,11 @@ except ImportError as error:
         f"({error}). Reinstall the package with a C++17 compiler at hand: pip install --force-reinstall ."
     ) from error
 
-__all__ = ["core", "cuda_load_error", "engine", "require_cpu", "require_engine"]
+__all__ = ["core", "cuda_load_error", "cuda_module", "engine", "require_cpu", "require_engine"]
 
 core = _core
 _engines: dict[str, Callable[[torch.device], Any]] = {"cpu": lambda device: _core}  # by the type of a device
+cuda_module: Any = None
 cuda_load_error: str | None = None
 
 try:
@@ -29,6 +30,7 @@ except ImportError as error:
     is_absent = "cannot import name" in str(error)
     cuda_load_error = "this build has a CPU engine only" if is_absent else f"the CUDA engine does not load: {error}"
 else:
+    cuda_module = _cuda
     _engines["cuda"] = lambda device: CudaEngine(_cuda, device)
 
 

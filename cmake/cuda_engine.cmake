@@ -35,7 +35,7 @@ if(NOT BSE_CUDA STREQUAL "OFF" AND CMAKE_CUDA_COMPILER)
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
   add_library(bse_cuda STATIC ${BSE_CUDA_SOURCES})
   # Rounding is defined: no contraction beyond the fma that the source writes.
-  target_compile_options(bse_cuda PRIVATE --fmad=false -Xcompiler=-Wall,-Wextra,-fvisibility=hidden -lineinfo -Xptxas=-v)
+  target_compile_options(bse_cuda PRIVATE --fmad=false -Xcompiler=-Wall,-Wextra,-fvisibility=hidden -Xptxas=-v)
   if(BSE_WERROR)
     target_compile_options(bse_cuda PRIVATE -Werror=all-warnings)
   endif()

@@ -105,19 +105,14 @@ __global__ void __launch_bounds__(ScreenTile::kThreads) screen_kernel(ScoreBlock
   BSE_UNROLL
   for (int i = 0; i < kRowTiles; ++i) {
     BSE_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int row = warp_row + 16 * i + 8 * half + lane / 4;
-      if (row >= range.num_rows) continue;
-      const int64_t label = tile.label(block, row);
-      float* out = slab + (range.row_begin + row) * block.num_candidates + range.column_begin;
+    for (int j = 0; j < kColumnTiles; ++j) {
       BSE_UNROLL
-      for (int j = 0; j < kColumnTiles; ++j) {
-        BSE_UNROLL
-        for (int e = 0; e < 2; ++e) {
-          const int column = warp_column + 8 * j + 2 * (lane % 4) + e;
-          if (column < range.num_columns) {
-            out[column] = tile.entry(block, row, column, acc[i][j][2 * half + e], label);
-          }
+      for (int e = 0; e < 4; ++e) {
+        const int row = warp_row + 16 * i + 8 * (e / 2) + lane / 4;
+        const int column = warp_column + 8 * j + 2 * (lane % 4) + e % 2;
+        if (row < range.num_rows && column < range.num_columns) {
+          float* out = slab + (range.row_begin + row) * block.num_candidates + range.column_begin;
+          out[column] = tile.entry(block, row, column, acc[i][j][e], tile.label(block, row));
         }
       }
     }

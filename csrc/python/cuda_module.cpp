@@ -1,5 +1,5 @@
-// The CUDA engine as a Python module: _cuda. Compiled against the emulator of tests/simt it is _cuda_emulated, which runs
-// the same kernels on tensors in host memory, for tests.
+// The CUDA engine as a Python module: _cuda. Compiled against the emulator of tests/simt it is _cuda_emulated, which
+// runs the same kernels on tensors in host memory, for tests.
 //
 // Private: pointers are passed as integers; batchsampler_ext/_cuda_engine.py allocates what they point to.
 
@@ -103,9 +103,10 @@ class KnnCall {
 template <class Call>
 void add_run(py::class_<Call>& call) {
   call.def_property_readonly("scratch_bytes", &Call::scratch_bytes, "bytes of device memory that run() takes");
-  call.def("run", &Call::run, py::kw_only(), py::arg("neighbors"), py::arg("scores"), py::arg("scratch"),
-           py::arg("status"), py::arg("stream"),
-           "Queues the work.   neighbors: int32 [R, K]; scores: float32 [R, K] or 0; status: uint64 [num_status_words]");
+  call.def(
+      "run", &Call::run, py::kw_only(), py::arg("neighbors"), py::arg("scores"), py::arg("scratch"), py::arg("status"),
+      py::arg("stream"),
+      "Queues the work.   neighbors: int32 [R, K]; scores: float32 [R, K] or 0; status: uint64 [num_status_words]");
 }
 
 }  // namespace
