@@ -7,6 +7,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check -q install $(PIP_ARGS) -c constraints.txt
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp') CMakeLists.txt pyproject.toml
 NATIVE_TESTS := $(wildcard tests/native/*.cpp) $(shell find tests/simt -name '*.h' -o -name '*.cpp')
+CUDA_SOURCES := $(wildcard csrc/cuda/*.cu csrc/cuda/*.cuh)
 DEMO := build/demo
 
 .PHONY: demo inspect bench charts test lint format asan neon simt nightly isa-symbols clean
@@ -35,13 +36,13 @@ test: $(VENV)/installed
 lint: $(VENV)/installed isa-symbols
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
-	$(VENV)/bin/clang-format --dry-run --Werror $(filter %.h %.cpp,$(SOURCES)) $(NATIVE_TESTS)
+	$(VENV)/bin/clang-format --dry-run --Werror $(filter %.h %.cpp,$(SOURCES)) $(CUDA_SOURCES) $(NATIVE_TESTS)
 	$(VENV)/bin/mypy
 
 format: $(VENV)/installed
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
-	$(VENV)/bin/clang-format -i $(filter %.h %.cpp,$(SOURCES)) $(NATIVE_TESTS)
+	$(VENV)/bin/clang-format -i $(filter %.h %.cpp,$(SOURCES)) $(CUDA_SOURCES) $(NATIVE_TESTS)
 
 # Code compiled for one instruction set must not export symbols that the linker could use for another.
 isa-symbols: $(VENV)/installed
@@ -55,7 +56,7 @@ asan: $(VENV)/installed
 neon: $(VENV)/tools
 	tests/run_neon.sh $(PY)
 
-# The emulator that runs CUDA kernels on the CPU: its selftest and the bugs it must find. With nvcc, compiled for GPUs too.
+# CUDA kernels run on the CPU: the emulator's selftest, the bugs it must find, walks. With nvcc, compiled for GPUs too.
 simt:
 	tests/simt/run.sh
 
