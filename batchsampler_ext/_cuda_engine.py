@@ -49,23 +49,58 @@ class CudaEngine:
         names = self._names("features", "keys") if arguments["exclude_self"] else self._names("queries", "base")
         return self._link(self._module.KnnCall, names, **arguments)
 
+    def row_degrees(self, *, graph: tuple[int, ...], num_threads: int, degrees: int) -> DeviceStatus:
+        """As ``_core.row_degrees``."""
+        with _current(self._device):
+            status = self._new_status()
+            self._module.row_degrees(
+                graph=graph, degrees=degrees, status=status.data_ptr(), stream=_stream(self._device)
+            )
+        return DeviceStatus(status, self._graph_message(graph))
+
+    def walk_batches(
+        self, *, graph: tuple[int, ...], strategy: int, num_threads: int, nodes: int, counts: int, **request: Any
+    ) -> DeviceStatus:
+        """As ``_core.walk_batches``, for walks."""
+        if strategy != 0:
+            raise ValueError("strategy: expected 'rwr', 'rw' or 'uniform' for a graph on a CUDA device, got another")
+        call = self._module.WalkCall(graph=graph, **request)
+        status = self._queue(call, nodes=nodes, counts=counts)
+        return DeviceStatus(status, self._graph_message(graph))
+
+    def independent_roots(self, **arguments: int) -> None:
+        """As ``_core.independent_roots``."""
+        with _current(self._device):
+            self._module.independent_roots(**arguments, stream=_stream(self._device))
+
+    def root_order(self, **arguments: int) -> None:
+        """As ``_core.root_order``."""
+        with _current(self._device):
+            self._module.root_order(**arguments, stream=_stream(self._device))
+
     def _link(
         self, make_call: Callable[..., Any], message: Callable[[torch.Tensor], str], *, neighbors: int, scores: int,
         **request: Any,
     ) -> DeviceStatus:  # fmt: skip
-        call = make_call(**request)
+        return DeviceStatus(self._queue(make_call(**request), neighbors=neighbors, scores=scores), message)
+
+    def _queue(self, call: Any, **results: int) -> torch.Tensor:
+        """Runs a call that has been checked; returns its status words."""
         with _current(self._device):
             # Freed on return, but the allocator hands it to others only after what is queued on this stream.
             scratch = torch.empty(call.scratch_bytes, dtype=torch.uint8, device=self._device)
-            status = torch.full((self._module.num_status_words,), -1, dtype=torch.int64, device=self._device)
+            status = self._new_status()
             call.run(
-                neighbors=neighbors,
-                scores=scores,
-                scratch=scratch.data_ptr(),
-                status=status.data_ptr(),
-                stream=_stream(self._device),
+                scratch=scratch.data_ptr(), status=status.data_ptr(), stream=_stream(self._device), **results
             )
-        return DeviceStatus(status, message)
+        return status
+
+    def _new_status(self) -> torch.Tensor:
+        return torch.full((self._module.num_status_words,), -1, dtype=torch.int64, device=self._device)
+
+    def _graph_message(self, graph: tuple[int, ...]) -> Callable[[torch.Tensor], str]:
+        num_nodes = graph[-1]
+        return lambda words: self._module.status_message(words.tolist(), num_nodes=num_nodes)
 
     def _names(self, features: str, keys: str) -> Callable[[torch.Tensor], str]:
         return lambda words: self._module.status_message(words.tolist(), features=features, keys=keys)

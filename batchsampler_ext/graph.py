@@ -70,7 +70,7 @@ class ProximityGraph:
                 raise ValueError(f"ids: expected one for each of {num_rows} rows, got {len(self.ids)}")
             require_distinct(self.ids, "ids")
         self._checked: tuple[int, torch.Tensor | None] | None = None  # (version of neighbors, degrees)
-        self._status: DeviceStatus | None = None  # of the kernels that built it, until it is known to be good
+        self._pending: list[DeviceStatus] = []  # what kernels that built or walked it may have found
 
     @classmethod
     def from_engine(
@@ -84,17 +84,25 @@ class ProximityGraph:
         """A graph of arrays that are what they should be, or of which ``status`` will tell. Private."""
         graph = cls.__new__(cls)
         graph.neighbors, graph.scores, graph.ids, graph.num_nodes = neighbors, scores, ids, num_nodes
-        graph._checked, graph._status = None, status
+        graph._checked, graph._pending = None, []
+        graph.add_status(status)
         return graph
 
     def check(self) -> None:
-        """Waits for a CUDA device to have built the graph; ``ValueError`` if the features were not finite.
+        """Waits for what a CUDA device has been asked to do with the graph; raises what its kernels found.
 
-        On the CPU that has been raised already. Walks, :meth:`stats`, :meth:`save` and :meth:`to` call this.
+        That is a ``ValueError`` if the features that it was built from were not finite, or if its ids were no ids when
+        it was walked; on the CPU it has been raised already. :meth:`stats`, :meth:`save`, :meth:`to` and
+        ``sample_batches`` call this.
         """
-        if self._status is not None:
-            self._status.check()
-            self._status = None
+        while self._pending:
+            self._pending[0].check()
+            del self._pending[0]
+
+    def add_status(self, status: DeviceStatus | None) -> None:
+        """What :meth:`check` has to look at. Private."""
+        if status is not None:
+            self._pending.append(status)
 
     @property
     def device(self) -> torch.device:
@@ -114,22 +122,25 @@ class ProximityGraph:
     def degrees(self) -> torch.Tensor:
         """Number of neighbours of each row, int32 [R]. Checks every id: ``ValueError`` if one is out of range."""
         degrees = self._short_degrees()
+        self.check()
         if degrees is not None:
             return degrees.clone()
         return torch.full((len(self),), self.num_neighbors, dtype=torch.int32, device=self.device)
 
     def _short_degrees(self) -> torch.Tensor | None:
-        """As degrees(), but None if every row is full, and computed once for each state of ``neighbors``."""
+        """As degrees(), but unchecked on a device, and None if every row is known to be full. Computed once for each state
+        of ``neighbors``."""
         version = None if self.neighbors.is_inference() else self.neighbors._version
         if self._checked is not None and version is not None and self._checked[0] == version:
             return self._checked[1]
-        self.check()
         degrees = torch.empty(len(self), dtype=torch.int32, device=self.device)
         description = (address(self.neighbors), len(self), self.num_neighbors, 0, 0, self.num_nodes)
-        engine(self.device).row_degrees(
+        status = engine(self.device).row_degrees(
             graph=description, num_threads=_validate.num_threads(None), degrees=address(degrees)
         )
-        result = None if int(degrees.min()) == self.num_neighbors else degrees
+        self.add_status(status)
+        # Whether all rows are full is worth knowing, but not worth waiting for a device.
+        result = None if status is None and int(degrees.min()) == self.num_neighbors else degrees
         if version is not None:
             self._checked = (version, result)
         return result

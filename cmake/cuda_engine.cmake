@@ -1,7 +1,11 @@
-# Targets _cuda and _cuda_emulated, both of BSE_CUDA_SOURCES and csrc/python/cuda_module.cpp.
+# Targets _cuda and _cuda_emulated, both of BSE_CUDA_SOURCES and the bindings in csrc/python.
 
 function(bse_add_cuda_module name)
-  pybind11_add_module(${name} csrc/python/cuda_module.cpp)
+  pybind11_add_module(${name}
+    csrc/python/cuda_module.cpp
+    csrc/python/register_cuda_graph.cpp
+    csrc/python/register_cuda_walk.cpp
+  )
   target_compile_definitions(${name} PRIVATE BSE_MODULE_NAME=${name})
   target_compile_options(${name} PRIVATE -Wall -Wextra)
 endfunction()
