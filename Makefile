@@ -14,7 +14,7 @@ DEMO := build/demo
 EDITABLE := --no-build-isolation --config-settings=build-dir=build/editable --config-settings=cmake.define.BSE_WERROR=ON \
   --config-settings=cmake.define.BSE_CUDA=OFF --config-settings=cmake.define.BSE_EMULATED_CUDA=ON
 
-.PHONY: demo inspect bench charts test lint format asan neon cuda simt nightly isa-symbols clean
+.PHONY: demo inspect bench charts test lint format asan neon cuda gpu-check simt nightly isa-symbols clean
 
 demo: $(VENV)/installed
 	mkdir -p $(DEMO)

@@ -90,9 +90,7 @@ class CudaEngine:
             # Freed on return, but the allocator hands it to others only after what is queued on this stream.
             scratch = torch.empty(call.scratch_bytes, dtype=torch.uint8, device=self._device)
             status = self._new_status()
-            call.run(
-                scratch=scratch.data_ptr(), status=status.data_ptr(), stream=_stream(self._device), **results
-            )
+            call.run(scratch=scratch.data_ptr(), status=status.data_ptr(), stream=_stream(self._device), **results)
         return status
 
     def _new_status(self) -> torch.Tensor:

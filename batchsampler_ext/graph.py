@@ -128,8 +128,8 @@ class ProximityGraph:
         return torch.full((len(self),), self.num_neighbors, dtype=torch.int32, device=self.device)
 
     def _short_degrees(self) -> torch.Tensor | None:
-        """As degrees(), but unchecked on a device, and None if every row is known to be full. Computed once for each state
-        of ``neighbors``."""
+        """As degrees(), but unchecked on a device, and None if every row is known to be full. Computed once for each
+        state of ``neighbors``."""
         version = None if self.neighbors.is_inference() else self.neighbors._version
         if self._checked is not None and version is not None and self._checked[0] == version:
             return self._checked[1]

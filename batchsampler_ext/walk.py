@@ -56,8 +56,8 @@ def random_walk_with_restart(
         num_threads: default ``torch.get_num_threads()``. The result does not depend on it.
 
     Returns:
-        :class:`Walks` on the graph's device. Every walk ends: a root whose neighbourhood is exhausted is replaced by a random node
-        (teleport), and after a bounded number of segments the rest of the batch is filled at random.
+        :class:`Walks` on the graph's device. Every walk ends: a root whose neighbourhood is exhausted is replaced by a
+        random node (teleport), and after a bounded number of segments the rest of the batch is filled at random.
 
     Raises:
         TypeError, ValueError: a bad argument, named; an id out of range; a -1 before a neighbour.

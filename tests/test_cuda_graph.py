@@ -1,7 +1,7 @@
 """Graphs by the CUDA engine equal those of the CPU engine to the bit.
 
-The kernels run on a GPU where there is one, else on the CPU: the same source, compiled against the emulator of tests/simt
-(the module _cuda_emulated of development builds).
+The kernels run on a GPU where there is one, and on the CPU: the same source, compiled against the emulator of
+tests/simt (the module _cuda_emulated of development builds).
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 // Which rows are scored against which candidates: what the scoring and the selecting kernel agree on.
 #pragma once
 
-#include "api.h"
+#include "graph_build.h"
 
 namespace bse::cuda {
 

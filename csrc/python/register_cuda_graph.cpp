@@ -1,4 +1,4 @@
-#include "../cuda/api.h"
+#include "../cuda/graph_build.h"
 #include "cuda_bindings.h"
 #include "pointers.h"
 
