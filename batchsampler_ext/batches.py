@@ -94,7 +94,8 @@ def sample_batches(
 
     Returns:
         :class:`Batches` on the graph's device. Its stats are "num_instances" (distinct instances drawn) and, for walks,
-        totals of "steps", "restarts", "teleports" and "fills"; for a partition "fills", the instances assigned at random.
+        totals of "steps", "restarts", "teleports" and "fills"; for a partition "fills", the instances assigned at
+        random.
 
     Raises:
         TypeError, ValueError: a bad argument, named, with what was expected and got.
