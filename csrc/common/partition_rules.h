@@ -26,7 +26,7 @@ struct PartitionSizes {
     num_batches = (num_assigned + batch_size - 1) / batch_size;
   }
 
-  int64_t num_full() const { return num_assigned / batch_size; }
+  BSE_HOST_DEVICE inline int64_t num_full() const { return num_assigned / batch_size; }
 
   // Places of a batch.
   BSE_HOST_DEVICE inline int64_t capacity(int64_t batch) const {
