@@ -39,7 +39,8 @@ __global__ void propose_kernel(PartitionState state, RowList unassigned, uint64_
       if (votes[k] > 0 && room_of(state, tally.batch(k), round) == 0) votes[k] = 0;
       most_votes = max(most_votes, votes[k]);
     }
-    most_votes = __reduce_max_sync(~0u, most_votes);  // also: all lanes have read is_stranded
+    most_votes = __reduce_max_sync(~0u, most_votes);
+    __syncwarp();  // all lanes have read is_stranded
     if (lane == 0) state.is_stranded[row] = most_votes == 0 ? 1 : 0;
     if (most_votes == 0) {
       if (lane == 0) put_nothing(state.groups, i);
