@@ -16,12 +16,20 @@ flags="-std=c++17 -g -Wall -Wextra -Werror -ffp-contract=off -Icsrc -Itests"
 # The one file without sanitizers, whatever the mode.
 g++ $flags -O2 -fPIC -fvisibility=hidden -c tests/simt/runtime.cpp -o "$build/runtime.o"
 
-# What the kernels of csrc/cuda/walk_launch.cu are compared with.
-cpu_walks=(csrc/cpu/{batch_walks,graph_view,interleaved_walks,kernels_scalar,thread_team}.cpp)
+# Tests of kernels against the CPU engine, and the launchers that they call.
+declare -A launchers=(
+  [walk_test]="csrc/cuda/walk_launch.cu"
+  [partition_test]="csrc/cuda/partition_launch.cu"
+)
+# What they need of the CPU engine; no instruction set but the scalar one.
+printf '%s\n' batch_walks graph_view interleaved_walks kernels_scalar link_share partition thread_team |
+  xargs -P 2 -I NAME g++ $flags -O2 -fno-math-errno -fvisibility=hidden -c csrc/cpu/NAME.cpp -o "$build/cpu_NAME.o"
+rm -f "$build/cpu_engine.a"
+ar rcs "$build/cpu_engine.a" "$build"/cpu_*.o
 
 check() { # MODE
   "$build/selftest_$1"
-  "$build/walk_test_$1"
+  for test in "${!launchers[@]}"; do "$build/${test}_$1"; done
   "$build/planted_bugs_$1" "$1" >"$build/matrix_$1.txt" 2>"$build/reports_$1.txt" || {
     grep FAILED "$build/matrix_$1.txt"
     echo "see $build/matrix_$1.txt and reports_$1.txt" >&2
@@ -43,17 +51,19 @@ for mode in "${modes[@]}"; do
           "tests/simt/$program.cpp" -o "$build/${program}_cuda" &
       done
       wait -n && wait -n
-      for source in csrc/cuda/walk_launch.cu tests/simt/walk_test.cpp; do
-        nvcc -std=c++17 -O2 -x cu -Icsrc -Itests -Xcompiler -Wall,-Wextra -Werror all-warnings \
-          -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a \
-          -c "$source" -o "$build/$(basename "$source")_cuda.o" &
+      for test in "${!launchers[@]}"; do
+        objects=()
+        for source in "tests/simt/$test.cpp" ${launchers[$test]}; do
+          objects+=("$build/$(basename "$source")_cuda.o")
+          nvcc -std=c++17 -O2 --fmad=false -x cu -Icsrc -Itests -Xcompiler -Wall,-Wextra -Werror all-warnings \
+            -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a \
+            -c "$source" -o "${objects[-1]}"
+        done
+        nvcc "${objects[@]}" "$build/cpu_engine.a" -o "$build/${test}_cuda"
       done
-      wait -n && wait -n
-      g++ $flags -O2 "${cpu_walks[@]}" -r -o "$build/cpu_walks.o"
-      nvcc "$build/walk_launch.cu_cuda.o" "$build/walk_test.cpp_cuda.o" "$build/cpu_walks.o" -o "$build/walk_test_cuda"
       if nvidia-smi >/dev/null 2>&1; then
         "$build/selftest_cuda"
-        "$build/walk_test_cuda"
+        for test in "${!launchers[@]}"; do "$build/${test}_cuda"; done
         "$build/planted_bugs_cuda"
       else
         echo "compiled, not run: no GPU here"
@@ -69,7 +79,9 @@ for mode in "${modes[@]}"; do
     -o "$build/selftest_$mode" &
   g++ $flags $options tests/simt/planted_bugs.cpp "$build/runtime.o" -lpthread -o "$build/planted_bugs_$mode" &
   wait -n && wait -n
-  g++ $flags $options -x c++ csrc/cuda/walk_launch.cu tests/simt/walk_test.cpp "${cpu_walks[@]}" \
-    -x none "$build/runtime.o" -lpthread -o "$build/walk_test_$mode"
+  for test in "${!launchers[@]}"; do
+    g++ $flags $options -x c++ "tests/simt/$test.cpp" ${launchers[$test]} \
+      -x none "$build/runtime.o" "$build/cpu_engine.a" -lpthread -o "$build/${test}_$mode"
+  done
   check "$mode"
 done
