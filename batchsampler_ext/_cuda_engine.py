@@ -68,6 +68,46 @@ class CudaEngine:
         status = self._queue(call, nodes=nodes, counts=counts)
         return DeviceStatus(status, self._graph_message(graph))
 
+    def partition_epoch(self, *, graph: tuple[int, ...], num_threads: int, nodes: int, **request: Any) -> int:
+        """As ``_core.partition_epoch``. Waits for the device now and then: what comes next depends on its counters."""
+        call = self._module.PartitionCall(graph=graph, **request)
+        walks = self._reference_walks(call.num_reference_walks, graph, request)
+        with _current(self._device):
+            scratch = torch.empty(call.scratch_bytes, dtype=torch.uint8, device=self._device)
+            status = self._new_status()
+            first = scratch.data_ptr()
+
+            def read(address: int, count: int) -> list[int]:
+                return scratch[address - first : address - first + 8 * count].view(torch.int64).tolist()
+
+            num_filled = call.run(
+                walk_nodes=0 if walks is None else walks.data_ptr(),
+                nodes=nodes,
+                scratch=first,
+                status=status.data_ptr(),
+                stream=_stream(self._device),
+                read=read,
+            )
+        DeviceStatus(status, self._graph_message(graph)).check()
+        return num_filled
+
+    def _reference_walks(self, num_walks: int, graph: tuple[int, ...], request: dict[str, Any]) -> torch.Tensor | None:
+        """Nodes of independent walks from the first rows of the root order; their own status is the partition's."""
+        if num_walks == 0:
+            return None
+        num_rows, batch_size = graph[1], request["batch_size"]
+        order = torch.empty(num_rows, dtype=torch.int64, device=self._device)
+        self.root_order(n=num_rows, seed=request["seed"], epoch=request["epoch"], out=order.data_ptr())
+        nodes = torch.empty((num_walks, batch_size), dtype=torch.int32, device=self._device)
+        counts = torch.empty((4, num_walks), dtype=torch.int64, device=self._device)
+        ids = torch.arange(num_walks, device=self._device)
+        self.walk_batches(
+            graph=graph, strategy=0, num_threads=1, roots=order.data_ptr(), walk_ids=ids.data_ptr(),
+            num_walks=num_walks, batch_size=batch_size, restart_threshold=request["restart_threshold"],
+            seed=request["seed"], epoch=request["epoch"], nodes=nodes.data_ptr(), counts=counts.data_ptr(),
+        )  # fmt: skip
+        return nodes
+
     def independent_roots(self, **arguments: int) -> None:
         """As ``_core.independent_roots``."""
         with _current(self._device):

@@ -44,6 +44,23 @@ def test_epochs_over_a_subset(device_engine, strategy, mode):
         assert expected.stats == found.stats
 
 
+@pytest.mark.parametrize("hardness", ["soft", "default", "hard"])
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize("subset", [True, False])
+def test_partitions(device_engine, hardness, drop_last, subset):
+    features = torch.randn(150, 6, generator=torch.Generator().manual_seed(2))
+    rows = torch.arange(149, -1, -1)[:131] if subset else None
+    options = {"hardness": hardness, "drop_last": drop_last, "seed": 8, "epoch": 3, "restart_prob": 0.3}
+    expected = sample_batches(proximity_graph(features, 6, num_candidates=40, rows=rows), 16, **options)
+    with device_engine() as device:
+        moved = None if rows is None else rows.to(device)
+        graph = proximity_graph(features.to(device), 6, num_candidates=40, rows=moved)
+        found = sample_batches(graph, 16, **options)
+        assert torch.equal(expected.indices, found.indices.cpu())
+        assert torch.equal(expected.tail, found.tail.cpu())
+        assert expected.stats == found.stats
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [([1, 5], r"expected neighbors in \[-1, 3\), got another value in row 1"), ([-1, 2], "got -1 before a neighbor")],
