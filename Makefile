@@ -5,10 +5,16 @@ PIP_ARGS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check -q install $(PIP_ARGS) -c constraints.txt
-SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp') CMakeLists.txt pyproject.toml
+SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh') CMakeLists.txt \
+  $(wildcard cmake/*) pyproject.toml
+NATIVE_TESTS := $(wildcard tests/native/*.cpp) $(shell find tests/simt -name '*.h' -o -name '*.cpp')
+CUDA_SOURCES := $(wildcard csrc/cuda/*.cu csrc/cuda/*.cuh)
 DEMO := build/demo
+# CUDA kernels are executed by the emulator here; `make cuda` builds them for GPUs.
+EDITABLE := --no-build-isolation --config-settings=build-dir=build/editable --config-settings=cmake.define.BSE_WERROR=ON \
+  --config-settings=cmake.define.BSE_CUDA=OFF --config-settings=cmake.define.BSE_EMULATED_CUDA=ON
 
-.PHONY: demo inspect bench charts test lint format asan neon isa-symbols clean
+.PHONY: demo inspect bench charts test lint format asan neon cuda gpu-check simt nightly isa-symbols clean
 
 demo: $(VENV)/installed
 	mkdir -p $(DEMO)
@@ -21,7 +27,7 @@ inspect: $(VENV)/installed
 
 # The engine against its peers (benchmarks/README.md). Wants a quiet machine; about ten minutes.
 bench: $(VENV)/installed
-	$(PIP) -e '.[bench]' --no-build-isolation --config-settings=build-dir=build/editable --config-settings=cmake.define.BSE_WERROR=ON
+	$(PIP) -e '.[bench]' $(EDITABLE)
 	$(PY) -m benchmarks.run
 
 # Time against N, M, K and d, drawn: build/benchmarks/charts.png. Two minutes.
@@ -34,13 +40,13 @@ test: $(VENV)/installed
 lint: $(VENV)/installed isa-symbols
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
-	$(VENV)/bin/clang-format --dry-run --Werror $(filter %.h %.cpp,$(SOURCES)) $(wildcard tests/native/*.cpp)
+	$(VENV)/bin/clang-format --dry-run --Werror $(filter %.h %.cpp %.cu %.cuh,$(SOURCES)) $(CUDA_SOURCES) $(NATIVE_TESTS)
 	$(VENV)/bin/mypy
 
 format: $(VENV)/installed
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
-	$(VENV)/bin/clang-format -i $(filter %.h %.cpp,$(SOURCES)) $(wildcard tests/native/*.cpp)
+	$(VENV)/bin/clang-format -i $(filter %.h %.cpp %.cu %.cuh,$(SOURCES)) $(CUDA_SOURCES) $(NATIVE_TESTS)
 
 # Code compiled for one instruction set must not export symbols that the linker could use for another.
 isa-symbols: $(VENV)/installed
@@ -54,6 +60,14 @@ asan: $(VENV)/installed
 neon: $(VENV)/tools
 	tests/run_neon.sh $(PY)
 
+# CUDA kernels run on the CPU: the emulator's selftest, the bugs it must find, walks. With nvcc, compiled for GPUs too.
+simt:
+	tests/simt/run.sh
+
+# What takes longer: the same under ThreadSanitizer.
+nightly: simt
+	tests/simt/run.sh tsan
+
 clean:
 	rm -rf build dist $(VENV)
 
@@ -65,5 +79,5 @@ $(VENV)/tools: constraints.txt pyproject.toml
 	touch $@
 
 $(VENV)/installed: $(VENV)/tools $(SOURCES)
-	$(PIP) --no-build-isolation --config-settings=build-dir=build/editable --config-settings=cmake.define.BSE_WERROR=ON -e '.[test,lint]'
+	$(PIP) -e '.[test,lint]' $(EDITABLE)
 	touch $@

@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._backend import require_cpu
+from ._backend import require_engine
 
 TORCH_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_CPU = torch.device("cpu")
 _NUMPY_DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}  # bfloat16: the ml_dtypes package
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """A [num_rows, dim] matrix of features on the CPU. ``owner`` keeps the memory alive."""
+    """A [num_rows, dim] matrix of features on ``device``. ``owner`` keeps the memory alive."""
 
     owner: Any
+    device: torch.device
     address: int
     dtype_code: int
     num_rows: int
@@ -26,7 +28,7 @@ class Matrix:
     row_stride: int
 
     def describe(self, precision: str) -> tuple[int, int, int, int, int, bool]:
-        """What ``_core`` takes."""
+        """What the engines take."""
         round_to_bf16 = precision == "bf16" and self.dtype_code != TORCH_DTYPES[torch.bfloat16]
         return self.address, self.dtype_code, self.num_rows, self.dim, self.row_stride, round_to_bf16
 
@@ -36,12 +38,12 @@ def as_matrix(value: Any, name: str) -> Matrix:
 
     Raises:
         TypeError: not an array, or not float32, bfloat16 or float16.
-        ValueError: not two-dimensional, empty, not on the CPU, or 2**31 rows or more.
+        ValueError: not two-dimensional, empty, on a device without an engine, or 2**31 rows or more.
     """
     array = _as_array(value, name)
     if isinstance(array, torch.Tensor):
         code = TORCH_DTYPES.get(array.dtype)
-        require_cpu(array.device, name)
+        require_engine(array.device, name)
     else:
         code = _NUMPY_DTYPES.get(array.dtype.name) if array.dtype.isnative else None
     if code is None:
@@ -56,11 +58,12 @@ def as_matrix(value: Any, name: str) -> Matrix:
     if isinstance(array, torch.Tensor):
         if dim > 1 and array.stride(1) != 1:
             array = array.contiguous()
-        return Matrix(array, array.data_ptr(), code, num_rows, dim, array.stride(0))
+        return Matrix(array, array.device, array.data_ptr(), code, num_rows, dim, array.stride(0))
     item = array.dtype.itemsize
     if (dim > 1 and array.strides[1] != item) or array.strides[0] % item or not array.flags.aligned:
         array = np.ascontiguousarray(array)
-    return Matrix(array, array.__array_interface__["data"][0], code, num_rows, dim, array.strides[0] // item)
+    address = array.__array_interface__["data"][0]
+    return Matrix(array, _CPU, address, code, num_rows, dim, array.strides[0] // item)
 
 
 def _as_array(value: Any, name: str) -> torch.Tensor | np.ndarray:
@@ -80,9 +83,9 @@ def _as_array(value: Any, name: str) -> torch.Tensor | np.ndarray:
         ) from None
 
 
-def as_ids(value: Any, name: str, low: int, high: int) -> torch.Tensor:
-    """A one-dimensional int64 CPU tensor with values in [low, high)."""
-    ids = as_integers(value, name)
+def as_ids(value: Any, name: str, low: int, high: int, device: torch.device = _CPU) -> torch.Tensor:
+    """A one-dimensional int64 tensor on ``device`` with values in [low, high)."""
+    ids = as_integers(value, name, device)
     if len(ids):
         smallest, largest = int(ids.min()), int(ids.max())
         if smallest < low or largest >= high:
@@ -94,8 +97,8 @@ def out_of_range(name: str, low: int, high: int, wrong: int) -> ValueError:
     return ValueError(f"{name}: expected values in [{low}, {high}), got {wrong}")
 
 
-def as_integers(value: Any, name: str) -> torch.Tensor:
-    """A one-dimensional int64 CPU tensor."""
+def as_integers(value: Any, name: str, device: torch.device = _CPU) -> torch.Tensor:
+    """A one-dimensional int64 tensor on ``device``. Tensors have to be there; lists and NumPy arrays are brought."""
     if not isinstance(value, torch.Tensor):
         try:
             array = np.asarray(value)
@@ -105,13 +108,20 @@ def as_integers(value: Any, name: str) -> torch.Tensor:
             array = array.astype(np.int64)
         if array.dtype.kind not in "iu":
             raise TypeError(f"{name}: expected integers, got {array.dtype}")
-        value = torch.from_numpy(array.astype(np.int64))
-    require_cpu(value.device, name)
+        value = torch.from_numpy(array.astype(np.int64)).to(device)
+    require_device(value.device, name, device)
     if value.dtype.is_floating_point or value.dtype.is_complex or value.dtype == torch.bool:
         raise TypeError(f"{name}: expected integers, got {value.dtype}")
     if value.ndim != 1:
         raise ValueError(f"{name}: expected one dimension, got shape {list(value.shape)}")
     return value.detach().to(torch.int64).contiguous()
+
+
+def require_device(device: torch.device, name: str, expected: torch.device) -> None:
+    """Nothing is copied to another device silently."""
+    if device != expected:
+        kind = "a CPU tensor" if expected.type == "cpu" else f"a tensor on {str(expected)!r}"
+        raise ValueError(f"{name}: expected {kind}, got device {str(device)!r}")
 
 
 def require_distinct(ids: torch.Tensor, name: str) -> None:

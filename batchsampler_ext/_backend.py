@@ -1,8 +1,13 @@
-"""Finds the compiled engine once, and words the reason when it cannot be used."""
+"""Finds the compiled engines once, and words the reason when one cannot be used."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+
+from ._cuda_engine import CudaEngine
 
 try:
     from . import _core
@@ -12,14 +17,37 @@ except ImportError as error:
         f"({error}). Reinstall the package with a C++17 compiler at hand: pip install --force-reinstall ."
     ) from error
 
-__all__ = ["core", "require_cpu"]
+__all__ = ["core", "cuda_load_error", "cuda_module", "engine", "require_cpu", "require_engine"]
 
 core = _core
+_engines: dict[str, Callable[[torch.device], Any]] = {"cpu": lambda device: _core}  # by the type of a device
+cuda_module: Any = None
+cuda_load_error: str | None = None
+
+try:
+    from . import _cuda  # type: ignore[attr-defined]
+except ImportError as error:
+    is_absent = "cannot import name" in str(error)
+    cuda_load_error = "this build has a CPU engine only" if is_absent else f"the CUDA engine does not load: {error}"
+else:
+    cuda_module = _cuda
+    _engines["cuda"] = lambda device: CudaEngine(_cuda, device)
+
+
+def engine(device: torch.device) -> Any:
+    """The engine that computes on ``device``; arrays that it is given are there."""
+    return _engines[device.type](device)
+
+
+def require_engine(device: torch.device, name: str) -> None:
+    """Raises ``ValueError`` for a device that this build has no engine for."""
+    if device.type == "cuda" and device.type not in _engines:
+        raise ValueError(f"{name}: expected a CPU tensor ({cuda_load_error}), got device {str(device)!r}")
+    if device.type not in _engines:
+        raise ValueError(f"{name}: expected a CPU tensor or a CUDA tensor, got device {str(device)!r}")
 
 
 def require_cpu(device: torch.device, name: str) -> None:
-    """Raises ``ValueError`` for a device that this build has no engine for."""
+    """Raises ``ValueError`` for any other device."""
     if device.type != "cpu":
-        raise ValueError(
-            f"{name}: expected a CPU tensor (this build has a CPU engine only), got device {str(device)!r}"
-        )
+        raise ValueError(f"{name}: expected a CPU tensor, got device {str(device)!r}")

@@ -12,8 +12,8 @@ from .graph import ProximityGraph
 
 def row_of_instances(ids: torch.Tensor, num_nodes: int) -> torch.Tensor:
     """int32 [num_nodes]: the row of each instance, -1 where it has none."""
-    row_of = torch.full((num_nodes,), -1, dtype=torch.int32)
-    row_of[ids] = torch.arange(len(ids), dtype=torch.int32)
+    row_of = torch.full((num_nodes,), -1, dtype=torch.int32, device=ids.device)
+    row_of[ids] = torch.arange(len(ids), dtype=torch.int32, device=ids.device)
     return row_of
 
 
@@ -41,7 +41,7 @@ class GraphView:
 
     def rows(self, ids: Any, name: str) -> torch.Tensor:
         """Rows (int64) of instances."""
-        ids = as_ids(ids, name, 0, self.graph.num_nodes)
+        ids = as_ids(ids, name, 0, self.graph.num_nodes, self.graph.device)
         if self._row_of is None:
             return ids
         rows = self._row_of[ids].long()

@@ -9,7 +9,7 @@ import torch
 
 from . import _validate
 from ._arrays import address
-from ._backend import core
+from ._backend import engine
 from ._graph_view import GraphView
 from .walk import Walks, check_batch_size, run_walks
 
@@ -71,7 +71,7 @@ def sample_batches(
     """The mini-batches of one epoch.
 
     Args:
-        graph: :class:`ProximityGraph`, or int32 [N, K] neighbours on the CPU.
+        graph: :class:`ProximityGraph`, or int32 [N, K] neighbours.
         batch_size: B, at least 1.
         epoch_mode: "partition": each instance is in exactly one batch, the full batches in random order and the ragged
             one last. "independent": walks from random roots; batches may overlap. "paper": the authors' epoch, whose
@@ -93,8 +93,9 @@ def sample_batches(
         num_threads: default ``torch.get_num_threads()``. The result does not depend on it.
 
     Returns:
-        :class:`Batches` on the CPU. Its stats are "num_instances" (distinct instances drawn) and, for walks, totals of
-        "steps", "restarts", "teleports" and "fills"; for a partition "fills", the instances assigned at random.
+        :class:`Batches` on the graph's device. Its stats are "num_instances" (distinct instances drawn) and, for walks,
+        totals of "steps", "restarts", "teleports" and "fills"; for a partition "fills", the instances assigned at
+        random.
 
     Raises:
         TypeError, ValueError: a bad argument, named, with what was expected and got.
@@ -154,7 +155,7 @@ class EpochSampler:
         self.view, self.batch_size, self.strategy, self.threshold = view, batch_size, strategy, threshold
         self.hardness, self.drop_last, self.seed, self.epoch = hardness, drop_last, seed, epoch
         self.num_batches, self.num_threads = num_batches, num_threads
-        self.num_rows = view.num_rows
+        self.num_rows, self.device = view.num_rows, view.graph.device
         self.num_full = self.num_rows // batch_size
         self.tail_size = 0 if drop_last else self.num_rows % batch_size
         needed = min(batch_size, self.num_rows) - 1
@@ -179,8 +180,9 @@ class EpochSampler:
         if self.strategy == "uniform":
             rows = self._root_order()[: self.num_full * self.batch_size + self.tail_size].to(torch.int32)
         else:
-            rows = torch.empty(self.num_full * self.batch_size + self.tail_size, dtype=torch.int32)
-            num_filled = core.partition_epoch(
+            num_rows = self.num_full * self.batch_size + self.tail_size
+            rows = torch.empty(num_rows, dtype=torch.int32, device=self.device)
+            num_filled = engine(self.device).partition_epoch(
                 graph=self.view.description,
                 batch_size=self.batch_size,
                 restart_threshold=self.threshold,
@@ -205,11 +207,11 @@ class EpochSampler:
                 _validate.integer(
                     num_batches, "num_batches", 1, limit, because=f" (batch_size exceeds the {self.num_rows} rows)"
                 )
-        roots = torch.empty(num_batches, dtype=torch.int64)
-        core.independent_roots(
+        roots = torch.empty(num_batches, dtype=torch.int64, device=self.device)
+        engine(self.device).independent_roots(
             n=self.num_rows, num_walks=num_batches, seed=self.seed, epoch=self.epoch, out=address(roots)
         )
-        walks = self._walk(roots, torch.arange(num_batches))
+        walks = self._walk(roots, torch.arange(num_batches, device=self.device))
         nodes, tail = walks.nodes, walks.nodes[:0, 0]
         if self.num_rows < self.batch_size:
             tail = nodes.reshape(-1)[: self.num_rows if num_batches else 0]
@@ -221,7 +223,8 @@ class EpochSampler:
     def paper(self, drawn: torch.Tensor | None = None) -> Batches:
         """``drawn``: bool [num_rows], rows drawn by earlier batches of the epoch; not changed."""
         order = self._root_order()
-        drawn = torch.zeros(self.num_rows, dtype=torch.bool) if drawn is None else drawn.clone()
+        unseen = torch.zeros(self.num_rows, dtype=torch.bool, device=self.device)
+        drawn = unseen if drawn is None else drawn.clone()
         goal = self.num_full * self.batch_size
         parts: list[Walks] = []
         num_drawn, num_kept, position = int(drawn.sum()), 0, 0
@@ -241,9 +244,8 @@ class EpochSampler:
                     if num_drawn >= goal or num_kept == limit:
                         break
             parts.append(Walks(*(field[kept] for field in walks)))
-        nodes = (
-            torch.cat([part.nodes for part in parts]) if parts else torch.empty((0, self.batch_size), dtype=torch.int32)
-        )
+        nothing = torch.empty((0, self.batch_size), dtype=torch.int32, device=self.device)
+        nodes = torch.cat([part.nodes for part in parts]) if parts else nothing
         left = order[~drawn[order]]
         wants_tail = not self.drop_last and num_drawn >= goal and num_kept < limit
         tail = self.view.ids(left.to(torch.int32)) if wants_tail else nodes.reshape(-1)[:0]
@@ -256,12 +258,12 @@ class EpochSampler:
         )  # fmt: skip
 
     def _root_order(self) -> torch.Tensor:
-        order = torch.empty(self.num_rows, dtype=torch.int64)
-        core.root_order(n=self.num_rows, seed=self.seed, epoch=self.epoch, out=address(order))
+        order = torch.empty(self.num_rows, dtype=torch.int64, device=self.device)
+        engine(self.device).root_order(n=self.num_rows, seed=self.seed, epoch=self.epoch, out=address(order))
         return order
 
-    @staticmethod
-    def _stats(parts: list[Walks], instances: torch.Tensor) -> dict[str, float]:
+    def _stats(self, parts: list[Walks], instances: torch.Tensor) -> dict[str, float]:
+        self.view.graph.check()
         totals = {
             name: sum(int(getattr(part, name).sum()) for part in parts)
             for name in ("steps", "restarts", "teleports", "fills")

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 
 from . import _validate
-from ._arrays import Matrix, address, as_ids, as_matrix, require_distinct
-from ._backend import core
+from ._arrays import Matrix, address, as_ids, as_matrix, require_device, require_distinct
+from ._backend import engine
 from ._graph_view import GraphView, row_of_instances
 from .graph import ProximityGraph
 
@@ -106,13 +106,13 @@ def proximity_graph(
         ProximityGraph(num_nodes=500, num_neighbors=10)
     """
     query, key = _towers(features, keys)
-    pool, num_rows = _pool(rows, query.num_rows)
+    pool, num_rows = _pool(rows, query)
     num_candidates, num_neighbors = _graph_sizes(num_candidates, num_neighbors, num_rows)
     rows_per_draw = _validate.integer(rows_per_draw, "rows_per_draw", 1)
     previous, pool_row_of = _previous(warm_start, pool, query.num_rows)
-    request = _Selection.check(metric, precision, labels, max_score, range_min, query.num_rows)
+    request = _Selection.check(metric, precision, labels, max_score, range_min, query)
     _validate.flag(sort, "sort")
-    graph_rows = _Rows(num_rows, num_neighbors, _validate.flag(return_scores, "return_scores"))
+    graph_rows = _Rows(num_rows, num_neighbors, _validate.flag(return_scores, "return_scores"), query.device)
     arguments: dict[str, Any] = {
         "num_candidates": num_candidates,
         "rows_per_draw": rows_per_draw if previous is None else 1,
@@ -124,8 +124,9 @@ def proximity_graph(
         "max_memory": _validate.max_memory(max_memory),
         "progress": _validate.progress(progress),
     }
+    status = None
     if num_candidates > 0:
-        core.proximity_graph(
+        status = engine(query.device).proximity_graph(
             features=query.describe(precision),
             keys=None if key is None else key.describe(precision),
             rows=address(pool),
@@ -134,7 +135,7 @@ def proximity_graph(
             **request.arguments(),
             **graph_rows.arguments(),
         )
-    return ProximityGraph(graph_rows.neighbors, graph_rows.scores, pool, query.num_rows)
+    return ProximityGraph.from_engine(graph_rows.neighbors, graph_rows.scores, pool, query.num_rows, status)
 
 
 def knn_graph(
@@ -169,14 +170,14 @@ def knn_graph(
         [1, 0, 1]
     """
     query, key = _towers(features, keys)
-    pool, num_rows = _pool(rows, query.num_rows)
+    pool, num_rows = _pool(rows, query)
     num_neighbors = _validate.integer(
         num_neighbors, "num_neighbors", 1, num_rows - 1, because=f" ({num_rows} rows, itself excluded)"
     )
-    request = _Selection.check(metric, precision, labels, max_score, range_min, query.num_rows)
-    graph_rows = _Rows(num_rows, num_neighbors, _validate.flag(return_scores, "return_scores"))
+    request = _Selection.check(metric, precision, labels, max_score, range_min, query)
+    graph_rows = _Rows(num_rows, num_neighbors, _validate.flag(return_scores, "return_scores"), query.device)
     base_ids = None if pool is None else _ascending(pool)  # ties go to the lower id
-    core.knn(
+    status = engine(query.device).knn(
         queries=query.describe(precision),
         base=None if key is None else key.describe(precision),
         query_ids=address(pool),
@@ -190,7 +191,7 @@ def knn_graph(
         **request.arguments(),
         **graph_rows.arguments(),
     )
-    return ProximityGraph(graph_rows.neighbors, graph_rows.scores, pool, query.num_rows)
+    return ProximityGraph.from_engine(graph_rows.neighbors, graph_rows.scores, pool, query.num_rows, status)
 
 
 def knn(
@@ -226,12 +227,13 @@ def knn(
     query, other = as_matrix(queries, "queries"), as_matrix(base, "base")
     if query.dim != other.dim:
         raise ValueError(f"base: expected {query.dim} columns as queries has, got {other.dim}")
+    require_device(other.device, "base", query.device)
     num_neighbors = _validate.integer(
         num_neighbors, "num_neighbors", 1, other.num_rows, because=f" (base has {other.num_rows} rows)"
     )
-    request = _Selection.check(metric, precision, None, None, 0, other.num_rows)
-    found = _Rows(query.num_rows, num_neighbors, with_scores=True)
-    core.knn(
+    request = _Selection.check(metric, precision, None, None, 0, other)
+    found = _Rows(query.num_rows, num_neighbors, True, query.device)
+    status = engine(query.device).knn(
         queries=query.describe(precision),
         base=other.describe(precision),
         query_ids=0,
@@ -246,15 +248,18 @@ def knn(
         **found.arguments(),
     )
     assert found.scores is not None
+    if status is not None:
+        status.check()
     return Neighbors(found.scores, found.neighbors)
 
 
 class _Rows:
-    """Storage of a result, as ``_core`` fills it."""
+    """Storage of a result, as the engines fill it."""
 
-    def __init__(self, num_rows: int, num_neighbors: int, with_scores: bool) -> None:
-        self.neighbors = torch.empty((num_rows, num_neighbors), dtype=torch.int32)
-        self.scores = torch.empty((num_rows, num_neighbors), dtype=torch.float32) if with_scores else None
+    def __init__(self, num_rows: int, num_neighbors: int, with_scores: bool, device: torch.device) -> None:
+        shape = (num_rows, num_neighbors)
+        self.neighbors = torch.empty(shape, dtype=torch.int32, device=device)
+        self.scores = torch.empty(shape, dtype=torch.float32, device=device) if with_scores else None
 
     def arguments(self) -> dict[str, Any]:
         return {
@@ -275,13 +280,13 @@ class _Selection:
 
     @classmethod
     def check(
-        cls, metric: str, precision: str, labels: Any, max_score: float | None, range_min: int, num_nodes: int
+        cls, metric: str, precision: str, labels: Any, max_score: float | None, range_min: int, instances: Matrix
     ) -> _Selection:
         _validate.choice(precision, "precision", _PRECISIONS)
         if labels is not None:
-            labels = as_ids(labels, "labels", -1, 2**63 - 1)
-            if len(labels) != num_nodes:
-                raise ValueError(f"labels: expected one for each of {num_nodes} instances, got {len(labels)}")
+            labels = as_ids(labels, "labels", -1, 2**63 - 1, instances.device)
+            if len(labels) != instances.num_rows:
+                raise ValueError(f"labels: expected one for each of {instances.num_rows} instances, got {len(labels)}")
         return cls(
             _METRICS.index(_validate.choice(metric, "metric", _METRICS)),
             labels,
@@ -303,6 +308,7 @@ def _towers(features: Any, keys: Any) -> tuple[Matrix, Matrix | None]:
     if keys is None:
         return query, None
     key = as_matrix(keys, "keys")
+    require_device(key.device, "keys", query.device)
     if (key.num_rows, key.dim) != (query.num_rows, query.dim):
         raise ValueError(
             f"keys: expected the shape of features, [{query.num_rows}, {query.dim}], got [{key.num_rows}, {key.dim}]"
@@ -310,10 +316,10 @@ def _towers(features: Any, keys: Any) -> tuple[Matrix, Matrix | None]:
     return query, key
 
 
-def _pool(rows: Any, num_nodes: int) -> tuple[torch.Tensor | None, int]:
+def _pool(rows: Any, instances: Matrix) -> tuple[torch.Tensor | None, int]:
     if rows is None:
-        return None, num_nodes
-    pool = as_ids(rows, "rows", 0, num_nodes)
+        return None, instances.num_rows
+    pool = as_ids(rows, "rows", 0, instances.num_rows, instances.device)
     if len(pool) == 0:
         raise ValueError("rows: expected at least one instance, got none")
     require_distinct(pool, "rows")

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from . import _validate
-from ._arrays import address, as_ids, require_distinct
-from ._backend import core, require_cpu
+from ._arrays import address, as_ids, require_device, require_distinct
+from ._backend import engine, require_engine
+from ._cuda_engine import DeviceStatus
 from ._files import atomic_write
 
 __all__ = ["ProximityGraph"]
@@ -27,6 +28,7 @@ class ProximityGraph:
         ids: int64 [R], the instance of each row, or None: row i is instance i.
         num_nodes: number of instances N; ids are below it.
         num_neighbors: K.
+        device: where the tensors are.
 
     Raises:
         TypeError, ValueError: wrong dtype, shape or device. Neighbour ids are checked when the graph is first walked
@@ -48,6 +50,8 @@ class ProximityGraph:
     ) -> None:
         self.neighbors = _checked_table(neighbors, "neighbors", torch.int32)
         self.scores = None if scores is None else _checked_table(scores, "scores", torch.float32)
+        if self.scores is not None:
+            require_device(self.scores.device, "scores", self.device)
         if self.scores is not None and self.scores.shape != self.neighbors.shape:
             raise ValueError(
                 f"scores: expected the shape of neighbors, {list(self.neighbors.shape)}, got {list(self.scores.shape)}"
@@ -61,11 +65,48 @@ class ProximityGraph:
             if self.num_nodes != num_rows:
                 raise ValueError(f"ids: expected the instance of each of {num_rows} rows out of {num_nodes}, got None")
         else:
-            self.ids = as_ids(ids, "ids", 0, self.num_nodes)
+            self.ids = as_ids(ids, "ids", 0, self.num_nodes, self.device)
             if len(self.ids) != num_rows:
                 raise ValueError(f"ids: expected one for each of {num_rows} rows, got {len(self.ids)}")
             require_distinct(self.ids, "ids")
         self._checked: tuple[int, torch.Tensor | None] | None = None  # (version of neighbors, degrees)
+        self._pending: list[DeviceStatus] = []  # what kernels that built or walked it may have found
+
+    @classmethod
+    def from_engine(
+        cls,
+        neighbors: torch.Tensor,
+        scores: torch.Tensor | None,
+        ids: torch.Tensor | None,
+        num_nodes: int,
+        status: DeviceStatus | None,
+    ) -> ProximityGraph:
+        """A graph of arrays that are what they should be, or of which ``status`` will tell. Private."""
+        graph = cls.__new__(cls)
+        graph.neighbors, graph.scores, graph.ids, graph.num_nodes = neighbors, scores, ids, num_nodes
+        graph._checked, graph._pending = None, []
+        graph.add_status(status)
+        return graph
+
+    def check(self) -> None:
+        """Waits for what a CUDA device has been asked to do with the graph; raises what its kernels found.
+
+        That is a ``ValueError`` if the features that it was built from were not finite, or if its ids were no ids when
+        it was walked; on the CPU it has been raised already. :meth:`stats`, :meth:`save`, :meth:`to` and
+        ``sample_batches`` call this.
+        """
+        while self._pending:
+            self._pending[0].check()
+            del self._pending[0]
+
+    def add_status(self, status: DeviceStatus | None) -> None:
+        """What :meth:`check` has to look at. Private."""
+        if status is not None:
+            self._pending.append(status)
+
+    @property
+    def device(self) -> torch.device:
+        return self.neighbors.device
 
     @property
     def num_neighbors(self) -> int:
@@ -81,25 +122,40 @@ class ProximityGraph:
     def degrees(self) -> torch.Tensor:
         """Number of neighbours of each row, int32 [R]. Checks every id: ``ValueError`` if one is out of range."""
         degrees = self._short_degrees()
-        return torch.full((len(self),), self.num_neighbors, dtype=torch.int32) if degrees is None else degrees.clone()
+        self.check()
+        if degrees is not None:
+            return degrees.clone()
+        return torch.full((len(self),), self.num_neighbors, dtype=torch.int32, device=self.device)
 
     def _short_degrees(self) -> torch.Tensor | None:
-        """As degrees(), but None if every row is full, and computed once for each state of ``neighbors``."""
+        """As degrees(), but unchecked on a device, and None if every row is known to be full. Computed once for each
+        state of ``neighbors``."""
         version = None if self.neighbors.is_inference() else self.neighbors._version
         if self._checked is not None and version is not None and self._checked[0] == version:
             return self._checked[1]
-        degrees = torch.empty(len(self), dtype=torch.int32)
+        degrees = torch.empty(len(self), dtype=torch.int32, device=self.device)
         description = (address(self.neighbors), len(self), self.num_neighbors, 0, 0, self.num_nodes)
-        core.row_degrees(graph=description, num_threads=_validate.num_threads(None), degrees=address(degrees))
-        result = None if int(degrees.min()) == self.num_neighbors else degrees
+        status = engine(self.device).row_degrees(
+            graph=description, num_threads=_validate.num_threads(None), degrees=address(degrees)
+        )
+        self.add_status(status)
+        # Whether all rows are full is worth knowing, but not worth waiting for a device.
+        result = None if status is None and int(degrees.min()) == self.num_neighbors else degrees
         if version is not None:
             self._checked = (version, result)
         return result
 
     def to(self, device: torch.device | str) -> ProximityGraph:
         """The graph with its tensors on ``device`` (itself if it is there already)."""
-        require_cpu(torch.device(device), "device")
-        return self
+        device = torch.device(device)
+        require_engine(device, "device")
+        if self.neighbors.to(device) is self.neighbors:
+            return self
+        self.check()
+        moved = (None if part is None else part.to(device) for part in (self.neighbors, self.scores, self.ids))
+        neighbors, scores, ids = moved
+        assert neighbors is not None
+        return self.from_engine(neighbors, scores, ids, self.num_nodes, None)
 
     def stats(self) -> dict[str, float]:
         """num_rows, num_edges, mean_degree, min_degree, isolated_rows, max_in_degree, unreached_rows, mean_score (nan
@@ -123,15 +179,16 @@ class ProximityGraph:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an ``.npz`` archive (no pickle) at exactly ``path``; the file appears complete or not at all."""
+        self.check()
         arrays = {
             "format": np.int64(_FORMAT),
             "num_nodes": np.int64(self.num_nodes),
-            "neighbors": self.neighbors.numpy(),
+            "neighbors": self.neighbors.cpu().numpy(),
         }
         if self.scores is not None:
-            arrays["scores"] = self.scores.numpy()
+            arrays["scores"] = self.scores.cpu().numpy()
         if self.ids is not None:
-            arrays["ids"] = self.ids.numpy()
+            arrays["ids"] = self.ids.cpu().numpy()
         with atomic_write(path) as file:
             np.savez(file, **arrays)
 
@@ -174,7 +231,7 @@ def _checked_table(value: Any, name: str, dtype: torch.dtype) -> torch.Tensor:
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
     if value.dtype != dtype:
         raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
-    require_cpu(value.device, name)
+    require_engine(value.device, name)
     if value.ndim != 2 or len(value) == 0:
         raise ValueError(f"{name}: expected shape [R, K] with R >= 1, got {list(value.shape)}")
     return value.contiguous()

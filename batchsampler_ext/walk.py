@@ -8,7 +8,7 @@ import torch
 
 from . import _validate
 from ._arrays import address
-from ._backend import core
+from ._backend import engine
 from ._graph_view import GraphView
 
 __all__ = ["Walks", "random_walk_with_restart"]
@@ -47,8 +47,8 @@ def random_walk_with_restart(
     """Collects the first ``batch_size`` distinct nodes of a random walk with restart from each root.
 
     Args:
-        graph: :class:`ProximityGraph`, or int32 [N, K] neighbours on the CPU (a valid prefix a row, then -1).
-        roots: int [R], instance ids that have a row in the graph.
+        graph: :class:`ProximityGraph`, or int32 [N, K] neighbours (a valid prefix a row, then -1).
+        roots: int [R], instance ids that have a row in the graph; on its device.
         batch_size: B, at least 1.
         restart_prob: alpha in [0, 1), the probability of returning to the root before a step.
         seed, epoch, first_walk: walk w of this call is walk ``first_walk + w`` of the epoch: an epoch may be computed
@@ -56,8 +56,8 @@ def random_walk_with_restart(
         num_threads: default ``torch.get_num_threads()``. The result does not depend on it.
 
     Returns:
-        :class:`Walks` on the CPU. Every walk ends: a root whose neighbourhood is exhausted is replaced by a random node
-        (teleport), and after a bounded number of segments the rest of the batch is filled at random.
+        :class:`Walks` on the graph's device. Every walk ends: a root whose neighbourhood is exhausted is replaced by a
+        random node (teleport), and after a bounded number of segments the rest of the batch is filled at random.
 
     Raises:
         TypeError, ValueError: a bad argument, named; an id out of range; a -1 before a neighbour.
@@ -76,7 +76,7 @@ def random_walk_with_restart(
     return run_walks(
         view,
         rows,
-        torch.arange(first_walk, first_walk + len(rows)),
+        torch.arange(first_walk, first_walk + len(rows), device=rows.device),
         check_batch_size(batch_size),
         threshold=_validate.restart_threshold(restart_prob),
         strategy="rwr",
@@ -104,9 +104,10 @@ def run_walks(
 ) -> Walks:
     """Checked arguments in, walks in instance ids out. root_rows, walk_ids: int64 [R]."""
     num_walks = len(root_rows)
-    nodes = torch.empty((num_walks, batch_size), dtype=torch.int32)
-    counts = torch.zeros((4, num_walks), dtype=torch.int64)
-    core.walk_batches(
+    device = view.graph.device
+    nodes = torch.empty((num_walks, batch_size), dtype=torch.int32, device=device)
+    counts = torch.zeros((4, num_walks), dtype=torch.int64, device=device)
+    status = engine(device).walk_batches(
         graph=view.description,
         strategy=_STRATEGY_CODES[strategy],
         roots=address(root_rows),
@@ -120,4 +121,5 @@ def run_walks(
         nodes=address(nodes),
         counts=address(counts),
     )
+    view.graph.add_status(status)
     return Walks(view.ids(nodes), *counts)

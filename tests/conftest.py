@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import pytest
+import torch
 
+from batchsampler_ext import _backend
 from batchsampler_ext._backend import core
+from batchsampler_ext._cuda_engine import CudaEngine
 
 
 @pytest.fixture(params=core.supported_isas())
@@ -17,6 +22,44 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     core.use_isa(request.param)
     yield request.param
     core.use_isa(before)
+
+
+@pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.needs_cuda)])
+def device_engine(request: pytest.FixtureRequest) -> Callable[[], AbstractContextManager[torch.device]]:
+    """``with device_engine() as device``: tensors on that device are computed on by the CUDA engine.
+
+    Either on a GPU, or emulated: then the device is the CPU, and the context takes the CPU engine's place.
+    """
+    if request.param == "cuda":
+        return cuda_device
+    pytest.importorskip("batchsampler_ext._cuda_emulated", reason="built without BSE_EMULATED_CUDA")
+    return emulated_device
+
+
+@contextmanager
+def cuda_device() -> Iterator[torch.device]:
+    yield torch.device("cuda", torch.cuda.current_device())
+
+
+@contextmanager
+def emulated_device() -> Iterator[torch.device]:
+    from batchsampler_ext import _cuda_emulated
+
+    before = _backend._engines["cpu"]
+    _backend._engines["cpu"] = lambda device: CudaEngine(_cuda_emulated, device)
+    try:
+        yield torch.device("cpu")
+    finally:
+        _backend._engines["cpu"] = before
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests that need a GPU are skipped without one, unless BSE_REQUIRE_CUDA=1: then that is a failure."""
+    if item.get_closest_marker("needs_cuda") is None or torch.cuda.is_available():
+        return
+    if os.environ.get("BSE_REQUIRE_CUDA") == "1":
+        pytest.fail("BSE_REQUIRE_CUDA=1, but torch finds no CUDA device")
+    pytest.skip("needs a CUDA device")
 
 
 @pytest.fixture

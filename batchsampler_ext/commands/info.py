@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from .. import __version__
-from .._backend import core
+from .._backend import core, cuda_load_error, cuda_module
+from .._cuda_binary import architectures
 
 
 def add_parser(commands: Any) -> None:
@@ -23,7 +24,15 @@ def run(_: argparse.Namespace) -> None:
         "threads": torch.get_num_threads(),
         "instruction set": core.isa(),
         "supported": ", ".join(core.supported_isas()),
-        "CUDA engine": "not in this build",
+        "CUDA engine": cuda_engine(),
+        "CUDA device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch finds",
     }
     for name, value in lines.items():
         print(f"{name:<18}{value}")
+
+
+def cuda_engine() -> str:
+    """The architectures that the built module holds code for, or why there is none."""
+    if cuda_module is None:
+        return f"none: {cuda_load_error}"
+    return ", ".join(architectures(cuda_module.__file__))

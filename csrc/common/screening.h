@@ -32,6 +32,11 @@ BSE_HOST_DEVICE inline double screening_error(int64_t dim) {
   return 1.02 * (gamma_chain + gamma_dot) + 0x1p-22;
 }
 
+// Of cosines screened by tensor cores. They align the products of a step, and what is accumulated so far, to the
+// largest and drop what lies below (Fasi, Higham, Mikaitis, Pranesh: Numerical behavior of NVIDIA tensor cores, PeerJ
+// CS 2021): a truncation for each product and step, each within 2 u of the sum of |a_k b_k|; 4 d u has room for both.
+BSE_HOST_DEVICE inline double tensor_core_screening_error(int64_t dim) { return 2.0 * screening_error(dim); }
+
 // Of cosines screened by the dot products of near unit rows. residual: the largest |y - y'|, at most 2^-7
 BSE_HOST_DEVICE inline double near_screening_error(int64_t dim, double query_residual, double base_residual) {
   const double residuals = query_residual + base_residual + query_residual * base_residual;

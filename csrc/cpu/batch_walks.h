@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "../common/partition_rules.h"
 #include "graph_view.h"
 
 namespace bse {
@@ -34,9 +35,6 @@ struct WalkResult {
 // Canonical walks (csrc/common/walk.h) or the other strategies, one batch each.
 void walk_batches(const WalkRequest& request, const WalkResult& result, Monitor& monitor);
 
-// How linked the batches of a partition are to be, compared with walks; partition.cpp, step 6.
-enum class Hardness : int { kSoft = 0, kDefault = 1, kHard = 2 };
-
 struct PartitionRequest {
   GraphView graph;
   int64_t batch_size = 0;
@@ -48,8 +46,9 @@ struct PartitionRequest {
   int num_threads = 1;
 };
 
-// Every row in exactly one batch; partition.cpp says how. nodes: [R], or [R - R mod batch_size] with drop_last: the
-// full batches one after the other, then the ragged one. Returns the number of rows that were filled in at random.
+// Every row in exactly one batch; csrc/common/partition_schedule.h says how. nodes: [R], or [R - R mod batch_size] with
+// drop_last: the full batches one after the other, then the ragged one. Returns the number of rows that were filled in
+// at random.
 int64_t partition_epoch(const PartitionRequest& request, int32_t* nodes, Monitor& monitor);
 
 }  // namespace bse

@@ -1,34 +1,13 @@
-// How linked a mini-batch is: the share of its members' out-neighbours that are members too.
-//
-// A measure of hardness that needs no features. Integers: the result decides what a partition does, on every machine.
+// How linked independent walks are (csrc/common/link_share.h).
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "../common/link_share.h"
 #include "batch_walks.h"
 
 namespace bse {
-
-class LinkShare {
- public:
-  static constexpr int64_t kWhole = int64_t{1} << 20;  // a share of one
-
-  void add(uint32_t num_linked, uint32_t num_asked) {
-    num_linked_ += num_linked;
-    num_asked_ += num_asked;
-  }
-
-  // In units of 1 / kWhole, beyond that of a batch drawn at random; 0 if it is not.
-  int64_t beyond_random(int64_t batch_size, int64_t num_rows) const {
-    if (num_asked_ == 0) return 0;
-    const int64_t share = kWhole * num_linked_ / num_asked_ - kWhole * batch_size / num_rows;
-    return share > 0 ? share : 0;
-  }
-
- private:
-  int64_t num_linked_ = 0, num_asked_ = 0;
-};
 
 // Of independent walks from the first rows of `order`, measured at some of their members.
 LinkShare walk_link_share(const PartitionRequest& request, const std::vector<uint32_t>& order, Monitor& monitor);

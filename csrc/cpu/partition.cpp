@@ -1,33 +1,14 @@
-// Partition epochs: every row in exactly one batch, and no batch left random.
-//
-// Walking over what is still unclaimed starts hard and ends random. Here short walks seed every batch at once, and
-// batches then grow by capacity-limited votes of out-neighbours:
-//   1. seeds     each batch walks with restart from its root until it has kSeedSize unassigned rows or
-//                kMaxFruitless steps in vain; a row claimed twice goes to the smaller (rank in the walk, hash, batch)
-//   2. votes     each unassigned row asks its out-neighbours (kMaxVotes consecutive ones at most; kFewVotes if it found
-//                no batch when it asked last) and proposes to the batch with room that most of them are in; each batch
-//                takes its best proposals up to its room, which widens over kNumGrowthRounds rounds from kSeedSize to
-//                all places; until a round brings little
-//   3. dissolve  twice, the emptiest batches are emptied and rooted anew among the unassigned; 1 and 2 again
-//   4. teleport  while more than R / 500 rows are left, the emptiest open batches seed and grow from new roots
-//   5. fill      what is left, in hash order
-//   6. adjust    to a goal for the link share: the share of a row's neighbours that are in its batch. Independent walks
-//                on the same graph say what it should be. While it is lower, batches harden: of a random quarter,
-//                those rows leave that have more neighbours in another batch; they vote again, and who finds no room
-//                goes back. While it is higher, batches soften: a random eighth leaves and asks kSoftVotes neighbours.
-//                Where a few hubs are in everybody's list (raw pixels, sentences) a single vote says little, and
-//                hardening is what makes batches hard; on small or tight graphs, votes are harder than walks.
-// Then the full batches are put into hash order. Integers and hashes of (seed, epoch, stage, row) only; each round
-// reads the state at its start: the result does not depend on threads. O(R) memory, O(R K) a round. Oracle:
-// batchsampler_ext/reference_partition.py.
+// Partition epochs on the CPU: the engine behind the schedule of csrc/common/partition_schedule.h, which says what is
+// computed. Rows are asked in parallel; all decisions of a round read the state at its start. Proposals are counted
+// into batches and each batch selects its best. O(R) memory, O(R K) a round.
 
 #include <algorithm>
 #include <numeric>
 #include <vector>
 
 #include "../common/hash.h"
+#include "../common/partition_schedule.h"
 #include "../common/permutation.h"
-#include "../common/walk.h"
 #include "batch_walks.h"
 #include "link_share.h"
 #include "vote_tally.h"
@@ -36,21 +17,7 @@ namespace bse {
 
 namespace {
 
-constexpr uint32_t kSeedSize = 4, kMaxFruitless = 64;
-constexpr uint32_t kMaxVotes = VoteTally::kMaxVotes, kFewVotes = 16, kSoftVotes = 2;
-constexpr uint32_t kNumVoteRounds = 12, kNumGrowthRounds = 4, kNumDissolves = 2;
-constexpr uint32_t kNumTeleports = 32, kNumTeleportRounds = 6, kNumAdjustRounds = 6;
-constexpr uint32_t kMaxHardenings = 2, kMaxSoftenings = 24;
-constexpr int64_t kHardlyLinked = LinkShare::kWhole / 10;
-constexpr int64_t kFewProposals = 32;  // a round in which fewer than one row of these proposes brings little
-constexpr uint32_t kHardenMask = 3, kSoftenMask = 7;  // a row takes part if these bits of its hash are 0
-constexpr int64_t kNumMeasured = 4096;                // rows that the link share is measured at
-
-// Which hash of a stage; stages are numbered in the order they run in.
-constexpr uint32_t kPickRows = 0, kClaim = 1, kFill = 2, kOrder = 3, kFirstRound = 4;
-constexpr uint32_t kFillStage = 1 + kNumDissolves + kNumTeleports;
-
-constexpr int32_t kUnassigned = -1, kLeftOut = -2;
+using namespace partition_rules;
 
 // Rows that one thread takes at a time. Fewer are not worth waking another one, at about 20 phases a partition.
 constexpr int64_t kGrain = 4096;
@@ -60,7 +27,11 @@ constexpr int64_t kAhead = 4;
 class Partition {
  public:
   Partition(const PartitionRequest& request, Monitor& monitor)
-      : request_(request), graph_(request.graph), monitor_(monitor), team_(request.num_threads, monitor) {
+      : request_(request),
+        graph_(request.graph),
+        sizes_(graph_.num_rows, request.batch_size, request.drop_last),
+        monitor_(monitor),
+        team_(request.num_threads, monitor) {
     const int64_t num_rows = graph_.num_rows;
     order_.resize(static_cast<size_t>(num_rows));
     const KeyedPermutation permutation(static_cast<uint32_t>(num_rows), request.seed, Purpose::kRootOrder,
@@ -68,50 +39,28 @@ class Partition {
     team_.for_ranges(num_rows, kGrain, [&](int64_t begin, int64_t end, Worker&) {
       for (int64_t i = begin; i < end; ++i) order_[i] = permutation(static_cast<uint32_t>(i));
     });
-    num_assigned_ = num_rows - (request.drop_last ? num_rows % request.batch_size : 0);
     owner_.assign(static_cast<size_t>(num_rows), kUnassigned);
-    for (int64_t i = num_assigned_; i < num_rows; ++i) owner_[order_[i]] = kLeftOut;
-    for (int64_t first = 0; first < num_assigned_; first += request.batch_size) {
-      free_.push_back(std::min(request.batch_size, num_assigned_ - first));
-    }
-    capacity_ = room_ = free_;
+    for (int64_t i = sizes_.num_assigned; i < num_rows; ++i) owner_[order_[i]] = kLeftOut;
+    for (int64_t batch = 0; batch < sizes_.num_batches; ++batch) free_.push_back(sizes_.capacity(batch));
+    room_ = free_;
     filled_.assign(static_cast<size_t>(num_rows), 0);
     is_stranded_.assign(static_cast<size_t>(num_rows), 0);
+    former_.assign(static_cast<size_t>(num_rows), kUnassigned);
     tallies_.assign(static_cast<size_t>(team_.num_threads()), VoteTally(free_.size()));
     refresh_unassigned();
   }
 
   int64_t run(int32_t* nodes) {
-    const auto num_batches = static_cast<int64_t>(free_.size());
-    std::vector<int64_t> all_batches(free_.size());
-    std::iota(all_batches.begin(), all_batches.end(), 0);
-    grow(all_batches, {order_.begin(), order_.begin() + num_batches}, 0, kNumVoteRounds);
-
-    uint32_t stage = 1;
-    for (; stage < 1 + kNumDissolves; ++stage) {
-      const auto num_stuck = static_cast<int64_t>(unassigned_.size());
-      if (num_stuck == 0) continue;
-      const std::vector<int64_t> batches = emptiest(all_batches, std::max<int64_t>(1, num_stuck / request_.batch_size));
-      dissolve(batches);
-      grow(batches, pick_roots(static_cast<int64_t>(batches.size()), stage), stage, kNumVoteRounds);
-    }
-    for (; stage < kFillStage; ++stage) {
-      const auto num_stuck = static_cast<int64_t>(unassigned_.size());
-      if (num_stuck * 500 <= num_assigned_) break;
-      std::vector<int64_t> open;
-      std::copy_if(all_batches.begin(), all_batches.end(), std::back_inserter(open),
-                   [this](int64_t b) { return free_[b] > 0; });
-      const std::vector<int64_t> batches = emptiest(std::move(open), std::max<int64_t>(1, num_stuck / 8));
-      grow(batches, pick_roots(static_cast<int64_t>(batches.size()), stage), stage, kNumTeleportRounds);
-      if ((num_stuck - static_cast<int64_t>(unassigned_.size())) * 50 < num_stuck) break;
-    }
-    fill(stage = kFillStage);
-    adjust(stage);
+    PartitionSchedule<Partition>(*this, sizes_, request_.hardness).run();
     write(nodes);
     return std::count(filled_.begin(), filled_.end(), 1);
   }
 
  private:
+  friend class PartitionSchedule<Partition>;
+
+  int64_t num_unassigned() const { return static_cast<int64_t>(unassigned_.size()); }
+
   uint64_t key(uint32_t stage, uint32_t index) const {
     return hash_key(request_.seed, Purpose::kPartitionHash, request_.epoch, stage, index);
   }
@@ -121,6 +70,12 @@ class Partition {
     for (size_t row = 0; row < owner_.size(); ++row) {
       if (owner_[row] == kUnassigned) unassigned_.push_back(static_cast<uint32_t>(row));
     }
+  }
+
+  std::vector<int64_t> all_batches() const {
+    std::vector<int64_t> batches(free_.size());
+    std::iota(batches.begin(), batches.end(), 0);
+    return batches;
   }
 
   // The `count` batches with the most free places, ties by lower number.
@@ -135,7 +90,7 @@ class Partition {
     std::vector<char> dissolved(free_.size(), 0);
     for (const int64_t batch : batches) {
       dissolved[batch] = 1;
-      free_[batch] = capacity_[batch];
+      free_[batch] = sizes_.capacity(batch);
     }
     for (int32_t& owner : owner_) {
       if (owner >= 0 && dissolved[owner]) owner = kUnassigned;
@@ -158,24 +113,24 @@ class Partition {
     return roots;
   }
 
-  void grow(const std::vector<int64_t>& batches, const std::vector<uint32_t>& roots, uint32_t stage,
-            uint32_t num_rounds) {
-    seed_batches(batches, roots, stage);
-    for (uint32_t round = 0; round < num_rounds; ++round) {
-      const bool is_growing = round + 1 < kNumGrowthRounds;
-      for (size_t batch = 0; batch < free_.size(); ++batch) {
-        const int64_t size = capacity_[batch] - free_[batch];
-        const int64_t widening = std::max<int64_t>(0, capacity_[batch] - kSeedSize);
-        const int64_t target = kSeedSize + widening * (round + 1) / kNumGrowthRounds;
-        room_[batch] = is_growing ? std::min(free_[batch], std::max<int64_t>(0, target - size)) : free_[batch];
-      }
-      if (!vote_round(key(stage, kFirstRound + round), kMaxVotes) && !is_growing) break;
-    }
+  // --- seeds -------------------------------------------------------------------------------------------------------
+  void seed_all() { seed_batches(all_batches(), {order_.begin(), order_.begin() + sizes_.num_batches}, 0); }
+
+  void seed_dissolved(int64_t num_batches, uint32_t stage) {
+    const std::vector<int64_t> batches = emptiest(all_batches(), num_batches);
+    dissolve(batches);
+    seed_batches(batches, pick_roots(static_cast<int64_t>(batches.size()), stage), stage);
   }
 
-  // --- seeds -------------------------------------------------------------------------------------------------------
+  void seed_open(int64_t num_batches, uint32_t stage) {
+    std::vector<int64_t> open = all_batches();
+    open.erase(std::remove_if(open.begin(), open.end(), [this](int64_t b) { return free_[b] == 0; }), open.end());
+    const std::vector<int64_t> batches = emptiest(std::move(open), num_batches);
+    seed_batches(batches, pick_roots(static_cast<int64_t>(batches.size()), stage), stage);
+  }
+
   struct Claim {
-    uint64_t rank;  // position in the walk << 56 | 24 bits of hash << 32 | batch
+    uint64_t rank;
     uint32_t row;
   };
 
@@ -185,20 +140,19 @@ class Partition {
     std::vector<uint32_t> num_walked(batches.size());
     team_.for_ranges(static_cast<int64_t>(batches.size()), 32, [&](int64_t begin, int64_t end, Worker& worker) {
       for (int64_t i = begin; i < end && !worker.should_stop(); ++i) {
-        num_walked[i] = seed_walk(static_cast<uint32_t>(batches[i]), roots[i], stage, &walked[i * kSeedSize]);
+        num_walked[i] = walk_from(roots[i], static_cast<uint32_t>(batches[i]), stage, &walked[i * kSeedSize]);
       }
     });
     std::vector<Claim> claims;
     for (size_t i = 0; i < batches.size(); ++i) {
-      for (uint32_t rank = 0; rank < num_walked[i]; ++rank) {
-        const uint32_t row = walked[i * kSeedSize + rank];
-        const uint64_t hash = keyed_hash(claim_key, uint64_t{row} << 32 | static_cast<uint64_t>(batches[i]));
-        claims.push_back({uint64_t{rank} << 56 | hash >> 40 << 32 | static_cast<uint64_t>(batches[i]), row});
+      for (uint32_t position = 0; position < num_walked[i]; ++position) {
+        const uint32_t row = walked[i * kSeedSize + position];
+        claims.push_back({seed_claim(claim_key, position, row, static_cast<uint32_t>(batches[i])), row});
       }
     }
     std::sort(claims.begin(), claims.end(), [](const Claim& a, const Claim& b) { return a.rank < b.rank; });
     for (const Claim& claim : claims) {  // the smallest rank comes first and takes the row
-      const auto batch = static_cast<int32_t>(claim.rank & 0xFFFFFFFFu);
+      const int32_t batch = claiming_batch(claim.rank);
       if (owner_[claim.row] == kUnassigned) {
         owner_[claim.row] = batch;
         --free_[batch];
@@ -207,37 +161,28 @@ class Partition {
     drop_assigned();
   }
 
-  // Unassigned rows in the order a walk with restart meets them, the root first.
-  uint32_t seed_walk(uint32_t batch, uint32_t root, uint32_t stage, uint32_t* found) const {
-    SegmentWords words(request_.seed, Purpose::kPartitionWalk, request_.epoch, batch, stage);
+  uint32_t walk_from(uint32_t root, uint32_t batch, uint32_t stage, uint32_t* found) const {
+    const SegmentWords words(request_.seed, Purpose::kPartitionWalk, request_.epoch, batch, stage);
     const auto limit = static_cast<uint32_t>(std::min<int64_t>(kSeedSize, free_[batch]));
-    uint32_t num_found = 1, row = root, num_fruitless = 0;
-    found[0] = root;
-    for (uint32_t step = 0; num_found < limit && num_fruitless < kMaxFruitless; ++step) {
-      words.load(step);
-      if (words.restart_word() < request_.restart_threshold || graph_.degree(row) == 0) row = root;
-      ++num_fruitless;
-      const uint32_t degree = graph_.degree(row);
-      if (degree == 0) continue;
-      row = graph_.neighbor_row(row, mulhi(words.neighbor_word(), degree));
-      if (owner_[row] == kUnassigned && std::find(found, found + num_found, row) == found + num_found) {
-        found[num_found++] = row;
-        num_fruitless = 0;
-      }
-    }
-    return num_found;
+    return seed_walk(
+        words, root, limit, request_.restart_threshold, [this](uint32_t row) { return graph_.degree(row); },
+        [this](uint32_t row, uint32_t i) { return graph_.neighbor_row(row, i); },
+        [this](uint32_t row) { return owner_[row] == kUnassigned; }, found);
   }
 
   // --- votes -------------------------------------------------------------------------------------------------------
   struct Proposal {
-    uint64_t rank;  // (kMaxVotes - votes) << 56 | hash: a smaller rank is a better proposal
+    uint64_t rank;
     uint32_t row;
     int32_t batch;  // or kUnassigned
   };
 
-  // False if few rows had a batch to propose to.
-  bool vote_round(uint64_t round_key, uint32_t max_votes) {
-    const auto num_rows = static_cast<int64_t>(unassigned_.size());
+  void vote(uint32_t stage, uint32_t round, bool is_growing, uint32_t max_votes) {
+    const uint64_t round_key = key(stage, kFirstRound + round);
+    const int64_t num_rows = num_unassigned();
+    for (size_t batch = 0; batch < free_.size(); ++batch) {
+      room_[batch] = is_growing ? room_in_round(sizes_.capacity(batch), free_[batch], round) : free_[batch];
+    }
     proposals_.resize(unassigned_.size());
     team_.for_ranges(num_rows, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
       VoteTally& tally = tallies_[static_cast<size_t>(worker.index())];
@@ -254,7 +199,8 @@ class Partition {
     }
     std::partial_sum(first.begin(), first.end(), first.begin());
     const int64_t num_proposals = first.back();
-    if (num_proposals == 0) return false;
+    brought_much_ = num_proposals * kFewProposals > num_rows;
+    if (num_proposals == 0) return;
     by_batch_.resize(static_cast<size_t>(num_proposals));
     std::vector<int64_t> next(first.begin(), first.end() - 1);
     for (const Proposal& proposal : proposals_) {
@@ -273,14 +219,16 @@ class Partition {
       }
     });
     drop_assigned();
-    return num_proposals * kFewProposals > num_rows;
   }
+
+  // False if few rows had a batch to propose to.
+  bool last_vote_brought_much() const { return brought_much_; }
 
   // The batch with room that most neighbours are in, ties by hash.
   Proposal propose(uint32_t row, uint64_t round_key, uint32_t max_votes, VoteTally& tally) {
     const uint64_t row_hash = keyed_hash(round_key, row);
     tally.count(graph_, owner_.data(), row, static_cast<uint32_t>(row_hash >> 32),
-                is_stranded_[row] ? std::min(kFewVotes, max_votes) : max_votes);
+                num_votes(is_stranded_[row], max_votes));
     uint32_t best_count = 0;
     for (const int32_t batch : tally) best_count = std::max(best_count, room_[batch] == 0 ? 0 : tally.votes(batch));
     is_stranded_[row] = best_count == 0;
@@ -289,41 +237,25 @@ class Partition {
     uint64_t best_hash = 0;
     for (const int32_t batch : tally) {
       if (tally.votes(batch) != best_count || room_[batch] == 0) continue;
-      const uint64_t hash = keyed_hash(row_hash, static_cast<uint64_t>(batch));
+      const uint64_t hash = choice_hash(row_hash, batch);
       if (best == kUnassigned || hash > best_hash) {
         best = batch;
         best_hash = hash;
       }
     }
-    const uint64_t rank = uint64_t{kMaxVotes - best_count} << 56 | keyed_hash(row_hash, ~uint64_t{0}) >> 8;
-    return {rank, row, best};
+    return {proposal_rank(row_hash, best_count), row, best};
   }
 
   // --- adjusting ---------------------------------------------------------------------------------------------------
-  void adjust(uint32_t stage) {
-    if (free_.size() < 2) return;
-    const bool is_hard = request_.hardness == Hardness::kHard;
-    const int64_t goal = is_hard ? LinkShare::kWhole : link_goal();
-    for (uint32_t pass = 0; pass < kMaxHardenings && link_share() < goal; ++pass) harden(++stage);
-    if (is_hard) {  // more of it makes batches harder only where their members are hardly linked
-      for (uint32_t pass = 0; pass < kMaxHardenings && link_share() < kHardlyLinked; ++pass) harden(++stage);
-    }
-    for (uint32_t pass = 0; pass < kMaxSoftenings && link_share() > goal; ++pass) soften(++stage);
-  }
-
-  // A little more than three quarters of what walks have: their share says less where they dwell on hubs (kNN graphs),
-  // and where members are hardly linked (few neighbours of many candidates) a partition needs more links to be as hard.
   int64_t link_goal() {
     const LinkShare walks = walk_link_share(request_, order_, monitor_);
-    const int64_t share = walks.beyond_random(request_.batch_size, graph_.num_rows);
-    const int64_t goal = share * 3 / 4 + LinkShare::kWhole / 50;
-    return request_.hardness == Hardness::kSoft ? goal / 2 : goal;
+    return partition_rules::link_goal(walks.beyond_random(request_.batch_size, graph_.num_rows), request_.hardness);
   }
 
   int64_t link_share() {
     LinkShare share;
     VoteTally& tally = tallies_[0];
-    for (int64_t i = std::max<int64_t>(0, num_assigned_ - kNumMeasured); i < num_assigned_; ++i) {
+    for (int64_t i = std::max<int64_t>(0, sizes_.num_assigned - kNumMeasured); i < sizes_.num_assigned; ++i) {
       const uint32_t row = order_[i];  // not the first ones: many of them are roots
       tally.count(graph_, owner_.data(), row, 0, kMaxVotes);
       share.add(tally.votes(owner_[row]), std::min(kMaxVotes, graph_.degree(row)));
@@ -331,20 +263,22 @@ class Partition {
     return share.beyond_random(request_.batch_size, graph_.num_rows);
   }
 
-  void harden(uint32_t stage) {
-    move_rows(stage, kHardenMask, kMaxVotes, [this](uint32_t row, uint64_t row_hash, VoteTally& tally) {
+  // Of a random share, those who have more neighbours in another batch.
+  void leave_for_another(uint32_t stage) {
+    leave_if(stage, kHardenMask, [this](uint32_t row, uint64_t row_hash, VoteTally& tally) {
       tally.count(graph_, owner_.data(), row, static_cast<uint32_t>(row_hash >> 32), kMaxVotes);
       const uint32_t own_count = tally.votes(owner_[row]);
       return std::any_of(tally.begin(), tally.end(), [&](int32_t batch) { return tally.votes(batch) > own_count; });
     });
   }
 
-  void soften(uint32_t stage) {
-    move_rows(stage, kSoftenMask, kSoftVotes, [](uint32_t, uint64_t, VoteTally&) { return true; });
+  // Of a random share, all.
+  void leave(uint32_t stage) {
+    leave_if(stage, kSoftenMask, [](uint32_t, uint64_t, VoteTally&) { return true; });
   }
 
   template <class Leaves>
-  void move_rows(uint32_t stage, uint64_t mask, uint32_t max_votes, const Leaves& leaves) {
+  void leave_if(uint32_t stage, uint64_t mask, const Leaves& leaves) {
     const uint64_t stage_key = key(stage, kPickRows);
     std::vector<uint32_t> picked;
     for (uint32_t row = 0; row < owner_.size(); ++row) {
@@ -359,25 +293,25 @@ class Partition {
         is_leaving[i] = leaves(picked[i], keyed_hash(stage_key, picked[i]), tally);
       }
     });
-    const std::vector<int32_t> former = owner_;
     for (size_t i = 0; i < picked.size(); ++i) {
+      const uint32_t row = picked[i];
       if (!is_leaving[i]) continue;
-      ++free_[former[picked[i]]];
-      owner_[picked[i]] = kUnassigned;
-      unassigned_.push_back(picked[i]);
+      former_[row] = owner_[row];
+      ++free_[former_[row]];
+      owner_[row] = kUnassigned;
+      unassigned_.push_back(row);
     }
-    for (uint32_t round = 0; round < kNumAdjustRounds; ++round) {
-      room_ = free_;
-      if (!vote_round(key(stage, kFirstRound + round), max_votes)) break;
-    }
-    for (const uint32_t row : unassigned_) {  // no room anywhere better: back home while there is some
-      if (free_[former[row]] > 0) {
-        owner_[row] = former[row];
-        --free_[former[row]];
+  }
+
+  // Who found no room anywhere better goes back home while there is some, lower rows first.
+  void go_back() {
+    for (const uint32_t row : unassigned_) {
+      if (free_[former_[row]] > 0) {
+        owner_[row] = former_[row];
+        --free_[former_[row]];
       }
     }
     drop_assigned();
-    fill(stage);
   }
 
   void drop_assigned() {
@@ -400,7 +334,7 @@ class Partition {
   }
 
   void write(int32_t* nodes) const {
-    const int64_t num_full = num_assigned_ / request_.batch_size;
+    const int64_t num_full = sizes_.num_full();
     std::vector<std::pair<uint64_t, int64_t>> shuffled(static_cast<size_t>(num_full));
     const uint64_t order_key = key(kFillStage, kOrder);
     for (int64_t batch = 0; batch < num_full; ++batch) {
@@ -417,19 +351,20 @@ class Partition {
 
   const PartitionRequest& request_;
   const GraphView graph_;
+  const PartitionSizes sizes_;
   Monitor& monitor_;
   ThreadTeam team_;
-  int64_t num_assigned_ = 0;
   std::vector<uint32_t> order_;       // [R] keyed permutation: roots first, rows left out by drop_last at the end
   std::vector<int32_t> owner_;        // [R] batch, kUnassigned or kLeftOut
-  std::vector<int64_t> capacity_;     // [num_batches]
   std::vector<int64_t> free_;         // [num_batches] places left
   std::vector<int64_t> room_;         // [num_batches] places to give away in this round
   std::vector<uint32_t> unassigned_;  // rows, ascending
+  std::vector<int32_t> former_;       // [R] batch that a row left last
   std::vector<char> filled_;          // [R] 1 if the row is where it is at random
   std::vector<char> is_stranded_;     // [R] 1 if the row found no batch when it asked last
   std::vector<VoteTally> tallies_;    // [num_threads]
-  std::vector<Proposal> proposals_;   // of a round; kept for their memory
+  bool brought_much_ = false;
+  std::vector<Proposal> proposals_;                      // of a round; kept for their memory
   std::vector<std::pair<uint64_t, uint32_t>> by_batch_;  // rank, row; the same
 };
 

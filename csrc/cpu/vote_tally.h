@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "../common/partition_rules.h"
 #include "../common/random_stream.h"
 #include "graph_view.h"
 
@@ -14,7 +15,7 @@ namespace bse {
 // random; owners are read in a loop of their own, so that their cache misses overlap.
 class VoteTally {
  public:
-  static constexpr uint32_t kMaxVotes = 128;
+  static constexpr uint32_t kMaxVotes = partition_rules::kMaxVotes;
 
   explicit VoteTally(size_t num_batches) : count_(num_batches, 0) {}
 

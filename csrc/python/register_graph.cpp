@@ -28,16 +28,16 @@ void core_proximity_graph(const py::tuple& features, const py::object& keys, uin
                           const py::object& previous, uintptr_t pool_row_of, int num_threads, int64_t max_memory,
                           const py::object& progress, uintptr_t neighbors, uintptr_t scores) {
   ProximityGraphRequest request;
-  request.features = matrix_view(features);
+  request.features = matrix_view<MatrixView>(features);
   request.two_towers = !keys.is_none();
-  request.keys = request.two_towers ? matrix_view(keys.cast<py::tuple>()) : request.features;
+  request.keys = request.two_towers ? matrix_view<MatrixView>(keys.cast<py::tuple>()) : request.features;
   request.rows = pointer<const int64_t>(rows);
   request.num_rows = num_rows;
   request.num_candidates = num_candidates;
   request.rows_per_draw = rows_per_draw;
   request.selection = make_selection(metric, num_neighbors, range_min, labels, max_score, sort);
   request.seed = seed;
-  if (!previous.is_none()) request.previous = graph_view(previous.cast<py::tuple>());
+  if (!previous.is_none()) request.previous = graph_view<GraphView>(previous.cast<py::tuple>());
   request.pool_row_of = pointer<const int32_t>(pool_row_of);
   request.num_threads = num_threads;
   request.max_memory_bytes = max_memory;
@@ -55,9 +55,9 @@ void core_knn(const py::tuple& queries, const py::object& base, uintptr_t query_
               uintptr_t labels, const py::object& max_score, int64_t range_min, int num_threads, int64_t max_memory,
               const py::object& progress, uintptr_t neighbors, uintptr_t scores) {
   KnnRequest request;
-  request.queries = matrix_view(queries);
+  request.queries = matrix_view<MatrixView>(queries);
   request.separate_base = !base.is_none();
-  request.base = request.separate_base ? matrix_view(base.cast<py::tuple>()) : request.queries;
+  request.base = request.separate_base ? matrix_view<MatrixView>(base.cast<py::tuple>()) : request.queries;
   request.query_ids = pointer<const int64_t>(query_ids);
   request.num_queries = num_queries;
   request.base_ids = pointer<const int64_t>(base_ids);

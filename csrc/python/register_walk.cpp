@@ -10,7 +10,7 @@ namespace bse {
 namespace {
 
 void core_row_degrees(const py::tuple& graph, int num_threads, uintptr_t degrees) {
-  const GraphView view = graph_view(graph);
+  const GraphView view = graph_view<GraphView>(graph);
   PythonMonitor monitor(py::none(), view.num_rows);
   monitor.run([&] {
     ThreadTeam team(num_threads, monitor);
@@ -22,7 +22,7 @@ void core_walk_batches(const py::tuple& graph, int strategy, uintptr_t roots, ui
                        int64_t batch_size, uint32_t restart_threshold, uint64_t seed, uint32_t epoch, int num_threads,
                        uintptr_t nodes, uintptr_t counts) {
   WalkRequest request;
-  request.graph = graph_view(graph);
+  request.graph = graph_view<GraphView>(graph);
   require(strategy >= 0 && strategy <= 4, "a strategy code from 0 to 4");
   request.strategy = static_cast<Strategy>(strategy);
   request.roots = pointer<const int64_t>(roots);
@@ -49,7 +49,7 @@ void core_walk_batches(const py::tuple& graph, int strategy, uintptr_t roots, ui
 int64_t core_partition_epoch(const py::tuple& graph, int64_t batch_size, uint32_t restart_threshold, bool drop_last,
                              int hardness, uint64_t seed, uint32_t epoch, int num_threads, uintptr_t nodes) {
   PartitionRequest request;
-  request.graph = graph_view(graph);
+  request.graph = graph_view<GraphView>(graph);
   request.batch_size = batch_size;
   request.restart_threshold = restart_threshold;
   request.drop_last = drop_last;

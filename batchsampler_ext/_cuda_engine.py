@@ -1,0 +1,152 @@
+"""The calls of ``_core``, queued on a CUDA device: scratch, the current stream, and errors that are found later.
+
+A kernel that finds a bad value writes it to a status word in device memory. Nobody waits for that: the status goes with
+the result, and is looked at when results are read on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+
+class DeviceStatus:
+    """What kernels have reported, or will."""
+
+    def __init__(self, words: torch.Tensor, message: Callable[[torch.Tensor], str]) -> None:
+        self._words: torch.Tensor | None = words
+        self._message = message
+
+    def check(self) -> None:
+        """Waits for the work; raises ``ValueError`` if a kernel found something wrong."""
+        if self._words is None:
+            return
+        message = self._message(self._words.cpu())
+        if message:
+            raise ValueError(message)
+        self._words = None
+
+
+class CudaEngine:
+    """What ``_core`` does, on one device. ``module``: _cuda; or in tests _cuda_emulated, whose device is the CPU."""
+
+    def __init__(self, module: Any, device: torch.device) -> None:
+        self._module, self._device = module, device
+
+    def proximity_graph(
+        self, *, previous: object, pool_row_of: int, num_threads: int, progress: object, **arguments: Any
+    ) -> DeviceStatus:
+        """As ``_core.proximity_graph``; threads and progress are those of a CPU."""
+        if previous is not None:
+            raise ValueError("warm_start: expected None for features on a CUDA device, got a graph")
+        return self._link(self._module.ProximityGraphCall, self._names("features", "keys"), **arguments)
+
+    def knn(self, *, num_threads: int, progress: object, **arguments: Any) -> DeviceStatus:
+        """As ``_core.knn``."""
+        names = self._names("features", "keys") if arguments["exclude_self"] else self._names("queries", "base")
+        return self._link(self._module.KnnCall, names, **arguments)
+
+    def row_degrees(self, *, graph: tuple[int, ...], num_threads: int, degrees: int) -> DeviceStatus:
+        """As ``_core.row_degrees``."""
+        with _current(self._device):
+            status = self._new_status()
+            self._module.row_degrees(
+                graph=graph, degrees=degrees, status=status.data_ptr(), stream=_stream(self._device)
+            )
+        return DeviceStatus(status, self._graph_message(graph))
+
+    def walk_batches(
+        self, *, graph: tuple[int, ...], strategy: int, num_threads: int, nodes: int, counts: int, **request: Any
+    ) -> DeviceStatus:
+        """As ``_core.walk_batches``, for walks."""
+        if strategy != 0:
+            raise ValueError("strategy: expected 'rwr', 'rw' or 'uniform' for a graph on a CUDA device, got another")
+        call = self._module.WalkCall(graph=graph, **request)
+        status = self._queue(call, nodes=nodes, counts=counts)
+        return DeviceStatus(status, self._graph_message(graph))
+
+    def partition_epoch(self, *, graph: tuple[int, ...], num_threads: int, nodes: int, **request: Any) -> int:
+        """As ``_core.partition_epoch``. Waits for the device now and then: what comes next depends on its counters."""
+        call = self._module.PartitionCall(graph=graph, **request)
+        walks = self._reference_walks(call.num_reference_walks, graph, request)
+        with _current(self._device):
+            scratch = torch.empty(call.scratch_bytes, dtype=torch.uint8, device=self._device)
+            status = self._new_status()
+            first = scratch.data_ptr()
+
+            def read(address: int, count: int) -> list[int]:
+                return scratch[address - first : address - first + 8 * count].view(torch.int64).tolist()
+
+            num_filled = call.run(
+                walk_nodes=0 if walks is None else walks.data_ptr(),
+                nodes=nodes,
+                scratch=first,
+                status=status.data_ptr(),
+                stream=_stream(self._device),
+                read=read,
+            )
+        DeviceStatus(status, self._graph_message(graph)).check()
+        return num_filled
+
+    def _reference_walks(self, num_walks: int, graph: tuple[int, ...], request: dict[str, Any]) -> torch.Tensor | None:
+        """Nodes of independent walks from the first rows of the root order; their own status is the partition's."""
+        if num_walks == 0:
+            return None
+        num_rows, batch_size = graph[1], request["batch_size"]
+        order = torch.empty(num_rows, dtype=torch.int64, device=self._device)
+        self.root_order(n=num_rows, seed=request["seed"], epoch=request["epoch"], out=order.data_ptr())
+        nodes = torch.empty((num_walks, batch_size), dtype=torch.int32, device=self._device)
+        counts = torch.empty((4, num_walks), dtype=torch.int64, device=self._device)
+        ids = torch.arange(num_walks, device=self._device)
+        self.walk_batches(
+            graph=graph, strategy=0, num_threads=1, roots=order.data_ptr(), walk_ids=ids.data_ptr(),
+            num_walks=num_walks, batch_size=batch_size, restart_threshold=request["restart_threshold"],
+            seed=request["seed"], epoch=request["epoch"], nodes=nodes.data_ptr(), counts=counts.data_ptr(),
+        )  # fmt: skip
+        return nodes
+
+    def independent_roots(self, **arguments: int) -> None:
+        """As ``_core.independent_roots``."""
+        with _current(self._device):
+            self._module.independent_roots(**arguments, stream=_stream(self._device))
+
+    def root_order(self, **arguments: int) -> None:
+        """As ``_core.root_order``."""
+        with _current(self._device):
+            self._module.root_order(**arguments, stream=_stream(self._device))
+
+    def _link(
+        self, make_call: Callable[..., Any], message: Callable[[torch.Tensor], str], *, neighbors: int, scores: int,
+        **request: Any,
+    ) -> DeviceStatus:  # fmt: skip
+        return DeviceStatus(self._queue(make_call(**request), neighbors=neighbors, scores=scores), message)
+
+    def _queue(self, call: Any, **results: int) -> torch.Tensor:
+        """Runs a call that has been checked; returns its status words."""
+        with _current(self._device):
+            # Freed on return, but the allocator hands it to others only after what is queued on this stream.
+            scratch = torch.empty(call.scratch_bytes, dtype=torch.uint8, device=self._device)
+            status = self._new_status()
+            call.run(scratch=scratch.data_ptr(), status=status.data_ptr(), stream=_stream(self._device), **results)
+        return status
+
+    def _new_status(self) -> torch.Tensor:
+        return torch.full((self._module.num_status_words,), -1, dtype=torch.int64, device=self._device)
+
+    def _graph_message(self, graph: tuple[int, ...]) -> Callable[[torch.Tensor], str]:
+        num_nodes = graph[-1]
+        return lambda words: self._module.status_message(words.tolist(), num_nodes=num_nodes)
+
+    def _names(self, features: str, keys: str) -> Callable[[torch.Tensor], str]:
+        return lambda words: self._module.status_message(words.tolist(), features=features, keys=keys)
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _stream(device: torch.device) -> int:
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0

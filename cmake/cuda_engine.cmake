@@ -1,0 +1,70 @@
+# Targets _cuda and _cuda_emulated, both of BSE_CUDA_SOURCES and the bindings in csrc/python.
+
+function(bse_add_cuda_module name)
+  pybind11_add_module(${name}
+    csrc/python/cuda_module.cpp
+    csrc/python/register_cuda_graph.cpp
+    csrc/python/register_cuda_partition.cpp
+    csrc/python/register_cuda_walk.cpp
+  )
+  target_compile_definitions(${name} PRIVATE BSE_MODULE_NAME=${name})
+  target_compile_options(${name} PRIVATE -Wall -Wextra)
+endfunction()
+
+if(NOT BSE_CUDA STREQUAL "OFF")
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(NOT CMAKE_CUDA_COMPILER AND BSE_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "BSE_CUDA=ON, but no CUDA compiler was found: put nvcc on the PATH or set CUDACXX")
+  endif()
+  message(STATUS "CUDA engine: ${CMAKE_CUDA_COMPILER}")
+endif()
+
+if(NOT BSE_CUDA STREQUAL "OFF" AND CMAKE_CUDA_COMPILER)
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)  # else CMake would take the compiler's default: one old architecture
+    set(CMAKE_CUDA_ARCHITECTURES OFF)
+    set(BSE_WANTS_ALL_ARCHITECTURES ON)
+  endif()
+  enable_language(CUDA)
+  if(BSE_WANTS_ALL_ARCHITECTURES)
+    # Native code for what is in use, and PTX of the newest for what is to come.
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 89-real 90-real)
+    if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
+      list(APPEND CMAKE_CUDA_ARCHITECTURES 100-real 120)
+    else()
+      list(APPEND CMAKE_CUDA_ARCHITECTURES 90-virtual)
+    endif()
+  endif()
+  set(CMAKE_CUDA_STANDARD 17)
+  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+  add_library(bse_cuda STATIC ${BSE_CUDA_SOURCES})
+  # Rounding is defined: no contraction beyond the fma that the source writes.
+  target_compile_options(bse_cuda PRIVATE --fmad=false -Xcompiler=-Wall,-Wextra,-fvisibility=hidden -Xptxas=-v)
+  if(BSE_WERROR)
+    target_compile_options(bse_cuda PRIVATE -Werror=all-warnings)
+  endif()
+  bse_add_cuda_module(_cuda)
+  target_link_libraries(_cuda PRIVATE bse_cuda)
+  install(TARGETS _cuda LIBRARY DESTINATION batchsampler_ext)
+endif()
+
+if(BSE_EMULATED_CUDA)
+  # A wrapper for each file: a source has one language in CMake.
+  foreach(source ${BSE_CUDA_SOURCES})
+    get_filename_component(stem ${source} NAME_WE)
+    set(wrapper ${CMAKE_CURRENT_BINARY_DIR}/emulated/${stem}.cpp)
+    file(CONFIGURE OUTPUT ${wrapper} CONTENT "#include \"${CMAKE_CURRENT_SOURCE_DIR}/${source}\"\n")
+    list(APPEND BSE_EMULATED_SOURCES ${wrapper})
+  endforeach()
+  add_library(bse_cuda_emulated STATIC ${BSE_EMULATED_SOURCES} tests/simt/runtime.cpp)
+  target_include_directories(bse_cuda_emulated PRIVATE csrc tests)
+  target_link_libraries(bse_cuda_emulated PUBLIC Threads::Threads)
+  target_compile_options(bse_cuda_emulated PRIVATE -Wall -Wextra -ffp-contract=off -fvisibility=hidden)
+  if(BSE_WERROR)
+    target_compile_options(bse_cuda_emulated PRIVATE -Werror)
+  endif()
+  bse_add_cuda_module(_cuda_emulated)
+  target_link_libraries(_cuda_emulated PRIVATE bse_cuda_emulated)
+  install(TARGETS _cuda_emulated LIBRARY DESTINATION batchsampler_ext)
+endif()

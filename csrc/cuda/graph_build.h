@@ -1,0 +1,69 @@
+// Entry points of the CUDA engine that turn features into links: what csrc/cpu/graph_build.h is on the CPU, with the
+// same results to the bit.
+//
+// All pointers are to memory of the current device and borrowed. Work is queued on `stream`; nothing here allocates,
+// synchronises, or reads device memory on the host. Errors of values are written to `status` (status.h).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../common/score.h"
+#include "device_matrix.h"
+
+namespace bse::cuda {
+
+// Which candidates may be linked, how many, and how they are listed: csrc/cpu/selection.h.
+struct Selection {
+  Metric metric = Metric::kCosine;
+  int64_t num_neighbors = 0;        // K: columns of the result
+  int64_t range_min = 0;            // best candidates skipped before K are kept
+  const int64_t* labels = nullptr;  // [N] or null; equal labels >= 0 are not linked
+  bool has_max_score = false;
+  float max_score = 0.0f;  // candidates scoring above it are not linked
+  bool sort = false;       // list by (score descending, id) instead of draw order
+};
+
+struct Links {
+  int32_t* neighbors = nullptr;  // [R, K], a valid prefix then -1
+  float* scores = nullptr;       // [R, K] or null; -inf past the prefix
+};
+
+struct GraphRequest {
+  DeviceMatrix features, keys;    // [N, D] each; the same matrix unless there are two towers
+  const int64_t* rows = nullptr;  // [num_rows] distinct ids, or null: all N
+  int64_t num_rows = 0;           // R: rows of the result, and the pool that candidates come from
+  int64_t num_candidates = 0;     // M <= R - 1
+  int64_t rows_per_draw = 256;
+  Selection selection;
+  uint64_t seed = 0;
+};
+
+struct KnnRequest {
+  DeviceMatrix queries, base;
+  const int64_t* query_ids = nullptr;  // [num_queries] rows of queries, or null: all
+  const int64_t* base_ids = nullptr;   // [num_base] rows of base, ascending, or null: all
+  int64_t num_queries = 0, num_base = 0;
+  bool exclude_self = false;  // a query is never linked to the base row of the same id
+  Selection selection;
+};
+
+// Scratch is taken from one buffer that the caller provides, of as many bytes as plan_*() says and aligned to 256. Any
+// `max_bytes` that suffices gives the same results; less throws std::invalid_argument.
+struct GraphPlan {
+  int64_t groups_at_once = 0;  // that are drawn, scored and selected together
+  size_t scratch_bytes = 0;
+};
+GraphPlan plan_proximity_graph(const GraphRequest& request, size_t max_bytes);
+void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const Links& links, void* scratch,
+                     uint64_t* status, void* stream);
+
+struct KnnPlan {
+  int64_t queries_at_once = 0;
+  size_t scratch_bytes = 0;
+};
+KnnPlan plan_knn(const KnnRequest& request, size_t max_bytes);
+void knn(const KnnRequest& request, const KnnPlan& plan, const Links& links, void* scratch, uint64_t* status,
+         void* stream);
+
+}  // namespace bse::cuda

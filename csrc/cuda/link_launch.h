@@ -1,0 +1,39 @@
+// Launches that proximity graphs and exact neighbours share: row terms, and a slab of scores from which links are
+// selected.
+#pragma once
+
+#include "device.h"
+#include "score_block.h"
+#include "scratch.h"
+#include "status.h"
+
+namespace bse::cuda {
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+constexpr size_t kSharedBytes = 32 << 10;  // of a block's dynamic shared memory; what needs more uses scratch
+
+void launch_row_terms(const DeviceMatrix& matrix, const int64_t* ids, int64_t count, Metric metric, float* terms,
+                      StatusKind not_finite, uint64_t* status, uint32_t* unbounded, device::Stream stream);
+
+// How rows are selected, with the sort buffers that takes.
+class Selector {
+ public:
+  Selector(const Selection& selection, bool excludes_last, Scratch& scratch);
+
+  // Writes the links of the block's rows.      slab: [block.num_rows, block.num_candidates]
+  void launch(const ScoreBlock& block, float* slab, const Links& links, device::Stream stream) const;
+
+ private:
+  SelectPlan plan_{};
+  uint64_t* sort_buffers_ = nullptr;
+  int64_t max_blocks_;
+};
+
+// Whether screening pays and can be settled: shared candidates in bfloat16, and links that need no scores.
+bool can_screen(const ScoreBlock& block, const Links& links);
+
+// Fills the slab for groups that share their candidates, or for rows with their own.
+void launch_scores(const ScoreBlock& block, float* slab, device::Stream stream);
+
+}  // namespace bse::cuda

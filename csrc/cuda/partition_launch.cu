@@ -1,0 +1,376 @@
+#include <algorithm>
+
+#include "../common/partition_schedule.h"
+#include "link_share_kernels.cuh"
+#include "partition_launch.h"
+#include "partition_order_kernels.cuh"
+#include "partition_rows_kernels.cuh"
+#include "partition_seed_kernels.cuh"
+#include "partition_state.cuh"
+#include "partition_vote_kernels.cuh"
+#include "scratch.h"
+
+namespace bse::cuda {
+
+namespace {
+
+using namespace partition_rules;
+
+constexpr unsigned kTallyThreads = 32 * kTallyWarps;
+constexpr unsigned kSeedThreads = 64;             // few, so that walks spread over all multiprocessors
+constexpr int64_t kBlocksPerMultiprocessor = 16;  // of grid-stride loops
+constexpr int64_t kScanChunk = 8192;              // values a block scans, unless there are too many chunks
+
+constexpr uint32_t kAllRoom = kNumGrowthRounds - 1;  // a round in which batches give away all places
+
+PartitionSizes sizes_of(const PartitionRequest& request) {
+  return {request.graph.num_rows, request.batch_size, request.drop_last};
+}
+
+int64_t max_groups(const PartitionSizes& sizes) {
+  return std::max({sizes.num_batches, int64_t{1} << hash_log_groups(sizes.num_rows),
+                   EmptinessGroups(sizes).num_groups(), BatchGroups(sizes).num_groups()});
+}
+
+// Everything a partition keeps in device memory.
+struct Memory {
+  PartitionState state{};
+  RowList lists[2];
+  uint32_t* selected_batches;  // [num_batches]
+  uint32_t* selected_roots;    // [num_batches]
+  uint32_t* found;             // [num_batches, kSeedSize]
+  uint32_t* batch_values;      // [num_batches + 1] first free places, ranks
+  size_t num_bytes;
+
+  Memory(const PartitionRequest& request, void* buffer, uint64_t* status) {
+    const PartitionSizes sizes = sizes_of(request);
+    const int64_t num_rows = sizes.num_rows, num_batches = sizes.num_batches;
+    Scratch scratch(buffer);
+    state.graph = request.graph;
+    state.sizes = sizes;
+    state.seed = request.seed;
+    state.epoch = request.epoch;
+    state.restart_threshold = request.restart_threshold;
+    state.status = status;
+    state.order = scratch.take<uint32_t>(num_rows);
+    state.owner = scratch.take<int32_t>(num_rows);
+    state.former = scratch.take<int32_t>(num_rows);
+    state.is_stranded = scratch.take<uint8_t>(num_rows);
+    state.is_filled = scratch.take<uint8_t>(num_rows);
+    state.num_free = scratch.take<uint32_t>(num_batches);
+    state.claims = scratch.take<uint64_t>(num_rows);
+    state.counters = scratch.take<uint64_t>(kNumCounters);
+    state.groups.items = scratch.take<Member>(num_rows);
+    state.groups.slots = scratch.take<uint32_t>(num_rows);
+    state.groups.sizes = scratch.take<uint32_t>(max_groups(sizes));
+    state.groups.begins = scratch.take<uint32_t>(max_groups(sizes) + 1);
+    state.groups.chunk_sums = scratch.take<uint32_t>(kMaxChunks);
+    state.groups.members = scratch.take<Member>(num_rows);
+    for (int i = 0; i < 2; ++i) lists[i].rows = scratch.take<uint32_t>(num_rows);
+    selected_batches = scratch.take<uint32_t>(num_batches);
+    selected_roots = scratch.take<uint32_t>(num_batches);
+    found = scratch.take<uint32_t>(num_batches * kSeedSize);
+    batch_values = scratch.take<uint32_t>(num_batches + 1);
+    num_bytes = scratch.num_bytes();
+    if (buffer == nullptr) return;
+    lists[0].num_rows = state.counters + kNumListed0;
+    lists[1].num_rows = state.counters + kNumListed1;
+  }
+};
+
+// The engine behind the schedule. All it knows of the data is what it last read.
+class Partition {
+ public:
+  Partition(const PartitionRequest& request, void* scratch, uint64_t* status, void* stream, CounterReader& reader)
+      : request_(request),
+        stream_(static_cast<device::Stream>(stream)),
+        reader_(reader),
+        memory_(request, scratch, status),
+        state_(memory_.state),
+        sizes_(state_.sizes),
+        num_multiprocessors_(device::num_multiprocessors()) {
+    device::fill_async(state_.counters, 0, kNumCounters * sizeof(uint64_t), stream_);
+    device::fill_async(state_.groups.sizes, 0, static_cast<size_t>(max_groups(sizes_)) * sizeof(uint32_t), stream_);
+    const KeyedPermutation permutation(static_cast<uint32_t>(sizes_.num_rows), request.seed, Purpose::kRootOrder,
+                                       request.epoch, 0);
+    launch_over(begin_kernel, sizes_.num_rows, state_, permutation);
+    list_unassigned({nullptr, counter(kNumRows)}, sizes_.num_rows);
+    max_unassigned_ = sizes_.num_assigned;
+  }
+
+  int64_t run(int32_t* nodes) {
+    PartitionSchedule<Partition>(*this, sizes_, request_.hardness).run();
+    write(nodes);
+    read();
+    return counts_[kNumFilled];
+  }
+
+ private:
+  friend class PartitionSchedule<Partition>;
+
+  uint64_t key(uint32_t stage, uint32_t index) const {
+    return hash_key(request_.seed, Purpose::kPartitionHash, request_.epoch, stage, index);
+  }
+
+  uint64_t* counter(Counter which) const { return state_.counters + which; }
+
+  void clear(uint64_t* counter) { device::fill_async(counter, 0, sizeof *counter, stream_); }
+
+  void read() {
+    reader_.read(counts_, reinterpret_cast<const int64_t*>(state_.counters), kNumCounters);
+    max_unassigned_ = counts_[kNumListed0 + current_];
+    is_exact_ = true;
+  }
+
+  // --- launches ----------------------------------------------------------------------------------------------------
+
+  unsigned grid_size(int64_t num_items, int64_t items_per_block) const {
+    const int64_t num_blocks = (num_items + items_per_block - 1) / items_per_block;
+    return static_cast<unsigned>(std::clamp<int64_t>(num_blocks, 1, num_multiprocessors_ * kBlocksPerMultiprocessor));
+  }
+
+  // A thread for each item.
+  template <class... Parameters, class... Arguments>
+  void launch_over(void (*kernel)(Parameters...), int64_t max_items, const Arguments&... arguments) {
+    device::launch(kernel, grid_size(max_items, kListThreads), kListThreads, 0, stream_, arguments...);
+  }
+
+  // A warp for each item.
+  template <class... Parameters, class... Arguments>
+  void launch_warps(void (*kernel)(Parameters...), int64_t max_items, const Arguments&... arguments) {
+    device::launch(kernel, grid_size(max_items, kTallyWarps), kTallyThreads, 0, stream_, arguments...);
+  }
+
+  // begins: [num_values + 1]
+  void scan(uint32_t* values, int64_t num_values, uint32_t* begins, uint64_t* total) {
+    const int64_t chunk_size = std::max(kScanChunk, (num_values + kMaxChunks - 1) / kMaxChunks);
+    const auto num_chunks = static_cast<unsigned>((num_values + chunk_size - 1) / chunk_size);
+    if (num_chunks > 1) {
+      device::launch(chunk_sums_kernel, num_chunks, kScanThreads, 0, stream_, values, num_values, chunk_size,
+                     state_.groups.chunk_sums);
+    }
+    device::launch(scan_kernel, num_chunks, kScanThreads, 0, stream_, values, num_values, chunk_size,
+                   state_.groups.chunk_sums, begins, total);
+  }
+
+  // Of items that were put. num_members: those that were not nothing
+  void group(int64_t num_groups, const uint64_t* num_items, int64_t max_items, uint64_t* num_members) {
+    scan(state_.groups.sizes, num_groups, state_.groups.begins, num_members);
+    launch_over(gather_groups_kernel, max_items, state_.groups, num_items);
+  }
+
+  // --- lists -------------------------------------------------------------------------------------------------------
+
+  const RowList& unassigned() const { return memory_.lists[current_]; }
+  const RowList& spare() const { return memory_.lists[1 - current_]; }
+
+  int64_t num_unassigned() {
+    if (!is_exact_) read();
+    return max_unassigned_;
+  }
+
+  void list_unassigned(const RowList& from, int64_t max_rows) {
+    clear(spare().num_rows);
+    launch_over(list_unassigned_kernel, max_rows, state_, from, spare());
+    current_ = 1 - current_;
+    is_exact_ = false;
+  }
+
+  void drop_assigned() { list_unassigned(unassigned(), max_unassigned_); }
+
+  void sort_unassigned(uint64_t key) {
+    const int log_groups = hash_log_groups(max_unassigned_);
+    launch_over(put_row_hashes_kernel, max_unassigned_, state_, unassigned(), key, log_groups);
+    group(int64_t{1} << log_groups, unassigned().num_rows, max_unassigned_, counter(kNumGrouped));
+  }
+
+  // --- seeds -------------------------------------------------------------------------------------------------------
+
+  void seed_all() {
+    device::copy_async(counter(kNumCandidates), counter(kNumBatches), sizeof(uint64_t), stream_);
+    seed_batches(nullptr, state_.order, sizes_.num_batches, 0);
+  }
+
+  void seed_dissolved(int64_t num_batches, uint32_t stage) {
+    select_emptiest(num_batches, false);
+    launch_over(empty_batches_kernel, num_batches, state_, memory_.selected_batches, num_batches);
+    clear(spare().num_rows);
+    launch_over(dissolve_kernel, sizes_.num_rows, state_, spare());
+    current_ = 1 - current_;
+    max_unassigned_ = std::min(sizes_.num_assigned, max_unassigned_ + num_batches * sizes_.batch_size);
+    is_exact_ = false;
+    seed_selected(num_batches, stage);
+  }
+
+  void seed_open(int64_t num_batches, uint32_t stage) {
+    select_emptiest(num_batches, true);
+    seed_selected(num_batches, stage);
+  }
+
+  void select_emptiest(int64_t num_batches, bool only_open) {
+    const EmptinessGroups emptiness(sizes_);
+    launch_over(put_emptiness_kernel, sizes_.num_batches, state_, emptiness, only_open);
+    group(emptiness.num_groups(), counter(kNumBatches), sizes_.num_batches, counter(kNumCandidates));
+    launch_over(take_first_kernel, sizes_.num_batches, state_, counter(kNumCandidates), num_batches,
+                memory_.selected_batches);
+  }
+
+  // The selected batches, at random unassigned rows.
+  void seed_selected(int64_t num_batches, uint32_t stage) {
+    num_batches = std::min(num_batches, sizes_.num_batches);
+    sort_unassigned(key(stage, kPickRows));
+    launch_over(take_first_kernel, max_unassigned_, state_, counter(kNumGrouped), num_batches, memory_.selected_roots);
+    seed_batches(memory_.selected_batches, memory_.selected_roots, num_batches, stage);
+  }
+
+  void seed_batches(const uint32_t* batches, const uint32_t* roots, int64_t max_seeds, uint32_t stage) {
+    const Seeds seeds{batches, roots, max_seeds, stage, key(stage, kClaim), memory_.found};
+    const unsigned grid = grid_size(max_seeds, kSeedThreads);
+    device::launch(seed_walk_kernel, grid, kSeedThreads, 0, stream_, state_, seeds);
+    device::launch(settle_claims_kernel, grid, kSeedThreads, 0, stream_, state_, seeds);
+    drop_assigned();
+  }
+
+  // --- votes -------------------------------------------------------------------------------------------------------
+
+  void vote(uint32_t stage, uint32_t round, bool is_growing, uint32_t max_votes) {
+    if (max_unassigned_ == 0) return;
+    const uint32_t room_round = is_growing ? round : kAllRoom;
+    launch_warps(propose_kernel, max_unassigned_, state_, unassigned(), key(stage, kFirstRound + round), room_round,
+                 max_votes);
+    accept(room_round, false);
+  }
+
+  bool last_vote_brought_much() {
+    if (max_unassigned_ == 0) return false;
+    read();
+    return counts_[kNumGrouped] * kFewProposals > counts_[kNumListed0 + 1 - current_];
+  }
+
+  // Takes proposals, and lists who is left.
+  void accept(uint32_t round, bool are_returning) {
+    group(sizes_.num_batches, unassigned().num_rows, max_unassigned_, counter(kNumGrouped));
+    device::launch(accept_kernel, grid_size(sizes_.num_batches, 1), kAcceptThreads, 0, stream_, state_, round,
+                   are_returning);
+    drop_assigned();
+  }
+
+  // --- adjusting ---------------------------------------------------------------------------------------------------
+
+  int64_t link_share() {
+    clear_share();
+    launch_warps(link_share_kernel, std::min(sizes_.num_assigned, kNumMeasured), state_);
+    return read_share();
+  }
+
+  int64_t link_goal() {
+    const int64_t num_walks = num_reference_walks(request_);
+    const int64_t stride = (sizes_.batch_size + kMaxMeasuredMembers - 1) / kMaxMeasuredMembers;
+    const size_t num_mark_bytes = static_cast<size_t>(sizes_.num_rows) * sizeof(uint64_t);
+    clear_share();
+    device::fill_async(state_.claims, 0, num_mark_bytes, stream_);
+    launch_over(mark_walks_kernel, num_walks * sizes_.batch_size, state_, request_.walk_nodes,
+                num_walks * sizes_.batch_size);
+    launch_warps(walk_link_share_kernel, num_walks * std::min(sizes_.batch_size, kMaxMeasuredMembers), state_,
+                 request_.walk_nodes, num_walks, stride);
+    device::fill_async(state_.claims, 0xFF, num_mark_bytes, stream_);  // kNoClaim again
+    return partition_rules::link_goal(read_share(), request_.hardness);
+  }
+
+  void clear_share() {
+    static_assert(kNumAsked == kNumLinked + 1, "cleared together");
+    device::fill_async(counter(kNumLinked), 0, 2 * sizeof(uint64_t), stream_);
+  }
+
+  int64_t read_share() {
+    read();
+    LinkShare share;
+    share.add(static_cast<uint32_t>(counts_[kNumLinked]), static_cast<uint32_t>(counts_[kNumAsked]));
+    return share.beyond_random(sizes_.batch_size, sizes_.num_rows);
+  }
+
+  void leave_for_another(uint32_t stage) {
+    const uint64_t stage_key = key(stage, kPickRows);
+    pick(stage_key, kHardenMask);
+    launch_warps(prefers_another_kernel, sizes_.num_assigned, state_, stage_key, spare(), state_.groups.slots);
+    leave_picked(state_.groups.slots);
+  }
+
+  void leave(uint32_t stage) {
+    pick(key(stage, kPickRows), kSoftenMask);
+    leave_picked(nullptr);
+  }
+
+  void pick(uint64_t key, uint32_t mask) {
+    clear(spare().num_rows);
+    launch_over(pick_kernel, sizes_.num_rows, state_, key, mask, spare());
+  }
+
+  // is_leaving: [number of picked] or null: all are
+  void leave_picked(const uint32_t* is_leaving) {
+    launch_over(leave_kernel, sizes_.num_assigned, state_, spare(), is_leaving, unassigned());
+    max_unassigned_ = sizes_.num_assigned;
+    is_exact_ = false;
+  }
+
+  void go_back() {
+    if (max_unassigned_ == 0) return;
+    launch_over(propose_former_kernel, max_unassigned_, state_, unassigned());
+    accept(kAllRoom, true);
+  }
+
+  // --- end ---------------------------------------------------------------------------------------------------------
+
+  void fill(uint32_t stage) {
+    if (max_unassigned_ == 0) return;
+    sort_unassigned(key(stage, kFill));
+    scan(state_.num_free, sizes_.num_batches, memory_.batch_values, counter(kNumCandidates));
+    launch_over(fill_kernel, max_unassigned_, state_, memory_.batch_values);
+    clear(unassigned().num_rows);
+    max_unassigned_ = 0;
+    is_exact_ = true;
+  }
+
+  void write(int32_t* nodes) {
+    if (sizes_.num_assigned == 0) return;
+    if (const int64_t num_full = sizes_.num_full(); num_full > 0) {
+      const int log_groups = hash_log_groups(num_full);
+      launch_over(put_batch_hashes_kernel, num_full, state_, key(kFillStage, kOrder), log_groups);
+      group(int64_t{1} << log_groups, counter(kNumFullBatches), num_full, counter(kNumGrouped));
+      launch_over(rank_values_kernel, num_full, state_, memory_.batch_values);
+    }
+    const BatchGroups by_batch(sizes_);
+    launch_over(put_owners_kernel, sizes_.num_rows, state_, by_batch);
+    group(by_batch.num_groups(), counter(kNumRows), sizes_.num_rows, counter(kNumGrouped));
+    launch_over(write_kernel, sizes_.num_assigned, state_, memory_.batch_values, nodes);
+  }
+
+  const PartitionRequest& request_;
+  const device::Stream stream_;
+  CounterReader& reader_;
+  const Memory memory_;
+  const PartitionState& state_;
+  const PartitionSizes& sizes_;
+  const int64_t num_multiprocessors_;
+  int current_ = 0;             // which list has the unassigned rows
+  int64_t max_unassigned_ = 0;  // they are no more than these
+  bool is_exact_ = false;       // no fewer either
+  int64_t counts_[kNumCounters] = {};
+};
+
+}  // namespace
+
+int64_t num_reference_walks(const PartitionRequest& request) {
+  const PartitionSizes sizes = sizes_of(request);
+  return sizes.num_batches < 2 || request.hardness == Hardness::kHard ? 0 : num_measured_walks(sizes);
+}
+
+size_t partition_scratch_bytes(const PartitionRequest& request) { return Memory(request, nullptr, nullptr).num_bytes; }
+
+int64_t partition_epoch(const PartitionRequest& request, int32_t* nodes, void* scratch, uint64_t* status, void* stream,
+                        CounterReader& reader) {
+  if (sizes_of(request).num_assigned == 0) return 0;
+  return Partition(request, scratch, status, stream, reader).run(nodes);
+}
+
+}  // namespace bse::cuda

@@ -1,0 +1,37 @@
+// Pieces of the one scratch buffer that a caller provides. Planning and running take the same pieces in the same order:
+// without a buffer it only adds up.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace bse::cuda {
+
+class Scratch {
+ public:
+  explicit Scratch(void* buffer) : buffer_(static_cast<char*>(buffer)) {}
+
+  template <class T>
+  T* take(int64_t count) {
+    constexpr size_t kAlignment = 256;
+    const size_t begin = num_bytes_;
+    num_bytes_ += (static_cast<size_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
+    return buffer_ != nullptr ? reinterpret_cast<T*>(buffer_ + begin) : nullptr;
+  }
+
+  size_t num_bytes() const { return num_bytes_; }
+
+ private:
+  char* buffer_;
+  size_t num_bytes_ = 0;
+};
+
+inline void require_scratch(size_t least_bytes, size_t max_bytes) {
+  if (least_bytes <= max_bytes) return;
+  throw std::invalid_argument("max_memory: expected at least " + std::to_string(least_bytes) +
+                              " bytes of scratch for this call, got " + std::to_string(max_bytes));
+}
+
+}  // namespace bse::cuda

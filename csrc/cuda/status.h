@@ -1,0 +1,63 @@
+// How kernels report bad values: a word in device memory for each kind, read by the host whenever it next waits anyway.
+//
+// A word holds the first report of its kind in the order (where, value), so that what is reported does not depend on
+// which thread was first. All bits set: nothing to report; that is also how the words must begin.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace bse::cuda {
+
+enum class StatusKind : int {
+  kIdOutOfRange = 0,      // row_degrees: where = row
+  kGapInPrefix = 1,       // row_degrees: where = row
+  kRootNotARow = 2,       // walks: where = index of the walk, value = the low 32 bits of its root
+  kNeighborNotARow = 3,   // walks: where = row, value = the neighbour's id
+  kFeatureNotFinite = 4,  // graphs: where = row of the features, value = column
+  kKeyNotFinite = 5,      // graphs: the same of the keys, or of knn's base
+};
+
+constexpr int kNumStatusWords = 6;
+constexpr uint64_t kNoReport = ~uint64_t{0};
+
+// What the arrays of a call are named by its user.
+struct ArgumentNames {
+  const char *features = "features", *keys = "keys";
+};
+
+// Of status words that were copied to the host, the error in the CPU engine's words; empty if there is none.
+inline std::string status_message(const uint64_t* status /* [kNumStatusWords] */, int64_t num_nodes,
+                                  const ArgumentNames& names = {}) {
+  const auto word = [&](StatusKind kind) { return status[static_cast<int>(kind)]; };
+  const auto where = [&](StatusKind kind) { return std::to_string(word(kind) >> 32); };
+  const auto value = [&](StatusKind kind) {
+    return std::to_string(static_cast<int32_t>(static_cast<uint32_t>(word(kind))));
+  };
+  const uint64_t out_of_range = word(StatusKind::kIdOutOfRange), gap = word(StatusKind::kGapInPrefix);
+  if (out_of_range != kNoReport && out_of_range < gap) {
+    return "graph: expected neighbors in [-1, " + std::to_string(num_nodes) + "), got another value in row " +
+           where(StatusKind::kIdOutOfRange);
+  }
+  if (gap != kNoReport) {
+    return "graph: expected a valid prefix and then -1, got -1 before a neighbor in row " +
+           where(StatusKind::kGapInPrefix);
+  }
+  if (word(StatusKind::kRootNotARow) != kNoReport) {
+    return "roots: expected rows of the graph, got " + value(StatusKind::kRootNotARow) + " for walk " +
+           where(StatusKind::kRootNotARow);
+  }
+  if (word(StatusKind::kNeighborNotARow) != kNoReport) {
+    return "graph: expected neighbors that are rows of the graph, got " + value(StatusKind::kNeighborNotARow) +
+           " in row " + where(StatusKind::kNeighborNotARow);
+  }
+  const auto not_finite = [&](const char* name, StatusKind kind) {
+    return std::string(name) + "[" + where(kind) + ", " + value(kind) + "]: expected finite values";
+  };
+  if (word(StatusKind::kFeatureNotFinite) != kNoReport)
+    return not_finite(names.features, StatusKind::kFeatureNotFinite);
+  if (word(StatusKind::kKeyNotFinite) != kNoReport) return not_finite(names.keys, StatusKind::kKeyNotFinite);
+  return "";
+}
+
+}  // namespace bse::cuda

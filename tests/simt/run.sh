@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Builds and runs the tests of the SIMT emulator, and of kernels in it against the CPU engine.
+#   tests/simt/run.sh [plain] [asan] [tsan] [cuda]     without arguments: plain, asan, and cuda where there is nvcc
+# cuda compiles the same kernels for GPUs and, on a machine with one, runs the tests there.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+build=build/simt
+mkdir -p "$build"
+modes=("$@")
+if [ ${#modes[@]} -eq 0 ]; then
+  modes=(plain asan)
+  ! command -v nvcc >/dev/null || modes+=(cuda)
+fi
+
+flags="-std=c++17 -g -Wall -Wextra -Werror -ffp-contract=off -Icsrc -Itests"
+# The one file without sanitizers, whatever the mode.
+g++ $flags -O2 -fPIC -fvisibility=hidden -c tests/simt/runtime.cpp -o "$build/runtime.o"
+
+# Tests of kernels against the CPU engine, and the launchers that they call.
+declare -A launchers=(
+  [walk_test]="csrc/cuda/walk_launch.cu"
+  [partition_test]="csrc/cuda/partition_launch.cu"
+)
+# What they need of the CPU engine; no instruction set but the scalar one.
+printf '%s\n' batch_walks graph_view interleaved_walks kernels_scalar link_share partition thread_team |
+  xargs -P 2 -I NAME g++ $flags -O2 -fno-math-errno -fvisibility=hidden -c csrc/cpu/NAME.cpp -o "$build/cpu_NAME.o"
+rm -f "$build/cpu_engine.a"
+ar rcs "$build/cpu_engine.a" "$build"/cpu_*.o
+
+check() { # MODE
+  "$build/selftest_$1"
+  for test in "${!launchers[@]}"; do "$build/${test}_$1"; done
+  "$build/planted_bugs_$1" "$1" >"$build/matrix_$1.txt" 2>"$build/reports_$1.txt" || {
+    grep FAILED "$build/matrix_$1.txt"
+    echo "see $build/matrix_$1.txt and reports_$1.txt" >&2
+    return 1
+  }
+  tail -n 1 "$build/matrix_$1.txt"
+}
+
+for mode in "${modes[@]}"; do
+  echo "== $mode"
+  case $mode in
+    plain) options="-O1" ;;
+    asan) options="-O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" ;;
+    tsan) options="-O1 -fsanitize=thread" ;;
+    cuda)
+      for program in selftest planted_bugs; do
+        nvcc -std=c++17 -O2 -x cu -Icsrc -Itests -Xcompiler -Wall,-Wextra -Werror all-warnings \
+          -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a \
+          "tests/simt/$program.cpp" -o "$build/${program}_cuda" &
+      done
+      wait -n && wait -n
+      for test in "${!launchers[@]}"; do
+        objects=()
+        for source in "tests/simt/$test.cpp" ${launchers[$test]}; do
+          objects+=("$build/$(basename "$source")_cuda.o")
+          nvcc -std=c++17 -O2 --fmad=false -x cu -Icsrc -Itests -Xcompiler -Wall,-Wextra -Werror all-warnings \
+            -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a \
+            -c "$source" -o "${objects[-1]}"
+        done
+        nvcc "${objects[@]}" "$build/cpu_engine.a" -o "$build/${test}_cuda"
+      done
+      if nvidia-smi >/dev/null 2>&1; then
+        "$build/selftest_cuda"
+        for test in "${!launchers[@]}"; do "$build/${test}_cuda"; done
+        "$build/planted_bugs_cuda"
+      else
+        echo "compiled, not run: no GPU here"
+      fi
+      continue
+      ;;
+    *)
+      echo "unknown mode $mode" >&2
+      exit 2
+      ;;
+  esac
+  g++ $flags $options tests/simt/selftest.cpp tests/simt/selftest_runtime.cpp "$build/runtime.o" -lpthread \
+    -o "$build/selftest_$mode" &
+  g++ $flags $options tests/simt/planted_bugs.cpp "$build/runtime.o" -lpthread -o "$build/planted_bugs_$mode" &
+  wait -n && wait -n
+  for test in "${!launchers[@]}"; do
+    g++ $flags $options -x c++ "tests/simt/$test.cpp" ${launchers[$test]} \
+      -x none "$build/runtime.o" "$build/cpu_engine.a" -lpthread -o "$build/${test}_$mode"
+  done
+  check "$mode"
+done

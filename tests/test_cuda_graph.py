@@ -1,0 +1,191 @@
+"""Graphs by the CUDA engine equal those of the CPU engine to the bit.
+
+The kernels run on a GPU where there is one, and on the CPU: the same source, compiled against the emulator of
+tests/simt (the module _cuda_emulated of development builds).
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from batchsampler_ext import ProximityGraph, knn, knn_graph, proximity_graph, reference
+
+METRICS = ("cosine", "ip", "l2")
+
+
+def features_of(kind: str, num_rows: int, dim: int) -> torch.Tensor:
+    rng = np.random.default_rng(num_rows + dim)
+    if kind == "real":
+        values = rng.standard_normal((num_rows, dim))
+    elif kind == "integers":  # many ties
+        values = rng.integers(-1, 2, (num_rows, dim))
+    elif kind == "equal":
+        values = np.ones((num_rows, dim))
+    else:  # scales: zero rows, tiny and huge norms
+        values = rng.standard_normal((num_rows, dim)) * 10.0 ** rng.integers(-24, 24, (num_rows, 1))
+        values[rng.random(num_rows) < 0.2] = 0
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def assert_same(build, *arrays, device_engine, **arguments) -> ProximityGraph:
+    """On the CPU and on the device. Returns the first."""
+    expected = build(*arrays, **arguments)
+    with device_engine() as device:
+
+        def moved(value):
+            return value.to(device) if isinstance(value, torch.Tensor) else value
+
+        found = build(*map(moved, arrays), **{name: moved(value) for name, value in arguments.items()})
+        if isinstance(found, ProximityGraph):
+            found.check()
+            assert found.device.type == device.type
+            found = found.neighbors.cpu(), None if found.scores is None else found.scores.cpu()
+            parts = expected.neighbors, expected.scores
+        else:
+            found, parts = (found.ids.cpu(), found.scores.cpu()), (expected.ids, expected.scores)
+    assert torch.equal(parts[0], found[0])
+    if parts[1] is not None:
+        assert torch.equal(parts[1].view(torch.int32), found[1].view(torch.int32))  # to the bit
+    return expected
+
+
+@pytest.mark.parametrize("kind", ["real", "integers", "equal", "scales"])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("rows_per_draw", [1, 7, 256])
+def test_proximity_graph(device_engine, kind, metric, rows_per_draw):
+    features = features_of(kind, 150, 19)
+    assert_same(
+        proximity_graph, features, 5, num_candidates=40, rows_per_draw=rows_per_draw, metric=metric, return_scores=True,
+        seed=3, device_engine=device_engine,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("num_rows", [2, 3, 17, 33, 65, 129])
+@pytest.mark.parametrize("rows_per_draw", [1, 16, 256])
+def test_every_candidate_kept_and_dense_draws(device_engine, num_rows, rows_per_draw):
+    features = features_of("integers", num_rows, 3)
+    for num_candidates in {1, (num_rows - 1) // 2 or 1, num_rows - 1}:
+        for num_neighbors in {1, num_candidates}:
+            assert_same(
+                proximity_graph, features, num_neighbors, num_candidates=num_candidates, rows_per_draw=rows_per_draw,
+                sort=num_neighbors == 1, return_scores=True, seed=num_rows, device_engine=device_engine,
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_dtypes(device_engine, dtype, precision):
+    features = features_of("real", 90, 33).to(dtype)
+    for options in ({}, {"rows_per_draw": 1}):
+        assert_same(
+            proximity_graph, features, 7, num_candidates=30, precision=precision, return_scores=True,
+            device_engine=device_engine, **options,
+        )  # fmt: skip
+    assert_same(knn_graph, features, 7, precision=precision, device_engine=device_engine)
+
+
+@pytest.mark.parametrize("kind", ["real", "integers", "equal", "scales", "near", "no bound"])
+@pytest.mark.parametrize("dim", [8, 40, 136])
+def test_tensor_cores_screen_bfloat16(device_engine, kind, dim):
+    """Shared draws of bfloat16 rows without scores: only the borderline is scored as defined."""
+    features = features_of("scales" if kind == "no bound" else "real" if kind == "near" else kind, 300, dim)
+    if kind == "near":  # every score is on the borderline, few are equal
+        features = features[0] + 1e-2 * features
+    elif kind == "scales":  # within the bound
+        features = (
+            features
+            / features.norm(dim=1, keepdim=True).clamp(min=1e-30)
+            * 10.0 ** (torch.arange(300) % 6 - 3)[:, None]
+        )
+    features = features.bfloat16()
+    labels = torch.arange(300) % 3 - 1
+    for options in ({}, {"labels": labels}, {"keys": features.flip(0)}, {"rows": torch.arange(0, 300, 2)}):
+        assert_same(
+            proximity_graph, features, 20, num_candidates=140, rows_per_draw=70, seed=dim, device_engine=device_engine,
+            **options,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("build", ["shared", "own", "knn"])
+@pytest.mark.parametrize("kind", ["real", "integers"])
+def test_restricted_links(device_engine, build, kind):
+    features, keys = features_of(kind, 120, 8), features_of(kind, 120, 8).roll(1, 0)
+    rows = torch.from_numpy(np.random.default_rng(5).permutation(120)[:75])
+    labels = torch.arange(120) % 5 - 1
+    options = {"num_candidates": 60, "rows_per_draw": 1 if build == "own" else 32, "seed": 9, "return_scores": True}
+    make, options = (knn_graph, {}) if build == "knn" else (proximity_graph, options)
+    for restricted in (
+        {"rows": rows},
+        {"keys": keys},
+        {"labels": labels},
+        {"max_score": 0.3},
+        {"range_min": 13},
+        {"range_min": 200},
+        {"rows": rows, "keys": keys, "labels": labels, "max_score": 0.5, "range_min": 4, "metric": "ip"},
+    ):
+        for sort in {False, True} if build != "knn" else {None}:
+            chosen = options if sort is None else {**options, "sort": sort}
+            assert_same(make, features, 6, device_engine=device_engine, **chosen, **restricted)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_knn(device_engine, metric):
+    queries, base = features_of("integers", 37, 5), features_of("integers", 140, 5)
+    assert_same(knn, queries, base, 9, metric=metric, device_engine=device_engine)
+    assert_same(knn, queries, base, 140, metric=metric, device_engine=device_engine)
+    assert_same(knn_graph, base, 139, metric=metric, device_engine=device_engine)
+
+
+def test_scratch_does_not_change_results(device_engine):
+    features = features_of("real", 200, 6)
+    calls = [(proximity_graph, {"num_candidates": 50, "rows_per_draw": 16}), (knn_graph, {})]
+    with device_engine() as device:
+        for build, options in calls:
+            expected = build(features.to(device), 4, **options).neighbors
+            for max_memory in (20_000, 100_000):
+                found = build(features.to(device), 4, max_memory=max_memory, **options).neighbors
+                assert torch.equal(expected, found)
+            with pytest.raises(ValueError, match="max_memory: expected at least [0-9]+ bytes of scratch"):
+                build(features.to(device), 4, max_memory=1, **options)
+
+
+def test_hash_tables_and_sort_buffers_beyond_shared_memory(device_engine):
+    features = features_of("integers", 4500, 2)
+    assert_same(
+        proximity_graph, features[:2300], 3, num_candidates=1100, rows_per_draw=2300, device_engine=device_engine
+    )
+    assert_same(knn, features[:3], features, 4200, device_engine=device_engine)
+
+
+def test_oracle(device_engine):
+    features = features_of("real", 60, 7)
+    neighbors, scores = reference.proximity_graph(features.numpy(), 5, 20, rows_per_draw=16, seed=1)
+    with device_engine() as device:
+        graph = proximity_graph(
+            features.to(device), 5, num_candidates=20, rows_per_draw=16, seed=1, return_scores=True
+        ).to("cpu")
+    np.testing.assert_array_equal(graph.neighbors.numpy(), neighbors)
+    np.testing.assert_array_equal(graph.scores.numpy().view(np.int32), scores.view(np.int32))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_reported_when_results_are_read(device_engine, value):
+    features = features_of("real", 50, 40)
+    features[31, 35] = features[40, 0] = value
+    with device_engine() as device:
+        for graph in (proximity_graph(features.to(device), 5, num_candidates=20), knn_graph(features.to(device), 3)):
+            with pytest.raises(ValueError, match=r"features\[31, 35\]: expected finite values"):
+                graph.check()
+        good = features_of("real", 50, 40).to(device)
+        with pytest.raises(ValueError, match=r"base\[31, 35\]: expected finite values"):
+            knn(good, features.to(device), 3)
+        with pytest.raises(ValueError, match=r"keys\[31, 35\]: expected finite values"):
+            proximity_graph(good, 5, num_candidates=20, keys=features.to(device)).check()
+
+
+def test_warm_start_is_refused(device_engine):
+    features = features_of("real", 50, 4)
+    with device_engine() as device:
+        graph = ProximityGraph(torch.zeros((50, 1), dtype=torch.int32, device=device))
+        with pytest.raises(ValueError, match="warm_start: expected None for features on a CUDA device"):
+            proximity_graph(features.to(device), 5, num_candidates=20, warm_start=graph)

@@ -1,0 +1,92 @@
+"""Walks and epochs by the CUDA engine equal those of the CPU engine (see test_cuda_graph.py for where they run).
+
+tests/simt/walk_test.cpp compares the kernels on many more graphs; here it is the Python API.
+"""
+
+import pytest
+import torch
+
+from batchsampler_ext import ProximityGraph, proximity_graph, random_walk_with_restart, sample_batches
+
+
+def equal(first, second) -> bool:
+    return all(torch.equal(a, b.cpu()) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("restart_prob", [0.0, 0.2])
+@pytest.mark.parametrize("full", [True, False])
+def test_walks(device_engine, random_table, restart_prob, full):
+    table = torch.from_numpy(random_table(80, 6, full=full))
+    roots = torch.arange(0, 80, 9)
+    expected = random_walk_with_restart(table, roots, 20, restart_prob=restart_prob, seed=5, epoch=2, first_walk=3)
+    with device_engine() as device:
+        found = random_walk_with_restart(
+            table.to(device), roots.to(device), 20, restart_prob=restart_prob, seed=5, epoch=2, first_walk=3
+        )
+        assert equal(expected, found)
+
+
+@pytest.mark.parametrize("strategy", ["rwr", "rw", "uniform"])
+@pytest.mark.parametrize("mode", ["independent", "paper"])
+def test_epochs_over_a_subset(device_engine, strategy, mode):
+    features = torch.randn(90, 6, generator=torch.Generator().manual_seed(1))
+    options = {"epoch_mode": mode, "strategy": strategy, "seed": 4, "epoch": 1}
+    if strategy == "uniform":
+        options["epoch_mode"] = "partition"
+    rows = torch.arange(89, -1, -1)[:71]
+    expected = sample_batches(proximity_graph(features, 8, num_candidates=30, rows=rows), 16, **options)
+    with device_engine() as device:
+        graph = proximity_graph(features.to(device), 8, num_candidates=30, rows=rows.to(device))
+        found = sample_batches(graph, 16, **options)
+        assert found.indices.device.type == device.type
+        assert torch.equal(expected.indices, found.indices.cpu())
+        assert torch.equal(expected.tail, found.tail.cpu())
+        assert expected.stats == found.stats
+
+
+@pytest.mark.parametrize("hardness", ["soft", "default", "hard"])
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize("subset", [True, False])
+def test_partitions(device_engine, hardness, drop_last, subset):
+    features = torch.randn(150, 6, generator=torch.Generator().manual_seed(2))
+    rows = torch.arange(149, -1, -1)[:131] if subset else None
+    options = {"hardness": hardness, "drop_last": drop_last, "seed": 8, "epoch": 3, "restart_prob": 0.3}
+    expected = sample_batches(proximity_graph(features, 6, num_candidates=40, rows=rows), 16, **options)
+    with device_engine() as device:
+        moved = None if rows is None else rows.to(device)
+        graph = proximity_graph(features.to(device), 6, num_candidates=40, rows=moved)
+        found = sample_batches(graph, 16, **options)
+        assert torch.equal(expected.indices, found.indices.cpu())
+        assert torch.equal(expected.tail, found.tail.cpu())
+        assert expected.stats == found.stats
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [([1, 5], r"expected neighbors in \[-1, 3\), got another value in row 1"), ([-1, 2], "got -1 before a neighbor")],
+)
+def test_bad_tables_are_reported_when_results_are_read(device_engine, row, message):
+    table = torch.tensor([[1, 2], row, [0, -1]], dtype=torch.int32)
+    with device_engine() as device:
+        graph = ProximityGraph(table.to(device))
+        with pytest.raises(ValueError, match=message):
+            graph.degrees()
+        graph = ProximityGraph(table.to(device))
+        with pytest.raises(ValueError, match=message):
+            sample_batches(graph, 2, epoch_mode="independent")
+
+
+def test_ids_that_go_bad_after_the_check(device_engine):
+    with device_engine() as device:
+        graph = ProximityGraph(torch.tensor([[1, 2], [2, 0], [0, 1]], dtype=torch.int32, device=device))
+        graph.degrees()
+        graph.neighbors[1, 0] = 17
+        with pytest.raises(ValueError, match=r"graph: expected neighbors"):
+            sample_batches(graph, 3, epoch_mode="independent")
+
+
+def test_strategies_for_comparison_are_refused(device_engine, random_table):
+    with device_engine() as device:
+        graph = ProximityGraph(torch.from_numpy(random_table(20, 3, full=True)).to(device))
+        with pytest.raises(ValueError, match="strategy: expected 'rwr', 'rw' or 'uniform'"):
+            sample_batches(graph, 4, epoch_mode="independent", strategy="bfs")
