@@ -35,7 +35,7 @@ struct VoteRound {
   uint32_t max_votes;
 };
 
-// What an engine does; rows in `stage`s draw on different hashes:
+// What an engine does. Each stage has hashes of its own.
 //   int64_t num_unassigned()
 //   void seed_all()                                           roots are the first rows of the root order
 //   void seed_dissolved(int64_t num_batches, uint32_t stage)  the emptiest batches, emptied

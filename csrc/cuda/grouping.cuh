@@ -2,9 +2,9 @@
 //
 // Whoever puts an item takes the next slot of its group; a scan of the group sizes says where groups begin, and every
 // item moves there. Within a group the order is that of arrival, which differs from run to run: what reads a group
-// takes it for a set. rank_of() sorts: if groups ascend with (key, value), it is an item's place among all, found by
-// comparing it with its group. O(1) an item and group, and O(group size) for rank_of(), so groups to be sorted should
-// be small.
+// takes it for a set. To sort, items are put in groups that ascend; rank_of() then finds an item's place among all by
+// comparing (key, value) within its group. O(1) an item and group, O(group size) for rank_of(): groups to be sorted
+// should be small.
 #pragma once
 
 #include <cstdint>
@@ -20,13 +20,14 @@ struct Member {
 };
 
 constexpr uint32_t kNoGroup = 0xFFFFFFFFu;
+constexpr int64_t kMaxChunks = 1024;  // of a scan
 
 struct Groups {
   Member* items;         // [max_items] as they were put
   uint32_t* slots;       // [max_items] of items within their groups
   uint32_t* sizes;       // [max_groups] all 0 before the first item is put
   uint32_t* begins;      // [max_groups + 1]
-  uint32_t* chunk_sums;  // [kMaxChunks] of the scan
+  uint32_t* chunk_sums;  // [kMaxChunks]
   Member* members;       // [max_items] items by group
 };
 

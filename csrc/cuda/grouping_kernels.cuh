@@ -9,12 +9,10 @@
 
 namespace bse::cuda {
 
-// Sums and scans are cut into chunks, one a block.
-constexpr int64_t kMaxChunks = 1024;
 constexpr unsigned kMaxScanThreads = 1024;
 constexpr int kScannedPerThread = 8;
 
-// chunk_sums: [gridDim.x]
+// Scans are cut into chunks, one a block. chunk_sums: [gridDim.x]
 __global__ void chunk_sums_kernel(const uint32_t* values /* [num_values] */, int64_t num_values, int64_t chunk_size,
                                   uint32_t* chunk_sums) {
   BSE_SHARED(uint32_t, warp_sums, [kMaxScanThreads / 32 + 1]);

@@ -4,12 +4,12 @@
 #include "grouping_kernels.cuh"
 #include "link_share_kernels.cuh"
 #include "partition_launch.h"
+#include "partition_memory.h"
 #include "partition_order_kernels.cuh"
 #include "partition_rows_kernels.cuh"
 #include "partition_seed_kernels.cuh"
 #include "partition_state.cuh"
 #include "partition_vote_kernels.cuh"
-#include "scratch.h"
 
 namespace bse::cuda {
 
@@ -17,69 +17,12 @@ namespace {
 
 using namespace partition_rules;
 
-constexpr unsigned kTallyThreads = 32 * kTallyWarps;
-constexpr unsigned kSeedThreads = 64;             // few, so that walks spread over all multiprocessors
-constexpr int64_t kBlocksPerMultiprocessor = 16;  // of grid-stride loops
-constexpr int64_t kScanChunk = 8192;              // values a block scans, unless there are too many chunks
+constexpr int64_t kSmallBlocks = 16;   // of a multiprocessor, where blocks have kListThreads threads or about
+constexpr unsigned kSeedThreads = 64;  // few, so that walks spread over all multiprocessors
 
 constexpr uint32_t kRoundsPerRead = 4;  // most series of rounds end after 4, 6 or 12
 
 constexpr uint32_t kAllRoom = kNumGrowthRounds - 1;  // a round in which batches give away all places
-
-PartitionSizes sizes_of(const PartitionRequest& request) {
-  return {request.graph.num_rows, request.batch_size, request.drop_last};
-}
-
-int64_t max_groups(const PartitionSizes& sizes) {
-  return std::max({sizes.num_batches, int64_t{1} << hash_log_groups(sizes.num_rows),
-                   EmptinessGroups(sizes).num_groups(), BatchGroups(sizes).num_groups()});
-}
-
-// Everything a partition keeps in device memory.
-struct Memory {
-  PartitionState state{};
-  RowList lists[2];
-  uint32_t* selected_batches;  // [num_batches]
-  uint32_t* selected_roots;    // [num_batches]
-  uint32_t* found;             // [num_batches, kSeedSize]
-  uint32_t* batch_values;      // [num_batches + 1] first free places, ranks
-  size_t num_bytes;
-
-  Memory(const PartitionRequest& request, void* buffer, uint64_t* status) {
-    const PartitionSizes sizes = sizes_of(request);
-    const int64_t num_rows = sizes.num_rows, num_batches = sizes.num_batches;
-    Scratch scratch(buffer);
-    state.graph = request.graph;
-    state.sizes = sizes;
-    state.seed = request.seed;
-    state.epoch = request.epoch;
-    state.restart_threshold = request.restart_threshold;
-    state.status = status;
-    state.order = scratch.take<uint32_t>(num_rows);
-    state.owner = scratch.take<int32_t>(num_rows);
-    state.former = scratch.take<int32_t>(num_rows);
-    state.is_stranded = scratch.take<uint8_t>(num_rows);
-    state.is_filled = scratch.take<uint8_t>(num_rows);
-    state.num_free = scratch.take<uint32_t>(num_batches);
-    state.claims = scratch.take<uint64_t>(num_rows);
-    state.counters = scratch.take<uint64_t>(kNumCounters);
-    state.groups.items = scratch.take<Member>(num_rows);
-    state.groups.slots = scratch.take<uint32_t>(num_rows);
-    state.groups.sizes = scratch.take<uint32_t>(max_groups(sizes));
-    state.groups.begins = scratch.take<uint32_t>(max_groups(sizes) + 1);
-    state.groups.chunk_sums = scratch.take<uint32_t>(kMaxChunks);
-    state.groups.members = scratch.take<Member>(num_rows);
-    for (int i = 0; i < 2; ++i) lists[i].rows = scratch.take<uint32_t>(num_rows);
-    selected_batches = scratch.take<uint32_t>(num_batches);
-    selected_roots = scratch.take<uint32_t>(num_batches);
-    found = scratch.take<uint32_t>(num_batches * kSeedSize);
-    batch_values = scratch.take<uint32_t>(num_batches + 1);
-    num_bytes = scratch.num_bytes();
-    if (buffer == nullptr) return;
-    lists[0].num_rows = state.counters + kNumListed0;
-    lists[1].num_rows = state.counters + kNumListed1;
-  }
-};
 
 // The engine behind the schedule. All it knows of the data is what it last read.
 class Partition {
@@ -93,7 +36,8 @@ class Partition {
         sizes_(state_.sizes),
         num_multiprocessors_(device::num_multiprocessors()) {
     device::fill_async(state_.counters, 0, kNumCounters * sizeof(uint64_t), stream_);
-    device::fill_async(state_.groups.sizes, 0, static_cast<size_t>(max_groups(sizes_)) * sizeof(uint32_t), stream_);
+    device::fill_async(state_.groups.sizes, 0, static_cast<size_t>(max_partition_groups(sizes_)) * sizeof(uint32_t),
+                       stream_);
     const KeyedPermutation permutation(static_cast<uint32_t>(sizes_.num_rows), request.seed, Purpose::kRootOrder,
                                        request.epoch, 0);
     launch_over(begin_kernel, sizes_.num_rows, state_, permutation);
@@ -127,21 +71,21 @@ class Partition {
 
   // --- launches ----------------------------------------------------------------------------------------------------
 
-  unsigned grid_size(int64_t num_items, int64_t items_per_block) const {
+  unsigned grid_size(int64_t num_items, int64_t items_per_block, int64_t blocks_per_multiprocessor) const {
     const int64_t num_blocks = (num_items + items_per_block - 1) / items_per_block;
-    return static_cast<unsigned>(std::clamp<int64_t>(num_blocks, 1, num_multiprocessors_ * kBlocksPerMultiprocessor));
+    return static_cast<unsigned>(std::clamp<int64_t>(num_blocks, 1, num_multiprocessors_ * blocks_per_multiprocessor));
   }
 
   // A thread for each item. Kernels go round: the number need only be about right.
   template <class... Parameters, class... Arguments>
   void launch_over(void (*kernel)(Parameters...), int64_t num_items, const Arguments&... arguments) {
-    device::launch(kernel, grid_size(num_items, kListThreads), kListThreads, 0, stream_, arguments...);
+    device::launch(kernel, grid_size(num_items, kListThreads, kSmallBlocks), kListThreads, 0, stream_, arguments...);
   }
 
   // A warp for each item.
   template <class... Parameters, class... Arguments>
   void launch_warps(void (*kernel)(Parameters...), int64_t num_items, const Arguments&... arguments) {
-    device::launch(kernel, grid_size(num_items, kTallyWarps), kTallyThreads, 0, stream_, arguments...);
+    device::launch(kernel, grid_size(num_items, kTallyWarps, kTallyBlocks), kTallyThreads, 0, stream_, arguments...);
   }
 
   // values become 0. begins: [num_values + 1]
@@ -233,7 +177,7 @@ class Partition {
 
   void seed_batches(const uint32_t* batches, const uint32_t* roots, int64_t max_seeds, uint32_t stage) {
     const Seeds seeds{batches, roots, max_seeds, stage, key(stage, kClaim), memory_.found};
-    const unsigned grid = grid_size(max_seeds, kSeedThreads);
+    const unsigned grid = grid_size(max_seeds, kSeedThreads, kSmallBlocks);
     device::launch(seed_walk_kernel, grid, kSeedThreads, 0, stream_, state_, seeds);
     device::launch(settle_claims_kernel, grid, kSeedThreads, 0, stream_, state_, seeds);
     list_unassigned(unassigned(), num_expected_);
@@ -267,8 +211,8 @@ class Partition {
   // Takes proposals, and lists who is left.
   void accept(uint32_t round, bool are_returning) {
     group(sizes_.num_batches, counter(kNumVoters), num_expected_, counter(kNumGrouped));
-    device::launch(accept_kernel, grid_size(sizes_.num_batches, 1), kSelectThreads, 0, stream_, state_, round,
-                   are_returning);
+    device::launch(accept_kernel, grid_size(sizes_.num_batches, 1, kSmallBlocks), kSelectThreads, 0, stream_, state_,
+                   round, are_returning);
     launch_over(list_unassigned_kernel, num_expected_, state_, unassigned(), spare());
     swap_lists();
   }
@@ -367,7 +311,7 @@ class Partition {
   const PartitionRequest& request_;
   const device::Stream stream_;
   CounterReader& reader_;
-  const Memory memory_;
+  const PartitionMemory memory_;
   const PartitionState& state_;
   const PartitionSizes& sizes_;
   const int64_t num_multiprocessors_;
@@ -381,15 +325,17 @@ class Partition {
 }  // namespace
 
 int64_t num_reference_walks(const PartitionRequest& request) {
-  const PartitionSizes sizes = sizes_of(request);
+  const PartitionSizes sizes = partition_sizes(request);
   return sizes.num_batches < 2 || request.hardness == Hardness::kHard ? 0 : num_measured_walks(sizes);
 }
 
-size_t partition_scratch_bytes(const PartitionRequest& request) { return Memory(request, nullptr, nullptr).num_bytes; }
+size_t partition_scratch_bytes(const PartitionRequest& request) {
+  return PartitionMemory(request, nullptr, nullptr).num_bytes;
+}
 
 int64_t partition_epoch(const PartitionRequest& request, int32_t* nodes, void* scratch, uint64_t* status, void* stream,
                         CounterReader& reader) {
-  if (sizes_of(request).num_assigned == 0) return 0;
+  if (partition_sizes(request).num_assigned == 0) return 0;
   return Partition(request, scratch, status, stream, reader).run(nodes);
 }
 

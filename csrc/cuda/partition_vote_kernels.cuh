@@ -8,7 +8,6 @@
 #include <cstdint>
 
 #include "member_select.cuh"
-#include "partition_rows_kernels.cuh"
 #include "partition_state.cuh"
 #include "warp_tally.cuh"
 
@@ -30,8 +29,8 @@ __global__ void begin_round_kernel(PartitionState state, RowList unassigned, Row
 }
 
 // A warp for each voter, of which there are kNumVoters; it puts one proposal. O(num_asked) a row.
-__global__ void propose_kernel(PartitionState state, RowList unassigned, uint64_t round_key, uint32_t round,
-                               uint32_t max_votes) {
+__global__ void __launch_bounds__(kTallyThreads, kTallyBlocks)
+    propose_kernel(PartitionState state, RowList unassigned, uint64_t round_key, uint32_t round, uint32_t max_votes) {
   BSE_SHARED(int32_t, table_batches, [kTallyWarps][WarpTally::kNumSlots]);
   BSE_SHARED(uint32_t, table_votes, [kTallyWarps][WarpTally::kNumSlots]);
   const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
