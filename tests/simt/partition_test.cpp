@@ -349,15 +349,17 @@ void test_large() {
 void test_bad_ids() {
   Random random(17);
   Graph graph = graph_of_kind(0, 150, random);
-  graph.neighbors[3 * 12 + 1] = 150;
-  graph.neighbors[77 * 12] = -5;
+  for (int64_t row = 3; row < 150; row += 5) {
+    for (int64_t k = row % 12; k < 12; ++k)
+      graph.neighbors[row * 12 + k] = static_cast<int32_t>(row % 2 == 0 ? -row : 150 + k);
+  }
   const Setting setting{16, 0.2, false, Hardness::kDefault, 8, 0};
   const int64_t num_walks = cuda::num_reference_walks(cuda_request(graph, setting));
   Array<int32_t> walk_nodes(static_cast<size_t>(num_walks * 16)), nodes(150, -7);
   for (size_t i = 0; i < walk_nodes.size(); ++i) walk_nodes[i] = static_cast<int32_t>(i % 150) - 1;
   Array<uint64_t> status(cuda::kNumStatusWords, cuda::kNoReport);
   cuda_partition(graph, setting, walk_nodes, nodes, status);
-  expect(status[static_cast<int>(cuda::StatusKind::kNeighborNotARow)] == (uint64_t{3} << 32 | 150), "bad id reported");
+  expect(status[static_cast<int>(cuda::StatusKind::kNeighborNotARow)] == (uint64_t{3} << 32 | 153), "bad id reported");
   std::vector<int32_t> sorted(nodes.data(), nodes.data() + 150), rows(150);
   std::sort(sorted.begin(), sorted.end());
   std::iota(rows.begin(), rows.end(), 0);
