@@ -1,3 +1,9 @@
+// Partition epochs on the GPU: the engine behind the schedule of csrc/common/partition_schedule.h.
+//
+// A vote round is six launches: who votes, proposals, their grouping by batch (two, or three if there are many
+// batches), acceptance, who is left. Small rounds cost their launches, large ones the owners of the neighbours asked,
+// which are read at random from the L2 cache. The host waits once every kRoundsPerRead rounds and for each link share;
+// all else is decided on the device. Atomics decide about places in lists and groups, which no result depends on.
 #include <algorithm>
 
 #include "../common/partition_schedule.h"

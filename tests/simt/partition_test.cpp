@@ -11,6 +11,7 @@
 #include <numeric>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/permutation.h"
@@ -83,6 +84,9 @@ __global__ void covers_kernel(const cuda::Member* members, uint32_t num_members,
 }
 
 void test_select() {
+  const auto is_before = [](const cuda::Member& a, const cuda::Member& b) {
+    return std::make_pair(a.key, a.value) < std::make_pair(b.key, b.value);
+  };
   Random random(2);
   use_schedule(3);
   for (int spread = 0; spread < 3; ++spread) {  // keys: all equal, of few values, of any
@@ -101,7 +105,7 @@ void test_select() {
         uint32_t num_covered = 0;
         for (uint32_t i = 0; i < size; ++i) {
           uint32_t rank = 0;
-          for (uint32_t other = 0; other < size; ++other) rank += cuda::is_before(members[other], members[i]) ? 1 : 0;
+          for (uint32_t other = 0; other < size; ++other) rank += is_before(members[other], members[i]) ? 1 : 0;
           expect(is_covered[i] == (rank < count ? 1 : 0),
                  "select " + std::to_string(count) + " of " + std::to_string(size));
           num_covered += is_covered[i];
