@@ -1,6 +1,6 @@
-"""The emulator that executes CUDA kernels on the CPU: its selftest and the bugs it must find, without sanitizers.
+"""CUDA kernels on the CPU: the emulator's selftest, the bugs it must find, and kernels against the CPU engine.
 
-`make simt` runs it under ASan and UBSan too, `make nightly` under ThreadSanitizer.
+Here without sanitizers; `make simt` runs it under ASan and UBSan too, `make nightly` under ThreadSanitizer.
 """
 
 import pathlib
@@ -13,8 +13,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-def test_selftest_and_planted_bugs():
+def test_emulator_and_kernels():
     result = subprocess.run([ROOT / "tests/simt/run.sh", "plain"], capture_output=True, text=True, timeout=250)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "selftest passed" in result.stdout
+    assert "steps: equal to the CPU engine" in result.stdout
     assert "planted bugs, plain: 0 lines are not as they must be" in result.stdout

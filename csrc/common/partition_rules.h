@@ -107,6 +107,11 @@ BSE_HOST_DEVICE inline int64_t room_in_round(int64_t capacity, int64_t num_free,
   return room < 0 ? 0 : room < num_free ? room : num_free;
 }
 
+// Whether rows still find batches.
+BSE_HOST_DEVICE inline bool brings_much(int64_t num_proposals, int64_t num_asking) {
+  return num_proposals * kFewProposals > num_asking;
+}
+
 // Neighbours that a row asks.
 BSE_HOST_DEVICE inline uint32_t num_votes(bool is_stranded, uint32_t max_votes) {
   return is_stranded && kFewVotes < max_votes ? kFewVotes : max_votes;

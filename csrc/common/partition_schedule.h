@@ -28,13 +28,22 @@
 
 namespace bse {
 
-// What an engine does; rows in `stage`s draw on different hashes:
+struct VoteRound {
+  uint32_t stage, index;
+  bool is_growing;      // batches widen; otherwise they give away all places
+  bool is_conditional;  // it takes place only if the round before brought much
+  uint32_t max_votes;
+};
+
+// What an engine does. Each stage has hashes of its own.
 //   int64_t num_unassigned()
 //   void seed_all()                                           roots are the first rows of the root order
 //   void seed_dissolved(int64_t num_batches, uint32_t stage)  the emptiest batches, emptied
 //   void seed_open(int64_t num_batches, uint32_t stage)       the emptiest open batches, fewer if there are fewer
-//   void vote(uint32_t stage, uint32_t round, bool is_growing, uint32_t max_votes)
-//   bool last_vote_brought_much()                             asked after votes whose answer decides something
+//   void vote(const VoteRound&)
+//   bool may_go_on()                                          whether the last vote brought much; or true, if the
+//   engine
+//                                                             sees to it itself that rounds after it have no effect
 //   void fill(uint32_t stage)
 //   int64_t link_goal(), int64_t link_share()
 //   void leave_for_another(uint32_t stage), void leave(uint32_t stage)     who hardens, who softens
@@ -73,8 +82,9 @@ class PartitionSchedule {
   void grow(uint32_t stage, uint32_t num_rounds) {
     for (uint32_t round = 0; round < num_rounds; ++round) {
       const bool is_growing = round + 1 < partition_rules::kNumGrowthRounds;
-      engine_.vote(stage, round, is_growing, partition_rules::kMaxVotes);
-      if (!is_growing && !engine_.last_vote_brought_much()) break;
+      const bool is_conditional = round >= partition_rules::kNumGrowthRounds;
+      engine_.vote({stage, round, is_growing, is_conditional, partition_rules::kMaxVotes});
+      if (!is_growing && !engine_.may_go_on()) break;
     }
   }
 
@@ -103,8 +113,8 @@ class PartitionSchedule {
   // Finds batches for those who left; returns the link share.
   int64_t resettle(uint32_t stage, uint32_t max_votes) {
     for (uint32_t round = 0; round < partition_rules::kNumAdjustRounds; ++round) {
-      engine_.vote(stage, round, false, max_votes);
-      if (!engine_.last_vote_brought_much()) break;
+      engine_.vote({stage, round, false, round > 0, max_votes});
+      if (!engine_.may_go_on()) break;
     }
     engine_.go_back();
     engine_.fill(stage);

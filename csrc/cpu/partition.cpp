@@ -177,18 +177,18 @@ class Partition {
     int32_t batch;  // or kUnassigned
   };
 
-  void vote(uint32_t stage, uint32_t round, bool is_growing, uint32_t max_votes) {
-    const uint64_t round_key = key(stage, kFirstRound + round);
+  void vote(const VoteRound& round) {
+    const uint64_t round_key = key(round.stage, kFirstRound + round.index);
     const int64_t num_rows = num_unassigned();
     for (size_t batch = 0; batch < free_.size(); ++batch) {
-      room_[batch] = is_growing ? room_in_round(sizes_.capacity(batch), free_[batch], round) : free_[batch];
+      room_[batch] = round.is_growing ? room_in_round(sizes_.capacity(batch), free_[batch], round.index) : free_[batch];
     }
     proposals_.resize(unassigned_.size());
     team_.for_ranges(num_rows, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
       VoteTally& tally = tallies_[static_cast<size_t>(worker.index())];
       for (int64_t i = begin; i < end; ++i) {
         if (i + kAhead < end) VoteTally::prefetch(graph_, unassigned_[i + kAhead]);
-        proposals_[i] = propose(unassigned_[i], round_key, max_votes, tally);
+        proposals_[i] = propose(unassigned_[i], round_key, round.max_votes, tally);
       }
     });
 
@@ -199,7 +199,7 @@ class Partition {
     }
     std::partial_sum(first.begin(), first.end(), first.begin());
     const int64_t num_proposals = first.back();
-    brought_much_ = num_proposals * kFewProposals > num_rows;
+    brought_much_ = brings_much(num_proposals, num_rows);
     if (num_proposals == 0) return;
     by_batch_.resize(static_cast<size_t>(num_proposals));
     std::vector<int64_t> next(first.begin(), first.end() - 1);
@@ -221,8 +221,7 @@ class Partition {
     drop_assigned();
   }
 
-  // False if few rows had a batch to propose to.
-  bool last_vote_brought_much() const { return brought_much_; }
+  bool may_go_on() const { return brought_much_; }
 
   // The batch with room that most neighbours are in, ties by hash.
   Proposal propose(uint32_t row, uint64_t round_key, uint32_t max_votes, VoteTally& tally) {
@@ -363,8 +362,8 @@ class Partition {
   std::vector<char> filled_;          // [R] 1 if the row is where it is at random
   std::vector<char> is_stranded_;     // [R] 1 if the row found no batch when it asked last
   std::vector<VoteTally> tallies_;    // [num_threads]
-  bool brought_much_ = false;
-  std::vector<Proposal> proposals_;                      // of a round; kept for their memory
+  bool brought_much_ = false;         // whether many rows had a batch to propose to when they voted last
+  std::vector<Proposal> proposals_;   // of a round; kept for their memory
   std::vector<std::pair<uint64_t, uint32_t>> by_batch_;  // rank, row; the same
 };
 

@@ -65,10 +65,9 @@ void Selector::launch(const ScoreBlock& block, float* slab, const Links& links, 
     device::launch(kernel, dim3(num_blocks), dim3(kSelectThreads), shared_bytes, stream, block, plan_, slab, links,
                    sort_buffers_);
   };
-  if (block.num_candidates <= 2 * kSelectThreads) return launch(select_kernel<2>);
-  if (block.num_candidates <= 8 * kSelectThreads) return launch(select_kernel<8>);
-  if (block.num_candidates <= 16 * kSelectThreads) return launch(select_kernel<16>);
-  launch(select_kernel<0>);
+  if (block.num_candidates <= 2 * kSelectThreads) return launch(select_kernel<2, true>);
+  if (block.num_candidates <= 8 * kSelectThreads) return launch(select_kernel<8, true>);
+  launch(select_kernel<8, false>);
 }
 
 }  // namespace bse::cuda

@@ -1,14 +1,21 @@
+// Partition epochs on the GPU: the engine behind the schedule of csrc/common/partition_schedule.h.
+//
+// A vote round is six launches: who votes, proposals, their grouping by batch (two, or three if there are many
+// batches), acceptance, who is left. Small rounds cost their launches, large ones the owners of the neighbours asked,
+// which are read at random from the L2 cache. The host waits once every kRoundsPerRead rounds and for each link share;
+// all else is decided on the device. Atomics decide about places in lists and groups, which no result depends on.
 #include <algorithm>
 
 #include "../common/partition_schedule.h"
+#include "grouping_kernels.cuh"
 #include "link_share_kernels.cuh"
 #include "partition_launch.h"
+#include "partition_memory.h"
 #include "partition_order_kernels.cuh"
 #include "partition_rows_kernels.cuh"
 #include "partition_seed_kernels.cuh"
 #include "partition_state.cuh"
 #include "partition_vote_kernels.cuh"
-#include "scratch.h"
 
 namespace bse::cuda {
 
@@ -16,67 +23,12 @@ namespace {
 
 using namespace partition_rules;
 
-constexpr unsigned kTallyThreads = 32 * kTallyWarps;
-constexpr unsigned kSeedThreads = 64;             // few, so that walks spread over all multiprocessors
-constexpr int64_t kBlocksPerMultiprocessor = 16;  // of grid-stride loops
-constexpr int64_t kScanChunk = 8192;              // values a block scans, unless there are too many chunks
+constexpr int64_t kSmallBlocks = 16;   // of a multiprocessor, where blocks have kListThreads threads or about
+constexpr unsigned kSeedThreads = 64;  // few, so that walks spread over all multiprocessors
+
+constexpr uint32_t kRoundsPerRead = 4;  // most series of rounds end after 4, 6 or 12
 
 constexpr uint32_t kAllRoom = kNumGrowthRounds - 1;  // a round in which batches give away all places
-
-PartitionSizes sizes_of(const PartitionRequest& request) {
-  return {request.graph.num_rows, request.batch_size, request.drop_last};
-}
-
-int64_t max_groups(const PartitionSizes& sizes) {
-  return std::max({sizes.num_batches, int64_t{1} << hash_log_groups(sizes.num_rows),
-                   EmptinessGroups(sizes).num_groups(), BatchGroups(sizes).num_groups()});
-}
-
-// Everything a partition keeps in device memory.
-struct Memory {
-  PartitionState state{};
-  RowList lists[2];
-  uint32_t* selected_batches;  // [num_batches]
-  uint32_t* selected_roots;    // [num_batches]
-  uint32_t* found;             // [num_batches, kSeedSize]
-  uint32_t* batch_values;      // [num_batches + 1] first free places, ranks
-  size_t num_bytes;
-
-  Memory(const PartitionRequest& request, void* buffer, uint64_t* status) {
-    const PartitionSizes sizes = sizes_of(request);
-    const int64_t num_rows = sizes.num_rows, num_batches = sizes.num_batches;
-    Scratch scratch(buffer);
-    state.graph = request.graph;
-    state.sizes = sizes;
-    state.seed = request.seed;
-    state.epoch = request.epoch;
-    state.restart_threshold = request.restart_threshold;
-    state.status = status;
-    state.order = scratch.take<uint32_t>(num_rows);
-    state.owner = scratch.take<int32_t>(num_rows);
-    state.former = scratch.take<int32_t>(num_rows);
-    state.is_stranded = scratch.take<uint8_t>(num_rows);
-    state.is_filled = scratch.take<uint8_t>(num_rows);
-    state.num_free = scratch.take<uint32_t>(num_batches);
-    state.claims = scratch.take<uint64_t>(num_rows);
-    state.counters = scratch.take<uint64_t>(kNumCounters);
-    state.groups.items = scratch.take<Member>(num_rows);
-    state.groups.slots = scratch.take<uint32_t>(num_rows);
-    state.groups.sizes = scratch.take<uint32_t>(max_groups(sizes));
-    state.groups.begins = scratch.take<uint32_t>(max_groups(sizes) + 1);
-    state.groups.chunk_sums = scratch.take<uint32_t>(kMaxChunks);
-    state.groups.members = scratch.take<Member>(num_rows);
-    for (int i = 0; i < 2; ++i) lists[i].rows = scratch.take<uint32_t>(num_rows);
-    selected_batches = scratch.take<uint32_t>(num_batches);
-    selected_roots = scratch.take<uint32_t>(num_batches);
-    found = scratch.take<uint32_t>(num_batches * kSeedSize);
-    batch_values = scratch.take<uint32_t>(num_batches + 1);
-    num_bytes = scratch.num_bytes();
-    if (buffer == nullptr) return;
-    lists[0].num_rows = state.counters + kNumListed0;
-    lists[1].num_rows = state.counters + kNumListed1;
-  }
-};
 
 // The engine behind the schedule. All it knows of the data is what it last read.
 class Partition {
@@ -90,12 +42,13 @@ class Partition {
         sizes_(state_.sizes),
         num_multiprocessors_(device::num_multiprocessors()) {
     device::fill_async(state_.counters, 0, kNumCounters * sizeof(uint64_t), stream_);
-    device::fill_async(state_.groups.sizes, 0, static_cast<size_t>(max_groups(sizes_)) * sizeof(uint32_t), stream_);
+    device::fill_async(state_.groups.sizes, 0, static_cast<size_t>(max_partition_groups(sizes_)) * sizeof(uint32_t),
+                       stream_);
     const KeyedPermutation permutation(static_cast<uint32_t>(sizes_.num_rows), request.seed, Purpose::kRootOrder,
                                        request.epoch, 0);
     launch_over(begin_kernel, sizes_.num_rows, state_, permutation);
     list_unassigned({nullptr, counter(kNumRows)}, sizes_.num_rows);
-    max_unassigned_ = sizes_.num_assigned;
+    num_expected_ = sizes_.num_assigned;
   }
 
   int64_t run(int32_t* nodes) {
@@ -118,45 +71,49 @@ class Partition {
 
   void read() {
     reader_.read(counts_, reinterpret_cast<const int64_t*>(state_.counters), kNumCounters);
-    max_unassigned_ = counts_[kNumListed0 + current_];
+    num_expected_ = counts_[kNumListed0 + current_];
     is_exact_ = true;
   }
 
   // --- launches ----------------------------------------------------------------------------------------------------
 
-  unsigned grid_size(int64_t num_items, int64_t items_per_block) const {
+  unsigned grid_size(int64_t num_items, int64_t items_per_block, int64_t blocks_per_multiprocessor) const {
     const int64_t num_blocks = (num_items + items_per_block - 1) / items_per_block;
-    return static_cast<unsigned>(std::clamp<int64_t>(num_blocks, 1, num_multiprocessors_ * kBlocksPerMultiprocessor));
+    return static_cast<unsigned>(std::clamp<int64_t>(num_blocks, 1, num_multiprocessors_ * blocks_per_multiprocessor));
   }
 
-  // A thread for each item.
+  // A thread for each item. Kernels go round: the number need only be about right.
   template <class... Parameters, class... Arguments>
-  void launch_over(void (*kernel)(Parameters...), int64_t max_items, const Arguments&... arguments) {
-    device::launch(kernel, grid_size(max_items, kListThreads), kListThreads, 0, stream_, arguments...);
+  void launch_over(void (*kernel)(Parameters...), int64_t num_items, const Arguments&... arguments) {
+    device::launch(kernel, grid_size(num_items, kListThreads, kSmallBlocks), kListThreads, 0, stream_, arguments...);
   }
 
   // A warp for each item.
   template <class... Parameters, class... Arguments>
-  void launch_warps(void (*kernel)(Parameters...), int64_t max_items, const Arguments&... arguments) {
-    device::launch(kernel, grid_size(max_items, kTallyWarps), kTallyThreads, 0, stream_, arguments...);
+  void launch_warps(void (*kernel)(Parameters...), int64_t num_items, const Arguments&... arguments) {
+    device::launch(kernel, grid_size(num_items, kTallyWarps, kTallyBlocks), kTallyThreads, 0, stream_, arguments...);
   }
 
-  // begins: [num_values + 1]
+  // values become 0. begins: [num_values + 1]
   void scan(uint32_t* values, int64_t num_values, uint32_t* begins, uint64_t* total) {
-    const int64_t chunk_size = std::max(kScanChunk, (num_values + kMaxChunks - 1) / kMaxChunks);
+    constexpr int64_t kTile = int64_t{kMaxScanThreads} * kScannedPerThread;
+    const int64_t chunk_size = std::max(kTile, (num_values + kMaxChunks - 1) / kMaxChunks);
     const auto num_chunks = static_cast<unsigned>((num_values + chunk_size - 1) / chunk_size);
+    const int64_t num_tile_values = std::min(num_values, kTile);
+    const auto num_threads =
+        static_cast<unsigned>((num_tile_values + 32 * kScannedPerThread - 1) / (32 * kScannedPerThread) * 32);
     if (num_chunks > 1) {
-      device::launch(chunk_sums_kernel, num_chunks, kScanThreads, 0, stream_, values, num_values, chunk_size,
+      device::launch(chunk_sums_kernel, num_chunks, num_threads, 0, stream_, values, num_values, chunk_size,
                      state_.groups.chunk_sums);
     }
-    device::launch(scan_kernel, num_chunks, kScanThreads, 0, stream_, values, num_values, chunk_size,
+    device::launch(scan_kernel, num_chunks, num_threads, 0, stream_, values, num_values, chunk_size,
                    state_.groups.chunk_sums, begins, total);
   }
 
   // Of items that were put. num_members: those that were not nothing
-  void group(int64_t num_groups, const uint64_t* num_items, int64_t max_items, uint64_t* num_members) {
+  void group(int64_t num_groups, const uint64_t* num_items, int64_t num_expected, uint64_t* num_members) {
     scan(state_.groups.sizes, num_groups, state_.groups.begins, num_members);
-    launch_over(gather_groups_kernel, max_items, state_.groups, num_items);
+    launch_over(gather_groups_kernel, num_expected, state_.groups, num_items);
   }
 
   // --- lists -------------------------------------------------------------------------------------------------------
@@ -166,22 +123,24 @@ class Partition {
 
   int64_t num_unassigned() {
     if (!is_exact_) read();
-    return max_unassigned_;
+    return num_expected_;
   }
 
-  void list_unassigned(const RowList& from, int64_t max_rows) {
+  void list_unassigned(const RowList& from, int64_t num_rows) {
     clear(spare().num_rows);
-    launch_over(list_unassigned_kernel, max_rows, state_, from, spare());
+    launch_over(list_unassigned_kernel, num_rows, state_, from, spare());
+    swap_lists();
+  }
+
+  void swap_lists() {
     current_ = 1 - current_;
     is_exact_ = false;
   }
 
-  void drop_assigned() { list_unassigned(unassigned(), max_unassigned_); }
-
   void sort_unassigned(uint64_t key) {
-    const int log_groups = hash_log_groups(max_unassigned_);
-    launch_over(put_row_hashes_kernel, max_unassigned_, state_, unassigned(), key, log_groups);
-    group(int64_t{1} << log_groups, unassigned().num_rows, max_unassigned_, counter(kNumGrouped));
+    const int log_groups = hash_log_groups(num_expected_);
+    launch_over(put_row_hashes_kernel, num_expected_, state_, unassigned(), key, log_groups);
+    group(int64_t{1} << log_groups, unassigned().num_rows, num_expected_, counter(kNumGrouped));
   }
 
   // --- seeds -------------------------------------------------------------------------------------------------------
@@ -196,9 +155,8 @@ class Partition {
     launch_over(empty_batches_kernel, num_batches, state_, memory_.selected_batches, num_batches);
     clear(spare().num_rows);
     launch_over(dissolve_kernel, sizes_.num_rows, state_, spare());
-    current_ = 1 - current_;
-    max_unassigned_ = std::min(sizes_.num_assigned, max_unassigned_ + num_batches * sizes_.batch_size);
-    is_exact_ = false;
+    swap_lists();
+    num_expected_ = std::min(sizes_.num_assigned, num_expected_ + num_batches * sizes_.batch_size);
     seed_selected(num_batches, stage);
   }
 
@@ -219,40 +177,50 @@ class Partition {
   void seed_selected(int64_t num_batches, uint32_t stage) {
     num_batches = std::min(num_batches, sizes_.num_batches);
     sort_unassigned(key(stage, kPickRows));
-    launch_over(take_first_kernel, max_unassigned_, state_, counter(kNumGrouped), num_batches, memory_.selected_roots);
+    launch_over(take_first_kernel, num_expected_, state_, counter(kNumGrouped), num_batches, memory_.selected_roots);
     seed_batches(memory_.selected_batches, memory_.selected_roots, num_batches, stage);
   }
 
   void seed_batches(const uint32_t* batches, const uint32_t* roots, int64_t max_seeds, uint32_t stage) {
     const Seeds seeds{batches, roots, max_seeds, stage, key(stage, kClaim), memory_.found};
-    const unsigned grid = grid_size(max_seeds, kSeedThreads);
+    const unsigned grid = grid_size(max_seeds, kSeedThreads, kSmallBlocks);
     device::launch(seed_walk_kernel, grid, kSeedThreads, 0, stream_, state_, seeds);
     device::launch(settle_claims_kernel, grid, kSeedThreads, 0, stream_, state_, seeds);
-    drop_assigned();
+    list_unassigned(unassigned(), num_expected_);
   }
 
   // --- votes -------------------------------------------------------------------------------------------------------
 
-  void vote(uint32_t stage, uint32_t round, bool is_growing, uint32_t max_votes) {
-    if (max_unassigned_ == 0) return;
-    const uint32_t room_round = is_growing ? round : kAllRoom;
-    launch_warps(propose_kernel, max_unassigned_, state_, unassigned(), key(stage, kFirstRound + round), room_round,
-                 max_votes);
+  void vote(const VoteRound& round) {
+    if (num_expected_ == 0) return;
+    last_round_ = round.index;
+    const uint32_t room_round = round.is_growing ? round.index : kAllRoom;
+    begin_round(round.is_conditional);
+    launch_warps(propose_kernel, num_expected_, state_, unassigned(), key(round.stage, kFirstRound + round.index),
+                 room_round, round.max_votes);
     accept(room_round, false);
   }
 
-  bool last_vote_brought_much() {
-    if (max_unassigned_ == 0) return false;
+  // A round after one that brought little has no voters, which begin_round_kernel sees to. To launch such rounds costs
+  // about as much as to wait and see.
+  bool may_go_on() {
+    if (num_expected_ == 0) return false;
+    if ((last_round_ + 1) % kRoundsPerRead != 0) return true;
     read();
-    return counts_[kNumGrouped] * kFewProposals > counts_[kNumListed0 + 1 - current_];
+    return brings_much(counts_[kNumGrouped], counts_[kNumVoters]);
+  }
+
+  void begin_round(bool is_conditional) {
+    device::launch(begin_round_kernel, 1, 1, 0, stream_, state_, unassigned(), spare(), is_conditional);
   }
 
   // Takes proposals, and lists who is left.
   void accept(uint32_t round, bool are_returning) {
-    group(sizes_.num_batches, unassigned().num_rows, max_unassigned_, counter(kNumGrouped));
-    device::launch(accept_kernel, grid_size(sizes_.num_batches, 1), kAcceptThreads, 0, stream_, state_, round,
-                   are_returning);
-    drop_assigned();
+    group(sizes_.num_batches, counter(kNumVoters), num_expected_, counter(kNumGrouped));
+    device::launch(accept_kernel, grid_size(sizes_.num_batches, 1, kSmallBlocks), kSelectThreads, 0, stream_, state_,
+                   round, are_returning);
+    launch_over(list_unassigned_kernel, num_expected_, state_, unassigned(), spare());
+    swap_lists();
   }
 
   // --- adjusting ---------------------------------------------------------------------------------------------------
@@ -292,7 +260,7 @@ class Partition {
   void leave_for_another(uint32_t stage) {
     const uint64_t stage_key = key(stage, kPickRows);
     pick(stage_key, kHardenMask);
-    launch_warps(prefers_another_kernel, sizes_.num_assigned, state_, stage_key, spare(), state_.groups.slots);
+    launch_warps(prefers_another_kernel, num_expected_, state_, stage_key, spare(), state_.groups.slots);
     leave_picked(state_.groups.slots);
   }
 
@@ -304,30 +272,31 @@ class Partition {
   void pick(uint64_t key, uint32_t mask) {
     clear(spare().num_rows);
     launch_over(pick_kernel, sizes_.num_rows, state_, key, mask, spare());
+    num_expected_ = sizes_.num_assigned / (mask + 1) + 1;
   }
 
   // is_leaving: [number of picked] or null: all are
   void leave_picked(const uint32_t* is_leaving) {
-    launch_over(leave_kernel, sizes_.num_assigned, state_, spare(), is_leaving, unassigned());
-    max_unassigned_ = sizes_.num_assigned;
+    launch_over(leave_kernel, num_expected_, state_, spare(), is_leaving, unassigned());
     is_exact_ = false;
   }
 
   void go_back() {
-    if (max_unassigned_ == 0) return;
-    launch_over(propose_former_kernel, max_unassigned_, state_, unassigned());
+    if (num_expected_ == 0) return;
+    begin_round(false);
+    launch_over(propose_former_kernel, num_expected_, state_, unassigned());
     accept(kAllRoom, true);
   }
 
   // --- end ---------------------------------------------------------------------------------------------------------
 
   void fill(uint32_t stage) {
-    if (max_unassigned_ == 0) return;
+    if (num_expected_ == 0) return;
     sort_unassigned(key(stage, kFill));
     scan(state_.num_free, sizes_.num_batches, memory_.batch_values, counter(kNumCandidates));
-    launch_over(fill_kernel, max_unassigned_, state_, memory_.batch_values);
+    launch_over(fill_kernel, num_expected_, state_, memory_.batch_values);
     clear(unassigned().num_rows);
-    max_unassigned_ = 0;
+    num_expected_ = 0;
     is_exact_ = true;
   }
 
@@ -348,28 +317,31 @@ class Partition {
   const PartitionRequest& request_;
   const device::Stream stream_;
   CounterReader& reader_;
-  const Memory memory_;
+  const PartitionMemory memory_;
   const PartitionState& state_;
   const PartitionSizes& sizes_;
   const int64_t num_multiprocessors_;
-  int current_ = 0;             // which list has the unassigned rows
-  int64_t max_unassigned_ = 0;  // they are no more than these
-  bool is_exact_ = false;       // no fewer either
+  int current_ = 0;           // which list has the unassigned rows
+  int64_t num_expected_ = 0;  // about how many they are; 0 only if there are none
+  bool is_exact_ = false;     // just so many
+  uint32_t last_round_ = 0;
   int64_t counts_[kNumCounters] = {};
 };
 
 }  // namespace
 
 int64_t num_reference_walks(const PartitionRequest& request) {
-  const PartitionSizes sizes = sizes_of(request);
+  const PartitionSizes sizes = partition_sizes(request);
   return sizes.num_batches < 2 || request.hardness == Hardness::kHard ? 0 : num_measured_walks(sizes);
 }
 
-size_t partition_scratch_bytes(const PartitionRequest& request) { return Memory(request, nullptr, nullptr).num_bytes; }
+size_t partition_scratch_bytes(const PartitionRequest& request) {
+  return PartitionMemory(request, nullptr, nullptr).num_bytes;
+}
 
 int64_t partition_epoch(const PartitionRequest& request, int32_t* nodes, void* scratch, uint64_t* status, void* stream,
                         CounterReader& reader) {
-  if (sizes_of(request).num_assigned == 0) return 0;
+  if (partition_sizes(request).num_assigned == 0) return 0;
   return Partition(request, scratch, status, stream, reader).run(nodes);
 }
 

@@ -61,11 +61,10 @@ __global__ void pick_kernel(PartitionState state, uint64_t key, uint32_t mask, R
   });
 }
 
-constexpr int kTallyWarps = 8;  // of a block
-
 // Of picked rows, whether they have more neighbours in another batch; a warp for each.
-__global__ void prefers_another_kernel(PartitionState state, uint64_t key, RowList picked,
-                                       uint32_t* is_leaving /* [number of picked] */) {
+__global__ void __launch_bounds__(kTallyThreads, kTallyBlocks)
+    prefers_another_kernel(PartitionState state, uint64_t key, RowList picked,
+                           uint32_t* is_leaving /* [number of picked] */) {
   BSE_SHARED(int32_t, batches, [kTallyWarps][WarpTally::kNumSlots]);
   BSE_SHARED(uint32_t, votes, [kTallyWarps][WarpTally::kNumSlots]);
   const unsigned warp = threadIdx.x / 32;

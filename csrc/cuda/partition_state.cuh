@@ -15,6 +15,7 @@ namespace bse::cuda {
 enum Counter : int {
   kNumListed0,  // rows of the two lists
   kNumListed1,
+  kNumVoters,      // rows that may propose in a round
   kNumGrouped,     // members of the last grouping
   kNumCandidates,  // batches that may be seeded
   kNumLinked,      // of link shares

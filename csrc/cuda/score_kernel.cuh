@@ -67,18 +67,12 @@ __global__ void __launch_bounds__(Tile::kThreads) score_kernel(ScoreBlock block,
     __syncthreads();
   }
 
+  int rows[Tile::kThreadRows], columns[Tile::kThreadColumns];
   BSE_UNROLL
-  for (int i = 0; i < Tile::kThreadRows; ++i) {
-    const int row = row_thread * Tile::kThreadRows + i;
-    if (row >= range.num_rows) break;
-    const int64_t label = tile.label(block, row);
-    float* out = slab + (range.row_begin + row) * block.num_candidates + range.column_begin;
-    BSE_UNROLL
-    for (int j = 0; j < Tile::kThreadColumns; ++j) {
-      const int column = column_thread + j * kColumnThreads;
-      if (column < range.num_columns) out[column] = tile.entry(block, row, column, acc[i][j], label);
-    }
-  }
+  for (int i = 0; i < Tile::kThreadRows; ++i) rows[i] = row_thread * Tile::kThreadRows + i;
+  BSE_UNROLL
+  for (int j = 0; j < Tile::kThreadColumns; ++j) columns[j] = column_thread + j * kColumnThreads;
+  write_scores(block, range, tile, rows, columns, [&](int i, int j) { return acc[i][j]; }, slab);
 }
 
 }  // namespace bse::cuda

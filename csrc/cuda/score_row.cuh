@@ -1,7 +1,7 @@
-// One row of the slab, as the threads of a block select from it.
+// One row of the slab, as the threads of a block select from it: strip by strip of kItems columns a thread.
 //
-// Column c belongs to thread c mod kSelectThreads. A row of up to kItems * kSelectThreads columns is held in registers
-// (one read of the slab); with kItems = 0 it stays where it is and is read in each pass.
+// Item i of thread t in the strip that begins at `first` is column first + i * kSelectThreads + t. A row of one strip
+// is held in registers (one read of the slab); longer ones stay where they are and are read in each pass.
 #pragma once
 
 #include "../common/score.h"
@@ -11,35 +11,40 @@ namespace bse::cuda {
 
 constexpr int kSelectThreads = 128;
 
-template <int kItems>
+template <int kItems, bool kIsHeld>
 class ScoreRow {
  public:
+  static constexpr int kStrip = kItems * kSelectThreads;
+
   BSE_DEVICE ScoreRow(float* scores, int64_t num_columns) : slab_(scores), num_columns_(num_columns) {
-    if constexpr (kItems > 0) {
-      BSE_UNROLL
-      for (int i = 0; i < kItems; ++i) {
-        const int64_t c = i * kSelectThreads + threadIdx.x;
-        held_[i] = c < num_columns ? scores[c] : nobody();
-      }
-    }
+    if constexpr (kIsHeld) load(0);
   }
 
-  // Calls visit(column, score) for this thread's columns in ascending order, all threads in step; columns past the end
-  // have no rank. The score may be changed.
-  template <class Visit>
-  BSE_DEVICE void for_each(const Visit& visit) {
-    if constexpr (kItems > 0) {
-      BSE_UNROLL
-      for (int i = 0; i < kItems; ++i) visit(int64_t{i} * kSelectThreads + threadIdx.x, held_[i]);
+  // Calls visit(first, scores[kItems]) for each strip, in order, all threads in step; columns past the end have no
+  // rank. Changed scores are kept if kChanges.
+  template <bool kChanges = false, class Visit>
+  BSE_DEVICE void for_each_strip(const Visit& visit) {
+    if constexpr (kIsHeld) {
+      visit(int64_t{0}, items_);
     } else {
-      for (int64_t first = 0; first < num_columns_; first += kSelectThreads) {
-        const int64_t c = first + threadIdx.x;
-        float nothing = nobody();
-        visit(c, c < num_columns_ ? slab_[c] : nothing);
+      for (int64_t first = 0; first < num_columns_; first += kStrip) {
+        load(first);
+        visit(first, items_);
+        if constexpr (kChanges) store(first);
       }
     }
   }
 
+  // Calls visit(column, score) for this thread's columns in ascending order.
+  template <bool kChanges = false, class Visit>
+  BSE_DEVICE void for_each(const Visit& visit) {
+    for_each_strip<kChanges>([&](int64_t first, float (&items)[kItems]) {
+      BSE_UNROLL
+      for (int i = 0; i < kItems; ++i) visit(column(first, i), items[i]);
+    });
+  }
+
+  BSE_DEVICE static int64_t column(int64_t first, int item) { return first + item * kSelectThreads + threadIdx.x; }
   BSE_DEVICE int64_t num_columns() const { return num_columns_; }
 
   BSE_DEVICE static float nobody() { return __uint_as_float(0x7FC00000u); }
@@ -47,9 +52,25 @@ class ScoreRow {
   BSE_DEVICE static uint32_t key(float score) { return ~ordered_bits(score); }  // smaller: better
 
  private:
+  BSE_DEVICE void load(int64_t first) {
+    BSE_UNROLL
+    for (int i = 0; i < kItems; ++i) {
+      const int64_t c = column(first, i);
+      items_[i] = c < num_columns_ ? slab_[c] : nobody();
+    }
+  }
+
+  BSE_DEVICE void store(int64_t first) {
+    BSE_UNROLL
+    for (int i = 0; i < kItems; ++i) {
+      const int64_t c = column(first, i);
+      if (c < num_columns_) slab_[c] = items_[i];
+    }
+  }
+
   float* slab_;
   int64_t num_columns_;
-  float held_[kItems > 0 ? kItems : 1];
+  float items_[kItems];
 };
 
 }  // namespace bse::cuda

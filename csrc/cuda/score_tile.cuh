@@ -47,21 +47,43 @@ struct TileInstances {
     }
     __syncthreads();
   }
-
-  // The slab's entry of a pair whose dot product is `acc`.      label: of the query, or negative
-  BSE_DEVICE float entry(const ScoreBlock& block, int row, int column, float acc, int64_t label) const {
-    const Selection& selection = block.selection;
-    const float score = finish_score(selection.metric, acc, query_terms[row], base_terms[column]);
-    if (block.exclude_self && base_ids[column] == query_ids[row]) return __uint_as_float(kItselfBits);
-    const bool is_forbidden = (selection.has_max_score && score > selection.max_score) ||
-                              (label >= 0 && selection.labels[base_ids[column]] == label);
-    return is_forbidden ? __uint_as_float(0x7FC00000u) : score;
-  }
-
-  BSE_DEVICE int64_t label(const ScoreBlock& block, int row) const {
-    return block.selection.labels != nullptr ? block.selection.labels[query_ids[row]] : -1;
-  }
 };
+
+// Writes a thread's pairs to the slab. rows, columns: theirs in the tile, those past its end are left out; dot(i, j):
+// the dot product of the i-th row and j-th column.
+template <int kThreadRows, int kThreadColumns, class Range, class Instances, class Dot>
+BSE_DEVICE void write_scores(const ScoreBlock& block, const Range& range, const Instances& tile,
+                             const int (&rows)[kThreadRows], const int (&columns)[kThreadColumns], const Dot& dot,
+                             float* slab) {
+  const Selection& selection = block.selection;
+  int64_t base_ids[kThreadColumns], base_labels[kThreadColumns];
+  float base_terms[kThreadColumns];
+  BSE_UNROLL
+  for (int j = 0; j < kThreadColumns; ++j) {
+    const bool is_inside = columns[j] < range.num_columns;
+    base_ids[j] = is_inside ? tile.base_ids[columns[j]] : -1;
+    base_terms[j] = is_inside ? tile.base_terms[columns[j]] : 0.0f;
+    base_labels[j] = is_inside && selection.labels != nullptr ? selection.labels[base_ids[j]] : -1;
+  }
+  BSE_UNROLL
+  for (int i = 0; i < kThreadRows; ++i) {
+    const bool is_row = rows[i] < range.num_rows;
+    const int64_t query = is_row ? tile.query_ids[rows[i]] : -1;
+    const float query_term = is_row ? tile.query_terms[rows[i]] : 0.0f;
+    const int64_t label = is_row && selection.labels != nullptr ? selection.labels[query] : -1;
+    float* out = slab + (range.row_begin + rows[i]) * block.num_candidates + range.column_begin;
+    BSE_UNROLL
+    for (int j = 0; j < kThreadColumns; ++j) {
+      float score = finish_score(selection.metric, dot(i, j), query_term, base_terms[j]);
+      const bool has_same_label = label >= 0 && label == base_labels[j];
+      if (has_same_label || (selection.has_max_score && score > selection.max_score)) {
+        score = __uint_as_float(0x7FC00000u);
+      }
+      if (block.exclude_self && base_ids[j] == query) score = __uint_as_float(kItselfBits);
+      if (is_row && columns[j] < range.num_columns) out[columns[j]] = score;
+    }
+  }
+}
 
 BSE_DEVICE bool is_screened(const ScoreBlock& block) { return block.unbounded != nullptr && *block.unbounded == 0; }
 

@@ -102,21 +102,14 @@ __global__ void __launch_bounds__(ScreenTile::kThreads) screen_kernel(ScoreBlock
   }
   ptx::cp_async_wait<0>();
 
+  // Of each mma tile a lane has two rows, eight apart, and two columns side by side.
+  int rows[2 * kRowTiles], columns[2 * kColumnTiles];
   BSE_UNROLL
-  for (int i = 0; i < kRowTiles; ++i) {
-    BSE_UNROLL
-    for (int j = 0; j < kColumnTiles; ++j) {
-      BSE_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        const int row = warp_row + 16 * i + 8 * (e / 2) + lane / 4;
-        const int column = warp_column + 8 * j + 2 * (lane % 4) + e % 2;
-        if (row < range.num_rows && column < range.num_columns) {
-          float* out = slab + (range.row_begin + row) * block.num_candidates + range.column_begin;
-          out[column] = tile.entry(block, row, column, acc[i][j][e], tile.label(block, row));
-        }
-      }
-    }
-  }
+  for (int i = 0; i < 2 * kRowTiles; ++i) rows[i] = warp_row + 8 * i + lane / 4;
+  BSE_UNROLL
+  for (int j = 0; j < 2 * kColumnTiles; ++j) columns[j] = warp_column + j / 2 * 8 + lane % 4 * 2 + j % 2;
+  const auto dot = [&](int i, int j) { return acc[i / 2][j / 2][i % 2 * 2 + j % 2]; };
+  write_scores(block, range, tile, rows, columns, dot, slab);
 }
 
 }  // namespace bse::cuda

@@ -17,6 +17,7 @@
 #include "device.h"
 #include "score_row.cuh"
 #include "score_tile.cuh"
+#include "strip_places.cuh"
 
 namespace bse::cuda {
 
@@ -30,7 +31,8 @@ struct RankBound {
 struct SelectScratch {
   uint32_t histogram[256];
   uint32_t chosen[2];
-  uint32_t sums[kSelectThreads / 32 + 1];
+  uint32_t sums[kSelectWarps + 1];
+  uint32_t counts[32];
 };
 
 // The bound after the best `rank` scores; past all of them if there are no more.
@@ -79,19 +81,17 @@ BSE_DEVICE void exclude_last(Row& row) {
   int has_itself = 0;
   row.for_each([&](int64_t, const float& score) { has_itself |= int{__float_as_uint(score) == kItselfBits}; });
   if (__syncthreads_or(has_itself) != 0) return;
-  row.for_each([&](int64_t c, float& score) {
+  row.template for_each<true>([&](int64_t c, float& score) {
     if (c == row.num_columns() - 1) score = Row::nobody();
   });
 }
 
-// The defined score of a query and a candidate.
-BSE_DEVICE float defined_score(const ScoreBlock& block, int64_t query_row, int64_t base_row) {
-  const int64_t query = block.query_id(query_row), candidate = block.base_id(base_row);
+// The dot product of two rows as defined. Not inlined: it is needed seldom, and at many places of unrolled loops.
+static __device__ __noinline__ float defined_dot(DeviceMatrix queries, int64_t query, DeviceMatrix base,
+                                                 int64_t candidate) {
   float acc = 0.0f;
-  for (int64_t k = 0; k < block.queries.dim; ++k) {
-    acc = fmaf(block.queries.element(query, k), block.base.element(candidate, k), acc);
-  }
-  return finish_score(block.selection.metric, acc, block.query_terms[query_row], block.base_terms[base_row]);
+  for (int64_t k = 0; k < queries.dim; ++k) acc = fmaf(queries.element(query, k), base.element(candidate, k), acc);
+  return acc;
 }
 
 // Turns screened scores into ones whose best K are those of the defined scores: infinity for who is among them, NaN for
@@ -103,7 +103,7 @@ BSE_DEVICE void settle(Row& row, const ScoreBlock& block, int64_t r, SelectScrat
   if (last.key == 0xFFFFFFFFu) return;  // all are kept
   const double threshold = from_ordered_bits(~last.key);
   uint32_t num_above = 0, num_between = 0, total_above, total_between;
-  row.for_each([&](int64_t, float& score) {
+  row.template for_each<true>([&](int64_t, float& score) {
     if (!Row::has_rank(score)) return;
     if (score > threshold + block.margin) {
       score = __uint_as_float(0x7F800000u);
@@ -118,17 +118,19 @@ BSE_DEVICE void settle(Row& row, const ScoreBlock& block, int64_t r, SelectScrat
   exclusive_sum(num_between, scratch.sums, &total_between);
   if (total_above + total_between <= num_links) return;
   const int64_t group = r / block.rows_per_group, query_row = block.query_row(block.first_row + r);
-  row.for_each([&](int64_t c, float& score) {
+  row.template for_each<true>([&](int64_t c, float& score) {
     if (!Row::has_rank(score) || score == __uint_as_float(0x7F800000u)) return;
-    score = defined_score(block, query_row, block.candidate_row(group, c));
+    const int64_t base_row = block.candidate_row(group, c);
+    const float dot = defined_dot(block.queries, block.query_id(query_row), block.base, block.base_id(base_row));
+    score = finish_score(block.selection.metric, dot, block.query_terms[query_row], block.base_terms[base_row]);
   });
 }
 
 // slab: [block.num_rows, block.num_candidates]      sort_buffers: [gridDim.x, sort_length] or null
-template <int kItems>
+template <int kItems, bool kIsHeld>
 __global__ void __launch_bounds__(kSelectThreads)
     select_kernel(ScoreBlock block, SelectPlan plan, float* slab, Links links, uint64_t* sort_buffers) {
-  using Row = ScoreRow<kItems>;
+  using Row = ScoreRow<kItems, kIsHeld>;
   BSE_SHARED(SelectScratch, scratch);
   device::SharedMemory shared;
   uint64_t* ranks = plan.sort_is_shared ? shared.take<uint64_t>(plan.sort_length)
@@ -148,35 +150,38 @@ __global__ void __launch_bounds__(kSelectThreads)
     int32_t* neighbors = links.neighbors + result_row * num_links;
     float* scores = links.scores != nullptr ? links.scores + result_row * num_links : nullptr;
     uint32_t num_at_begin = 0, num_at_end = 0, num_kept = 0;
-    row.for_each([&](int64_t c, const float& score) {
-      const bool has_rank = Row::has_rank(score);
-      const uint32_t key = has_rank ? Row::key(score) : 0;
+    row.for_each_strip([&](int64_t first, const float (&items)[kItems]) {
       // Who is among the first `num_equal` of a bound's key is a matter of column order: counted, as kept ones are.
-      uint32_t total_begin = 0, total_end = 0, total_kept = 0;
-      bool is_kept = has_rank && key <= end.key && key >= begin.key;
-      if (range_min > 0) {
-        const bool is_equal = has_rank && key == begin.key;
-        const uint32_t before = num_at_begin + exclusive_sum(is_equal, scratch.sums, &total_begin);
-        is_kept = is_kept && (!is_equal || before >= begin.num_equal);
+      bool is_kept[kItems], is_equal[kItems];
+      uint32_t places[kItems];
+      BSE_UNROLL
+      for (int i = 0; i < kItems; ++i) {
+        const uint32_t key = Row::key(items[i]);
+        is_kept[i] = Row::has_rank(items[i]) && key >= begin.key && key <= end.key;
       }
-      if (end.num_equal != 0xFFFFFFFFu) {
-        const bool is_equal = has_rank && key == end.key;
-        const uint32_t before = num_at_end + exclusive_sum(is_equal, scratch.sums, &total_end);
-        is_kept = is_kept && (!is_equal || before < end.num_equal);
-      }
-      const uint32_t place = num_kept + exclusive_sum(is_kept, scratch.sums, &total_kept);
-      if (is_kept) {
-        const auto id = static_cast<uint32_t>(block.base_id(block.candidate_row(group, c)));
+      const auto cut = [&](const RankBound& bound, uint32_t* num_seen, bool keeps_first) {
+        BSE_UNROLL
+        for (int i = 0; i < kItems; ++i) is_equal[i] = is_kept[i] && Row::key(items[i]) == bound.key;
+        *num_seen = place_chosen(is_equal, *num_seen, scratch.counts, places);
+        BSE_UNROLL
+        for (int i = 0; i < kItems; ++i) {
+          is_kept[i] = is_kept[i] && (!is_equal[i] || (places[i] < bound.num_equal) == keeps_first);
+        }
+      };
+      if (end.num_equal != 0xFFFFFFFFu) cut(end, &num_at_end, true);
+      if (range_min > 0) cut(begin, &num_at_begin, false);
+      num_kept = place_chosen(is_kept, num_kept, scratch.counts, places);
+      BSE_UNROLL
+      for (int i = 0; i < kItems; ++i) {
+        if (!is_kept[i]) continue;
+        const auto id = static_cast<uint32_t>(block.base_id(block.candidate_row(group, Row::column(first, i))));
         if (plan.sort_length > 0) {
-          ranks[place] = candidate_rank(score, id);
+          ranks[places[i]] = candidate_rank(items[i], id);
         } else {
-          neighbors[place] = static_cast<int32_t>(id);
-          if (scores != nullptr) scores[place] = score;
+          neighbors[places[i]] = static_cast<int32_t>(id);
+          if (scores != nullptr) scores[places[i]] = items[i];
         }
       }
-      num_at_begin += total_begin;
-      num_at_end += total_end;
-      num_kept += total_kept;
     });
     if (plan.sort_length > 0) {
       uint32_t length = 1;  // of what there is

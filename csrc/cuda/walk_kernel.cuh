@@ -104,11 +104,11 @@ class WarpWalk {
     end_ = End::kNone;
   }
 
-  // As many segments as the missing rows may take, more of them while they bring nothing: steps ahead of a batch that
-  // is full are wasted.
+  // Steps ahead of a batch that is full are wasted: so twice as many segments as the missing rows take if all steps
+  // find one, and more of them while they bring nothing.
   BSE_DEVICE uint32_t window() const {
-    const uint32_t likely = min(batch_.num_missing() >> setting_.log_segment_steps, 32u);
-    const uint32_t wanted = likely + kMinWindow + num_barren_;
+    const uint32_t likely = min(batch_.num_missing() >> setting_.log_segment_steps, 16u);
+    const uint32_t wanted = 2 * likely + kMinWindow + num_barren_;
     return min(wanted, setting_.limits.max_segments - first_);
   }
 

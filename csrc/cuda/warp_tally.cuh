@@ -12,6 +12,9 @@
 
 namespace bse::cuda {
 
+// Of kernels with a warp for each row; so many blocks of a multiprocessor hide the latency of the owners.
+constexpr int kTallyWarps = 8, kTallyThreads = 32 * kTallyWarps, kTallyBlocks = 6;
+
 BSE_DEVICE uint64_t warp_max(uint64_t value) {
   const auto high = static_cast<uint32_t>(value >> 32);
   const uint32_t max_high = __reduce_max_sync(~0u, high);

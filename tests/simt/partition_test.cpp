@@ -11,12 +11,14 @@
 #include <numeric>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/permutation.h"
 #include "cpu/batch_walks.h"
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
+#include "cuda/member_select.cuh"
 #include "cuda/partition_launch.h"
 #include "cuda/status.h"
 #include "test_arrays.h"
@@ -39,6 +41,8 @@ constexpr bool kIsSmall = true;
 constexpr bool kIsSmall = false;
 #endif
 
+using Random = std::mt19937;
+
 int num_failures = 0;
 int64_t num_compared = 0, num_rows_compared = 0, num_rows_filled = 0, num_reads = 0;
 
@@ -59,6 +63,58 @@ struct Reader : cuda::CounterReader {
     std::memcpy(host, device, static_cast<size_t>(count) * sizeof *host);
   }
 };
+
+#if defined(__CUDACC__)
+void use_schedule(uint64_t) {}
+#else
+void use_schedule(uint64_t seed) {
+  simt::config().seed = seed;
+  simt::config().resident_blocks = 1 + seed % 3;
+  simt::config().preemption = seed % 2 == 0 ? 16 : 200;
+}
+#endif
+
+// ---- selection by digits, on ties that hashes do not have
+
+__global__ void covers_kernel(const cuda::Member* members, uint32_t num_members, uint32_t count, uint8_t* is_covered) {
+  const cuda::MemberPrefix prefix = cuda::select(members, num_members, count);
+  for (uint32_t i = threadIdx.x; i < num_members; i += cuda::kSelectThreads) {
+    is_covered[i] = prefix.covers(members[i]) ? 1 : 0;
+  }
+}
+
+void test_select() {
+  const auto is_before = [](const cuda::Member& a, const cuda::Member& b) {
+    return std::make_pair(a.key, a.value) < std::make_pair(b.key, b.value);
+  };
+  Random random(2);
+  use_schedule(3);
+  for (int spread = 0; spread < 3; ++spread) {  // keys: all equal, of few values, of any
+    for (const uint32_t size : {2u, 31u, 128u, 700u}) {
+      Array<cuda::Member> members(size);
+      Array<uint8_t> is_covered(size);
+      for (uint32_t i = 0; i < size; ++i) {
+        const uint64_t key = spread == 0 ? 5 : spread == 1 ? uint64_t{random() % 3} << 40 : uint64_t{random()} << 32;
+        members[i] = {key, i * 40503u, 0};
+      }
+      std::shuffle(members.data(), members.data() + size, random);
+      for (const uint32_t count : {1u, size / 2, size - 1}) {
+        device::launch(covers_kernel, dim3(1), dim3(cuda::kSelectThreads), 0, nullptr, members.data(), size, count,
+                       is_covered.data());
+        synchronize();
+        uint32_t num_covered = 0;
+        for (uint32_t i = 0; i < size; ++i) {
+          uint32_t rank = 0;
+          for (uint32_t other = 0; other < size; ++other) rank += is_before(members[other], members[i]) ? 1 : 0;
+          expect(is_covered[i] == (rank < count ? 1 : 0),
+                 "select " + std::to_string(count) + " of " + std::to_string(size));
+          num_covered += is_covered[i];
+        }
+        expect(num_covered == count, "number selected");
+      }
+    }
+  }
+}
 
 // ---- graphs
 
@@ -104,8 +160,6 @@ struct Graph {
     return view;
   }
 };
-
-using Random = std::mt19937;
 
 std::vector<int64_t> drawn(int64_t count, int64_t begin, int64_t end, Random& random) {
   std::vector<int64_t> rows(static_cast<size_t>(count));
@@ -242,16 +296,6 @@ void compare(Graph& graph, const Setting& setting) {
   num_rows_filled += filled;
 }
 
-#if defined(__CUDACC__)
-void use_schedule(uint64_t) {}
-#else
-void use_schedule(uint64_t seed) {
-  simt::config().seed = seed;
-  simt::config().resident_blocks = 1 + seed % 3;
-  simt::config().preemption = seed % 2 == 0 ? 16 : 200;
-}
-#endif
-
 void test_graphs() {
   Random random(3);
   const int64_t batch_sizes[] = {2, 7, 32, 64, 1};
@@ -309,15 +353,17 @@ void test_large() {
 void test_bad_ids() {
   Random random(17);
   Graph graph = graph_of_kind(0, 150, random);
-  graph.neighbors[3 * 12 + 1] = 150;
-  graph.neighbors[77 * 12] = -5;
+  for (int64_t row = 3; row < 150; row += 5) {
+    for (int64_t k = row % 12; k < 12; ++k)
+      graph.neighbors[row * 12 + k] = static_cast<int32_t>(row % 2 == 0 ? -row : 150 + k);
+  }
   const Setting setting{16, 0.2, false, Hardness::kDefault, 8, 0};
   const int64_t num_walks = cuda::num_reference_walks(cuda_request(graph, setting));
   Array<int32_t> walk_nodes(static_cast<size_t>(num_walks * 16)), nodes(150, -7);
   for (size_t i = 0; i < walk_nodes.size(); ++i) walk_nodes[i] = static_cast<int32_t>(i % 150) - 1;
   Array<uint64_t> status(cuda::kNumStatusWords, cuda::kNoReport);
   cuda_partition(graph, setting, walk_nodes, nodes, status);
-  expect(status[static_cast<int>(cuda::StatusKind::kNeighborNotARow)] == (uint64_t{3} << 32 | 150), "bad id reported");
+  expect(status[static_cast<int>(cuda::StatusKind::kNeighborNotARow)] == (uint64_t{3} << 32 | 153), "bad id reported");
   std::vector<int32_t> sorted(nodes.data(), nodes.data() + 150), rows(150);
   std::sort(sorted.begin(), sorted.end());
   std::iota(rows.begin(), rows.end(), 0);
@@ -327,6 +373,7 @@ void test_bad_ids() {
 }  // namespace
 
 int main() {
+  test_select();
   test_graphs();
   test_hardness();
   test_small();

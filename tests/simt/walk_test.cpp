@@ -314,25 +314,25 @@ void test_numbering(std::mt19937& random) {
   }
 }
 
-// Member tables in global memory, used again by a second walk.
+// Member tables in global memory, some of them used by a second walk.
 void test_large_batches(std::mt19937& random) {
-  if (kIsSmall) return;
   Case c;
-  c.batch_size = 4200;
-  compare_walks(random_graph(5000, 8, random), c);
-  c.restart_prob = 0.0;
-  compare_walks(random_graph(5000, 8, random), c);
 #if !defined(__CUDACC__)
   simt::Config& config = simt::config();
   const simt::Config before = config;
   config.num_multiprocessors = 1;
   config.resident_blocks = 4;
-  c.restart_prob = 0.2;
   c.batch_size = 4100;
-  c.num_walks = 35;  // of which 16 at a time
+  c.num_walks = 19;  // of which 16 at a time
   compare_walks(short_rows(4300, random), c);
   config = before;
+  if (kIsSmall) return;
 #endif
+  c.num_walks = 5;
+  c.batch_size = 4200;
+  compare_walks(random_graph(5000, 8, random), c);
+  c.restart_prob = 0.0;
+  compare_walks(random_graph(5000, 8, random), c);
 }
 
 // ---- bad values
@@ -474,7 +474,7 @@ void run_all(uint32_t seed) {
   test_awkward_graphs(random);
   test_typical(random);
   test_numbering(random);
-  test_large_batches(random);
+  if (seed == 1) test_large_batches(random);  // takes as long as all the others
   test_bad_neighbors(random);
   test_bad_tables(random);
   test_row_degrees(random);
