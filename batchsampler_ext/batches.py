@@ -184,8 +184,8 @@ class EpochSampler:
             device_engine = engine(self.device)
             if not hasattr(device_engine, "partition_epoch"):
                 raise ValueError(
-                    "epoch_mode: expected 'independent' or 'paper' with strategy 'rwr' for a graph on a CUDA device, got "
-                    "'partition'"
+                    "epoch_mode: expected 'independent' or 'paper' with strategy 'rwr' for a graph on a CUDA device, "
+                    "got 'partition'"
                 )
             num_filled = device_engine.partition_epoch(
                 graph=self.view.description,

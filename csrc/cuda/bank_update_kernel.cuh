@@ -120,7 +120,7 @@ BSE_DEVICE void store_rows(const RowMixer& mixer, int64_t first, bool normalize,
     }
   }
   const unsigned kept_lanes = __ballot_sync(~0u, is_kept), mixed_lanes = __ballot_sync(~0u, is_mixed);
-  __syncwarp();  // what was there is read before other lanes overwrite it
+  __syncwarp();  // what was there has been read (last_update too) before other lanes overwrite it
   for (int i = 0; i < kBankRowsAtOnce; ++i) {
     const int owner = 8 * i;
     const int64_t target = __shfl_sync(~0u, id, owner);
@@ -166,7 +166,6 @@ __global__ void __launch_bounds__(32 * kBankWarps)
       key_table.data = bank.keys;
       store_rows({update.key_rows, key_table, update.momentum, added}, first, update.normalize, is_kept, is_mixed, id);
     }
-    __syncwarp();  // all eight lanes know whether the instance was there before
     if (is_kept && lane % 8 == 0) bank.last_update[id] = update.step;
   }
 }

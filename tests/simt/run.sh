@@ -22,6 +22,7 @@ cpu_walks=(csrc/cpu/{batch_walks,graph_view,interleaved_walks,kernels_scalar,thr
 check() { # MODE
   "$build/selftest_$1"
   "$build/walk_test_$1"
+  "$build/bank_test_$1"
   "$build/planted_bugs_$1" "$1" >"$build/matrix_$1.txt" 2>"$build/reports_$1.txt" || {
     grep FAILED "$build/matrix_$1.txt"
     echo "see $build/matrix_$1.txt and reports_$1.txt" >&2
@@ -51,9 +52,18 @@ for mode in "${modes[@]}"; do
       wait -n && wait -n
       g++ $flags -O2 "${cpu_walks[@]}" -r -o "$build/cpu_walks.o"
       nvcc "$build/walk_launch.cu_cuda.o" "$build/walk_test.cpp_cuda.o" "$build/cpu_walks.o" -o "$build/walk_test_cuda"
+      for source in csrc/cuda/bank_update.cu tests/simt/bank_test.cpp; do
+        nvcc -std=c++17 -O2 -x cu --fmad=false -Icsrc -Itests -Xcompiler -Wall,-Wextra -Werror all-warnings \
+          -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a \
+          -c "$source" -o "$build/$(basename "$source")_cuda.o" &
+      done
+      wait -n && wait -n
+      g++ $flags -O2 -c csrc/cpu/bank_update.cpp -o "$build/cpu_bank.o"
+      nvcc "$build/bank_update.cu_cuda.o" "$build/bank_test.cpp_cuda.o" "$build/cpu_bank.o" -o "$build/bank_test_cuda"
       if nvidia-smi >/dev/null 2>&1; then
         "$build/selftest_cuda"
         "$build/walk_test_cuda"
+        "$build/bank_test_cuda"
         "$build/planted_bugs_cuda"
       else
         echo "compiled, not run: no GPU here"
@@ -71,5 +81,7 @@ for mode in "${modes[@]}"; do
   wait -n && wait -n
   g++ $flags $options -x c++ csrc/cuda/walk_launch.cu tests/simt/walk_test.cpp "${cpu_walks[@]}" \
     -x none "$build/runtime.o" -lpthread -o "$build/walk_test_$mode"
+  g++ $flags $options -x c++ csrc/cuda/bank_update.cu tests/simt/bank_test.cpp csrc/cpu/bank_update.cpp \
+    -x none "$build/runtime.o" -lpthread -o "$build/bank_test_$mode"
   check "$mode"
 done
