@@ -182,7 +182,13 @@ class EpochSampler:
         else:
             num_rows = self.num_full * self.batch_size + self.tail_size
             rows = torch.empty(num_rows, dtype=torch.int32, device=self.device)
-            num_filled = engine(self.device).partition_epoch(
+            device_engine = engine(self.device)
+            if not hasattr(device_engine, "partition_epoch"):
+                raise ValueError(
+                    "epoch_mode: expected 'independent' or 'paper' with strategy 'rwr' for a graph on a CUDA device, "
+                    "got 'partition'"
+                )
+            num_filled = device_engine.partition_epoch(
                 graph=self.view.description,
                 batch_size=self.batch_size,
                 restart_threshold=self.threshold,
