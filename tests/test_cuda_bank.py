@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed
 
 from batchsampler_ext import FeatureBank, ProximityBatchSampler, proximity_graph, sample_batches
 
@@ -193,6 +194,21 @@ def test_states_move_between_devices(device_engine, tmp_path):
         assert expected.num_skipped == 2
         assert_equal(first, expected)
         assert_equal(second, expected)
+
+
+def test_gathered_rows_come_back_to_the_device(device_engine):
+    """One rank; test_bank.py has two. The rows are of one type then, so that ranks may differ in theirs."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        rows = scaled_rows(9, 5, 0, torch.bfloat16)
+        assert_same(device_engine, [(torch.arange(9), rows, -rows), ([3, 3], rows[:2], rows[:2])], 12, 5, key_dim=5)
+        with device_engine() as device:
+            bank = FeatureBank(4, 2, device=device)
+            bank.update([4], torch.ones(1, 2))
+            with pytest.raises(ValueError, match="indices: .* got 4"):
+                bank.check()
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 # --- samplers --------------------------------------------------------------------------------------------------------
