@@ -59,6 +59,14 @@ asan: $(VENV)/installed
 neon: $(VENV)/tools
 	tests/run_neon.sh $(PY)
 
+# The wheel with the CUDA engine for all architectures; needs nvcc, no GPU.
+cuda: $(VENV)/tools
+	tests/run_cuda_build.sh $(PY)
+
+# Everything that needs a GPU, with what PYTHON has installed: no network, no virtual environment.
+gpu-check:
+	tests/run_gpu_check.sh $(PYTHON)
+
 # CUDA kernels run on the CPU: the emulator's selftest, the bugs it must find, walks. With nvcc, compiled for GPUs too.
 simt:
 	tests/simt/run.sh

@@ -19,11 +19,13 @@ class DeviceStatus:
     def __init__(self, words: torch.Tensor, message: Callable[[torch.Tensor], str]) -> None:
         self._words: torch.Tensor | None = words
         self._message = message
+        self._order = StreamOrder(words.device)  # after what has been queued on the current stream
 
     def check(self) -> None:
         """Waits for the work; raises ``ValueError`` if a kernel found something wrong."""
         if self._words is None:
             return
+        self._order.enter()
         message = self._message(self._words.cpu())
         if message:
             raise ValueError(message)
@@ -103,8 +105,7 @@ class CudaEngine:
         if strategy != 0:
             raise ValueError("strategy: expected 'rwr', 'rw' or 'uniform' for a graph on a CUDA device, got another")
         call = self._module.WalkCall(graph=graph, **request)
-        status = self._queue(call, nodes=nodes, counts=counts)
-        return DeviceStatus(status, self._graph_message(graph))
+        return self._queue(call, self._graph_message(graph), nodes=nodes, counts=counts)
 
     def partition_epoch(self, *, graph: tuple[int, ...], num_threads: int, nodes: int, **request: Any) -> int:
         """As ``_core.partition_epoch``. Waits for the device now and then: what comes next depends on its counters."""
@@ -177,16 +178,18 @@ class CudaEngine:
         self, make_call: Callable[..., Any], message: Callable[[torch.Tensor], str], *, neighbors: int, scores: int,
         **request: Any,
     ) -> DeviceStatus:  # fmt: skip
-        return DeviceStatus(self._queue(make_call(**request), neighbors=neighbors, scores=scores), message)
+        with _current(self._device):  # a plan depends on the device
+            call = make_call(**request)
+        return self._queue(call, message, neighbors=neighbors, scores=scores)
 
-    def _queue(self, call: Any, **results: int) -> torch.Tensor:
-        """Runs a call that has been checked; returns its status words."""
+    def _queue(self, call: Any, message: Callable[[torch.Tensor], str], **results: int) -> DeviceStatus:
+        """Runs a call that has been checked."""
         with _current(self._device):
             # Freed on return, but the allocator hands it to others only after what is queued on this stream.
             scratch = torch.empty(call.scratch_bytes, dtype=torch.uint8, device=self._device)
             status = self._new_status()
             call.run(scratch=scratch.data_ptr(), status=status.data_ptr(), stream=_stream(self._device), **results)
-        return status
+            return DeviceStatus(status, message)
 
     def _new_status(self) -> torch.Tensor:
         return torch.full((self._module.num_status_words,), -1, dtype=torch.int64, device=self._device)

@@ -176,19 +176,14 @@ class EpochSampler:
             num_batches = _validate.integer(
                 self.num_batches, "num_batches", 1, num_batches, because=" (the batches of this epoch)"
             )
+        self.view.graph.check()
         num_filled = 0
         if self.strategy == "uniform":
             rows = self._root_order()[: self.num_full * self.batch_size + self.tail_size].to(torch.int32)
         else:
             num_rows = self.num_full * self.batch_size + self.tail_size
             rows = torch.empty(num_rows, dtype=torch.int32, device=self.device)
-            device_engine = engine(self.device)
-            if not hasattr(device_engine, "partition_epoch"):
-                raise ValueError(
-                    "epoch_mode: expected 'independent' or 'paper' with strategy 'rwr' for a graph on a CUDA device, "
-                    "got 'partition'"
-                )
-            num_filled = device_engine.partition_epoch(
+            num_filled = engine(self.device).partition_epoch(
                 graph=self.view.description,
                 batch_size=self.batch_size,
                 restart_threshold=self.threshold,

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed
 
-from batchsampler_ext import FeatureBank, ProximityBatchSampler, proximity_graph, sample_batches
+from batchsampler_ext import FeatureBank, ProximityBatchSampler
 
 NAN, INF = float("nan"), float("inf")
 
@@ -237,6 +237,8 @@ def two_epochs(bank: FeatureBank, num_filled: int, **options) -> tuple[list[list
 @pytest.mark.parametrize(
     "options",
     [
+        {},
+        {"drop_last": True},
         {"epoch_mode": "independent"},
         {"epoch_mode": "independent", "drop_last": True, "strategy": "rw"},
         {"epoch_mode": "independent", "graph_options": {"labels": torch.arange(90) % 5, "metric": "l2"}},
@@ -293,17 +295,6 @@ def test_states_of_samplers_are_those_of_the_cpu(device_engine):
     again = half("cpu")
     again.load_state_dict(state)
     assert list(again) == rest
-
-
-def test_partitions_on_a_device_without_them_are_refused(device_engine):
-    with device_engine() as device:
-        graph = proximity_graph(torch.randn(30, 4).to(device), 3, num_candidates=9)
-        from batchsampler_ext._backend import engine
-
-        if hasattr(engine(graph.device), "partition_epoch"):
-            pytest.skip("this engine has partitions")
-        with pytest.raises(ValueError, match="epoch_mode: expected 'independent' or 'paper' .* got 'partition'"):
-            sample_batches(graph, 5)
 
 
 # --- what only a GPU shows -------------------------------------------------------------------------------------------
