@@ -8,7 +8,6 @@ PIP := $(PY) -m pip --disable-pip-version-check -q install $(PIP_ARGS) -c constr
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh') CMakeLists.txt \
   $(wildcard cmake/*) pyproject.toml
 NATIVE_TESTS := $(wildcard tests/native/*.cpp) $(shell find tests/simt -name '*.h' -o -name '*.cpp')
-CUDA_SOURCES := $(wildcard csrc/cuda/*.cu csrc/cuda/*.cuh)
 DEMO := build/demo
 # CUDA kernels are executed by the emulator here; `make cuda` builds them for GPUs.
 EDITABLE := --no-build-isolation --config-settings=build-dir=build/editable --config-settings=cmake.define.BSE_WERROR=ON \
@@ -40,13 +39,13 @@ test: $(VENV)/installed
 lint: $(VENV)/installed isa-symbols
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
-	$(VENV)/bin/clang-format --dry-run --Werror $(filter %.h %.cpp %.cu %.cuh,$(SOURCES)) $(CUDA_SOURCES) $(NATIVE_TESTS)
+	$(VENV)/bin/clang-format --dry-run --Werror $(filter %.h %.cpp %.cu %.cuh,$(SOURCES)) $(NATIVE_TESTS)
 	$(VENV)/bin/mypy
 
 format: $(VENV)/installed
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
-	$(VENV)/bin/clang-format -i $(filter %.h %.cpp %.cu %.cuh,$(SOURCES)) $(CUDA_SOURCES) $(NATIVE_TESTS)
+	$(VENV)/bin/clang-format -i $(filter %.h %.cpp %.cu %.cuh,$(SOURCES)) $(NATIVE_TESTS)
 
 # Code compiled for one instruction set must not export symbols that the linker could use for another.
 isa-symbols: $(VENV)/installed
@@ -59,6 +58,14 @@ asan: $(VENV)/installed
 # The engine compiled for aarch64 and run under emulation.
 neon: $(VENV)/tools
 	tests/run_neon.sh $(PY)
+
+# The wheel with the CUDA engine for all architectures; needs nvcc, no GPU.
+cuda: $(VENV)/tools
+	tests/run_cuda_build.sh $(PY)
+
+# Everything that needs a GPU, with what PYTHON has installed: no network, no virtual environment.
+gpu-check:
+	tests/run_gpu_check.sh $(PYTHON)
 
 # CUDA kernels run on the CPU: the emulator's selftest, the bugs it must find, walks. With nvcc, compiled for GPUs too.
 simt:
@@ -78,6 +85,6 @@ $(VENV)/tools: constraints.txt pyproject.toml
 	$(PIP) numpy torch
 	touch $@
 
-$(VENV)/installed: $(VENV)/tools $(SOURCES)
+$(VENV)/installed: $(VENV)/tools $(SOURCES) $(NATIVE_TESTS)
 	$(PIP) -e '.[test,lint]' $(EDITABLE)
 	touch $@

@@ -17,7 +17,7 @@ except ImportError as error:
         f"({error}). Reinstall the package with a C++17 compiler at hand: pip install --force-reinstall ."
     ) from error
 
-__all__ = ["core", "cuda_load_error", "cuda_module", "engine", "require_cpu", "require_engine"]
+__all__ = ["core", "cuda_load_error", "cuda_module", "engine", "has_engine", "require_engine"]
 
 core = _core
 _engines: dict[str, Callable[[torch.device], Any]] = {"cpu": lambda device: _core}  # by the type of a device
@@ -39,15 +39,13 @@ def engine(device: torch.device) -> Any:
     return _engines[device.type](device)
 
 
+def has_engine(device: torch.device) -> bool:
+    return device.type in _engines
+
+
 def require_engine(device: torch.device, name: str) -> None:
     """Raises ``ValueError`` for a device that this build has no engine for."""
     if device.type == "cuda" and device.type not in _engines:
         raise ValueError(f"{name}: expected a CPU tensor ({cuda_load_error}), got device {str(device)!r}")
     if device.type not in _engines:
         raise ValueError(f"{name}: expected a CPU tensor or a CUDA tensor, got device {str(device)!r}")
-
-
-def require_cpu(device: torch.device, name: str) -> None:
-    """Raises ``ValueError`` for any other device."""
-    if device.type != "cpu":
-        raise ValueError(f"{name}: expected a CPU tensor, got device {str(device)!r}")

@@ -21,20 +21,22 @@ class Tables(NamedTuple):
     last_update: torch.Tensor  # int64 [N], -1 never
 
 
+def new_tables(shape: tuple[int, int], dtype: torch.dtype, has_keys: bool, device: torch.device) -> Tables:
+    """Without embeddings, in memory of ``device``."""
+    data, *keys = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(1 + has_keys))
+    return Tables(data, keys[0] if keys else None, torch.full(shape[:1], -1, dtype=torch.int64, device=device))
+
+
 def open_tables(
-    path: str | os.PathLike[str] | None, shape: tuple[int, int], dtype: torch.dtype, has_keys: bool, normalize: bool
+    path: str | os.PathLike[str], shape: tuple[int, int], dtype: torch.dtype, has_keys: bool, normalize: bool
 ) -> Tables:
-    """New tables without embeddings, or those of the files at ``path``."""
+    """Those of the files at ``path``, which are made if there are none."""
     parts: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
         "": (shape, dtype),
         ".last_update": (shape[:1], torch.int64),
     }
     if has_keys:
         parts[".keys"] = (shape, dtype)
-    if path is None:
-        tables = {suffix: torch.zeros(size, dtype=kind) for suffix, (size, kind) in parts.items()}
-        tables[".last_update"].fill_(-1)
-        return Tables(tables[""], tables.get(".keys"), tables[".last_update"])
     name = os.fspath(path)
     check_output(name, "path")
     content = {

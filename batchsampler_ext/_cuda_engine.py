@@ -19,15 +19,55 @@ class DeviceStatus:
     def __init__(self, words: torch.Tensor, message: Callable[[torch.Tensor], str]) -> None:
         self._words: torch.Tensor | None = words
         self._message = message
+        self._order = StreamOrder(words.device)  # after what has been queued on the current stream
 
     def check(self) -> None:
         """Waits for the work; raises ``ValueError`` if a kernel found something wrong."""
         if self._words is None:
             return
+        self._order.enter()
         message = self._message(self._words.cpu())
         if message:
             raise ValueError(message)
         self._words = None
+
+
+class StreamOrder:
+    """Keeps work on shared tensors in the order it was asked for, whichever stream each caller is on.
+
+    ``enter`` before queueing such work or handing out the tensors, ``leave`` after changing them. Only streams wait.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._event = torch.cuda.Event() if device.type == "cuda" else None
+        self.leave()
+
+    def enter(self) -> None:
+        if self._event is not None:
+            torch.cuda.current_stream(self._device).wait_event(self._event)
+
+    def leave(self) -> None:
+        if self._event is not None:
+            self._event.record(torch.cuda.current_stream(self._device))
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``tensor`` on ``device`` without waiting for it: to a CUDA device by pinned memory that nobody else writes to."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        staged = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return staged.copy_(tensor).to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def on_host(tensor: torch.Tensor) -> torch.Tensor:
+    """``tensor`` on the CPU, by pinned memory; waits for the current stream only."""
+    if tensor.device.type == "cpu":
+        return tensor
+    result = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    result.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(tensor.device).synchronize()
+    return result
 
 
 class CudaEngine:
@@ -65,8 +105,7 @@ class CudaEngine:
         if strategy != 0:
             raise ValueError("strategy: expected 'rwr', 'rw' or 'uniform' for a graph on a CUDA device, got another")
         call = self._module.WalkCall(graph=graph, **request)
-        status = self._queue(call, nodes=nodes, counts=counts)
-        return DeviceStatus(status, self._graph_message(graph))
+        return self._queue(call, self._graph_message(graph), nodes=nodes, counts=counts)
 
     def partition_epoch(self, *, graph: tuple[int, ...], num_threads: int, nodes: int, **request: Any) -> int:
         """As ``_core.partition_epoch``. Waits for the device now and then: what comes next depends on its counters."""
@@ -118,20 +157,39 @@ class CudaEngine:
         with _current(self._device):
             self._module.root_order(**arguments, stream=_stream(self._device))
 
+    def new_bank_ledger(self) -> torch.Tensor:
+        """int64, where the updates of a bank leave what they find: csrc/cuda/bank_update.h."""
+        ledger = torch.full((self._module.num_bank_ledger_words,), -1, dtype=torch.int64, device=self._device)
+        ledger[-1] = 0
+        return ledger
+
+    def update_bank(self, **arguments: Any) -> None:
+        """As ``_core.update_bank``, but what is wrong is left in the ledger."""
+        with _current(self._device):
+            scratch = torch.empty(self._module.bank_scratch_bytes, dtype=torch.uint8, device=self._device)
+            self._module.update_bank(scratch=scratch.data_ptr(), stream=_stream(self._device), **arguments)
+
+    def bank_message(self, ledger: list[int], num_samples: int) -> str:
+        """What the first refused update is wrong in, if one was."""
+        words = ledger[: self._module.num_status_words]
+        return str(self._module.status_message(words, num_nodes=num_samples, features="embeddings", keys="keys"))
+
     def _link(
         self, make_call: Callable[..., Any], message: Callable[[torch.Tensor], str], *, neighbors: int, scores: int,
         **request: Any,
     ) -> DeviceStatus:  # fmt: skip
-        return DeviceStatus(self._queue(make_call(**request), neighbors=neighbors, scores=scores), message)
+        with _current(self._device):  # a plan depends on the device
+            call = make_call(**request)
+        return self._queue(call, message, neighbors=neighbors, scores=scores)
 
-    def _queue(self, call: Any, **results: int) -> torch.Tensor:
-        """Runs a call that has been checked; returns its status words."""
+    def _queue(self, call: Any, message: Callable[[torch.Tensor], str], **results: int) -> DeviceStatus:
+        """Runs a call that has been checked."""
         with _current(self._device):
             # Freed on return, but the allocator hands it to others only after what is queued on this stream.
             scratch = torch.empty(call.scratch_bytes, dtype=torch.uint8, device=self._device)
             status = self._new_status()
             call.run(scratch=scratch.data_ptr(), status=status.data_ptr(), stream=_stream(self._device), **results)
-        return status
+            return DeviceStatus(status, message)
 
     def _new_status(self) -> torch.Tensor:
         return torch.full((self._module.num_status_words,), -1, dtype=torch.int64, device=self._device)

@@ -13,7 +13,7 @@ def is_distributed() -> bool:
 
 
 def gather_rows(tensors: list[torch.Tensor], group: dist.ProcessGroup | None) -> list[torch.Tensor]:
-    """Each tensor's rows of all ranks in rank order, on the CPU; ranks may differ in the number of rows.
+    """Each tensor's rows of all ranks in rank order, on its device; ranks may differ in the number of rows.
 
     Raises:
         RuntimeError: a rank has announced a failure; on all other ranks.
@@ -22,7 +22,7 @@ def gather_rows(tensors: list[torch.Tensor], group: dist.ProcessGroup | None) ->
     sizes = _gather_sizes(len(tensors[0]), group)
     if FAILED in sizes:
         raise RuntimeError(f"update: failed on rank {sizes.index(FAILED)} of the group; no rank stores anything")
-    return [_gather_padded(tensor.to(device), sizes, group).cpu() for tensor in tensors]
+    return [_gather_padded(tensor.to(device), sizes, group).to(tensor.device) for tensor in tensors]
 
 
 def announce_failure(group: dist.ProcessGroup | None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ._arrays import address, as_ids
+from ._cuda_engine import DeviceStatus
 from .graph import ProximityGraph
 
 
@@ -21,6 +22,7 @@ class GraphView:
     """Borrowed description of a :class:`ProximityGraph` or int32 [N, K] table, whose ids it has checked."""
 
     def __init__(self, graph: Any) -> None:
+        self._is_table = not isinstance(graph, ProximityGraph)
         if not isinstance(graph, ProximityGraph):
             if not isinstance(graph, torch.Tensor):
                 raise TypeError(f"graph: expected a ProximityGraph or an int32 tensor, got {type(graph).__name__}")
@@ -38,6 +40,12 @@ class GraphView:
             address(graph.neighbors), self.num_rows, graph.num_neighbors, address(degrees), address(row_of),
             graph.num_nodes,
         )  # fmt: skip
+
+    def add_status(self, status: DeviceStatus | None) -> None:
+        """What a device may find later: for ``graph.check()``, or for now where the caller has no graph to ask."""
+        self.graph.add_status(status)
+        if self._is_table:
+            self.graph.check()
 
     def rows(self, ids: Any, name: str) -> torch.Tensor:
         """Rows (int64) of instances."""

@@ -11,14 +11,17 @@ import torch
 import torch.distributed
 
 from . import _validate
-from ._arrays import TORCH_DTYPES, address, as_integers, out_of_range
-from ._backend import core, require_cpu
-from ._bank_files import open_tables
+from ._arrays import TORCH_DTYPES, as_integers
+from ._backend import has_engine, require_engine
+from ._bank_files import Tables, new_tables, open_tables
+from ._bank_store import Rule, make_store
+from ._cuda_engine import moved
 from ._files import atomic_write
 from ._gather import announce_failure, gather_rows, is_distributed
 
 __all__ = ["FeatureBank"]
 
+_CPU = torch.device("cpu")
 _STATE_KEYS = {"data", "keys", "last_update", "step", "num_skipped"}
 
 
@@ -31,9 +34,11 @@ class FeatureBank:
             the authors do.
         key_dim: D again for two towers (then ``keys`` holds the second tower's embeddings); None: one tower.
         dtype: of the cache: bfloat16 (default), float16 or float32.
-        device: "cpu" or None (that of the first embeddings); this build has a CPU engine only.
+        device: of the tables. None: that of the first embeddings, if there is an engine for it, and the CPU until then;
+            the tables are made anew there, so take them from ``data`` again.
         path: keeps the cache in memory-mapped files PATH, PATH.keys and PATH.last_update, described by PATH.json,
-            instead of memory. Files that are there already are taken up with their contents. Ranks need one each.
+            instead of memory. Files that are there already are taken up with their contents. Ranks need one each. On
+            the CPU only.
         normalize: store unit vectors (the norm of a zero vector stays 0). Rounding is defined: csrc/cpu/bank_update.h.
         momentum: m in [0, 1): an instance seen before becomes ``m * old + (1 - m) * new``, then normalised.
         gather: with torch.distributed initialised, every rank stores the updates of all ranks, in rank order.
@@ -41,8 +46,15 @@ class FeatureBank:
         nonfinite: "raise" a ValueError for embeddings with NaN or inf (nothing is stored), or "skip" those rows.
 
     Attributes:
-        data: [N, D] on the CPU; keys: [N, D] or None; last_update: int64 [N], the step that stored each instance, -1
-        never; step: number of updates so far.
+        data: [N, D]; keys: [N, D] or None; last_update: int64 [N], the step that stored each instance, -1 never, all on
+        ``device``; step: number of updates so far; num_skipped: rows left out by ``nonfinite="skip"``.
+
+    On a CUDA device :meth:`update` is queued on the caller's current stream and never waits. So what is wrong with its
+    values (ids, non-finite numbers) is found later: nothing of that update is stored, those after it are, and the first
+    such error is raised when the bank is next read on the host, which is :meth:`check`, ``coverage``, ``num_skipped``,
+    :meth:`stats`, a state, or the sampler's next refresh. Such an update counts as a step. ``data``, ``keys`` and
+    ``last_update`` are in order with updates on other streams when they are taken from the bank. Tables are the same to
+    the bit on all devices, and states may move between them.
 
     Example:
         >>> import torch
@@ -73,30 +85,66 @@ class FeatureBank:
             raise TypeError(f"dtype: expected float32, bfloat16 or float16, got {dtype}")
         if key_dim is not None and key_dim != dim:
             raise ValueError(f"key_dim: expected dim, {dim} (both towers share a space), got {key_dim}")
-        if device is not None:
-            require_cpu(torch.device(device), "device")
+        place = torch.device("cpu" if device is None else device)
+        require_engine(place, "device")
+        if place.type == "cuda":
+            place = torch.device("cuda", torch.cuda.current_device() if place.index is None else place.index)
+        if path is not None and place.type != "cpu":
+            raise ValueError(f"path: expected None for a bank on {str(place)!r} (files are host memory), got {path!r}")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum: expected a float in [0, 1), got {momentum!r}")
         self.normalize = _validate.flag(normalize, "normalize")
         self.momentum = momentum
+        self._is_placed = device is not None or path is not None
         self.nonfinite = _validate.choice(nonfinite, "nonfinite", ("raise", "skip"))
         self._gather, self._process_group = _validate.flag(gather, "gather"), process_group
-        shape = (self.num_samples, self.dim)
-        self.data, self.keys, self.last_update = open_tables(path, shape, dtype, key_dim is not None, self.normalize)
-        self.step = int(self.last_update.max()) + 1
-        self.num_skipped = 0
+        shape, has_keys = (self.num_samples, self.dim), key_dim is not None
+        if path is None:
+            tables = new_tables(shape, dtype, has_keys, place)
+        else:
+            tables = open_tables(path, shape, dtype, has_keys, self.normalize)
+        self._store = make_store(tables, self._rule())
+        self.step = 0 if path is None else int(tables.last_update.max()) + 1
         self._update_seconds = 0.0
 
     def __len__(self) -> int:
         return self.num_samples
 
     def __repr__(self) -> str:
-        return f"FeatureBank({self.num_samples}, {self.dim}, coverage={self.coverage:.3f}, step={self.step})"
+        return f"FeatureBank({self.num_samples}, {self.dim}, coverage={self._share_stored():.3f}, step={self.step})"
+
+    @property
+    def device(self) -> torch.device:
+        return self._store.device
+
+    @property
+    def data(self) -> torch.Tensor:
+        return self._store.tables.data
+
+    @property
+    def keys(self) -> torch.Tensor | None:
+        return self._store.tables.keys
+
+    @property
+    def last_update(self) -> torch.Tensor:
+        return self._store.tables.last_update
+
+    @property
+    def num_skipped(self) -> int:
+        return self._store.num_skipped
 
     @property
     def coverage(self) -> float:
         """Share of the instances that have an embedding."""
-        return float((self.last_update >= 0).double().mean())
+        self.check()
+        return self._share_stored()
+
+    def _share_stored(self) -> float:
+        return int((self.last_update >= 0).sum()) / self.num_samples
+
+    def check(self) -> None:
+        """Waits for the updates of a bank on a CUDA device; ``ValueError`` if one was refused since the last look."""
+        self._store.check()
 
     @torch.no_grad()
     def update(self, indices: Any, embeddings: torch.Tensor, keys: torch.Tensor | None = None) -> None:
@@ -104,12 +152,13 @@ class FeatureBank:
 
         Args:
             indices: int [B], instances; of duplicates the last one is kept.
-            embeddings: floating point [B, D] on any device, with or without gradient; moved to the bank's device.
+            embeddings: floating point [B, D] on any device, with or without gradient; moved to the bank's device. Of
+                other types than the bank's three, rounded to float32.
             keys: [B, D] of the second tower, exactly if the bank has ``key_dim``.
 
         Raises:
             TypeError, ValueError: wrong shape or type, ids out of range, non-finite values unless ``nonfinite="skip"``.
-                Nothing is stored then.
+                Nothing is stored then. On a CUDA device the last two are raised later, see above.
         """
         start = time.perf_counter()
         is_gathered = self._gather and is_distributed()
@@ -119,17 +168,10 @@ class FeatureBank:
             if is_gathered:
                 announce_failure(self._process_group)
             raise
-        if is_gathered:
-            ids, *rows = gather_rows([ids, *rows], self._process_group)
+        if is_gathered:  # of one type, whatever each rank has
+            ids, *rows = gather_rows([ids, *(part.float() for part in rows)], self._process_group)
         # What follows is the same on all ranks.
-        if self.momentum:
-            ids, rows = _keep_last(*self._drop_unstorable(ids, rows))
-        error, position = self._store(ids, rows)
-        if error > 1:
-            ids, rows = self._drop_unstorable(ids, rows)
-            error, position = self._store(ids, rows)
-        if error:
-            raise out_of_range("indices", 0, self.num_samples, int(ids[position]))
+        self._store.store(ids, rows, self.step)
         self.step += 1
         self._update_seconds += time.perf_counter() - start
 
@@ -159,12 +201,13 @@ class FeatureBank:
     def stats(self) -> dict[str, float]:
         """coverage; step; mean_age and max_age of stored embeddings in steps (nan without any); num_skipped rows;
         update_seconds that this object has spent in :meth:`update`."""
-        stored = self.last_update[self.last_update >= 0]
-        ages = (self.step - 1 - stored).double()
+        self.check()
+        last_update = self.last_update
+        ages = self.step - 1 - last_update[last_update >= 0]
         return {
-            "coverage": self.coverage,
+            "coverage": self._share_stored(),
             "step": self.step,
-            "mean_age": float(ages.mean()) if len(ages) else float("nan"),
+            "mean_age": int(ages.sum()) / len(ages) if len(ages) else float("nan"),
             "max_age": float(ages.max()) if len(ages) else float("nan"),
             "num_skipped": self.num_skipped,
             "update_seconds": self._update_seconds,
@@ -172,20 +215,20 @@ class FeatureBank:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that updates change. The tensors are the bank's own: save or copy them before the next update."""
+        self.check()
         return {
-            "data": self.data,
-            "keys": self.keys,
-            "last_update": self.last_update,
+            **self._store.tables._asdict(),
             "step": self.step,
             "num_skipped": self.num_skipped,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Copies a state into this bank; ``ValueError`` if its tables have another shape or dtype."""
+        """Copies a state into this bank, from any device; ``ValueError`` if its tables have another shape or dtype."""
+        self.check()
         if not isinstance(state, dict) or state.keys() != _STATE_KEYS:
             found = sorted(state) if isinstance(state, dict) else type(state).__name__
             raise ValueError(f"state: expected a dict with {sorted(_STATE_KEYS)}, got {found}")
-        tables = {"data": self.data, "keys": self.keys, "last_update": self.last_update}
+        tables = self._store.tables._asdict()
         for name, table in tables.items():
             if _description(state[name]) != _description(table):
                 raise ValueError(f"state: expected {name} {_description(table)}, got {_description(state[name])}")
@@ -198,12 +241,16 @@ class FeatureBank:
         for name, table in tables.items():
             if table is not None:
                 table.copy_(state[name])
-        self.step, self.num_skipped = step, num_skipped
+        self._store.mark_changed()
+        self.step, self._store.num_skipped = step, num_skipped
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the state with ``torch.save``; the file appears complete or not at all."""
+        """Writes the state with ``torch.save``, as CPU tensors; the file appears complete or not at all."""
+        state = {
+            name: part.cpu() if isinstance(part, torch.Tensor) else part for name, part in self.state_dict().items()
+        }
         with atomic_write(path) as file:
-            torch.save(self.state_dict(), file)
+            torch.save(state, file)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Reads a state written by :meth:`save` into this bank (no arbitrary pickles)."""
@@ -220,67 +267,40 @@ class FeatureBank:
     def _checked_update(
         self, indices: Any, embeddings: torch.Tensor, keys: torch.Tensor | None
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        ids = as_integers(indices.cpu() if isinstance(indices, torch.Tensor) else indices, "indices")
-        rows = [self._checked_rows(embeddings, "embeddings", len(ids))]
-        if (keys is None) != (self.keys is None):
-            expected = "no keys (the bank has no key_dim)" if self.keys is None else "keys (the bank has key_dim)"
+        ids = as_integers(indices, "indices", indices.device if isinstance(indices, torch.Tensor) else _CPU)
+        self._check_rows(embeddings, "embeddings", len(ids))
+        has_keys = self._store.tables.keys is not None
+        if (keys is not None) != has_keys:
+            expected = "keys (the bank has key_dim)" if has_keys else "no keys (the bank has no key_dim)"
             raise ValueError(f"keys: expected {expected}, got {'None' if keys is None else 'some'}")
         if keys is not None:
-            rows.append(self._checked_rows(keys, "keys", len(ids)))
-        return ids, rows
+            self._check_rows(keys, "keys", len(ids))
+        self._place(embeddings.device)
+        rows = [self._store.prepare(part) for part in (embeddings, keys) if part is not None]
+        return moved(ids, self.device), rows
 
-    def _checked_rows(self, value: Any, name: str, num_rows: int) -> torch.Tensor:
+    def _check_rows(self, value: Any, name: str, num_rows: int) -> None:
         if not isinstance(value, torch.Tensor) or not value.dtype.is_floating_point:
             raise TypeError(f"{name}: expected a floating point tensor, got {getattr(value, 'dtype', type(value))}")
         if value.shape != (num_rows, self.dim):
             raise ValueError(f"{name}: expected shape [{num_rows}, {self.dim}], got {list(value.shape)}")
-        rows = value.detach().to(device=self.data.device, dtype=torch.float32).contiguous()
-        storages = {table.untyped_storage().data_ptr() for table in (self.data, self.keys) if table is not None}
-        return rows.clone() if rows.untyped_storage().data_ptr() in storages else rows  # rows of the bank itself
 
-    def _store(self, ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[int, int]:
-        """(0, -1), or what is wrong with which row; nothing is stored then."""
-        return core.update_bank(
-            data=address(self.data),
-            keys=address(self.keys),
-            dtype=TORCH_DTYPES[self.data.dtype],
-            num_samples=self.num_samples,
-            dim=self.dim,
-            last_update=address(self.last_update),
-            ids=address(ids),
-            rows=address(rows[0]),
-            key_rows=0 if self.keys is None else address(rows[1]),
-            num_rows=len(ids),
-            step=self.step,
-            momentum=self.momentum,
-            normalize=self.normalize,
-        )
+    def _place(self, device: torch.device) -> None:
+        """Tables are where the first embeddings are, unless the caller has said where. A loaded state comes along."""
+        if not self._is_placed and device != self.device and has_engine(device):
+            with torch.inference_mode(False):  # tables outlive the caller's mode
+                data, keys, last_update = self._store.tables
+                tables = new_tables((self.num_samples, self.dim), data.dtype, keys is not None, device)
+                if bool((last_update >= 0).any()):
+                    moved_keys = None if keys is None else keys.to(device)
+                    tables = Tables(data.to(device), moved_keys, last_update.to(device))
+                num_skipped = self._store.num_skipped
+                self._store = make_store(tables, self._rule())
+                self._store.num_skipped = num_skipped
+        self._is_placed = True
 
-    def _drop_unstorable(self, ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Without the rows that are not finite once stored, if such are to be skipped."""
-        storable = torch.ones(len(ids), dtype=torch.bool)
-        for name, tensor in zip(("embeddings", "keys"), rows, strict=False):
-            is_finite = (tensor if self.normalize else tensor.to(self.data.dtype)).isfinite().all(1)
-            if self.nonfinite == "raise" and not bool(is_finite.all()):
-                wrong = int(torch.nonzero(~is_finite)[0])
-                raise ValueError(
-                    f"{name}: expected values that are finite in the bank's {self.data.dtype}, got "
-                    f"{tensor[wrong].abs().max():g} for instance {int(ids[wrong])}"
-                )
-            storable &= is_finite
-        if bool(storable.all()):
-            return ids, rows
-        self.num_skipped += int((~storable).sum())
-        return ids[storable], [tensor[storable] for tensor in rows]
-
-
-def _keep_last(ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Of duplicate ids the last one."""
-    unique, inverse = torch.unique(ids, return_inverse=True)
-    if len(unique) == len(ids):
-        return ids, rows
-    last = torch.zeros_like(unique).scatter_reduce_(0, inverse, torch.arange(len(ids)), "amax", include_self=False)
-    return unique, [tensor[last] for tensor in rows]
+    def _rule(self) -> Rule:
+        return Rule(self.normalize, self.momentum, self.nonfinite == "skip")
 
 
 def _description(table: Any) -> str:

@@ -176,6 +176,7 @@ class EpochSampler:
             num_batches = _validate.integer(
                 self.num_batches, "num_batches", 1, num_batches, because=" (the batches of this epoch)"
             )
+        self.view.graph.check()
         num_filled = 0
         if self.strategy == "uniform":
             rows = self._root_order()[: self.num_full * self.batch_size + self.tail_size].to(torch.int32)

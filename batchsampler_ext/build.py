@@ -53,8 +53,9 @@ def proximity_graph(
     """For each instance, the ``num_neighbors`` most similar of ``num_candidates`` random others.
 
     Args:
-        features: [N, D] float32, bfloat16 or float16 on the CPU: a tensor, NumPy array, memmap (read in place) or
-            anything with DLPack or the buffer protocol. No copy if rows are contiguous.
+        features: [N, D] float32, bfloat16 or float16: a tensor on the CPU or a CUDA device, NumPy array, memmap (read
+            in place) or anything with DLPack or the buffer protocol. No copy if rows are contiguous. Other tensors have
+            to be on the same device; lists and NumPy arrays are brought there.
         num_neighbors: K, 1 to M. Default ``min(100, M)``.
         num_candidates: M, K to (number of rows) - 1. Default ``min(1000, number of rows - 1)``. Larger M gives harder
             batches and more false negatives: M = K is a uniform graph, M = N - 1 the exact kNN graph.
@@ -82,19 +83,23 @@ def proximity_graph(
         seed: 0 to 2**64 - 1; the graph is a function of features, arguments and seed.
         num_threads: default ``torch.get_num_threads()``. The result does not depend on it.
         max_memory: bytes of scratch beyond the result. Default: a few MiB a thread and 8 bytes a row; with
-            ``rows_per_draw=1``, where the CPU multiplies bfloat16 fast, also 2 D bytes a row, up to 1 GiB in all.
+            ``rows_per_draw=1``, where the CPU multiplies bfloat16 fast, also 2 D bytes a row, up to 1 GiB in all. On a
+            CUDA device: scores at a time in 32 MiB (:func:`knn_graph` and :func:`knn`: 512 MiB), and up to 12 bytes a
+            row.
         progress: called as ``progress(done, total)`` in rows, from the calling thread, now and then and at the end.
 
     Returns:
-        :class:`ProximityGraph` with int32 [R, K] neighbours on the CPU. Rows are shorter (-1) only where ``labels``,
-        ``max_score``, ``range_min`` or NaN scores leave fewer than K candidates.
+        :class:`ProximityGraph` with int32 [R, K] neighbours on the device of the features. Rows are shorter
+        (-1) only where ``labels``, ``max_score``, ``range_min`` or NaN scores leave fewer than K candidates.
 
     Raises:
         TypeError, ValueError: a bad argument, named, with what was expected and got. Non-finite features are found
-            before any work (``ValueError``).
+            before any work (``ValueError``); on a CUDA device, when the result is next read on the host, or by
+            :meth:`ProximityGraph.check`. There ``warm_start`` is refused, and ``num_threads`` and ``progress`` have no
+            effect.
 
-    Determinism: equal to the bit over thread counts, instruction sets and ``max_memory``. A score is the chain of fused
-    multiply-adds over ascending k; selection is by score, then draw position. Ctrl-C is answered within 0.2 s.
+    Determinism: equal to the bit over devices, thread counts, instruction sets and ``max_memory``. A score is the chain
+    of fused multiply-adds over ascending k; selection is by score, then draw position. Ctrl-C is answered within 0.2 s.
 
     Source: Yang et al., KDD 2023, section 4.1.
 
@@ -214,7 +219,8 @@ def knn(
         metric, precision, num_threads, max_memory, progress: see :func:`proximity_graph`.
 
     Returns:
-        :class:`Neighbors`: scores float32 [Q, K] descending, ids int32 [Q, K], ties by lower id, on the CPU.
+        :class:`Neighbors`: scores float32 [Q, K] descending, ids int32 [Q, K], ties by lower id, on the device of the
+        queries.
 
     Raises, determinism: see :func:`proximity_graph`.
 

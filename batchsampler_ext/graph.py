@@ -11,12 +11,13 @@ import torch
 from . import _validate
 from ._arrays import address, as_ids, require_device, require_distinct
 from ._backend import engine, require_engine
-from ._cuda_engine import DeviceStatus
+from ._cuda_engine import DeviceStatus, StreamOrder
 from ._files import atomic_write
 
 __all__ = ["ProximityGraph"]
 
 _FORMAT = 1  # of saved files
+_MOST_PENDING = 64
 
 
 class ProximityGraph:
@@ -69,7 +70,8 @@ class ProximityGraph:
             if len(self.ids) != num_rows:
                 raise ValueError(f"ids: expected one for each of {num_rows} rows, got {len(self.ids)}")
             require_distinct(self.ids, "ids")
-        self._checked: tuple[int, torch.Tensor | None] | None = None  # (version of neighbors, degrees)
+        # (version of neighbors, degrees, the order of who makes and who uses them)
+        self._checked: tuple[int, torch.Tensor | None, StreamOrder] | None = None
         self._pending: list[DeviceStatus] = []  # what kernels that built or walked it may have found
 
     @classmethod
@@ -101,8 +103,12 @@ class ProximityGraph:
 
     def add_status(self, status: DeviceStatus | None) -> None:
         """What :meth:`check` has to look at. Private."""
-        if status is not None:
-            self._pending.append(status)
+        if status is None:
+            return
+        if len(self._pending) == _MOST_PENDING:  # who never asks is not to collect them for ever
+            self._pending[0].check()
+            del self._pending[0]
+        self._pending.append(status)
 
     @property
     def device(self) -> torch.device:
@@ -132,6 +138,7 @@ class ProximityGraph:
         state of ``neighbors``."""
         version = None if self.neighbors.is_inference() else self.neighbors._version
         if self._checked is not None and version is not None and self._checked[0] == version:
+            self._checked[2].enter()
             return self._checked[1]
         degrees = torch.empty(len(self), dtype=torch.int32, device=self.device)
         description = (address(self.neighbors), len(self), self.num_neighbors, 0, 0, self.num_nodes)
@@ -142,19 +149,18 @@ class ProximityGraph:
         # Whether all rows are full is worth knowing, but not worth waiting for a device.
         result = None if status is None and int(degrees.min()) == self.num_neighbors else degrees
         if version is not None:
-            self._checked = (version, result)
+            self._checked = (version, result, StreamOrder(self.device))
         return result
 
     def to(self, device: torch.device | str) -> ProximityGraph:
         """The graph with its tensors on ``device`` (itself if it is there already)."""
         device = torch.device(device)
         require_engine(device, "device")
-        if self.neighbors.to(device) is self.neighbors:
-            return self
         self.check()
-        moved = (None if part is None else part.to(device) for part in (self.neighbors, self.scores, self.ids))
-        neighbors, scores, ids = moved
-        assert neighbors is not None
+        neighbors = self.neighbors.to(device)
+        if neighbors is self.neighbors:
+            return self
+        scores, ids = (None if part is None else part.to(device) for part in (self.scores, self.ids))
         return self.from_engine(neighbors, scores, ids, self.num_nodes, None)
 
     def stats(self) -> dict[str, float]:

@@ -21,7 +21,7 @@ def batch_stats(
 
     Args:
         batches: mini-batches of instance ids (:class:`Batches`, or any sequence of int arrays); -1 is ignored.
-        features: [N, D] float32, bfloat16 or float16 on the CPU; rows of a memmap are read as needed.
+        features: [N, D] float32, bfloat16 or float16; rows of a memmap are read as needed.
         labels: int [N], -1 = unknown: adds the share of pairs with equal known labels among pairs with known labels.
         graph: adds the share of ordered pairs that the graph links.
 
@@ -73,11 +73,11 @@ def _mean_cosine(features: Any, members: torch.Tensor) -> float:
     if count < 2:
         return float("nan")
     if isinstance(features, torch.Tensor):
-        rows = features[members].double()
+        rows = features[members.to(features.device)].double()
     else:
         rows = torch.from_numpy(features[members.numpy()].astype(np.float64))
     if not bool(torch.isfinite(rows).all()):
-        wrong = int(members[~torch.isfinite(rows).all(1)][0])
+        wrong = int(members[~torch.isfinite(rows).all(1).cpu()][0])
         raise ValueError(f"features: expected finite values, got nan or inf in row {wrong}")
     units = torch.nn.functional.normalize(rows, dim=1, eps=1e-300)
     return float((units.sum(0).square().sum() - units.square().sum()) / (count * (count - 1)))

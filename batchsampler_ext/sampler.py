@@ -12,6 +12,7 @@ from torch.utils.data import BatchSampler, Sampler
 
 from . import _validate
 from ._backend import core
+from ._cuda_engine import moved, on_host
 from ._epoch_state import Position, Window, load_position, save_position
 from ._graph_view import GraphView
 from ._index_set import index_set
@@ -40,7 +41,8 @@ class ProximityBatchSampler(BatchSampler):
         sampler: which instances: a number N, a sized dataset (all), or a torch sampler, whose index set is taken.
         batch_size: B.
         drop_last: leave the N mod B instances over, drawn at random, out of the epoch.
-        bank: :class:`FeatureBank` that training updates; ids are those of the dataset.
+        bank: :class:`FeatureBank` that training updates; ids are those of the dataset. Graphs and batches are computed
+            on its device, and are the same on all of them; batches come to the host a window at a time.
         refresh_every: t, batches between refreshes.
         num_candidates, num_neighbors: M and K of the graph, at most as many as instances are left. Default 1000, 100.
         restart_prob: alpha, or a function of the epoch (the authors decay 0.2 to 0.05).
@@ -49,7 +51,8 @@ class ProximityBatchSampler(BatchSampler):
         strategy: see :func:`sample_batches`. "knn" needs M and K of at least B - 1, and draws uniform batches while
             fewer than B instances have an embedding.
         hardness: of partitions, "soft", "default" or "hard"; see :func:`sample_batches`.
-        graph_options: further keywords of :func:`proximity_graph`, e.g. ``{"labels": y}``.
+        graph_options: further keywords of :func:`proximity_graph`, e.g. ``{"labels": y}``; tensors are brought to the
+            bank's device.
         seed: the sequence is a function of the bank's contents at each refresh, the arguments, seed and epoch.
         progress: of graph building, see :func:`proximity_graph`.
 
@@ -226,7 +229,9 @@ class ProximityBatchSampler(BatchSampler):
 
     def _in_batch_similarity(self, window: Window) -> float:
         first = [window.batch(i).long() for i in range(min(_NUM_MEASURED, window.num_batches))]
-        known = [ids[self.bank.last_update[ids] >= 0] for ids in first]
+        drawn = moved(torch.cat(first), self.bank.device)
+        covered = on_host(self.bank.last_update[drawn] >= 0).split([len(ids) for ids in first])
+        known = [ids[part] for ids, part in zip(first, covered, strict=True)]
         return float(batch_stats(known, self.bank.data)["in_batch_similarity"])
 
     def _settings(self) -> dict[str, Any]:
@@ -246,13 +251,25 @@ class ProximityBatchSampler(BatchSampler):
         if self._strategy == "uniform" or self.bank.num_samples < 2:
             return
         proximity_graph(
-            self.bank.data, 1, num_candidates=1, keys=self.bank.keys, rows=torch.arange(2), **self._graph_options
-        )
+            self.bank.data,
+            1,
+            num_candidates=1,
+            keys=self.bank.keys,
+            rows=torch.arange(2, device=self.bank.device),
+            **self._options_on(self.bank.device),
+        ).check()
         range_min = self._graph_options.get("range_min", 0)
         if range_min >= self._num_candidates:
             raise ValueError(
                 f"graph_options: expected range_min below num_candidates, {self._num_candidates}, got {range_min}"
             )
+
+    def _options_on(self, device: torch.device) -> dict[str, Any]:
+        """The graph's options. A bank may get its device after the sampler was made."""
+        for name, value in self._graph_options.items():
+            if isinstance(value, torch.Tensor):
+                self._graph_options[name] = value.to(device)
+        return self._graph_options
 
     # --- an epoch ----------------------------------------------------------------------------------------------------
     def _begin(self) -> Position:
@@ -309,14 +326,14 @@ class ProximityBatchSampler(BatchSampler):
         graph, num_uncovered = self._build_graph(ids, epoch, first)
         start = time.perf_counter()
         batches = self._sample(graph, epoch, first, drawn)
+        indices, tail = _apart_on_host(batches)
         seconds = time.perf_counter() - start
         self._stats |= {
             "walk_us": 1e6 * seconds / max(1, len(batches)),
             "fallback_share": batches.stats["fills"] / max(1, batches.stats["num_instances"]),
             "uncovered_share": num_uncovered / len(ids),
         }
-        # Copies: the views would keep all batches of the epoch alive, and write them into every saved state.
-        return Window(first, drawn, batches.indices.clone(), batches.tail.clone())
+        return Window(first, drawn, indices, tail)
 
     def _sample(self, graph: ProximityGraph, epoch: int, first: int, drawn: torch.Tensor) -> Batches:
         num_rows = len(graph)
@@ -342,7 +359,7 @@ class ProximityBatchSampler(BatchSampler):
                 num_batches=self.refresh_every,
                 **arguments,
             )
-            return sampler.paper(drawn)
+            return sampler.paper(moved(drawn, graph.device))
         num_batches = min(self.refresh_every, remaining)
         return sample_batches(
             graph,
@@ -357,10 +374,13 @@ class ProximityBatchSampler(BatchSampler):
 
     def _build_graph(self, ids: torch.Tensor, epoch: int, first: int) -> tuple[ProximityGraph, int]:
         """A graph with a row for each id; instances without an embedding have no neighbours."""
+        device = self.bank.device
+        self.bank.check()
+        ids = moved(ids, device)
         covered = self.bank.last_update[ids] >= 0
         num_covered = int(covered.sum())
         if num_covered < 2 or self._strategy == "uniform":
-            empty = torch.empty((len(ids), 0), dtype=torch.int32)
+            empty = torch.empty((len(ids), 0), dtype=torch.int32, device=device)
             return ProximityGraph(empty, ids=ids, num_nodes=self.bank.num_samples), len(ids) - num_covered
         start = time.perf_counter()
         self.graph = None  # not two at a time
@@ -373,10 +393,11 @@ class ProximityBatchSampler(BatchSampler):
             rows=ids[covered],
             seed=self._window_seed(epoch, first),
             progress=self._progress,
-            **self._graph_options,
+            **self._options_on(device),
         )
+        graph.check()
         if num_covered < len(ids):
-            neighbors = torch.full((len(ids), graph.num_neighbors), -1, dtype=torch.int32)
+            neighbors = torch.full((len(ids), graph.num_neighbors), -1, dtype=torch.int32, device=device)
             neighbors[covered] = graph.neighbors
             graph = ProximityGraph(neighbors, ids=ids, num_nodes=self.bank.num_samples)
         self._stats["refresh_ms"] = 1e3 * (time.perf_counter() - start)
@@ -391,6 +412,14 @@ class ProximityBatchSampler(BatchSampler):
 
     def _alpha(self, epoch: int) -> float:
         return self._restart_prob(epoch) if callable(self._restart_prob) else self._restart_prob
+
+
+def _apart_on_host(batches: Batches) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices and tail in host memory of their own, copied from a device at once. Views would keep all batches of the
+    epoch alive, and write them into every saved state."""
+    shape, size = batches.indices.shape, batches.indices.numel()
+    ids = on_host(torch.cat([batches.indices.reshape(-1), batches.tail]))
+    return ids[:size].view(shape).clone(), ids[size:].clone()
 
 
 def _optional_count(value: int | None, name: str, default: int) -> int:

@@ -121,5 +121,5 @@ def run_walks(
         nodes=address(nodes),
         counts=address(counts),
     )
-    view.graph.add_status(status)
+    view.add_status(status)
     return Walks(view.ids(nodes), *counts)

@@ -3,6 +3,7 @@
 function(bse_add_cuda_module name)
   pybind11_add_module(${name}
     csrc/python/cuda_module.cpp
+    csrc/python/register_cuda_bank.cpp
     csrc/python/register_cuda_graph.cpp
     csrc/python/register_cuda_partition.cpp
     csrc/python/register_cuda_walk.cpp

@@ -136,6 +136,13 @@ def test_knn(device_engine, metric):
     assert_same(knn_graph, base, 139, metric=metric, device_engine=device_engine)
 
 
+def test_matrices_that_begin_at_one_address(device_engine):
+    flat = features_of("real", 120, 8).flatten()
+    queries, base = flat[:480].view(60, 8), flat.view(60, 16)[:, :8]
+    assert_same(knn, queries, base, 5, device_engine=device_engine)
+    assert_same(proximity_graph, queries, 5, num_candidates=30, keys=base, device_engine=device_engine)
+
+
 def test_scratch_does_not_change_results(device_engine):
     features = features_of("real", 200, 6)
     calls = [(proximity_graph, {"num_candidates": 50, "rows_per_draw": 16}), (knn_graph, {})]

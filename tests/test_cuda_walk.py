@@ -71,9 +71,11 @@ def test_bad_tables_are_reported_when_results_are_read(device_engine, row, messa
         graph = ProximityGraph(table.to(device))
         with pytest.raises(ValueError, match=message):
             graph.degrees()
-        graph = ProximityGraph(table.to(device))
+        for options in ({"epoch_mode": "independent"}, {}, {"strategy": "uniform"}):
+            with pytest.raises(ValueError, match=message):
+                sample_batches(ProximityGraph(table.to(device)), 2, **options)
         with pytest.raises(ValueError, match=message):
-            sample_batches(graph, 2, epoch_mode="independent")
+            random_walk_with_restart(table.to(device), torch.tensor([0], device=device), 2)
 
 
 def test_ids_that_go_bad_after_the_check(device_engine):

@@ -1,17 +1,12 @@
 #include "bank_update.h"
 
 #include <cmath>
-#include <limits>
 #include <vector>
+
+#include "../common/bank_limit.h"
 
 namespace bse {
 namespace {
-
-// Values of this magnitude and more round to infinity, or are it already.
-float first_infinite(DType dtype, bool normalize) {
-  if (normalize || dtype == DType::kFloat32) return std::numeric_limits<float>::infinity();
-  return dtype == DType::kFloat16 ? 65520.0f : 0x1.FFp127f;
-}
 
 void make_unit(float* row /* [dim] */, int64_t dim) {
   double chain[8] = {};

@@ -16,9 +16,9 @@ class DistinctList {
 
   // Slots for a list of `length` that is appended to by up to `num_offered` values at a time.
   static __host__ __device__ uint32_t num_slots(uint32_t length, uint32_t num_offered) {
-    uint32_t slots = 64;
-    while (slots < 2 * (length + num_offered)) slots *= 2;
-    return slots;
+    uint64_t slots = 64;
+    while (slots < 2 * (uint64_t{length} + num_offered)) slots *= 2;
+    return static_cast<uint32_t>(slots);
   }
 
   // table: [num_slots], a power of two; sums: as exclusive_sum(); values: [limit]

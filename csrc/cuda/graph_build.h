@@ -31,6 +31,7 @@ struct Links {
 
 struct GraphRequest {
   DeviceMatrix features, keys;    // [N, D] each; the same matrix unless there are two towers
+  bool two_towers = false;        // keys are other data than features
   const int64_t* rows = nullptr;  // [num_rows] distinct ids, or null: all N
   int64_t num_rows = 0;           // R: rows of the result, and the pool that candidates come from
   int64_t num_candidates = 0;     // M <= R - 1
@@ -41,6 +42,7 @@ struct GraphRequest {
 
 struct KnnRequest {
   DeviceMatrix queries, base;
+  bool separate_base = false;          // base is other data than queries
   const int64_t* query_ids = nullptr;  // [num_queries] rows of queries, or null: all
   const int64_t* base_ids = nullptr;   // [num_base] rows of base, ascending, or null: all
   int64_t num_queries = 0, num_base = 0;

@@ -12,9 +12,7 @@ constexpr size_t kSlabBytes = size_t{512} << 20;  // scores at a time, while mem
 
 struct Layout {
   Layout(const KnnRequest& request, int64_t queries_at_once, void* buffer)
-      : scratch(buffer),
-        has_same_terms(request.queries.data == request.base.data && request.query_ids == request.base_ids &&
-                       request.num_queries == request.num_base) {
+      : scratch(buffer), has_same_terms(!request.separate_base && request.query_ids == request.base_ids) {
     base_terms = scratch.take<float>(request.num_base);
     query_terms = has_same_terms ? base_terms : scratch.take<float>(request.num_queries);
     slab = scratch.take<float>(queries_at_once * request.num_base);
@@ -27,7 +25,7 @@ struct Layout {
 
 size_t bytes_needed(const KnnRequest& request, int64_t queries_at_once) {
   Layout layout(request, queries_at_once, nullptr);
-  const Selector selector(request.selection, false, layout.scratch);
+  const Selector selector(request.selection, false, queries_at_once, layout.scratch);
   return layout.scratch.num_bytes();
 }
 
@@ -49,7 +47,7 @@ void knn(const KnnRequest& request, const KnnPlan& plan, const Links& links, voi
          void* raw_stream) {
   const auto stream = static_cast<device::Stream>(raw_stream);
   Layout layout(request, plan.queries_at_once, scratch);
-  const Selector selector(request.selection, false, layout.scratch);
+  const Selector selector(request.selection, false, plan.queries_at_once, layout.scratch);
   const Metric metric = request.selection.metric;
   // Where the base is the queries, what is wrong is theirs.
   const auto base_kind = layout.has_same_terms ? StatusKind::kFeatureNotFinite : StatusKind::kKeyNotFinite;

@@ -14,8 +14,10 @@ namespace {
 template <class Tile>
 dim3 tile_grid(const ScoreBlock& block) {
   const int64_t num_groups = ceil_div(block.num_rows, block.rows_per_group);
-  return dim3(static_cast<unsigned>(ceil_div(block.num_candidates, Tile::kColumns)),
-              static_cast<unsigned>(ceil_div(block.rows_per_group, Tile::kRows)), static_cast<unsigned>(num_groups));
+  // Both kinds of tiles in x, which has room for 2^31 - 1 blocks; y and z have for 65535.
+  const int64_t num_tiles =
+      ceil_div(block.num_candidates, Tile::kColumns) * ceil_div(block.rows_per_group, Tile::kRows);
+  return dim3(static_cast<unsigned>(num_tiles), 1, static_cast<unsigned>(num_groups));
 }
 
 template <class Tile>
@@ -48,8 +50,8 @@ void launch_scores(const ScoreBlock& block, float* slab, device::Stream stream) 
   launch_tiles<WideTile>(block, slab, stream);
 }
 
-Selector::Selector(const Selection& selection, bool excludes_last, Scratch& scratch)
-    : max_blocks_(int64_t{16} * device::num_multiprocessors()) {
+Selector::Selector(const Selection& selection, bool excludes_last, int64_t rows_at_once, Scratch& scratch)
+    : max_blocks_(std::min(rows_at_once, int64_t{16} * device::num_multiprocessors())) {
   plan_.excludes_last = excludes_last;
   if (!selection.sort) return;
   plan_.sort_length = 1;

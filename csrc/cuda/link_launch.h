@@ -19,7 +19,7 @@ void launch_row_terms(const DeviceMatrix& matrix, const int64_t* ids, int64_t co
 // How rows are selected, with the sort buffers that takes.
 class Selector {
  public:
-  Selector(const Selection& selection, bool excludes_last, Scratch& scratch);
+  Selector(const Selection& selection, bool excludes_last, int64_t rows_at_once, Scratch& scratch);
 
   // Writes the links of the block's rows.      slab: [block.num_rows, block.num_candidates]
   void launch(const ScoreBlock& block, float* slab, const Links& links, device::Stream stream) const;

@@ -21,7 +21,7 @@ struct Layout {
     rows_per_group = std::min(request.rows_per_draw, request.num_rows);
     num_groups = ceil_div(request.num_rows, rows_per_group);
     num_columns = request.num_candidates + (is_shared ? 1 : 0);
-    has_two_towers = request.features.data != request.keys.data;
+    has_two_towers = request.two_towers;
 
     draw.num_drawn = static_cast<uint32_t>(num_columns);
     draw.n = static_cast<uint32_t>(request.num_rows - (is_shared ? 0 : 1));
@@ -56,7 +56,8 @@ struct Layout {
 
 size_t bytes_needed(const GraphRequest& request, int64_t groups_at_once) {
   Layout layout(request, groups_at_once, nullptr);
-  const Selector selector(request.selection, request.rows_per_draw > 1, layout.scratch);
+  const Selector selector(request.selection, request.rows_per_draw > 1, groups_at_once * layout.rows_per_group,
+                          layout.scratch);
   return layout.scratch.num_bytes();
 }
 
@@ -81,7 +82,7 @@ void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const L
   const auto stream = static_cast<device::Stream>(raw_stream);
   Layout layout(request, plan.groups_at_once, scratch);
   const bool is_shared = request.rows_per_draw > 1;
-  const Selector selector(request.selection, is_shared, layout.scratch);
+  const Selector selector(request.selection, is_shared, plan.groups_at_once * layout.rows_per_group, layout.scratch);
   const Metric metric = request.selection.metric;
   const int64_t num_rows = request.num_rows;
   if (is_shared) {
@@ -103,16 +104,17 @@ void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const L
   block.num_candidates = layout.num_columns;
   block.exclude_self = is_shared;
   block.selection = request.selection;
-  if (can_screen(block, links)) {
-    block.unbounded = layout.unbounded;
+  uint32_t* const unbounded_word = can_screen(block, links) ? layout.unbounded : nullptr;
+  if (unbounded_word != nullptr) {
+    block.unbounded = unbounded_word;
     block.margin = 2.0 * tensor_core_screening_error(request.features.dim);
-    device::fill_async(layout.unbounded, 0, sizeof(uint32_t), stream);
+    device::fill_async(unbounded_word, 0, sizeof(uint32_t), stream);
   }
   launch_row_terms(request.features, request.rows, num_rows, metric, layout.query_terms, StatusKind::kFeatureNotFinite,
-                   status, layout.unbounded, stream);
+                   status, unbounded_word, stream);
   if (layout.has_two_towers) {
     launch_row_terms(request.keys, request.rows, num_rows, metric, layout.base_terms, StatusKind::kKeyNotFinite, status,
-                     layout.unbounded, stream);
+                     unbounded_word, stream);
   }
   const size_t table_bytes = layout.draw.table_is_shared ? device::shared_bytes<uint64_t>(layout.draw.num_slots) : 0;
   for (int64_t first = 0; first < layout.num_groups; first += plan.groups_at_once) {

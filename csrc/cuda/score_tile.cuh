@@ -9,16 +9,16 @@
 namespace bse::cuda {
 
 // The rows and candidates of one thread block: a tile of kRows x kColumns of one group.
-// grid: (tiles of candidates, tiles of rows, groups)
+// grid: (tiles, 1, groups), the tiles of candidates of one tile of rows side by side
 template <int kRows, int kColumns>
 struct TileRange {
   int64_t group, row_begin, column_begin;  // row_begin: of all rows of the slab
   int num_rows, num_columns;               // num_rows <= 0: nothing to do
 
-  BSE_DEVICE explicit TileRange(const ScoreBlock& block)
-      : group(blockIdx.z),
-        row_begin(group * block.rows_per_group + int64_t{blockIdx.y} * kRows),
-        column_begin(int64_t{blockIdx.x} * kColumns) {
+  BSE_DEVICE explicit TileRange(const ScoreBlock& block) : group(blockIdx.z) {
+    const auto tiles_per_row = static_cast<unsigned>((block.num_candidates + kColumns - 1) / kColumns);
+    row_begin = group * block.rows_per_group + int64_t{blockIdx.x / tiles_per_row} * kRows;
+    column_begin = int64_t{blockIdx.x % tiles_per_row} * kColumns;
     int64_t group_end = (group + 1) * block.rows_per_group;
     if (group_end > block.num_rows) group_end = block.num_rows;
     num_rows = static_cast<int>(group_end - row_begin < kRows ? group_end - row_begin : kRows);

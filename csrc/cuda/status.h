@@ -16,9 +16,13 @@ enum class StatusKind : int {
   kNeighborNotARow = 3,   // walks: where = row, value = the neighbour's id
   kFeatureNotFinite = 4,  // graphs: where = row of the features, value = column
   kKeyNotFinite = 5,      // graphs: the same of the keys, or of knn's base
+  // Of bank updates: where = position in the update, value = instance, or the id as near as 32 bits come to it.
+  kBankIdOutOfRange = 6,
+  kBankRowNotStorable = 7,
+  kBankKeyRowNotStorable = 8,
 };
 
-constexpr int kNumStatusWords = 6;
+constexpr int kNumStatusWords = 9;
 constexpr uint64_t kNoReport = ~uint64_t{0};
 
 // What the arrays of a call are named by its user.
@@ -57,6 +61,18 @@ inline std::string status_message(const uint64_t* status /* [kNumStatusWords] */
   if (word(StatusKind::kFeatureNotFinite) != kNoReport)
     return not_finite(names.features, StatusKind::kFeatureNotFinite);
   if (word(StatusKind::kKeyNotFinite) != kNoReport) return not_finite(names.keys, StatusKind::kKeyNotFinite);
+  if (word(StatusKind::kBankIdOutOfRange) != kNoReport) {
+    return "indices: expected values in [0, " + std::to_string(num_nodes) + "), got " +
+           value(StatusKind::kBankIdOutOfRange) + " at position " + where(StatusKind::kBankIdOutOfRange);
+  }
+  const auto not_storable = [&](const char* name, StatusKind kind) {
+    return std::string(name) + ": expected values that are finite in the bank's dtype, got others for instance " +
+           value(kind) + " at position " + where(kind);
+  };
+  if (word(StatusKind::kBankRowNotStorable) != kNoReport)
+    return not_storable(names.features, StatusKind::kBankRowNotStorable);
+  if (word(StatusKind::kBankKeyRowNotStorable) != kNoReport)
+    return not_storable(names.keys, StatusKind::kBankKeyRowNotStorable);
   return "";
 }
 

@@ -5,6 +5,7 @@
 
 namespace bse {
 
+void register_cuda_bank(pybind11::module_& module);
 void register_cuda_graph(pybind11::module_& module);
 void register_cuda_partition(pybind11::module_& module);
 void register_cuda_walk(pybind11::module_& module);

@@ -26,6 +26,7 @@ PYBIND11_MODULE(BSE_MODULE_NAME, module) {
       },
       py::arg("words"), py::kw_only(), py::arg("num_nodes") = 0, py::arg("features") = "features",
       py::arg("keys") = "keys", "What kernels found wrong, or nothing.");
+  bse::register_cuda_bank(module);
   bse::register_cuda_graph(module);
   bse::register_cuda_partition(module);
   bse::register_cuda_walk(module);

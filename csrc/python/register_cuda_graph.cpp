@@ -33,6 +33,7 @@ class ProximityGraphCall {
                      int64_t num_neighbors, int64_t num_candidates, int64_t rows_per_draw, int metric, uintptr_t labels,
                      const py::object& max_score, int64_t range_min, bool sort, uint64_t seed, int64_t max_memory) {
     request_.features = matrix_view<cuda::DeviceMatrix>(features);
+    request_.two_towers = !keys.is_none();
     request_.keys = keys.is_none() ? request_.features : matrix_view<cuda::DeviceMatrix>(keys.cast<py::tuple>());
     request_.rows = pointer<const int64_t>(rows);
     request_.num_rows = num_rows;
@@ -65,6 +66,7 @@ class KnnCall {
           uintptr_t base_ids, int64_t num_base, bool exclude_self, int64_t num_neighbors, int metric, uintptr_t labels,
           const py::object& max_score, int64_t range_min, int64_t max_memory) {
     request_.queries = matrix_view<cuda::DeviceMatrix>(queries);
+    request_.separate_base = !base.is_none();
     request_.base = base.is_none() ? request_.queries : matrix_view<cuda::DeviceMatrix>(base.cast<py::tuple>());
     request_.query_ids = pointer<const int64_t>(query_ids);
     request_.num_queries = num_queries;

@@ -12,6 +12,12 @@ if [ ${#modes[@]} -eq 0 ]; then
   ! command -v nvcc >/dev/null || modes+=(cuda)
 fi
 
+# For the GPU at hand; without one, for an old and a new kind.
+if nvidia-smi >/dev/null 2>&1; then
+  gpus="-arch=native"
+else
+  gpus="-gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a"
+fi
 flags="-std=c++17 -g -Wall -Wextra -Werror -ffp-contract=off -Icsrc -Itests"
 # The one file without sanitizers, whatever the mode.
 g++ $flags -O2 -fPIC -fvisibility=hidden -c tests/simt/runtime.cpp -o "$build/runtime.o"
@@ -19,11 +25,12 @@ g++ $flags -O2 -fPIC -fvisibility=hidden -c tests/simt/runtime.cpp -o "$build/ru
 # Tests of kernels against the CPU engine, and the launchers that they call.
 declare -A launchers=(
   [graph_test]="csrc/cuda/link_launch.cu csrc/cuda/proximity_graph.cu csrc/cuda/knn.cu"
+  [bank_test]="csrc/cuda/bank_update.cu"
   [walk_test]="csrc/cuda/walk_launch.cu"
   [partition_test]="csrc/cuda/partition_launch.cu"
 )
 # What they need of the CPU engine; no instruction set but the scalar one.
-printf '%s\n' batch_walks graph_view interleaved_walks kernels_scalar link_share partition thread_team |
+printf '%s\n' bank_update batch_walks graph_view interleaved_walks kernels_scalar link_share partition thread_team |
   xargs -P 2 -I NAME g++ $flags -O2 -fno-math-errno -fvisibility=hidden -c csrc/cpu/NAME.cpp -o "$build/cpu_NAME.o"
 rm -f "$build/cpu_engine.a"
 ar rcs "$build/cpu_engine.a" "$build"/cpu_*.o
@@ -48,7 +55,7 @@ for mode in "${modes[@]}"; do
     cuda)
       for program in selftest planted_bugs; do
         nvcc -std=c++17 -O2 -x cu -Icsrc -Itests -Xcompiler -Wall,-Wextra -Werror all-warnings \
-          -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a \
+          $gpus \
           "tests/simt/$program.cpp" -o "$build/${program}_cuda" &
       done
       wait -n && wait -n
@@ -57,7 +64,7 @@ for mode in "${modes[@]}"; do
         for source in "tests/simt/$test.cpp" ${launchers[$test]}; do
           objects+=("$build/$(basename "$source")_cuda.o")
           nvcc -std=c++17 -O2 --fmad=false -x cu -Icsrc -Itests -Xcompiler -Wall,-Wextra -Werror all-warnings \
-            -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a \
+            $gpus \
             -c "$source" -o "${objects[-1]}"
         done
         nvcc "${objects[@]}" "$build/cpu_engine.a" -o "$build/${test}_cuda"

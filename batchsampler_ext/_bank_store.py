@@ -1,0 +1,197 @@
+"""How rows get into the tables of a bank: at once on the CPU, queued on a CUDA device. Same tables to the bit."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from ._arrays import TORCH_DTYPES, address, as_matrix, out_of_range
+from ._backend import core, engine
+from ._bank_files import Tables
+from ._cuda_engine import CudaEngine, StreamOrder, moved
+
+
+class Rule(NamedTuple):
+    """How rows are stored."""
+
+    normalize: bool
+    momentum: float
+    skips: bool  # rows that are not finite once stored, instead of raising an error
+
+
+def make_store(tables: Tables, rule: Rule) -> HostStore | DeviceStore:
+    is_queued = isinstance(engine(tables.data.device), CudaEngine)
+    return DeviceStore(tables, rule) if is_queued else HostStore(tables, rule)
+
+
+class HostStore:
+    """Tables on the CPU. An update that raises has stored nothing."""
+
+    def __init__(self, tables: Tables, rule: Rule) -> None:
+        self.tables, self.device, self.num_skipped = tables, tables.data.device, 0
+        self._rule = rule
+
+    def check(self) -> None:
+        """Nothing is left open."""
+
+    def mark_changed(self) -> None:
+        """Tables were written by others than :meth:`store`."""
+
+    def prepare(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows as :meth:`store` takes them; never those of the tables themselves."""
+        return _apart(rows.detach().to(device=self.device, dtype=torch.float32).contiguous(), self.tables)
+
+    def store(self, ids: torch.Tensor, rows: list[torch.Tensor], step: int) -> None:
+        """ids: int64 [B]; rows: [B, D] of each tower, prepared."""
+        if self._rule.momentum:
+            ids, rows = _keep_last(*self._drop_unstorable(ids, rows))
+        error, position = self._update(ids, rows, step)
+        if error > 1:
+            ids, rows = self._drop_unstorable(ids, rows)
+            error, position = self._update(ids, rows, step)
+        if error:
+            raise out_of_range("indices", 0, len(self.tables.data), int(ids[position]))
+
+    def _update(self, ids: torch.Tensor, rows: list[torch.Tensor], step: int) -> tuple[int, int]:
+        """(0, -1), or what is wrong with which row; nothing is stored then."""
+        data, keys, last_update = self.tables
+        return core.update_bank(
+            data=address(data),
+            keys=address(keys),
+            dtype=TORCH_DTYPES[data.dtype],
+            num_samples=len(data),
+            dim=data.shape[1],
+            last_update=address(last_update),
+            ids=address(ids),
+            rows=address(rows[0]),
+            key_rows=0 if keys is None else address(rows[1]),
+            num_rows=len(ids),
+            step=step,
+            momentum=self._rule.momentum,
+            normalize=self._rule.normalize,
+        )
+
+    def _drop_unstorable(self, ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Without the rows that are not finite once stored, if such are to be skipped."""
+        dtype = self.tables.data.dtype
+        storable = torch.ones(len(ids), dtype=torch.bool)
+        for name, tensor in zip(("embeddings", "keys"), rows, strict=False):
+            is_finite = (tensor if self._rule.normalize else tensor.to(dtype)).isfinite().all(1)
+            if not self._rule.skips and not bool(is_finite.all()):
+                wrong = int(torch.nonzero(~is_finite)[0])
+                raise ValueError(
+                    f"{name}: expected values that are finite in the bank's {dtype}, got "
+                    f"{tensor[wrong].abs().max():g} for instance {int(ids[wrong])}"
+                )
+            storable &= is_finite
+        if bool(storable.all()):
+            return ids, rows
+        self.num_skipped += int((~storable).sum())
+        return ids[storable], [tensor[storable] for tensor in rows]
+
+
+class DeviceStore:
+    """Tables on a CUDA device. Updates are queued on the caller's current stream, and nobody waits for them.
+
+    What an update finds wrong is kept on the device until :meth:`check`. Several streams may take turns: each use waits
+    for the update before it, on the device.
+    """
+
+    def __init__(self, tables: Tables, rule: Rule) -> None:
+        self._tables, self.device, self._rule = tables, tables.data.device, rule
+        self._claims = torch.zeros(len(tables.data), dtype=torch.int64, device=self.device)
+        self._ledger = engine(self.device).new_bank_ledger()
+        self._order = StreamOrder(self.device)
+        self._ticket = 0
+        self._is_read = True  # the ledger, since the latest update
+        self._num_skipped = self._num_read = 0  # in all, and of these by the ledger when it was read
+
+    @property
+    def tables(self) -> Tables:
+        """Behind all updates, for work that is queued on the current stream."""
+        self._order.enter()
+        return self._tables
+
+    @property
+    def num_skipped(self) -> int:
+        """Waits for the updates; raises what they found."""
+        self.check()
+        return self._num_skipped
+
+    @num_skipped.setter
+    def num_skipped(self, value: int) -> None:
+        self.check()
+        self._num_skipped = value
+
+    def check(self) -> None:
+        """Waits for the updates; ``ValueError`` for the first one that was refused since the last call."""
+        if self._is_read:
+            return
+        self._order.enter()
+        *words, refused_step, num_skipped = self._ledger.tolist()
+        self._is_read = True
+        self._num_skipped += num_skipped - self._num_read
+        self._num_read = num_skipped
+        message = engine(self.device).bank_message(words, len(self._tables.data))
+        if message:
+            self._ledger[:-1].fill_(-1)
+            self._order.leave()
+            raise ValueError(f"{message}; nothing of that update (step {refused_step}) was stored")
+
+    def mark_changed(self) -> None:
+        """Tables were written by others than :meth:`store`."""
+        self._order.leave()
+
+    def prepare(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows as :meth:`store` takes them; never those of the tables themselves."""
+        rows = rows.detach()
+        if rows.dtype not in TORCH_DTYPES:
+            rows = rows.to(torch.float32)
+        return _apart(moved(rows, self.device), self._tables)
+
+    def store(self, ids: torch.Tensor, rows: list[torch.Tensor], step: int) -> None:
+        """ids: int64 [B] on the device; rows: [B, D] of each tower, prepared."""
+        if len(ids) == 0:
+            return
+        matrices = [as_matrix(tensor, "embeddings") for tensor in rows]
+        self._order.enter()
+        self._ticket += 1
+        self._is_read = False
+        data, keys, last_update = self._tables
+        engine(self.device).update_bank(
+            data=address(data),
+            keys=address(keys),
+            dtype=TORCH_DTYPES[data.dtype],
+            num_samples=len(data),
+            dim=data.shape[1],
+            last_update=address(last_update),
+            claims=address(self._claims),
+            ids=address(ids),
+            rows=matrices[0].describe("fp32"),
+            key_rows=None if keys is None else matrices[1].describe("fp32"),
+            step=step,
+            ticket=self._ticket,
+            momentum=self._rule.momentum,
+            normalize=self._rule.normalize,
+            skips=self._rule.skips,
+            ledger=address(self._ledger),
+        )
+        self._order.leave()
+        for tensor in (ids, *(matrix.owner for matrix in matrices)):
+            if tensor.is_cuda:  # the caller may have made it on another stream, which must not reuse its memory yet
+                tensor.record_stream(torch.cuda.current_stream(self.device))
+
+
+def _keep_last(ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Of duplicate ids the last one."""
+    unique, inverse = torch.unique(ids, return_inverse=True)
+    if len(unique) == len(ids):
+        return ids, rows
+    last = torch.zeros_like(unique).scatter_reduce_(0, inverse, torch.arange(len(ids)), "amax", include_self=False)
+    return unique, [tensor[last] for tensor in rows]
+
+
+def _apart(rows: torch.Tensor, tables: Tables) -> torch.Tensor:
+    storages = {table.untyped_storage().data_ptr() for table in (tables.data, tables.keys) if table is not None}
+    return rows.clone() if rows.untyped_storage().data_ptr() in storages else rows

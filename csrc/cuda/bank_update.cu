@@ -1,0 +1,34 @@
+#include <algorithm>
+
+#include "../common/bank_limit.h"
+#include "bank_update.h"
+#include "bank_update_kernel.cuh"
+
+namespace bse::cuda {
+
+namespace {
+
+constexpr int64_t kBlocksPerMultiprocessor = 16;
+
+unsigned num_blocks(int64_t num_rows, int64_t rows_per_block) {
+  const int64_t blocks = (num_rows + rows_per_block - 1) / rows_per_block;
+  return static_cast<unsigned>(std::min(blocks, device::num_multiprocessors() * kBlocksPerMultiprocessor));
+}
+
+}  // namespace
+
+size_t bank_scratch_bytes() { return kNumVerdictWords * sizeof(uint64_t); }
+
+void launch_bank_update(const BankTables& bank, const BankUpdate& update, uint64_t* ledger, void* scratch,
+                        void* stream) {
+  if (update.num_rows == 0) return;
+  auto* const verdict = static_cast<uint64_t*>(scratch);
+  const auto queue = static_cast<device::Stream>(stream);
+  device::fill_async(verdict, 0xFF, bank_scratch_bytes(), queue);
+  device::launch(bank_check_kernel, num_blocks(update.num_rows, kBankWarps), 32 * kBankWarps, 0, queue, bank, update,
+                 first_infinite(bank.dtype, update.normalize), verdict);
+  device::launch(bank_store_kernel, num_blocks(update.num_rows, kBankWarps * kBankRowsAtOnce), 32 * kBankWarps, 0,
+                 queue, bank, update, verdict, ledger);
+}
+
+}  // namespace bse::cuda

@@ -1,0 +1,400 @@
+"""Banks and samplers on a device equal those on the CPU to the bit (see test_cuda_graph.py for where they run)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed
+
+from batchsampler_ext import FeatureBank, ProximityBatchSampler
+
+NAN, INF = float("nan"), float("inf")
+
+
+def scaled_rows(count: int, dim: int, seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Rows of very different norms; one is zero."""
+    rows = torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
+    rows *= torch.logspace(-8, 4, count)[:, None]
+    rows[count // 2] = 0
+    return rows.to(dtype)
+
+
+def assert_equal(found: FeatureBank, expected: FeatureBank) -> None:
+    found.check()
+    assert torch.equal(found.last_update.cpu(), expected.last_update)
+    for name in ("data", "keys"):
+        a, b = getattr(found, name), getattr(expected, name)
+        assert (a is None) == (b is None)
+        if a is not None and b is not None:
+            kind = torch.int32 if b.dtype == torch.float32 else torch.int16
+            assert torch.equal(a.cpu().view(kind), b.view(kind))
+    assert (found.step, found.coverage, found.num_skipped) == (expected.step, expected.coverage, expected.num_skipped)
+
+
+def assert_same(device_engine, updates, num_samples: int, dim: int, **options) -> None:
+    """On the CPU and on the device, for updates (indices, embeddings, keys or None)."""
+    expected = FeatureBank(num_samples, dim, **options)
+    for update in updates:
+        expected.update(*update)
+    with device_engine() as device:
+        found = FeatureBank(num_samples, dim, device=device, **options)
+        for ids, *rows in updates:
+            found.update(ids, *(None if part is None else part.to(device) for part in rows))
+        assert found.data.device.type == device.type
+        assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("momentum", [0.0, 0.7])
+@pytest.mark.parametrize("dim", [1, 7, 8, 9, 130])
+def test_updates(device_engine, dtype, normalize, momentum, dim):
+    """Two towers, duplicates (one of them of an instance seen before), numbers of rows around those of a warp."""
+    first, second = torch.arange(33), torch.tensor([40, 7, 3, 40, 3, 59, 3])
+    updates = [
+        (ids, scaled_rows(len(ids), dim, i), scaled_rows(len(ids), dim, i + 9)) for i, ids in enumerate([first, second])
+    ]
+    assert_same(device_engine, updates, 60, dim, key_dim=dim, dtype=dtype, normalize=normalize, momentum=momentum)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("layout", ["dense", "columns", "expanded"])
+def test_embeddings_of_other_types_and_layouts(device_engine, dtype, layout):
+    rows = scaled_rows(9, 12, 0).clamp(-6e4, 6e4).to(dtype)
+    if layout == "columns":
+        rows = rows.t().contiguous().t()
+    elif layout == "expanded":
+        rows = rows[3:4].expand(9, 12)
+    assert_same(device_engine, [(list(range(9)), rows), ([], rows[:0])], 10, 12, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_many_duplicates(device_engine, momentum):
+    """The last storable one wins; the claims of earlier updates are out of date."""
+    generator = torch.Generator().manual_seed(2)
+    updates = []
+    for step in range(4):
+        rows = torch.randn(300, 3, generator=generator)
+        rows[torch.rand(300, generator=generator) < 0.3, 1] = (NAN, INF)[step % 2]
+        updates.append((torch.randint(0, 12, (300,), generator=generator), rows))
+    assert_same(device_engine, updates, 12, 3, momentum=momentum, nonfinite="skip")
+
+
+def test_rounding_to_16_bits(device_engine):
+    """All 16-bit values, the midpoints between them, and their neighbours."""
+    for dtype in (torch.bfloat16, torch.float16):
+        values = torch.arange(-(2**15), 2**15, 7, dtype=torch.int32).to(torch.int16).view(dtype).float()
+        values = values[values.isfinite()].sort().values
+        middles = values.double().mul(0.5).add(values.double().roll(1).mul(0.5)).float()[1:]
+        inputs = torch.cat([values, middles, torch.nextafter(middles, values.max())])[:, None]
+        assert_same(device_engine, [(torch.arange(len(inputs)), inputs)], len(inputs), 1, dtype=dtype, normalize=False)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("ids", "rows", "keys", "message"),
+    [
+        ([1, 8, -1], 1.0, 1.0, r"indices: expected values in \[0, 8\), got 8 at position 1; .* \(step 1\)"),
+        ([2**40, 0, 1], NAN, 1.0, r"indices: expected values in \[0, 8\), got 2147483647 at position 0"),
+        ([3, 5, 5], NAN, INF, r"embeddings: expected values that are finite .* instance 5 at position 1"),
+        ([3, 5, 6], 1.0, INF, r"keys: expected values that are finite .* instance 5 at position 1"),
+        ([3, 5, 6], 65520.0, 1.0, r"embeddings: .* instance 5 at position 1"),
+    ],
+)  # fmt: skip
+def test_bad_values_are_found_later_and_nothing_is_stored(device_engine, momentum, ids, rows, keys, message):
+    embeddings = torch.ones(3, 33)
+    bad, bad_keys = embeddings.clone(), embeddings.clone()
+    bad[1, 32], bad_keys[1, 32] = rows, keys
+    with device_engine() as device:
+        options = {"key_dim": 33, "normalize": False, "momentum": momentum, "dtype": torch.float16}
+        bank, expected = (FeatureBank(8, 33, device=device, **options) for _ in range(2))
+        embeddings, bad, bad_keys = (part.to(device) for part in (embeddings, bad, bad_keys))
+        bank.update([0, 3, 5], embeddings, 2 * embeddings)
+        bank.update(ids, bad, bad_keys)
+        bank.update([0, 0, 1], 4 * embeddings, embeddings)  # the next one is stored
+        bank.update([7, 9, 1], embeddings, embeddings)  # a second error: the first is told
+        with pytest.raises(ValueError, match=message):
+            _ = bank.coverage
+        expected.update([0, 3, 5], embeddings, 2 * embeddings)
+        expected.step = 2
+        expected.update([0, 0, 1], 4 * embeddings, embeddings)
+        expected.step = 4
+        assert_equal(bank, expected)  # it is told once
+        bank.update([9, 0, 1], embeddings, embeddings)
+        with pytest.raises(ValueError, match=r"got 9 at position 0; .* \(step 4\)"):
+            bank.state_dict()
+
+
+def test_arguments_are_checked_at_once(device_engine):
+    with device_engine() as device:
+        bank = FeatureBank(8, 4, device=device)
+        for arguments, error, message in [
+            (([0], torch.randn(2, 4)), ValueError, r"embeddings: expected shape \[1, 4\], got \[2, 4\]"),
+            (([0], torch.zeros(1, 4, dtype=torch.int64)), TypeError, "embeddings: expected a floating point tensor"),
+            (([0.5], torch.randn(1, 4)), TypeError, "indices: expected integers"),
+            (([0], torch.randn(1, 4), torch.randn(1, 4)), ValueError, "keys: expected no keys"),
+        ]:
+            with pytest.raises(error, match=message):
+                bank.update(*arguments)
+        assert (bank.step, bank.coverage) == (0, 0)
+
+
+def test_skipped_rows_are_counted(device_engine):
+    rows = torch.tensor([[1.0, 1.0], [INF, 1.0], [1.0, NAN], [2.0, 1.0]])
+    keys = torch.tensor([[NAN, 1.0], [INF, 1.0], [1.0, 1.0], [2.0, 1.0]])
+    updates = [([0, 1, 2, 3], rows, keys), ([3, 0, 3, 3], keys, rows)]
+    assert_same(device_engine, updates, 4, 2, key_dim=2, nonfinite="skip")
+    with device_engine() as device:
+        bank = FeatureBank(4, 2, device=device, key_dim=2, nonfinite="skip")
+        bank.update([0, 1, 2, 3], rows, keys)
+        assert bank.num_skipped == 3
+        bank.update([0, 1, 2, 4], rows, keys)  # refused: none of it counts
+        with pytest.raises(ValueError, match="indices: .* got 4"):
+            bank.stats()
+        assert bank.stats()["num_skipped"] == 3
+        assert bank.last_update.tolist() == [-1, -1, -1, 0]
+
+
+def test_rows_of_the_bank_itself_can_be_stored(device_engine):
+    with device_engine() as device:
+        bank = FeatureBank(2, 2, dtype=torch.float32, normalize=False, device=device)
+        bank.update([0, 1], torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        bank.update([1, 0], bank.data)
+        assert bank.data.tolist() == [[0, 1], [1, 0]]
+
+
+def test_states_move_between_devices(device_engine, tmp_path):
+    def filled(bank: FeatureBank) -> FeatureBank:
+        bank.update([4, 2, 0], torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [NAN, 1.0, 1.0]]))
+        return bank
+
+    def new(device: torch.device | None) -> FeatureBank:
+        return FeatureBank(6, 3, device=device, nonfinite="skip", momentum=0.5)
+
+    expected = filled(new(None))
+    with device_engine() as device:
+        bank = filled(new(device))
+        state = bank.state_dict()
+        bank.save(tmp_path / "device.pt")
+    for other in (new(None), new(None)):
+        other.load_state_dict(state)
+        assert_equal(other, expected)
+    other = new(None)
+    other.load(tmp_path / "device.pt")
+    assert_equal(other, expected)
+    expected.save(tmp_path / "host.pt")
+    with device_engine() as device:
+        first, second = filled(new(device)), new(device)  # what the first had is replaced
+        first.load_state_dict(expected.state_dict())
+        second.load(tmp_path / "host.pt")
+        assert_equal(first, expected)
+        assert_equal(second, expected)
+        for bank in (first, second, expected):
+            filled(bank)
+        assert expected.num_skipped == 2
+        assert_equal(first, expected)
+        assert_equal(second, expected)
+
+
+def test_gathered_rows_come_back_to_the_device(device_engine):
+    """One rank; test_bank.py has two. The rows are of one type then, so that ranks may differ in theirs."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        rows = scaled_rows(9, 5, 0, torch.bfloat16)
+        assert_same(device_engine, [(torch.arange(9), rows, -rows), ([3, 3], rows[:2], rows[:2])], 12, 5, key_dim=5)
+        with device_engine() as device:
+            bank = FeatureBank(4, 2, device=device)
+            bank.update([4], torch.ones(1, 2))
+            with pytest.raises(ValueError, match="indices: .* got 4"):
+                bank.check()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+# --- samplers --------------------------------------------------------------------------------------------------------
+def drift(bank: FeatureBank, batch: list[int]) -> None:
+    """What training does: the embeddings of a batch move a little, as a function of the step."""
+    generator = torch.Generator().manual_seed(bank.step)
+    rows = bank.data.cpu()[batch].float() + 0.05 * torch.randn(len(batch), bank.dim, generator=generator)
+    bank.update(batch, rows, -rows if bank.keys is not None else None)
+
+
+def two_epochs(bank: FeatureBank, num_filled: int, **options) -> tuple[list[list[list[int]]], dict[str, float]]:
+    rows = torch.randn(num_filled, bank.dim, generator=torch.Generator().manual_seed(3))
+    if num_filled:
+        bank.update(range(num_filled), rows, rows.flip(0) if bank.keys is not None else None)
+    sampler = ProximityBatchSampler(bank=bank, refresh_every=3, num_candidates=20, num_neighbors=6, seed=5, **options)
+    epochs = []
+    for _ in range(2):
+        epochs.append([])
+        for batch in sampler:
+            epochs[-1].append(batch)
+            drift(bank, batch)
+    stats = sampler.stats()
+    return epochs, {name: stats[name] for name in ("in_batch_similarity", "fallback_share", "uncovered_share")}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"drop_last": True},
+        {"epoch_mode": "independent"},
+        {"epoch_mode": "independent", "drop_last": True, "strategy": "rw"},
+        {"epoch_mode": "independent", "graph_options": {"labels": torch.arange(90) % 5, "metric": "l2"}},
+        {"epoch_mode": "independent", "num_filled": 40},
+        {"epoch_mode": "independent", "num_filled": 0},
+        {"epoch_mode": "independent", "key_dim": 8},
+        {"epoch_mode": "paper"},
+        {"strategy": "uniform"},
+        {"strategy": "uniform", "drop_last": True, "num_filled": 0},
+        {"epoch_mode": "independent", "sampler": torch.utils.data.SubsetRandomSampler(range(3, 90, 2))},
+    ],
+)
+def test_samplers_draw_the_same_batches(device_engine, options):
+    options = {"num_filled": 90, "sampler": 90, "batch_size": 8, "key_dim": None, **options}
+    key_dim = options.pop("key_dim")
+    expected, expected_stats = two_epochs(FeatureBank(90, 8, key_dim=key_dim), **options)
+    assert expected[0] != expected[1]
+    with device_engine() as device:
+        found, stats = two_epochs(FeatureBank(90, 8, key_dim=key_dim, device=device), **options)
+    assert found == expected
+    assert all(type(i) is int for batch in found[0] for i in batch)
+    assert stats == pytest.approx(expected_stats, abs=1e-12, nan_ok=True)
+
+
+def test_samplers_tell_what_the_bank_has_found(device_engine):
+    with device_engine() as device:
+        bank = FeatureBank(30, 4, device=device)
+        bank.update(range(30), torch.randn(30, 4))
+        sampler = ProximityBatchSampler(30, 5, bank=bank, epoch_mode="independent", refresh_every=2)
+        iterator = iter(sampler)
+        drawn = [next(iterator), next(iterator)]
+        bank.update([1], torch.full((1, 4), NAN))
+        with pytest.raises(ValueError, match="embeddings: .* instance 1"):
+            next(iterator)
+        drawn += list(sampler)  # goes on where it was
+        assert len(drawn) == 6
+
+
+def test_states_of_samplers_are_those_of_the_cpu(device_engine):
+    def half(device: torch.device | str) -> ProximityBatchSampler:
+        bank = FeatureBank(40, 4, device=device)
+        bank.update(range(40), torch.randn(40, 4, generator=torch.Generator().manual_seed(0)))
+        return ProximityBatchSampler(40, 5, bank=bank, epoch_mode="independent", refresh_every=3)
+
+    with device_engine() as device:
+        sampler = half(device)
+        iterator = iter(sampler)
+        begin = [next(iterator) for _ in range(2)]
+        state = sampler.state_dict()
+        assert all(part.device.type == "cpu" for part in state["windows"][0].values() if isinstance(part, torch.Tensor))
+        rest = list(iterator)
+    other = half("cpu")
+    assert list(other) == begin + rest
+    again = half("cpu")
+    again.load_state_dict(state)
+    assert list(again) == rest
+
+
+# --- what only a GPU shows -------------------------------------------------------------------------------------------
+@pytest.mark.needs_cuda
+def test_the_first_embeddings_decide_where_the_tables_are():
+    rows = torch.randn(4, 3)
+    bank, early = FeatureBank(4, 3), FeatureBank(4, 3)
+    assert bank.data.device.type == "cpu"
+    assert (bank.coverage, bank.step) == (0, 0)
+    early.update([0], rows[:1])
+    assert early.device.type == "cpu"
+    sampler = ProximityBatchSampler(4, 2, bank=bank, strategy="uniform")
+    bank.update([0, 1], rows[:2].cuda())
+    assert bank.data.device == bank.last_update.device == bank.device == torch.device("cuda", 0)
+    assert sorted(i for batch in sampler for i in batch) == [0, 1, 2, 3]
+    assert torch.equal(bank.data[0].cpu(), early.data[0])
+    early.update([1], rows[1:2].cuda())  # it stays where it is
+    assert early.device.type == "cpu"
+    assert torch.equal(bank.data.cpu(), early.data)
+    resumed = FeatureBank(4, 3)
+    resumed.load_state_dict(bank.state_dict())
+    assert resumed.device.type == "cpu"
+    resumed.update([2], rows[2:3].cuda())  # what was loaded comes along
+    assert resumed.device.type == "cuda"
+    assert resumed.last_update.tolist() == [0, 0, 1, -1]
+    assert torch.equal(resumed.data[:2], bank.data[:2])
+    on_cpu = FeatureBank(4, 3, device="cpu")
+    on_cpu.update([0], rows[:1].cuda())
+    assert on_cpu.device.type == "cpu"
+
+
+@pytest.mark.needs_cuda
+def test_files_are_for_the_cpu(tmp_path):
+    with pytest.raises(ValueError, match="path: expected None for a bank on 'cuda:0'"):
+        FeatureBank(4, 3, device="cuda", path=tmp_path / "bank")
+    bank = FeatureBank(4, 3, path=tmp_path / "bank")
+    bank.update([0], torch.ones(1, 3, device="cuda"))
+    assert bank.device.type == "cpu"
+    assert bank.coverage == 0.25
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.parametrize("place", ["cuda", "cpu", "pinned"])
+def test_updates_do_not_wait(place):
+    bank = FeatureBank(1000, 64, device="cuda", key_dim=64, momentum=0.5, nonfinite="skip")
+    rows, ids = torch.randn(256, 64), torch.randint(0, 1000, (256,))
+    if place == "cuda":
+        rows, ids = rows.cuda(), ids.cuda()
+    elif place == "pinned":
+        rows, ids = rows.pin_memory(), ids.pin_memory()
+    bank.update(ids, rows, rows)
+    expected = FeatureBank(1000, 64, key_dim=64, momentum=0.5)
+    for _ in range(3):
+        expected.update(ids.cpu(), rows.cpu(), rows.cpu())
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        bank.update(ids, rows, rows)
+        bank.update(ids, rows, rows)
+        bank.update(ids.tolist()[:1], rows[:1], rows[:1])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected.update(ids.cpu()[:1], rows[:1].cpu(), rows[:1].cpu())
+    assert_equal(bank, expected)
+
+
+@pytest.mark.needs_cuda
+def test_updates_are_queued_on_the_current_stream():
+    """Behind work of the caller's stream that takes a while, and before what others do with the bank afterwards."""
+    side = torch.cuda.Stream()
+    bank = FeatureBank(64, 32, dtype=torch.float32, normalize=False, device="cuda")
+    rows = torch.zeros(64, 32, device="cuda")
+    bank.update(range(64), rows)  # allocates the pinned memory that the next one takes
+    torch.cuda.synchronize()
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(200_000_000)
+        rows.fill_(3.0)
+        bank.update(range(64), rows)
+    assert not side.query()  # update() has not waited
+    first = bank.data.clone()  # on another stream: in order all the same
+    bank.update([0], torch.full((1, 32), 5.0, device="cuda"))
+    assert bool((first == 3.0).all())
+    assert bank.data[:2, 0].tolist() == [5.0, 3.0]
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(200_000_000)
+        bank.update([64], rows[:1])
+    with pytest.raises(ValueError, match="indices: .* got 64"):
+        bank.check()
+
+
+@pytest.mark.needs_cuda
+def test_several_devices():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    rows = torch.randn(16, 8)
+    expected = FeatureBank(16, 8)
+    expected.update(range(16), rows)
+    bank = FeatureBank(16, 8, device="cuda:1")  # while cuda:0 is current
+    bank.update(torch.arange(16, device="cuda:0"), rows.to("cuda:0"))
+    assert_equal(bank, expected)
+    sampler = ProximityBatchSampler(16, 4, bank=bank, epoch_mode="independent")
+    same = ProximityBatchSampler(16, 4, bank=expected, epoch_mode="independent")
+    assert list(sampler) == list(same)
