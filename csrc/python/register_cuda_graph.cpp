@@ -1,26 +1,13 @@
 #include "../cuda/graph_build.h"
 #include "cuda_bindings.h"
 #include "pointers.h"
+#include "selection_argument.h"
 
 namespace py = pybind11;
 
 namespace bse {
 
 namespace {
-
-cuda::Selection make_selection(int metric, int64_t num_neighbors, int64_t range_min, uintptr_t labels,
-                               const py::object& max_score, bool sort) {
-  require(metric >= 0 && metric <= 2 && num_neighbors > 0 && range_min >= 0, "a metric code, K > 0, range_min >= 0");
-  cuda::Selection selection;
-  selection.metric = static_cast<Metric>(metric);
-  selection.num_neighbors = num_neighbors;
-  selection.range_min = range_min;
-  selection.labels = pointer<const int64_t>(labels);
-  selection.has_max_score = !max_score.is_none();
-  if (selection.has_max_score) selection.max_score = max_score.cast<float>();
-  selection.sort = sort;
-  return selection;
-}
 
 cuda::Links make_links(uintptr_t neighbors, uintptr_t scores) {
   return {pointer<int32_t>(neighbors), pointer<float>(scores)};

@@ -1,26 +1,13 @@
 #include "../cpu/graph_build.h"
 #include "bindings.h"
 #include "monitor.h"
+#include "selection_argument.h"
 
 namespace py = pybind11;
 
 namespace bse {
 
 namespace {
-
-Selection make_selection(int metric, int64_t num_neighbors, int64_t range_min, uintptr_t labels,
-                         const py::object& max_score, bool sort) {
-  require(metric >= 0 && metric <= 2 && num_neighbors > 0 && range_min >= 0, "a metric code, K > 0, range_min >= 0");
-  Selection selection;
-  selection.metric = static_cast<Metric>(metric);
-  selection.num_neighbors = num_neighbors;
-  selection.range_min = range_min;
-  selection.labels = pointer<const int64_t>(labels);
-  selection.has_max_score = !max_score.is_none();
-  if (selection.has_max_score) selection.max_score = max_score.cast<float>();
-  selection.sort = sort;
-  return selection;
-}
 
 void core_proximity_graph(const py::tuple& features, const py::object& keys, uintptr_t rows, int64_t num_rows,
                           int64_t num_neighbors, int64_t num_candidates, int64_t rows_per_draw, int metric,

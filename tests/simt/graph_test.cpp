@@ -144,7 +144,7 @@ void check(const Case& run) {
   matrix.dtype = run.is_bfloat16 ? DType::kBFloat16 : DType::kFloat32;
   matrix.num_rows = run.num_rows;
   matrix.dim = matrix.row_stride_elements = run.dim;
-  cuda::Selection selection;
+  Selection selection;
   selection.num_neighbors = run.num_neighbors;
   selection.range_min = run.range_min;
   selection.labels = labels.empty() ? nullptr : device_labels.data();
