@@ -5,8 +5,8 @@
 # on a machine without a GPU or a driver, and to say which architectures it holds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=$1
-export PATH="$(cd "$(dirname "$python")" && pwd):$PATH" # cmake and ninja
+python=$(realpath -s "$(command -v "$1")") # what follows changes directory; the link is the virtual environment's
+export PATH="$(dirname "$python"):$PATH"     # cmake and ninja
 if ! command -v nvcc >/dev/null; then
   echo "not built: no nvcc here"
   exit 0
