@@ -34,7 +34,8 @@ charts: $(VENV)/installed
 	$(PY) -m benchmarks.charts
 
 test: $(VENV)/installed
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto -m "not timed"
+	$(PY) -m pytest -m timed
 
 lint: $(VENV)/installed isa-symbols
 	$(VENV)/bin/ruff check

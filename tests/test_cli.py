@@ -220,6 +220,7 @@ def test_a_root_that_is_not_its_own_nearest_comes_first_and_once(rng):
         assert all(len(set(batch)) == 8 for batch in batches)
 
 
+@pytest.mark.timed
 def test_ctrl_c_ends_with_code_130(tmp_path, capsys):
     np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (60_000, 256)).flush()
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background

@@ -84,6 +84,7 @@ def ctrl_c_raises() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.timed
 @pytest.mark.usefixtures("ctrl_c_raises")
 @pytest.mark.parametrize("num_threads", [1, 3])
 def test_ctrl_c_is_answered_within_a_fifth_of_a_second(isa, num_threads):
@@ -115,6 +116,7 @@ def test_progress_is_reported_and_may_stop_the_call(rng):
     assert knn_graph(features[:100], 3).neighbors.shape == (100, 3)  # nothing is left broken
 
 
+@pytest.mark.timed
 @pytest.mark.usefixtures("ctrl_c_raises")
 def test_other_python_threads_run_meanwhile():
     call = slow_call(core.isa(), 1)
