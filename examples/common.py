@@ -406,9 +406,10 @@ class Run:
             "history": self._history,
         }
         if rank() == 0:
-            shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-            print(f"{self._names['system']}, {self._names['data']}, {args.sampler} batches, {self.step} steps in "
-                  f"{self._seconds:.1f} s, the sampler's {result['sampler_seconds']:.1f} s: {shown or 'stopped'}")  # fmt: skip
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()) or "stopped before the end"
+            name = ", ".join([*self._names.values(), f"{args.sampler} batches"])
+            seconds = f"{self._seconds:.1f} s, of which sampler {result['sampler_seconds']:.1f} s"
+            print(f"{name}: {self.step} steps in {seconds}: {shown}")
             if args.out:
                 write(args.out, json.dumps(result, indent=1) + "\n")
         return result

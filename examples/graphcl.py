@@ -4,7 +4,7 @@
     python examples/graphcl.py DATA NCI1 --out result.json
 
 Data: TU data sets, as torch_geometric's TUDataset reads (or downloads) them. A graph's view is made by one of the
-paper's four augmentations, drawn for each graph: nodes dropped, edges perturbed, attributes masked, or a subgraph taken.
+paper's four augmentations, drawn for each graph: nodes dropped, edges perturbed, attributes masked, a subgraph taken.
 GIN encoder with sums of all layers and a projection head, as in the paper's code; its loss, too, has no positive in the
 denominator. Metric: 10-fold cross-validated accuracy of a support vector machine on the frozen embeddings.
 """
@@ -53,7 +53,7 @@ class GraphEncoder(nn.Module):
         return nn.functional.normalize(self.head(self.embed(batch)), dim=1)
 
 
-# --- augmentations of a whole batch at once (the paper, section 3.1) -----------------------------------------------------
+# --- augmentations of a whole batch at once (the paper, section 3.1) ------------------------------------------------
 def augment(batch: Batch, kinds: Sequence[str], ratio: float) -> Batch:
     """A copy in which each graph is changed by one of kinds, in about the share ratio of its nodes or edges."""
     kind = torch.randint(len(kinds), (batch.num_graphs,), device=batch.x.device)[batch.batch]  # of each node

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-degree", type=int, default=64, help="graphs without node labels: features are degrees up to this"
     )
     parser.add_argument("--svm", choices=("linear", "search"), default="linear",
-                        help="linear: C = 0.1; search: RBF kernel, C by 5 inner folds as in the papers' code (slow)")  # fmt: skip
+                        help="search: RBF kernel, C by 5 inner folds, as in the papers' code; slow")  # fmt: skip
 
 
 def load(args: argparse.Namespace) -> list[Data]:
@@ -48,7 +48,7 @@ def labels_of(graphs: Sequence[Data]) -> torch.Tensor:
 
 
 def accuracy(embeddings: torch.Tensor, labels: torch.Tensor, svm: str) -> dict[str, float]:
-    """Mean accuracy over 10 stratified folds, always the same ones, of a support vector machine on frozen embeddings."""
+    """Mean accuracy over 10 stratified folds, always the same ones, of a linear or RBF support vector machine."""
     folds = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=0)
     if svm == "linear":
         classifier = make_pipeline(StandardScaler(), LinearSVC(C=0.1, dual=False))

@@ -1,11 +1,11 @@
 """Losses between the members of a mini-batch: InfoNCE, and the debiased and the hard variant of it.
 
-Each anchor has one positive and m negatives. With p = exp(cosine / t) of the positive, n_k of the negatives, m' of which
-count, prior u = ``tau_plus`` and concentration b = ``beta``, all of them are -log(p / (p + N)), where N is
+Each anchor has one positive and m negatives. With p = exp(cosine / t) of the positive, n_k of the negatives, prior
+u = ``tau_plus`` and concentration b = ``beta``, all of them are -log(p / (p + N)), where N is
 
     infonce   sum_k n_k                                                        van den Oord et al., 2018
-    dcl       max((sum_k n_k - u m' p) / (1 - u), m' exp(-1 / t))              Chuang et al., NeurIPS 2020, equation 8
-    hcl       the same, with sum_k w_k n_k, w_k = m' n_k^b / sum_l n_l^b       Robinson et al., ICLR 2021, section 3
+    dcl       max((sum_k n_k - u m p) / (1 - u), m exp(-1 / t))                Chuang et al., NeurIPS 2020, equation 8
+    hcl       the same, with sum_k w_k n_k, w_k = m n_k^b / sum_l n_l^b        Robinson et al., ICLR 2021, section 3
 
 u is the chance that a random pair is a false negative, b how much weight hard negatives get. hcl with b = 0 is dcl, dcl
 with u = 0 is infonce. All of it is computed from logarithms, so no temperature overflows.
@@ -45,9 +45,11 @@ def contrastive_loss(
     include_positive=False: -log(p / N), as in GraphCL's code.
     """
     positive, negatives = positive.float() / temperature, negatives.float() / temperature
-    log_count = (negatives > NEVER).sum(1).log()
+    excluded = negatives == NEVER
+    log_count = (~excluded).sum(1).log()
     if kind == "hcl":
-        total = ((1 + beta) * negatives).logsumexp(1) - (beta * negatives).logsumexp(1) + log_count
+        weights = (beta * negatives).masked_fill(excluded, NEVER)  # 0 * NEVER is nan
+        total = (weights + negatives).logsumexp(1) - weights.logsumexp(1) + log_count
     else:
         total = negatives.logsumexp(1)
     if kind in ("dcl", "hcl"):

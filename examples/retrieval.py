@@ -4,12 +4,12 @@
     python examples/retrieval.py captions.tsv --out result.json
     torchrun --nproc-per-node 8 examples/retrieval.py captions.tsv --encoder bert --model bert-base-uncased --amp bf16
 
-Data: a text file, a group of related texts a line, separated by tabs (captions of one photo; a question and its answers).
+Data: a text file, a group of related texts a line, separated by tabs (captions of a photo, a question and its answers).
 Texts 1 and 2 of a line are a pair, 3 and 4 another. A line with two pairs or more brings known false negatives:
 --mask-known leaves them out of the loss, --no-link-labels out of the graph.
 
-Metrics, on lines kept aside: recall at 1 and 5 and the mean reciprocal rank of the first text of the same line. With one
-tower every text queries all others, with two the first texts of pairs query the second ones.
+Metrics, on lines kept aside: recall at 1 and 5, and the mean reciprocal rank, of the first text of the same line. With
+one tower every text queries all others, with two the first texts of pairs query the second ones.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class Towers(nn.Module):
 def train(args: argparse.Namespace) -> dict[str, Any]:
     common.start(args)
     kept_in, kept_aside = read_groups(args)
-    pair_texts = [group[i + k] for group in kept_in for i in range(0, len(group) - 1, 2) for k in (0, 1)]
-    groups = torch.tensor([row for row, group in enumerate(kept_in) for _ in range(len(group) // 2)])
-    chosen = torch.tensor(list(common.random_choice(len(groups), args.max_samples)))
+    all_pairs = [(row, group[i : i + 2]) for row, group in enumerate(kept_in) for i in range(0, len(group) - 1, 2)]
+    chosen = [all_pairs[i] for i in common.random_choice(len(all_pairs), args.max_samples)]
+    groups = torch.tensor([row for row, _ in chosen])
+    pair_texts = [text for _, pair in chosen for text in pair]
     tokens = texts.Tokens(args, pair_texts)
-    pairs = tokens(pair_texts).view(len(groups), 2, -1)[chosen]
-    groups = groups[chosen]
+    pairs = tokens(pair_texts).view(len(chosen), 2, -1)
     test_tokens = tokens([text for group in kept_aside for text in group])
 
     model = Towers(args, tokens.size).to(args.device)

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoder: str, width: int) 
 
 
 class Tokens:
-    """Texts -> int64 [B, max_tokens], 0 (padding) past the end. WordPiece, learnt from texts or of a pretrained model."""
+    """Texts -> int64 [B, max_tokens], 0 past the end. Of a pretrained model, or learnt from the texts."""
 
     def __init__(self, args: argparse.Namespace, texts: Iterable[str]) -> None:
         self._max_tokens = args.max_tokens
@@ -37,12 +37,16 @@ class Tokens:
             self._encode = lambda batch: tokenizer(batch, truncation=True, max_length=args.max_tokens)["input_ids"]
             self.size = len(tokenizer)
         else:
-            from tokenizers import BertWordPieceTokenizer
+            # Byte pairs, not WordPiece: that library's WordPiece learns another vocabulary at every call, and then
+            # neither seeds nor checkpoints would mean anything.
+            from tokenizers import ByteLevelBPETokenizer
 
-            tokenizer = BertWordPieceTokenizer()
-            tokenizer.train_from_iterator(texts, args.vocabulary, show_progress=False)
-            tokenizer.enable_truncation(args.max_tokens)
-            self._encode = lambda batch: [encoding.ids for encoding in tokenizer.encode_batch(batch)]
+            tokenizer = ByteLevelBPETokenizer(add_prefix_space=True, lowercase=True)
+            special = ["[PAD]", "[CLS]"]
+            tokenizer.train_from_iterator(texts, args.vocabulary, show_progress=False, special_tokens=special)
+            start = [] if args.encoder == "bag" else [special.index("[CLS]")]
+            tokenizer.enable_truncation(args.max_tokens - len(start))
+            self._encode = lambda batch: [start + encoding.ids for encoding in tokenizer.encode_batch(batch)]
             self.size = tokenizer.get_vocab_size()
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
@@ -97,7 +101,8 @@ class BertEncoder(nn.Module):
 
 
 def new_encoder(args: argparse.Namespace, num_tokens: int) -> BagEncoder | BertEncoder:
-    return BagEncoder(num_tokens, args.width) if args.encoder == "bag" else BertEncoder(args, num_tokens)
+    is_bag = args.encoder == "bag" and not args.model
+    return BagEncoder(num_tokens, args.width) if is_bag else BertEncoder(args, num_tokens)
 
 
 @torch.no_grad()
