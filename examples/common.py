@@ -164,6 +164,9 @@ def start(args: argparse.Namespace, *, distributed: bool = True) -> None:
         torch.set_num_threads(args.threads)
     if args.resume and args.checkpoint is None:
         raise SystemExit("--resume: needs --checkpoint")
+    for path in (args.out, args.log, args.checkpoint):
+        if path is not None and not path.absolute().parent.is_dir():  # better now than after an epoch
+            raise SystemExit(f"expected a folder {path.absolute().parent} to write {path.name} to")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         if not distributed:
             raise SystemExit("this program trains in one process")
@@ -297,7 +300,10 @@ class Run:
         )
 
     def fill_bank(self, loader: Any, encode: Callable[[Any], tuple[torch.Tensor, ...]]) -> None:
-        """With --fill-bank, before the first step: encode(samples) -> embeddings (and keys) of each batch."""
+        """With --fill-bank, before the first step: encode(samples) -> embeddings (and keys) of each batch.
+
+        loader: that of training, so every process embeds its share; the N mod B instances it leaves over stay unknown.
+        """
         if not self.args.fill_bank or self.args.sampler == "uniform" or self.step or not self.args.epochs:
             return
         start = time.perf_counter()

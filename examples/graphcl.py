@@ -50,7 +50,7 @@ class GraphEncoder(nn.Module):
         return torch.cat(pooled, 1)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        return nn.functional.normalize(self.head(self.embed(batch)), dim=1)
+        return nn.functional.normalize(self.head(self.embed(batch)).float(), dim=1)
 
 
 # --- augmentations of a whole batch at once (the paper, section 3.1) ------------------------------------------------

@@ -38,7 +38,7 @@ class MoCo(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Unit rows [B, dim]: queries q1, q2 and keys k1, k2 of both views."""
         queries = [self.prediction(self.projection(self.backbone(x))) for x in (x1, x2)]
-        q1, q2, k1, k2 = (nn.functional.normalize(row, dim=1) for row in (*queries, *self.keys(x1, x2)))
+        q1, q2, k1, k2 = (nn.functional.normalize(row.float(), dim=1) for row in (*queries, *self.keys(x1, x2)))
         return q1, q2, k1, k2
 
     @torch.no_grad()

@@ -126,7 +126,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     loader = run.loader(data, DataLoader)
 
     def units(whole: Sequence[torch.Tensor]) -> torch.Tensor:
-        return torch.cat([normalize(view, dim=1) for view in whole], 1)
+        return torch.cat([normalize(view.float(), dim=1) for view in whole], 1)
 
     def evaluate() -> dict[str, float]:
         chunks = DataLoader(data, batch_size=args.batch_size)

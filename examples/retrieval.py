@@ -41,7 +41,7 @@ class Towers(nn.Module):
             self.towers.append(nn.Sequential(encoder, nn.Linear(encoder.width, args.dim)))
 
     def embed(self, tokens: torch.Tensor, tower: int) -> torch.Tensor:
-        return nn.functional.normalize(self.towers[tower % len(self.towers)](tokens), dim=1)
+        return nn.functional.normalize(self.towers[tower % len(self.towers)](tokens).float(), dim=1)
 
     def forward(self, pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """pairs: int64 [B, 2, T]."""

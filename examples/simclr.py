@@ -33,7 +33,7 @@ class SimCLR(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Unit rows [B, dim]."""
-        return nn.functional.normalize(self.head(self.backbone(images)), dim=1)
+        return nn.functional.normalize(self.head(self.backbone(images)).float(), dim=1)
 
 
 def train(args: argparse.Namespace) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class SimCSE(nn.Module):
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Unit rows [B, width] of both views: every row is encoded twice."""
         states = self.head(self.dropout(self.encoder(tokens.repeat(2, 1))))
-        z1, z2 = nn.functional.normalize(states, dim=1).chunk(2)
+        z1, z2 = nn.functional.normalize(states.float(), dim=1).chunk(2)
         return z1, z2
 
 
