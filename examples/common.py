@@ -237,7 +237,6 @@ class Run:
         model: on its device; ``run.model`` is what to call in training (DistributedDataParallel under torchrun).
         sampler: of :func:`make_sampler`.
         labels: int64 [N] or None, to count false negatives by.
-        state: further objects with ``state_dict`` and ``load_state_dict`` that belong into a checkpoint.
     """
 
     def __init__(
@@ -250,7 +249,6 @@ class Run:
         sampler: ProximityBatchSampler,
         *,
         labels: torch.Tensor | None = None,
-        state: dict[str, Any] | None = None,
     ) -> None:
         self.args, self.sampler, self.bank = args, sampler, sampler.bank
         self.device = torch.device(args.device)
@@ -266,7 +264,6 @@ class Run:
             "schedule": self._schedule,
             "scaler": self._scaler,
             "bank": self.bank,
-            **(state or {}),
         }
         self._plain_model = model
         self.model: Any = model if num_processes() == 1 else DistributedDataParallel(model)

@@ -77,7 +77,7 @@ class BertEncoder(nn.Module):
 
         super().__init__()
         if args.model:
-            self.bert = AutoModel.from_pretrained(args.model)
+            self.bert = AutoModel.from_pretrained(args.model, add_pooling_layer=False)  # unused weights stop DDP
         else:
             config = BertConfig(
                 vocab_size=num_tokens,

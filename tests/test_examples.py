@@ -227,6 +227,21 @@ def test_options(programs, made_data, options):
     assert 0 <= result["metrics"]["mrr"] <= 1
 
 
+def test_pretrained_model(programs, made_data, tmp_path):
+    """As --model bert-base-uncased, which would have to be downloaded."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    sentences = (made_data / "text" / "sentences.txt").read_text(encoding="utf-8")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set(sentences.split()))]
+    (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "model")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(tmp_path / "model")
+    for program in ("simcse", "retrieval"):
+        command = [*arguments(program, made_data), "--model", str(tmp_path / "model"), "--epochs", "1"]
+        assert programs[program].main(command)["finished"]
+
+
 def test_training_improves_retrieval(programs, made_data):
     """A group's texts share two words: easy to learn, and not known before."""
     command = [*arguments("retrieval", made_data), "--max-samples", "1000", "--lr", "0.01"]
