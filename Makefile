@@ -87,5 +87,5 @@ $(VENV)/tools: constraints.txt pyproject.toml
 	touch $@
 
 $(VENV)/installed: $(VENV)/tools $(SOURCES) $(NATIVE_TESTS)
-	$(PIP) -e '.[test,lint]' $(EDITABLE)
+	$(PIP) -e '.[test,lint,examples]' $(EDITABLE)
 	touch $@

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""MoCo v3 (Chen, Xie and He, ICCV 2021): contrastive learning of images with a momentum encoder and no queue.
+
+    python examples/moco_v3.py cifar10 --width 16 --epochs 20 --out result.json
+    torchrun --nproc-per-node 8 examples/moco_v3.py imagenet --arch resnet50 --image-size 224 --batch-size 512 \\
+        --hidden 4096 --dim 256 --optimizer sgd --lr 0.6 --weight-decay 1.5e-6 --warmup-epochs 10 --amp bf16 --workers 8
+
+Data and metrics as in simclr.py. The encoder is a backbone and a projection, followed by a prediction; the momentum
+encoder, a slow mean of it, has no prediction. The loss is symmetrised over both views; negatives are the momentum
+encoder's outputs for other images of the batch. Not as in the paper: no LARS, and ResNets only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import common
+import losses
+import torch
+import vision
+from torch import nn
+
+
+class MoCo(nn.Module):
+    def __init__(self, args: argparse.Namespace) -> None:
+        super().__init__()
+        self.backbone, width = vision.new_backbone(args)
+        self.projection = vision.projector([width, args.hidden, args.dim], last_norm=True)
+        self.prediction = vision.projector([args.dim, args.hidden, args.dim], last_norm=False)
+        self.momentum_encoder = copy.deepcopy(nn.Sequential(self.backbone, self.projection)).requires_grad_(False)
+
+    def forward(
+        self, x1: torch.Tensor, x2: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Unit rows [B, dim]: queries q1, q2 and keys k1, k2 of both views."""
+        queries = [self.prediction(self.projection(self.backbone(x))) for x in (x1, x2)]
+        q1, q2, k1, k2 = (nn.functional.normalize(row.float(), dim=1) for row in (*queries, *self.keys(x1, x2)))
+        return q1, q2, k1, k2
+
+    @torch.no_grad()
+    def keys(self, *views: torch.Tensor) -> list[torch.Tensor]:
+        return [self.momentum_encoder(x) for x in views]
+
+    @torch.no_grad()
+    def update_momentum_encoder(self, momentum: float) -> None:
+        online = nn.Sequential(self.backbone, self.projection)
+        for slow, fast in zip(self.momentum_encoder.parameters(), online.parameters(), strict=True):
+            slow.lerp_(fast, 1 - momentum)
+
+
+def train(args: argparse.Namespace) -> dict[str, Any]:
+    common.start(args)
+    images, test_images = vision.load(args)
+    model = vision.synchronized(MoCo(args), args.device).to(args.device)
+    optimizer = vision.new_optimizer(args, model)
+    sampler = common.make_sampler(args, len(images), 2 * args.dim, labels=images.labels)
+    run = common.Run("moco_v3", args.data.name, args, model, optimizer, sampler, labels=images.labels)
+    loader = run.loader(images)
+    # The paper's two distributions of views, blur and solarization differ.
+    view1, view2 = vision.new_view(args, blur=1.0), vision.new_view(args, blur=0.1, solarize=0.2)
+
+    def evaluate() -> dict[str, float]:
+        return vision.evaluate(model.backbone, images, test_images, args)
+
+    def encode(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        batch = batch.to(run.device)
+        with run.autocast():
+            return (torch.cat(model.keys(view1(batch), view2(batch)), 1),)
+
+    run.fill_bank(loader, encode)
+    for _ in run.epochs():
+        for indices, batch in run.steps(loader):
+            done = run.step / run.num_steps
+            model.update_momentum_encoder(1 - (1 - args.momentum) * (1 + math.cos(math.pi * done)) / 2)
+            with run.autocast():
+                q1, q2, k1, k2 = run.model(view1(batch), view2(batch))
+            loss = sum(
+                losses.contrastive_loss(
+                    *losses.cross_pairs(common.gather_rows(q), common.gather_rows(k)), "infonce", args.temperature
+                )
+                for q, k in ((q1, k2), (q2, k1))
+            )
+            run.optimize(2 * args.temperature * loss)
+            # Keys change slowly, so what the bank holds of earlier steps is still comparable.
+            run.record(indices, loss, torch.cat([k1, k2], 1))
+        run.end_epoch(evaluate)
+    return run.finish(evaluate)
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = common.new_parser(__doc__, epochs=100, batch_size=256, lr=1e-3, weight_decay=1e-4)
+    vision.add_arguments(parser, crop_min=0.2)
+    parser.add_argument("--dim", type=int, default=128, help="of what the loss compares")
+    parser.add_argument("--hidden", type=int, default=512, help="width of projection and prediction inside")
+    parser.add_argument("--momentum", type=float, default=0.99, help="at the start; a cosine takes it to 1")
+    parser.add_argument("--temperature", type=float, default=0.2)
+    common.add_sampler_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    return train(parse(argv))
+
+
+if __name__ == "__main__":
+    main()
