@@ -1,0 +1,543 @@
+"""What the examples share: arguments, the sampler, processes of one training, log, checkpoints and result.
+
+A program builds its model and data, makes a :class:`Run`, and writes its own training loop:
+
+    for epoch in run.epochs():
+        for indices, batch in run.steps(loader):
+            loss = ...
+            run.optimize(loss)
+            run.record(indices, loss, embeddings)
+        run.end_epoch(evaluate)
+    return run.finish(evaluate)
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Sampler
+from tqdm import tqdm
+
+from batchsampler_ext import FeatureBank, IndexedDataset, ProximityBatchSampler
+
+AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+BANK_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# May change when a checkpoint is taken up again: they say where and how far to run, not what.
+NOT_THE_RUN = {"out", "log", "checkpoint", "checkpoint_every", "resume", "stop_after", "device", "threads", "quiet"}
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+def new_parser(
+    description: str | None, *, epochs: int, batch_size: int, lr: float, weight_decay: float = 0.0
+) -> argparse.ArgumentParser:
+    """Arguments that all programs have."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=int, default=epochs, help="0: the untrained encoder is judged")
+    group.add_argument("--batch-size", type=int, default=batch_size, metavar="B", help="of all processes together")
+    group.add_argument("--lr", type=float, default=lr)
+    group.add_argument("--weight-decay", type=float, default=weight_decay)
+    group.add_argument("--schedule", choices=("cosine", "linear", "constant"), default="cosine")
+    group.add_argument("--warmup-epochs", type=float, default=0.0)
+    group.add_argument("--seed", type=int, default=0, help="weights, augmentation, sampling")
+    group.add_argument("--max-samples", type=int, metavar="N", help="a random choice of the training data")
+
+    group = parser.add_argument_group("running")
+    group.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    group.add_argument("--threads", type=int, help="of torch and of the sampler")
+    group.add_argument("--workers", type=int, default=0, help="processes that load data")
+    group.add_argument("--amp", choices=AMP_DTYPES, default="off", help="automatic mixed precision")
+    group.add_argument("--eval-every", type=int, default=0, metavar="EPOCHS", help="0: at the end only")
+    group.add_argument("--out", type=Path, metavar="FILE", help="the result, as JSON")
+    group.add_argument("--log", type=Path, metavar="FILE", help="a JSON line for each epoch")
+    group.add_argument("--checkpoint", type=Path, metavar="FILE", help="written at the end of each epoch")
+    group.add_argument("--checkpoint-every", type=int, default=0, metavar="STEPS", help="and within them")
+    group.add_argument("--resume", action="store_true", help="go on from --checkpoint, if it is there")
+    group.add_argument(
+        "--stop-after", type=int, metavar="STEPS", help="save the checkpoint and end, e.g. in a time slot"
+    )
+    group.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser
+
+
+def add_sampler_arguments(parser: argparse.ArgumentParser, *, fill_bank: bool = False) -> None:
+    group = parser.add_argument_group("sampler")
+    group.add_argument(
+        "--sampler",
+        choices=("uniform", "knn", "proximity"),
+        default="proximity",
+        help="knn: a random root and its exact nearest neighbours, the comparison of the paper",
+    )
+    group.add_argument("--num-candidates", type=int, default=1000, metavar="M")
+    group.add_argument("--num-neighbors", type=int, default=100, metavar="K")
+    group.add_argument("--restart-prob", type=float, default=0.2, metavar="ALPHA")
+    group.add_argument("--restart-prob-end", type=float, metavar="ALPHA", help="of the last epoch; linear in between")
+    group.add_argument(
+        "--refresh-every", type=int, metavar="STEPS", help="of the graph; default 100, once an epoch for knn"
+    )
+    group.add_argument("--range-min", type=int, default=0, help="each instance's nearest candidates to skip")
+    group.add_argument("--max-score", type=float, help="cosine above which candidates are not linked")
+    group.add_argument("--link-labels", action=argparse.BooleanOptionalAction, default=True,
+                       help="no: instances with equal labels are never linked")  # fmt: skip
+    group.add_argument("--fill-bank", action=argparse.BooleanOptionalAction, default=fill_bank,
+                       help="embed everything before the first epoch, which is uniform otherwise")  # fmt: skip
+    group.add_argument("--epoch-mode", choices=("partition", "independent", "paper"), default="partition")
+    group.add_argument("--strategy", choices=("rwr", "rw", "bfs", "dfs"), default="rwr")
+    group.add_argument("--hardness", choices=("soft", "default", "hard"), default="default", help="of partitions")
+    group.add_argument("--rows-per-draw", type=int, help="instances that share their candidates")
+    group.add_argument("--bank-dtype", choices=BANK_DTYPES, default="bf16")
+
+
+def make_sampler(
+    args: argparse.Namespace,
+    num_samples: int,
+    dim: int,
+    *,
+    labels: torch.Tensor | None = None,
+    key_dim: int | None = None,
+) -> ProximityBatchSampler:
+    """The sampler that the arguments ask for, with its bank. Batches of uneven size are left out.
+
+    labels: int64 [N], -1 = unknown; for --no-link-labels.
+    """
+    if args.batch_size > num_samples:
+        raise SystemExit(
+            f"--batch-size: expected at most {num_samples}, the number of instances, got {args.batch_size}"
+        )
+    bank = FeatureBank(num_samples, dim, key_dim=key_dim, dtype=BANK_DTYPES[args.bank_dtype])
+    num_batches = num_samples // args.batch_size
+    options = {name: getattr(args, name) for name in ("max_score", "rows_per_draw") if getattr(args, name) is not None}
+    if args.range_min:
+        options["range_min"] = args.range_min
+    if not args.link_labels:
+        if labels is None:
+            raise SystemExit("--no-link-labels: these data have no labels")
+        options["labels"] = labels
+    arguments: dict[str, Any]
+    if args.sampler == "uniform":
+        arguments, options = {"strategy": "uniform", "refresh_every": num_batches}, {}
+    elif args.sampler == "knn":
+        arguments = {
+            "strategy": "knn",
+            "epoch_mode": "independent",
+            "num_candidates": num_samples - 1,
+            "num_neighbors": args.batch_size - 1,
+            "refresh_every": args.refresh_every or num_batches,
+        }
+    else:
+        first, last = args.restart_prob, args.restart_prob_end
+        arguments = {
+            "strategy": args.strategy,
+            "epoch_mode": args.epoch_mode,
+            "hardness": args.hardness,
+            "num_candidates": args.num_candidates,
+            "num_neighbors": args.num_neighbors,
+            "refresh_every": args.refresh_every or 100,
+            "restart_prob": first
+            if last is None
+            else lambda epoch: first + (last - first) * min(1, epoch / max(1, args.epochs - 1)),
+        }
+    return ProximityBatchSampler(
+        num_samples, args.batch_size, drop_last=True, bank=bank, seed=args.seed, graph_options=options, **arguments
+    )
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+def start(args: argparse.Namespace, *, distributed: bool = True) -> None:
+    """Threads, seeds and, under torchrun, this process' place among the others and its device."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.resume and args.checkpoint is None:
+        raise SystemExit("--resume: needs --checkpoint")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if not distributed:
+            raise SystemExit("this program trains in one process")
+        if args.device.startswith("cuda"):
+            args.device = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(args.device)
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if args.device.startswith("cuda") else "gloo")
+            atexit.register(dist.destroy_process_group)
+        if args.batch_size % dist.get_world_size():
+            raise SystemExit(f"--batch-size: expected a multiple of {dist.get_world_size()} processes")
+    torch.manual_seed(args.seed)
+
+
+def num_processes() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
+        parts = [torch.empty_like(rows) for _ in range(num_processes())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        # All processes compute the same loss of all rows, and DDP takes the mean of their gradients, not the sum.
+        return grad.chunk(num_processes())[rank()] * num_processes()
+
+
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of all processes, in rank order; gradients flow back to this process' own.
+
+    The loss of what is gathered is that of the whole batch, and so are, after DDP's mean, the gradients.
+    """
+    return rows if num_processes() == 1 else _GatherRows.apply(rows)
+
+
+class RankShare(Sampler[list[int]]):
+    """Of each mini-batch the part of this process: all processes together train on one hard batch.
+
+    Every process draws the whole batch by itself. Banks hold the same on all of them, since updates are gathered, and
+    batches are a function of it: so no process has to ask the others.
+    """
+
+    def __init__(self, sampler: ProximityBatchSampler) -> None:
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch[rank() :: num_processes()] for batch in self.sampler)
+
+
+# --- a run -----------------------------------------------------------------------------------------------------------
+class Run:
+    """A training run: epochs and steps with a progress bar, the optimiser's step, statistics, checkpoints, the result.
+
+    Args:
+        system: its name in the result; data: and that of the data.
+        args: of :func:`new_parser` and :func:`add_sampler_arguments`.
+        model: on its device; ``run.model`` is what to call in training (DistributedDataParallel under torchrun).
+        sampler: of :func:`make_sampler`.
+        labels: int64 [N] or None, to count false negatives by.
+        state: further objects with ``state_dict`` and ``load_state_dict`` that belong into a checkpoint.
+    """
+
+    def __init__(
+        self,
+        system: str,
+        data: str,
+        args: argparse.Namespace,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        sampler: ProximityBatchSampler,
+        *,
+        labels: torch.Tensor | None = None,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        self.args, self.sampler, self.bank = args, sampler, sampler.bank
+        self.device = torch.device(args.device)
+        self.num_steps = args.epochs * len(sampler)
+        self._names = {"system": system, "data": data}
+        self._labels = None if labels is None else labels.to(self.device)
+        self._optimizer = optimizer
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=args.amp == "fp16")
+        self._state = {
+            "model": model,
+            "optimizer": optimizer,
+            "schedule": self._schedule,
+            "scaler": self._scaler,
+            "bank": self.bank,
+            **(state or {}),
+        }
+        self._plain_model = model
+        self.model: Any = model if num_processes() == 1 else DistributedDataParallel(model)
+        if num_processes() > 1:
+            torch.manual_seed(1_000_003 * (args.seed + 1) + rank())  # other views on each process
+
+        self.step = 0
+        self._epoch, self._num_trained = 0, 0  # the batches of this epoch
+        self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, similarity, share of the epoch
+        self._seconds = self._sampler_seconds_before = 0.0
+        self._history: list[dict[str, float]] = []
+        self._epoch_is_complete = False
+        self._rng: dict[str, torch.Tensor] | None = None
+        if args.resume and args.checkpoint.exists():
+            self._load()
+        self._first_step = self.step
+
+    # --- the loop
+    def autocast(self) -> AbstractContextManager[Any]:
+        dtype = AMP_DTYPES[self.args.amp]
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
+
+    def loader(self, dataset: Any, make: Callable[..., DataLoader[Any]] = DataLoader) -> DataLoader[Any]:
+        """Batches (indices, samples) for this process. make: the loader's class, of PyTorch Geometric for graphs."""
+        return make(
+            IndexedDataset(dataset),
+            batch_sampler=RankShare(self.sampler),
+            num_workers=self.args.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # its seeds for workers must not advance the generator of the augmentations
+        )
+
+    def fill_bank(self, loader: Any, encode: Callable[[Any], tuple[torch.Tensor, ...]]) -> None:
+        """With --fill-bank, before the first step: encode(samples) -> embeddings (and keys) of each batch."""
+        if not self.args.fill_bank or self.args.sampler == "uniform" or self.step or not self.args.epochs:
+            return
+        start = time.perf_counter()
+        self._plain_model.eval()
+        bar = self._bar(len(loader), 0, "filling the bank")
+        self.bank.fill_from(
+            lambda batch: (batch[0], *encode(batch[1])), loader, progress=lambda done, total: bar.update()
+        )
+        bar.close()
+        self._plain_model.train()
+        self._sampler_seconds_before += time.perf_counter() - start - self.bank.stats()["update_seconds"]
+        self._seconds += time.perf_counter() - start
+
+    def epochs(self) -> Iterator[int]:
+        while self._epoch < self.args.epochs and not self._must_stop():
+            self.sampler.set_epoch(self._epoch)
+            self._plain_model.train()
+            yield self._epoch
+
+    def steps(self, loader: DataLoader[Any]) -> Iterator[tuple[torch.Tensor, Any]]:
+        """The batches of the epoch that are left, moved to the device."""
+        bar = self._bar(len(self.sampler), self._num_trained, f"epoch {self._epoch + 1} of {self.args.epochs}")
+        start = time.perf_counter()
+        batches = iter(loader)
+        if self._rng is not None:
+            self._set_rng(self._rng)
+            self._rng = None
+        self._epoch_is_complete = False
+        for indices, batch in batches:
+            if self._must_stop():
+                self._save()
+                break
+            yield indices, batch.to(self.device, non_blocking=True)
+            self.step += 1
+            self._num_trained += 1
+            bar.update()
+            if self.step % 10 == 0:
+                bar.set_postfix_str(f"loss {float(self._sums[0]) / self._num_trained:.4f}", refresh=False)
+            if self.args.checkpoint_every and self.step % self.args.checkpoint_every == 0:
+                self._seconds += self._elapsed(start)
+                self._save()
+                start = time.perf_counter()
+        else:
+            self._epoch_is_complete = True
+        bar.close()
+        self._seconds += self._elapsed(start)
+
+    def optimize(self, loss: torch.Tensor) -> None:
+        self._optimizer.zero_grad()
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._schedule.step()
+
+    def record(
+        self, indices: torch.Tensor, loss: torch.Tensor, embeddings: torch.Tensor, keys: torch.Tensor | None = None
+    ) -> None:
+        """The bank learns the embeddings of the step, [b, D] of this process; what the batch was like is counted."""
+        embeddings = embeddings.detach()
+        if self.args.sampler != "uniform":
+            self.bank.update(indices, embeddings, *(() if keys is None else (keys.detach(),)))
+        everyone = gather_rows(indices.to(self.device))
+        share = torch.tensor(math.nan) if self._labels is None else equal_label_share(self._labels[everyone])
+        row = torch.stack(
+            [part.to(self._sums) for part in (loss.detach(), mean_cosine(gather_rows(embeddings)), share)]
+        )
+        self._sums += row
+
+    def end_epoch(self, evaluate: Callable[[], dict[str, float]]) -> None:
+        """Statistics of the epoch, metrics if they are due, the log and a checkpoint."""
+        if not self._epoch_is_complete:
+            return
+        loss, similarity, share = (self._sums / max(1, self._num_trained)).tolist()
+        entry = {"epoch": self._epoch + 1, "step": self.step, "loss": loss, "in_batch_similarity": similarity}
+        if self._labels is not None:
+            entry["false_negative_share"] = share
+        entry |= {"train_seconds": self._seconds, "sampler_seconds": self._sampler_seconds()}
+        self._epoch, self._num_trained = self._epoch + 1, 0
+        self._sums.zero_()
+        if self.args.eval_every and self._epoch % self.args.eval_every == 0 and self._epoch < self.args.epochs:
+            entry |= self._evaluated(evaluate)
+        self._history.append(entry)
+        self._write_log()
+        self._save()
+
+    def finish(self, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
+        """The result; printed, and written with --out. Without metrics if --stop-after has ended the run early."""
+        is_finished = self._epoch >= self.args.epochs
+        metrics = self._evaluated(evaluate) if is_finished else {}
+        if is_finished and self._history:
+            self._history[-1] |= metrics
+            self._write_log()
+        args = self.args
+        result = {
+            **self._names,
+            "sampler": args.sampler,
+            "loss": getattr(args, "loss", None),
+            "seed": args.seed,
+            "parameters": {name: value if _is_plain(value) else str(value) for name, value in vars(args).items()},
+            "finished": is_finished,
+            "num_instances": self.bank.num_samples,
+            "num_steps": self.step,
+            "train_seconds": self._seconds,
+            "sampler_seconds": self._sampler_seconds(),
+            "metrics": metrics,
+            "history": self._history,
+        }
+        if rank() == 0:
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+            print(f"{self._names['system']}, {self._names['data']}, {args.sampler} batches, {self.step} steps in "
+                  f"{self._seconds:.1f} s, the sampler's {result['sampler_seconds']:.1f} s: {shown or 'stopped'}")  # fmt: skip
+            if args.out:
+                write(args.out, json.dumps(result, indent=1) + "\n")
+        return result
+
+    # --- inside
+    def _bar(self, total: int, done: int, name: str) -> tqdm[Any]:
+        return tqdm(
+            total=total, initial=done, desc=name, leave=False, disable=True if self.args.quiet or rank() else None
+        )
+
+    def _lr_factor(self, step: int) -> float:
+        warmup = self.args.warmup_epochs * len(self.sampler)
+        if step < warmup:
+            return (step + 1) / warmup
+        done = min(1, (step - warmup) / max(1, self.num_steps - warmup))
+        return {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[self.args.schedule]
+
+    def _must_stop(self) -> bool:
+        return self.args.stop_after is not None and self.step - self._first_step >= self.args.stop_after
+
+    def _elapsed(self, start: float) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - start
+
+    def _sampler_seconds(self) -> float:
+        seconds = self.sampler.stats()["total_seconds"] + self.bank.stats()["update_seconds"]
+        return self._sampler_seconds_before + seconds
+
+    def _evaluated(self, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Metrics, by one process, without a trace in the random numbers of training."""
+        metrics: dict[str, float] = {}
+        if rank() == 0:
+            devices = [self.device] if self.device.type == "cuda" else []
+            with torch.random.fork_rng(devices), torch.no_grad():
+                torch.manual_seed(self.args.seed)
+                self._plain_model.eval()
+                metrics = evaluate()
+                self._plain_model.train()
+        if num_processes() > 1:
+            dist.barrier()
+        return metrics
+
+    def _write_log(self) -> None:
+        if self.args.log and rank() == 0:
+            write(self.args.log, "".join(json.dumps(entry) + "\n" for entry in self._history))
+
+    # --- checkpoints
+    def _save(self) -> None:
+        if self.args.checkpoint is None:
+            return
+        rng = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.device)
+        rngs: list[Any] = [rng]
+        if num_processes() > 1:
+            rngs = [None] * num_processes()
+            dist.all_gather_object(rngs, rng)
+        if rank() > 0:
+            return
+        checkpoint = {
+            "parameters": _parameters(self.args),
+            "state": {name: part.state_dict() for name, part in self._state.items()},
+            "sampler": self.sampler.state_dict(self._num_trained or None),
+            "rngs": rngs,
+            "sums": self._sums,
+            "seconds": self._seconds,
+            "sampler_seconds": self._sampler_seconds(),
+            **{name: getattr(self, f"_{name}") for name in ("epoch", "num_trained", "history")},
+            "step": self.step,
+        }
+        partial = self.args.checkpoint.with_name(self.args.checkpoint.name + ".partial")
+        torch.save(checkpoint, partial)
+        os.replace(partial, self.args.checkpoint)
+
+    def _load(self) -> None:
+        checkpoint = torch.load(self.args.checkpoint, map_location="cpu", weights_only=True)
+        asked, saved = _parameters(self.args), checkpoint["parameters"]
+        if changed := [name for name in asked if asked[name] != saved.get(name)]:
+            raise SystemExit(f"--resume: the checkpoint was made with another {', '.join(sorted(changed))}")
+        if len(checkpoint["rngs"]) != num_processes():
+            raise SystemExit(f"--resume: the checkpoint is of {len(checkpoint['rngs'])} processes")
+        for name, part in self._state.items():
+            part.load_state_dict(checkpoint["state"][name])
+        self.sampler.load_state_dict(checkpoint["sampler"])
+        self._sums.copy_(checkpoint["sums"])
+        self._seconds, self._sampler_seconds_before = checkpoint["seconds"], checkpoint["sampler_seconds"]
+        self._epoch, self._num_trained = checkpoint["epoch"], checkpoint["num_trained"]
+        self._history, self.step = checkpoint["history"], checkpoint["step"]
+        self._rng = checkpoint["rngs"][rank()]
+
+    def _set_rng(self, rng: dict[str, torch.Tensor]) -> None:
+        torch.set_rng_state(rng["cpu"])
+        if "cuda" in rng and self.device.type == "cuda":
+            torch.cuda.set_rng_state(rng["cuda"], self.device)
+
+
+def _parameters(args: argparse.Namespace) -> dict[str, Any]:
+    """What a checkpoint and the run that takes it up must agree on."""
+    values = {name: value for name, value in vars(args).items() if name not in NOT_THE_RUN}
+    return {name: value if _is_plain(value) else str(value) for name, value in values.items()}
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str, list))
+
+
+# --- statistics and files --------------------------------------------------------------------------------------------
+def mean_cosine(rows: torch.Tensor) -> torch.Tensor:
+    """Of pairs of distinct rows: (|sum of units|^2 - n) / (n (n - 1))."""
+    units, count = nn.functional.normalize(rows.float(), dim=1), len(rows)
+    return (units.sum(0).square().sum() - count) / (count * (count - 1))
+
+
+def equal_label_share(labels: torch.Tensor) -> torch.Tensor:
+    """Share of the pairs of distinct members with equal labels."""
+    counts = labels.unique(return_counts=True)[1].double()
+    return (counts * (counts - 1)).sum() / (len(labels) * (len(labels) - 1))
+
+
+def random_choice(num_all: int, num_wanted: int | None, seed: int = 0) -> Sequence[int]:
+    """Which of num_all to take; the same for all seeds of training. All of them, in order, without num_wanted."""
+    if num_wanted is None or num_wanted >= num_all:
+        return range(num_all)
+    return torch.randperm(num_all, generator=torch.Generator().manual_seed(seed))[:num_wanted].tolist()
+
+
+def write(path: Path, text: str) -> None:
+    """The file appears complete or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

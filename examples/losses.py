@@ -1,0 +1,82 @@
+"""Losses between the members of a mini-batch: InfoNCE, and the debiased and the hard variant of it.
+
+Each anchor has one positive and m negatives. With p = exp(cosine / t) of the positive, n_k of the negatives, m' of which
+count, prior u = ``tau_plus`` and concentration b = ``beta``, all of them are -log(p / (p + N)), where N is
+
+    infonce   sum_k n_k                                                        van den Oord et al., 2018
+    dcl       max((sum_k n_k - u m' p) / (1 - u), m' exp(-1 / t))              Chuang et al., NeurIPS 2020, equation 8
+    hcl       the same, with sum_k w_k n_k, w_k = m' n_k^b / sum_l n_l^b       Robinson et al., ICLR 2021, section 3
+
+u is the chance that a random pair is a false negative, b how much weight hard negatives get. hcl with b = 0 is dcl, dcl
+with u = 0 is infonce. All of it is computed from logarithms, so no temperature overflows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+import torch
+
+KINDS = ("infonce", "dcl", "hcl")
+NEVER = float("-inf")  # the cosine of a pair that is no negative
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, temperature: float) -> None:
+    group = parser.add_argument_group("loss")
+    group.add_argument("--loss", choices=KINDS, default="infonce")
+    group.add_argument("--temperature", type=float, default=temperature, metavar="t")
+    group.add_argument("--tau-plus", type=float, default=0.1, help="dcl, hcl: prior of a false negative")
+    group.add_argument("--beta", type=float, default=1.0, help="hcl: concentration on hard negatives")
+
+
+def contrastive_loss(
+    positive: torch.Tensor,
+    negatives: torch.Tensor,
+    kind: str,
+    temperature: float,
+    *,
+    tau_plus: float = 0.1,
+    beta: float = 1.0,
+    include_positive: bool = True,
+) -> torch.Tensor:
+    """Mean loss of n anchors. positive: cosines [n]; negatives: cosines [n, m], NEVER where a pair is no negative.
+
+    include_positive=False: -log(p / N), as in GraphCL's code.
+    """
+    positive, negatives = positive.float() / temperature, negatives.float() / temperature
+    log_count = (negatives > NEVER).sum(1).log()
+    if kind == "hcl":
+        total = ((1 + beta) * negatives).logsumexp(1) - (beta * negatives).logsumexp(1) + log_count
+    else:
+        total = negatives.logsumexp(1)
+    if kind in ("dcl", "hcl"):
+        false_share = (math.log(tau_plus) + log_count + positive - total).exp() if tau_plus else torch.zeros_like(total)
+        debiased = total + torch.log1p(-false_share.clamp(max=1 - 1e-6)) - math.log1p(-tau_plus)
+        floor = log_count - 1 / temperature  # no cosine is below -1
+        total = torch.where(false_share < 1, torch.maximum(debiased, floor), floor)
+    denominator = torch.logaddexp(positive, total) if include_positive else total
+    return (denominator - positive).mean()
+
+
+def all_pairs(z1: torch.Tensor, z2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """SimCLR's pairs: each of the 2 B views is an anchor, all views of other instances are its negatives.
+
+    z1, z2: unit rows [B, D]. Returns cosines: positive [2 B], negatives [2 B, 2 B].
+    """
+    count = len(z1)
+    views = torch.cat([z1, z2]).float()
+    own = torch.eye(count, dtype=torch.bool, device=views.device).repeat(2, 2)
+    return (z1.float() * z2.float()).sum(1).repeat(2), (views @ views.T).masked_fill(own, NEVER)
+
+
+def cross_pairs(
+    a: torch.Tensor, b: torch.Tensor, ignored: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Anchors a, negatives from b only. ignored: bool [B, B], pairs that are no negatives although they differ.
+
+    a, b: unit rows [B, D]. Returns cosines: positive [B], negatives [B, B].
+    """
+    cosines = a.float() @ b.float().T
+    excluded = torch.eye(len(a), dtype=torch.bool, device=a.device)
+    return cosines.diagonal(), cosines.masked_fill(excluded if ignored is None else excluded | ignored, NEVER)

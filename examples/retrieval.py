@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""Retrieval between paired texts: in-batch InfoNCE, one shared tower or two.
+
+    python examples/retrieval.py captions.tsv --out result.json
+    torchrun --nproc-per-node 8 examples/retrieval.py captions.tsv --encoder bert --model bert-base-uncased --amp bf16
+
+Data: a text file, a group of related texts a line, separated by tabs (captions of one photo; a question and its answers).
+Texts 1 and 2 of a line are a pair, 3 and 4 another. A line with two pairs or more brings known false negatives:
+--mask-known leaves them out of the loss, --no-link-labels out of the graph.
+
+Metrics, on lines kept aside: recall at 1 and 5 and the mean reciprocal rank of the first text of the same line. With one
+tower every text queries all others, with two the first texts of pairs query the second ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import common
+import losses
+import texts
+import torch
+from torch import nn
+
+from batchsampler_ext import knn
+
+MAX_RANK = 100
+
+
+class Towers(nn.Module):
+    """Unit vectors of texts: towers 0 and 1, which may be the same one."""
+
+    def __init__(self, args: argparse.Namespace, num_tokens: int) -> None:
+        super().__init__()
+        self.towers = nn.ModuleList()
+        for _ in range(args.towers):
+            encoder = texts.new_encoder(args, num_tokens)
+            self.towers.append(nn.Sequential(encoder, nn.Linear(encoder.width, args.dim)))
+
+    def embed(self, tokens: torch.Tensor, tower: int) -> torch.Tensor:
+        return nn.functional.normalize(self.towers[tower % len(self.towers)](tokens), dim=1)
+
+    def forward(self, pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """pairs: int64 [B, 2, T]."""
+        return self.embed(pairs[:, 0], 0), self.embed(pairs[:, 1], 1)
+
+
+def train(args: argparse.Namespace) -> dict[str, Any]:
+    common.start(args)
+    kept_in, kept_aside = read_groups(args)
+    pair_texts = [group[i + k] for group in kept_in for i in range(0, len(group) - 1, 2) for k in (0, 1)]
+    groups = torch.tensor([row for row, group in enumerate(kept_in) for _ in range(len(group) // 2)])
+    chosen = torch.tensor(list(common.random_choice(len(groups), args.max_samples)))
+    tokens = texts.Tokens(args, pair_texts)
+    pairs = tokens(pair_texts).view(len(groups), 2, -1)[chosen]
+    groups = groups[chosen]
+    test_tokens = tokens([text for group in kept_aside for text in group])
+
+    model = Towers(args, tokens.size).to(args.device)
+    optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=args.weight_decay)
+    # Shared tower: both texts of a pair, as the paper concatenates views. Two: a query looks for keys like its own.
+    has_towers = args.towers == 2
+    sampler = common.make_sampler(
+        args, len(pairs), args.dim * (1 if has_towers else 2), key_dim=args.dim if has_towers else None, labels=groups
+    )
+    run = common.Run("retrieval", args.data.stem, args, model, optimizer, sampler, labels=groups)
+    loader = run.loader(pairs)
+
+    def for_bank(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (a.detach(), b.detach()) if has_towers else (torch.cat([a, b], 1).detach(),)
+
+    run.fill_bank(loader, lambda batch: for_bank(*model(batch)))
+    groups = groups.to(run.device)
+    for _ in run.epochs():
+        for indices, batch in run.steps(loader):
+            with run.autocast():
+                a, b = run.model(batch)
+            all_a, all_b = common.gather_rows(a), common.gather_rows(b)
+            members = groups[common.gather_rows(indices.to(run.device))]
+            known = members[:, None] == members[None, :] if args.mask_known else None
+            directions = ((all_a, all_b), (all_b, all_a))
+            loss = sum(
+                losses.contrastive_loss(
+                    *losses.cross_pairs(anchors, others, known),
+                    args.loss,
+                    args.temperature,
+                    tau_plus=args.tau_plus,
+                    beta=args.beta,
+                )
+                for anchors, others in directions
+            )
+            run.optimize(loss / 2)
+            run.record(indices, loss / 2, *for_bank(a, b))
+        run.end_epoch(lambda: evaluate(model, args, test_tokens, kept_aside))
+    return run.finish(lambda: evaluate(model, args, test_tokens, kept_aside))
+
+
+def read_groups(args: argparse.Namespace) -> tuple[list[list[str]], list[list[str]]]:
+    """Lines for training, and lines kept aside: of --test, or a random choice that is the same for all seeds."""
+
+    def read(path: Path) -> list[list[str]]:
+        lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+        return [group for group in lines if len(group) >= 2]
+
+    groups = read(args.data)
+    if args.test:
+        return groups, read(args.test)
+    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(args.split)).tolist()
+    num_test = args.test_groups or len(groups) // 10
+    return [groups[i] for i in order[num_test:]], [groups[i] for i in order[:num_test]]
+
+
+def evaluate(
+    model: Towers, args: argparse.Namespace, tokens: torch.Tensor, groups: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    rows = torch.tensor([row for row, group in enumerate(groups) for _ in group])
+    device = torch.device(args.device)
+    if args.towers == 1:
+        embeddings = texts.embed(lambda part: model.embed(part, 0), tokens, device)
+        return ranking(embeddings, rows, embeddings, rows, are_same=True)
+    place = torch.cat([torch.arange(len(group)) for group in groups])
+    queries, keys = place % 2 == 0, place % 2 == 1
+    a = texts.embed(lambda part: model.embed(part, 0), tokens[queries], device)
+    b = texts.embed(lambda part: model.embed(part, 1), tokens[keys], device)
+    return ranking(a, rows[queries], b, rows[keys], are_same=False)
+
+
+def ranking(
+    queries: torch.Tensor, query_groups: torch.Tensor, keys: torch.Tensor, key_groups: torch.Tensor, *, are_same: bool
+) -> dict[str, float]:
+    """Of the first key of a query's group. are_same: queries are the keys, and do not find themselves."""
+    found = knn(queries, keys, min(len(keys), MAX_RANK + are_same)).ids.long()
+    is_other = found != torch.arange(len(queries))[:, None] if are_same else torch.ones_like(found, dtype=torch.bool)
+    is_hit = is_other & (key_groups[found] == query_groups[:, None])
+    never = torch.tensor(2**31)
+    rank = is_other.cumsum(1).where(is_hit, never).amin(1).double()
+    return {
+        "recall_at_1": float((rank <= 1).double().mean()),
+        "recall_at_5": float((rank <= 5).double().mean()),
+        "mrr": float((1 / rank).where(rank <= MAX_RANK, torch.zeros_like(rank)).mean()),
+    }
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = common.new_parser(__doc__, epochs=10, batch_size=256, lr=2e-3)
+    parser.add_argument("data", type=Path, help="tab-separated groups of texts")
+    parser.add_argument("--test", type=Path, help="groups to judge on; else some lines of the data are kept aside")
+    parser.add_argument("--test-groups", type=int, help="lines to keep aside; default a tenth")
+    parser.add_argument("--split", type=int, default=0, help="another number keeps other lines aside")
+    parser.add_argument("--towers", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--dim", type=int, default=128, help="of embeddings")
+    parser.add_argument("--mask-known", action="store_true", help="texts of the same line are no negatives")
+    texts.add_arguments(parser, encoder="bag", width=256)
+    losses.add_arguments(parser, temperature=0.07)
+    common.add_sampler_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    return train(parse(argv))
+
+
+if __name__ == "__main__":
+    main()

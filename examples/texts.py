@@ -1,0 +1,106 @@
+"""Texts for the examples: a tokenizer and two encoders, from scratch or pretrained."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, encoder: str, width: int) -> None:
+    group = parser.add_argument_group("encoder")
+    group.add_argument("--encoder", choices=("bag", "bert"), default=encoder,
+                       help="bag: mean of token embeddings and a perceptron; bert: a transformer")  # fmt: skip
+    group.add_argument("--model", metavar="NAME", help="pretrained, e.g. bert-base-uncased; else from scratch")
+    group.add_argument("--width", type=int, default=width)
+    group.add_argument("--layers", type=int, default=4, help="bert")
+    group.add_argument(
+        "--vocabulary", type=int, default=8192, help="tokens; from scratch, learnt from the training texts"
+    )
+    group.add_argument("--max-tokens", type=int, default=32, help="of a text; the rest is cut off")
+    group.add_argument("--pooler", choices=("cls", "mean"), default="mean", help="bert: the embedding of a text")
+
+
+class Tokens:
+    """Texts -> int64 [B, max_tokens], 0 (padding) past the end. WordPiece, learnt from texts or of a pretrained model."""
+
+    def __init__(self, args: argparse.Namespace, texts: Iterable[str]) -> None:
+        self._max_tokens = args.max_tokens
+        if args.model:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(args.model)
+            if tokenizer.pad_token_id != 0:
+                raise SystemExit(f"--model: expected a model of BERT's kind, which pads by token 0, got {args.model}")
+            self._encode = lambda batch: tokenizer(batch, truncation=True, max_length=args.max_tokens)["input_ids"]
+            self.size = len(tokenizer)
+        else:
+            from tokenizers import BertWordPieceTokenizer
+
+            tokenizer = BertWordPieceTokenizer()
+            tokenizer.train_from_iterator(texts, args.vocabulary, show_progress=False)
+            tokenizer.enable_truncation(args.max_tokens)
+            self._encode = lambda batch: [encoding.ids for encoding in tokenizer.encode_batch(batch)]
+            self.size = tokenizer.get_vocab_size()
+
+    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        result = torch.zeros((len(texts), self._max_tokens), dtype=torch.int64)
+        for row, ids in zip(result, self._encode(list(texts)), strict=True):
+            row[: len(ids)] = torch.tensor(ids)
+        return result
+
+
+class BagEncoder(nn.Module):
+    """Mean of token embeddings, then a perceptron."""
+
+    def __init__(self, num_tokens: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.EmbeddingBag(num_tokens, width, mode="mean", padding_idx=0)
+        self.perceptron = nn.Sequential(nn.Linear(width, width), nn.ReLU())
+        self.width = width
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.perceptron(self.embedding(tokens))
+
+
+class BertEncoder(nn.Module):
+    """A transformer, and one vector of it: that of the first token, or the mean of all."""
+
+    def __init__(self, args: argparse.Namespace, num_tokens: int) -> None:
+        from transformers import AutoModel, BertConfig, BertModel
+
+        super().__init__()
+        if args.model:
+            self.bert = AutoModel.from_pretrained(args.model)
+        else:
+            config = BertConfig(
+                vocab_size=num_tokens,
+                hidden_size=args.width,
+                num_hidden_layers=args.layers,
+                num_attention_heads=max(1, args.width // 64),
+                intermediate_size=4 * args.width,
+                max_position_embeddings=args.max_tokens,
+            )
+            self.bert = BertModel(config, add_pooling_layer=False)
+        self.width = self.bert.config.hidden_size
+        self._pooler = args.pooler
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        tokens = tokens[:, : int((tokens != 0).sum(1).max())]
+        mask = tokens != 0
+        states = self.bert(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+        if self._pooler == "cls":
+            return states[:, 0]
+        return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+
+
+def new_encoder(args: argparse.Namespace, num_tokens: int) -> BagEncoder | BertEncoder:
+    return BagEncoder(num_tokens, args.width) if args.encoder == "bag" else BertEncoder(args, num_tokens)
+
+
+@torch.no_grad()
+def embed(encode: nn.Module, tokens: torch.Tensor, device: torch.device, batch_size: int = 512) -> torch.Tensor:
+    """Embeddings of all rows, on the CPU."""
+    return torch.cat([encode(part.to(device)).float().cpu() for part in tokens.split(batch_size)])
