@@ -52,7 +52,8 @@ def test_plans_have_no_task_twice_and_samplers_share_what_they_can(study, system
     plan = study("plan")
     for system in systems.values():
         best = {sampler: plan.draw_parameters(system, sampler, 0) for sampler in plan.SAMPLERS}
-        all_tasks = [*plan.tune_tasks(system), *(t for phase in plan.PHASES[1:] for t in plan.tasks(system, phase, best))]
+        later = (task for phase in plan.PHASES[1:] for task in plan.tasks(system, phase, best))
+        all_tasks = [*plan.tune_tasks(system), *later]
         assert len({task.key() for task in all_tasks}) == len(all_tasks)
         assert system.tune.num_seeds == 1
         for trial in range(system.num_trials):

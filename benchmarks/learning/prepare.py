@@ -1,6 +1,8 @@
 """Splits of the data sets for the study, so that no instance is in both the search and the confirmation.
 
-python -m benchmarks.learning.prepare DIR      reads DIR/{text,cifar10,tu}, writes DIR/study; done before by `make study`
+python -m benchmarks.learning.prepare DIR
+
+Reads DIR/text and DIR/cifar10, writes DIR/study; `make study` does it first.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 python -m benchmarks.learning.study run --data DIR [--jobs 2] [--minutes 60] [--systems ...] [--profile gpu]
 python -m benchmarks.learning.study report
 
-run takes up where it was stopped, at any point: a run that is in the CSV is not run again. report rewrites the tables of
-STUDY.md and its figures from the CSV.
+run takes up where it was stopped, at any point: a run that is in the CSV is not run again. report rewrites the tables
+of STUDY.md and its figures from the CSV.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tables of STUDY.md, from the CSV. Values are in percent, differences in points, paired by seed, with 95% intervals."""
+"""The tables of STUDY.md, from the CSV: values in percent, differences in points, paired by seed, with 95% intervals."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def losses(rows: list[Row]) -> str:
         by_arm = groups(of_loss)
         for arm, of_arm in by_arm.items():
             difference = "" if arm == "uniform" else interval(differences_of(of_arm, by_arm["uniform"]))
-            lines.append(line([loss, arm, str(len(of_arm)), mean_and_deviation(of_arm), difference, *batch_cells(of_arm)]))
+            cells = [loss, arm, str(len(of_arm)), mean_and_deviation(of_arm), difference, *batch_cells(of_arm)]
+            lines.append(line(cells))
     return "\n".join(lines)
 
 
