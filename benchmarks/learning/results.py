@@ -14,6 +14,7 @@ from typing import Any
 from .plan import SAMPLERS, Parameters, System, Task, tune_tasks
 
 RESULTS = Path(__file__).with_name("study.csv")
+ROOT = Path(__file__).parents[2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +114,11 @@ def best_parameters(system: System, rows: list[Row]) -> dict[str, Parameters]:
 
 
 def commit() -> str:
-    return subprocess.check_output(
-        ["git", "describe", "--always", "--dirty", "--exclude", "*"], cwd=Path(__file__).parent, text=True
-    ).strip()
+    """Of the code, with "-dirty" if it has been changed since; what the study writes itself does not count."""
+    own = [f":(exclude,top){RESULTS.parent.relative_to(ROOT)}/{name}" for name in (RESULTS.name, "STUDY.md", "figures")]
+    try:
+        name = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ":/", *own], cwd=ROOT).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{name}-dirty" if changed else name

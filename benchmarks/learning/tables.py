@@ -1,4 +1,4 @@
-"""The tables of STUDY.md, from the CSV: values in percent, differences in points, paired by seed, with 95% intervals."""
+"""The tables of STUDY.md, from the CSV: values in percent, paired differences in points with 95% intervals."""
 
 from __future__ import annotations
 
