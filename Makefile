@@ -13,7 +13,7 @@ DEMO := build/demo
 EDITABLE := --no-build-isolation --config-settings=build-dir=build/editable --config-settings=cmake.define.BSE_WERROR=ON \
   --config-settings=cmake.define.BSE_CUDA=OFF --config-settings=cmake.define.BSE_EMULATED_CUDA=ON
 
-.PHONY: demo inspect bench charts test lint format asan neon cuda gpu-check simt nightly isa-symbols clean
+.PHONY: demo inspect bench charts study test lint format asan neon cuda gpu-check simt nightly isa-symbols clean
 
 demo: $(VENV)/installed
 	mkdir -p $(DEMO)
@@ -32,6 +32,12 @@ bench: $(VENV)/installed
 # Time against N, M, K and d, drawn: build/benchmarks/charts.png. Two minutes.
 charts: $(VENV)/installed
 	$(PY) -m benchmarks.charts
+
+# Does it learn better? DATA: a directory of data sets, see benchmarks/learning/STUDY.md. Hours; goes on where it was stopped.
+study: $(VENV)/installed
+	$(PY) -m benchmarks.learning.prepare $(DATA)
+	$(PY) -m benchmarks.learning.study run --data $(DATA) $(STUDY_ARGS)
+	$(PY) -m benchmarks.learning.study report
 
 test: $(VENV)/installed
 	$(PY) -m pytest -n auto -m "not timed"

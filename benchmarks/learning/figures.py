@@ -1,0 +1,125 @@
+"""The figures of STUDY.md, from the CSV: one file for each system and data set, a panel for each question."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from .plan import SAMPLERS, System
+from .results import Row
+from .statistics import half_width
+from .tables import differences_of, groups
+
+COLORS = {"untrained": "0.6", "uniform": "tab:blue", "knn": "tab:orange", "proximity": "tab:green"}
+# of the history of a run
+SECONDS, SIMILARITY, FALSE_NEGATIVES, METRIC = range(4)
+
+
+def draw(folder: Path, rows: list[Row], systems: dict[str, System]) -> list[Path]:
+    """Returns what was written."""
+    folder.mkdir(exist_ok=True)
+    written = []
+    for system in systems.values():
+        for setting in system.confirm:
+            of_data = [row for row in rows if (row.system, row.data) == (system.name, setting.data)]
+            if any(row.phase == "confirm" for row in of_data):
+                name = re.sub(r"[^a-z0-9]+", "_", f"{system.name}_{setting.data}".lower()).strip("_")
+                written.append(draw_setting(folder / f"{name}.png", of_data, f"{system.name}, {setting.data}", system))
+    return written
+
+
+def draw_setting(path: Path, rows: list[Row], title: str, system: System) -> Path:
+    panels: list[Callable[[Any, list[Row], str], None]] = [curves, similarity, false_negatives]
+    if any(row.phase in ("sensitivity", "remedies") for row in rows):
+        panels += [swept("M"), swept("K"), swept("alpha"), swept("range_min"), against_false_negatives]
+    columns = 3 if len(panels) <= 3 else 4
+    figure, axes = plt.subplots(
+        -(-len(panels) // columns), columns, figsize=(4 * columns, 3.2 * -(-len(panels) // columns)), squeeze=False
+    )
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        panel(axis, rows, system.metric)
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    figure.suptitle(title)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def curves(axis: Any, rows: list[Row], metric: str) -> None:
+    """The metric over training time, mean over seeds at equal epochs."""
+    for arm, histories in confirmed_histories(rows).items():
+        evaluated = [i for i in range(histories.shape[1]) if not np.isnan(histories[:, i, METRIC]).any()]
+        seconds, values = (histories[:, evaluated, column].mean(0) for column in (SECONDS, METRIC))
+        axis.plot(seconds, 100 * values, marker=".", color=COLORS[arm], label=arm)
+    untrained = [row.value for row in rows if row.arm == "untrained"]
+    if untrained:
+        axis.axhline(100 * np.mean(untrained), color=COLORS["untrained"], linestyle=":", label="untrained")
+    axis.set(xlabel="training time [s]", ylabel=f"{metric} [%]")
+    axis.legend(fontsize=7)
+
+
+def similarity(axis: Any, rows: list[Row], metric: str) -> None:
+    over_epochs(axis, rows, SIMILARITY, "in-batch cosine", 1)
+
+
+def false_negatives(axis: Any, rows: list[Row], metric: str) -> None:
+    over_epochs(axis, rows, FALSE_NEGATIVES, "false negatives [% of pairs]", 100)
+
+
+def over_epochs(axis: Any, rows: list[Row], column: int, label: str, scale: float) -> None:
+    for arm, histories in confirmed_histories(rows).items():
+        values = scale * histories[:, :, column].mean(0)
+        axis.plot(np.arange(1, len(values) + 1), values, marker=".", color=COLORS[arm], label=arm)
+    axis.set(xlabel="epoch", ylabel=label)
+
+
+def confirmed_histories(rows: list[Row]) -> dict[str, np.ndarray]:
+    """By sampler: [seeds, epochs, 4]; NaN where there is no value."""
+    confirmed = [row for row in rows if row.phase == "confirm" and row.arm in SAMPLERS]
+    return {
+        arm: np.array([json.loads(row.history) for row in of_arm], dtype=float)
+        for arm, of_arm in groups(confirmed).items()
+    }
+
+
+def swept(name: str) -> Callable[[Any, list[Row], str], None]:
+    """A panel: difference to uniform batches over the values of one parameter."""
+
+    def panel(axis: Any, rows: list[Row], metric: str) -> None:
+        uniform = [row for row in rows if (row.phase, row.arm) == ("confirm", "uniform")]
+        points = []
+        for arm, of_arm in groups(row for row in rows if row.arm.startswith(f"{name}=")).items():
+            differences = differences_of(of_arm, uniform)
+            if len(differences) > 1:
+                points.append((float(arm.split("=")[1]), differences.mean(), half_width(differences)))
+        if points:
+            x, centers, halves = np.array(sorted(points)).T
+            axis.errorbar(x, centers, halves, marker="o", capsize=3, color=COLORS["proximity"])
+        if name in ("M", "K"):
+            axis.set_xscale("log")
+        axis.axhline(0, color=COLORS["uniform"], linewidth=1)
+        axis.set(xlabel=name, ylabel=f"{metric}: points over uniform")
+
+    return panel
+
+
+def against_false_negatives(axis: Any, rows: list[Row], metric: str) -> None:
+    """Each way of sampling: the metric over the share of false negatives in its batches."""
+    sampled = [row for row in rows if row.phase in ("confirm", "sensitivity", "remedies") and row.arm != "untrained"]
+    for arm, of_arm in groups(sampled).items():
+        share = 100 * np.mean([row.false_negative_share for row in of_arm])
+        axis.plot(share, 100 * np.mean([row.value for row in of_arm]), "o", color=COLORS.get(arm, "0.7"))
+        if arm in SAMPLERS:
+            axis.annotate(arm, (share, 100 * np.mean([row.value for row in of_arm])), fontsize=7)
+    axis.set(xlabel="false negatives [% of pairs]", ylabel=f"{metric} [%]")

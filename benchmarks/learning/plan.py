@@ -1,0 +1,177 @@
+"""What the study runs: systems, data, samplers, searches, comparisons. STUDY.md says why.
+
+Everything here is written down before the runs; nothing depends on a result but the parameters that a search has found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+Parameters = dict[str, Any]
+
+SAMPLERS = ("uniform", "knn", "proximity")
+NUM_TRIALS, TUNE_SEED = 8, 1000
+# Phases in the order in which they are run; all but the first use what the search of the system has found.
+PHASES = ("tune", "confirm", "check", "losses", "sensitivity", "remedies", "walks", "ablations")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A system on a data set. arguments: of its program in examples/; {data} stands for the directory of the data."""
+
+    data: str
+    arguments: tuple[str, ...]
+    num_seeds: int
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """A program of examples/, what it is tuned on, and what that is confirmed on."""
+
+    name: str
+    metric: str  # of the program's result: what is tuned for and compared
+    arguments: tuple[str, ...]  # always
+    tune: Setting
+    confirm: tuple[Setting, ...]
+    # The search. ranges: log-uniform, common to all samplers: trial i has the same values for each. candidates: M.
+    ranges: dict[str, tuple[float, float]]
+    candidates: tuple[int, ...]
+    losses: tuple[str, ...] = ("infonce",)
+    # Of the phases about the sampler's own parameters: where runs are short and an effect can be seen.
+    num_dissection_seeds: int = 0
+    num_trials: int = NUM_TRIALS
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One training run."""
+
+    system: str
+    data: str
+    phase: str
+    arm: str  # a sampler, or what is varied: a name within the phase
+    sampler: str
+    loss: str
+    seed: int
+    parameters: str  # JSON, sorted: options of the program
+    num_epochs: int | None = None  # 0: the untrained encoder
+
+    def key(self) -> tuple[str, ...]:
+        """By which a result is known to be there already."""
+        return (self.system, self.data, self.phase, self.arm, self.loss, str(self.seed), self.parameters)
+
+
+def make_task(system: str, data: str, phase: str, arm: str, sampler: str, seed: int, parameters: Parameters,
+              loss: str = "infonce", num_epochs: int | None = None) -> Task:  # fmt: skip
+    encoded = json.dumps(parameters, sort_keys=True)
+    return Task(system, data, phase, arm, sampler, loss, seed, encoded, num_epochs)
+
+
+def draw_parameters(system: System, sampler: str, trial: int) -> Parameters:
+    """Random search. Trial i has the same learning rate and temperature for all samplers."""
+    common, own = np.random.default_rng([trial, 0]), np.random.default_rng([trial, 1])
+    parameters: Parameters = {
+        name: float(f"{math.exp(common.uniform(math.log(low), math.log(high))):.3g}")
+        for name, (low, high) in system.ranges.items()
+    }
+    if sampler == "proximity":
+        for name, choices in {"num_candidates": system.candidates, "num_neighbors": (32, 100)}.items():
+            parameters[name] = choices[int(own.integers(len(choices)))]
+        parameters["num_neighbors"] = min(parameters["num_neighbors"], parameters["num_candidates"])
+    return parameters
+
+
+def common(system: System, parameters: Parameters) -> Parameters:
+    """Those that all samplers have."""
+    return {name: parameters[name] for name in system.ranges}
+
+
+# Of a dissected system: what is varied, one at a time, from the parameters found for proximity batches.
+Variants = dict[str, Parameters]
+
+
+def sensitivity(system: System, best: Parameters) -> Variants:
+    return (
+        {f"M={m}": {"num_candidates": m, "num_neighbors": min(best["num_neighbors"], m)} for m in (64, 250, 1000, 4000)}
+        | {f"K={k}": {"num_neighbors": k} for k in (8, 32, 100, 200) if k <= best["num_candidates"]}
+        | {f"alpha={a}": {"restart_prob": a, "epoch_mode": "independent"} for a in (0.05, 0.2, 0.5, 0.9)}
+    )
+
+
+def remedies(system: System, best: Parameters) -> Variants:
+    """Against false negatives; with sensitivity, what accuracy against their share is drawn from."""
+    return (
+        {f"range_min={r}": {"range_min": r} for r in (1, 3, 10)}
+        | {f"max_score={s}": {"max_score": s} for s in (0.5, 0.7, 0.9)}
+        | {"labels never linked": {"link_labels": False}}
+    )
+
+
+def walks(system: System, best: Parameters) -> Variants:
+    return {s: {"strategy": s, "epoch_mode": "independent"} for s in ("rwr", "rw", "bfs", "dfs")}
+
+
+def ablations(system: System, best: Parameters) -> Variants:
+    return {
+        "as it is": {},
+        "rows_per_draw=1": {"rows_per_draw": 1},
+        "the paper's epoch": {"epoch_mode": "paper"},
+        "independent walks": {"epoch_mode": "independent"},
+        "hardness=soft": {"hardness": "soft"},
+        "hardness=hard": {"hardness": "hard"},
+        "refresh_every=10": {"refresh_every": 10},
+        "refresh_every=1000": {"refresh_every": 1000},
+        "alpha from 0.2 to 0.05": {"restart_prob_end": 0.05, "epoch_mode": "independent"},
+        "fp32 bank": {"bank_dtype": "fp32"},
+        "filled bank": {"fill_bank": True},
+    }
+
+
+VARIANTS: dict[str, Callable[[System, Parameters], Variants]] = {
+    "sensitivity": sensitivity,
+    "remedies": remedies,
+    "walks": walks,
+    "ablations": ablations,
+}
+
+
+def tune_tasks(system: System) -> Iterator[Task]:
+    for trial in range(system.num_trials):
+        for sampler in SAMPLERS:
+            drawn = draw_parameters(system, sampler, trial)
+            yield make_task(system.name, system.tune.data, "tune", sampler, sampler, TUNE_SEED, drawn)
+
+
+def tasks(system: System, phase: str, best: dict[str, Parameters]) -> Iterator[Task]:
+    """Of a phase after the search, a seed at a time. best: parameters by sampler."""
+    for setting in system.confirm if phase in ("confirm", "check") else system.confirm[:1]:
+        for seed in range(system.num_dissection_seeds if phase in VARIANTS else setting.num_seeds):
+            yield from seed_tasks(system, setting, phase, best, seed)
+
+
+def seed_tasks(system: System, setting: Setting, phase: str, best: dict[str, Parameters], seed: int) -> Iterator[Task]:
+    where = (system.name, setting.data, phase)
+    if phase == "confirm":
+        yield make_task(*where, "untrained", "uniform", seed, common(system, best["uniform"]), num_epochs=0)
+        for sampler in SAMPLERS:
+            yield make_task(*where, sampler, sampler, seed, best[sampler])
+    elif phase == "check":
+        # Uniform batches with what was found for the others: is a difference due to the sampler or to the parameters?
+        for sampler in SAMPLERS[1:]:
+            if common(system, best[sampler]) != common(system, best["uniform"]):
+                yield make_task(*where, f"as for {sampler}", "uniform", seed, common(system, best[sampler]))
+    elif phase == "losses":
+        for loss in system.losses[1:]:
+            for sampler in SAMPLERS:
+                # all with the learning rate and temperature of uniform batches
+                own = {name: value for name, value in best[sampler].items() if name not in system.ranges}
+                yield make_task(*where, sampler, sampler, seed, common(system, best["uniform"]) | own, loss)
+    else:
+        for arm, change in VARIANTS[phase](system, best["proximity"]).items():
+            yield make_task(*where, arm, "proximity", seed, best["proximity"] | change)

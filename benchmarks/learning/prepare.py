@@ -1,0 +1,53 @@
+"""Splits of the data sets for the study, so that no instance is in both the search and the confirmation.
+
+python -m benchmarks.learning.prepare DIR
+
+Reads DIR/text and DIR/cifar10, writes DIR/study; `make study` does it first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+from pathlib import Path
+
+SEED = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    prepare(parser.parse_args().data)
+
+
+def prepare(data: Path) -> None:
+    study = data / "study"
+    study.mkdir(exist_ok=True)
+    split_lines(data / "text" / "captions.tsv", study / "captions_tune.tsv", study / "captions_confirm.tsv", 0.4)
+    for split, share in {"train": 1 / 3, "test": 0.5}.items():
+        split_images(data / "cifar10" / split, study / "cifar10_tune" / split, study / "cifar10_confirm" / split, share)
+
+
+def split_lines(source: Path, first: Path, second: Path, share: float) -> None:
+    lines = source.read_text("utf-8").splitlines(keepends=True)
+    random.Random(SEED).shuffle(lines)
+    count = int(share * len(lines))
+    first.write_text("".join(lines[:count]), "utf-8")
+    second.write_text("".join(lines[count:]), "utf-8")
+
+
+def split_images(source: Path, first: Path, second: Path, share: float) -> None:
+    """A folder for each class, of links."""
+    for folder in sorted(path for path in source.iterdir() if path.is_dir()):
+        images = sorted(folder.iterdir())
+        random.Random(SEED).shuffle(images)
+        for i, image in enumerate(images):
+            target = (first if i < share * len(images) else second) / folder.name / image.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.is_symlink():
+                target.symlink_to(os.path.relpath(image.resolve(), target.parent.resolve()))
+
+
+if __name__ == "__main__":
+    main()

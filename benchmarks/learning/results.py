@@ -1,0 +1,124 @@
+"""The CSV of the study: a line for each run, appended as it ends."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from .plan import SAMPLERS, Parameters, System, Task, tune_tasks
+
+RESULTS = Path(__file__).with_name("study.csv")
+ROOT = Path(__file__).parents[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    system: str
+    data: str
+    phase: str
+    arm: str
+    sampler: str
+    loss: str
+    seed: str
+    parameters: str  # JSON
+    metric: str
+    value: float
+    metrics: str  # JSON: all of them
+    in_batch_similarity: float  # mean over epochs after the first; NaN untrained
+    false_negative_share: float  # likewise; NaN where labels are not known
+    num_steps: int
+    train_seconds: float
+    sampler_seconds: float
+    wall_seconds: float  # of the whole program
+    history: str  # JSON: of each epoch [train_seconds, similarity, false negatives, metric or null]; confirmation only
+    commit: str
+    date: str
+
+    def key(self) -> tuple[str, ...]:
+        return (self.system, self.data, self.phase, self.arm, self.loss, self.seed, self.parameters)
+
+
+COLUMNS = [field.name for field in dataclasses.fields(Row)]
+NUMBERS = {field.name: float for field in dataclasses.fields(Row) if field.type in ("float", "int")}
+
+
+def read(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        return [Row(**{name: NUMBERS.get(name, str)(value) for name, value in row.items()}) for row in rows]
+
+
+def append(path: Path, task: Task, metric: str, result: dict[str, Any], wall_seconds: float) -> None:
+    row = make_row(task, metric, result, wall_seconds)
+    is_new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if is_new:
+            writer.writerow(COLUMNS)
+        writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in dataclasses.astuple(row)])
+
+
+def make_row(task: Task, metric: str, result: dict[str, Any], wall_seconds: float) -> Row:
+    """result: what the program has written."""
+    history = result["history"]
+    return Row(
+        system=task.system,
+        data=task.data,
+        phase=task.phase,
+        arm=task.arm,
+        sampler=task.sampler,
+        loss=task.loss,
+        seed=str(task.seed),
+        parameters=task.parameters,
+        metric=metric,
+        value=float(result["metrics"][metric]),
+        metrics=json.dumps({name: round(value, 5) for name, value in result["metrics"].items()}),
+        in_batch_similarity=mean_after_first(history, "in_batch_similarity"),
+        false_negative_share=mean_after_first(history, "false_negative_share"),
+        num_steps=result["num_steps"],
+        train_seconds=result["train_seconds"],
+        sampler_seconds=result["sampler_seconds"],
+        wall_seconds=wall_seconds,
+        history=json.dumps([epoch_entry(entry, metric) for entry in history]) if task.phase == "confirm" else "",
+        commit=commit(),
+        date=time.strftime("%Y-%m-%d"),
+    )
+
+
+def mean_after_first(history: list[dict[str, Any]], name: str) -> float:
+    """Of the epochs after the first, which is uniform for all; of that one where there is no other."""
+    values = [entry[name] for entry in history if name in entry]
+    later = values[1:] or values
+    return sum(later) / len(later) if later else math.nan
+
+
+def epoch_entry(entry: dict[str, Any], metric: str) -> list[float | None]:
+    names = ("train_seconds", "in_batch_similarity", "false_negative_share", metric)
+    return [None if entry.get(name) is None else float(f"{entry[name]:.5g}") for name in names]
+
+
+def best_parameters(system: System, rows: list[Row]) -> dict[str, Parameters]:
+    """By sampler, of the best trial of the search."""
+    wanted = {task.key() for task in tune_tasks(system)}
+    trials = [row for row in rows if row.key() in wanted]
+    best = {sampler: max((r for r in trials if r.sampler == sampler), key=lambda r: r.value) for sampler in SAMPLERS}
+    return {sampler: json.loads(row.parameters) for sampler, row in best.items()}
+
+
+def commit() -> str:
+    """Of the code, with "-dirty" if it has been changed since; what the study writes itself does not count."""
+    own = [f":(exclude,top){RESULTS.parent.relative_to(ROOT)}/{name}" for name in (RESULTS.name, "STUDY.md", "figures")]
+    try:
+        name = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ":/", *own], cwd=ROOT).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{name}-dirty" if changed else name

@@ -1,0 +1,135 @@
+"""Does it learn better? The programs of examples/, trained with uniform, kNN and proximity batches. STUDY.md
+
+python -m benchmarks.learning.study run --data DIR [--jobs 2] [--minutes 60] [--systems ...] [--profile gpu]
+python -m benchmarks.learning.study report
+
+run takes up where it was stopped, at any point: a run that is in the CSV is not run again. report rewrites the tables
+of STUDY.md and its figures from the CSV.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .plan import PHASES, System, Task, tasks, tune_tasks
+from .results import RESULTS, Row, append, best_parameters, read
+from .systems import profile_systems
+
+ROOT = Path(__file__).parents[2]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    run = commands.add_parser("run", help="what is not in the CSV yet")
+    run.add_argument("--data", type=Path, required=True, help="directory of the data sets")
+    run.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side, one thread each")
+    run.add_argument("--minutes", type=float, default=float("inf"), help="after them no other run is begun")
+    run.add_argument("--systems", nargs="+", metavar="NAME", help="some of them")
+    run.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES)
+    run.add_argument("--profile", choices=("cpu", "gpu"), default="cpu", help="gpu: the larger setting, one job")
+    run.add_argument("--results", type=Path, default=RESULTS)
+    run.set_defaults(work=run_pending)
+    report = commands.add_parser("report", help="tables and figures from the CSV")
+    report.set_defaults(work=write_report)
+    options = parser.parse_args(argv)
+    options.work(options)
+
+
+def run_pending(options: argparse.Namespace) -> None:
+    known = profile_systems(options.profile)
+    if unknown := set(options.systems or ()) - known.keys():
+        raise SystemExit(f"--systems: expected some of {', '.join(known)}, got {', '.join(sorted(unknown))}")
+    systems = [known[name] for name in options.systems or known]
+    end = time.monotonic() + 60 * options.minutes
+    jobs = 1 if options.profile == "gpu" else options.jobs
+    for phase in PHASES:
+        if phase in options.phases:
+            pending = [task for system in systems for task in pending_tasks(system, phase, read(options.results))]
+            execute(pending, {system.name: system for system in systems}, options, jobs, end)
+
+
+def pending_tasks(system: System, phase: str, rows: list[Row]) -> Iterator[Task]:
+    """Of a phase, what is not in the CSV; nothing while the system's search is not complete."""
+    done = {row.key() for row in rows}
+    searched = list(tune_tasks(system))
+    if phase == "tune":
+        yield from (task for task in searched if task.key() not in done)
+    elif all(task.key() in done for task in searched):
+        best = best_parameters(system, rows)
+        yield from (task for task in tasks(system, phase, best) if task.key() not in done)
+
+
+def execute(
+    pending: list[Task], systems: dict[str, System], options: argparse.Namespace, jobs: int, end: float
+) -> None:
+    """Appends each result as it is there."""
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+
+        def run(task: Task) -> tuple[dict[str, Any], float] | None:
+            return None if time.monotonic() > end else execute_one(task, systems[task.system], options)
+
+        futures = {pool.submit(run, task): task for task in pending}
+        try:
+            for future in tqdm(concurrent.futures.as_completed(futures), total=len(futures), disable=None):
+                if (outcome := future.result()) is not None:
+                    result, seconds = outcome
+                    append(options.results, futures[future], systems[futures[future].system].metric, result, seconds)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def execute_one(task: Task, system: System, options: argparse.Namespace) -> tuple[dict[str, Any], float]:
+    """The program in a process of its own, as a user would run it. Returns its result and wall seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "result.json"
+        command = [sys.executable, str(ROOT / "examples" / f"{task.system}.py"), *program_arguments(task, system)]
+        command = [part.replace("{data}", str(options.data)) for part in command]
+        command += ["--quiet", "--out", str(out)]
+        if options.profile == "cpu":
+            command += ["--device", "cpu", "--threads", "1"]
+        environment = {**os.environ, **({"OMP_NUM_THREADS": "1"} if options.profile == "cpu" else {})}
+        start = time.perf_counter()
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if ended.returncode:
+            raise RuntimeError(f"{' '.join(command)}\n{ended.stderr[-3000:]}")
+        return json.loads(out.read_text("utf-8")), time.perf_counter() - start
+
+
+def program_arguments(task: Task, system: System) -> list[str]:
+    setting = next(setting for setting in (system.tune, *system.confirm) if setting.data == task.data)
+    words = [*setting.arguments, *system.arguments, "--sampler", task.sampler, "--seed", str(task.seed)]
+    if len(system.losses) > 1:
+        words += ["--loss", task.loss]
+    for name, value in json.loads(task.parameters).items():
+        flag = name.replace("_", "-")
+        words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    if task.num_epochs is not None:
+        words += ["--epochs", str(task.num_epochs)]
+    return words
+
+
+def write_report(options: argparse.Namespace) -> None:
+    from .figures import draw
+    from .tables import update
+
+    systems, rows = profile_systems("cpu"), read(RESULTS)
+    update(Path(__file__).with_name("STUDY.md"), rows, systems)
+    draw(Path(__file__).with_name("figures"), rows, systems)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The tables of STUDY.md, from the CSV: values in percent, paired differences in points with 95% intervals."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from .plan import SAMPLERS, System, common
+from .results import Row
+from .statistics import interval, paired_differences, seeds_needed
+
+BEGIN, END = "<!-- tables: python -m benchmarks.learning.study report -->", "<!-- end of tables -->"
+EFFECT = 0.5  # points: the difference that "seeds needed" are stated for
+TITLES = {
+    "sensitivity": "M, K and alpha",
+    "remedies": "Against false negatives",
+    "walks": "Ways of walking, epoch_mode independent",
+    "ablations": "Our own choices",
+}
+
+
+def update(path: Path, rows: list[Row], systems: dict[str, System]) -> None:
+    """Replaces what stands between the two markers."""
+    text = path.read_text("utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    path.write_text(f"{before}{BEGIN}\n\n{all_tables(rows, systems)}\n\n{END}{after}", "utf-8")
+
+
+def all_tables(rows: list[Row], systems: dict[str, System]) -> str:
+    parts = []
+    for system in systems.values():
+        of_system = [row for row in rows if row.system == system.name]
+        for setting in system.confirm:
+            of_data = [row for row in of_system if row.data == setting.data]
+            if any(row.phase == "confirm" for row in of_data):
+                parts.append(f"### {system.name}, {setting.data}: {system.metric}\n\n{confirmation(of_data, system)}")
+            if any(row.phase == "losses" for row in of_data):
+                parts.append(f"#### Other losses\n\n{losses(of_data)}")
+            for phase, title in TITLES.items():
+                if any(row.phase == phase for row in of_data):
+                    parts.append(f"#### {title}\n\n{variants(of_data, phase)}")
+        if any(row.phase == "tune" for row in of_system):
+            parts.append(f"#### The search for {system.name}, on {system.tune.data}\n\n{search(of_system)}")
+    return "\n\n".join(parts)
+
+
+def confirmation(rows: list[Row], system: System) -> str:
+    """Of a system on a data set, the samplers with what was found for each."""
+    confirmed = groups(row for row in rows if row.phase == "confirm")
+    checked = groups(row for row in rows if row.phase == "check")
+    uniform = confirmed["uniform"]
+    lines = table_head(
+        "batches", "seeds", "mean ± sd", "against uniform", "against uniform with the same parameters",
+        f"seeds needed for {EFFECT:g} points", "time to uniform's final value", "sampler's share of time",
+        "similarity", "false negatives",
+    )  # fmt: skip
+    for arm, of_arm in confirmed.items():
+        cells = [arm, str(len(of_arm)), mean_and_deviation(of_arm)]
+        if arm in SAMPLERS[1:]:
+            same = checked.get(f"as for {arm}", [])
+            if not same and common_of(system, of_arm[0]) == common_of(system, uniform[0]):
+                same = uniform
+            differences = differences_of(of_arm, uniform)
+            deviation = float(differences.std(ddof=1)) if len(differences) > 1 else math.nan
+            needed = str(seeds_needed(EFFECT, deviation)) if deviation > 0 else ""
+            cells += [interval(differences), interval(differences_of(of_arm, same)), needed]
+        else:
+            cells += [""] * 3
+        if arm == "untrained":
+            cells += [""] * 4
+        else:
+            cells += [time_to_reach(of_arm, uniform), sampler_share(of_arm), *batch_cells(of_arm)]
+        lines.append(line(cells))
+    return "\n".join(lines)
+
+
+def losses(rows: list[Row]) -> str:
+    """Uniform, kNN and proximity batches under each loss; differences to uniform batches under the same loss."""
+    lines = table_head("loss", "batches", "seeds", "mean ± sd", "against uniform", "similarity", "false negatives")
+    for loss, of_loss in groups((r for r in rows if r.phase == "losses"), lambda row: row.loss).items():
+        by_arm = groups(of_loss)
+        for arm, of_arm in by_arm.items():
+            difference = "" if arm == "uniform" else interval(differences_of(of_arm, by_arm["uniform"]))
+            cells = [loss, arm, str(len(of_arm)), mean_and_deviation(of_arm), difference, *batch_cells(of_arm)]
+            lines.append(line(cells))
+    return "\n".join(lines)
+
+
+def variants(rows: list[Row], phase: str) -> str:
+    """What is varied from proximity batches as confirmed; differences to those, and to uniform batches."""
+    confirmed = groups(row for row in rows if row.phase == "confirm")
+    lines = table_head(
+        "proximity with", "seeds", "mean ± sd", "against proximity as confirmed", "against uniform",
+        "sampler's share of time", "similarity", "false negatives",
+    )  # fmt: skip
+    for arm, of_arm in groups(row for row in rows if row.phase == phase).items():
+        against = [interval(differences_of(of_arm, confirmed.get(base, []))) for base in ("proximity", "uniform")]
+        cells = [arm, str(len(of_arm)), mean_and_deviation(of_arm), *against, sampler_share(of_arm)]
+        lines.append(line([*cells, *batch_cells(of_arm)]))
+    return "\n".join(lines)
+
+
+def search(rows: list[Row]) -> str:
+    """The best trial of each sampler, and how far the trials spread."""
+    lines = table_head("batches", "trials", "best", "median", "chosen")
+    for arm, trials in groups(row for row in rows if row.phase == "tune").items():
+        scores = [100 * row.value for row in trials]
+        chosen = json.loads(trials[int(np.argmax(scores))].parameters)
+        described = ", ".join(f"{name} {value}" for name, value in chosen.items())
+        lines.append(line([arm, str(len(scores)), f"{max(scores):.2f}", f"{np.median(scores):.2f}", described]))
+    return "\n".join(lines)
+
+
+def groups(rows: Iterable[Row], key: Callable[[Row], str] = lambda row: row.arm) -> dict[str, list[Row]]:
+    """In order of appearance."""
+    result: dict[str, list[Row]] = {}
+    for row in rows:
+        result.setdefault(key(row), []).append(row)
+    return result
+
+
+def by_seed(rows: list[Row]) -> dict[str, float]:
+    return {row.seed: 100 * row.value for row in rows}
+
+
+def differences_of(rows: list[Row], others: list[Row]) -> np.ndarray:
+    return paired_differences(by_seed(rows), by_seed(others))
+
+
+def common_of(system: System, row: Row) -> dict[str, float]:
+    return common(system, json.loads(row.parameters))
+
+
+def mean_and_deviation(rows: list[Row]) -> str:
+    values = np.array([100 * row.value for row in rows])
+    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}" if len(values) > 1 else f"{values.mean():.2f}"
+
+
+def time_to_reach(rows: list[Row], uniform: list[Row]) -> str:
+    """Training time until the metric is what uniform batches end with, over that of uniform batches; median over seeds.
+
+    By the evaluations during training, mean over seeds of the goal: a run that never gets there counts as infinite.
+    """
+    goal = float(np.mean([row.value for row in uniform]))
+    ratios = []
+    of_uniform = {row.seed: row.train_seconds for row in uniform}
+    for row in rows:
+        reached = [seconds for seconds, _, _, value in json.loads(row.history) if value is not None and value >= goal]
+        if row.seed in of_uniform:
+            ratios.append(reached[0] / of_uniform[row.seed] if reached else math.inf)
+    if not ratios:
+        return ""
+    median = float(np.median(ratios))
+    return f"{median:.2f}x" if math.isfinite(median) else "not reached"
+
+
+def sampler_share(rows: list[Row]) -> str:
+    return f"{100 * np.mean([row.sampler_seconds / row.train_seconds for row in rows]):.1f}%"
+
+
+def batch_cells(rows: list[Row]) -> list[str]:
+    similarity = float(np.mean([row.in_batch_similarity for row in rows]))
+    share = float(np.mean([row.false_negative_share for row in rows]))
+    return [f"{similarity:.3f}", "" if math.isnan(share) else f"{100 * share:.3f}%"]
+
+
+def table_head(*names: str) -> list[str]:
+    return [line(list(names)), "|" + "---|" * len(names)]
+
+
+def line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
