@@ -139,7 +139,7 @@ class WindowMaker:
                 num_batches=self.refresh_every,
                 **arguments,
             )
-            return sampler.paper(moved(request.drawn, graph.device))
+            return sampler.paper(request.drawn)
         remaining = self.num_batches(len(graph))
         if self.epoch_mode == "independent":
             remaining -= request.first

@@ -190,6 +190,59 @@ def test_values_that_are_not_finite_are_reported_when_results_are_read(device_en
             proximity_graph(good, 5, num_candidates=20, keys=features.to(device)).check()
 
 
+BAD_VALUES = [
+    ({"rows": [3, 50, 4]}, r"rows: expected values in \[0, 50\), got 50"),
+    ({"rows": [3, -1, 50, 4]}, r"rows: expected values in \[0, 50\), got -1"),
+    ({"rows": [7, 3, 9, 9, 3, 7]}, "rows: expected distinct ids, got 3 more than once"),
+    ({"labels": [0] * 49 + [-2]}, r"labels: expected values in \[-1, 9223372036854775807\), got -2"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), BAD_VALUES)
+@pytest.mark.parametrize("build", [proximity_graph, knn_graph])
+def test_bad_values_are_reported_when_results_are_read(device_engine, no_host_reads, build, values, message):
+    features = features_of("real", 50, 4)
+    with pytest.raises(ValueError, match=message):
+        build(features, 2, **values)
+    with device_engine() as device:
+        features = features.to(device)
+        values = {name: torch.tensor(value, device=device) for name, value in values.items()}
+        with no_host_reads():
+            graph = build(features, 2, **values)
+        for _ in range(2):
+            with pytest.raises(ValueError, match=message):
+                graph.check()
+
+
+def test_building_does_not_wait(device_engine, no_host_reads):
+    features = features_of("real", 60, 8)
+    rows, labels = torch.arange(59, -1, -1)[:40], torch.arange(60) % 7 - 1
+    options = {"rows": rows, "labels": labels, "max_score": 0.9, "range_min": 1}
+    expected = [build(features, 4, **options) for build in (proximity_graph, knn_graph)]
+    with device_engine() as device:
+        features, keys = features.to(device), features.to(device)
+        options |= {"rows": rows.to(device), "labels": labels.to(device)}
+        proximity_graph(features, 4, **options)  # what is loaded and allocated at first use
+        with no_host_reads():
+            found = [build(features, 4, **options) for build in (proximity_graph, knn_graph)]
+            proximity_graph(features, 4, keys=keys, rows_per_draw=1, return_scores=True, sort=True)
+        assert all(torch.equal(a.neighbors, b.neighbors.cpu()) for a, b in zip(expected, found, strict=True))
+
+
+def test_ids_of_graphs_are_reported_when_they_are_read(device_engine, no_host_reads):
+    table, good = torch.tensor([[4], [2], [2]], dtype=torch.int32), torch.tensor([2, 4, 3])
+    for ids, message in [([2, 5, 3], r"ids: expected values in \[0, 5\), got 5"), ([2, 4, 2], "ids: .* got 2 more")]:
+        with pytest.raises(ValueError, match=message):
+            ProximityGraph(table, ids=torch.tensor(ids), num_nodes=5)
+        with device_engine() as device:
+            moved, wrong, right = table.to(device), torch.tensor(ids).to(device), good.to(device)
+            with no_host_reads():
+                graph = ProximityGraph(moved, ids=wrong, num_nodes=5)
+                assert ProximityGraph(moved, ids=right, num_nodes=5).ids is not None
+            with pytest.raises(ValueError, match=message):
+                graph.stats()
+
+
 def test_warm_start_is_refused(device_engine):
     features = features_of("real", 50, 4)
     with device_engine() as device:

@@ -78,6 +78,32 @@ def test_bad_tables_are_reported_when_results_are_read(device_engine, row, messa
             random_walk_with_restart(table.to(device), torch.tensor([0], device=device), 2)
 
 
+@pytest.mark.parametrize("is_subset", [False, True])
+def test_walking_does_not_wait(device_engine, no_host_reads, is_subset):
+    """What is wrong with roots is told when the graph is read; the walks of the others are what they should be."""
+    features = torch.randn(60, 4, generator=torch.Generator().manual_seed(2))
+    rows = torch.arange(59, -1, -1)[:40] if is_subset else None
+    graph = proximity_graph(features, 5, num_candidates=20, rows=rows)
+    roots = torch.tensor([30, 59, 41])
+    wrong = torch.tensor([30, 5, 3]) if is_subset else torch.tensor([30, 60, -1])
+    message = "roots: expected ids of the graph's rows, got 5" if is_subset else r"roots: .* in \[0, 60\), got -1"
+    with pytest.raises(ValueError, match=message):
+        random_walk_with_restart(graph, wrong, 8)
+    expected = random_walk_with_restart(graph, roots, 8)
+    with device_engine() as device:
+        moved_rows = None if rows is None else rows.to(device)
+        graph = proximity_graph(features.to(device), 5, num_candidates=20, rows=moved_rows)
+        roots, wrong = roots.to(device), wrong.to(device)
+        random_walk_with_restart(graph, roots, 8)
+        with no_host_reads():
+            found = random_walk_with_restart(graph, roots, 8)
+            bad = random_walk_with_restart(graph, wrong, 8)
+        assert equal(expected, found)
+        assert torch.equal(bad.nodes[0].cpu(), expected.nodes[0])
+        with pytest.raises(ValueError, match=message):
+            graph.check()
+
+
 def test_ids_that_go_bad_after_the_check(device_engine):
     with device_engine() as device:
         graph = ProximityGraph(torch.tensor([[1, 2], [2, 0], [0, 1]], dtype=torch.int32, device=device))
