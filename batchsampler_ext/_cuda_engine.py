@@ -110,12 +110,8 @@ class CudaEngine:
     def __init__(self, module: Any, device: torch.device) -> None:
         self._module, self._device = module, device
 
-    def proximity_graph(
-        self, *, previous: object, pool_row_of: int, num_threads: int, progress: object, **arguments: Any
-    ) -> DeviceStatus:
+    def proximity_graph(self, *, num_threads: int, progress: object, **arguments: Any) -> DeviceStatus:
         """As ``_core.proximity_graph``; threads and progress are those of a CPU."""
-        if previous is not None:
-            raise ValueError("warm_start: expected None for features on a CUDA device, got a graph")
         return self._link(self._module.ProximityGraphCall, self._names("features", "keys"), **arguments)
 
     def knn(self, *, num_threads: int, progress: object, **arguments: Any) -> DeviceStatus:

@@ -97,7 +97,7 @@ def proximity_graph(
         TypeError, ValueError: a bad argument, named, with what was expected and got. Non-finite features are found
             before any work (``ValueError``); on a CUDA device they, and bad values of ``rows`` and ``labels``, when the
             result is next read on the host, or by :meth:`ProximityGraph.check`: the call itself never waits. There
-            ``warm_start`` is refused, and ``num_threads`` and ``progress`` have no effect.
+            ``num_threads`` and ``progress`` have no effect.
 
     Determinism: equal to the bit over devices, thread counts, instruction sets and ``max_memory``. A score is the chain
     of fused multiply-adds over ascending k; selection is by score, then draw position. Ctrl-C is answered within 0.2 s.
@@ -116,7 +116,7 @@ def proximity_graph(
     pool, num_rows = _pool(rows, query, checks)
     num_candidates, num_neighbors = _graph_sizes(num_candidates, num_neighbors, num_rows)
     rows_per_draw = _validate.integer(rows_per_draw, "rows_per_draw", 1)
-    previous, pool_row_of = _previous(warm_start, pool, query.num_rows)
+    previous, pool_row_of = _previous(warm_start, pool, query.num_rows, query.device)
     request = _Selection.check(metric, precision, labels, max_score, range_min, query, checks)
     _validate.flag(sort, "sort")
     graph_rows = _Rows(num_rows, num_neighbors, _validate.flag(return_scores, "return_scores"), query.device)
@@ -142,8 +142,9 @@ def proximity_graph(
             **request.arguments(),
             **graph_rows.arguments(),
         )
+    inherited = () if previous is None else previous.graph.pending()
     return ProximityGraph.from_engine(
-        graph_rows.neighbors, graph_rows.scores, pool, query.num_rows, [*checks.statuses, status]
+        graph_rows.neighbors, graph_rows.scores, pool, query.num_rows, [*checks.statuses, *inherited, status]
     )
 
 
@@ -354,7 +355,7 @@ def _ascending(pool: torch.Tensor, checks: LateChecks) -> torch.Tensor:
 
 
 def _previous(
-    warm_start: ProximityGraph | None, pool: torch.Tensor | None, num_nodes: int
+    warm_start: ProximityGraph | None, pool: torch.Tensor | None, num_nodes: int, device: torch.device
 ) -> tuple[GraphView | None, torch.Tensor | None]:
     """The previous graph, and the row of each instance in the pool where that is not the instance itself."""
     if warm_start is None:
@@ -363,6 +364,7 @@ def _previous(
         raise TypeError(f"warm_start: expected a ProximityGraph, got {type(warm_start).__name__}")
     if warm_start.num_nodes != num_nodes:
         raise ValueError(f"warm_start: expected a graph over {num_nodes} instances, got {warm_start.num_nodes}")
+    require_device(warm_start.device, "warm_start", device)
     return GraphView(warm_start), None if pool is None else row_of_instances(pool, num_nodes)
 
 

@@ -105,6 +105,10 @@ class ProximityGraph:
             self._pending[0].check()
             del self._pending[0]
 
+    def pending(self) -> tuple[DeviceStatus, ...]:
+        """What :meth:`check` would look at, for who builds on this graph. Private."""
+        return tuple(self._pending)
+
     def add_status(self, status: DeviceStatus | None) -> None:
         """What :meth:`check` has to look at. Private."""
         if status is None:

@@ -33,7 +33,7 @@ def assert_same(build, *arrays, device_engine, **arguments) -> ProximityGraph:
     with device_engine() as device:
 
         def moved(value):
-            return value.to(device) if isinstance(value, torch.Tensor) else value
+            return value.to(device) if isinstance(value, torch.Tensor | ProximityGraph) else value
 
         found = build(*map(moved, arrays), **{name: moved(value) for name, value in arguments.items()})
         if isinstance(found, ProximityGraph):
@@ -243,9 +243,58 @@ def test_ids_of_graphs_are_reported_when_they_are_read(device_engine, no_host_re
                 graph.stats()
 
 
-def test_warm_start_is_refused(device_engine):
-    features = features_of("real", 50, 4)
+def warm_start_cases() -> list[tuple[dict, dict]]:
+    """What the previous graph and the next one are of."""
+    generator = torch.Generator().manual_seed(4)
+    earlier, later = (torch.randperm(90, generator=generator)[:count] for count in (70, 60))
+    labels, keys = torch.arange(90) % 5 - 1, features_of("real", 90, 7).flip(0)
+    return [
+        ({}, {}),
+        ({"rows": earlier}, {}),
+        ({}, {"rows": later}),
+        ({"rows": earlier, "labels": labels}, {"rows": later, "labels": labels, "range_min": 2, "sort": True}),
+        ({"keys": keys}, {"keys": keys, "metric": "l2"}),
+    ]
+
+
+@pytest.mark.parametrize("num_candidates", [1, 2, 9, 40, 59])
+def test_warm_start(device_engine, num_candidates):
+    features = features_of("real", 90, 7)
+    for earlier, later in warm_start_cases():
+        previous = proximity_graph(features, num_candidates=12, seed=4, **earlier)
+        assert_same(
+            proximity_graph, features, min(6, num_candidates), num_candidates=num_candidates, warm_start=previous,
+            seed=5, return_scores=True, device_engine=device_engine, **later,
+        )  # fmt: skip
+
+
+def test_warm_start_with_long_and_repeated_lists(device_engine):
+    """More neighbours than are taken, some of them twice; tests/simt/warm_start_test.cpp has longer ones."""
+    features = features_of("real", 350, 4)
+    table = torch.randint(0, 350, (350, 300), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    table[::3, 100:] = -1
+    table[5] = -1
+    table[1, ::2] = table[1, 0]
+    for num_candidates in (150, 349):
+        assert_same(
+            proximity_graph, features, 3, num_candidates=num_candidates, warm_start=ProximityGraph(table),
+            device_engine=device_engine,
+        )  # fmt: skip
+
+
+def test_bad_warm_starts_are_named(device_engine, no_host_reads):
+    features = features_of("real", 30, 4)
+    table = proximity_graph(features, 5, num_candidates=9).neighbors
+    table[3, 0] = 30
     with device_engine() as device:
-        graph = ProximityGraph(torch.zeros((50, 1), dtype=torch.int32, device=device))
-        with pytest.raises(ValueError, match="warm_start: expected None for features on a CUDA device"):
-            proximity_graph(features.to(device), 5, num_candidates=20, warm_start=graph)
+        features, table = features.to(device), table.to(device)
+        with no_host_reads():
+            graph = proximity_graph(features, 5, warm_start=ProximityGraph(table))
+        with pytest.raises(ValueError, match=r"expected neighbors in \[-1, 30\), got another value in row 3"):
+            graph.check()
+        table[3, 0] = 4
+        previous = ProximityGraph(table)
+        assert len(previous.degrees()) == 30
+        table.data[3, 0] = 17_000_000  # not noticed by torch
+        with pytest.raises(ValueError, match="expected neighbors that are rows of the graph, got 17000000 in row 3"):
+            proximity_graph(features, 5, warm_start=previous).check()
