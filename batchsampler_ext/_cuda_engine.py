@@ -129,11 +129,9 @@ class CudaEngine:
         return DeviceStatus(status, self._graph_message(graph))
 
     def walk_batches(
-        self, *, graph: tuple[int, ...], strategy: int, num_threads: int, nodes: int, counts: int, **request: Any
+        self, *, graph: tuple[int, ...], num_threads: int, nodes: int, counts: int, **request: Any
     ) -> DeviceStatus:
-        """As ``_core.walk_batches``, for walks."""
-        if strategy != 0:
-            raise ValueError("strategy: expected 'rwr', 'rw' or 'uniform' for a graph on a CUDA device, got another")
+        """As ``_core.walk_batches``."""
         call = self._module.WalkCall(graph=graph, **request)
         return self._queue(call, self._graph_message(graph), nodes=nodes, counts=counts)
 

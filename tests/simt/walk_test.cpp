@@ -177,11 +177,13 @@ struct Case {
   uint32_t epoch = 0;
   int64_t first_walk = 0;
   bool has_walk_ids = false;
+  Strategy strategy = Strategy::kWalk;
 
   uint32_t threshold() const { return static_cast<uint32_t>(restart_prob * 4294967296.0); }
   std::string describe(const Graph& graph) const {
     return graph.name + " of " + std::to_string(graph.lists.size()) + ", batch_size " + std::to_string(batch_size) +
-           ", alpha " + std::to_string(restart_prob) + ", seed " + std::to_string(seed);
+           ", alpha " + std::to_string(restart_prob) + ", strategy " + std::to_string(static_cast<int>(strategy)) +
+           ", seed " + std::to_string(seed);
   }
 };
 
@@ -196,6 +198,7 @@ struct Output {
 void walk_on_cpu(const Tables& tables, const Case& c, const int64_t* roots, const int64_t* walk_ids, Output& output) {
   WalkRequest request;
   request.graph = tables.cpu();
+  request.strategy = c.strategy;
   request.roots = roots;
   request.walk_ids = walk_ids;
   request.num_walks = c.num_walks;
@@ -214,6 +217,7 @@ std::string walk_on_device(const Tables& tables, const Case& c, const int64_t* r
                            Output& output) {
   cuda::WalkRequest request;
   request.graph = tables.device();
+  request.strategy = c.strategy;
   request.roots = roots;
   request.walk_ids = c.has_walk_ids ? walk_ids : nullptr;
   request.first_walk = c.first_walk;
@@ -290,6 +294,26 @@ void test_typical(std::mt19937& random) {
       c.restart_prob = restart_prob;
       c.seed = uint64_t{random()} << 32 | random();
       compare_walks(graph, c);
+    }
+  }
+}
+
+// The strategies that walks are compared with: lists longer than a warp too, and warps that collect several batches.
+void test_other_strategies(std::mt19937& random) {
+  std::vector<Graph> graphs = awkward_graphs(random);
+  graphs.push_back(random_graph(90, 70, random));
+  for (const Graph& graph : graphs) {
+    for (const Strategy strategy :
+         {Strategy::kBreadthFirst, Strategy::kDepthFirst, Strategy::kNeighbors, Strategy::kUniform}) {
+      for (const int64_t batch_size : {1, 2, 33, 70}) {
+        Case c;
+        c.strategy = strategy;
+        c.num_walks = batch_size == 33 && !kIsSmall ? 70 : 3;
+        c.batch_size = batch_size;
+        c.seed = random();
+        c.has_walk_ids = batch_size == 2;
+        compare_walks(graph, c);
+      }
     }
   }
 }
@@ -473,6 +497,7 @@ void run_all(uint32_t seed) {
   std::mt19937 random(seed);
   test_awkward_graphs(random);
   test_typical(random);
+  test_other_strategies(random);
   test_numbering(random);
   if (seed == 1) test_large_batches(random);  // takes as long as all the others
   test_bad_neighbors(random);
