@@ -6,8 +6,8 @@ the result, and is looked at when results are read on the host.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -121,7 +121,7 @@ class CudaEngine:
 
     def row_degrees(self, *, graph: tuple[int, ...], num_threads: int, degrees: int) -> DeviceStatus:
         """As ``_core.row_degrees``."""
-        with _current(self._device):
+        with self._current():
             status = self._new_status()
             self._module.row_degrees(
                 graph=graph, degrees=degrees, status=status.data_ptr(), stream=_stream(self._device)
@@ -139,7 +139,7 @@ class CudaEngine:
         """As ``_core.partition_epoch``. Waits for the device now and then: what comes next depends on its counters."""
         call = self._module.PartitionCall(graph=graph, **request)
         walks = self._reference_walks(call.num_reference_walks, graph, request)
-        with _current(self._device):
+        with self._current():
             scratch = torch.empty(call.scratch_bytes, dtype=torch.uint8, device=self._device)
             status = self._new_status()
             first = scratch.data_ptr()
@@ -177,12 +177,12 @@ class CudaEngine:
 
     def independent_roots(self, **arguments: int) -> None:
         """As ``_core.independent_roots``."""
-        with _current(self._device):
+        with self._current():
             self._module.independent_roots(**arguments, stream=_stream(self._device))
 
     def root_order(self, **arguments: int) -> None:
         """As ``_core.root_order``."""
-        with _current(self._device):
+        with self._current():
             self._module.root_order(**arguments, stream=_stream(self._device))
 
     def new_bank_ledger(self) -> torch.Tensor:
@@ -193,7 +193,7 @@ class CudaEngine:
 
     def update_bank(self, **arguments: Any) -> None:
         """As ``_core.update_bank``, but what is wrong is left in the ledger."""
-        with _current(self._device):
+        with self._current():
             scratch = torch.empty(self._module.bank_scratch_bytes, dtype=torch.uint8, device=self._device)
             self._module.update_bank(scratch=scratch.data_ptr(), stream=_stream(self._device), **arguments)
 
@@ -206,18 +206,28 @@ class CudaEngine:
         self, make_call: Callable[..., Any], message: Callable[[torch.Tensor], str], *, neighbors: int, scores: int,
         **request: Any,
     ) -> DeviceStatus:  # fmt: skip
-        with _current(self._device):  # a plan depends on the device
+        with self._current():  # a plan depends on the device
             call = make_call(**request)
         return self._queue(call, message, neighbors=neighbors, scores=scores)
 
     def _queue(self, call: Any, message: Callable[[torch.Tensor], str], **results: int) -> DeviceStatus:
         """Runs a call that has been checked."""
-        with _current(self._device):
+        with self._current():
             # Freed on return, but the allocator hands it to others only after what is queued on this stream.
             scratch = torch.empty(call.scratch_bytes, dtype=torch.uint8, device=self._device)
             status = self._new_status()
             call.run(scratch=scratch.data_ptr(), status=status.data_ptr(), stream=_stream(self._device), **results)
             return DeviceStatus(status, message)
+
+    @contextmanager
+    def _current(self) -> Iterator[None]:
+        """The device is torch's current one, and the module's: csrc/cuda/current_device.h."""
+        if self._device.type == "cuda":
+            with torch.cuda.device(self._device):
+                self._module.use_device(self._device.index)
+                yield
+        else:
+            yield
 
     def _new_status(self) -> torch.Tensor:
         return torch.full((self._module.num_status_words,), -1, dtype=torch.int64, device=self._device)
@@ -228,10 +238,6 @@ class CudaEngine:
 
     def _names(self, features: str, keys: str) -> Callable[[torch.Tensor], str]:
         return lambda words: self._module.status_message(words.tolist(), features=features, keys=keys)
-
-
-def _current(device: torch.device) -> AbstractContextManager[object]:
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _stream(device: torch.device) -> int:
