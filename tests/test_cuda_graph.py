@@ -179,7 +179,13 @@ def test_oracle(device_engine):
 def test_values_that_are_not_finite_are_reported_when_results_are_read(device_engine, value):
     features = features_of("real", 50, 40)
     features[31, 35] = features[40, 0] = value
+    backwards = torch.arange(49, -1, -1)
+    for num_threads in (1, 3):  # the CPU engine names the same
+        with pytest.raises(ValueError, match=r"features\[31, 35\]: expected finite values"):
+            proximity_graph(features, 5, rows=backwards, num_threads=num_threads)
     with device_engine() as device:
+        with pytest.raises(ValueError, match=r"features\[31, 35\]: expected finite values"):
+            proximity_graph(features.to(device), 5, num_candidates=20, rows=backwards.to(device)).check()
         for graph in (proximity_graph(features.to(device), 5, num_candidates=20), knn_graph(features.to(device), 3)):
             with pytest.raises(ValueError, match=r"features\[31, 35\]: expected finite values"):
                 graph.check()

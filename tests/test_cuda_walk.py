@@ -6,7 +6,7 @@ tests/simt/walk_test.cpp compares the kernels on many more graphs; here it is th
 import pytest
 import torch
 
-from batchsampler_ext import ProximityGraph, proximity_graph, random_walk_with_restart, sample_batches
+from batchsampler_ext import ProximityGraph, batch_stats, proximity_graph, random_walk_with_restart, sample_batches
 
 
 def equal(first, second) -> bool:
@@ -59,6 +59,19 @@ def test_partitions(device_engine, hardness, drop_last, subset):
         assert torch.equal(expected.indices, found.indices.cpu())
         assert torch.equal(expected.tail, found.tail.cpu())
         assert expected.stats == found.stats
+
+
+def test_statistics_of_batches(device_engine):
+    features = torch.randn(60, 5, generator=torch.Generator().manual_seed(2))
+    labels, rows = torch.arange(60) % 4 - 1, torch.arange(5, 60)
+    graph = proximity_graph(features, 6, num_candidates=20, rows=rows)
+    expected = batch_stats(sample_batches(graph, 8), features, labels=labels, graph=graph)
+    with device_engine() as device:
+        features, labels, rows = features.to(device), labels.to(device), rows.to(device)
+        graph = proximity_graph(features, 6, num_candidates=20, rows=rows)
+        found = batch_stats(sample_batches(graph, 8), features, labels=labels, graph=graph)
+        for name in ("in_batch_similarity", "false_negative_share", "edge_share"):
+            assert found[name] == pytest.approx(expected[name], abs=1e-12)
 
 
 @pytest.mark.parametrize(
