@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds and runs the tests of the SIMT emulator, and of kernels in it against the CPU engine.
-#   tests/simt/run.sh [plain] [asan] [tsan] [cuda]     without arguments: plain, asan, and cuda where there is nvcc
-# cuda compiles the same kernels for GPUs and, on a machine with one, runs the tests there.
+#   tests/simt/run.sh [plain] [asan] [tsan] [coverage] [cuda]   without arguments: plain, asan, and cuda if there is nvcc
+# coverage prints which lines of csrc/cuda the tests of kernels execute (coverage.py); those in Python execute more. cuda
+# compiles the same kernels for GPUs and, on a machine with one, runs the tests there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=build/simt
@@ -78,6 +79,21 @@ for mode in "${modes[@]}"; do
       else
         echo "compiled, not run: no GPU here"
       fi
+      continue
+      ;;
+    coverage)
+      rm -rf "$build/coverage"
+      mkdir "$build/coverage"
+      for test in "${!launchers[@]}"; do
+        # An object for each source: gcov's notes lie beside it.
+        for source in "tests/simt/$test.cpp" ${launchers[$test]}; do
+          g++ $flags -O1 --coverage -x c++ -c "$source" -o "$build/coverage/$test-$(basename "$source").o"
+        done
+        g++ --coverage "$build/coverage/$test-"*.o "$build/runtime.o" "$build/cpu_engine.a" -lpthread \
+          -o "$build/coverage/$test"
+        "$build/coverage/$test"
+      done
+      python3 tests/simt/coverage.py "$build/coverage"
       continue
       ;;
     *)

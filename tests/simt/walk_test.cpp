@@ -434,6 +434,28 @@ void test_bad_tables(std::mt19937& random) {
   }
 }
 
+void test_bad_values_of_other_strategies(std::mt19937& random) {
+  Tables tables(random_graph(30, 4, random));
+  for (int64_t row = 0; row < 30; ++row) tables.neighbor(row, 1) = row % 2 == 0 ? 100 : -7;
+  for (const Strategy strategy : {Strategy::kBreadthFirst, Strategy::kDepthFirst, Strategy::kNeighbors}) {
+    Case c;
+    c.strategy = strategy;
+    Array<int64_t> roots(5, 3), walk_ids(5);
+    roots[4] = 30;
+    Output output(c);
+    const std::string message = walk_on_device(tables, c, roots.data(), walk_ids.data(), output);
+    expect(message == "roots: expected rows of the graph, got 30 for walk 4", "bad root: " + message);
+    const int32_t* const nodes = output.nodes.data() + 4 * c.batch_size;
+    expect(std::count(nodes, nodes + c.batch_size, -1) == c.batch_size, "a batch with a bad root has no nodes");
+    roots[4] = 4;
+    const std::string other = walk_on_device(tables, c, roots.data(), walk_ids.data(), output);
+    expect(other.find("expected neighbors that are rows of the graph") != std::string::npos, "bad neighbor: " + other);
+    std::set<int32_t> distinct(output.nodes.data(), output.nodes.data() + c.batch_size);
+    expect(static_cast<int64_t>(distinct.size()) == c.batch_size && *distinct.begin() >= 0 && *distinct.rbegin() < 30,
+           "what met a bad neighbor is still a batch");
+  }
+}
+
 // ---- degrees and roots
 
 std::string degrees_on_device(const Tables& tables, Array<int32_t>& degrees) {
@@ -502,6 +524,7 @@ void run_all(uint32_t seed) {
   if (seed == 1) test_large_batches(random);  // takes as long as all the others
   test_bad_neighbors(random);
   test_bad_tables(random);
+  test_bad_values_of_other_strategies(random);
   test_row_degrees(random);
   test_roots();
 }
