@@ -78,9 +78,9 @@ gpu-check:
 simt:
 	tests/simt/run.sh
 
-# What takes longer: the same under ThreadSanitizer.
+# What takes longer: the same under ThreadSanitizer, and which lines of device code were executed.
 nightly: simt
-	tests/simt/run.sh tsan
+	tests/simt/run.sh tsan coverage
 
 clean:
 	rm -rf build dist $(VENV)

@@ -124,11 +124,8 @@ def require_device(device: torch.device, name: str, expected: torch.device) -> N
         raise ValueError(f"{name}: expected {kind}, got device {str(device)!r}")
 
 
-def require_distinct(ids: torch.Tensor, name: str) -> None:
-    ordered = ids.sort().values
-    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
-    if len(repeated):
-        raise ValueError(f"{name}: expected distinct ids, got {int(repeated[0])} more than once")
+def repeated(name: str, wrong: int) -> ValueError:
+    return ValueError(f"{name}: expected distinct ids, got {wrong} more than once")
 
 
 def address(array: torch.Tensor | None) -> int:

@@ -6,8 +6,9 @@ the result, and is looked at when results are read on the host.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -52,6 +53,39 @@ class StreamOrder:
             self._event.record(torch.cuda.current_stream(self._device))
 
 
+class SideStream:
+    """``with SideStream(device):`` work of this thread goes to a stream of the package's own, one for each device.
+
+    It comes after what was queued on the current stream when the object was made. On the CPU: nothing.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._context: AbstractContextManager[object] = nullcontext()
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = _own_stream(device)
+            self._stream.wait_stream(torch.cuda.current_stream(device))
+
+    def borrow(self, tensor: torch.Tensor) -> None:
+        """``tensor`` is used there: its memory is not handed to others before that is done."""
+        if self._stream is not None and tensor.is_cuda:
+            tensor.record_stream(self._stream)
+
+    def __enter__(self) -> None:
+        if self._stream is not None:
+            self._context = torch.cuda.stream(self._stream)
+        self._context.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._context.__exit__(*error)
+
+
+@cache
+def _own_stream(device: torch.device) -> torch.cuda.Stream:
+    # The allocator keeps memory for each stream apart: one more, whatever is made beside training.
+    return torch.cuda.Stream(device)
+
+
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """``tensor`` on ``device`` without waiting for it: to a CUDA device by pinned memory that nobody else writes to."""
     if device.type == "cuda" and tensor.device.type == "cpu":
@@ -76,12 +110,8 @@ class CudaEngine:
     def __init__(self, module: Any, device: torch.device) -> None:
         self._module, self._device = module, device
 
-    def proximity_graph(
-        self, *, previous: object, pool_row_of: int, num_threads: int, progress: object, **arguments: Any
-    ) -> DeviceStatus:
+    def proximity_graph(self, *, num_threads: int, progress: object, **arguments: Any) -> DeviceStatus:
         """As ``_core.proximity_graph``; threads and progress are those of a CPU."""
-        if previous is not None:
-            raise ValueError("warm_start: expected None for features on a CUDA device, got a graph")
         return self._link(self._module.ProximityGraphCall, self._names("features", "keys"), **arguments)
 
     def knn(self, *, num_threads: int, progress: object, **arguments: Any) -> DeviceStatus:
@@ -91,7 +121,7 @@ class CudaEngine:
 
     def row_degrees(self, *, graph: tuple[int, ...], num_threads: int, degrees: int) -> DeviceStatus:
         """As ``_core.row_degrees``."""
-        with _current(self._device):
+        with self._current():
             status = self._new_status()
             self._module.row_degrees(
                 graph=graph, degrees=degrees, status=status.data_ptr(), stream=_stream(self._device)
@@ -99,11 +129,9 @@ class CudaEngine:
         return DeviceStatus(status, self._graph_message(graph))
 
     def walk_batches(
-        self, *, graph: tuple[int, ...], strategy: int, num_threads: int, nodes: int, counts: int, **request: Any
+        self, *, graph: tuple[int, ...], num_threads: int, nodes: int, counts: int, **request: Any
     ) -> DeviceStatus:
-        """As ``_core.walk_batches``, for walks."""
-        if strategy != 0:
-            raise ValueError("strategy: expected 'rwr', 'rw' or 'uniform' for a graph on a CUDA device, got another")
+        """As ``_core.walk_batches``."""
         call = self._module.WalkCall(graph=graph, **request)
         return self._queue(call, self._graph_message(graph), nodes=nodes, counts=counts)
 
@@ -111,7 +139,7 @@ class CudaEngine:
         """As ``_core.partition_epoch``. Waits for the device now and then: what comes next depends on its counters."""
         call = self._module.PartitionCall(graph=graph, **request)
         walks = self._reference_walks(call.num_reference_walks, graph, request)
-        with _current(self._device):
+        with self._current():
             scratch = torch.empty(call.scratch_bytes, dtype=torch.uint8, device=self._device)
             status = self._new_status()
             first = scratch.data_ptr()
@@ -149,12 +177,12 @@ class CudaEngine:
 
     def independent_roots(self, **arguments: int) -> None:
         """As ``_core.independent_roots``."""
-        with _current(self._device):
+        with self._current():
             self._module.independent_roots(**arguments, stream=_stream(self._device))
 
     def root_order(self, **arguments: int) -> None:
         """As ``_core.root_order``."""
-        with _current(self._device):
+        with self._current():
             self._module.root_order(**arguments, stream=_stream(self._device))
 
     def new_bank_ledger(self) -> torch.Tensor:
@@ -165,7 +193,7 @@ class CudaEngine:
 
     def update_bank(self, **arguments: Any) -> None:
         """As ``_core.update_bank``, but what is wrong is left in the ledger."""
-        with _current(self._device):
+        with self._current():
             scratch = torch.empty(self._module.bank_scratch_bytes, dtype=torch.uint8, device=self._device)
             self._module.update_bank(scratch=scratch.data_ptr(), stream=_stream(self._device), **arguments)
 
@@ -178,18 +206,28 @@ class CudaEngine:
         self, make_call: Callable[..., Any], message: Callable[[torch.Tensor], str], *, neighbors: int, scores: int,
         **request: Any,
     ) -> DeviceStatus:  # fmt: skip
-        with _current(self._device):  # a plan depends on the device
+        with self._current():  # a plan depends on the device
             call = make_call(**request)
         return self._queue(call, message, neighbors=neighbors, scores=scores)
 
     def _queue(self, call: Any, message: Callable[[torch.Tensor], str], **results: int) -> DeviceStatus:
         """Runs a call that has been checked."""
-        with _current(self._device):
+        with self._current():
             # Freed on return, but the allocator hands it to others only after what is queued on this stream.
             scratch = torch.empty(call.scratch_bytes, dtype=torch.uint8, device=self._device)
             status = self._new_status()
             call.run(scratch=scratch.data_ptr(), status=status.data_ptr(), stream=_stream(self._device), **results)
             return DeviceStatus(status, message)
+
+    @contextmanager
+    def _current(self) -> Iterator[None]:
+        """The device is torch's current one, and the module's: csrc/cuda/current_device.h."""
+        if self._device.type == "cuda":
+            with torch.cuda.device(self._device):
+                self._module.use_device(self._device.index)
+                yield
+        else:
+            yield
 
     def _new_status(self) -> torch.Tensor:
         return torch.full((self._module.num_status_words,), -1, dtype=torch.int64, device=self._device)
@@ -200,10 +238,6 @@ class CudaEngine:
 
     def _names(self, features: str, keys: str) -> Callable[[torch.Tensor], str]:
         return lambda words: self._module.status_message(words.tolist(), features=features, keys=keys)
-
-
-def _current(device: torch.device) -> AbstractContextManager[object]:
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _stream(device: torch.device) -> int:

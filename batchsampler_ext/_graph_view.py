@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from ._arrays import address, as_ids
+from ._arrays import address
 from ._cuda_engine import DeviceStatus
+from ._late_checks import LateChecks
 from .graph import ProximityGraph
 
 
@@ -48,13 +49,15 @@ class GraphView:
             self.graph.check()
 
     def rows(self, ids: Any, name: str) -> torch.Tensor:
-        """Rows (int64) of instances."""
-        ids = as_ids(ids, name, 0, self.graph.num_nodes, self.graph.device)
-        if self._row_of is None:
-            return ids
-        rows = self._row_of[ids].long()
-        if len(rows) and int(rows.min()) < 0:
-            raise ValueError(f"{name}: expected ids of the graph's rows, got {int(ids[rows < 0][0])}")
+        """Rows (int64) of instances. On a device, wrong ones get another or -1, and ``graph.check()`` raises."""
+        checks = LateChecks(self.graph.device)
+        ids = checks.ids(ids, name, 0, self.graph.num_nodes)
+        rows = ids
+        if self._row_of is not None:
+            rows = self._row_of[ids].long()
+            checks.require_rows(rows, ids, name)
+        for status in checks.statuses:
+            self.graph.add_status(status)
         return rows
 
     def ids(self, rows: torch.Tensor) -> torch.Tensor:

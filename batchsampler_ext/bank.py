@@ -14,7 +14,7 @@ from . import _validate
 from ._arrays import TORCH_DTYPES, as_integers
 from ._backend import has_engine, require_engine
 from ._bank_files import Tables, new_tables, open_tables
-from ._bank_store import Rule, make_store
+from ._bank_store import BankCopy, Rule, make_store
 from ._cuda_engine import moved
 from ._files import atomic_write
 from ._gather import announce_failure, gather_rows, is_distributed
@@ -145,6 +145,10 @@ class FeatureBank:
     def check(self) -> None:
         """Waits for the updates of a bank on a CUDA device; ``ValueError`` if one was refused since the last look."""
         self._store.check()
+
+    def copy_tables(self) -> BankCopy:
+        """The tables as they are after the updates so far, for a refresh beside later ones. Private; never waits."""
+        return self._store.copy()
 
     @torch.no_grad()
     def update(self, indices: Any, embeddings: torch.Tensor, keys: torch.Tensor | None = None) -> None:

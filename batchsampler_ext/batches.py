@@ -10,12 +10,14 @@ import torch
 from . import _validate
 from ._arrays import address
 from ._backend import engine
+from ._cuda_engine import moved, on_host
 from ._graph_view import GraphView
-from .walk import Walks, check_batch_size, run_walks
+from .walk import Walks, check_batch_size, run_row_walks, run_walks
 
 __all__ = ["Batches", "sample_batches"]
 
 EPOCH_MODES = ("partition", "independent", "paper")
+_COUNTS = Walks._fields[1:]
 HARDNESSES = ("soft", "default", "hard")
 STRATEGIES = ("rwr", "rw", "bfs", "dfs", "knn", "uniform")
 
@@ -93,9 +95,10 @@ def sample_batches(
         num_threads: default ``torch.get_num_threads()``. The result does not depend on it.
 
     Returns:
-        :class:`Batches` on the graph's device. Its stats are "num_instances" (distinct instances drawn) and, for walks,
-        totals of "steps", "restarts", "teleports" and "fills"; for a partition "fills", the instances assigned at
-        random.
+        :class:`Batches` on the graph's device, which is waited for: once by independent walks, a few dozen times by a
+        partition, once for about 1000 batches by the authors' epoch. Its stats are "num_instances" (distinct instances
+        drawn) and, for walks, totals of "steps", "restarts", "teleports" and "fills"; for a partition "fills", the
+        instances assigned at random.
 
     Raises:
         TypeError, ValueError: a bad argument, named, with what was expected and got.
@@ -156,6 +159,7 @@ class EpochSampler:
         self.hardness, self.drop_last, self.seed, self.epoch = hardness, drop_last, seed, epoch
         self.num_batches, self.num_threads = num_batches, num_threads
         self.num_rows, self.device = view.num_rows, view.graph.device
+        self.walks_at_once = 64 if self.device.type == "cpu" else 1024  # of the authors' epoch
         self.num_full = self.num_rows // batch_size
         self.tail_size = 0 if drop_last else self.num_rows % batch_size
         needed = min(batch_size, self.num_rows) - 1
@@ -212,61 +216,95 @@ class EpochSampler:
         engine(self.device).independent_roots(
             n=self.num_rows, num_walks=num_batches, seed=self.seed, epoch=self.epoch, out=address(roots)
         )
-        walks = self._walk(roots, torch.arange(num_batches, device=self.device))
+        ids = torch.arange(num_batches, device=self.device)
+        walks = run_walks(self.view, roots, ids, self.batch_size, **self._how())
         nodes, tail = walks.nodes, walks.nodes[:0, 0]
         if self.num_rows < self.batch_size:
             tail = nodes.reshape(-1)[: self.num_rows if num_batches else 0]
             nodes = nodes[:0]
         elif self.num_batches is None and self.tail_size:
             nodes, tail = nodes[:-1], nodes[-1, : self.tail_size]
-        return Batches(nodes, tail, self._stats([walks], torch.cat([nodes.reshape(-1), tail])))
+        return Batches(nodes, tail, self._stats(walks, torch.cat([nodes.reshape(-1), tail])))
 
     def paper(self, drawn: torch.Tensor | None = None) -> Batches:
-        """``drawn``: bool [num_rows], rows drawn by earlier batches of the epoch; not changed."""
-        order = self._root_order()
-        unseen = torch.zeros(self.num_rows, dtype=torch.bool, device=self.device)
-        drawn = unseen if drawn is None else drawn.clone()
-        goal = self.num_full * self.batch_size
-        parts: list[Walks] = []
-        num_drawn, num_kept, position = int(drawn.sum()), 0, 0
-        limit = self.num_batches if self.num_batches is not None else self.num_rows + 1
-        while num_drawn < goal and num_kept < limit:
-            # Walks from the next undrawn roots run side by side; those whose root an earlier one draws are discarded.
-            ahead = torch.nonzero(~drawn[order[position:]])[:64, 0] + position
-            walks = self._walk(order[ahead], ahead)
-            rows = self.view.rows(walks.nodes.reshape(-1), "roots").view(len(ahead), -1)
-            kept = []
-            for i, place in enumerate(ahead.tolist()):
-                position = place + 1
-                if not bool(drawn[order[place]]):
-                    drawn[rows[i]] = True
-                    kept.append(i)
-                    num_drawn, num_kept = int(drawn.sum()), num_kept + 1
-                    if num_drawn >= goal or num_kept == limit:
-                        break
-            parts.append(Walks(*(field[kept] for field in walks)))
-        nothing = torch.empty((0, self.batch_size), dtype=torch.int32, device=self.device)
-        nodes = torch.cat([part.nodes for part in parts]) if parts else nothing
-        left = order[~drawn[order]]
-        wants_tail = not self.drop_last and num_drawn >= goal and num_kept < limit
-        tail = self.view.ids(left.to(torch.int32)) if wants_tail else nodes.reshape(-1)[:0]
-        return Batches(nodes, tail, self._stats(parts, torch.cat([nodes.reshape(-1), tail])))
+        """``drawn``: bool [num_rows] on the CPU, rows drawn by earlier batches of the epoch; not changed.
 
-    def _walk(self, root_rows: torch.Tensor, walk_ids: torch.Tensor) -> Walks:
-        return run_walks(
-            self.view, root_rows.contiguous(), walk_ids.contiguous(), self.batch_size, threshold=self.threshold,
-            strategy=self.strategy, seed=self.seed, epoch=self.epoch, num_threads=self.num_threads,
-        )  # fmt: skip
+        Which walks count depends on those before them, so that is decided on the host, a round of walks at a time; a
+        device is waited for once a round.
+        """
+        order = on_host(self._root_order())
+        drawn = torch.zeros(self.num_rows, dtype=torch.bool) if drawn is None else drawn.clone()
+        goal = self.num_full * self.batch_size
+        num_drawn, position = int(drawn.sum()), 0
+        parts: list[torch.Tensor] = []  # rows of batches
+        totals = torch.zeros(len(_COUNTS), dtype=torch.int64)
+        limit = self.num_batches if self.num_batches is not None else self.num_rows + 1
+        while num_drawn < goal and limit > 0:
+            # Walks from the next undrawn roots run side by side; those whose root an earlier one draws are discarded.
+            places = _undrawn_places(drawn, order, position, min(limit, self.walks_at_once))
+            rows, counts = self._walk_to_host(order[places], places)
+            kept = []
+            for i, place in enumerate(places.tolist()):
+                position = place + 1
+                if bool(drawn[order[place]]):
+                    continue
+                num_drawn += int((~drawn[rows[i]]).sum())
+                drawn[rows[i]] = True
+                kept.append(i)
+                limit -= 1
+                if num_drawn >= goal or limit == 0:
+                    break
+            parts.append(rows[kept])
+            totals += counts[:, kept].sum(1)
+        nodes = torch.cat(parts) if parts else torch.empty((0, self.batch_size), dtype=torch.int64)
+        wants_tail = not self.drop_last and num_drawn >= goal and limit > 0
+        tail = order[~drawn[order]] if wants_tail else order[:0]
+        everybody = torch.cat([nodes.reshape(-1), tail])
+        is_member = torch.zeros(self.num_rows, dtype=torch.bool)
+        is_member[everybody] = True
+        self.view.graph.check()
+        ids = self.view.ids(moved(everybody.to(torch.int32), self.device))
+        indices, tail = ids[: nodes.numel()].view(nodes.shape), ids[nodes.numel() :]
+        stats = {"num_instances": int(is_member.sum()), **dict(zip(_COUNTS, totals.tolist(), strict=True))}
+        return Batches(indices, tail, stats)
+
+    def _walk_to_host(self, root_rows: torch.Tensor, walk_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows int64 [R, B] and counts int64 [4, R]; all on the host."""
+        walks = run_row_walks(
+            self.view, moved(root_rows, self.device), moved(walk_ids, self.device), self.batch_size, **self._how()
+        )
+        everything = torch.cat([walks.nodes.long().reshape(-1), *walks[1:]])
+        on_cpu, num_nodes = on_host(everything), walks.nodes.numel()
+        return on_cpu[:num_nodes].view(walks.nodes.shape), on_cpu[num_nodes:].view(len(_COUNTS), -1)
+
+    def _how(self) -> dict[str, Any]:
+        return {
+            "threshold": self.threshold,
+            "strategy": self.strategy,
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "num_threads": self.num_threads,
+        }
 
     def _root_order(self) -> torch.Tensor:
         order = torch.empty(self.num_rows, dtype=torch.int64, device=self.device)
         engine(self.device).root_order(n=self.num_rows, seed=self.seed, epoch=self.epoch, out=address(order))
         return order
 
-    def _stats(self, parts: list[Walks], instances: torch.Tensor) -> dict[str, float]:
+    def _stats(self, walks: Walks, instances: torch.Tensor) -> dict[str, float]:
+        """Waits for a device: numbers are for the host."""
         self.view.graph.check()
-        totals = {
-            name: sum(int(getattr(part, name).sum()) for part in parts)
-            for name in ("steps", "restarts", "teleports", "fills")
-        }
-        return {"num_instances": len(torch.unique(instances)), **totals}
+        is_member = torch.zeros(self.view.graph.num_nodes, dtype=torch.bool, device=self.device)
+        is_member[instances.long()] = True
+        totals = on_host(torch.stack([is_member.sum(), *(counts.sum() for counts in walks[1:])])).tolist()
+        return dict(zip(("num_instances", *_COUNTS), totals, strict=True))
+
+
+def _undrawn_places(drawn: torch.Tensor, order: torch.Tensor, position: int, count: int) -> torch.Tensor:
+    """The next places in the order whose rows are not drawn, from `position` on: `count` of them, or all there are."""
+    length = 4 * count
+    while True:
+        places = torch.nonzero(~drawn[order[position : position + length]])[:count, 0] + position
+        if len(places) == count or position + length >= len(order):
+            return places
+        length *= 2

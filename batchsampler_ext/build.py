@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import torch
 
 from . import _validate
-from ._arrays import Matrix, address, as_ids, as_matrix, require_device, require_distinct
+from ._arrays import Matrix, address, as_matrix, require_device
 from ._backend import engine
 from ._graph_view import GraphView, row_of_instances
+from ._late_checks import LateChecks
 from .graph import ProximityGraph
 
 __all__ = ["Neighbors", "knn", "knn_graph", "proximity_graph"]
@@ -94,9 +95,9 @@ def proximity_graph(
 
     Raises:
         TypeError, ValueError: a bad argument, named, with what was expected and got. Non-finite features are found
-            before any work (``ValueError``); on a CUDA device, when the result is next read on the host, or by
-            :meth:`ProximityGraph.check`. There ``warm_start`` is refused, and ``num_threads`` and ``progress`` have no
-            effect.
+            before any work (``ValueError``); on a CUDA device they, and bad values of ``rows`` and ``labels``, when the
+            result is next read on the host, or by :meth:`ProximityGraph.check`: the call itself never waits. There
+            ``num_threads`` and ``progress`` have no effect.
 
     Determinism: equal to the bit over devices, thread counts, instruction sets and ``max_memory``. A score is the chain
     of fused multiply-adds over ascending k; selection is by score, then draw position. Ctrl-C is answered within 0.2 s.
@@ -111,11 +112,12 @@ def proximity_graph(
         ProximityGraph(num_nodes=500, num_neighbors=10)
     """
     query, key = _towers(features, keys)
-    pool, num_rows = _pool(rows, query)
+    checks = LateChecks(query.device)
+    pool, num_rows = _pool(rows, query, checks)
     num_candidates, num_neighbors = _graph_sizes(num_candidates, num_neighbors, num_rows)
     rows_per_draw = _validate.integer(rows_per_draw, "rows_per_draw", 1)
-    previous, pool_row_of = _previous(warm_start, pool, query.num_rows)
-    request = _Selection.check(metric, precision, labels, max_score, range_min, query)
+    previous, pool_row_of = _previous(warm_start, pool, query.num_rows, query.device)
+    request = _Selection.check(metric, precision, labels, max_score, range_min, query, checks)
     _validate.flag(sort, "sort")
     graph_rows = _Rows(num_rows, num_neighbors, _validate.flag(return_scores, "return_scores"), query.device)
     arguments: dict[str, Any] = {
@@ -140,7 +142,10 @@ def proximity_graph(
             **request.arguments(),
             **graph_rows.arguments(),
         )
-    return ProximityGraph.from_engine(graph_rows.neighbors, graph_rows.scores, pool, query.num_rows, status)
+    inherited = () if previous is None else previous.graph.pending()
+    return ProximityGraph.from_engine(
+        graph_rows.neighbors, graph_rows.scores, pool, query.num_rows, [*checks.statuses, *inherited, status]
+    )
 
 
 def knn_graph(
@@ -175,13 +180,14 @@ def knn_graph(
         [1, 0, 1]
     """
     query, key = _towers(features, keys)
-    pool, num_rows = _pool(rows, query)
+    checks = LateChecks(query.device)
+    pool, num_rows = _pool(rows, query, checks)
     num_neighbors = _validate.integer(
         num_neighbors, "num_neighbors", 1, num_rows - 1, because=f" ({num_rows} rows, itself excluded)"
     )
-    request = _Selection.check(metric, precision, labels, max_score, range_min, query)
+    request = _Selection.check(metric, precision, labels, max_score, range_min, query, checks)
     graph_rows = _Rows(num_rows, num_neighbors, _validate.flag(return_scores, "return_scores"), query.device)
-    base_ids = None if pool is None else _ascending(pool)  # ties go to the lower id
+    base_ids = None if pool is None else _ascending(pool, checks)  # ties go to the lower id
     status = engine(query.device).knn(
         queries=query.describe(precision),
         base=None if key is None else key.describe(precision),
@@ -196,7 +202,9 @@ def knn_graph(
         **request.arguments(),
         **graph_rows.arguments(),
     )
-    return ProximityGraph.from_engine(graph_rows.neighbors, graph_rows.scores, pool, query.num_rows, status)
+    return ProximityGraph.from_engine(
+        graph_rows.neighbors, graph_rows.scores, pool, query.num_rows, [*checks.statuses, status]
+    )
 
 
 def knn(
@@ -222,7 +230,8 @@ def knn(
         :class:`Neighbors`: scores float32 [Q, K] descending, ids int32 [Q, K], ties by lower id, on the device of the
         queries.
 
-    Raises, determinism: see :func:`proximity_graph`.
+    Raises, determinism: see :func:`proximity_graph`. On a CUDA device it waits for the search: a plain tuple cannot
+    raise later.
 
     Example:
         >>> import torch
@@ -237,7 +246,7 @@ def knn(
     num_neighbors = _validate.integer(
         num_neighbors, "num_neighbors", 1, other.num_rows, because=f" (base has {other.num_rows} rows)"
     )
-    request = _Selection.check(metric, precision, None, None, 0, other)
+    request = _Selection.check(metric, precision, None, None, 0, other, LateChecks(other.device))
     found = _Rows(query.num_rows, num_neighbors, True, query.device)
     status = engine(query.device).knn(
         queries=query.describe(precision),
@@ -286,11 +295,18 @@ class _Selection:
 
     @classmethod
     def check(
-        cls, metric: str, precision: str, labels: Any, max_score: float | None, range_min: int, instances: Matrix
+        cls,
+        metric: str,
+        precision: str,
+        labels: Any,
+        max_score: float | None,
+        range_min: int,
+        instances: Matrix,
+        checks: LateChecks,
     ) -> _Selection:
         _validate.choice(precision, "precision", _PRECISIONS)
         if labels is not None:
-            labels = as_ids(labels, "labels", -1, 2**63 - 1, instances.device)
+            labels = checks.ids(labels, "labels", -1, 2**63 - 1)
             if len(labels) != instances.num_rows:
                 raise ValueError(f"labels: expected one for each of {instances.num_rows} instances, got {len(labels)}")
         return cls(
@@ -322,23 +338,24 @@ def _towers(features: Any, keys: Any) -> tuple[Matrix, Matrix | None]:
     return query, key
 
 
-def _pool(rows: Any, instances: Matrix) -> tuple[torch.Tensor | None, int]:
+def _pool(rows: Any, instances: Matrix, checks: LateChecks) -> tuple[torch.Tensor | None, int]:
     if rows is None:
         return None, instances.num_rows
-    pool = as_ids(rows, "rows", 0, instances.num_rows, instances.device)
+    pool = checks.ids(rows, "rows", 0, instances.num_rows)
     if len(pool) == 0:
         raise ValueError("rows: expected at least one instance, got none")
-    require_distinct(pool, "rows")
+    checks.require_distinct(pool, "rows")
     return pool, len(pool)
 
 
-def _ascending(pool: torch.Tensor) -> torch.Tensor:
-    """The same tensor if it is sorted already: the engine then knows that queries and base are the same rows."""
-    return pool if bool((pool[1:] > pool[:-1]).all()) else pool.sort().values
+def _ascending(pool: torch.Tensor, checks: LateChecks) -> torch.Tensor:
+    """The same tensor if it is sorted already, and no device has to be asked: the engine then knows that queries and
+    base are the same rows."""
+    return pool if not checks.are_late and bool((pool[1:] > pool[:-1]).all()) else pool.sort().values
 
 
 def _previous(
-    warm_start: ProximityGraph | None, pool: torch.Tensor | None, num_nodes: int
+    warm_start: ProximityGraph | None, pool: torch.Tensor | None, num_nodes: int, device: torch.device
 ) -> tuple[GraphView | None, torch.Tensor | None]:
     """The previous graph, and the row of each instance in the pool where that is not the instance itself."""
     if warm_start is None:
@@ -347,6 +364,7 @@ def _previous(
         raise TypeError(f"warm_start: expected a ProximityGraph, got {type(warm_start).__name__}")
     if warm_start.num_nodes != num_nodes:
         raise ValueError(f"warm_start: expected a graph over {num_nodes} instances, got {warm_start.num_nodes}")
+    require_device(warm_start.device, "warm_start", device)
     return GraphView(warm_start), None if pool is None else row_of_instances(pool, num_nodes)
 
 

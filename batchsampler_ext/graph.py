@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 
 from . import _validate
-from ._arrays import address, as_ids, require_device, require_distinct
+from ._arrays import address, require_device
 from ._backend import engine, require_engine
 from ._cuda_engine import DeviceStatus, StreamOrder
 from ._files import atomic_write
+from ._late_checks import LateChecks
 
 __all__ = ["ProximityGraph"]
 
@@ -33,7 +35,7 @@ class ProximityGraph:
 
     Raises:
         TypeError, ValueError: wrong dtype, shape or device. Neighbour ids are checked when the graph is first walked
-            (``ValueError``), and again after an in-place change.
+            (``ValueError``), and again after an in-place change; ``ids`` at once, or on a CUDA device then too.
 
     Example:
         >>> import torch
@@ -62,17 +64,18 @@ class ProximityGraph:
             num_nodes = num_rows if ids is None else int(torch.as_tensor(ids).max()) + 1
         self.num_nodes = _validate.integer(num_nodes, "num_nodes", num_rows, _validate.MAX_NODES)
         self.ids = None
+        checks = LateChecks(self.device)
         if ids is None:
             if self.num_nodes != num_rows:
                 raise ValueError(f"ids: expected the instance of each of {num_rows} rows out of {num_nodes}, got None")
         else:
-            self.ids = as_ids(ids, "ids", 0, self.num_nodes, self.device)
+            self.ids = checks.ids(ids, "ids", 0, self.num_nodes)
             if len(self.ids) != num_rows:
                 raise ValueError(f"ids: expected one for each of {num_rows} rows, got {len(self.ids)}")
-            require_distinct(self.ids, "ids")
+            checks.require_distinct(self.ids, "ids")
         # (version of neighbors, degrees, the order of who makes and who uses them)
         self._checked: tuple[int, torch.Tensor | None, StreamOrder] | None = None
-        self._pending: list[DeviceStatus] = []  # what kernels that built or walked it may have found
+        self._pending = checks.statuses  # what kernels that built, checked or walked it may have found
 
     @classmethod
     def from_engine(
@@ -81,13 +84,14 @@ class ProximityGraph:
         scores: torch.Tensor | None,
         ids: torch.Tensor | None,
         num_nodes: int,
-        status: DeviceStatus | None,
+        statuses: Iterable[DeviceStatus | None],
     ) -> ProximityGraph:
-        """A graph of arrays that are what they should be, or of which ``status`` will tell. Private."""
+        """A graph of arrays that are what they should be, or of which ``statuses`` will tell. Private."""
         graph = cls.__new__(cls)
         graph.neighbors, graph.scores, graph.ids, graph.num_nodes = neighbors, scores, ids, num_nodes
         graph._checked, graph._pending = None, []
-        graph.add_status(status)
+        for status in statuses:
+            graph.add_status(status)
         return graph
 
     def check(self) -> None:
@@ -101,6 +105,10 @@ class ProximityGraph:
             self._pending[0].check()
             del self._pending[0]
 
+    def pending(self) -> tuple[DeviceStatus, ...]:
+        """What :meth:`check` would look at, for who builds on this graph. Private."""
+        return tuple(self._pending)
+
     def add_status(self, status: DeviceStatus | None) -> None:
         """What :meth:`check` has to look at. Private."""
         if status is None:
@@ -109,6 +117,13 @@ class ProximityGraph:
             self._pending[0].check()
             del self._pending[0]
         self._pending.append(status)
+
+    def hand_over(self) -> None:
+        """To the current stream, from the one that made it and is done: its memory stays until both are. Private."""
+        degrees = None if self._checked is None else self._checked[1]
+        for tensor in (self.neighbors, self.scores, self.ids, degrees):
+            if tensor is not None and tensor.is_cuda:
+                tensor.record_stream(torch.cuda.current_stream(self.device))
 
     @property
     def device(self) -> torch.device:
@@ -161,7 +176,7 @@ class ProximityGraph:
         if neighbors is self.neighbors:
             return self
         scores, ids = (None if part is None else part.to(device) for part in (self.scores, self.ids))
-        return self.from_engine(neighbors, scores, ids, self.num_nodes, None)
+        return self.from_engine(neighbors, scores, ids, self.num_nodes, [])
 
     def stats(self) -> dict[str, float]:
         """num_rows, num_edges, mean_degree, min_degree, isolated_rows, max_in_degree, unreached_rows, mean_score (nan

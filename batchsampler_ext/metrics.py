@@ -25,6 +25,9 @@ def batch_stats(
         labels: int [N], -1 = unknown: adds the share of pairs with equal known labels among pairs with known labels.
         graph: adds the share of ordered pairs that the graph links.
 
+    Each may be on the CPU or on a CUDA device. What is counted is for the host: cosines are computed where the features
+    are, and read for each batch; batches, labels and the whole graph are copied.
+
     Returns:
         dict with means over batches (float) under "in_batch_similarity" (cosine of a pair of distinct members),
         "false_negative_share", "edge_share", and float64 arrays, one value a batch, under the same names with
@@ -43,15 +46,15 @@ def batch_stats(
     matrix = as_matrix(features, "features")
     source = matrix.owner
     num_nodes = matrix.num_rows
-    known_labels = None if labels is None else as_ids(labels, "labels", -1, 2**63 - 1)
+    known_labels = None if labels is None else as_ids(_on_host(labels), "labels", -1, 2**63 - 1)
     if known_labels is not None and len(known_labels) != num_nodes:
         raise ValueError(f"labels: expected one for each of {num_nodes} instances, got {len(known_labels)}")
     if graph is not None and graph.num_nodes != num_nodes:
         raise ValueError(f"graph: expected {num_nodes} nodes as features has rows, got {graph.num_nodes}")
-    edges = None if graph is None else _EdgeCounter(graph)
+    edges = None if graph is None else _EdgeCounter(graph.to("cpu"))
     per_batch: dict[str, list[float]] = {"in_batch_similarity": []}
     for batch in batches:
-        members = as_ids(batch, "batches", -1, num_nodes)
+        members = as_ids(_on_host(batch), "batches", -1, num_nodes)
         members = members[members >= 0]
         per_batch["in_batch_similarity"].append(_mean_cosine(source, members))
         if known_labels is not None:
@@ -65,6 +68,10 @@ def batch_stats(
         result[name] = float(defined.mean()) if len(defined) else float("nan")
         result[f"{name}_per_batch"] = array
     return result
+
+
+def _on_host(values: Any) -> Any:
+    return values.cpu() if isinstance(values, torch.Tensor) else values
 
 
 def _mean_cosine(features: Any, members: torch.Tensor) -> float:
@@ -93,7 +100,7 @@ def _equal_label_share(labels: torch.Tensor) -> float:
 
 
 class _EdgeCounter:
-    """Counts the edges among a few nodes of a graph."""
+    """Counts the edges among a few nodes of a graph on the CPU."""
 
     def __init__(self, graph: ProximityGraph) -> None:
         graph.degrees()  # checks the ids

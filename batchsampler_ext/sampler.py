@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils.data import BatchSampler, Sampler
 
 from . import _validate
-from ._backend import core
+from ._bank_files import Tables
 from ._cuda_engine import moved, on_host
 from ._epoch_state import Position, Window, load_position, save_position
-from ._graph_view import GraphView
 from ._index_set import index_set
+from ._window_ahead import WindowAhead
+from ._window_maker import MadeWindow, WindowMaker, WindowRequest
 from .bank import FeatureBank
-from .batches import EPOCH_MODES, STRATEGIES, Batches, EpochSampler, check_hardness, sample_batches
+from .batches import EPOCH_MODES, STRATEGIES, check_hardness
 from .build import proximity_graph
 from .graph import ProximityGraph
 from .metrics import batch_stats
@@ -25,7 +27,6 @@ from .walk import check_batch_size
 
 __all__ = ["ProximityBatchSampler"]
 
-_WINDOW_STREAM = 255 << 24  # of Philox: no purpose of csrc/common/random_stream.h
 _NUM_MEASURED = 8  # batches of a window whose similarity is measured
 
 
@@ -54,11 +55,23 @@ class ProximityBatchSampler(BatchSampler):
         graph_options: further keywords of :func:`proximity_graph`, e.g. ``{"labels": y}``; tensors are brought to the
             bank's device.
         seed: the sequence is a function of the bank's contents at each refresh, the arguments, seed and epoch.
-        progress: of graph building, see :func:`proximity_graph`.
+        async_refresh: make each window but an epoch's first beside training, while the window before it is drawn: its
+            graph is of the bank as it was when the window before it began (copied then), one window older than
+            otherwise. See below.
+        progress: of graph building, see :func:`proximity_graph`. With ``async_refresh`` called by another thread.
 
     Attributes:
         epoch: the epoch being drawn, or drawn last. It advances by itself unless ``set_epoch`` is called.
         bank, graph (the latest, None before the first), refreshes (graphs built so far).
+
+    With ``async_refresh`` a window begins with a copy of the bank's tables (as much memory again; queued on the current
+    stream of a CUDA device, where later updates come after it). From that a thread makes the window after it, on a CUDA
+    stream of its own, for the instances that are in no window yet; who draws its first batch waits for it. So the
+    sequence is still a function of what the bank held when each window began, on all devices: when the thread is done
+    has no influence, except on what training waits for (``refresh_wait_ms``). What goes wrong in the thread is raised
+    where the window is due; the next iteration then makes it from the bank as it is. The thread takes as many threads
+    as ``num_threads`` among the graph options, or torch's setting, says, and ends with the iteration. ``refresh()``
+    gives up the window ahead: the one that it asks for is made at once, from the bank as it is.
 
     Raises:
         TypeError, ValueError: a bad argument, named.
@@ -87,6 +100,7 @@ class ProximityBatchSampler(BatchSampler):
         epoch_mode: str = "partition",
         strategy: str = "rwr",
         hardness: str = "default",
+        async_refresh: bool = False,
         graph_options: dict[str, Any] | None = None,
         seed: int = 0,
         progress: Callable[[int, int], object] | None = None,
@@ -99,19 +113,30 @@ class ProximityBatchSampler(BatchSampler):
         self.batch_size = check_batch_size(batch_size)
         self.drop_last = _validate.flag(drop_last, "drop_last")
         self.refresh_every = _validate.integer(refresh_every, "refresh_every", 1)
-        self._num_candidates = _optional_count(num_candidates, "num_candidates", 1000)
-        self._num_neighbors = _optional_count(num_neighbors, "num_neighbors", 100)
+        self._async_refresh = _validate.flag(async_refresh, "async_refresh")
         self._restart_prob = restart_prob
         _validate.restart_threshold(self._alpha(0))
-        self._epoch_mode = _validate.choice(epoch_mode, "epoch_mode", EPOCH_MODES)
-        self._strategy = _validate.choice(strategy, "strategy", STRATEGIES)
+        _validate.choice(epoch_mode, "epoch_mode", EPOCH_MODES)
+        _validate.choice(strategy, "strategy", STRATEGIES)
         if epoch_mode == "partition" and strategy not in ("rwr", "uniform"):
             raise ValueError(f"strategy: expected 'rwr' or 'uniform' in epoch_mode 'partition', got {strategy!r}")
-        self._hardness = check_hardness(hardness, self._epoch_mode, self._strategy)
+        self._maker = WindowMaker(
+            self._instances,
+            self.batch_size,
+            self.drop_last,
+            self.refresh_every,
+            _optional_count(num_candidates, "num_candidates", 1000),
+            _optional_count(num_neighbors, "num_neighbors", 100),
+            epoch_mode,
+            strategy,
+            check_hardness(hardness, epoch_mode, strategy),
+            _validate.seed(seed),
+        )
         self._graph_options = dict(graph_options or {})
         if strategy == "knn":
             needed = self.batch_size - 1
-            for name, count in {"num_candidates": self._num_candidates, "num_neighbors": self._num_neighbors}.items():
+            for name in ("num_candidates", "num_neighbors"):
+                count = getattr(self._maker, name)
                 if count < needed:
                     raise ValueError(
                         f"{name}: expected batch_size - 1, {needed}, or more for strategy 'knn', got {count}"
@@ -120,11 +145,10 @@ class ProximityBatchSampler(BatchSampler):
         if epoch_mode != "partition":
             # Of rows that share a draw the candidates are shared too, so about exp(-M / rows_per_draw) of the instances
             # are nobody's: walks cannot reach them, while a partition takes them in by their own neighbours.
-            self._graph_options.setdefault("rows_per_draw", max(1, min(256, self._num_candidates // 16)))
+            self._graph_options.setdefault("rows_per_draw", max(1, min(256, self._maker.num_candidates // 16)))
         reserved = self._graph_options.keys() & {"rows", "keys", "seed", "num_candidates", "num_neighbors", "progress"}
         if reserved:
             raise ValueError(f"graph_options: expected keywords that the sampler does not set, got {sorted(reserved)}")
-        self._seed = _validate.seed(seed)
         self._progress = _validate.progress(progress)
         self._check_graph_options()
 
@@ -134,9 +158,11 @@ class ProximityBatchSampler(BatchSampler):
         self._epoch_is_set = True  # the next iteration is `epoch` itself, not the one after it
         self._refresh_wanted = False
         self._position: Position | None = None  # of the latest iteration, or loaded
-        self._resume: Position | None = None  # where the next iteration begins
+        self._ahead: WindowAhead | None = None  # the window after those of the position
+        self._resume: tuple[Position, WindowAhead | None] | None = None  # where the next iteration begins
+        self._copy_seconds = 0.0  # that it took to copy the bank for the latest window ahead
         self._seconds = 0.0  # spent in here so far
-        names = ("refresh_ms", "walk_us", "fallback_share", "uncovered_share")
+        names = ("refresh_ms", "refresh_wait_ms", "walk_us", "fallback_share", "uncovered_share")
         self._stats = dict.fromkeys(names, float("nan"))
 
     @property
@@ -145,16 +171,15 @@ class ProximityBatchSampler(BatchSampler):
         return self
 
     def __len__(self) -> int:
-        num_instances = len(self._instances)
-        return num_instances // self.batch_size + (not self.drop_last and num_instances % self.batch_size > 0)
+        return self._maker.num_batches(len(self._instances))
 
     def set_epoch(self, epoch: int) -> None:
         """The next iteration draws this epoch. Of a loaded state, the rest is drawn if it is the same epoch."""
         epoch = _validate.epoch(epoch)
-        if self._resume is not None and self._resume.epoch != epoch:
+        if self._resume is not None and self._resume[0].epoch != epoch:
             self._resume = None
         if self._position is not None and (self._position.epoch != epoch or self._position.is_finished):
-            self._position = None
+            self._position = self._ahead = None
         self.epoch, self._epoch_is_set = epoch, True
 
     def refresh(self) -> None:
@@ -165,24 +190,41 @@ class ProximityBatchSampler(BatchSampler):
         if len(self) == 0:
             return
         start = time.perf_counter()
-        epoch, (window, *later), num_drawn, is_finished = self._begin()
+        (epoch, (window, *later), num_drawn, is_finished, _), ahead = self._begin()
         previous: tuple[Window, ...] = ()
-        while not is_finished:
-            end = later[0].first if later else window.first + window.num_batches
-            if num_drawn == end or (self._refresh_wanted and not later and num_drawn > window.first):
-                previous = (window,)
-                window = later.pop(0) if later else self._following_window(epoch, window, num_drawn)
-            batch = window.batch(num_drawn - window.first)
-            num_drawn += 1
-            is_finished = not later and self._is_finished(window, num_drawn)
-            self._position = Position(epoch, (*previous, window, *later), num_drawn, is_finished)
-            ids = batch.tolist()
-            self._seconds += time.perf_counter() - start
-            yield ids
-            start = time.perf_counter()
+        is_entered = True  # the window, just now
+        try:
+            while not is_finished:
+                end = later[0].first if later else window.end
+                is_over = num_drawn == end or (self._refresh_wanted and not later and num_drawn > window.first)
+                if is_over and later:
+                    previous, window, is_entered = (window,), later.pop(0), True
+                elif is_over:
+                    with self._taking_up_later(epoch, window, num_drawn, ahead):
+                        following = self._following_window(epoch, window, num_drawn, ahead)
+                    previous, window, ahead, is_entered = (window,), following, None, True
+                if is_entered and not later and ahead is None:
+                    with self._taking_up_later(epoch, window, num_drawn, None):
+                        ahead = self._start_ahead(epoch, window)
+                is_entered = False
+                ids = window.batch(num_drawn - window.first).tolist()
+                num_drawn += 1
+                is_finished = not later and self._is_finished(window, num_drawn)
+                self._position, self._ahead = (
+                    Position(epoch, (*previous, window, *later), num_drawn, is_finished),
+                    ahead,
+                )
+                self._seconds += time.perf_counter() - start
+                yield ids
+                start = time.perf_counter()
+        finally:
+            if ahead is not None:
+                ahead.stop()
 
     def state_dict(self, num_trained: int | None = None) -> dict[str, Any]:
         """Epoch, position and windows, by reference: cheap enough to call at every batch. The bank is saved apart.
+
+        With ``async_refresh`` it holds the window ahead too, and waits for it: call it when you save.
 
         Args:
             num_trained: batches of this epoch that training has finished. A DataLoader with worker processes draws
@@ -197,6 +239,8 @@ class ProximityBatchSampler(BatchSampler):
             position = Position(self.epoch if self._epoch_is_set else self.epoch + 1, (), 0, False)
         if position.windows:
             position = position.rewound(position.num_drawn if num_trained is None else num_trained)
+        if self._ahead is not None and not self._refresh_wanted:  # else it is given up
+            position = position._replace(ahead=self._ahead.get().window)
         return save_position(position, self._settings(), self._refresh_wanted)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -210,14 +254,17 @@ class ProximityBatchSampler(BatchSampler):
         position = load_position(state, self._settings(), len(self._instances), self.bank.num_samples)
         self.epoch, self._epoch_is_set = position.epoch, not position.is_finished
         self._refresh_wanted = state["refresh_wanted"]
-        self._position = position if position.windows else None
-        self._resume = None if position.is_finished else self._position
+        self._position = position._replace(ahead=None) if position.windows else None
+        self._ahead = None if position.ahead is None else WindowAhead(MadeWindow(position.ahead))
+        self._resume = None if position.is_finished or self._position is None else (self._position, self._ahead)
 
     def stats(self) -> dict[str, float]:
-        """Of the latest window: refresh_ms (graph), walk_us (sampling, per batch), in_batch_similarity (mean cosine of
-        its first batches, in the bank as it is now; nan without embeddings), fallback_share (assigned at random),
-        uncovered_share (instances without an embedding); graph_age (batches drawn from it). Of all batches drawn by
-        this object: total_seconds (graphs, sampling and drawing)."""
+        """Of the latest window: refresh_ms (graph); refresh_wait_ms (what drawing waited for: graph and sampling, or
+        with ``async_refresh`` copying the bank and what was not done in time); walk_us (sampling, per batch);
+        in_batch_similarity (mean cosine of its first batches, in the bank as it is now; nan without embeddings);
+        fallback_share (assigned at random); uncovered_share (instances without an embedding); graph_age (batches drawn
+        from it). Of all batches drawn by this object: total_seconds (graphs, sampling and drawing, as far as drawing
+        waited)."""
         position = self._position
         window = None if position is None or not position.windows else position.windows[-1]
         return {
@@ -240,15 +287,12 @@ class ProximityBatchSampler(BatchSampler):
             "instances": self._instances_digest,
             "batch_size": self.batch_size,
             "drop_last": self.drop_last,
-            "epoch_mode": self._epoch_mode,
-            "strategy": self._strategy,
-            "hardness": self._hardness,
-            "seed": self._seed,
+            **{name: getattr(self._maker, name) for name in ("epoch_mode", "strategy", "hardness", "seed")},
         }
 
     def _check_graph_options(self) -> None:
         """Finds now what a graph would complain of an epoch later."""
-        if self._strategy == "uniform" or self.bank.num_samples < 2:
+        if self._maker.strategy == "uniform" or self.bank.num_samples < 2:
             return
         proximity_graph(
             self.bank.data,
@@ -259,9 +303,10 @@ class ProximityBatchSampler(BatchSampler):
             **self._options_on(self.bank.device),
         ).check()
         range_min = self._graph_options.get("range_min", 0)
-        if range_min >= self._num_candidates:
+        num_candidates = self._maker.num_candidates
+        if range_min >= num_candidates:
             raise ValueError(
-                f"graph_options: expected range_min below num_candidates, {self._num_candidates}, got {range_min}"
+                f"graph_options: expected range_min below num_candidates, {num_candidates}, got {range_min}"
             )
 
     def _options_on(self, device: torch.device) -> dict[str, Any]:
@@ -272,34 +317,44 @@ class ProximityBatchSampler(BatchSampler):
         return self._graph_options
 
     # --- an epoch ----------------------------------------------------------------------------------------------------
-    def _begin(self) -> Position:
+    def _begin(self) -> tuple[Position, WindowAhead | None]:
         """Where a new iteration starts."""
         if self._resume is not None:
-            position, self._resume = self._resume, None
+            (position, ahead), self._resume = self._resume, None
             self.epoch, self._epoch_is_set = position.epoch, False
-            return position
+            return position, ahead
         if not self._epoch_is_set:
             self.epoch += 1
         self._epoch_is_set = True  # stays so if what follows fails: the epoch is then begun again
-        window = self._first_window(self.epoch)
+        window = self._make_now(self.epoch, 0, self._maker.left_out(self.epoch))
         self._epoch_is_set = self._refresh_wanted = False
-        return Position(self.epoch, (window,), 0, False)
+        return Position(self.epoch, (window,), 0, False), None
 
-    def _following_window(self, epoch: int, window: Window, num_drawn: int) -> Window:
-        """The next window. If that fails (Ctrl-C, say), the next iteration takes up the epoch here."""
+    @contextmanager
+    def _taking_up_later(self, epoch: int, window: Window, num_drawn: int, ahead: WindowAhead | None) -> Iterator[None]:
+        """If what is done inside fails (Ctrl-C, say), the next iteration takes up the epoch here."""
         try:
-            following = self._make_window(epoch, num_drawn, self._drawn_after(window, num_drawn))
+            yield
         except BaseException:
+            self._ahead = None if ahead is not None and ahead.is_failed else ahead
             self.epoch, self._epoch_is_set = epoch, True
-            self._resume = Position(epoch, (window,), num_drawn, False)
+            self._resume = Position(epoch, (window,), num_drawn, False), self._ahead
             raise
+
+    def _following_window(self, epoch: int, window: Window, num_drawn: int, ahead: WindowAhead | None) -> Window:
+        if ahead is not None and num_drawn == window.end:
+            following = self._wait_for(ahead)
+        else:
+            if ahead is not None:  # it counts on batches that are not drawn after all
+                ahead.stop()
+            following = self._make_now(epoch, num_drawn, self._drawn_after(window, num_drawn))
         self._refresh_wanted = False
         return following
 
     def _is_finished(self, window: Window, num_drawn: int) -> bool:
-        if self._epoch_mode != "paper":
+        if self._maker.epoch_mode != "paper":
             return num_drawn >= len(self)
-        if num_drawn < window.first + window.num_batches:
+        if num_drawn < window.end:
             return False
         num_left = int((~self._drawn_after(window, num_drawn)).sum())
         return num_left == 0 or (self.drop_last and num_left <= len(self._instances) % self.batch_size)
@@ -312,114 +367,46 @@ class ProximityBatchSampler(BatchSampler):
         return window.drawn | is_member[self._instances]
 
     # --- windows -----------------------------------------------------------------------------------------------------
-    def _first_window(self, epoch: int) -> Window:
-        drawn = torch.zeros(len(self._instances), dtype=torch.bool)
-        num_left_out = len(self._instances) % self.batch_size if self.drop_last else 0
-        if num_left_out and self._epoch_mode == "partition":  # as if drawn: they take no part in this epoch
-            order = torch.empty(len(self._instances), dtype=torch.int64)
-            core.root_order(n=len(order), seed=self._window_seed(epoch, 2**32 - 1), epoch=epoch, out=order.data_ptr())
-            drawn[order[len(order) - num_left_out :]] = True
-        return self._make_window(epoch, 0, drawn)
-
-    def _make_window(self, epoch: int, first: int, drawn: torch.Tensor) -> Window:
-        ids = self._instances if self._epoch_mode != "partition" else self._instances[~drawn]
-        graph, num_uncovered = self._build_graph(ids, epoch, first)
+    def _make_now(self, epoch: int, first: int, drawn: torch.Tensor) -> Window:
+        """A window from the bank as it is."""
         start = time.perf_counter()
-        batches = self._sample(graph, epoch, first, drawn)
-        indices, tail = _apart_on_host(batches)
-        seconds = time.perf_counter() - start
-        self._stats |= {
-            "walk_us": 1e6 * seconds / max(1, len(batches)),
-            "fallback_share": batches.stats["fills"] / max(1, batches.stats["num_instances"]),
-            "uncovered_share": num_uncovered / len(ids),
-        }
-        return Window(first, drawn, indices, tail)
-
-    def _sample(self, graph: ProximityGraph, epoch: int, first: int, drawn: torch.Tensor) -> Batches:
-        num_rows = len(graph)
-        remaining = num_rows // self.batch_size + (not self.drop_last and num_rows % self.batch_size > 0)
-        if self._epoch_mode == "independent":
-            remaining = len(self) - first
-        arguments: dict[str, Any] = {
-            "drop_last": self.drop_last,
-            "seed": self._window_seed(epoch, first),
-            "epoch": epoch,
-            "num_threads": _validate.num_threads(None),
-        }
-        alpha = self._alpha(epoch)
-        too_few_known = self._strategy == "knn" and graph.num_neighbors < self.batch_size - 1
-        strategy = "uniform" if too_few_known else self._strategy
-        if self._epoch_mode == "paper":
-            sampler = EpochSampler(
-                GraphView(graph),
-                self.batch_size,
-                strategy,
-                _validate.restart_threshold(alpha),
-                self._hardness,
-                num_batches=self.refresh_every,
-                **arguments,
-            )
-            return sampler.paper(moved(drawn, graph.device))
-        num_batches = min(self.refresh_every, remaining)
-        return sample_batches(
-            graph,
-            self.batch_size,
-            epoch_mode=self._epoch_mode,
-            strategy=strategy,
-            restart_prob=alpha,
-            hardness="default" if strategy == "uniform" else self._hardness,
-            num_batches=num_batches,
-            **arguments,
-        )
-
-    def _build_graph(self, ids: torch.Tensor, epoch: int, first: int) -> tuple[ProximityGraph, int]:
-        """A graph with a row for each id; instances without an embedding have no neighbours."""
-        device = self.bank.device
         self.bank.check()
-        ids = moved(ids, device)
-        covered = self.bank.last_update[ids] >= 0
-        num_covered = int(covered.sum())
-        if num_covered < 2 or self._strategy == "uniform":
-            empty = torch.empty((len(ids), 0), dtype=torch.int32, device=device)
-            return ProximityGraph(empty, ids=ids, num_nodes=self.bank.num_samples), len(ids) - num_covered
-        start = time.perf_counter()
         self.graph = None  # not two at a time
-        num_candidates = min(self._num_candidates, num_covered - 1)
-        graph = proximity_graph(
-            self.bank.data,
-            min(self._num_neighbors, num_candidates),
-            num_candidates=num_candidates,
-            keys=self.bank.keys,
-            rows=ids[covered],
-            seed=self._window_seed(epoch, first),
-            progress=self._progress,
-            **self._options_on(device),
-        )
-        graph.check()
-        if num_covered < len(ids):
-            neighbors = torch.full((len(ids), graph.num_neighbors), -1, dtype=torch.int32, device=device)
-            neighbors[covered] = graph.neighbors
-            graph = ProximityGraph(neighbors, ids=ids, num_nodes=self.bank.num_samples)
-        self._stats["refresh_ms"] = 1e3 * (time.perf_counter() - start)
-        self.graph = graph
-        self.refreshes += 1
-        return graph, len(ids) - num_covered
+        tables = Tables(self.bank.data, self.bank.keys, self.bank.last_update)
+        made = self._maker.make(self._request(epoch, first, drawn), tables, self._progress)
+        return self._take(made, time.perf_counter() - start)
 
-    def _window_seed(self, epoch: int, first: int) -> int:
-        """An unrelated seed for each window of each epoch."""
-        low, high, _, _ = core.philox4x32(self._seed, _WINDOW_STREAM, epoch, first, 0)
-        return high << 32 | low
+    def _start_ahead(self, epoch: int, window: Window) -> WindowAhead | None:
+        """Begins the window after this one, if there will be one."""
+        if not self._async_refresh or self._is_finished(window, window.end):
+            return None
+        start = time.perf_counter()
+        request = self._request(epoch, window.end, self._drawn_after(window, window.end))
+        ahead = WindowAhead.start(self._maker, request, self.bank.copy_tables(), self._progress)
+        ahead.seconds_to_start = time.perf_counter() - start
+        return ahead
+
+    def _wait_for(self, ahead: WindowAhead) -> Window:
+        start = time.perf_counter()
+        made = ahead.get()
+        if ahead.has_refused:
+            self.bank.check()
+        return self._take(made, ahead.seconds_to_start + time.perf_counter() - start)
+
+    def _request(self, epoch: int, first: int, drawn: torch.Tensor) -> WindowRequest:
+        options = self._options_on(self.bank.device)
+        num_threads = _validate.num_threads(options.get("num_threads"))
+        return WindowRequest(epoch, first, drawn, self._alpha(epoch), dict(options), num_threads)
+
+    def _take(self, made: MadeWindow, seconds_waited: float) -> Window:
+        self._stats |= made.stats
+        self._stats["refresh_wait_ms"] = 1e3 * seconds_waited
+        self.graph = made.graph
+        self.refreshes += made.graph is not None
+        return made.window
 
     def _alpha(self, epoch: int) -> float:
         return self._restart_prob(epoch) if callable(self._restart_prob) else self._restart_prob
-
-
-def _apart_on_host(batches: Batches) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices and tail in host memory of their own, copied from a device at once. Views would keep all batches of the
-    epoch alive, and write them into every saved state."""
-    shape, size = batches.indices.shape, batches.indices.numel()
-    ids = on_host(torch.cat([batches.indices.reshape(-1), batches.tail]))
-    return ids[:size].view(shape).clone(), ids[size:].clone()
 
 
 def _optional_count(value: int | None, name: str, default: int) -> int:

@@ -60,7 +60,9 @@ def random_walk_with_restart(
         random node (teleport), and after a bounded number of segments the rest of the batch is filled at random.
 
     Raises:
-        TypeError, ValueError: a bad argument, named; an id out of range; a -1 before a neighbour.
+        TypeError, ValueError: a bad argument, named; an id out of range; a -1 before a neighbour. On a CUDA device the
+            values are checked there, and :meth:`ProximityGraph.check` raises; a plain table has none, and is waited
+            for.
 
     Source: Yang et al., KDD 2023, section 4.2; the caps that end each walk are in csrc/common/walk.h.
 
@@ -90,7 +92,13 @@ def check_batch_size(batch_size: Any) -> int:
     return _validate.integer(batch_size, "batch_size", 1, _MAX_BATCH_SIZE)
 
 
-def run_walks(
+def run_walks(view: GraphView, root_rows: torch.Tensor, walk_ids: torch.Tensor, batch_size: int, **how: Any) -> Walks:
+    """As run_row_walks, with instance ids for nodes."""
+    walks = run_row_walks(view, root_rows, walk_ids, batch_size, **how)
+    return walks._replace(nodes=view.ids(walks.nodes))
+
+
+def run_row_walks(
     view: GraphView,
     root_rows: torch.Tensor,
     walk_ids: torch.Tensor,
@@ -102,7 +110,7 @@ def run_walks(
     epoch: int,
     num_threads: int,
 ) -> Walks:
-    """Checked arguments in, walks in instance ids out. root_rows, walk_ids: int64 [R]."""
+    """Checked arguments in, walks in rows of the graph out. root_rows, walk_ids: int64 [R]."""
     num_walks = len(root_rows)
     device = view.graph.device
     nodes = torch.empty((num_walks, batch_size), dtype=torch.int32, device=device)
@@ -122,4 +130,4 @@ def run_walks(
         counts=address(counts),
     )
     view.add_status(status)
-    return Walks(view.ids(nodes), *counts)
+    return Walks(nodes, *counts)

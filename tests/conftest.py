@@ -53,6 +53,30 @@ def emulated_device() -> Iterator[torch.device]:
         _backend._engines["cpu"] = before
 
 
+@pytest.fixture
+def no_host_reads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
+    """``with no_host_reads():`` reading a tensor on the host is an error, also of an emulated device; on a GPU, so is
+    waiting in other ways."""
+
+    @contextmanager
+    def forbidden() -> Iterator[None]:
+        def refuse(*_: object) -> None:
+            raise AssertionError("waits for the device")
+
+        with monkeypatch.context() as patch:
+            for name in ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "cpu", "numpy"):
+                patch.setattr(torch.Tensor, name, refuse)
+            if torch.cuda.is_available():
+                torch.cuda.set_sync_debug_mode("error")
+            try:
+                yield
+            finally:
+                if torch.cuda.is_available():
+                    torch.cuda.set_sync_debug_mode("default")
+
+    return forbidden
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests that need a GPU are skipped without one, unless BSE_REQUIRE_CUDA=1: then that is a failure."""
     if item.get_closest_marker("needs_cuda") is None or torch.cuda.is_available():

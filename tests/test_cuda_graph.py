@@ -33,7 +33,7 @@ def assert_same(build, *arrays, device_engine, **arguments) -> ProximityGraph:
     with device_engine() as device:
 
         def moved(value):
-            return value.to(device) if isinstance(value, torch.Tensor) else value
+            return value.to(device) if isinstance(value, torch.Tensor | ProximityGraph) else value
 
         found = build(*map(moved, arrays), **{name: moved(value) for name, value in arguments.items()})
         if isinstance(found, ProximityGraph):
@@ -179,7 +179,13 @@ def test_oracle(device_engine):
 def test_values_that_are_not_finite_are_reported_when_results_are_read(device_engine, value):
     features = features_of("real", 50, 40)
     features[31, 35] = features[40, 0] = value
+    backwards = torch.arange(49, -1, -1)
+    for num_threads in (1, 3):  # the CPU engine names the same
+        with pytest.raises(ValueError, match=r"features\[31, 35\]: expected finite values"):
+            proximity_graph(features, 5, rows=backwards, num_threads=num_threads)
     with device_engine() as device:
+        with pytest.raises(ValueError, match=r"features\[31, 35\]: expected finite values"):
+            proximity_graph(features.to(device), 5, num_candidates=20, rows=backwards.to(device)).check()
         for graph in (proximity_graph(features.to(device), 5, num_candidates=20), knn_graph(features.to(device), 3)):
             with pytest.raises(ValueError, match=r"features\[31, 35\]: expected finite values"):
                 graph.check()
@@ -190,9 +196,111 @@ def test_values_that_are_not_finite_are_reported_when_results_are_read(device_en
             proximity_graph(good, 5, num_candidates=20, keys=features.to(device)).check()
 
 
-def test_warm_start_is_refused(device_engine):
+BAD_VALUES = [
+    ({"rows": [3, 50, 4]}, r"rows: expected values in \[0, 50\), got 50"),
+    ({"rows": [3, -1, 50, 4]}, r"rows: expected values in \[0, 50\), got -1"),
+    ({"rows": [7, 3, 9, 9, 3, 7]}, "rows: expected distinct ids, got 3 more than once"),
+    ({"labels": [0] * 49 + [-2]}, r"labels: expected values in \[-1, 9223372036854775807\), got -2"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), BAD_VALUES)
+@pytest.mark.parametrize("build", [proximity_graph, knn_graph])
+def test_bad_values_are_reported_when_results_are_read(device_engine, no_host_reads, build, values, message):
     features = features_of("real", 50, 4)
+    with pytest.raises(ValueError, match=message):
+        build(features, 2, **values)
     with device_engine() as device:
-        graph = ProximityGraph(torch.zeros((50, 1), dtype=torch.int32, device=device))
-        with pytest.raises(ValueError, match="warm_start: expected None for features on a CUDA device"):
-            proximity_graph(features.to(device), 5, num_candidates=20, warm_start=graph)
+        features = features.to(device)
+        values = {name: torch.tensor(value, device=device) for name, value in values.items()}
+        with no_host_reads():
+            graph = build(features, 2, **values)
+        for _ in range(2):
+            with pytest.raises(ValueError, match=message):
+                graph.check()
+
+
+def test_building_does_not_wait(device_engine, no_host_reads):
+    features = features_of("real", 60, 8)
+    rows, labels = torch.arange(59, -1, -1)[:40], torch.arange(60) % 7 - 1
+    options = {"rows": rows, "labels": labels, "max_score": 0.9, "range_min": 1}
+    expected = [build(features, 4, **options) for build in (proximity_graph, knn_graph)]
+    with device_engine() as device:
+        features, keys = features.to(device), features.to(device)
+        options |= {"rows": rows.to(device), "labels": labels.to(device)}
+        proximity_graph(features, 4, **options)  # what is loaded and allocated at first use
+        with no_host_reads():
+            found = [build(features, 4, **options) for build in (proximity_graph, knn_graph)]
+            proximity_graph(features, 4, keys=keys, rows_per_draw=1, return_scores=True, sort=True)
+        assert all(torch.equal(a.neighbors, b.neighbors.cpu()) for a, b in zip(expected, found, strict=True))
+
+
+def test_ids_of_graphs_are_reported_when_they_are_read(device_engine, no_host_reads):
+    table, good = torch.tensor([[4], [2], [2]], dtype=torch.int32), torch.tensor([2, 4, 3])
+    for ids, message in [([2, 5, 3], r"ids: expected values in \[0, 5\), got 5"), ([2, 4, 2], "ids: .* got 2 more")]:
+        with pytest.raises(ValueError, match=message):
+            ProximityGraph(table, ids=torch.tensor(ids), num_nodes=5)
+        with device_engine() as device:
+            moved, wrong, right = table.to(device), torch.tensor(ids).to(device), good.to(device)
+            with no_host_reads():
+                graph = ProximityGraph(moved, ids=wrong, num_nodes=5)
+                assert ProximityGraph(moved, ids=right, num_nodes=5).ids is not None
+            with pytest.raises(ValueError, match=message):
+                graph.stats()
+
+
+def warm_start_cases() -> list[tuple[dict, dict]]:
+    """What the previous graph and the next one are of."""
+    generator = torch.Generator().manual_seed(4)
+    earlier, later = (torch.randperm(90, generator=generator)[:count] for count in (70, 60))
+    labels, keys = torch.arange(90) % 5 - 1, features_of("real", 90, 7).flip(0)
+    return [
+        ({}, {}),
+        ({"rows": earlier}, {}),
+        ({}, {"rows": later}),
+        ({"rows": earlier, "labels": labels}, {"rows": later, "labels": labels, "range_min": 2, "sort": True}),
+        ({"keys": keys}, {"keys": keys, "metric": "l2"}),
+    ]
+
+
+@pytest.mark.parametrize("num_candidates", [1, 2, 9, 40, 59])
+def test_warm_start(device_engine, num_candidates):
+    features = features_of("real", 90, 7)
+    for earlier, later in warm_start_cases():
+        previous = proximity_graph(features, num_candidates=12, seed=4, **earlier)
+        assert_same(
+            proximity_graph, features, min(6, num_candidates), num_candidates=num_candidates, warm_start=previous,
+            seed=5, return_scores=True, device_engine=device_engine, **later,
+        )  # fmt: skip
+
+
+def test_warm_start_with_long_and_repeated_lists(device_engine):
+    """More neighbours than are taken, some of them twice; tests/simt/warm_start_test.cpp has longer ones."""
+    features = features_of("real", 350, 4)
+    table = torch.randint(0, 350, (350, 300), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    table[::3, 100:] = -1
+    table[5] = -1
+    table[1, ::2] = table[1, 0]
+    for num_candidates in (150, 349):
+        assert_same(
+            proximity_graph, features, 3, num_candidates=num_candidates, warm_start=ProximityGraph(table),
+            device_engine=device_engine,
+        )  # fmt: skip
+
+
+def test_bad_warm_starts_are_named(device_engine, no_host_reads):
+    features = features_of("real", 30, 4)
+    table = proximity_graph(features, 5, num_candidates=9).neighbors
+    table[3, 0] = 30
+    with device_engine() as device:
+        features, table = features.to(device), table.to(device)
+        with no_host_reads():
+            graph = proximity_graph(features, 5, warm_start=ProximityGraph(table))
+        with pytest.raises(ValueError, match=r"expected neighbors in \[-1, 30\), got another value in row 3"):
+            graph.check()
+        table[3, 0] = 4
+        previous = ProximityGraph(table)
+        assert len(previous.degrees()) == 30
+        table.data[3, 0] = 17_000_000  # not noticed by torch
+        with pytest.raises(ValueError, match="expected neighbors that are rows of the graph, got 17000000 in row 3"):
+            proximity_graph(features, 5, warm_start=previous).check()

@@ -6,7 +6,7 @@ tests/simt/walk_test.cpp compares the kernels on many more graphs; here it is th
 import pytest
 import torch
 
-from batchsampler_ext import ProximityGraph, proximity_graph, random_walk_with_restart, sample_batches
+from batchsampler_ext import ProximityGraph, batch_stats, proximity_graph, random_walk_with_restart, sample_batches
 
 
 def equal(first, second) -> bool:
@@ -61,6 +61,19 @@ def test_partitions(device_engine, hardness, drop_last, subset):
         assert expected.stats == found.stats
 
 
+def test_statistics_of_batches(device_engine):
+    features = torch.randn(60, 5, generator=torch.Generator().manual_seed(2))
+    labels, rows = torch.arange(60) % 4 - 1, torch.arange(5, 60)
+    graph = proximity_graph(features, 6, num_candidates=20, rows=rows)
+    expected = batch_stats(sample_batches(graph, 8), features, labels=labels, graph=graph)
+    with device_engine() as device:
+        features, labels, rows = features.to(device), labels.to(device), rows.to(device)
+        graph = proximity_graph(features, 6, num_candidates=20, rows=rows)
+        found = batch_stats(sample_batches(graph, 8), features, labels=labels, graph=graph)
+        for name in ("in_batch_similarity", "false_negative_share", "edge_share"):
+            assert found[name] == pytest.approx(expected[name], abs=1e-12)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [([1, 5], r"expected neighbors in \[-1, 3\), got another value in row 1"), ([-1, 2], "got -1 before a neighbor")],
@@ -78,6 +91,32 @@ def test_bad_tables_are_reported_when_results_are_read(device_engine, row, messa
             random_walk_with_restart(table.to(device), torch.tensor([0], device=device), 2)
 
 
+@pytest.mark.parametrize("is_subset", [False, True])
+def test_walking_does_not_wait(device_engine, no_host_reads, is_subset):
+    """What is wrong with roots is told when the graph is read; the walks of the others are what they should be."""
+    features = torch.randn(60, 4, generator=torch.Generator().manual_seed(2))
+    rows = torch.arange(59, -1, -1)[:40] if is_subset else None
+    graph = proximity_graph(features, 5, num_candidates=20, rows=rows)
+    roots = torch.tensor([30, 59, 41])
+    wrong = torch.tensor([30, 5, 3]) if is_subset else torch.tensor([30, 60, -1])
+    message = "roots: expected ids of the graph's rows, got 5" if is_subset else r"roots: .* in \[0, 60\), got -1"
+    with pytest.raises(ValueError, match=message):
+        random_walk_with_restart(graph, wrong, 8)
+    expected = random_walk_with_restart(graph, roots, 8)
+    with device_engine() as device:
+        moved_rows = None if rows is None else rows.to(device)
+        graph = proximity_graph(features.to(device), 5, num_candidates=20, rows=moved_rows)
+        roots, wrong = roots.to(device), wrong.to(device)
+        random_walk_with_restart(graph, roots, 8)
+        with no_host_reads():
+            found = random_walk_with_restart(graph, roots, 8)
+            bad = random_walk_with_restart(graph, wrong, 8)
+        assert equal(expected, found)
+        assert torch.equal(bad.nodes[0].cpu(), expected.nodes[0])
+        with pytest.raises(ValueError, match=message):
+            graph.check()
+
+
 def test_ids_that_go_bad_after_the_check(device_engine):
     with device_engine() as device:
         graph = ProximityGraph(torch.tensor([[1, 2], [2, 0], [0, 1]], dtype=torch.int32, device=device))
@@ -87,8 +126,30 @@ def test_ids_that_go_bad_after_the_check(device_engine):
             sample_batches(graph, 3, epoch_mode="independent")
 
 
-def test_strategies_for_comparison_are_refused(device_engine, random_table):
+@pytest.mark.parametrize("strategy", ["bfs", "dfs", "knn", "uniform"])
+@pytest.mark.parametrize("mode", ["independent", "paper"])
+@pytest.mark.parametrize("full", [True, False])
+def test_strategies_for_comparison(device_engine, random_table, strategy, mode, full):
+    """Self-loops and repeats, closed components, rows of every length and none, lists longer than a warp."""
+    for num_rows, num_neighbors, batch_size in [(90, 3, 16), (70, 40, 33), (200, 70, 50), (9, 20, 12), (40, 44, 40)]:
+        if strategy == "knn" and num_neighbors < min(batch_size, num_rows) - 1:
+            continue
+        table = torch.from_numpy(random_table(num_rows, num_neighbors, full=full))
+        table[: num_rows // 4] %= max(1, num_rows // 8)
+        options = {"strategy": strategy, "epoch_mode": mode, "seed": 6, "epoch": 2}
+        expected = sample_batches(ProximityGraph(table), batch_size, **options)
+        with device_engine() as device:
+            found = sample_batches(ProximityGraph(table.to(device)), batch_size, **options)
+            assert torch.equal(expected.indices, found.indices.cpu())
+            assert torch.equal(expected.tail, found.tail.cpu())
+            assert expected.stats == found.stats
+
+
+@pytest.mark.parametrize("strategy", ["bfs", "dfs", "knn"])
+def test_neighbors_that_go_bad_are_reported(device_engine, strategy):
     with device_engine() as device:
-        graph = ProximityGraph(torch.from_numpy(random_table(20, 3, full=True)).to(device))
-        with pytest.raises(ValueError, match="strategy: expected 'rwr', 'rw' or 'uniform'"):
-            sample_batches(graph, 4, epoch_mode="independent", strategy="bfs")
+        graph = ProximityGraph(torch.tensor([[1, 2], [2, 0], [0, 1]], dtype=torch.int32, device=device))
+        graph.degrees()
+        graph.neighbors.data[1, 0] = 17  # not noticed by torch
+        with pytest.raises(ValueError, match="graph: expected neighbors that are rows of the graph, got 17 in row 1"):
+            sample_batches(graph, 3, epoch_mode="independent", strategy=strategy, num_batches=5)

@@ -263,3 +263,16 @@ def test_damaged_states_are_refused(damage):
     with pytest.raises((TypeError, ValueError), match=r"^(state|epoch)"):
         sampler.load_state_dict(damaged_states()[damage])
     assert list(sampler) == expected  # nothing of it was taken over
+
+
+def test_states_after_a_wanted_refresh_go_back_across_it():
+    sampler, drawn = make(), []
+    for batch in sampler:
+        drawn.append(batch)
+        if len(drawn) == 3:
+            sampler.refresh()
+        elif len(drawn) == 5:
+            state = sampler.state_dict(2)
+    resumed = make()
+    resumed.load_state_dict(state)
+    assert drawn[:2] + list(resumed) == drawn

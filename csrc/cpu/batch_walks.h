@@ -4,12 +4,10 @@
 #include <cstdint>
 
 #include "../common/partition_rules.h"
+#include "../common/strategy.h"
 #include "graph_view.h"
 
 namespace bse {
-
-// How a batch is collected from its root (paper, section 5.4). kWalk is RWR, and RW with threshold 0.
-enum class Strategy : int { kWalk = 0, kBreadthFirst = 1, kDepthFirst = 2, kNeighbors = 3, kUniform = 4 };
 
 struct WalkRequest {
   GraphView graph;

@@ -7,7 +7,7 @@
 //   SharedMemory, shared_bytes      dynamic shared memory, carved in 16-byte aligned pieces
 //   launch, Stream                  instead of <<<>>>; throws std::runtime_error
 //   fill_async, copy_async          cudaMemsetAsync, cudaMemcpyAsync
-//   num_multiprocessors, max_shared_bytes
+//   use_device, num_multiprocessors, max_shared_bytes
 //   yield                           in every spin loop
 //   load_acquire, store_release, fetch_add_acq_rel    device-wide order, e.g. "I am the last block"
 //

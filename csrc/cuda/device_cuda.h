@@ -103,6 +103,9 @@ inline void copy_async(void* destination, const void* source, size_t num_bytes, 
   }
 }
 
+// Of the calling thread, for what follows.
+inline void use_device(int index) { check(cudaSetDevice(index), "cudaSetDevice"); }
+
 inline int device_attribute(cudaDeviceAttr attribute) {
   int device = 0, value = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");

@@ -10,6 +10,7 @@
 
 #include "../common/selection.h"
 #include "device_matrix.h"
+#include "graph_view.h"
 
 namespace bse::cuda {
 
@@ -24,9 +25,11 @@ struct GraphRequest {
   const int64_t* rows = nullptr;  // [num_rows] distinct ids, or null: all N
   int64_t num_rows = 0;           // R: rows of the result, and the pool that candidates come from
   int64_t num_candidates = 0;     // M <= R - 1
-  int64_t rows_per_draw = 256;
+  int64_t rows_per_draw = 256;    // 1 with a previous graph
   Selection selection;
   uint64_t seed = 0;
+  GraphView previous;                    // whose neighbours are offered as candidates; neighbors null: none
+  const int32_t* pool_row_of = nullptr;  // [N] position of each instance in `rows` or -1; null where rows is
 };
 
 struct KnnRequest {

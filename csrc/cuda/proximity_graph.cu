@@ -1,11 +1,13 @@
 // Proximity graphs on the GPU: draws, scores and selection of so many groups at a time that their scores stay in L2.
 
 #include <algorithm>
+#include <optional>
 
 #include "../common/screening.h"
 #include "candidate_draw_kernel.cuh"
 #include "group_order_kernel.cuh"
 #include "link_launch.h"
+#include "warm_start.h"
 
 namespace bse::cuda {
 
@@ -42,6 +44,11 @@ struct Layout {
     order = is_shared ? scratch.take<uint32_t>(request.num_rows) : nullptr;
     values = scratch.take<uint32_t>(groups_at_once * draw.values_stride);
     slab = scratch.take<float>(groups_at_once * rows_per_group * num_columns);
+    if (request.previous.neighbors != nullptr) {
+      warm_start.emplace(
+          WarmRequest{request.previous, request.pool_row_of, request.rows, request.num_candidates, request.seed},
+          groups_at_once, scratch);
+    }
   }
 
   Scratch scratch;
@@ -52,6 +59,7 @@ struct Layout {
   float *query_terms, *base_terms;
   uint32_t *order, *values, *unbounded;
   float* slab;
+  std::optional<WarmStart> warm_start;
 };
 
 size_t bytes_needed(const GraphRequest& request, int64_t groups_at_once) {
@@ -122,6 +130,11 @@ void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const L
     device::launch(candidate_draw_kernel, dim3(static_cast<unsigned>(std::min(num_groups, layout.draw_blocks))),
                    dim3(kDrawThreads), table_bytes, stream, layout.draw, static_cast<uint32_t>(first),
                    static_cast<uint32_t>(num_groups), layout.values, layout.tables);
+    if (layout.warm_start) {
+      block.candidates =
+          layout.warm_start->launch(first, num_groups, layout.values, layout.draw.values_stride, status, stream);
+      block.candidates_stride = layout.num_columns;
+    }
     block.first_row = first * layout.rows_per_group;
     block.num_rows = std::min(num_groups * layout.rows_per_group, num_rows - block.first_row);
     launch_scores(block, layout.slab, stream);

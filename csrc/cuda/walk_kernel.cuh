@@ -19,7 +19,6 @@
 
 #include <cstdint>
 
-#include "../common/permutation.h"
 #include "../common/random_stream.h"
 #include "../common/walk.h"
 #include "device.h"
@@ -75,7 +74,7 @@ class WarpWalk {
         commit();
         __syncwarp();
       }
-      num_filled = fill();
+      num_filled = batch_.fill(static_cast<uint32_t>(graph_.num_rows), request.seed, request.epoch, walk_);
     } else if (lane_ == 0) {
       report(setting_.status, StatusKind::kRootNotARow, static_cast<uint32_t>(index), static_cast<uint32_t>(root));
     }
@@ -232,19 +231,6 @@ class WarpWalk {
     num_barren_ = 0;
     ++num_teleports_;
     begin_at(words.next_below(static_cast<uint32_t>(graph_.num_rows)));
-  }
-
-  // Adds rows in the order of a keyed permutation until the batch is full; returns how many.
-  BSE_DEVICE uint32_t fill() {
-    const uint32_t num_missing = batch_.num_missing();
-    if (num_missing == 0) return 0;
-    const auto num_rows = static_cast<uint32_t>(graph_.num_rows);
-    const KeyedPermutation permutation(num_rows, setting_.request.seed, Purpose::kFill, setting_.request.epoch, walk_);
-    for (uint32_t position = lane_; !batch_.full(); position += 32) {
-      const bool is_row = position < num_rows;
-      batch_.add(is_row, is_row ? permutation(position) : 0);
-    }
-    return num_missing;
   }
 
   const WalkSetting& setting_;

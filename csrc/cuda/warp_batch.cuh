@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "../common/permutation.h"
+#include "../common/random_stream.h"
 #include "device.h"
 
 namespace bse::cuda {
@@ -53,6 +55,26 @@ class WarpBatch {
     return added;
   }
 
+  // Adds rows in the order of a walk's keyed permutation until the batch is full; returns how many.
+  BSE_DEVICE uint32_t fill(uint32_t num_rows, uint64_t seed, uint32_t epoch, uint32_t walk) {
+    const uint32_t num_added = num_missing();
+    if (num_added == 0) return 0;
+    const KeyedPermutation permutation(num_rows, seed, Purpose::kFill, epoch, walk);
+    for (uint32_t position = lane_; !full(); position += 32) {
+      const bool is_row = position < num_rows;
+      add(is_row, is_row ? permutation(position) : 0);
+    }
+    return num_added;
+  }
+
+  // Whether the row is in the table, with what was inserted before the latest __syncwarp.
+  BSE_DEVICE bool holds(uint32_t row) const {
+    for (uint32_t slot = first_slot(row);; slot = (slot + 1) & last_slot()) {
+      if (slots_[slot] == row) return true;
+      if (slots_[slot] == kAbsent) return false;
+    }
+  }
+
   BSE_DEVICE bool full() const { return size_ == target_; }
   BSE_DEVICE uint32_t size() const { return size_; }
   BSE_DEVICE uint32_t num_missing() const { return target_ - size_; }
@@ -63,9 +85,11 @@ class WarpBatch {
   BSE_DEVICE unsigned lower_lanes() const { return (1u << lane_) - 1; }
   BSE_DEVICE uint32_t last_slot() const { return 0xFFFFFFFFu >> (32 - log_slots_); }
 
+  BSE_DEVICE uint32_t first_slot(uint32_t row) const { return (row * 2654435761u) >> (32 - log_slots_); }
+
   // False if the row is in the table.
   BSE_DEVICE bool insert(uint32_t row) {
-    for (uint32_t slot = (row * 2654435761u) >> (32 - log_slots_);; slot = (slot + 1) & last_slot()) {
+    for (uint32_t slot = first_slot(row);; slot = (slot + 1) & last_slot()) {
       const uint32_t found = atomicCAS(&slots_[slot], kAbsent, row);
       if (found == kAbsent) return true;
       if (found == row) return false;

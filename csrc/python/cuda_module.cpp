@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "../cuda/current_device.h"
 #include "../cuda/status.h"
 #include "cuda_bindings.h"
 #include "pointers.h"
@@ -26,6 +27,7 @@ PYBIND11_MODULE(BSE_MODULE_NAME, module) {
       },
       py::arg("words"), py::kw_only(), py::arg("num_nodes") = 0, py::arg("features") = "features",
       py::arg("keys") = "keys", "What kernels found wrong, or nothing.");
+  module.def("use_device", &bse::cuda::use_device, py::arg("index"), "For the calls of this thread that follow.");
   bse::register_cuda_bank(module);
   bse::register_cuda_graph(module);
   bse::register_cuda_partition(module);

@@ -17,9 +17,11 @@ void cuda_row_degrees(const py::tuple& graph, uintptr_t degrees, uintptr_t statu
 
 class WalkCall {
  public:
-  WalkCall(const py::tuple& graph, uintptr_t roots, uintptr_t walk_ids, int64_t num_walks, int64_t batch_size,
-           uint32_t restart_threshold, uint64_t seed, uint32_t epoch) {
+  WalkCall(const py::tuple& graph, int strategy, uintptr_t roots, uintptr_t walk_ids, int64_t num_walks,
+           int64_t batch_size, uint32_t restart_threshold, uint64_t seed, uint32_t epoch) {
     request_.graph = graph_view<cuda::GraphView>(graph);
+    require(strategy >= 0 && strategy <= 4, "a strategy code from 0 to 4");
+    request_.strategy = static_cast<Strategy>(strategy);
     request_.roots = pointer<const int64_t>(roots);
     request_.walk_ids = pointer<const int64_t>(walk_ids);
     request_.num_walks = num_walks;
@@ -61,9 +63,9 @@ void register_cuda_walk(py::module_& module) {
   module.def("row_degrees", &cuda_row_degrees, py::kw_only(), py::arg("graph"), py::arg("degrees"), py::arg("status"),
              py::arg("stream"), "degrees: int32 [num_rows]; status: uint64 [num_status_words]");
   py::class_<WalkCall>(module, "WalkCall")
-      .def(py::init<const py::tuple&, uintptr_t, uintptr_t, int64_t, int64_t, uint32_t, uint64_t, uint32_t>(),
-           py::kw_only(), py::arg("graph"), py::arg("roots"), py::arg("walk_ids"), py::arg("num_walks"),
-           py::arg("batch_size"), py::arg("restart_threshold"), py::arg("seed"), py::arg("epoch"))
+      .def(py::init<const py::tuple&, int, uintptr_t, uintptr_t, int64_t, int64_t, uint32_t, uint64_t, uint32_t>(),
+           py::kw_only(), py::arg("graph"), py::arg("strategy"), py::arg("roots"), py::arg("walk_ids"),
+           py::arg("num_walks"), py::arg("batch_size"), py::arg("restart_threshold"), py::arg("seed"), py::arg("epoch"))
       .def_property_readonly("scratch_bytes", &WalkCall::scratch_bytes, "bytes of device memory that run() takes")
       .def("run", &WalkCall::run, py::kw_only(), py::arg("nodes"), py::arg("counts"), py::arg("scratch"),
            py::arg("status"), py::arg("stream"),

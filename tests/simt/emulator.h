@@ -81,6 +81,7 @@ inline void copy_async(void* destination, const void* source, size_t num_bytes, 
   if (num_bytes > 0) std::memmove(destination, source, num_bytes);
 }
 
+inline void use_device(int) {}
 inline int num_multiprocessors() { return static_cast<int>(simt::config().num_multiprocessors); }
 inline size_t max_shared_bytes() { return simt::config().max_shared_bytes; }
 

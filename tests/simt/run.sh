@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds and runs the tests of the SIMT emulator, and of kernels in it against the CPU engine.
-#   tests/simt/run.sh [plain] [asan] [tsan] [cuda]     without arguments: plain, asan, and cuda where there is nvcc
-# cuda compiles the same kernels for GPUs and, on a machine with one, runs the tests there.
+#   tests/simt/run.sh [plain] [asan] [tsan] [coverage] [cuda]   without arguments: plain, asan, and cuda if there is nvcc
+# coverage prints which lines of csrc/cuda the tests of kernels execute (coverage.py); those in Python execute more. cuda
+# compiles the same kernels for GPUs and, on a machine with one, runs the tests there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=build/simt
@@ -24,13 +25,15 @@ g++ $flags -O2 -fPIC -fvisibility=hidden -c tests/simt/runtime.cpp -o "$build/ru
 
 # Tests of kernels against the CPU engine, and the launchers that they call.
 declare -A launchers=(
-  [graph_test]="csrc/cuda/link_launch.cu csrc/cuda/proximity_graph.cu csrc/cuda/knn.cu"
+  [graph_test]="csrc/cuda/link_launch.cu csrc/cuda/proximity_graph.cu csrc/cuda/knn.cu csrc/cuda/warm_start.cu"
   [bank_test]="csrc/cuda/bank_update.cu"
   [walk_test]="csrc/cuda/walk_launch.cu"
+  [warm_start_test]="csrc/cuda/warm_start.cu"
   [partition_test]="csrc/cuda/partition_launch.cu"
 )
 # What they need of the CPU engine; no instruction set but the scalar one.
-printf '%s\n' bank_update batch_walks graph_view interleaved_walks kernels_scalar link_share partition thread_team |
+printf '%s\n' bank_update batch_walks graph_view interleaved_walks kernels_scalar link_share partition thread_team \
+  warm_start |
   xargs -P 2 -I NAME g++ $flags -O2 -fno-math-errno -fvisibility=hidden -c csrc/cpu/NAME.cpp -o "$build/cpu_NAME.o"
 rm -f "$build/cpu_engine.a"
 ar rcs "$build/cpu_engine.a" "$build"/cpu_*.o
@@ -76,6 +79,21 @@ for mode in "${modes[@]}"; do
       else
         echo "compiled, not run: no GPU here"
       fi
+      continue
+      ;;
+    coverage)
+      rm -rf "$build/coverage"
+      mkdir "$build/coverage"
+      for test in "${!launchers[@]}"; do
+        # An object for each source: gcov's notes lie beside it.
+        for source in "tests/simt/$test.cpp" ${launchers[$test]}; do
+          g++ $flags -O1 --coverage -x c++ -c "$source" -o "$build/coverage/$test-$(basename "$source").o"
+        done
+        g++ --coverage "$build/coverage/$test-"*.o "$build/runtime.o" "$build/cpu_engine.a" -lpthread \
+          -o "$build/coverage/$test"
+        "$build/coverage/$test"
+      done
+      python3 tests/simt/coverage.py "$build/coverage"
       continue
       ;;
     *)

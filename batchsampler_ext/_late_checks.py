@@ -1,0 +1,74 @@
+"""Checks of the values of an argument: at once on the CPU, queued on a CUDA device.
+
+Whoever asks for a check gets values that are safe to use as indices, whatever the check will find: nothing waits for a
+device to tell that all is well. What it has found goes with the result and is raised when that is read on the host.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ._arrays import as_ids, as_integers, out_of_range, repeated
+from ._backend import engine
+from ._cuda_engine import CudaEngine, DeviceStatus
+
+
+class LateChecks:
+    """Of the arguments of one call. statuses: what a device has been asked, in order; empty on the CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.statuses: list[DeviceStatus] = []
+        self._device = device
+        self.are_late = isinstance(engine(device), CudaEngine)
+
+    def ids(self, value: Any, name: str, low: int, high: int) -> torch.Tensor:
+        """As as_ids(). Values out of range become others that are in it."""
+        if not self.are_late:
+            return as_ids(value, name, low, high, self._device)
+        ids = as_integers(value, name, self._device)
+        if len(ids) == 0:
+            return ids
+
+        def message(words: torch.Tensor) -> str:
+            smallest, largest = words.tolist()
+            if smallest >= low and largest < high:
+                return ""
+            return str(out_of_range(name, low, high, smallest if smallest < low else largest))
+
+        self.statuses.append(DeviceStatus(torch.stack(torch.aminmax(ids)), message))
+        return ids.clamp(low, high - 1)
+
+    def require_distinct(self, ids: torch.Tensor, name: str) -> None:
+        """ids: non-negative."""
+        ordered = ids.sort().values
+        is_repeated = ordered[1:] == ordered[:-1]
+        if self.are_late:
+            nobody = torch.iinfo(torch.int64).max
+            if len(is_repeated):
+                least = torch.where(is_repeated, ordered[1:], nobody).min()
+                self.statuses.append(
+                    DeviceStatus(least, lambda word: "" if int(word) == nobody else str(repeated(name, int(word))))
+                )
+        elif bool(is_repeated.any()):
+            raise repeated(name, int(ordered[1:][is_repeated][0]))
+
+    def require_rows(self, rows: torch.Tensor, ids: torch.Tensor, name: str) -> None:
+        """rows: int64 [R], of the instances ids; -1 where there is none."""
+        if len(rows) == 0:
+            return
+        is_wrong = rows < 0
+        if self.are_late:
+            positions = torch.arange(len(rows), device=rows.device)
+            first = torch.where(is_wrong, positions, len(rows)).min().clamp(max=len(rows) - 1)[None]
+            words = torch.cat([rows.index_select(0, first), ids.index_select(0, first)])
+            self.statuses.append(
+                DeviceStatus(words, lambda words: "" if int(words[0]) >= 0 else str(_no_row(name, int(words[1]))))
+            )
+        elif bool(is_wrong.any()):
+            raise _no_row(name, int(ids[is_wrong][0]))
+
+
+def _no_row(name: str, instance: int) -> ValueError:
+    return ValueError(f"{name}: expected ids of the graph's rows, got {instance}")
