@@ -85,6 +85,7 @@ void knn(const KnnRequest& request, const KnnPlan& plan, const Links& links, voi
     launch_row_terms(request.queries, request.query_ids, request.num_queries, metric, layout.query_terms,
                      StatusKind::kFeatureNotFinite, status, unbounded, stream);
   }
+  if (layout.lists) layout.lists->launch_preparation(request, stream);
 
   ScoreBlock block{};
   block.queries = request.queries;

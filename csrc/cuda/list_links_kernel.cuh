@@ -52,7 +52,8 @@ BSE_DEVICE ListState join_lists(const CandidateLists& lists, int64_t row, uint64
 }
 
 // grid: a warp for each row of the block      sort_length: a power of two of at least lists.room()
-__global__ void __launch_bounds__(32 * kListLinkWarps)
+// 6 blocks a multiprocessor: up to 80 registers; with fewer there are spills
+__global__ void __launch_bounds__(32 * kListLinkWarps, 6)
     list_links_kernel(ScoreBlock block, CandidateLists lists, uint32_t sort_length, Links links) {
   device::SharedMemory shared;
   const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;

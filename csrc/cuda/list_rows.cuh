@@ -112,12 +112,11 @@ class ListRows {
   }
 
   // A score is dot * (term * base term) in float32, a gated value dot * base term: 2^-20, against scores of at most
-  // 1.02, has room for the roundings of both and of this quotient. Terms are 0 or within [2^-20, 2^20]
-  // (allows_screening), and all scores are 0 where they are 0.
+  // 1.02, has room for the roundings of both and of this quotient, as terms are within [2^-20, 2^20]
+  // (allows_screening), or 0: then all scores are 0, and once there is a limit later columns lose the tie.
   BSE_DEVICE static float gate(float limit, float term) {
-    if (!kIsScreened) return limit;
-    if (term == 0.0f) return limit <= 0.0f ? minus_infinity() : never();
-    return (limit - 0x1p-20f) / term;
+    if (!kIsScreened || limit == minus_infinity()) return limit;
+    return term == 0.0f ? never() : (limit - 0x1p-20f) / term;
   }
 
   const ScoreBlock& block_;

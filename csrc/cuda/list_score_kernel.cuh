@@ -32,7 +32,8 @@ __global__ void __launch_bounds__(ListScoreTile::kThreads, tuning::kListBlocksPe
   const int first_column = threadIdx.x % Tile::kColumnThreads * 4;
   const int64_t dim = block.queries.dim;
   for (int64_t column = range.column_begin; column < range.column_end; column += Tile::kSize) {
-    const int64_t columns_left = range.column_end - column;
+    const int64_t left = range.column_end - column;
+    const int columns_left = static_cast<int>(left < Tile::kSize ? left : Tile::kSize);
     float acc[Tile::kThreadRows][Tile::kThreadColumns] = {};
     for (int64_t k0 = 0; k0 < dim; k0 += Tile::kDepth) {
       const int depth = static_cast<int>(dim - k0 < Tile::kDepth ? dim - k0 : Tile::kDepth);

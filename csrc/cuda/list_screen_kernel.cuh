@@ -4,10 +4,15 @@
 // mma tiles of 16 x 8: the larger a warp's share, the less it reads of shared memory for a product. Rows come by
 // cp.async in panels of 128 x kDepth elements, kStages of them in flight through the whole stream of tiles; the panels
 // of its own rows stay in shared memory, if they fit. Zeros beyond the last element. O(rows columns D).
+//
+// Candidates that may not be linked are dropped when a list is cut. Where labels or max_score may forbid many of the
+// best, that would be often: kIsRestricted looks at these two before a score is appended, at two instructions more for
+// every score.
 #pragma once
 
 #include "device.h"
 #include "list_rows.cuh"
+#include "narrow_labels.h"
 #include "ptx.h"
 #include "score_tile.cuh"
 
@@ -21,7 +26,7 @@ struct ListScreenTile {
   static constexpr int kPanel = kSize * kDepth;  // elements
   static size_t shared_bytes(int64_t num_query_panels) {
     return device::shared_bytes<uint16_t>(num_query_panels * kPanel) +
-           device::shared_bytes<uint16_t>(kStages * kPanel) + device::shared_bytes<float>(kStages * kSize);
+           device::shared_bytes<uint16_t>(kStages * kPanel) + 2 * device::shared_bytes<float>(kStages * kSize);
   }
 
   // Of an element, the first of a piece. Pieces of eight rows in turn fall into different banks.
@@ -41,25 +46,61 @@ struct ListScreenTile {
       ptx::cp_async16(panel + place(i, piece), source, is_inside ? 16 : 0);
     }
   }
+
+  // Starts to bring what each of `count` columns has of a word.      words: of the first; both ends aligned to 16 bytes
+  template <class T>
+  BSE_DEVICE static void fetch_words(const T* words, int count, T* destination) {
+    static_assert(sizeof(T) == 4, "words");
+    if (threadIdx.x >= kSize / 4) return;
+    const int first = 4 * threadIdx.x, left = count - first;
+    const int num_bytes = left <= 0 ? 0 : left < 4 ? 4 * left : 16;
+    ptx::cp_async16(destination + first, num_bytes > 0 ? words + first : words, num_bytes);
+  }
+};
+
+// What the rows of a tile may not be linked to; in shared memory.
+struct ListRowConditions {
+  float ceilings[CandidateLists::kTile];  // of a dot product * base term: what is above it scores above max_score
+  int32_t labels[CandidateLists::kTile];
+
+  BSE_DEVICE void load(const ScoreBlock& block, const CandidateLists& lists, const NarrowLabels& narrow,
+                       const ListRange& range) {
+    const Selection& selection = block.selection;
+    for (int i = threadIdx.x; i < range.num_rows; i += blockDim.x) {
+      const int64_t row = block.query_row(block.first_row + range.row_begin + i);
+      const float term = block.query_terms[row];
+      labels[i] = narrow.of_query(selection.labels != nullptr ? selection.labels[block.query_id(row)] : -1);
+      ceilings[i] = __uint_as_float(0x7F800000u);
+      // 2^-20: as with gates (list_rows.cuh)
+      if (selection.has_max_score && term != 0.0f) ceilings[i] = (selection.max_score + lists.band + 0x1p-20f) / term;
+    }
+    __syncthreads();
+  }
 };
 
 // num_query_panels: all that the rows have, or kStages
+template <bool kIsRestricted>
 __global__ void __launch_bounds__(ListScreenTile::kThreads, tuning::kListBlocksPerMultiprocessor)
-    list_screen_kernel(ScoreBlock block, CandidateLists lists, int num_query_panels) {
+    list_screen_kernel(ScoreBlock block, CandidateLists lists, NarrowLabels labels, int num_query_panels) {
   using Tile = ListScreenTile;
   BSE_SHARED(ListRowState, state);
+  BSE_SHARED(ListRowConditions, conditions);
   device::SharedMemory shared;
   uint16_t* query_panels = shared.take<uint16_t>(num_query_panels * Tile::kPanel);
   uint16_t* base_panels = shared.take<uint16_t>(Tile::kStages * Tile::kPanel);
-  float* base_terms = shared.take<float>(Tile::kStages * Tile::kSize);  // a tile can be as far ahead as panels are
-  if (!is_screened(block)) return;                                      // the whole block
+  constexpr int kNumWords = Tile::kStages * Tile::kSize;  // a tile can be as far ahead as panels are
+  float* base_terms = shared.take<float>(kNumWords);
+  int32_t* base_labels = shared.take<int32_t>(kNumWords);
+  if (!is_screened(block)) return;  // the whole block
   const ListRange range(block, lists);
+  if constexpr (kIsRestricted) conditions.load(block, lists, labels, range);
   ListRows<true> rows(block, lists, range, state);
 
   const int num_pieces = static_cast<int>((block.queries.dim + Tile::kDepth - 1) / Tile::kDepth);
+  const bool has_labels = kIsRestricted && labels.of_base != nullptr;
   const bool holds_queries = num_pieces <= num_query_panels;
   int64_t next_column = range.column_begin;
-  int next_piece = 0, next_stage = 0, next_terms = 0;
+  int next_piece = 0, next_stage = 0, next_words = 0;
   const auto fetch = [&] {
     if (next_column < range.column_end) {
       const int64_t left = range.column_end - next_column, k0 = int64_t{next_piece} * Tile::kDepth;
@@ -71,18 +112,14 @@ __global__ void __launch_bounds__(ListScreenTile::kThreads, tuning::kListBlocksP
             block.queries, range.num_rows, [&](int i) { return state.query_ids[i]; }, k0,
             query_panels + (holds_queries ? next_piece : next_stage) * Tile::kPanel);
       }
-      if (next_piece == 0 && threadIdx.x < Tile::kSize / 4) {
-        const int first = 4 * threadIdx.x, count = num_columns - first;
-        ptx::cp_async16(base_terms + next_terms * Tile::kSize + first,
-                        block.base_terms + (count > 0 ? next_column + first : 0),
-                        count < 0   ? 0
-                        : count < 4 ? 4 * count
-                                    : 16);
+      if (next_piece == 0) {
+        Tile::fetch_words(block.base_terms + next_column, num_columns, base_terms + next_words);
+        if (has_labels) Tile::fetch_words(labels.of_base + next_column, num_columns, base_labels + next_words);
       }
       if (++next_piece == num_pieces) {
         next_piece = 0;
         next_column += Tile::kSize;
-        next_terms = (next_terms + 1) % Tile::kStages;
+        next_words = (next_words + Tile::kSize) % kNumWords;
       }
     }
     ptx::cp_async_commit();  // an empty group keeps the count
@@ -101,7 +138,7 @@ __global__ void __launch_bounds__(ListScreenTile::kThreads, tuning::kListBlocksP
   // Where this lane points ldmatrix: rows of A in two halves, then columns; B's columns, two tiles at a time.
   const int a_row = warp_row + lane / 8 % 2 * 8 + lane % 8, a_piece = lane / 16;
   const int b_row = warp_column + lane / 16 * 8 + lane % 8, b_piece = lane / 8 % 2;
-  int stage = 0, terms = 0;
+  int stage = 0, words = 0;
   for (int64_t column = range.column_begin; column < range.column_end; column += Tile::kSize) {
     advance();
     rows.cut_full();
@@ -140,19 +177,30 @@ __global__ void __launch_bounds__(ListScreenTile::kThreads, tuning::kListBlocksP
     constexpr int kRows = 2 * kRowTiles, kColumns = 2 * kColumnTiles;
     const int first_column = warp_column + lane % 4 * 2;
     float column_terms[kColumns];
+    int32_t column_labels[kColumns];
     BSE_UNROLL
     for (int j = 0; j < kColumns; j += 2) {
-      const float* both = base_terms + terms * Tile::kSize + first_column + 4 * j;
-      column_terms[j] = reinterpret_cast<const float2*>(both)->x;
-      column_terms[j + 1] = reinterpret_cast<const float2*>(both)->y;
+      const int place = words + first_column + 4 * j;
+      const float2 both_terms = *reinterpret_cast<const float2*>(base_terms + place);
+      column_terms[j] = both_terms.x;
+      column_terms[j + 1] = both_terms.y;
+      int2 both_labels{NarrowLabels::kUnknown, NarrowLabels::kUnknown};
+      if (has_labels) both_labels = *reinterpret_cast<const int2*>(base_labels + place);
+      column_labels[j] = both_labels.x;
+      column_labels[j + 1] = both_labels.y;
     }
-    terms = (terms + 1) % Tile::kStages;
+    words = (words + Tile::kSize) % kNumWords;
     BSE_UNROLL
     for (int i = 0; i < kRows; ++i) {
       const int row = warp_row + 8 * i + lane / 4;
       const float gate = state.gates[row];
       const auto dot = [&](int j) { return acc[i / 2][j / 2][i % 2 * 2 + j % 2]; };
-      const auto passes = [&](int j) { return dot(j) * column_terms[j] >= gate; };
+      const float ceiling = kIsRestricted ? conditions.ceilings[row] : 0.0f;
+      const int32_t label = kIsRestricted ? conditions.labels[row] : 0;
+      const auto passes = [&](int j) {
+        const float gated = dot(j) * column_terms[j];
+        return gated >= gate && (!kIsRestricted || (gated <= ceiling && label != column_labels[j]));
+      };
       constexpr int kAtOnce = kColumns / 2;  // few pass: whether any does comes first
       BSE_UNROLL
       for (int first = 0; first < kColumns; first += kAtOnce) {

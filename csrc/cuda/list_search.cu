@@ -6,6 +6,7 @@
 #include "list_score_kernel.cuh"
 #include "list_screen_kernel.cuh"
 #include "list_search.h"
+#include "narrow_labels_kernel.cuh"
 #include "tuning.h"
 
 namespace bse::cuda {
@@ -78,6 +79,18 @@ ListSearch::ListSearch(const KnnRequest& request, int64_t rows_at_once, size_t m
   while (max_splits_ < wanted && bytes_at(max_splits_ + 1) <= max_bytes) ++max_splits_;
   lists_.entries = scratch.take<uint64_t>(rows_at_once * max_splits_ * lists_.capacity);
   lists_.counts = scratch.take<uint32_t>(rows_at_once * max_splits_);
+  if (can_screen_lists(request) && request.selection.labels != nullptr) {
+    labels_.of_base = scratch.take<int32_t>(request.num_base);
+    labels_.has_wide = scratch.take<uint32_t>(1);
+  }
+}
+
+void ListSearch::launch_preparation(const KnnRequest& request, device::Stream stream) const {
+  if (labels_.of_base == nullptr) return;
+  device::fill_async(labels_.has_wide, 0, sizeof *labels_.has_wide, stream);
+  const auto num_blocks = static_cast<unsigned>(ceil_div(request.num_base, kNarrowLabelThreads));
+  device::launch(narrow_labels_kernel, dim3(num_blocks), dim3(kNarrowLabelThreads), 0, stream, request.selection.labels,
+                 request.base_ids, request.num_base, labels_);
 }
 
 void ListSearch::launch(const ScoreBlock& block, const Links& links, device::Stream stream) const {
@@ -93,8 +106,10 @@ void ListSearch::launch(const ScoreBlock& block, const Links& links, device::Str
     const size_t room = std::min(tuning::kListSharedBytes, device::max_shared_bytes() - kStaticSharedBytes);
     const bool holds_queries = Tile::shared_bytes(num_pieces) <= room;
     const int64_t num_query_panels = holds_queries ? num_pieces : Tile::kStages;
-    device::launch(list_screen_kernel, grid, dim3(Tile::kThreads), Tile::shared_bytes(num_query_panels), stream, block,
-                   lists, static_cast<int>(num_query_panels));
+    const bool is_restricted = labels_.of_base != nullptr || block.selection.has_max_score;
+    device::launch(is_restricted ? list_screen_kernel<true> : list_screen_kernel<false>, grid, dim3(Tile::kThreads),
+                   Tile::shared_bytes(num_query_panels), stream, block, lists, labels_,
+                   static_cast<int>(num_query_panels));
   }
   device::launch(list_score_kernel, grid, dim3(ListScoreTile::kThreads), 0, stream, block, lists);
   const auto num_blocks = static_cast<unsigned>(ceil_div(block.num_rows, kListLinkWarps));

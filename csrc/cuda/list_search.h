@@ -4,6 +4,7 @@
 #include "candidate_lists.h"
 #include "device.h"
 #include "graph_build.h"
+#include "narrow_labels.h"
 #include "score_block.h"
 #include "scratch.h"
 
@@ -29,11 +30,15 @@ class ListSearch {
   // Takes the lists of so many rows at a time, in as many splits as `max_bytes` have room for and pay.
   ListSearch(const KnnRequest& request, int64_t rows_at_once, size_t max_bytes, Scratch& scratch);
 
+  // What all blocks of a request share; to be launched before them.
+  void launch_preparation(const KnnRequest& request, device::Stream stream) const;
+
   // Writes the links of the block's rows.
   void launch(const ScoreBlock& block, const Links& links, device::Stream stream) const;
 
  private:
   CandidateLists lists_{};
+  NarrowLabels labels_;
   uint32_t sort_length_ = 32;
   int64_t max_splits_;
 };
