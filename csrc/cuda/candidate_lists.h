@@ -14,8 +14,7 @@ namespace bse::cuda {
 
 // An entry is candidate_rank(score, column), with the column among base rows: smaller is better, all are distinct.
 struct CandidateLists {
-  static constexpr int kTile = 128;                 // rows, and columns, that a thread block takes at a time
-  static constexpr uint32_t kSettled = 0x80000000;  // of a count: the entries cut so far have defined scores
+  static constexpr int kTile = 128;  // rows, and columns, that a thread block takes at a time
 
   uint64_t* entries;  // [rows, num_splits, capacity]
   uint32_t* counts;   // [rows, num_splits]

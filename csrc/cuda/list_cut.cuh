@@ -2,8 +2,9 @@
 //
 // Entries are cut by rank, exactly. Where scores are screened, with e as their error and T as a score that num_selected
 // candidates reach: these have defined scores of at least T - e, so who is below T - 2 e is not among the best. If more
-// than there is room for are within that band (ties, clusters of near rows), the row is settled: its entries get their
-// defined scores and are cut by rank, and so is what comes later; num_selected entries always suffice then.
+// than there is room for are within that band (ties, clusters of near rows), the entries get their defined scores and
+// are cut by rank: num_selected always suffice then. A defined score is a screened one without an error, so that a list
+// may hold both.
 //
 // O(length) for each of 5 to 15 passes in search of T, 64 at the worst.
 #pragma once
@@ -109,35 +110,33 @@ struct ListedQuery {
 struct ListState {
   uint32_t count;
   uint32_t num_cut;  // entries that an earlier cut has left
-  bool is_settled;   // these have defined scores, though others are screened
   float limit;       // scores below it are out
 };
 
 BSE_DEVICE void cut_list(const ListedQuery& query, const CandidateLists& lists, uint64_t* list, ListState& state) {
-  if (state.is_settled || query.has_conditions()) {
-    state.count = filter_list(list, state.num_cut, state.count, [&](uint64_t& entry) {
-      if (state.is_settled) entry = query.with_defined_score(entry);
-      return query.allows(entry, query.is_screened && !state.is_settled ? lists.band : 0.0f);
-    });
+  if (query.has_conditions()) {
+    const float band = query.is_screened ? lists.band : 0.0f;
+    state.count =
+        filter_list(list, state.num_cut, state.count, [&](const uint64_t& entry) { return query.allows(entry, band); });
   }
   float limit = state.limit;
+  bool has_defined_scores = !query.is_screened;
   while (state.count > lists.most_cut()) {
     const uint64_t bound = find_bound(list, state.count, lists.num_selected, lists.most_cut());
     const float reached = rank_score(bound);  // by num_selected entries
-    if (!query.is_screened || state.is_settled) {
+    // Where nothing is screened later columns lose ties.
+    limit = query.is_screened ? reached - lists.band : from_ordered_bits(ordered_bits(reached) + 1);
+    if (has_defined_scores) {
       state.count = filter_list(list, 0, state.count, [&](const uint64_t& entry) { return entry <= bound; });
-      // Later columns lose ties.
-      limit = query.is_screened ? reached - lists.band : from_ordered_bits(ordered_bits(reached) + 1);
       break;
     }
-    limit = reached - lists.band;
     state.count = filter_list(list, 0, state.count, [&](const uint64_t& entry) { return rank_score(entry) >= limit; });
     if (state.count <= lists.room()) break;
     filter_list(list, 0, state.count, [&](uint64_t& entry) {
       entry = query.with_defined_score(entry);
       return true;
     });
-    state.is_settled = true;
+    has_defined_scores = true;
   }
   if (limit > state.limit) state.limit = limit;  // not if there is nothing above
   state.num_cut = state.count;

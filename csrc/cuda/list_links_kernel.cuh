@@ -34,11 +34,10 @@ BSE_DEVICE void sort_ranks(uint64_t* ranks, uint32_t length) {
 // list: the first
 BSE_DEVICE ListState join_lists(const CandidateLists& lists, int64_t row, uint64_t* list) {
   const uint32_t* counts = lists.counts + row * lists.num_splits;
-  ListState joined{0, 0, false, __uint_as_float(0xFF800000u)};
+  ListState joined{0, 0, __uint_as_float(0xFF800000u)};
   for (uint32_t split = 0; split < lists.num_splits; ++split) {
     const uint64_t* source = list + size_t{split} * lists.capacity;
-    const uint32_t count = counts[split] & ~CandidateLists::kSettled;
-    joined.is_settled |= count != counts[split];
+    const uint32_t count = counts[split];
     for (uint32_t first = 0; split > 0 && first < count; first += 32) {
       const uint32_t i = first + threadIdx.x % 32;
       const uint64_t entry = i < count ? source[i] : 0;
@@ -60,8 +59,7 @@ __global__ void __launch_bounds__(32 * kListLinkWarps, 6)
   uint64_t* ranks = shared.take<uint64_t>(kListLinkWarps * sort_length) + warp * sort_length;
   const int64_t row = int64_t{blockIdx.x} * kListLinkWarps + warp;
   if (row >= block.num_rows) return;  // the whole warp
-  const bool has_screened_scores = is_screened(block);
-  const ListedQuery query(block, row, has_screened_scores);
+  const ListedQuery query(block, row, is_screened(block));
   uint64_t* list = lists.entries + row * lists.num_splits * lists.capacity;
   ListState joined = join_lists(lists, row, list);
   cut_list(query, lists, list, joined);
@@ -69,8 +67,7 @@ __global__ void __launch_bounds__(32 * kListLinkWarps, 6)
   while (length < joined.count) length *= 2;
   for (uint32_t i = lane; i < length; i += 32) {
     const uint64_t entry = i < joined.count ? list[i] : ~uint64_t{0};
-    const bool has_defined_score = i >= joined.count || !has_screened_scores || joined.is_settled;
-    ranks[i] = has_defined_score ? entry : query.with_defined_score(entry);
+    ranks[i] = i < joined.count && query.is_screened ? query.with_defined_score(entry) : entry;
   }
   __syncwarp();
   sort_ranks(ranks, length);

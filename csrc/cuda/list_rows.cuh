@@ -33,7 +33,7 @@ struct ListRowState {
   float terms[kRows];
   float limits[kRows];  // of scores
   float gates[kRows];   // of what a kernel compares instead
-  uint32_t counts[kRows], num_cut[kRows], is_settled[kRows];
+  uint32_t counts[kRows], num_cut[kRows];
   uint32_t is_full[2];  // some list has more than most() entries: after tiles of even, of odd number
 };
 
@@ -57,7 +57,7 @@ class ListRows {
       state.terms[i] = is_row ? block.query_terms[row] : 0.0f;
       state.limits[i] = minus_infinity();
       state.gates[i] = is_row ? minus_infinity() : never();
-      state.counts[i] = state.num_cut[i] = state.is_settled[i] = 0;
+      state.counts[i] = state.num_cut[i] = 0;
     }
     if (threadIdx.x < 2) state.is_full[threadIdx.x] = 0;
     __syncthreads();
@@ -89,8 +89,7 @@ class ListRows {
   BSE_DEVICE void finish() {
     __syncthreads();
     for (int i = threadIdx.x; i < range_.num_rows; i += blockDim.x) {
-      lists_.counts[(range_.row_begin + i) * lists_.num_splits + range_.split] =
-          state_.counts[i] | (state_.is_settled[i] != 0 ? CandidateLists::kSettled : 0);
+      lists_.counts[(range_.row_begin + i) * lists_.num_splits + range_.split] = state_.counts[i];
     }
   }
 
@@ -99,14 +98,13 @@ class ListRows {
   BSE_DEVICE static float never() { return __uint_as_float(0x7FC00000u); }  // no score is >= NaN
 
   BSE_DEVICE void cut(int row) {
-    ListState list{state_.counts[row], state_.num_cut[row], state_.is_settled[row] != 0, state_.limits[row]};
+    ListState list{state_.counts[row], state_.num_cut[row], state_.limits[row]};
     const ListedQuery query(block_, range_.row_begin + row, kIsScreened);
     cut_list(query, lists_, entries_ + static_cast<uint32_t>(row) * row_stride_, list);
     __syncwarp();  // all have read the state
     if (threadIdx.x % 32 != 0) return;
     state_.counts[row] = list.count;
     state_.num_cut[row] = list.num_cut;
-    state_.is_settled[row] = list.is_settled;
     state_.limits[row] = list.limit;
     state_.gates[row] = gate(list.limit, query.term);
   }

@@ -8,16 +8,19 @@
 
 namespace bse::cuda::tuning {
 
-// Exact neighbours by candidate lists (listed_knn.cu). For N = 200,000, d = 128, K = 100 in bfloat16:
-//   products   2 N^2 d = 10.2 Tflop: 17.5 ms of mma.sync; gates 2 instructions a score: 2.5e9 of a warp, 2.7 ms if
-//              nothing else were issued, most of it beside the products of the other block
-//   lists      about 1560 entries a row are appended in 6 cuts (first 320, then 210 for each factor of 3.1 in columns):
-//              2.5 GB written, and at about 1500 instructions of a warp a cut another 2 ms, mostly beside products
+// Exact neighbours by candidate lists (list_search.cu). For N = 200,000, d = 128, K = 100 in bfloat16:
+//   products   2 N^2 d = 10.2 Tflop: 17.5 ms of mma.sync. Beside them a warp issues, for 4096 scores of 256 mma, 64
+//              ldmatrix, 256 instructions of gates and, while limits are tight, some 30 for each list appended to; of
+//              shared memory's bandwidth ldmatrix takes 60%
+//   lists      8 cuts and 1500 entries a row: the first at 320, then one for each factor of 2.5 in columns (the longest
+//              of 128 lists sets off a cut of all). 2.4 GB written. A cut is some 3000 cycles, mostly of waiting: 0.8M
+//              a warp, beside 5M for its products, about half of them filled by the other block
 //   base       1563 row tiles read it from L2: 80 GB, 14 ms at 5.5 TB/s, behind the products; from device memory it
 //              comes 6 times: 0.3 GB
 //   links      2 to 3 ms: 110 candidates a row scored as defined, 5.6 GB from L2
-// together 24 to 30 ms, 35 to 43% of the peak. The slab takes 160 GB written and up to four times read: 150 ms or more.
-// float32: 5.1e12 fused multiply-adds, 172 ms at their peak, perhaps 260 ms as shared memory feeds them.
+// together 24 to 32 ms, 32 to 43% of the peak. A slab takes 160 GB written and up to four times read: 150 ms or more.
+// float32: 5.1e12 fused multiply-adds, 172 ms at their peak, perhaps 260 ms as panels are not fetched ahead.
+// Where every tile is better than those before, lists are cut for each: up to 20 times as long.
 
 // A list is cut to about K when it is longer than this, before it meets the next tile. Longer: fewer cuts, looser
 // thresholds between them.
