@@ -85,8 +85,8 @@ def proximity_graph(
         num_threads: default ``torch.get_num_threads()``. The result does not depend on it.
         max_memory: bytes of scratch beyond the result. Default: a few MiB a thread and 8 bytes a row; with
             ``rows_per_draw=1``, where the CPU multiplies bfloat16 fast, also 2 D bytes a row, up to 1 GiB in all. On a
-            CUDA device: scores at a time in 32 MiB (:func:`knn_graph` and :func:`knn`: 512 MiB), and up to 12 bytes a
-            row.
+            CUDA device: scores at a time in 32 MiB (:func:`knn_graph` and :func:`knn`: up to 1 GiB, 16 K + 2,000
+            bytes a row, or 512 MiB of scores), and up to 12 bytes a row.
         progress: called as ``progress(done, total)`` in rows, from the calling thread, now and then and at the end.
 
     Returns:

@@ -136,6 +136,62 @@ def test_knn(device_engine, metric):
     assert_same(knn_graph, base, 139, metric=metric, device_engine=device_engine)
 
 
+def rows_for_lists(kind: str, num_rows: int, dim: int) -> torch.Tensor:
+    """Enough rows for candidate lists instead of a slab."""
+    rng = np.random.default_rng(num_rows + dim)
+    values = rng.standard_normal((num_rows, dim))
+    if kind in ("real", "equal", "integers", "scales"):
+        return features_of(kind, num_rows, dim)
+    if kind == "cluster":  # more of them within the error of screening than a list has room for
+        values = values[0] + 1e-3 * values
+    elif kind == "mean":
+        values += 20 * rng.standard_normal(dim)
+    elif kind == "rising":  # every tile is better than those before, to most queries
+        values = values[0] + values * np.linspace(1, 1e-2, num_rows)[:, None]
+    elif kind == "no bound":  # for the few rows of extreme norms
+        values *= np.where(rng.random(num_rows) < 0.01, 1e12, 1.0)[:, None]
+    return torch.from_numpy(values.astype(np.float32))
+
+
+LIST_KINDS = ("real", "equal", "integers", "scales", "cluster", "mean", "rising", "no bound")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("kind", LIST_KINDS)
+def test_knn_by_lists(device_engine, kind, dtype):
+    """Two tiles of queries, fewer than there are multiprocessors: the base is split."""
+    base = rows_for_lists(kind, 1301, 40).to(dtype)
+    assert_same(knn, base[::9], base, 5, device_engine=device_engine)
+
+
+@pytest.mark.parametrize("num_neighbors", [1, 37, 300])
+@pytest.mark.parametrize("dim", [1, 8, 9, 168])  # 9: no multiple of 8; 168: more pieces than stages
+def test_sizes_of_lists(device_engine, num_neighbors, dim):
+    base = rows_for_lists("real", 1217, dim).bfloat16()
+    assert_same(knn, base[:70].flip(0), base, num_neighbors, device_engine=device_engine)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_restricted_lists(device_engine, dtype):
+    features = rows_for_lists("real", 1400, 16).to(dtype)
+    features[:500] = features[0] * (1 + torch.arange(500) % 3)[:, None]  # ties, and links above the best allowed score
+    rows = torch.from_numpy(np.random.default_rng(5).permutation(1400)[:1100])
+    labels = torch.arange(1400) % 5 - 1
+    some_score = float(knn(features[800:801], features, 30).scores[0, 20])
+    for restricted in (
+        {"labels": torch.zeros(1400, dtype=torch.int64)},
+        {"rows": rows, "labels": labels, "max_score": some_score},
+        {"rows": rows, "keys": features.flip(0), "range_min": 13},
+    ):
+        assert_same(knn_graph, features, 6, device_engine=device_engine, **restricted)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_metrics_of_lists(device_engine, metric):
+    base = rows_for_lists("scales", 1100, 5)
+    assert_same(knn, base[:40], base, 6, metric=metric, device_engine=device_engine)
+
+
 def test_matrices_that_begin_at_one_address(device_engine):
     flat = features_of("real", 120, 8).flatten()
     queries, base = flat[:480].view(60, 8), flat.view(60, 16)[:, :8]

@@ -27,4 +27,10 @@ struct DeviceMatrix {
   }
 };
 
+// What kernels for tensor cores can read: bfloat16, all pieces of 16 bytes aligned.
+inline bool holds_aligned_bfloat16(const DeviceMatrix& matrix) {
+  return matrix.dtype == DType::kBFloat16 && matrix.dim % 8 == 0 && matrix.row_stride_elements % 8 == 0 &&
+         reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0;
+}
+
 }  // namespace bse::cuda

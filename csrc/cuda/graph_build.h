@@ -32,6 +32,9 @@ struct GraphRequest {
   const int32_t* pool_row_of = nullptr;  // [N] position of each instance in `rows` or -1; null where rows is
 };
 
+// How exact neighbours are found. All give the same results; tests choose.
+enum class KnnMethod { kAny, kLists, kSlab };
+
 struct KnnRequest {
   DeviceMatrix queries, base;
   bool separate_base = false;          // base is other data than queries
@@ -40,6 +43,7 @@ struct KnnRequest {
   int64_t num_queries = 0, num_base = 0;
   bool exclude_self = false;  // a query is never linked to the base row of the same id
   Selection selection;
+  KnnMethod method = KnnMethod::kAny;
 };
 
 // Scratch is taken from one buffer that the caller provides, of as many bytes as plan_*() says and aligned to 256. Any
@@ -54,6 +58,8 @@ void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const L
 
 struct KnnPlan {
   int64_t queries_at_once = 0;
+  bool has_lists = false;  // candidate lists with running limits, else a slab of all scores
+  size_t list_bytes = 0;   // for as many splits of the base as pay
   size_t scratch_bytes = 0;
 };
 KnnPlan plan_knn(const KnnRequest& request, size_t max_bytes);

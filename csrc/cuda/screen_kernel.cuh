@@ -21,12 +21,6 @@ struct ScreenTile {
   static constexpr size_t kSharedBytes = device::shared_bytes<uint16_t>(2 * kStages * kPanel);
 };
 
-// What screen_kernel can read: bfloat16, all pieces of 16 bytes aligned.
-inline bool holds_aligned_bfloat16(const DeviceMatrix& matrix) {
-  return matrix.dtype == DType::kBFloat16 && matrix.dim % 8 == 0 && matrix.row_stride_elements % 8 == 0 &&
-         reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0;
-}
-
 // Starts to bring elements [k0, k0 + kDepth) of `count` rows into a panel.
 BSE_DEVICE void fetch_panel(const DeviceMatrix& matrix, const int64_t* ids, int count, int64_t k0, uint16_t* panel) {
   constexpr int kPieces = ScreenTile::kDepth / 8;  // of a row
