@@ -108,11 +108,12 @@ def test_time_to_the_final_value_of_uniform_batches(study, systems, tmp_path):
     assert tables.time_to_reach([knn], [uniform]) == "not reached"
 
 
-def test_programs_take_the_arguments_of_the_plan(study, systems, monkeypatch):
+@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+def test_programs_take_the_arguments_of_the_plan(study, profile, monkeypatch):
     """Each program's own parser reads what the study would call it with."""
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     plan, words_of = study("plan"), study("study").program_arguments
-    for system in systems.values():
+    for system in study("systems").profile_systems(profile).values():
         program = pytest.importorskip(system.name, reason="needs the extra 'examples'", exc_type=ImportError)
         best = {sampler: plan.draw_parameters(system, sampler, 0) for sampler in plan.SAMPLERS}
         for phase in plan.PHASES[1:]:

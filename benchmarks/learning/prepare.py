@@ -24,7 +24,12 @@ def main() -> None:
 def prepare(data: Path) -> None:
     study = data / "study"
     study.mkdir(exist_ok=True)
-    split_lines(data / "text" / "captions.tsv", study / "captions_tune.tsv", study / "captions_confirm.tsv", 0.4)
+    text = data / "text"
+    split_lines(text / "captions.tsv", study / "captions_tune.tsv", study / "captions_confirm.tsv", 0.4)
+    for name in ("captions", "wikisplit"):
+        sentences = (text / f"{name}.tsv").read_text("utf-8").replace("\t", "\n")
+        (study / f"{name}_sentences.txt").write_text(sentences, "utf-8")
+    take_development_pairs(text / "sts.tsv", study / "sts_tune.tsv")
     for split, share in {"train": 1 / 3, "test": 0.5}.items():
         split_images(data / "cifar10" / split, study / "cifar10_tune" / split, study / "cifar10_confirm" / split, share)
 
@@ -35,6 +40,14 @@ def split_lines(source: Path, first: Path, second: Path, share: float) -> None:
     count = int(share * len(lines))
     first.write_text("".join(lines[:count]), "utf-8")
     second.write_text("".join(lines[count:]), "utf-8")
+
+
+def take_development_pairs(source: Path, target: Path) -> None:
+    """Rated pairs to tune by, as test pairs of a table of their own."""
+    head, *rows = [line.split("\t") for line in source.read_text("utf-8").splitlines()]
+    split = head.index("split")
+    kept = [[*row[:split], "test", *row[split + 1 :]] for row in rows if row[split] == "dev"]
+    target.write_text("".join("\t".join(row) + "\n" for row in [head, *kept]), "utf-8")
 
 
 def split_images(source: Path, first: Path, second: Path, share: float) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 
 from .plan import SAMPLERS, Parameters, System, Task, tune_tasks
 
-RESULTS = Path(__file__).with_name("study.csv")
-ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+RESULTS = {profile: HERE / name for profile, name in {"cpu": "study.csv", "gpu": "study_gpu.csv"}.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +116,8 @@ def best_parameters(system: System, rows: list[Row]) -> dict[str, Parameters]:
 
 def commit() -> str:
     """Of the code, with "-dirty" if it has been changed since; what the study writes itself does not count."""
-    own = [f":(exclude,top){RESULTS.parent.relative_to(ROOT)}/{name}" for name in (RESULTS.name, "STUDY.md", "figures")]
+    own = [*(path.name for path in RESULTS.values()), "STUDY.md", "figures"]
+    own = [f":(exclude,top){HERE.relative_to(ROOT)}/{name}" for name in own]
     try:
         name = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()
         changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ":/", *own], cwd=ROOT).returncode

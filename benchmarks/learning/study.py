@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     run.add_argument("--systems", nargs="+", metavar="NAME", help="some of them")
     run.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES)
     run.add_argument("--profile", choices=("cpu", "gpu"), default="cpu", help="gpu: the larger setting, one job")
-    run.add_argument("--results", type=Path, default=RESULTS)
+    run.add_argument("--results", type=Path, help="the CSV, if not that of the profile")
     run.set_defaults(work=run_pending)
     report = commands.add_parser("report", help="tables and figures from the CSV")
     report.set_defaults(work=write_report)
@@ -53,12 +53,13 @@ def run_pending(options: argparse.Namespace) -> None:
     if unknown := set(options.systems or ()) - known.keys():
         raise SystemExit(f"--systems: expected some of {', '.join(known)}, got {', '.join(sorted(unknown))}")
     systems = [known[name] for name in options.systems or known]
+    results = options.results or RESULTS[options.profile]
     end = time.monotonic() + 60 * options.minutes
     jobs = 1 if options.profile == "gpu" else options.jobs
     for phase in PHASES:
         if phase in options.phases:
-            pending = [task for system in systems for task in pending_tasks(system, phase, read(options.results))]
-            execute(pending, {system.name: system for system in systems}, options, jobs, end)
+            pending = [task for system in systems for task in pending_tasks(system, phase, read(results))]
+            execute(pending, {system.name: system for system in systems}, options, results, jobs, end)
 
 
 def pending_tasks(system: System, phase: str, rows: list[Row]) -> Iterator[Task]:
@@ -73,7 +74,7 @@ def pending_tasks(system: System, phase: str, rows: list[Row]) -> Iterator[Task]
 
 
 def execute(
-    pending: list[Task], systems: dict[str, System], options: argparse.Namespace, jobs: int, end: float
+    pending: list[Task], systems: dict[str, System], options: argparse.Namespace, results: Path, jobs: int, end: float
 ) -> None:
     """Appends each result as it is there."""
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
@@ -86,7 +87,7 @@ def execute(
             for future in tqdm(concurrent.futures.as_completed(futures), total=len(futures), disable=None):
                 if (outcome := future.result()) is not None:
                     result, seconds = outcome
-                    append(options.results, futures[future], systems[futures[future].system].metric, result, seconds)
+                    append(results, futures[future], systems[futures[future].system].metric, result, seconds)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -126,7 +127,7 @@ def write_report(options: argparse.Namespace) -> None:
     from .figures import draw
     from .tables import update
 
-    systems, rows = profile_systems("cpu"), read(RESULTS)
+    systems, rows = profile_systems("cpu"), read(RESULTS["cpu"])
     update(Path(__file__).with_name("STUDY.md"), rows, systems)
     draw(Path(__file__).with_name("figures"), rows, systems)
 

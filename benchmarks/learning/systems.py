@@ -1,9 +1,12 @@
 """The systems of the study and their data: which program, which arguments, what is searched.
 
-Data of the search and of the confirmation are never the same instances. {data} is the directory that --data names.
+Data of the search and of the confirmation are never the same instances, but for NCI1. {data} is the directory that
+--data names; {data}/study is what prepare.py has made of it.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 from .plan import Setting, System
 
@@ -22,19 +25,86 @@ RETRIEVAL = System(
     num_dissection_seeds=6,
 )
 
+# On NCI1 training helps most: other seeds than the search's, the same graphs.
+GRAPHS = tuple(Setting(name, ("{data}/tu", name), 10) for name in ("NCI1", "PROTEINS", "IMDB-BINARY", "MUTAG"))
+
 GRAPHCL = System(
     name="graphcl",
     metric="svm_accuracy",
     arguments=("--epochs", "20", "--batch-size", "128", "--eval-every", "5"),
     tune=Setting("NCI1", ("{data}/tu", "NCI1"), 1),
-    # On NCI1 training helps most: other seeds than the search's, the same graphs.
-    confirm=tuple(Setting(name, ("{data}/tu", name), 10) for name in ("NCI1", "PROTEINS", "IMDB-BINARY", "MUTAG")),
+    confirm=GRAPHS,
     ranges={"lr": (5e-4, 1e-2), "temperature": (0.1, 1.0)},
     candidates=(64, 250, 1000),
     losses=("infonce", "dcl", "hcl"),
 )
 
-PROFILES = {"cpu": (RETRIEVAL, GRAPHCL)}
+MVGRL = System(
+    name="mvgrl",
+    metric="svm_accuracy",
+    arguments=("--epochs", "10", "--batch-size", "64", "--width", "32", "--eval-every", "5"),
+    tune=Setting("NCI1", ("{data}/tu", "NCI1"), 1),
+    confirm=GRAPHS,
+    ranges={"lr": (1e-4, 1e-2)},
+    candidates=(64, 250, 1000),
+    num_trials=6,
+)
+
+SIMCSE = System(
+    name="simcse",
+    metric="mean",
+    arguments=("--epochs", "1", "--batch-size", "64", "--max-samples", "30000"),
+    tune=Setting(
+        "wikisplit, development pairs",
+        ("{data}/study/wikisplit_sentences.txt", "--sts", "{data}/study/sts_tune.tsv"),
+        1,
+    ),
+    confirm=(
+        Setting("captions, test pairs", ("{data}/study/captions_sentences.txt", "--sts", "{data}/text/sts.tsv"), 5),
+    ),
+    ranges={"lr": (1e-4, 3e-3), "temperature": (0.03, 0.2)},
+    candidates=(250, 1000, 4000),
+    losses=("infonce", "dcl", "hcl"),
+    num_trials=5,
+)
+
+
+def vision(name: str, losses: tuple[str, ...], ranges: dict[str, tuple[float, float]]) -> System:
+    """On CIFAR-10: a third of the images to tune on, the others to confirm; test images are halved too."""
+    small = ("--width", "16", "--depth", "1", "--max-samples", "8192", "--max-test", "4000")
+    return System(
+        name=name,
+        metric="knn_accuracy",
+        arguments=(*small, "--epochs", "15", "--batch-size", "256", "--eval-every", "5"),
+        tune=Setting("CIFAR-10, tuning third", ("{data}/study/cifar10_tune",), 1),
+        confirm=(Setting("CIFAR-10, other images", ("{data}/study/cifar10_confirm",), 5),),
+        ranges=ranges,
+        candidates=(250, 1000, 4000),
+        losses=losses,
+        num_trials=4,
+    )
+
+
+SIMCLR = vision("simclr", ("infonce", "dcl", "hcl"), {"lr": (1e-3, 1e-2), "temperature": (0.1, 0.7)})
+MOCO = vision("moco_v3", ("infonce",), {"lr": (1e-3, 1e-2), "temperature": (0.1, 0.7)})
+
+SMALLER = (RETRIEVAL, GRAPHCL, MVGRL, SIMCSE, SIMCLR, MOCO)
+
+
+def larger(system: System) -> System:
+    """What a GPU is for: encoders of the papers' size, all of the data, more steps. Graph systems stay as they are."""
+    images = ("--batch-size", "512", "--epochs", "200", "--warmup-epochs", "10", "--eval-every", "20", "--amp", "bf16")
+    arguments = {
+        "retrieval": ("--encoder", "bert", "--width", "256", "--epochs", "20", "--batch-size", "512",
+                      "--test-groups", "4000", "--eval-every", "2", "--amp", "bf16"),
+        "simcse": ("--width", "384", "--layers", "6", "--epochs", "3", "--batch-size", "256", "--amp", "bf16"),
+        "simclr": images,
+        "moco_v3": images,
+    }  # fmt: skip
+    return dataclasses.replace(system, arguments=arguments.get(system.name, system.arguments))
+
+
+PROFILES = {"cpu": SMALLER, "gpu": tuple(map(larger, SMALLER))}
 
 
 def profile_systems(profile: str) -> dict[str, System]:
