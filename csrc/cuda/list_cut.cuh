@@ -19,16 +19,24 @@ namespace bse::cuda {
 // Keeps the entries of [begin, end) that keep(entry) accepts, in order; it may change them. Returns the new end.
 template <class Keep>
 BSE_DEVICE uint32_t filter_list(uint64_t* list, uint32_t begin, uint32_t end, const Keep& keep) {
+  constexpr int kAtOnce = 4;  // loads, so that a warp does not wait for each
   const unsigned lane = threadIdx.x % 32, before = (1u << lane) - 1;
   uint32_t num_kept = begin;
-  for (uint32_t first = begin; first < end; first += 32) {
-    const bool is_inside = first + lane < end;
-    uint64_t entry = is_inside ? list[first + lane] : 0;
-    const bool is_kept = is_inside && keep(entry);
-    const unsigned kept = __ballot_sync(~0u, is_kept);
+  for (uint32_t first = begin; first < end; first += 32 * kAtOnce) {
+    uint64_t entries[kAtOnce];
+    BSE_UNROLL
+    for (int u = 0; u < kAtOnce; ++u) {
+      const uint32_t i = first + 32 * u + lane;
+      entries[u] = i < end ? list[i] : 0;
+    }
     __syncwarp();  // all have read what others write now
-    if (is_kept) list[num_kept + __popc(kept & before)] = entry;
-    num_kept += __popc(kept);
+    BSE_UNROLL
+    for (int u = 0; u < kAtOnce; ++u) {
+      const bool is_kept = first + 32 * u + lane < end && keep(entries[u]);
+      const unsigned kept = __ballot_sync(~0u, is_kept);
+      if (is_kept) list[num_kept + __popc(kept & before)] = entries[u];
+      num_kept += __popc(kept);
+    }
   }
   __syncwarp();
   return num_kept;

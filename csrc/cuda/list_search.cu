@@ -14,18 +14,21 @@ namespace bse::cuda {
 namespace {
 
 constexpr int64_t kTile = CandidateLists::kTile;
-constexpr size_t kStaticSharedBytes = 8 << 10;  // at most, of list_screen_kernel
+constexpr size_t kStaticSharedBytes = 5 << 10;  // at most, of list_screen_kernel
 
 int64_t blocks_at_once() { return tuning::kListBlocksPerMultiprocessor * device::num_multiprocessors(); }
 
-// The number of splits of the base with which the blocks of so many rows end first: waves of blocks times their length.
+// The number of splits of the base with which so many rows are done first, by the time that a tile takes: waves of
+// blocks times their length, then joined lists.
 int64_t best_split(int64_t num_rows, int64_t num_columns, int64_t max_splits) {
   const int64_t row_tiles = ceil_div(num_rows, kTile), column_tiles = ceil_div(num_columns, kTile);
   const int64_t most = std::min({max_splits, column_tiles / tuning::kLeastSplitTiles, blocks_at_once()});
+  const int64_t cut_cost = tuning::kSplitCuts * ceil_div(std::min(num_rows, kTile), tuning::kCutRowsPerTile);
+  const int64_t join_cost = ceil_div(num_rows, tuning::kJoinedRowsPerMultiprocessor * device::num_multiprocessors());
   int64_t best = 1, least_cost = 0;
   for (int64_t splits = 1; splits <= most; ++splits) {
-    const int64_t length = ceil_div(column_tiles, splits) + tuning::kSplitOverheadTiles;
-    const int64_t cost = ceil_div(row_tiles * splits, blocks_at_once()) * length;
+    const int64_t cost = ceil_div(row_tiles * splits, blocks_at_once()) * (ceil_div(column_tiles, splits) + cut_cost) +
+                         splits * join_cost;
     if (splits > 1 && cost >= least_cost) continue;
     best = splits;
     least_cost = cost;
@@ -103,8 +106,9 @@ void ListSearch::launch(const ScoreBlock& block, const Links& links, device::Str
   if (block.unbounded != nullptr) {  // which of the two has anything to do is decided on the device
     using Tile = ListScreenTile;
     const int64_t num_pieces = ceil_div(block.queries.dim, Tile::kDepth);
-    const size_t room = std::min(tuning::kListSharedBytes, device::max_shared_bytes() - kStaticSharedBytes);
-    const bool holds_queries = Tile::shared_bytes(num_pieces) <= room;
+    // What a multiprocessor has is about as much as a block may have.
+    const size_t room = device::max_shared_bytes() / tuning::kListBlocksPerMultiprocessor - kStaticSharedBytes;
+    const bool holds_queries = Tile::shared_bytes(num_pieces) <= std::max(room, Tile::shared_bytes(Tile::kStages));
     const int64_t num_query_panels = holds_queries ? num_pieces : Tile::kStages;
     const bool is_restricted = labels_.of_base != nullptr || block.selection.has_max_score;
     device::launch(is_restricted ? list_screen_kernel<true> : list_screen_kernel<false>, grid, dim3(Tile::kThreads),

@@ -13,7 +13,7 @@ namespace bse::cuda::tuning {
 //              ldmatrix, 256 instructions of gates and, while limits are tight, some 30 for each list appended to; of
 //              shared memory's bandwidth ldmatrix takes 60%
 //   lists      8 cuts and 1500 entries a row: the first at 320, then one for each factor of 2.5 in columns (the longest
-//              of 128 lists sets off a cut of all). 2.4 GB written. A cut is some 3000 cycles, mostly of waiting: 0.8M
+//              of 128 lists sets off a cut of all). 2.4 GB written. A cut is some 2500 cycles, mostly of waiting: 0.6M
 //              a warp, beside 5M for its products, about half of them filled by the other block
 //   base       1563 row tiles read it from L2: 80 GB, 14 ms at 5.5 TB/s, behind the products; from device memory it
 //              comes 6 times: 0.3 GB
@@ -36,13 +36,14 @@ constexpr int64_t kLeastColumnsPerSelected = 4;
 // Lists of so many rows at a time; 200,000 rows of K = 100 take 717 MB.
 constexpr size_t kListBytes = size_t{1} << 30;
 
-// Blocks that a multiprocessor holds at once, by registers (128 threads of 255, 256 of 128) and shared memory.
+// Blocks that a multiprocessor is to hold at once, by registers (128 threads of 255, 256 of 128) and shared memory.
 constexpr int64_t kListBlocksPerMultiprocessor = 2;
-constexpr size_t kListSharedBytes = size_t{104} << 10;  // of each, so that the two fit 228 KB
 
-// What a further split of the base costs each of its blocks, in tiles of 128 columns: its lists begin without
-// threshold.
-constexpr int64_t kSplitOverheadTiles = 8;
+// What a further split of the base costs, in the time of a tile (3300 cycles, with two blocks side by side): for each
+// block some 7 more cuts, each of 2500 cycles for every row a warp has, half of them filled by the other block; and for
+// each row a list more of some 200 entries to be joined, in 12 passes by one of the 24 warps there is room for.
+constexpr int64_t kSplitCuts = 7, kCutRowsPerTile = 10;
+constexpr int64_t kJoinedRowsPerMultiprocessor = 24;
 constexpr int64_t kLeastSplitTiles = 2;
 
 }  // namespace bse::cuda::tuning
