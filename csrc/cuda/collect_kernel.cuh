@@ -131,7 +131,7 @@ class WarpCollector {
   WarpBatch batch_;
 };
 
-__global__ void __launch_bounds__(32 * kCollectWarps) collect_kernel(const CollectSetting setting) {
+__global__ void __launch_bounds__(32 * kCollectWarps, 1) collect_kernel(const CollectSetting setting) {
   const int64_t warp_of_grid = int64_t{blockIdx.x} * kCollectWarps + threadIdx.x / 32;
   WarpCollector collector(setting, warp_of_grid);
   const int64_t num_warps = int64_t{gridDim.x} * kCollectWarps;

@@ -115,7 +115,7 @@ class WarmRow {
 
 // drawn: [num_rows, drawn_stride], own draws of the rows from first_row on      chosen: [num_rows, M] rows of the pool
 // tables: [gridDim.x, num_slots] or null      status: [kNumStatusWords]
-__global__ void __launch_bounds__(kWarmThreads)
+__global__ void __launch_bounds__(kWarmThreads, 1)
     warm_start_kernel(const WarmSetting setting, int64_t first_row, int64_t num_rows, const uint32_t* drawn,
                       int64_t drawn_stride, uint32_t* chosen, uint64_t* tables, uint64_t* status) {
   BSE_SHARED(uint32_t, sums, [kWarmThreads / 32 + 1]);
