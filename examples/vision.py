@@ -110,7 +110,8 @@ def new_view(args: argparse.Namespace, *, blur: float, solarize: float = 0.0) ->
 
     @torch.no_grad()
     def make(images: torch.Tensor) -> torch.Tensor:
-        return normalized(view(images.float() / 255))
+        with torch.autocast(images.device.type, enabled=False):  # half precision would misplace pixels
+            return normalized(view(images.float() / 255))
 
     return make
 
