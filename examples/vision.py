@@ -11,6 +11,7 @@ from pathlib import Path
 import common
 import kornia.augmentation as augment
 import numpy as np
+import processes
 import torch
 from PIL import Image
 from torch import nn
@@ -198,7 +199,7 @@ def new_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Opt
 def synchronized(model: nn.Module, device: torch.device | str) -> nn.Module:
     """Batch norm over all processes, as the papers have it; on GPUs, torch has none for the CPU."""
     is_cuda = torch.device(device).type == "cuda"
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model) if is_cuda and common.num_processes() > 1 else model
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model) if is_cuda and processes.num_processes() > 1 else model
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------
