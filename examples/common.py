@@ -1,4 +1,4 @@
-"""What the examples share: arguments, the sampler, processes of one training, log, checkpoints and result.
+"""What the examples share: arguments, log, checkpoints and result of a training run.
 
 A program builds its model and data, makes a :class:`Run`, and writes its own training loop:
 
@@ -14,7 +14,6 @@ A program builds its model and data, makes a :class:`Run`, and writes its own tr
 from __future__ import annotations
 
 import argparse
-import atexit
 import json
 import math
 import os
@@ -26,15 +25,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from processes import gather_rows, num_processes, rank
+from sampling import RankShare
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from batchsampler_ext import FeatureBank, IndexedDataset, ProximityBatchSampler
+from batchsampler_ext import IndexedDataset, ProximityBatchSampler
 
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-BANK_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # May change when a checkpoint is taken up again: they say where and how far to run, not what.
 NOT_THE_RUN = {"out", "log", "checkpoint", "checkpoint_every", "resume", "stop_after", "device", "threads", "quiet"}
 
@@ -75,167 +75,15 @@ def new_parser(
     return parser
 
 
-def add_sampler_arguments(parser: argparse.ArgumentParser, *, fill_bank: bool = False) -> None:
-    group = parser.add_argument_group("sampler")
-    group.add_argument(
-        "--sampler",
-        choices=("uniform", "knn", "proximity"),
-        default="proximity",
-        help="knn: a random root and its exact nearest neighbours, the comparison of the paper",
-    )
-    group.add_argument("--num-candidates", type=int, default=1000, metavar="M")
-    group.add_argument("--num-neighbors", type=int, default=100, metavar="K")
-    group.add_argument("--restart-prob", type=float, default=0.2, metavar="ALPHA")
-    group.add_argument("--restart-prob-end", type=float, metavar="ALPHA", help="of the last epoch; linear in between")
-    group.add_argument(
-        "--refresh-every", type=int, metavar="STEPS", help="of the graph; default 100, once an epoch for knn"
-    )
-    group.add_argument("--range-min", type=int, default=0, help="each instance's nearest candidates to skip")
-    group.add_argument("--max-score", type=float, help="cosine above which candidates are not linked")
-    group.add_argument("--link-labels", action=argparse.BooleanOptionalAction, default=True,
-                       help="no: instances with equal labels are never linked")  # fmt: skip
-    group.add_argument("--fill-bank", action=argparse.BooleanOptionalAction, default=fill_bank,
-                       help="embed everything before the first epoch, which is uniform otherwise")  # fmt: skip
-    group.add_argument("--epoch-mode", choices=("partition", "independent", "paper"), default="partition")
-    group.add_argument("--strategy", choices=("rwr", "rw", "bfs", "dfs"), default="rwr")
-    group.add_argument("--hardness", choices=("soft", "default", "hard"), default="default", help="of partitions")
-    group.add_argument("--rows-per-draw", type=int, help="instances that share their candidates")
-    group.add_argument("--bank-dtype", choices=BANK_DTYPES, default="bf16")
-
-
-def make_sampler(
-    args: argparse.Namespace,
-    num_samples: int,
-    dim: int,
-    *,
-    labels: torch.Tensor | None = None,
-    key_dim: int | None = None,
-) -> ProximityBatchSampler:
-    """The sampler that the arguments ask for, with its bank. Batches of uneven size are left out.
-
-    labels: int64 [N], -1 = unknown; for --no-link-labels.
-    """
-    if args.batch_size > num_samples:
-        raise SystemExit(
-            f"--batch-size: expected at most {num_samples}, the number of instances, got {args.batch_size}"
-        )
-    bank = FeatureBank(num_samples, dim, key_dim=key_dim, dtype=BANK_DTYPES[args.bank_dtype])
-    num_batches = num_samples // args.batch_size
-    options = {name: getattr(args, name) for name in ("max_score", "rows_per_draw") if getattr(args, name) is not None}
-    if args.range_min:
-        options["range_min"] = args.range_min
-    if not args.link_labels:
-        if labels is None:
-            raise SystemExit("--no-link-labels: these data have no labels")
-        options["labels"] = labels
-    arguments: dict[str, Any]
-    if args.sampler == "uniform":
-        arguments, options = {"strategy": "uniform", "refresh_every": num_batches}, {}
-    elif args.sampler == "knn":
-        arguments = {
-            "strategy": "knn",
-            "epoch_mode": "independent",
-            "num_candidates": num_samples - 1,
-            "num_neighbors": args.batch_size - 1,
-            "refresh_every": args.refresh_every or num_batches,
-        }
-    else:
-        first, last = args.restart_prob, args.restart_prob_end
-        arguments = {
-            "strategy": args.strategy,
-            "epoch_mode": args.epoch_mode,
-            "hardness": args.hardness,
-            "num_candidates": args.num_candidates,
-            "num_neighbors": args.num_neighbors,
-            "refresh_every": args.refresh_every or 100,
-            "restart_prob": first
-            if last is None
-            else lambda epoch: first + (last - first) * min(1, epoch / max(1, args.epochs - 1)),
-        }
-    return ProximityBatchSampler(
-        num_samples, args.batch_size, drop_last=True, bank=bank, seed=args.seed, graph_options=options, **arguments
-    )
-
-
-# --- processes -------------------------------------------------------------------------------------------------------
-def start(args: argparse.Namespace, *, distributed: bool = True) -> None:
-    """Threads, seeds and, under torchrun, this process' place among the others and its device."""
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    if args.resume and args.checkpoint is None:
-        raise SystemExit("--resume: needs --checkpoint")
-    for path in (args.out, args.log, args.checkpoint):
-        if path is not None and not path.absolute().parent.is_dir():  # better now than after an epoch
-            raise SystemExit(f"expected a folder {path.absolute().parent} to write {path.name} to")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        if not distributed:
-            raise SystemExit("this program trains in one process")
-        if args.device.startswith("cuda"):
-            args.device = f"cuda:{os.environ['LOCAL_RANK']}"
-            torch.cuda.set_device(args.device)
-        if not dist.is_initialized():
-            dist.init_process_group("nccl" if args.device.startswith("cuda") else "gloo")
-            atexit.register(dist.destroy_process_group)
-        if args.batch_size % dist.get_world_size():
-            raise SystemExit(f"--batch-size: expected a multiple of {dist.get_world_size()} processes")
-    torch.manual_seed(args.seed)
-
-
-def num_processes() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-class _GatherRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
-        parts = [torch.empty_like(rows) for _ in range(num_processes())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        # All processes compute the same loss of all rows, and DDP takes the mean of their gradients, not the sum.
-        return grad.chunk(num_processes())[rank()] * num_processes()
-
-
-def gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Rows of all processes, in rank order; gradients flow back to this process' own.
-
-    The loss of what is gathered is that of the whole batch, and so are, after DDP's mean, the gradients.
-    """
-    return rows if num_processes() == 1 else _GatherRows.apply(rows)
-
-
-class RankShare(Sampler[list[int]]):
-    """Of each mini-batch the part of this process: all processes together train on one hard batch.
-
-    Every process draws the whole batch by itself. Banks hold the same on all of them, since updates are gathered, and
-    batches are a function of it: so no process has to ask the others.
-    """
-
-    def __init__(self, sampler: ProximityBatchSampler) -> None:
-        self.sampler = sampler
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (batch[rank() :: num_processes()] for batch in self.sampler)
-
-
 # --- a run -----------------------------------------------------------------------------------------------------------
 class Run:
     """A training run: epochs and steps with a progress bar, the optimiser's step, statistics, checkpoints, the result.
 
     Args:
         system: its name in the result; data: and that of the data.
-        args: of :func:`new_parser` and :func:`add_sampler_arguments`.
+        args: of :func:`new_parser` and ``sampling.add_arguments``.
         model: on its device; ``run.model`` is what to call in training (DistributedDataParallel under torchrun).
-        sampler: of :func:`make_sampler`.
+        sampler: of ``sampling.make_sampler``.
         labels: int64 [N] or None, to count false negatives by.
     """
 

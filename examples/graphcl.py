@@ -19,6 +19,8 @@ from typing import Any
 import common
 import graphs
 import losses
+import processes
+import sampling
 import torch
 from torch import nn
 from torch_geometric.data import Batch
@@ -121,12 +123,12 @@ def grown_subgraphs(batch: Batch, share: float) -> torch.Tensor:
 
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
-    common.start(args, distributed=False)
+    processes.start(args, distributed=False)
     data = graphs.load(args)
     labels = graphs.labels_of(data)
     model = GraphEncoder(data[0].num_features, args.width, args.layers).to(args.device)
     optimizer = torch.optim.Adam(model.parameters(), args.lr, weight_decay=args.weight_decay)
-    sampler = common.make_sampler(args, len(data), 2 * model.dim, labels=labels)
+    sampler = sampling.make_sampler(args, len(data), 2 * model.dim, labels=labels)
     run = common.Run("graphcl", args.name, args, model, optimizer, sampler, labels=labels)
     loader = run.loader(data, DataLoader)
 
@@ -164,7 +166,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--layers", type=int, default=3)
     losses.add_arguments(parser, temperature=0.2)
-    common.add_sampler_arguments(parser)
+    sampling.add_arguments(parser)
     return parser.parse_args(argv)
 
 

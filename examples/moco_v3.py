@@ -20,6 +20,8 @@ from typing import Any
 
 import common
 import losses
+import processes
+import sampling
 import torch
 import vision
 from torch import nn
@@ -53,11 +55,11 @@ class MoCo(nn.Module):
 
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
-    common.start(args)
+    processes.start(args)
     images, test_images = vision.load(args)
     model = vision.synchronized(MoCo(args), args.device).to(args.device)
     optimizer = vision.new_optimizer(args, model)
-    sampler = common.make_sampler(args, len(images), 2 * args.dim, labels=images.labels)
+    sampler = sampling.make_sampler(args, len(images), 2 * args.dim, labels=images.labels)
     run = common.Run("moco_v3", args.data.name, args, model, optimizer, sampler, labels=images.labels)
     loader = run.loader(images)
     # The paper's two distributions of views, blur and solarization differ.
@@ -80,7 +82,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
                 q1, q2, k1, k2 = run.model(view1(batch), view2(batch))
             loss = sum(
                 losses.contrastive_loss(
-                    *losses.cross_pairs(common.gather_rows(q), common.gather_rows(k)), "infonce", args.temperature
+                    *losses.cross_pairs(processes.gather_rows(q), processes.gather_rows(k)), "infonce", args.temperature
                 )
                 for q, k in ((q1, k2), (q2, k1))
             )
@@ -98,7 +100,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=512, help="width of projection and prediction inside")
     parser.add_argument("--momentum", type=float, default=0.99, help="at the start; a cosine takes it to 1")
     parser.add_argument("--temperature", type=float, default=0.2)
-    common.add_sampler_arguments(parser)
+    sampling.add_arguments(parser)
     return parser.parse_args(argv)
 
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import common
 import graphs
+import processes
+import sampling
 import torch
 from torch import nn
 from torch.nn.functional import normalize, softplus
@@ -114,14 +116,14 @@ def jensen_shannon_loss(nodes: torch.Tensor, graphs_of: torch.Tensor, owner: tor
 
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
-    common.start(args, distributed=False)
+    processes.start(args, distributed=False)
     data = graphs.load(args)
     for graph in data:
         graph.diffusion = diffusion(graph, args.teleport).flatten()
     labels = graphs.labels_of(data)
     model = MVGRL(data[0].num_features, args.width, args.layers).to(args.device)
     optimizer = torch.optim.Adam(model.parameters(), args.lr, weight_decay=args.weight_decay)
-    sampler = common.make_sampler(args, len(data), 2 * args.width, labels=labels)
+    sampler = sampling.make_sampler(args, len(data), 2 * args.width, labels=labels)
     run = common.Run("mvgrl", args.name, args, model, optimizer, sampler, labels=labels)
     loader = run.loader(data, DataLoader)
 
@@ -152,7 +154,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--teleport", type=float, default=0.2, help="of the diffusion")
     parser.add_argument("--width", type=int, default=128, help="512 in the paper")
     parser.add_argument("--layers", type=int, default=4)
-    common.add_sampler_arguments(parser)
+    sampling.add_arguments(parser)
     return parser.parse_args(argv)
 
 

@@ -21,6 +21,8 @@ from typing import Any
 
 import common
 import losses
+import processes
+import sampling
 import texts
 import torch
 from torch import nn
@@ -49,7 +51,7 @@ class Towers(nn.Module):
 
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
-    common.start(args)
+    processes.start(args)
     kept_in, kept_aside = read_groups(args)
     all_pairs = [(row, group[i : i + 2]) for row, group in enumerate(kept_in) for i in range(0, len(group) - 1, 2)]
     chosen = [all_pairs[i] for i in common.random_choice(len(all_pairs), args.max_samples)]
@@ -63,7 +65,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=args.weight_decay)
     # Shared tower: both texts of a pair, as the paper concatenates views. Two: a query looks for keys like its own.
     has_towers = args.towers == 2
-    sampler = common.make_sampler(
+    sampler = sampling.make_sampler(
         args, len(pairs), args.dim * (1 if has_towers else 2), key_dim=args.dim if has_towers else None, labels=groups
     )
     run = common.Run("retrieval", args.data.stem, args, model, optimizer, sampler, labels=groups)
@@ -78,8 +80,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         for indices, batch in run.steps(loader):
             with run.autocast():
                 a, b = run.model(batch)
-            all_a, all_b = common.gather_rows(a), common.gather_rows(b)
-            members = groups[common.gather_rows(indices.to(run.device))]
+            all_a, all_b = processes.gather_rows(a), processes.gather_rows(b)
+            members = groups[processes.gather_rows(indices.to(run.device))]
             known = members[:, None] == members[None, :] if args.mask_known else None
             directions = ((all_a, all_b), (all_b, all_a))
             loss = sum(
@@ -155,7 +157,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--mask-known", action="store_true", help="texts of the same line are no negatives")
     texts.add_arguments(parser, encoder="bag", width=256)
     losses.add_arguments(parser, temperature=0.07)
-    common.add_sampler_arguments(parser)
+    sampling.add_arguments(parser)
     return parser.parse_args(argv)
 
 

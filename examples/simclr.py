@@ -20,6 +20,8 @@ from typing import Any
 
 import common
 import losses
+import processes
+import sampling
 import torch
 import vision
 from torch import nn
@@ -37,11 +39,11 @@ class SimCLR(nn.Module):
 
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
-    common.start(args)
+    processes.start(args)
     images, test_images = vision.load(args)
     model = vision.synchronized(SimCLR(args), args.device).to(args.device)
     optimizer = vision.new_optimizer(args, model)
-    sampler = common.make_sampler(args, len(images), 2 * args.dim, labels=images.labels)
+    sampler = sampling.make_sampler(args, len(images), 2 * args.dim, labels=images.labels)
     run = common.Run("simclr", args.data.name, args, model, optimizer, sampler, labels=images.labels)
     loader = run.loader(images)
     view = vision.new_view(args, blur=0.5)
@@ -58,7 +60,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         for indices, batch in run.steps(loader):
             z1, z2 = views(batch, run.model)
             loss = losses.contrastive_loss(
-                *losses.all_pairs(common.gather_rows(z1), common.gather_rows(z2)),
+                *losses.all_pairs(processes.gather_rows(z1), processes.gather_rows(z2)),
                 args.loss,
                 args.temperature,
                 tau_plus=args.tau_plus,
@@ -75,7 +77,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     vision.add_arguments(parser, crop_min=0.08)
     parser.add_argument("--dim", type=int, default=128, help="of the projections that the loss compares")
     losses.add_arguments(parser, temperature=0.5)
-    common.add_sampler_arguments(parser)
+    sampling.add_arguments(parser)
     return parser.parse_args(argv)
 
 

@@ -25,6 +25,8 @@ from typing import Any, NamedTuple
 import common
 import losses
 import numpy as np
+import processes
+import sampling
 import texts
 import torch
 from scipy.stats import spearmanr
@@ -85,7 +87,7 @@ def read_sentences(args: argparse.Namespace, sts: dict[str, RatedPairs]) -> list
 
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
-    common.start(args)
+    processes.start(args)
     sts = read_sts(args.sts)
     sentences = read_sentences(args, sts)
     tokens = texts.Tokens(args, sentences)
@@ -94,7 +96,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 
     model = SimCSE(args, tokens.size).to(args.device)
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=args.weight_decay)
-    sampler = common.make_sampler(args, len(data), 2 * model.encoder.width)
+    sampler = sampling.make_sampler(args, len(data), 2 * model.encoder.width)
     run = common.Run("simcse", args.data.stem, args, model, optimizer, sampler)
     loader = run.loader(data)
 
@@ -111,7 +113,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
             with run.autocast():
                 z1, z2 = run.model(batch)
             loss = losses.contrastive_loss(
-                *losses.cross_pairs(common.gather_rows(z1), common.gather_rows(z2)),
+                *losses.cross_pairs(processes.gather_rows(z1), processes.gather_rows(z2)),
                 args.loss,
                 args.temperature,
                 tau_plus=args.tau_plus,
@@ -135,7 +137,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     texts.add_arguments(parser, encoder="bert", width=128)
     losses.add_arguments(parser, temperature=0.05)
-    common.add_sampler_arguments(parser, fill_bank=True)
+    sampling.add_arguments(parser, fill_bank=True)
     return parser.parse_args(argv)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import common
 import kornia.augmentation as augment
 import numpy as np
+import processes
 import torch
 from PIL import Image
 from torch import nn
@@ -110,7 +111,8 @@ def new_view(args: argparse.Namespace, *, blur: float, solarize: float = 0.0) ->
 
     @torch.no_grad()
     def make(images: torch.Tensor) -> torch.Tensor:
-        return normalized(view(images.float() / 255))
+        with torch.autocast(images.device.type, enabled=False):  # half precision would misplace pixels
+            return normalized(view(images.float() / 255))
 
     return make
 
@@ -197,7 +199,7 @@ def new_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Opt
 def synchronized(model: nn.Module, device: torch.device | str) -> nn.Module:
     """Batch norm over all processes, as the papers have it; on GPUs, torch has none for the CPU."""
     is_cuda = torch.device(device).type == "cuda"
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model) if is_cuda and common.num_processes() > 1 else model
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model) if is_cuda and processes.num_processes() > 1 else model
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------

@@ -227,6 +227,12 @@ def test_options(programs, made_data, options):
     assert 0 <= result["metrics"]["mrr"] <= 1
 
 
+@pytest.mark.parametrize("program", ["simclr", "moco_v3", "graphcl", "mvgrl"])
+def test_mixed_precision(programs, made_data, program):
+    result = programs[program].main([*arguments(program, made_data), "--amp", "bf16", "--epochs", "1"])
+    assert math.isfinite(result["history"][0]["loss"])
+
+
 def test_pretrained_model(programs, made_data, tmp_path):
     """As --model bert-base-uncased, which would have to be downloaded."""
     from transformers import BertConfig, BertModel, BertTokenizerFast

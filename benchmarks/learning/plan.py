@@ -129,6 +129,7 @@ def ablations(system: System, best: Parameters) -> Variants:
         "refresh_every=1000": {"refresh_every": 1000},
         "alpha from 0.2 to 0.05": {"restart_prob_end": 0.05, "epoch_mode": "independent"},
         "fp32 bank": {"bank_dtype": "fp32"},
+        "async_refresh": {"async_refresh": True},
         "filled bank": {"fill_bank": True},
     }
 

@@ -1,0 +1,116 @@
+"""The sampler of an example: its arguments, how it is made of them, and each process' share of its batches."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from processes import num_processes, rank
+from torch.utils.data import Sampler
+
+from batchsampler_ext import FeatureBank, ProximityBatchSampler
+
+BANK_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, fill_bank: bool = False) -> None:
+    group = parser.add_argument_group("sampler")
+    group.add_argument(
+        "--sampler",
+        choices=("uniform", "knn", "proximity"),
+        default="proximity",
+        help="knn: a random root and its exact nearest neighbours, the comparison of the paper",
+    )
+    group.add_argument("--num-candidates", type=int, default=1000, metavar="M")
+    group.add_argument("--num-neighbors", type=int, default=100, metavar="K")
+    group.add_argument("--restart-prob", type=float, default=0.2, metavar="ALPHA")
+    group.add_argument("--restart-prob-end", type=float, metavar="ALPHA", help="of the last epoch; linear in between")
+    group.add_argument(
+        "--refresh-every", type=int, metavar="STEPS", help="of the graph; default 100, once an epoch for knn"
+    )
+    group.add_argument("--async-refresh", action="store_true", help="graphs are made beside training, a window older")
+    group.add_argument("--range-min", type=int, default=0, help="each instance's nearest candidates to skip")
+    group.add_argument("--max-score", type=float, help="cosine above which candidates are not linked")
+    group.add_argument("--link-labels", action=argparse.BooleanOptionalAction, default=True,
+                       help="no: instances with equal labels are never linked")  # fmt: skip
+    group.add_argument("--fill-bank", action=argparse.BooleanOptionalAction, default=fill_bank,
+                       help="embed everything before the first epoch, which is uniform otherwise")  # fmt: skip
+    group.add_argument("--epoch-mode", choices=("partition", "independent", "paper"), default="partition")
+    group.add_argument("--strategy", choices=("rwr", "rw", "bfs", "dfs"), default="rwr")
+    group.add_argument("--hardness", choices=("soft", "default", "hard"), default="default", help="of partitions")
+    group.add_argument("--rows-per-draw", type=int, help="instances that share their candidates")
+    group.add_argument("--bank-dtype", choices=BANK_DTYPES, default="bf16")
+
+
+def make_sampler(
+    args: argparse.Namespace,
+    num_samples: int,
+    dim: int,
+    *,
+    labels: torch.Tensor | None = None,
+    key_dim: int | None = None,
+) -> ProximityBatchSampler:
+    """The sampler that the arguments ask for, with its bank. Batches of uneven size are left out.
+
+    labels: int64 [N], -1 = unknown; for --no-link-labels.
+    """
+    if args.batch_size > num_samples:
+        raise SystemExit(
+            f"--batch-size: expected at most {num_samples}, the number of instances, got {args.batch_size}"
+        )
+    bank = FeatureBank(num_samples, dim, key_dim=key_dim, dtype=BANK_DTYPES[args.bank_dtype])
+    num_batches = num_samples // args.batch_size
+    options = {name: getattr(args, name) for name in ("max_score", "rows_per_draw") if getattr(args, name) is not None}
+    if args.range_min:
+        options["range_min"] = args.range_min
+    if not args.link_labels:
+        if labels is None:
+            raise SystemExit("--no-link-labels: these data have no labels")
+        options["labels"] = labels
+    arguments: dict[str, Any]
+    if args.sampler == "uniform":
+        arguments, options = {"strategy": "uniform", "refresh_every": num_batches}, {}
+    elif args.sampler == "knn":
+        arguments = {
+            "strategy": "knn",
+            "epoch_mode": "independent",
+            "num_candidates": num_samples - 1,
+            "num_neighbors": args.batch_size - 1,
+            "refresh_every": args.refresh_every or num_batches,
+        }
+    else:
+        first, last = args.restart_prob, args.restart_prob_end
+        arguments = {
+            "strategy": args.strategy,
+            "epoch_mode": args.epoch_mode,
+            "hardness": args.hardness,
+            "num_candidates": args.num_candidates,
+            "num_neighbors": args.num_neighbors,
+            "refresh_every": args.refresh_every or 100,
+            "async_refresh": args.async_refresh,
+            "restart_prob": first
+            if last is None
+            else lambda epoch: first + (last - first) * min(1, epoch / max(1, args.epochs - 1)),
+        }
+    return ProximityBatchSampler(
+        num_samples, args.batch_size, drop_last=True, bank=bank, seed=args.seed, graph_options=options, **arguments
+    )
+
+
+class RankShare(Sampler[list[int]]):
+    """Of each mini-batch the part of this process: all processes together train on one hard batch.
+
+    Every process draws the whole batch by itself. Banks hold the same on all of them, since updates are gathered, and
+    batches are a function of it: so no process has to ask the others.
+    """
+
+    def __init__(self, sampler: ProximityBatchSampler) -> None:
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch[rank() :: num_processes()] for batch in self.sampler)
