@@ -3,13 +3,12 @@
 #pragma once
 
 #include "device.h"
+#include "grid_size.h"
 #include "score_block.h"
 #include "scratch.h"
 #include "status.h"
 
 namespace bse::cuda {
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 constexpr size_t kSharedBytes = 32 << 10;  // of a block's dynamic shared memory; what needs more uses scratch
 

@@ -8,10 +8,9 @@
 #include <cstdint>
 
 #include "device.h"
+#include "threads.cuh"
 
 namespace bse::cuda {
-
-constexpr unsigned kAllLanes = ~0u;
 
 // The table is a power of two of at least 2 * capacity and of at least capacity + 31 slots.
 inline int member_table_log_slots(int64_t capacity) {
