@@ -82,7 +82,10 @@ class CudaEngine:
         """As ``_core.proximity_graph``; threads and progress are those of a CPU."""
         if previous is not None:
             raise ValueError("warm_start: expected None for features on a CUDA device, got a graph")
-        return self._link(self._module.ProximityGraphCall, self._names("features", "keys"), **arguments)
+        has_scores = arguments["scores"] != 0
+        return self._link(
+            self._module.ProximityGraphCall, self._names("features", "keys"), has_scores=has_scores, **arguments
+        )
 
     def knn(self, *, num_threads: int, progress: object, **arguments: Any) -> DeviceStatus:
         """As ``_core.knn``."""

@@ -26,7 +26,9 @@ struct GraphRequest {
   int64_t num_candidates = 0;     // M <= R - 1
   int64_t rows_per_draw = 256;
   Selection selection;
+  bool has_scores = false;  // the links have scores
   uint64_t seed = 0;
+  int max_band_rows = 64;  // that are selected where they are scored (band_kernel.cuh), at most; 0: none
 };
 
 struct KnnRequest {
@@ -42,7 +44,9 @@ struct KnnRequest {
 // Scratch is taken from one buffer that the caller provides, of as many bytes as plan_*() says and aligned to 256. Any
 // `max_bytes` that suffices gives the same results; less throws std::invalid_argument.
 struct GraphPlan {
-  int64_t groups_at_once = 0;  // that are drawn, scored and selected together
+  int band_rows = 0;           // 0: scores go through a slab in device memory
+  int64_t draws_at_once = 0;   // groups whose candidates are drawn together
+  int64_t groups_at_once = 0;  // of these, that are scored and selected together
   size_t scratch_bytes = 0;
 };
 GraphPlan plan_proximity_graph(const GraphRequest& request, size_t max_bytes);

@@ -24,7 +24,7 @@ g++ $flags -O2 -fPIC -fvisibility=hidden -c tests/simt/runtime.cpp -o "$build/ru
 
 # Tests of kernels against the CPU engine, and the launchers that they call.
 declare -A launchers=(
-  [graph_test]="csrc/cuda/link_launch.cu csrc/cuda/proximity_graph.cu csrc/cuda/knn.cu"
+  [graph_test]="csrc/cuda/link_launch.cu csrc/cuda/proximity_graph.cu csrc/cuda/knn.cu csrc/cuda/band_launch.cu"
   [bank_test]="csrc/cuda/bank_update.cu"
   [walk_test]="csrc/cuda/walk_launch.cu"
   [partition_test]="csrc/cuda/partition_launch.cu"
