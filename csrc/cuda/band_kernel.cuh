@@ -120,25 +120,27 @@ BSE_DEVICE void link_by_scores(const ScoreBlock& block, const BandMemory<Shape>&
   __syncthreads();  // the next row reuses the scores
 }
 
-// window: key_window()
+// window: key_window()      last_guess: one word, at first 0
 template <class Shape>
-__global__ void __launch_bounds__(Shape::kThreads, 1) band_kernel(ScoreBlock block, uint32_t window, Links links) {
+__global__ void __launch_bounds__(Shape::kThreads, 1)
+    band_kernel(ScoreBlock block, uint32_t window, Links links, uint32_t* last_guess) {
   BSE_SHARED(BandRows<Shape::kRows>, rows);
   BSE_SHARED(SelectScratch, scratch);
   const BandMemory<Shape> memory(block.num_candidates, block.queries.dim);
   const BandRange range(block, Shape::kRows);
   if (range.num_rows <= 0) return;  // the whole block
-  rows.load(block, block.first_row + range.row_begin, range.num_rows);
+  rows.load(block, block.first_row + range.row_begin, range.num_rows, last_guess);
   const bool all_are_hard = load_candidates(block, range.group, memory, rows);
   fill_keys(block, memory, rows, range.num_rows);
   if (block.selection.labels != nullptr) forbid_labels(block.selection.labels, memory, rows, range.num_rows);
 
-  KeyGuess guess;
+  KeyGuess guess(rows.first_guess);
   for (int i = threadIdx.x / 32; i < range.num_rows; i += Shape::kWarps) {
     const bool is_hard = all_are_hard || rows.is_unbounded[i] != 0;
     if (!is_hard && link_by_keys(block, window, memory, rows, i, &guess, links)) continue;
     if (threadIdx.x % 32 == 0) rows.hard[atomicAdd(&rows.num_hard, 1u)] = i;
   }
+  if (threadIdx.x == 0) atomicExch(last_guess, guess.word());
   __syncthreads();
   for (uint32_t n = 0; n < rows.num_hard; ++n) {
     link_by_scores(block, memory, rows, range.row_begin, static_cast<int>(rows.hard[n]), links, scratch);

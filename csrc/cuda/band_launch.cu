@@ -33,7 +33,8 @@ int band_rows(int64_t rows_per_group, int64_t num_columns, int64_t dim, int max_
   return result;
 }
 
-void launch_bands(const ScoreBlock& block, int band_rows, const Links& links, device::Stream stream) {
+void launch_bands(const ScoreBlock& block, int band_rows, const Links& links, uint32_t* last_guess,
+                  device::Stream stream) {
   const int64_t num_groups = ceil_div(block.num_rows, block.rows_per_group);
   const auto num_bands = static_cast<unsigned>(num_groups * ceil_div(block.rows_per_group, band_rows));
   with_shape(block.num_candidates, [&](auto shape) {
@@ -41,7 +42,7 @@ void launch_bands(const ScoreBlock& block, int band_rows, const Links& links, de
     if (Shape::kRows != band_rows) return false;
     device::launch(band_kernel<Shape>, dim3(num_bands), dim3(Shape::kThreads),
                    band_bytes<Shape>(block.num_candidates, block.queries.dim), stream, block,
-                   key_window(block.queries.dim), links);
+                   key_window(block.queries.dim), links, last_guess);
     return true;
   });
 }

@@ -11,7 +11,9 @@ namespace bse::cuda {
 // (link_launch.h).
 int band_rows(int64_t rows_per_group, int64_t num_columns, int64_t dim, int max_rows);
 
-// Writes the links of the block's rows. band_rows: as above, not 0
-void launch_bands(const ScoreBlock& block, int band_rows, const Links& links, device::Stream stream);
+// Writes the links of the block's rows. band_rows: as above, not 0; last_guess: one word for blocks to begin their
+// searches with, 0 before the first launch
+void launch_bands(const ScoreBlock& block, int band_rows, const Links& links, uint32_t* last_guess,
+                  device::Stream stream);
 
 }  // namespace bse::cuda

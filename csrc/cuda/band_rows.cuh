@@ -31,11 +31,15 @@ struct BandRows {
   uint32_t hard[kRows];       // places of rows that keys cannot decide, num_hard of them
   uint32_t num_hard;
   uint32_t is_unbounded[kRows];
+  uint32_t first_guess;  // KeyGuess::word()
 
-  // first: position of the band's first row. Ends with a barrier.
-  BSE_DEVICE void load(const ScoreBlock& block, int64_t first, int num_rows) {
+  // first: position of the band's first row; last_guess: what the last block to end has learnt. Ends with a barrier.
+  BSE_DEVICE void load(const ScoreBlock& block, int64_t first, int num_rows, uint32_t* last_guess) {
     for (unsigned s = threadIdx.x; s < kNumSlots; s += blockDim.x) slots[s] = kFree;
-    if (threadIdx.x == 0) num_hard = 0;
+    if (threadIdx.x == 0) {
+      num_hard = 0;
+      first_guess = atomicOr(last_guess, 0u);
+    }
     __syncthreads();
     const bool some_are_unbounded = *block.unbounded != 0;
     for (int i = threadIdx.x; i < num_rows; i += blockDim.x) {

@@ -10,6 +10,7 @@
 
 #include "../common/selection.h"
 #include "device_matrix.h"
+#include "tuning.h"
 
 namespace bse::cuda {
 
@@ -28,7 +29,7 @@ struct GraphRequest {
   Selection selection;
   bool has_scores = false;  // the links have scores
   uint64_t seed = 0;
-  int max_band_rows = 64;  // that are selected where they are scored (band_kernel.cuh), at most; 0: none
+  int max_band_rows = kMostBandRows;  // that are selected where they are scored (band_kernel.cuh), at most; 0: none
 };
 
 struct KnnRequest {

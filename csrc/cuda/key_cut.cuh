@@ -5,8 +5,8 @@
 // `rank` with itself. Who is below T - w is not: `rank` others, whose keys are not below T, are better. Those between
 // are close: if all of them fit, they are the best too, else their defined scores decide.
 //
-// T is found by counting keys that are not below a guess. The first guess is the last row's, as rows of a group have
-// the same candidates; then interpolation of the counts on both sides, and bisection where that does not end it: at
+// T is found by counting keys that are not below a guess. The first guess is that of the row before, as rows are much
+// alike; then interpolation of the counts on both sides, and bisection where that does not end it: at
 // most kInterpolations + 15 counts, of some 45 instructions for 1024 columns. Usually a guess splits the row, with
 // nobody close below, before T is known.
 #pragma once
@@ -16,10 +16,21 @@
 
 namespace bse::cuda {
 
-// What the last row taught, in each lane alike.
+// What the row before taught, in each lane alike. It decides how long a search takes, not what it finds.
 struct KeyGuess {
   int threshold = 16384 + 1600;  // a cosine of 0.1
   float keys_per_rank = 8.0f;
+
+  // As a word, to begin with elsewhere; 0: nothing is known yet.
+  BSE_DEVICE explicit KeyGuess(uint32_t word) {
+    if (word == 0) return;
+    threshold = static_cast<int>(word >> 16);
+    keys_per_rank = static_cast<float>(word & 0xFFFFu) / 16.0f;
+  }
+  BSE_DEVICE KeyGuess(int threshold_, float keys_per_rank_) : threshold(threshold_), keys_per_rank(keys_per_rank_) {}
+  BSE_DEVICE uint32_t word() const {
+    return static_cast<uint32_t>(threshold) << 16 | static_cast<uint32_t>(min(keys_per_rank * 16.0f, 65535.0f));
+  }
 };
 
 template <int kParts>
@@ -41,7 +52,7 @@ BSE_DEVICE KeyCut<kParts> cut_after(const KeyRow<kParts>& row, uint32_t rank, ui
     const uint32_t num_found = found.size();
     const auto wide = static_cast<uint32_t>(max(threshold - static_cast<int>(window), 1));
     if (num_found == rank && row.at_least(wide).size() == rank) {
-      *guess = {threshold, keys_per_rank};
+      *guess = KeyGuess(threshold, keys_per_rank);
       return split(found);
     }
     if (num_found >= rank) {
@@ -70,7 +81,7 @@ BSE_DEVICE KeyCut<kParts> cut_after(const KeyRow<kParts>& row, uint32_t rank, ui
     threshold = next;
   }
   if (low == 0) return split(row.at_least(1));  // fewer than `rank` may be linked
-  *guess = {low, keys_per_rank};
+  *guess = KeyGuess(low, keys_per_rank);
   const ColumnSet<kParts> best = row.at_least(min(static_cast<uint32_t>(low) + window + 1, kKeyEnd));
   const ColumnSet<kParts> wide = row.at_least(static_cast<uint32_t>(max(low - static_cast<int>(window), 1)));
   const uint32_t num_best = best.size(), num_wide = wide.size();

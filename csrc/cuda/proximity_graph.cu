@@ -47,6 +47,7 @@ struct Layout {
     query_terms = scratch.take<float>(request.num_rows);
     base_terms = has_two_towers ? scratch.take<float>(request.num_rows) : query_terms;
     unbounded = scratch.take<uint32_t>(1);
+    last_guess = scratch.take<uint32_t>(1);
     order = is_shared ? scratch.take<uint32_t>(request.num_rows) : nullptr;
     values = scratch.take<uint32_t>(plan.draws_at_once * draw.values_stride);
     if (plan.band_rows == 0) slab = scratch.take<float>(plan.groups_at_once * rows_per_group * num_columns);
@@ -59,7 +60,7 @@ struct Layout {
   bool has_two_towers;
   uint64_t* tables = nullptr;
   float *query_terms, *base_terms;
-  uint32_t *order, *values, *unbounded;
+  uint32_t *order, *values, *unbounded, *last_guess;
   float* slab = nullptr;
 };
 
@@ -141,6 +142,7 @@ void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const L
     block.unbounded = unbounded_word;
     block.margin = 2.0 * tensor_core_screening_error(request.features.dim);
     device::fill_async(unbounded_word, 0, sizeof(uint32_t), stream);
+    device::fill_async(layout.last_guess, 0, sizeof(uint32_t), stream);
   }
   launch_row_terms(request.features, request.rows, num_rows, metric, layout.query_terms, StatusKind::kFeatureNotFinite,
                    status, unbounded_word, stream);
@@ -161,7 +163,7 @@ void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const L
                    static_cast<uint32_t>(first_drawn), static_cast<uint32_t>(num_drawn), layout.values, layout.tables);
     if (plan.band_rows > 0) {
       take_groups(first_drawn, num_drawn);
-      launch_bands(block, plan.band_rows, links, stream);
+      launch_bands(block, plan.band_rows, links, layout.last_guess, stream);
       continue;
     }
     for (int64_t first = 0; first < num_drawn; first += plan.groups_at_once) {

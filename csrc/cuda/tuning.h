@@ -9,8 +9,10 @@
 
 namespace bse::cuda {
 
-// --- Bands (band_kernel.cuh). Prediction for the example: 2.3 ms, of which products 1.0 and selection 1.3.
-// -----------
+// --- Bands (band_kernel.cuh)
+//
+// Prediction for the example: 2.3 ms, of which products 1.0 and selection 1.3; norms, order and draws before it some
+// 0.3 more.
 
 // Rows of a band: the largest of 64, 32, 16 that shared memory has room for. The example has 64 on an H200: 132 KB of
 // keys, 17 KB of rows, 61 KB of panels, 12 KB of candidates; one block of 16 warps a multiprocessor. Its 20,000 bands
@@ -23,9 +25,11 @@ constexpr int kMostBandRows = 64;
 // at 24 bytes a clock from L2, 1,700 clocks, more than its latency of some 300.
 constexpr int kBandPanelColumns = 256, kBandPanelDepth = 32, kBandPanelStages = 3;
 
-// Guesses by interpolation before a search for a threshold is left to bisection (key_cut.cuh). On normal and clustered
-// features, simulated: 7 counts a row. A count is 40 instructions, and some 30 to decide; together with loading,
-// listing and writing, 900 clocks of a quarter of a multiprocessor a row: 1.25 ms for the example.
+// Guesses by interpolation before a search for a threshold is left to bisection (key_cut.cuh). On normal, clustered and
+// collapsed features, simulated: 7 to 10 counts a row; 18 where a search begins with nothing known, hence the guess
+// that blocks leave to each other. For 1024 columns ptxas makes 41 instructions of a count (sm_90) and some 35 of what
+// decides; with loading, listing and writing, 900 clocks of a quarter of a multiprocessor a row: 1.25 ms for the
+// example.
 constexpr int kInterpolations = 6;
 
 // Close columns that a warp scores as defined, a multiple of 32; with more, the row is the whole block's, at 20 times
@@ -33,8 +37,7 @@ constexpr int kInterpolations = 6;
 // 0.15 ms in all. Features whose cosines spread by .002 have about 27 in every row.
 constexpr int kMostClose = 128;
 
-// --- Slabs (score_kernel.cuh, screen_kernel.cuh, select_kernel.cuh)
-// ----------------------------------------------------
+// --- Slabs (score_kernel.cuh, screen_kernel.cuh, select_kernel.cuh), and draws
 
 // Scores at a time, while memory allows: what stays in L2. The example without bands: 160 rounds of three launches,
 // 5.1 GB written and read twice or more, histograms in shared memory: 8 ms or more.

@@ -29,7 +29,7 @@ enum class Data {
   kIntegers,  // of -1, 0, 1: many ties
   kEqual,     // all rows
   kNear,      // scores that screening can hardly tell apart
-  kHuge,      // one row whose norm is beyond the bound of screening, and one of zeros
+  kHuge,      // one row whose norm overflows, and some of whose scores are NaN; and one of zeros
 };
 
 struct Case {
@@ -100,6 +100,7 @@ class Reference {
       const uint32_t other = candidates[c];
       if (!labels_.empty() && labels_[row] >= 0 && labels_[row] == labels_[other]) continue;
       const float score = finish_score(Metric::kCosine, dot(row, other), terms_[row], terms_[other]);
+      if (std::isnan(score)) continue;
       usable.push_back({candidate_rank(score, static_cast<uint32_t>(c)), other});
     }
     std::sort(usable.begin(), usable.end(), [](const auto& a, const auto& b) { return a.rank < b.rank; });
@@ -143,7 +144,7 @@ void check(const Case& run) {
     const size_t row = i / run.dim;
     if (run.data == Data::kEqual) features[i] = features[i % run.dim];
     if (run.data == Data::kNear) features[i] = features[i % run.dim] + (row == 0 ? 0.0f : 0.02f * features[i]);
-    if (run.data == Data::kHuge && row == 3) features[i] *= 0x1p30f;
+    if (run.data == Data::kHuge && row == 3) features[i] *= 0x1p125f;
     if (run.data == Data::kHuge && row == 5) features[i] = 0.0f;
   }
   Array<float> as_float(features.size());
@@ -260,6 +261,7 @@ int main() {
       bands("bands, all close, ranks skipped", 150, 24, 97, 13, 64, Data::kNear, 5),
       bands("bands, a huge row, more skipped than there are", 90, 16, 60, 5, 48, Data::kHuge, 58),
       bands("bands, a huge row", 90, 16, 40, 7, 48, Data::kHuge),
+      bands("bands, a huge row, few candidates", 90, 64, 8, 3, 48, Data::kHuge),
   };
   int num_bands = 0;
   for (Case run : in_bands) {
