@@ -59,10 +59,10 @@ BSE_DEVICE void settle(Row& row, const ScoreBlock& block, int64_t r, SelectScrat
   });
 }
 
-// Five blocks a multiprocessor: left to itself, ptxas spills a few registers to have more.
+// Seven or five blocks a multiprocessor: left to itself, ptxas spills a few registers to have more.
 // slab: [block.num_rows, block.num_candidates]      sort_buffers: [gridDim.x, sort_length] or null
 template <int kItems, bool kIsHeld>
-__global__ void __launch_bounds__(kSelectThreads, 5)
+__global__ void __launch_bounds__(kSelectThreads, kIsHeld ? 7 : 5)
     select_kernel(ScoreBlock block, SelectPlan plan, float* slab, Links links, uint64_t* sort_buffers) {
   using Row = ScoreRow<kItems, kIsHeld>;
   BSE_SHARED(SelectScratch, scratch);

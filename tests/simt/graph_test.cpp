@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <cstring>
 #include <random>
-#include <set>
 #include <vector>
 
 #include "common/draw.h"
@@ -59,10 +58,15 @@ class Reference {
     WordStream words(kSeed, Purpose::kCandidates, 0, group, 0);
     std::vector<uint32_t> values(draw_is_sparse(count, n) ? count : n);
     if (draw_is_sparse(count, n)) {
+      std::vector<char> is_seen(n);
       struct Seen {
-        std::set<uint32_t> values;
-        bool insert(uint32_t value) { return values.insert(value).second; }
-      } seen;
+        char* is_seen;  // nvcc compiles draw_sparse() for the device too, where there are no containers
+        BSE_HOST_DEVICE bool insert(uint32_t value) {
+          const bool is_new = is_seen[value] == 0;
+          is_seen[value] = 1;
+          return is_new;
+        }
+      } seen{is_seen.data()};
       draw_sparse(words, count, n, seen, values.data());
     } else {
       draw_dense(words, count, n, values.data());
