@@ -112,7 +112,10 @@ class CudaEngine:
 
     def proximity_graph(self, *, num_threads: int, progress: object, **arguments: Any) -> DeviceStatus:
         """As ``_core.proximity_graph``; threads and progress are those of a CPU."""
-        return self._link(self._module.ProximityGraphCall, self._names("features", "keys"), **arguments)
+        has_scores = arguments["scores"] != 0
+        return self._link(
+            self._module.ProximityGraphCall, self._names("features", "keys"), has_scores=has_scores, **arguments
+        )
 
     def knn(self, *, num_threads: int, progress: object, **arguments: Any) -> DeviceStatus:
         """As ``_core.knn``."""

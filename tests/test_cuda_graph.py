@@ -88,22 +88,68 @@ def test_dtypes(device_engine, dtype, precision):
 @pytest.mark.parametrize("dim", [8, 40, 136])
 def test_tensor_cores_screen_bfloat16(device_engine, kind, dim):
     """Shared draws of bfloat16 rows without scores: only the borderline is scored as defined."""
-    features = features_of("scales" if kind == "no bound" else "real" if kind == "near" else kind, 300, dim)
+    features = features_of("scales" if kind == "no bound" else "real" if kind == "near" else kind, 200, dim)
     if kind == "near":  # every score is on the borderline, few are equal
         features = features[0] + 1e-2 * features
     elif kind == "scales":  # within the bound
         features = (
             features
             / features.norm(dim=1, keepdim=True).clamp(min=1e-30)
-            * 10.0 ** (torch.arange(300) % 6 - 3)[:, None]
+            * 10.0 ** (torch.arange(200) % 6 - 3)[:, None]
         )
     features = features.bfloat16()
-    labels = torch.arange(300) % 3 - 1
-    for options in ({}, {"labels": labels}, {"keys": features.flip(0)}, {"rows": torch.arange(0, 300, 2)}):
+    labels = torch.arange(200) % 3 - 1
+    for options in ({}, {"labels": labels}, {"keys": features.flip(0)}, {"rows": torch.arange(0, 200, 2)}):
         assert_same(
-            proximity_graph, features, 20, num_candidates=140, rows_per_draw=70, seed=dim, device_engine=device_engine,
+            proximity_graph, features, 20, num_candidates=90, rows_per_draw=70, seed=dim, device_engine=device_engine,
             **options,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "dim", "num_candidates", "num_neighbors", "rows_per_draw"),
+    [
+        (150, 40, 149, 149, 64),  # all are kept; a last group of fewer rows
+        (150, 24, 99, 1, 150),
+        (203, 16, 100, 9, 100),  # a last group of three
+        (97, 13, 50, 7, 40),  # no multiple of eight elements: slabs of scores
+        (1100, 8, 1050, 20, 550),
+    ],
+)
+def test_rows_selected_where_they_are_scored(
+    device_engine, num_rows, dim, num_candidates, num_neighbors, rows_per_draw
+):
+    """The same links as with scores, which go through a slab, and as the oracle's."""
+    shape = {"num_candidates": num_candidates, "rows_per_draw": rows_per_draw, "seed": dim}
+    for kind in ("real", "integers"):
+        features = features_of(kind, num_rows, dim).bfloat16()
+        graph = assert_same(proximity_graph, features, num_neighbors, device_engine=device_engine, **shape)
+        with_scores = assert_same(
+            proximity_graph, features, num_neighbors, device_engine=device_engine, return_scores=True, **shape
+        )
+        assert torch.equal(graph.neighbors, with_scores.neighbors)
+        if num_rows < 200:
+            neighbors, _ = reference.proximity_graph(features.float().numpy(), num_neighbors, **shape)
+            np.testing.assert_array_equal(graph.neighbors.numpy(), neighbors)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"range_min": 9},
+        {"range_min": 80},
+        {"range_min": 200},
+        {"labels": torch.arange(140) % 2},
+        {"max_score": 0.2},
+        {"range_min": 3, "labels": torch.arange(140) % 4 - 1, "rows": torch.arange(0, 140, 1).flip(0)},
+    ],
+)
+def test_restricted_links_of_bfloat16(device_engine, options):
+    for kind in ("real", "integers"):
+        features = features_of(kind, 140, 16).bfloat16()
+        assert_same(
+            proximity_graph, features, 11, num_candidates=90, rows_per_draw=48, device_engine=device_engine, **options
+        )
 
 
 @pytest.mark.parametrize("build", ["shared", "own", "knn"])
@@ -215,7 +261,7 @@ def test_scratch_does_not_change_results(device_engine):
 def test_hash_tables_and_sort_buffers_beyond_shared_memory(device_engine):
     features = features_of("integers", 4500, 2)
     assert_same(
-        proximity_graph, features[:2300], 3, num_candidates=1100, rows_per_draw=2300, device_engine=device_engine
+        proximity_graph, features[:2300], 3, num_candidates=900, rows_per_draw=2300, device_engine=device_engine
     )
     assert_same(knn, features[:3], features, 4200, device_engine=device_engine)
 

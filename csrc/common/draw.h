@@ -29,16 +29,22 @@ BSE_HOST_DEVICE inline void draw_sparse(Words& words, uint32_t num_drawn, uint32
   }
 }
 
-// values: [n] scratch; its first num_drawn entries are the draw afterwards.
+// values: [n], 0 to n - 1 in order; its first num_drawn entries are the draw afterwards.
 template <class Words>
-BSE_HOST_DEVICE inline void draw_dense(Words& words, uint32_t num_drawn, uint32_t n, uint32_t* values) {
-  for (uint32_t i = 0; i < n; ++i) values[i] = i;
+BSE_HOST_DEVICE inline void shuffle_front(Words& words, uint32_t num_drawn, uint32_t n, uint32_t* values) {
   for (uint32_t i = 0; i < num_drawn; ++i) {
     const uint32_t j = i + words.next_below(n - i);
     const uint32_t drawn = values[j];
     values[j] = values[i];
     values[i] = drawn;
   }
+}
+
+// values: [n] scratch; its first num_drawn entries are the draw afterwards.
+template <class Words>
+BSE_HOST_DEVICE inline void draw_dense(Words& words, uint32_t num_drawn, uint32_t n, uint32_t* values) {
+  for (uint32_t i = 0; i < n; ++i) values[i] = i;
+  shuffle_front(words, num_drawn, n, values);
 }
 
 }  // namespace bse

@@ -1,19 +1,13 @@
-#include <algorithm>
-
 #include "../common/bank_limit.h"
 #include "bank_update.h"
 #include "bank_update_kernel.cuh"
+#include "grid_size.h"
 
 namespace bse::cuda {
 
 namespace {
 
 constexpr int64_t kBlocksPerMultiprocessor = 16;
-
-unsigned num_blocks(int64_t num_rows, int64_t rows_per_block) {
-  const int64_t blocks = (num_rows + rows_per_block - 1) / rows_per_block;
-  return static_cast<unsigned>(std::min(blocks, device::num_multiprocessors() * kBlocksPerMultiprocessor));
-}
 
 }  // namespace
 
@@ -25,10 +19,10 @@ void launch_bank_update(const BankTables& bank, const BankUpdate& update, uint64
   auto* const verdict = static_cast<uint64_t*>(scratch);
   const auto queue = static_cast<device::Stream>(stream);
   device::fill_async(verdict, 0xFF, bank_scratch_bytes(), queue);
-  device::launch(bank_check_kernel, num_blocks(update.num_rows, kBankWarps), 32 * kBankWarps, 0, queue, bank, update,
-                 first_infinite(bank.dtype, update.normalize), verdict);
-  device::launch(bank_store_kernel, num_blocks(update.num_rows, kBankWarps * kBankRowsAtOnce), 32 * kBankWarps, 0,
-                 queue, bank, update, verdict, ledger);
+  device::launch(bank_check_kernel, grid_size(update.num_rows, kBankWarps, kBlocksPerMultiprocessor), 32 * kBankWarps,
+                 0, queue, bank, update, first_infinite(bank.dtype, update.normalize), verdict);
+  device::launch(bank_store_kernel, grid_size(update.num_rows, kBankWarps * kBankRowsAtOnce, kBlocksPerMultiprocessor),
+                 32 * kBankWarps, 0, queue, bank, update, verdict, ledger);
 }
 
 }  // namespace bse::cuda

@@ -2,7 +2,8 @@
 //
 // The draw of a group is the first `num_drawn` distinct values of its word stream. Threads make four words each (a
 // Philox block), and the list keeps the first of equal values (distinct_list.cuh). Where more than half of all values
-// are drawn it is a Fisher-Yates shuffle, whose swaps depend on each other: one thread. O(num_drawn) work a group.
+// are drawn it is a Fisher-Yates shuffle: of its swaps each needs the one before, so they are one thread's, in shared
+// memory where that has room. O(num_drawn) work a group.
 #pragma once
 
 #include "../common/draw.h"
@@ -18,7 +19,7 @@ struct DrawPlan {
   uint32_t num_drawn, n;
   uint64_t seed;
   uint32_t num_slots;      // of the hash table; 0: a shuffle
-  bool table_is_shared;    // in shared memory, else in `tables`
+  bool is_shared;          // table or shuffle in shared memory; else in `tables`, or in the values themselves
   uint32_t values_stride;  // between the draws of two groups
   bool are_own;            // group g is row g, and draws from the other rows
 };
@@ -29,16 +30,25 @@ __global__ void __launch_bounds__(kDrawThreads)
                           uint64_t* tables) {
   BSE_SHARED(uint32_t, sums, [kDrawThreads / 32 + 1]);
   device::SharedMemory shared;
-  uint64_t* table =
-      plan.table_is_shared ? shared.take<uint64_t>(plan.num_slots) : tables + size_t{blockIdx.x} * plan.num_slots;
+  const bool is_sparse = plan.num_slots > 0;
+  uint64_t* table = tables + size_t{blockIdx.x} * plan.num_slots;
+  if (is_sparse && plan.is_shared) table = shared.take<uint64_t>(plan.num_slots);
+  uint32_t* const shuffled = !is_sparse && plan.is_shared ? shared.take<uint32_t>(plan.n) : nullptr;
   const uint32_t num_surplus = (0u - plan.n) % plan.n;  // 2^32 mod n: words that uniform_below() skips
   for (uint32_t g = blockIdx.x; g < num_groups; g += gridDim.x) {
     const uint32_t group = first_group + g;
     uint32_t* drawn = values + size_t{g} * plan.values_stride;
-    if (plan.num_slots == 0) {
+    if (!is_sparse) {
+      uint32_t* const all = shuffled != nullptr ? shuffled : drawn;
+      for (uint32_t i = threadIdx.x; i < plan.n; i += kDrawThreads) all[i] = i;
+      __syncthreads();
       if (threadIdx.x == 0) {
         WordStream words(plan.seed, Purpose::kCandidates, 0, group, 0);
-        draw_dense(words, plan.num_drawn, plan.n, drawn);
+        shuffle_front(words, plan.num_drawn, plan.n, all);
+      }
+      if (shuffled != nullptr) {
+        __syncthreads();
+        for (uint32_t c = threadIdx.x; c < plan.num_drawn; c += kDrawThreads) drawn[c] = shuffled[c];
       }
     } else {
       DistinctList list(table, plan.num_slots, sums, drawn);

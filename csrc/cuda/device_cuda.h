@@ -5,6 +5,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -62,26 +64,49 @@ inline void check(cudaError_t status, const char* what) {
   throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
 }
 
-// Static shared memory counts too, hence the attribute is set whenever the sum could pass the default limit.
+inline int device_attribute(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+// Of one block, static and dynamic together.
+inline size_t max_shared_bytes() {
+  return static_cast<size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+}
+
+// Lets a kernel's blocks have all the shared memory there is; it takes what a launch asks for. Once for each kernel and
+// device: the limit is the kernel's, so that launches of two threads, each setting its own, would take it from each
+// other.
+inline void allow_all_shared_memory(const void* kernel) {
+  static std::mutex mutex;
+  static std::set<std::pair<const void*, int>> allowed;
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (allowed.count({kernel, device}) > 0) return;
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes");
+  const size_t num_bytes = max_shared_bytes() - attributes.sharedSizeBytes;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(num_bytes)),
+        "cudaFuncSetAttribute");
+  allowed.insert({kernel, device});
+}
+
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_shared_bytes, Stream stream,
             Arguments&&... arguments) {
   static_assert(sizeof...(Parameters) == sizeof...(Arguments), "number of kernel arguments");
   const auto entry = reinterpret_cast<const void*>(kernel);
-  cudaError_t status = cudaSuccess;
-  if (dynamic_shared_bytes > 0) {
-    status = cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(dynamic_shared_bytes));
-  }
-  if (status == cudaSuccess) {
-    std::tuple<std::decay_t<Parameters>...> values(std::forward<Arguments>(arguments)...);
-    status = std::apply(
-        [&](auto&... value) {
-          void* pointers[] = {const_cast<void*>(static_cast<const void*>(&value))..., nullptr};
-          return cudaLaunchKernel(entry, grid, block, pointers, dynamic_shared_bytes, stream);
-        },
-        values);
-  }
+  if (dynamic_shared_bytes > 0) allow_all_shared_memory(entry);
+  std::tuple<std::decay_t<Parameters>...> values(std::forward<Arguments>(arguments)...);
+  const cudaError_t status = std::apply(
+      [&](auto&... value) {
+        void* pointers[] = {const_cast<void*>(static_cast<const void*>(&value))..., nullptr};
+        return cudaLaunchKernel(entry, grid, block, pointers, dynamic_shared_bytes, stream);
+      },
+      values);
   if (status == cudaSuccess) return;
   const char* name = nullptr;
   if (cudaFuncGetName(&name, entry) != cudaSuccess || name == nullptr) name = "a kernel";
@@ -106,19 +131,7 @@ inline void copy_async(void* destination, const void* source, size_t num_bytes, 
 // Of the calling thread, for what follows.
 inline void use_device(int index) { check(cudaSetDevice(index), "cudaSetDevice"); }
 
-inline int device_attribute(cudaDeviceAttr attribute) {
-  int device = 0, value = 0;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
-  return value;
-}
-
 inline int num_multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
-
-// Of one block, static and dynamic together.
-inline size_t max_shared_bytes() {
-  return static_cast<size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
-}
 
 BSE_DEVICE void yield() { __nanosleep(64); }
 

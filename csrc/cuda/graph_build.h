@@ -11,6 +11,7 @@
 #include "../common/selection.h"
 #include "device_matrix.h"
 #include "graph_view.h"
+#include "tuning.h"
 
 namespace bse::cuda {
 
@@ -27,9 +28,12 @@ struct GraphRequest {
   int64_t num_candidates = 0;     // M <= R - 1
   int64_t rows_per_draw = 256;    // 1 with a previous graph
   Selection selection;
+  bool has_scores = false;  // the links have scores
   uint64_t seed = 0;
   GraphView previous;                    // whose neighbours are offered as candidates; neighbors null: none
   const int32_t* pool_row_of = nullptr;  // [N] position of each instance in `rows` or -1; null where rows is
+  int max_band_rows =
+      tuning::kMostBandRows;  // that are selected where they are scored (band_kernel.cuh), at most; 0: none
 };
 
 // How exact neighbours are found. All give the same results; tests choose.
@@ -49,7 +53,9 @@ struct KnnRequest {
 // Scratch is taken from one buffer that the caller provides, of as many bytes as plan_*() says and aligned to 256. Any
 // `max_bytes` that suffices gives the same results; less throws std::invalid_argument.
 struct GraphPlan {
-  int64_t groups_at_once = 0;  // that are drawn, scored and selected together
+  int band_rows = 0;           // 0: scores go through a slab in device memory
+  int64_t draws_at_once = 0;   // groups whose candidates are drawn together
+  int64_t groups_at_once = 0;  // of these, that are scored and selected together
   size_t scratch_bytes = 0;
 };
 GraphPlan plan_proximity_graph(const GraphRequest& request, size_t max_bytes);

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "device.h"
+#include "threads.cuh"
 
 namespace bse::cuda {
 
@@ -30,9 +31,6 @@ struct Groups {
   uint32_t* chunk_sums;  // [kMaxChunks]
   Member* members;       // [max_items] items by group
 };
-
-BSE_DEVICE int64_t thread_index() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
-BSE_DEVICE int64_t num_threads() { return int64_t{gridDim.x} * blockDim.x; }
 
 BSE_DEVICE void put(const Groups& groups, int64_t i, uint64_t key, uint32_t value, uint32_t group) {
   groups.items[i] = {key, value, group};

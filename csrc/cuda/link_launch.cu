@@ -34,11 +34,9 @@ void launch_row_terms(const DeviceMatrix& matrix, const int64_t* ids, int64_t co
                  terms, not_finite, status, unbounded);
 }
 
-bool can_screen(const ScoreBlock& block, const Links& links) {
-  const Selection& selection = block.selection;
-  return block.rows_per_group > 1 && holds_aligned_bfloat16(block.queries) && holds_aligned_bfloat16(block.base) &&
-         selection.metric == Metric::kCosine && block.queries.dim <= kMostScreenedDimensions &&
-         !selection.has_max_score && selection.range_min == 0 && !selection.sort && links.scores == nullptr;
+bool can_screen(const DeviceMatrix& queries, const DeviceMatrix& base, const Selection& selection, bool has_scores) {
+  return holds_aligned_bfloat16(queries) && holds_aligned_bfloat16(base) && selection.metric == Metric::kCosine &&
+         queries.dim <= kMostScreenedDimensions && !selection.has_max_score && !selection.sort && !has_scores;
 }
 
 void launch_scores(const ScoreBlock& block, float* slab, device::Stream stream) {

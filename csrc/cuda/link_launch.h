@@ -3,13 +3,12 @@
 #pragma once
 
 #include "device.h"
+#include "grid_size.h"
 #include "score_block.h"
 #include "scratch.h"
 #include "status.h"
 
 namespace bse::cuda {
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 constexpr size_t kSharedBytes = 32 << 10;  // of a block's dynamic shared memory; what needs more uses scratch
 
@@ -30,8 +29,9 @@ class Selector {
   int64_t max_blocks_;
 };
 
-// Whether screening pays and can be settled: shared candidates in bfloat16, and links that need no scores.
-bool can_screen(const ScoreBlock& block, const Links& links);
+// Whether shared candidates can be screened by tensor cores, and links settled: cosines of bfloat16 rows, of which
+// neither links nor their choice need each score.
+bool can_screen(const DeviceMatrix& queries, const DeviceMatrix& base, const Selection& selection, bool has_scores);
 
 // Fills the slab for groups that share their candidates, or for rows with their own.
 void launch_scores(const ScoreBlock& block, float* slab, device::Stream stream);

@@ -47,22 +47,22 @@ struct MemberPrefix {
   }
 };
 
-constexpr unsigned kSelectThreads = 128;
+constexpr unsigned kMemberThreads = 128;
 
 // Each member by one thread of the block. Several are loaded at once, because a group in which a hub is may be large.
 template <class Body>
 BSE_DEVICE void for_members(const Member* members /* [num_members] */, uint32_t num_members, const Body& body) {
   constexpr uint32_t kAtOnce = 4;
-  for (uint32_t begin = threadIdx.x; begin < num_members; begin += kAtOnce * kSelectThreads) {
+  for (uint32_t begin = threadIdx.x; begin < num_members; begin += kAtOnce * kMemberThreads) {
     Member loaded[kAtOnce];
     BSE_UNROLL
     for (uint32_t k = 0; k < kAtOnce; ++k) {
-      const uint32_t i = begin + k * kSelectThreads;
+      const uint32_t i = begin + k * kMemberThreads;
       if (i < num_members) loaded[k] = members[i];
     }
     BSE_UNROLL
     for (uint32_t k = 0; k < kAtOnce; ++k) {
-      if (begin + k * kSelectThreads < num_members) body(loaded[k]);
+      if (begin + k * kMemberThreads < num_members) body(loaded[k]);
     }
   }
 }
@@ -70,9 +70,9 @@ BSE_DEVICE void for_members(const Member* members /* [num_members] */, uint32_t 
 // The prefix that covers the first `count` members in the order (key, value), 0 < count < num_members. All threads of
 // the block call it together.
 BSE_DEVICE MemberPrefix select(const Member* members /* [num_members] */, uint32_t num_members, uint32_t count) {
-  constexpr int kPerThread = kNumDigitValues / static_cast<int>(kSelectThreads);
+  constexpr int kPerThread = kNumDigitValues / static_cast<int>(kMemberThreads);
   BSE_SHARED(uint32_t, histogram, [kNumDigitValues]);
-  BSE_SHARED(uint32_t, warp_sums, [kSelectThreads / 32 + 1]);
+  BSE_SHARED(uint32_t, warp_sums, [kMemberThreads / 32 + 1]);
   BSE_SHARED(uint32_t, found_value);
   BSE_SHARED(uint32_t, found_before);
   MemberPrefix prefix;

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "../common/partition_schedule.h"
+#include "grid_size.h"
 #include "grouping_kernels.cuh"
 #include "link_share_kernels.cuh"
 #include "partition_launch.h"
@@ -39,8 +40,7 @@ class Partition {
         reader_(reader),
         memory_(request, scratch, status),
         state_(memory_.state),
-        sizes_(state_.sizes),
-        num_multiprocessors_(device::num_multiprocessors()) {
+        sizes_(state_.sizes) {
     device::fill_async(state_.counters, 0, kNumCounters * sizeof(uint64_t), stream_);
     device::fill_async(state_.groups.sizes, 0, static_cast<size_t>(max_partition_groups(sizes_)) * sizeof(uint32_t),
                        stream_);
@@ -76,11 +76,6 @@ class Partition {
   }
 
   // --- launches ----------------------------------------------------------------------------------------------------
-
-  unsigned grid_size(int64_t num_items, int64_t items_per_block, int64_t blocks_per_multiprocessor) const {
-    const int64_t num_blocks = (num_items + items_per_block - 1) / items_per_block;
-    return static_cast<unsigned>(std::clamp<int64_t>(num_blocks, 1, num_multiprocessors_ * blocks_per_multiprocessor));
-  }
 
   // A thread for each item. Kernels go round: the number need only be about right.
   template <class... Parameters, class... Arguments>
@@ -217,7 +212,7 @@ class Partition {
   // Takes proposals, and lists who is left.
   void accept(uint32_t round, bool are_returning) {
     group(sizes_.num_batches, counter(kNumVoters), num_expected_, counter(kNumGrouped));
-    device::launch(accept_kernel, grid_size(sizes_.num_batches, 1, kSmallBlocks), kSelectThreads, 0, stream_, state_,
+    device::launch(accept_kernel, grid_size(sizes_.num_batches, 1, kSmallBlocks), kMemberThreads, 0, stream_, state_,
                    round, are_returning);
     launch_over(list_unassigned_kernel, num_expected_, state_, unassigned(), spare());
     swap_lists();
@@ -320,7 +315,6 @@ class Partition {
   const PartitionMemory memory_;
   const PartitionState& state_;
   const PartitionSizes& sizes_;
-  const int64_t num_multiprocessors_;
   int current_ = 0;           // which list has the unassigned rows
   int64_t num_expected_ = 0;  // about how many they are; 0 only if there are none
   bool is_exact_ = false;     // just so many

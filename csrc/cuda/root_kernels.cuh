@@ -7,15 +7,13 @@
 #include "../common/permutation.h"
 #include "../common/random_stream.h"
 #include "device.h"
+#include "threads.cuh"
 
 namespace bse::cuda {
 
-BSE_DEVICE int64_t first_index() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
-BSE_DEVICE int64_t index_stride() { return int64_t{gridDim.x} * blockDim.x; }
-
 __global__ void independent_roots_kernel(uint32_t num_rows, int64_t num_walks, uint64_t seed, uint32_t epoch,
                                          int64_t* roots /* [num_walks] */) {
-  for (int64_t walk = first_index(); walk < num_walks; walk += index_stride()) {
+  for (int64_t walk = thread_index(); walk < num_walks; walk += num_threads()) {
     WordStream words(seed, Purpose::kRoots, epoch, static_cast<uint32_t>(walk), 0);
     roots[walk] = words.next_below(num_rows);
   }
@@ -23,7 +21,7 @@ __global__ void independent_roots_kernel(uint32_t num_rows, int64_t num_walks, u
 
 __global__ void root_order_kernel(uint32_t num_rows, uint64_t seed, uint32_t epoch, int64_t* order /* [num_rows] */) {
   const KeyedPermutation permutation(num_rows, seed, Purpose::kRootOrder, epoch, 0);
-  for (int64_t position = first_index(); position < num_rows; position += index_stride()) {
+  for (int64_t position = thread_index(); position < num_rows; position += num_threads()) {
     order[position] = permutation(static_cast<uint32_t>(position));
   }
 }

@@ -5,12 +5,12 @@
 #pragma once
 
 #include "graph_view.cuh"
+#include "threads.cuh"
 
 namespace bse::cuda {
 
 __global__ void row_degrees_kernel(GraphView graph, int32_t* degrees /* [num_rows] */,
                                    uint64_t* status /* [kNumStatusWords] */) {
-  constexpr unsigned kAllLanes = ~0u;
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int64_t num_warps = int64_t{gridDim.x} * (blockDim.x / 32);
   for (int64_t row = int64_t{blockIdx.x} * (blockDim.x / 32) + threadIdx.x / 32; row < graph.num_rows;

@@ -1,7 +1,7 @@
-// One row of the slab, as the threads of a block select from it: strip by strip of kItems columns a thread.
+// One row of scores, as the threads of a block select from it: strip by strip of kItems columns a thread.
 //
-// Item i of thread t in the strip that begins at `first` is column first + i * kSelectThreads + t. A row of one strip
-// is held in registers (one read of the slab); longer ones stay where they are and are read in each pass.
+// Item i of thread t in the strip that begins at `first` is column first + i * kThreads + t. A row of one strip
+// is held in registers (one read); longer ones stay where they are and are read in each pass.
 #pragma once
 
 #include "../common/score.h"
@@ -11,10 +11,11 @@ namespace bse::cuda {
 
 constexpr int kSelectThreads = 128;
 
-template <int kItems, bool kIsHeld>
+template <int kItems_, bool kIsHeld, int kThreads_ = kSelectThreads>
 class ScoreRow {
  public:
-  static constexpr int kStrip = kItems * kSelectThreads;
+  static constexpr int kItems = kItems_, kThreads = kThreads_;
+  static constexpr int kStrip = kItems * kThreads;
 
   BSE_DEVICE ScoreRow(float* scores, int64_t num_columns) : slab_(scores), num_columns_(num_columns) {
     if constexpr (kIsHeld) load(0);
@@ -44,7 +45,7 @@ class ScoreRow {
     });
   }
 
-  BSE_DEVICE static int64_t column(int64_t first, int item) { return first + item * kSelectThreads + threadIdx.x; }
+  BSE_DEVICE static int64_t column(int64_t first, int item) { return first + item * kThreads + threadIdx.x; }
   BSE_DEVICE int64_t num_columns() const { return num_columns_; }
 
   BSE_DEVICE static float nobody() { return __uint_as_float(0x7FC00000u); }

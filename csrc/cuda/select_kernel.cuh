@@ -1,9 +1,4 @@
-// The best K of a row of scores, exactly: a radix search for the K-th rank, then one pass in order.
-//
-// Rank is (score descending, column ascending), where columns are in draw order or, for exact neighbours, in order of
-// ids; NaN has none. One block a row of the slab. Per range bound: up to four passes over the row, each a histogram of
-// eight bits of the score. O(columns) a row, any K, any number of columns. Ranks range_min .. range_min + K - 1 are
-// kept; in column order, or (sort) by score and then lower id.
+// Selects from rows of a slab of scores, one block a row (link_row.cuh).
 //
 // Where scores are screened, with e = margin / 2 as their error and T the K-th best of them: who is above T + 2 e is
 // among the best K by defined scores (fewer than K screened scores are above T, and only those with a defined one above
@@ -12,68 +7,13 @@
 #pragma once
 
 #include "../common/score.h"
-#include "bitonic_sort.cuh"
 #include "block_scan.cuh"
+#include "defined_dot.cuh"
 #include "device.h"
-#include "score_row.cuh"
+#include "link_row.cuh"
 #include "score_tile.cuh"
-#include "strip_places.cuh"
 
 namespace bse::cuda {
-
-// A place in the ranking: all scores with a smaller key are before it, and so many of those with this key.
-struct RankBound {
-  uint32_t key;  // ScoreRow::key()
-  uint32_t num_equal;
-};
-
-// Shared memory of the selection.
-struct SelectScratch {
-  uint32_t histogram[256];
-  uint32_t chosen[2];
-  uint32_t sums[kSelectWarps + 1];
-  uint32_t counts[32];
-};
-
-// The bound after the best `rank` scores; past all of them if there are no more.
-template <class Row>
-BSE_DEVICE RankBound bound_after(Row& row, uint32_t rank, SelectScratch& scratch) {
-  uint32_t prefix = 0, left = rank;
-  for (int shift = 24; shift >= 0; shift -= 8) {
-    for (unsigned b = threadIdx.x; b < 256; b += blockDim.x) scratch.histogram[b] = 0;
-    if (threadIdx.x == 0) scratch.chosen[0] = 256;
-    __syncthreads();
-    row.for_each([&](int64_t, const float& score) {
-      const uint32_t bits = Row::key(score);
-      const bool is_in_prefix = shift == 24 || bits >> (shift + 8) == prefix;
-      if (Row::has_rank(score) && is_in_prefix) atomicAdd(&scratch.histogram[bits >> shift & 255], 1u);
-    });
-    __syncthreads();
-    if (threadIdx.x < 32) {  // the bin in which the count passes `left`
-      uint32_t own = 0;
-      for (int b = 0; b < 8; ++b) own += scratch.histogram[threadIdx.x * 8 + b];
-      uint32_t before = own;
-      for (unsigned distance = 1; distance < 32; distance *= 2) {
-        const uint32_t other = __shfl_up_sync(~0u, before, distance);
-        if (threadIdx.x >= distance) before += other;
-      }
-      before -= own;
-      if (before <= left && left < before + own) {
-        unsigned b = threadIdx.x * 8;
-        for (; before + scratch.histogram[b] <= left; ++b) before += scratch.histogram[b];
-        scratch.chosen[0] = b;
-        scratch.chosen[1] = before;
-      }
-    }
-    __syncthreads();
-    const uint32_t bin = scratch.chosen[0], before = scratch.chosen[1];
-    __syncthreads();
-    if (bin == 256) return {0xFFFFFFFFu, 0xFFFFFFFFu};  // no more than `rank` scores
-    prefix = prefix << 8 | bin;
-    left -= before;
-  }
-  return {prefix, left};
-}
 
 // A row that does not meet itself among its candidates loses the last one.
 template <class Row>
@@ -84,14 +24,6 @@ BSE_DEVICE void exclude_last(Row& row) {
   row.template for_each<true>([&](int64_t c, float& score) {
     if (c == row.num_columns() - 1) score = Row::nobody();
   });
-}
-
-// The dot product of two rows as defined. Not inlined: it is needed seldom, and at many places of unrolled loops.
-static __device__ __noinline__ float defined_dot(DeviceMatrix queries, int64_t query, DeviceMatrix base,
-                                                 int64_t candidate) {
-  float acc = 0.0f;
-  for (int64_t k = 0; k < queries.dim; ++k) acc = fmaf(queries.element(query, k), base.element(candidate, k), acc);
-  return acc;
 }
 
 // Turns screened scores into ones whose best K are those of the defined scores: infinity for who is among them, NaN for
@@ -121,83 +53,28 @@ BSE_DEVICE void settle(Row& row, const ScoreBlock& block, int64_t r, SelectScrat
   row.template for_each<true>([&](int64_t c, float& score) {
     if (!Row::has_rank(score) || score == __uint_as_float(0x7F800000u)) return;
     const int64_t base_row = block.candidate_row(group, c);
-    const float dot = defined_dot(block.queries, block.query_id(query_row), block.base, block.base_id(base_row));
+    const float dot = defined_dot(bfloat16_row(block.queries, block.query_id(query_row)),
+                                  bfloat16_row(block.base, block.base_id(base_row)), block.queries.dim);
     score = finish_score(block.selection.metric, dot, block.query_terms[query_row], block.base_terms[base_row]);
   });
 }
 
+// Seven or five blocks a multiprocessor: left to itself, ptxas spills a few registers to have more.
 // slab: [block.num_rows, block.num_candidates]      sort_buffers: [gridDim.x, sort_length] or null
 template <int kItems, bool kIsHeld>
-__global__ void __launch_bounds__(kSelectThreads)
+__global__ void __launch_bounds__(kSelectThreads, kIsHeld ? 7 : 5)
     select_kernel(ScoreBlock block, SelectPlan plan, float* slab, Links links, uint64_t* sort_buffers) {
   using Row = ScoreRow<kItems, kIsHeld>;
   BSE_SHARED(SelectScratch, scratch);
   device::SharedMemory shared;
   uint64_t* ranks = plan.sort_is_shared ? shared.take<uint64_t>(plan.sort_length)
                                         : sort_buffers + size_t{blockIdx.x} * plan.sort_length;
-  const auto num_links = static_cast<uint32_t>(block.selection.num_neighbors);
-  const auto range_min = static_cast<uint32_t>(block.selection.range_min);
   const bool has_screened_scores = is_screened(block);
   for (int64_t r = blockIdx.x; r < block.num_rows; r += gridDim.x) {
     Row row(slab + r * block.num_candidates, block.num_candidates);
     if (plan.excludes_last) exclude_last(row);
     if (has_screened_scores) settle(row, block, r, scratch);
-    const RankBound end = bound_after(row, range_min + num_links, scratch);
-    const RankBound begin = range_min > 0 ? bound_after(row, range_min, scratch) : RankBound{0, 0};
-
-    const int64_t group = r / block.rows_per_group;
-    const int64_t result_row = block.query_row(block.first_row + r);
-    int32_t* neighbors = links.neighbors + result_row * num_links;
-    float* scores = links.scores != nullptr ? links.scores + result_row * num_links : nullptr;
-    uint32_t num_at_begin = 0, num_at_end = 0, num_kept = 0;
-    row.for_each_strip([&](int64_t first, const float (&items)[kItems]) {
-      // Who is among the first `num_equal` of a bound's key is a matter of column order: counted, as kept ones are.
-      bool is_kept[kItems], is_equal[kItems];
-      uint32_t places[kItems];
-      BSE_UNROLL
-      for (int i = 0; i < kItems; ++i) {
-        const uint32_t key = Row::key(items[i]);
-        is_kept[i] = Row::has_rank(items[i]) && key >= begin.key && key <= end.key;
-      }
-      const auto cut = [&](const RankBound& bound, uint32_t* num_seen, bool keeps_first) {
-        BSE_UNROLL
-        for (int i = 0; i < kItems; ++i) is_equal[i] = is_kept[i] && Row::key(items[i]) == bound.key;
-        *num_seen = place_chosen(is_equal, *num_seen, scratch.counts, places);
-        BSE_UNROLL
-        for (int i = 0; i < kItems; ++i) {
-          is_kept[i] = is_kept[i] && (!is_equal[i] || (places[i] < bound.num_equal) == keeps_first);
-        }
-      };
-      if (end.num_equal != 0xFFFFFFFFu) cut(end, &num_at_end, true);
-      if (range_min > 0) cut(begin, &num_at_begin, false);
-      num_kept = place_chosen(is_kept, num_kept, scratch.counts, places);
-      BSE_UNROLL
-      for (int i = 0; i < kItems; ++i) {
-        if (!is_kept[i]) continue;
-        const auto id = static_cast<uint32_t>(block.base_id(block.candidate_row(group, Row::column(first, i))));
-        if (plan.sort_length > 0) {
-          ranks[places[i]] = candidate_rank(items[i], id);
-        } else {
-          neighbors[places[i]] = static_cast<int32_t>(id);
-          if (scores != nullptr) scores[places[i]] = items[i];
-        }
-      }
-    });
-    if (plan.sort_length > 0) {
-      uint32_t length = 1;  // of what there is
-      while (length < num_kept) length *= 2;
-      for (uint32_t i = num_kept + threadIdx.x; i < length; i += blockDim.x) ranks[i] = ~uint64_t{0};
-      bitonic_sort(ranks, length);
-      for (uint32_t i = threadIdx.x; i < num_kept; i += blockDim.x) {
-        neighbors[i] = static_cast<int32_t>(rank_tiebreak(ranks[i]));
-        if (scores != nullptr) scores[i] = rank_score(ranks[i]);
-      }
-      __syncthreads();  // the next row reuses the buffer
-    }
-    for (uint32_t i = num_kept + threadIdx.x; i < num_links; i += blockDim.x) {
-      neighbors[i] = -1;
-      if (scores != nullptr) scores[i] = __uint_as_float(0xFF800000u);
-    }
+    link_row(row, block, plan, r, links, ranks, scratch);
   }
 }
 

@@ -2,29 +2,26 @@
 #pragma once
 
 #include "device.h"
-#include "score_row.cuh"
 
 namespace bse::cuda {
 
-constexpr int kSelectWarps = kSelectThreads / 32;
-
 // counts: [32] in shared memory. places[i]: how many chosen items precede item i of this thread, plus `start`. Returns
 // `start` plus all chosen ones. All threads call it; it begins with a barrier.
-template <int kItems>
+template <int kWarps, int kItems>
 BSE_DEVICE uint32_t place_chosen(const bool (&is_chosen)[kItems], uint32_t start, uint32_t* counts,
                                  uint32_t (&places)[kItems]) {
-  static_assert(kItems * kSelectWarps <= 32, "one lane for each count");
+  static_assert(kItems * kWarps <= 32, "one lane for each count");
   const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, before = (1u << lane) - 1;
   __syncthreads();  // whoever used the counts has done with them
   BSE_UNROLL
   for (int i = 0; i < kItems; ++i) {
     const unsigned chosen = __ballot_sync(~0u, is_chosen[i]);
     places[i] = __popc(chosen & before);
-    if (lane == 0) counts[i * kSelectWarps + warp] = __popc(chosen);
+    if (lane == 0) counts[i * kWarps + warp] = __popc(chosen);
   }
   __syncthreads();
   // Every warp adds them up for itself.
-  const uint32_t own = lane < kItems * kSelectWarps ? counts[lane] : 0;
+  const uint32_t own = lane < kItems * kWarps ? counts[lane] : 0;
   uint32_t sum = own;
   for (unsigned distance = 1; distance < 32; distance *= 2) {
     const uint32_t other = __shfl_up_sync(~0u, sum, distance);
@@ -32,7 +29,7 @@ BSE_DEVICE uint32_t place_chosen(const bool (&is_chosen)[kItems], uint32_t start
   }
   BSE_UNROLL
   for (int i = 0; i < kItems; ++i) {
-    places[i] += start + __shfl_sync(~0u, sum - own, i * kSelectWarps + static_cast<int>(warp));
+    places[i] += start + __shfl_sync(~0u, sum - own, i * kWarps + static_cast<int>(warp));
   }
   return start + __shfl_sync(~0u, sum, 31);
 }

@@ -1,6 +1,7 @@
-// Choices that change how fast results come, never the results. Beside each: what it was chosen by. No GPU has measured
-// them; predictions are for an H200 (132 multiprocessors, 1.75 GHz, 4.8 TB/s, 50 MB of L2, 989 Tflop/s in bfloat16, of
-// which mma.sync reaches about 60%).
+// Constants that were chosen by reckoning, not by measuring: each with what it is expected to cost, for whoever has a
+// GPU to judge. "The example" is N = 1.28 M rows, D = 128, M = 1000 candidates, K = 100, 256 rows a draw, bfloat16, on
+// an H200: 132 multiprocessors at 1.75 GHz, some 5.5 TB/s from L2, 64 integer and 128 float instructions a clock and
+// multiprocessor, mma.sync at about 60 % of 990 TFLOP/s.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +9,47 @@
 
 namespace bse::cuda::tuning {
 
-// Exact neighbours by candidate lists (list_search.cu). For N = 200,000, d = 128, K = 100 in bfloat16:
+// --- Bands (band_kernel.cuh)
+//
+// Prediction for the example: 2.3 ms, of which products 1.0 and selection 1.3; norms, order and draws before it some
+// 0.3 more.
+
+// Rows of a band: the largest of 64, 32, 16 that shared memory has room for. The example has 64 on an H200: 132 KB of
+// keys, 17 KB of rows, 61 KB of panels, 12 KB of candidates; one block of 16 warps a multiprocessor. Its 20,000 bands
+// read 256 KB of candidates each: 5.1 GB from L2, 0.95 ms, above the 0.55 ms of the products themselves; 32 rows would
+// double the former. The two phases of a block do not overlap; with 32 rows, two blocks would just not fit.
+constexpr int kMostBandRows = 64;
+
+// Candidates of a panel, 32 for each warp of a row of warps: a warp reads 32 + 32 rows for 8 mma, 16 clocks of shared
+// memory for 8 to 13 of the tensor cores. 20 KB a stage; two are in flight while one is used, 41 KB a multiprocessor:
+// at 24 bytes a clock from L2, 1,700 clocks, more than its latency of some 300.
+constexpr int kBandPanelColumns = 256, kBandPanelDepth = 32, kBandPanelStages = 3;
+
+// Guesses by interpolation before a search for a threshold is left to bisection (key_cut.cuh). On normal, clustered and
+// collapsed features, simulated: 7 to 10 counts a row; 18 where a search begins with nothing known, hence the guess
+// that blocks leave to each other. For 1024 columns ptxas makes 41 instructions of a count (sm_90) and some 35 of what
+// decides; with loading, listing and writing, 900 clocks of a quarter of a multiprocessor a row: 1.25 ms for the
+// example.
+constexpr int kInterpolations = 6;
+
+// Close columns that a warp scores as defined, a multiple of 32; with more, the row is the whole block's, at 20 times
+// the cost. The example has some in a quarter of its rows, at most 5 (simulated), 420 instructions for each 32 of them:
+// 0.15 ms in all. Features whose cosines spread by .002 have about 27 in every row.
+constexpr int kMostClose = 128;
+
+// --- Slabs (score_kernel.cuh, screen_kernel.cuh, select_kernel.cuh), and draws
+
+// Scores at a time, while memory allows: what stays in L2. The example without bands: 160 rounds of three launches,
+// 5.1 GB written and read twice or more, histograms in shared memory: 8 ms or more.
+constexpr size_t kGraphSlabBytes = size_t{32} << 20;
+
+// Draws at a time, while memory allows; each launch has room for all multiprocessors then. The example has 20 MB of
+// them.
+constexpr size_t kDrawBytes = size_t{64} << 20;
+
+// --- Candidate lists (list_search.cu)
+
+// Exact neighbours: for N = 200,000, d = 128, K = 100 in bfloat16:
 //   products   2 N^2 d = 10.2 Tflop: 17.5 ms of mma.sync. Beside them a warp issues, for 4096 scores of 256 mma, 64
 //              ldmatrix, 256 instructions of gates and, while limits are tight, some 30 for each list appended to; of
 //              shared memory's bandwidth ldmatrix takes 60%

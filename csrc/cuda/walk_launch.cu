@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "collect_kernel.cuh"
+#include "grid_size.h"
 #include "root_kernels.cuh"
 #include "row_degrees_kernel.cuh"
 #include "scratch.h"
@@ -71,12 +72,6 @@ int floor_log2(uint32_t value) {
   return result;
 }
 
-// Blocks for a grid-stride loop over so many items.
-unsigned grid_size(int64_t num_items, int64_t items_per_block) {
-  const int64_t num_blocks = (num_items + items_per_block - 1) / items_per_block;
-  return static_cast<unsigned>(std::min(num_blocks, device::num_multiprocessors() * kBlocksPerMultiprocessor));
-}
-
 device::Stream as_stream(void* stream) { return static_cast<device::Stream>(stream); }
 
 }  // namespace
@@ -86,8 +81,8 @@ void clear_status(uint64_t* status, void* stream) {
 }
 
 void launch_row_degrees(const GraphView& graph, int32_t* degrees, uint64_t* status, void* stream) {
-  device::launch(row_degrees_kernel, grid_size(graph.num_rows, kThreadsPerBlock / 32), kThreadsPerBlock, 0,
-                 as_stream(stream), graph, degrees, status);
+  device::launch(row_degrees_kernel, grid_size(graph.num_rows, kThreadsPerBlock / 32, kBlocksPerMultiprocessor),
+                 kThreadsPerBlock, 0, as_stream(stream), graph, degrees, status);
 }
 
 size_t walk_scratch_bytes(const WalkRequest& request) {
@@ -122,13 +117,14 @@ void launch_walks(const WalkRequest& request, const WalkResult& result, void* sc
 void launch_independent_roots(int64_t num_rows, int64_t num_walks, uint64_t seed, uint32_t epoch, int64_t* roots,
                               void* stream) {
   if (num_walks == 0) return;
-  device::launch(independent_roots_kernel, grid_size(num_walks, kThreadsPerBlock), kThreadsPerBlock, 0,
-                 as_stream(stream), static_cast<uint32_t>(num_rows), num_walks, seed, epoch, roots);
+  device::launch(independent_roots_kernel, grid_size(num_walks, kThreadsPerBlock, kBlocksPerMultiprocessor),
+                 kThreadsPerBlock, 0, as_stream(stream), static_cast<uint32_t>(num_rows), num_walks, seed, epoch,
+                 roots);
 }
 
 void launch_root_order(int64_t num_rows, uint64_t seed, uint32_t epoch, int64_t* order, void* stream) {
-  device::launch(root_order_kernel, grid_size(num_rows, kThreadsPerBlock), kThreadsPerBlock, 0, as_stream(stream),
-                 static_cast<uint32_t>(num_rows), seed, epoch, order);
+  device::launch(root_order_kernel, grid_size(num_rows, kThreadsPerBlock, kBlocksPerMultiprocessor), kThreadsPerBlock,
+                 0, as_stream(stream), static_cast<uint32_t>(num_rows), seed, epoch, order);
 }
 
 }  // namespace bse::cuda

@@ -10,10 +10,9 @@
 #include "../common/permutation.h"
 #include "../common/random_stream.h"
 #include "device.h"
+#include "threads.cuh"
 
 namespace bse::cuda {
-
-constexpr unsigned kAllLanes = ~0u;
 
 // The table is a power of two of at least 2 * capacity and of at least capacity + 31 slots.
 inline int member_table_log_slots(int64_t capacity) {

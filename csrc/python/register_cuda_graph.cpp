@@ -18,8 +18,8 @@ class ProximityGraphCall {
  public:
   ProximityGraphCall(const py::tuple& features, const py::object& keys, uintptr_t rows, int64_t num_rows,
                      int64_t num_neighbors, int64_t num_candidates, int64_t rows_per_draw, int metric, uintptr_t labels,
-                     const py::object& max_score, int64_t range_min, bool sort, uint64_t seed, int64_t max_memory,
-                     const py::object& previous, uintptr_t pool_row_of) {
+                     const py::object& max_score, int64_t range_min, bool sort, bool has_scores, uint64_t seed,
+                     int64_t max_memory, const py::object& previous, uintptr_t pool_row_of) {
     request_.features = matrix_view<cuda::DeviceMatrix>(features);
     request_.two_towers = !keys.is_none();
     request_.keys = keys.is_none() ? request_.features : matrix_view<cuda::DeviceMatrix>(keys.cast<py::tuple>());
@@ -28,6 +28,7 @@ class ProximityGraphCall {
     request_.num_candidates = num_candidates;
     request_.rows_per_draw = rows_per_draw;
     request_.selection = make_selection(metric, num_neighbors, range_min, labels, max_score, sort);
+    request_.has_scores = has_scores;
     request_.seed = seed;
     if (!previous.is_none()) {
       request_.previous = graph_view<cuda::GraphView>(previous.cast<py::tuple>());
@@ -99,11 +100,11 @@ void add_run(py::class_<Call>& call) {
 void register_cuda_graph(py::module_& module) {
   py::class_<ProximityGraphCall> graph(module, "ProximityGraphCall");
   graph.def(py::init<const py::tuple&, const py::object&, uintptr_t, int64_t, int64_t, int64_t, int64_t, int, uintptr_t,
-                     const py::object&, int64_t, bool, uint64_t, int64_t, const py::object&, uintptr_t>(),
+                     const py::object&, int64_t, bool, bool, uint64_t, int64_t, const py::object&, uintptr_t>(),
             py::kw_only(), py::arg("features"), py::arg("keys"), py::arg("rows"), py::arg("num_rows"),
             py::arg("num_neighbors"), py::arg("num_candidates"), py::arg("rows_per_draw"), py::arg("metric"),
-            py::arg("labels"), py::arg("max_score"), py::arg("range_min"), py::arg("sort"), py::arg("seed"),
-            py::arg("max_memory"), py::arg("previous"), py::arg("pool_row_of"));
+            py::arg("labels"), py::arg("max_score"), py::arg("range_min"), py::arg("sort"), py::arg("has_scores"),
+            py::arg("seed"), py::arg("max_memory"), py::arg("previous"), py::arg("pool_row_of"));
   add_run(graph);
   py::class_<KnnCall> knn(module, "KnnCall");
   knn.def(py::init<const py::tuple&, const py::object&, uintptr_t, int64_t, uintptr_t, int64_t, bool, int64_t, int,

@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <cstring>
 #include <random>
-#include <set>
 #include <vector>
 
 #include "common/draw.h"
@@ -24,14 +23,23 @@ using test::synchronize;
 
 int num_failures = 0;
 
+enum class Data {
+  kNormal,
+  kIntegers,  // of -1, 0, 1: many ties
+  kEqual,     // all rows
+  kNear,      // scores that screening can hardly tell apart
+  kHuge,      // one row whose norm overflows, and some of whose scores are NaN; and one of zeros
+};
+
 struct Case {
   const char* name;
   int64_t num_rows, dim, num_candidates, num_neighbors, rows_per_draw;  // rows_per_draw = 0: exact neighbours
   bool is_bfloat16 = false, has_scores = false, sort = false;
   int64_t range_min = 0;
   int num_labels = 0;  // 0: none
-  bool has_ties = false;
+  Data data = Data::kNormal;
   size_t max_bytes = size_t{1} << 30;
+  int band_rows = 0;  // that are expected; 0: slabs
 };
 
 struct Candidate {
@@ -50,10 +58,15 @@ class Reference {
     WordStream words(kSeed, Purpose::kCandidates, 0, group, 0);
     std::vector<uint32_t> values(draw_is_sparse(count, n) ? count : n);
     if (draw_is_sparse(count, n)) {
+      std::vector<char> is_seen(n);
       struct Seen {
-        std::set<uint32_t> values;
-        bool insert(uint32_t value) { return values.insert(value).second; }
-      } seen;
+        char* is_seen;  // nvcc compiles draw_sparse() for the device too, where there are no containers
+        BSE_HOST_DEVICE bool insert(uint32_t value) {
+          const bool is_new = is_seen[value] == 0;
+          is_seen[value] = 1;
+          return is_new;
+        }
+      } seen{is_seen.data()};
       draw_sparse(words, count, n, seen, values.data());
     } else {
       draw_dense(words, count, n, values.data());
@@ -91,6 +104,7 @@ class Reference {
       const uint32_t other = candidates[c];
       if (!labels_.empty() && labels_[row] >= 0 && labels_[row] == labels_[other]) continue;
       const float score = finish_score(Metric::kCosine, dot(row, other), terms_[row], terms_[other]);
+      if (std::isnan(score)) continue;
       usable.push_back({candidate_rank(score, static_cast<uint32_t>(c)), other});
     }
     std::sort(usable.begin(), usable.end(), [](const auto& a, const auto& b) { return a.rank < b.rank; });
@@ -126,7 +140,17 @@ void check(const Case& run) {
   std::mt19937 generator(static_cast<unsigned>(run.num_rows + run.dim));
   std::normal_distribution<float> normal;
   std::vector<float> features(run.num_rows * run.dim);
-  for (float& value : features) value = run.has_ties ? static_cast<float>(generator() % 3) - 1.0f : normal(generator);
+  for (float& value : features) {
+    const bool are_integers = run.data == Data::kIntegers;
+    value = are_integers ? static_cast<float>(generator() % 3) - 1.0f : normal(generator);
+  }
+  for (size_t i = 0; i < features.size(); ++i) {
+    const size_t row = i / run.dim;
+    if (run.data == Data::kEqual) features[i] = features[i % run.dim];
+    if (run.data == Data::kNear) features[i] = features[i % run.dim] + (row == 0 ? 0.0f : 0.02f * features[i]);
+    if (run.data == Data::kHuge && row == 3) features[i] *= 0x1p125f;
+    if (run.data == Data::kHuge && row == 5) features[i] = 0.0f;
+  }
   Array<float> as_float(features.size());
   Array<uint16_t> as_bfloat16(features.size());
   for (size_t i = 0; i < features.size(); ++i) {
@@ -174,7 +198,12 @@ void check(const Case& run) {
     request.rows_per_draw = run.rows_per_draw;
     request.selection = selection;
     request.seed = Reference::kSeed;
+    request.has_scores = run.has_scores;
+    request.max_band_rows = run.band_rows;
     const cuda::GraphPlan plan = cuda::plan_proximity_graph(request, run.max_bytes);
+    if (plan.band_rows != run.band_rows && ++num_failures) {
+      std::printf("FAILED %s: bands of %d, expected %d\n", run.name, plan.band_rows, run.band_rows);
+    }
     Array<unsigned char> scratch(plan.scratch_bytes + 256);
     void* aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(scratch.data()) + 255) / 256 * 256);
     cuda::proximity_graph(request, plan, links, aligned, status.data(), nullptr);
@@ -211,17 +240,46 @@ int main() {
       {"all candidates kept", 70, 3, 69, 69, 32, false, true},
       {"dense draws", 66, 5, 50, 7, 16},
       {"own draws", 90, 33, 30, 6, 1, false, true},
-      {"own dense draws, ties", 40, 4, 39, 5, 1, false, true, true, 0, 0, true},
-      {"ranks skipped, labels, ties", 130, 6, 60, 5, 64, false, true, false, 7, 4, true},
-      {"little scratch", 300, 4, 30, 3, 20, false, false, false, 0, 0, false, 20000},
+      {"own dense draws, ties", 40, 4, 39, 5, 1, false, true, true, 0, 0, Data::kIntegers},
+      {"ranks skipped, labels, ties", 130, 6, 60, 5, 64, false, true, false, 7, 4, Data::kIntegers},
+      {"little scratch", 300, 4, 30, 3, 20, false, false, false, 0, 0, Data::kNormal, 20000},
       {"tensor cores", 200, 40, 150, 20, 128, true},
-      {"tensor cores, ties and labels", 140, 16, 90, 11, 70, true, false, false, 0, 3, true},
+      {"tensor cores, ties and labels", 140, 16, 90, 11, 70, true, false, false, 0, 3, Data::kIntegers},
       {"tensor cores, rows beyond a tile", 300, 136, 40, 9, 290, true},
       {"exact neighbours", 140, 21, 0, 6, 0, false, true},
-      {"exact neighbours, ties", 131, 2, 0, 130, 0, false, true, true, 0, 2, true},
+      {"exact neighbours, ties", 131, 2, 0, 130, 0, false, true, true, 0, 2, Data::kIntegers},
   };
   for (const Case& run : cases) check(run);
+  // Rows that are selected where they are scored, in bands of all heights, and by slabs.
+  const auto bands = [](const char* name, int64_t num_rows, int64_t dim, int64_t num_candidates, int64_t num_neighbors,
+                        int64_t rows_per_draw, Data data = Data::kNormal, int64_t range_min = 0, int num_labels = 0) {
+    return Case{name, num_rows, dim,   num_candidates, num_neighbors, rows_per_draw,
+                true, false,    false, range_min,      num_labels,    data};
+  };
+  const Case in_bands[] = {
+      bands("bands, ragged", 150, 40, 100, 10, 70),
+      bands("bands, all candidates kept", 70, 8, 69, 69, 70),
+      bands("bands, one kept, one beyond a panel", 300, 24, 256, 1, 150),
+      bands("bands, ties, labels", 130, 16, 90, 11, 65, Data::kIntegers, 0, 3),
+      bands("bands, all equal", 180, 16, 170, 20, 40, Data::kEqual),
+      bands("bands, all close, ranks skipped", 150, 24, 97, 13, 64, Data::kNear, 5),
+      bands("bands, a huge row, more skipped than there are", 90, 16, 60, 5, 48, Data::kHuge, 58),
+      bands("bands, a huge row", 90, 16, 40, 7, 48, Data::kHuge),
+      bands("bands, a huge row, few candidates", 90, 64, 8, 3, 48, Data::kHuge),
+  };
+  int num_bands = 0;
+  for (Case run : in_bands) {
+    for (const int rows : {0, 16, 32, 64}) {
+      if (rows >= 2 * run.rows_per_draw) continue;
+      run.band_rows = rows;
+      check(run);
+      ++num_bands;
+    }
+  }
+  Case wide = bands("bands, two parts of columns", 1200, 8, 1100, 30, 600);
+  wide.band_rows = 32;
+  check(wide);
   if (num_failures > 0) return 1;
-  std::printf("graphs: %zu cases equal to the definitions\n", std::size(cases));
+  std::printf("graphs: %zu cases equal to the definitions\n", std::size(cases) + num_bands + 1);
   return 0;
 }

@@ -78,7 +78,7 @@ void use_schedule(uint64_t seed) {
 
 __global__ void covers_kernel(const cuda::Member* members, uint32_t num_members, uint32_t count, uint8_t* is_covered) {
   const cuda::MemberPrefix prefix = cuda::select(members, num_members, count);
-  for (uint32_t i = threadIdx.x; i < num_members; i += cuda::kSelectThreads) {
+  for (uint32_t i = threadIdx.x; i < num_members; i += cuda::kMemberThreads) {
     is_covered[i] = prefix.covers(members[i]) ? 1 : 0;
   }
 }
@@ -99,7 +99,7 @@ void test_select() {
       }
       std::shuffle(members.data(), members.data() + size, random);
       for (const uint32_t count : {1u, size / 2, size - 1}) {
-        device::launch(covers_kernel, dim3(1), dim3(cuda::kSelectThreads), 0, nullptr, members.data(), size, count,
+        device::launch(covers_kernel, dim3(1), dim3(cuda::kMemberThreads), 0, nullptr, members.data(), size, count,
                        is_covered.data());
         synchronize();
         uint32_t num_covered = 0;

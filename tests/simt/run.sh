@@ -25,7 +25,8 @@ g++ $flags -O2 -fPIC -fvisibility=hidden -c tests/simt/runtime.cpp -o "$build/ru
 
 # Tests of kernels against the CPU engine, and the launchers that they call.
 declare -A launchers=(
-  [graph_test]="csrc/cuda/link_launch.cu csrc/cuda/proximity_graph.cu csrc/cuda/knn.cu csrc/cuda/list_search.cu csrc/cuda/warm_start.cu"
+  [graph_test]="csrc/cuda/link_launch.cu csrc/cuda/proximity_graph.cu csrc/cuda/band_launch.cu csrc/cuda/knn.cu
+    csrc/cuda/list_search.cu csrc/cuda/warm_start.cu"
   [knn_test]="csrc/cuda/link_launch.cu csrc/cuda/knn.cu csrc/cuda/list_search.cu"
   [bank_test]="csrc/cuda/bank_update.cu"
   [walk_test]="csrc/cuda/walk_launch.cu"

@@ -345,6 +345,7 @@ __global__ void arithmetic_kernel(unsigned* out) {
   out[n++] = static_cast<unsigned>(__clz(0));
   out[n++] = static_cast<unsigned>(__clzll(1ll << 40));
   out[n++] = __brev(0x00000013u);
+  out[n++] = __byte_perm(0x33221100u, 0x77665544u, 0x7531u);
   out[n++] = __umulhi(0xFFFFFFFFu, 0xFFFFFFFEu);
   out[n++] = static_cast<unsigned>(__umul64hi(0xFFFFFFFFFFFFFFFFull, 0x100000000ull));
   out[n++] = __float_as_uint(1.0f);
@@ -371,10 +372,10 @@ __global__ void arithmetic_kernel(unsigned* out) {
 
 void test_arithmetic() {
   const unsigned expected[] = {9,           13,          5,           0,           41,          31,
-                               32,          23,          0xC8000000u, 0xFFFFFFFDu, 0xFFFFFFFFu, 0x3F800000u,
-                               0xC0000000u, 0x3F800001u, 0x40490FDBu, 0x3FB504F3u, 0x3EAAAAABu, 0x3DCCCCCDu,
-                               0x34800000u, 0x3F800000u, 0x3F800000u, 0x3F800002u, 0x00400000u, 0xFFFFFFFDu,
-                               0xFFFFFFFFu, 0x3F800000u, 18,          12};
+                               32,          23,          0xC8000000u, 0x77553311u, 0xFFFFFFFDu, 0xFFFFFFFFu,
+                               0x3F800000u, 0xC0000000u, 0x3F800001u, 0x40490FDBu, 0x3FB504F3u, 0x3EAAAAABu,
+                               0x3DCCCCCDu, 0x34800000u, 0x3F800000u, 0x3F800000u, 0x3F800002u, 0x00400000u,
+                               0xFFFFFFFDu, 0xFFFFFFFFu, 0x3F800000u, 18,          12};
   constexpr int kCount = sizeof expected / sizeof *expected;
   Array<unsigned> out(kCount);
   device::launch(arithmetic_kernel, dim3(1), dim3(32), 0, nullptr, out.data());
