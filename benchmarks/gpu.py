@@ -1,4 +1,4 @@
-"""The CUDA engine against torch on the same GPU, and the CPU engine over all its cores.
+"""The CUDA engine against torch on the same GPU and beside training, and the CPU engine over all its cores.
 
 python -m benchmarks.gpu [--quick] [--out FILE.json]
 
@@ -21,7 +21,7 @@ import torch
 
 import batchsampler_ext as bse
 
-from . import machine
+from . import machine, refresh_cost
 from .timing import round_robin
 
 M, K, ROWS_PER_DRAW, BATCH_SIZE = 1000, 100, 256, 256
@@ -171,6 +171,12 @@ def cases(device: torch.device, scale: int) -> list[Case]:
             {"batchsampler_ext": lambda: bse.random_walk_with_restart(graph, roots, BATCH_SIZE)},
         )
     )
+    result.append(
+        Case(
+            f"partition of an epoch, N={len(table):,} K={K} B={BATCH_SIZE}",
+            {"batchsampler_ext": lambda: bse.sample_batches(graph, BATCH_SIZE)},
+        )
+    )
     return result
 
 
@@ -193,6 +199,9 @@ def check_equality(device: torch.device) -> None:
         strict=True,
     )
     assert all(torch.equal(a, b.cpu()) for a, b in walks), "walks differ"
+    for mode in ("partition", "independent", "paper"):
+        pairs = zip(*(bse.sample_batches(g, BATCH_SIZE, epoch_mode=mode) for g in (expected, found)), strict=True)
+        assert all(torch.equal(a, b.cpu()) for a, b in pairs), f"epoch of mode {mode} differs"
 
 
 def peaks(timer: Timer, device: torch.device) -> dict[str, float]:
@@ -266,6 +275,15 @@ def table(rows: list[Row], peak: dict[str, float], scaling: dict[str, float]) ->
     return "\n".join(lines)
 
 
+def beside_training(cost: refresh_cost.RefreshCost) -> str:
+    low, high = cost.overhead_p10_p90
+    return (
+        f"beside a ResNet-50 step of {cost.step_ms:.1f} ms: sampling and bank cost {cost.overhead:+.2%} of it "
+        f"[{low:+.2%}, {high:+.2%}]; the last graph took {cost.refresh_ms:.1f} ms, training waited "
+        f"{cost.refresh_wait_ms:.1f} ms"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes: that it works, not how fast")
@@ -280,15 +298,20 @@ def main() -> None:
     timer = Timer(device)
     peak = peaks(timer, device)
     rows = [row for case in cases(device, scale) for row in measure(case, timer, peak, options.rounds)]
+    del timer  # its memory is for training
+    beside = refresh_cost.measure(device, num_samples=1_280_000 // scale, refresh_every=100 // scale, num_blocks=2)
     scaling = cpu_scaling(scale)
     gpu = torch.cuda.get_device_name(device)
     described = {"gpu": gpu, "cuda": torch.version.cuda, **machine.describe(torch.get_num_threads())}
     name = f"{gpu.lower().replace(' ', '-')}-{described['commit']}.json"
     out = options.out or Path(__file__).parent / "results" / name
     out.parent.mkdir(parents=True, exist_ok=True)
-    content = {"machine": described, "peaks": peak, "cpu_ms_by_threads": scaling, "rows": [asdict(row) for row in rows]}
+    content = {
+        "machine": described, "peaks": peak, "cpu_ms_by_threads": scaling, "beside_training": asdict(beside),
+        "rows": [asdict(row) for row in rows],
+    }  # fmt: skip
     out.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"wrote {out}\n{described}\n{table(rows, peak, scaling)}")
+    print(f"wrote {out}\n{described}\n{table(rows, peak, scaling)}\n{beside_training(beside)}")
 
 
 if __name__ == "__main__":

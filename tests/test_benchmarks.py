@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -107,3 +108,21 @@ def test_the_command_explains_itself():
     pytest.importorskip("tqdm")
     command = [sys.executable, "-m", "benchmarks.run", "--help"]
     assert "usage" in subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True).stdout
+
+
+def test_cost_beside_training():
+    module = load("refresh_cost.py")
+    assert sum(parameter.numel() for parameter in module.resnet50(1000).parameters()) == 25_557_032  # the published one
+    cost = module.measure(
+        torch.device("cpu"),
+        num_samples=600,
+        dim=16,
+        batch_size=8,
+        image_size=32,
+        width=4,
+        refresh_every=4,
+        num_blocks=2,
+    )
+    assert cost.step_ms > 0
+    assert cost.refresh_ms > 0
+    assert cost.overhead_p10_p90[0] <= cost.overhead <= cost.overhead_p10_p90[1]
