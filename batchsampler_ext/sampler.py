@@ -194,17 +194,19 @@ class ProximityBatchSampler(BatchSampler):
         start = time.perf_counter()
         (epoch, (window, *later), num_drawn, is_finished, _), ahead = self._begin()
         previous: tuple[Window, ...] = ()
-        is_entered = True  # the window, just now
+        is_entered = True  # the window, just now: the one after it is begun, unless it is made already
         try:
             while not is_finished:
                 end = later[0].first if later else window.end
                 is_over = num_drawn == end or (self._refresh_wanted and not later and num_drawn > window.first)
-                if is_over and later:
-                    previous, window, is_entered = (window,), later.pop(0), True
-                elif is_over:
-                    with self._taking_up_later(epoch, window, num_drawn, ahead):
-                        following = self._following_window(epoch, window, num_drawn, ahead)
-                    previous, window, ahead, is_entered = (window,), following, None, True
+                if is_over:
+                    previous, is_entered = (window,), True
+                    if later:
+                        window = later.pop(0)
+                    else:
+                        with self._taking_up_later(epoch, window, num_drawn, ahead):
+                            window = self._following_window(epoch, window, num_drawn, ahead)
+                        ahead = None
                 if is_entered and not later and ahead is None:
                     with self._taking_up_later(epoch, window, num_drawn, None):
                         ahead = self._start_ahead(epoch, window)
@@ -212,10 +214,8 @@ class ProximityBatchSampler(BatchSampler):
                 ids = window.batch(num_drawn - window.first).tolist()
                 num_drawn += 1
                 is_finished = not later and self._is_finished(window, num_drawn)
-                self._position, self._ahead = (
-                    Position(epoch, (*previous, window, *later), num_drawn, is_finished),
-                    ahead,
-                )
+                self._position = Position(epoch, (*previous, window, *later), num_drawn, is_finished)
+                self._ahead = ahead
                 self._seconds += time.perf_counter() - start
                 yield ids
                 start = time.perf_counter()
