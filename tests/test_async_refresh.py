@@ -438,8 +438,8 @@ def test_the_interpreter_exits_without_the_window():
 import sys, threading, time
 import torch
 from batchsampler_ext import FeatureBank, ProximityBatchSampler
-bank = FeatureBank(4000, 4)
-bank.update(range(4000), torch.randn(4000, 4))
+bank = FeatureBank(8000, 256)
+bank.update(range(8000), torch.randn(8000, 256))
 is_begun = threading.Event()
 def slow(done, total):
     if threading.current_thread() is not threading.main_thread():
@@ -448,7 +448,7 @@ def slow(done, total):
         is_begun.set()
         while threading.main_thread().is_alive():
             time.sleep(0.001)
-sampler = ProximityBatchSampler(4000, 10, bank=bank, refresh_every=4, num_candidates=2000, async_refresh=True,
+sampler = ProximityBatchSampler(8000, 10, bank=bank, refresh_every=4, num_candidates=7000, async_refresh=True,
                                 progress=slow, graph_options={"num_threads": 1})
 iterator = iter(sampler)
 next(iterator)
