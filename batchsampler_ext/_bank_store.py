@@ -49,6 +49,7 @@ class HostStore:
     def check(self) -> None:
         """Nothing is left open."""
 
+    @torch.inference_mode(False)  # whose tensors could not be written again outside of it
     def copy(self) -> BankCopy:
         """Into memory that an earlier one has given back, if it can: new memory takes several times as long."""
         spare, self._spare = self._spare, None
@@ -105,7 +106,7 @@ class HostStore:
     def _drop_unstorable(self, ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Without the rows that are not finite once stored, if such are to be skipped."""
         dtype = self.tables.data.dtype
-        storable = torch.ones(len(ids), dtype=torch.bool)
+        storable = torch.ones(len(ids), dtype=torch.bool, device="cpu")
         for name, tensor in zip(("embeddings", "keys"), rows, strict=False):
             is_finite = (tensor if self._rule.normalize else tensor.to(dtype)).isfinite().all(1)
             if not self._rule.skips and not bool(is_finite.all()):
@@ -233,7 +234,8 @@ def _keep_last(ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[torch.Tenso
     unique, inverse = torch.unique(ids, return_inverse=True)
     if len(unique) == len(ids):
         return ids, rows
-    last = torch.zeros_like(unique).scatter_reduce_(0, inverse, torch.arange(len(ids)), "amax", include_self=False)
+    places = torch.arange(len(ids), device=ids.device)
+    last = torch.zeros_like(unique).scatter_reduce_(0, inverse, places, "amax", include_self=False)
     return unique, [tensor[last] for tensor in rows]
 
 

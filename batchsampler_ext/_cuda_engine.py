@@ -89,7 +89,7 @@ def _own_stream(device: torch.device) -> torch.cuda.Stream:
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """``tensor`` on ``device`` without waiting for it: to a CUDA device by pinned memory that nobody else writes to."""
     if device.type == "cuda" and tensor.device.type == "cpu":
-        staged = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        staged = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
         return staged.copy_(tensor).to(device, non_blocking=True)
     return tensor.to(device)
 
@@ -98,7 +98,7 @@ def on_host(tensor: torch.Tensor) -> torch.Tensor:
     """``tensor`` on the CPU, by pinned memory; waits for the current stream only."""
     if tensor.device.type == "cpu":
         return tensor
-    result = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    result = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
     result.copy_(tensor, non_blocking=True)
     torch.cuda.current_stream(tensor.device).synchronize()
     return result

@@ -34,12 +34,13 @@ def index_set(sampler: Any, num_samples: int) -> torch.Tensor:
         sampler = sampler.dataset
     if isinstance(sampler, Sampler):
         indices = sampler.indices if isinstance(sampler, SubsetRandomSampler) else sampler
-        ids = torch.as_tensor(list(indices), dtype=torch.int64).sort().values
+        ids = torch.as_tensor(list(indices), dtype=torch.int64, device="cpu").sort().values
     elif isinstance(sampler, (int, np.integer)) and not isinstance(sampler, bool):
         count = operator.index(sampler)
-        ids = torch.arange(_validate.integer(count, "sampler", 1, num_samples, because=" (bank.num_samples)"))
+        count = _validate.integer(count, "sampler", 1, num_samples, because=" (bank.num_samples)")
+        ids = torch.arange(count, device="cpu")
     elif isinstance(sampler, Sized):
-        ids = torch.arange(len(sampler))
+        ids = torch.arange(len(sampler), device="cpu")
     else:
         raise TypeError(f"sampler: expected a number, a sized dataset or a torch sampler, got {type(sampler).__name__}")
     if len(ids) == 0:

@@ -6,9 +6,12 @@ was left, Ctrl-C) or is not in this process (after a fork), whoever asks for the
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
+import traceback
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
@@ -21,8 +24,30 @@ class _StoppedError(Exception):
     """Ends the thread's work."""
 
 
+class _Task(NamedTuple):
+    maker: WindowMaker
+    request: WindowRequest
+    bank: BankCopy
+    side: SideStream
+    progress: Progress | None
+
+    def run(self, go_on: Callable[[], None]) -> tuple[MadeWindow, bool]:
+        """The window, and whether an update before the copy was refused. go_on: may raise to end it."""
+
+        def step(done: int, total: int) -> None:
+            go_on()
+            if self.progress is not None:
+                self.progress(done, total)
+
+        with self.side:
+            has_refused = self.bank.has_refused()
+            return self.maker.make(self.request, self.bank.tables, step), has_refused
+
+
 class WindowAhead:
-    """Begun by :meth:`start`, or made already (``made``).
+    """Begun by :meth:`start`, or made already (``made``). Copied and pickled as made: that waits for it.
+
+    It keeps the copy of the bank until the window is made, or cannot be, or nobody refers to it any more.
 
     has_refused: whether an update before the copy was refused; known when the window is. seconds_to_start: that the
     caller of :meth:`start` spent.
@@ -32,8 +57,7 @@ class WindowAhead:
         self.has_refused = False
         self.seconds_to_start = 0.0
         self._made = made
-        self._make: Callable[[Progress], MadeWindow] | None = None
-        self._give_back: Callable[[], None] | None = None
+        self._task: _Task | None = None  # as long as the window may have to be made
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._process = os.getpid()
@@ -45,51 +69,61 @@ class WindowAhead:
         cls, maker: WindowMaker, request: WindowRequest, bank: BankCopy, progress: Progress | None
     ) -> WindowAhead:
         """Begins after what has been queued on the caller's current stream, the copy among it."""
-        ahead = cls()
+        options = {name: _cloned(value) for name, value in request.graph_options.items()}
         side = SideStream(bank.device)
-        for tensor in (*bank.tables, *request.graph_options.values()):
+        for tensor in (*bank.tables, *options.values()):
             if isinstance(tensor, torch.Tensor):
                 side.borrow(tensor)
-
-        def make(go_on: Progress) -> MadeWindow:
-            def step(done: int, total: int) -> None:
-                go_on(done, total)
-                if progress is not None:
-                    progress(done, total)
-
-            with side:
-                ahead.has_refused = bank.has_refused()
-                return maker.make(request, bank.tables, step)
-
-        ahead._make, ahead._give_back = make, bank.give_back
+        ahead = cls()
+        ahead._task = _Task(maker, request._replace(graph_options=options), bank, side, progress)
         ahead._thread = threading.Thread(target=ahead._run, name="batchsampler_ext refresh")
         ahead._thread.start()
         return ahead
 
     @property
-    def is_failed(self) -> bool:
-        """Making it has raised."""
-        return self._error is not None
+    def is_lost(self) -> bool:
+        """Making it has raised, or it was discarded."""
+        return self._made is None and self._task is None
+
+    def is_made(self) -> bool:
+        """Waits for the window. False: making it has raised, which :meth:`get` does then. Ctrl-C ends the waiting, not
+        the window."""
+        self._wait()
+        if self._task is not None:
+            self._make(lambda: None)
+        return self._made is not None
 
     def get(self) -> MadeWindow:
-        """Waits for the window; raises what making it has raised. Ctrl-C ends the waiting, not the window."""
-        self._wait()
-        if self._error is not None:
+        """Waits for the window; raises what making it has raised."""
+        if not self.is_made():
+            assert self._error is not None
             raise self._error
-        if self._made is None:
-            assert self._make is not None
-            self._made = self._make(lambda done, total: None)
-        if self._give_back is not None:
-            self._give_back()
-            self._make = self._give_back = None
-            if self._made.graph is not None:
-                self._made.graph.hand_over()
+        assert self._made is not None
         return self._made
 
     def stop(self) -> None:
-        """Ends the thread, soon."""
+        """Ends the thread and waits for that: on the CPU for the chunk of the graph in hand, or for the batches if they
+        are being drawn; on a CUDA device, where a graph is queued at once, for the window."""
         self._is_stopped = True
-        self._wait()
+        if threading.current_thread() is not self._thread:  # where the garbage collector may close an iteration
+            self._wait()
+
+    def discard(self) -> None:
+        """Stops it for good: the window is not wanted any more."""
+        self.stop()
+        self._release()
+
+    def __reduce__(self) -> tuple[type[WindowAhead], tuple[MadeWindow | None]]:
+        self.is_made()
+        return WindowAhead, (self._made,)
+
+    def __del__(self) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.bank.give_back()
 
     def _wait(self) -> None:
         if self._thread is not None and self._process == os.getpid():
@@ -98,16 +132,30 @@ class WindowAhead:
         self._thread = None
 
     def _run(self) -> None:
-        assert self._make is not None
         try:
-            self._made = self._make(self._go_on)
-        except _StoppedError:
-            pass
-        except BaseException as error:  # for whoever asks for the window
-            self._error = error
+            self._make(self._go_on)
+        except (_StoppedError, KeyboardInterrupt):
+            pass  # whoever asks for the window makes it
         finally:
             self._is_over.set()
 
-    def _go_on(self, done: int, total: int) -> None:
-        if self._is_stopped:
+    def _make(self, go_on: Callable[[], None]) -> None:
+        """Once, unless it is stopped."""
+        assert self._task is not None
+        try:
+            self._made, self.has_refused = self._task.run(go_on)
+        except (_StoppedError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # for whoever asks for the window
+            traceback.clear_frames(error.__traceback__)  # they hold the copy
+            self._error = error
+        self._release()
+
+    def _go_on(self) -> None:
+        if self._is_stopped or not threading.main_thread().is_alive():  # the interpreter waits for threads as it exits
             raise _StoppedError
+
+
+def _cloned(option: object) -> object:
+    """Arrays may be changed in place by who passed them."""
+    return option.clone() if isinstance(option, torch.Tensor) else copy.copy(option)

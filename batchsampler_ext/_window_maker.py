@@ -66,10 +66,10 @@ class WindowMaker:
     def left_out(self, epoch: int) -> torch.Tensor:
         """bool [num_instances]: those that take no part in the epoch."""
         size = len(self.instances)
-        result = torch.zeros(size, dtype=torch.bool)
+        result = torch.zeros(size, dtype=torch.bool, device="cpu")
         count = size % self.batch_size if self.drop_last else 0
         if count and self.epoch_mode == "partition":
-            order = torch.empty(size, dtype=torch.int64)
+            order = torch.empty(size, dtype=torch.int64, device="cpu")
             core.root_order(n=size, seed=self._window_seed(epoch, 2**32 - 1), epoch=epoch, out=order.data_ptr())
             result[order[size - count :]] = True
         return result

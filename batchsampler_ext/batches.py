@@ -233,11 +233,11 @@ class EpochSampler:
         device is waited for once a round.
         """
         order = on_host(self._root_order())
-        drawn = torch.zeros(self.num_rows, dtype=torch.bool) if drawn is None else drawn.clone()
+        drawn = torch.zeros(self.num_rows, dtype=torch.bool, device="cpu") if drawn is None else drawn.clone()
         goal = self.num_full * self.batch_size
         num_drawn, position = int(drawn.sum()), 0
         parts: list[torch.Tensor] = []  # rows of batches
-        totals = torch.zeros(len(_COUNTS), dtype=torch.int64)
+        totals = torch.zeros(len(_COUNTS), dtype=torch.int64, device="cpu")
         limit = self.num_batches if self.num_batches is not None else self.num_rows + 1
         while num_drawn < goal and limit > 0:
             # Walks from the next undrawn roots run side by side; those whose root an earlier one draws are discarded.
@@ -256,11 +256,11 @@ class EpochSampler:
                     break
             parts.append(rows[kept])
             totals += counts[:, kept].sum(1)
-        nodes = torch.cat(parts) if parts else torch.empty((0, self.batch_size), dtype=torch.int64)
+        nodes = torch.cat(parts) if parts else order[:0].view(0, self.batch_size)
         wants_tail = not self.drop_last and num_drawn >= goal and limit > 0
         tail = order[~drawn[order]] if wants_tail else order[:0]
         everybody = torch.cat([nodes.reshape(-1), tail])
-        is_member = torch.zeros(self.num_rows, dtype=torch.bool)
+        is_member = torch.zeros(self.num_rows, dtype=torch.bool, device="cpu")
         is_member[everybody] = True
         self.view.graph.check()
         ids = self.view.ids(moved(everybody.to(torch.int32), self.device))

@@ -61,7 +61,7 @@ class ProximityGraph:
             )
         num_rows = len(self.neighbors)
         if num_nodes is None:
-            num_nodes = num_rows if ids is None else int(torch.as_tensor(ids).max()) + 1
+            num_nodes = num_rows if ids is None else int(torch.as_tensor(ids, device=self.device).max()) + 1
         self.num_nodes = _validate.integer(num_nodes, "num_nodes", num_rows, _validate.MAX_NODES)
         self.ids = None
         checks = LateChecks(self.device)

@@ -196,8 +196,8 @@ def knn_batches(
 ) -> list[list[int]]:
     """A root and its nearest others, for a random sample of roots."""
     num_rows = len(features)
-    generator = torch.Generator().manual_seed(graph_arguments.get("seed", 0) % 2**63)
-    roots = torch.randperm(num_rows, generator=generator)[:NUM_KNN_ROOTS].sort().values.numpy()
+    generator = torch.Generator("cpu").manual_seed(graph_arguments.get("seed", 0) % 2**63)
+    roots = torch.randperm(num_rows, generator=generator, device="cpu")[:NUM_KNN_ROOTS].sort().values.numpy()
     shared = {name: graph_arguments[name] for name in ("metric", "precision", "num_threads", "max_memory")}
     nearest = knn(features[roots], features, min(batch_size, num_rows), progress=progress, **shared).ids
     # A root is usually, but not always, its own nearest: duplicates may come before it.

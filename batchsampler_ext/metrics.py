@@ -105,10 +105,10 @@ class _EdgeCounter:
     def __init__(self, graph: ProximityGraph) -> None:
         graph.degrees()  # checks the ids
         self._neighbors = graph.neighbors
-        self._is_member = torch.zeros(graph.num_nodes, dtype=torch.bool)
-        self._row_of = torch.full((graph.num_nodes,), -1, dtype=torch.int64)
-        ids = torch.arange(len(graph)) if graph.ids is None else graph.ids
-        self._row_of[ids] = torch.arange(len(graph))
+        self._is_member = torch.zeros(graph.num_nodes, dtype=torch.bool, device="cpu")
+        self._row_of = torch.full((graph.num_nodes,), -1, dtype=torch.int64, device="cpu")
+        ids = torch.arange(len(graph), device="cpu") if graph.ids is None else graph.ids
+        self._row_of[ids] = torch.arange(len(graph), device="cpu")
 
     def share(self, members: torch.Tensor) -> float:
         if len(members) < 2:

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch.utils.data import BatchSampler, Sampler
@@ -71,7 +71,8 @@ class ProximityBatchSampler(BatchSampler):
     has no influence, except on what training waits for (``refresh_wait_ms``). What goes wrong in the thread is raised
     where the window is due; the next iteration then makes it from the bank as it is. The thread takes as many threads
     as ``num_threads`` among the graph options, or torch's setting, says, and ends with the iteration. ``refresh()``
-    gives up the window ahead: the one that it asks for is made at once, from the bank as it is.
+    gives up the window ahead, at a window's end too: the one that it asks for is made at once, from the bank as it is.
+    ``warm_start`` among the graph options is refused.
 
     Raises:
         TypeError, ValueError: a bad argument, named.
@@ -149,6 +150,8 @@ class ProximityBatchSampler(BatchSampler):
         reserved = self._graph_options.keys() & {"rows", "keys", "seed", "num_candidates", "num_neighbors", "progress"}
         if reserved:
             raise ValueError(f"graph_options: expected keywords that the sampler does not set, got {sorted(reserved)}")
+        if self._async_refresh and self._graph_options.get("warm_start") is not None:
+            raise ValueError("graph_options: expected no warm_start with async_refresh (a thread would share it)")
         self._progress = _validate.progress(progress)
         self._check_graph_options()
 
@@ -160,7 +163,6 @@ class ProximityBatchSampler(BatchSampler):
         self._position: Position | None = None  # of the latest iteration, or loaded
         self._ahead: WindowAhead | None = None  # the window after those of the position
         self._resume: tuple[Position, WindowAhead | None] | None = None  # where the next iteration begins
-        self._copy_seconds = 0.0  # that it took to copy the bank for the latest window ahead
         self._seconds = 0.0  # spent in here so far
         names = ("refresh_ms", "refresh_wait_ms", "walk_us", "fallback_share", "uncovered_share")
         self._stats = dict.fromkeys(names, float("nan"))
@@ -192,17 +194,19 @@ class ProximityBatchSampler(BatchSampler):
         start = time.perf_counter()
         (epoch, (window, *later), num_drawn, is_finished, _), ahead = self._begin()
         previous: tuple[Window, ...] = ()
-        is_entered = True  # the window, just now
+        is_entered = True  # the window, just now: the one after it is begun, unless it is made already
         try:
             while not is_finished:
                 end = later[0].first if later else window.end
                 is_over = num_drawn == end or (self._refresh_wanted and not later and num_drawn > window.first)
-                if is_over and later:
-                    previous, window, is_entered = (window,), later.pop(0), True
-                elif is_over:
-                    with self._taking_up_later(epoch, window, num_drawn, ahead):
-                        following = self._following_window(epoch, window, num_drawn, ahead)
-                    previous, window, ahead, is_entered = (window,), following, None, True
+                if is_over:
+                    previous, is_entered = (window,), True
+                    if later:
+                        window = later.pop(0)
+                    else:
+                        with self._taking_up_later(epoch, window, num_drawn, ahead):
+                            window = self._following_window(epoch, window, num_drawn, ahead)
+                        ahead = None
                 if is_entered and not later and ahead is None:
                     with self._taking_up_later(epoch, window, num_drawn, None):
                         ahead = self._start_ahead(epoch, window)
@@ -210,10 +214,8 @@ class ProximityBatchSampler(BatchSampler):
                 ids = window.batch(num_drawn - window.first).tolist()
                 num_drawn += 1
                 is_finished = not later and self._is_finished(window, num_drawn)
-                self._position, self._ahead = (
-                    Position(epoch, (*previous, window, *later), num_drawn, is_finished),
-                    ahead,
-                )
+                self._position = Position(epoch, (*previous, window, *later), num_drawn, is_finished)
+                self._ahead = ahead
                 self._seconds += time.perf_counter() - start
                 yield ids
                 start = time.perf_counter()
@@ -224,7 +226,8 @@ class ProximityBatchSampler(BatchSampler):
     def state_dict(self, num_trained: int | None = None) -> dict[str, Any]:
         """Epoch, position and windows, by reference: cheap enough to call at every batch. The bank is saved apart.
 
-        With ``async_refresh`` it holds the window ahead too, and waits for it: call it when you save.
+        With ``async_refresh`` it holds the window ahead too, and waits for it: call it when you save. If making that
+        has failed, it is left out. Pickling and copying the sampler wait for it too.
 
         Args:
             num_trained: batches of this epoch that training has finished. A DataLoader with worker processes draws
@@ -239,7 +242,7 @@ class ProximityBatchSampler(BatchSampler):
             position = Position(self.epoch if self._epoch_is_set else self.epoch + 1, (), 0, False)
         if position.windows:
             position = position.rewound(position.num_drawn if num_trained is None else num_trained)
-        if self._ahead is not None and not self._refresh_wanted:  # else it is given up
+        if self._may_use(self._ahead) and self._ahead.is_made():
             position = position._replace(ahead=self._ahead.get().window)
         return save_position(position, self._settings(), self._refresh_wanted)
 
@@ -326,6 +329,7 @@ class ProximityBatchSampler(BatchSampler):
         if not self._epoch_is_set:
             self.epoch += 1
         self._epoch_is_set = True  # stays so if what follows fails: the epoch is then begun again
+        self._ahead = None  # of an iteration that was left
         window = self._make_now(self.epoch, 0, self._maker.left_out(self.epoch))
         self._epoch_is_set = self._refresh_wanted = False
         return Position(self.epoch, (window,), 0, False), None
@@ -336,20 +340,24 @@ class ProximityBatchSampler(BatchSampler):
         try:
             yield
         except BaseException:
-            self._ahead = None if ahead is not None and ahead.is_failed else ahead
+            self._ahead = None if ahead is None or ahead.is_lost else ahead
             self.epoch, self._epoch_is_set = epoch, True
             self._resume = Position(epoch, (window,), num_drawn, False), self._ahead
             raise
 
     def _following_window(self, epoch: int, window: Window, num_drawn: int, ahead: WindowAhead | None) -> Window:
-        if ahead is not None and num_drawn == window.end:
+        if self._may_use(ahead):
             following = self._wait_for(ahead)
         else:
-            if ahead is not None:  # it counts on batches that are not drawn after all
-                ahead.stop()
+            if ahead is not None:
+                ahead.discard()
             following = self._make_now(epoch, num_drawn, self._drawn_after(window, num_drawn))
         self._refresh_wanted = False
         return following
+
+    def _may_use(self, ahead: WindowAhead | None) -> TypeGuard[WindowAhead]:
+        """``refresh()`` asks for a window from the bank as it is, and often for other batches before it."""
+        return ahead is not None and not self._refresh_wanted
 
     def _is_finished(self, window: Window, num_drawn: int) -> bool:
         if self._maker.epoch_mode != "paper":
@@ -361,7 +369,7 @@ class ProximityBatchSampler(BatchSampler):
 
     def _drawn_after(self, window: Window, num_drawn: int) -> torch.Tensor:
         """bool [num_instances]: drawn in the first num_drawn batches of the epoch, of which the window has the last."""
-        is_member = torch.zeros(self.bank.num_samples, dtype=torch.bool)
+        is_member = torch.zeros(self.bank.num_samples, dtype=torch.bool, device="cpu")
         for i in range(num_drawn - window.first):
             is_member[window.batch(i).long()] = True
         return window.drawn | is_member[self._instances]
@@ -402,6 +410,8 @@ class ProximityBatchSampler(BatchSampler):
         self._stats |= made.stats
         self._stats["refresh_wait_ms"] = 1e3 * seconds_waited
         self.graph = made.graph
+        if self.graph is not None:
+            self.graph.hand_over()
         self.refreshes += made.graph is not None
         return made.window
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import itertools
 import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from batchsampler_ext import FeatureBank, IndexedDataset, ProximityBatchSampler
+from batchsampler_ext import FeatureBank, IndexedDataset, ProximityBatchSampler, proximity_graph
 
 NAN = float("nan")
 EVERY = 4  # batches a window
@@ -158,31 +164,35 @@ def test_what_a_loader_drew_ahead_is_drawn_again():
         iterator.close()
 
 
-def test_a_window_that_is_asked_for_is_of_the_bank_as_it_is():
-    """refresh() gives up the window ahead, also after a resume."""
+@pytest.mark.parametrize("place", range(1, 23))
+def test_a_window_that_is_asked_for_is_of_the_bank_as_it_is(place):
+    """refresh() gives up the window ahead, at a window's end too, and after a resume."""
+    moved = torch.randn(230, 8, generator=torch.Generator().manual_seed(9))
     runs = []
-    for resumes in (False, True):
+    for refreshes, resumes in ((False, False), (True, False), (True, True)):
         sampler = make()
         batches = []
-        for _ in range(2):
-            for batch in sampler:
-                batches.append(batch)
-                drift(sampler.bank, batch)
-                if len(batches) == 6:
+        for batch in sampler:
+            batches.append(batch)
+            drift(sampler.bank, batch)
+            if len(batches) == place:
+                sampler.bank.update(range(230), moved)
+                if refreshes:
                     sampler.refresh()
-                    if resumes:
-                        break
-            if len(batches) == 6:
-                bank_state, state = pickle.loads(pickle.dumps((sampler.bank.state_dict(), sampler.state_dict())))
-                sampler = make()
-                sampler.bank.load_state_dict(bank_state)
-                sampler.load_state_dict(state)
-                batches += trained(sampler, 1)
+                if resumes:
+                    break
+        if resumes:
+            bank_state, state = pickle.loads(pickle.dumps((sampler.bank.state_dict(), sampler.state_dict())))
+            sampler = make()
+            sampler.bank.load_state_dict(bank_state)
+            sampler.load_state_dict(state)
+            batches += trained(sampler, 1)
+        assert sorted(itertools.chain.from_iterable(batches)) == list(range(230))
         runs.append(batches)
-    assert runs[0] == runs[1]
-    assert sorted(itertools.chain.from_iterable(runs[0][:23])) == list(range(230))
-    assert runs[0][:6] == trained(make())[:6]
-    assert runs[0][6] != trained(make())[6]
+    without, asked, resumed = runs
+    assert resumed == asked
+    assert asked[:place] == without[:place]
+    assert asked[place:] != without[place:] or place == 22  # when one batch is left, of those that are left
 
 
 def test_an_iteration_that_is_left_ends_its_thread():
@@ -269,6 +279,184 @@ def test_ctrl_c_is_answered_while_waiting_and_loses_nothing():
         signal.signal(signal.SIGINT, before)
     if len(drawn) == EVERY:  # it came while the sampler waited: the next iteration goes on there
         assert drawn + list(sampler) == expected
+
+
+class Cycle:
+    """Only the garbage collector frees it."""
+
+    def __init__(self, value: object) -> None:
+        self.value, self.itself = value, self
+
+
+def test_the_collector_may_close_an_iteration_in_its_thread():
+    is_garbage, is_collected = threading.Event(), threading.Event()
+
+    def collect(done: int, total: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            assert is_garbage.wait(10)
+            gc.collect()
+            is_collected.set()
+
+    gc.disable()
+    try:
+        sampler = make(progress=collect)
+        cycle = Cycle(iter(sampler))
+        next(cycle.value)
+        del cycle
+        is_garbage.set()
+        assert is_collected.wait(10)
+        deadline = time.monotonic() + 10
+        while num_threads() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert num_threads() == 0
+    finally:
+        gc.enable()
+
+
+def copies(bank: FeatureBank) -> list[weakref.ref]:
+    """Filled with what is copied from now on."""
+    found, copy_tables = [], bank.copy_tables
+
+    def watched():
+        made = copy_tables()
+        found.append(weakref.ref(made.tables.data))
+        return made
+
+    bank.copy_tables = watched
+    return found
+
+
+def num_alive(found: list[weakref.ref]) -> int:
+    return len({id(ref()) for ref in found if ref() is not None})
+
+
+@pytest.mark.parametrize("how", ["left", "asked for", "failed", "other epoch"])
+def test_one_copy_of_the_bank_at_most(how):
+    def progress(done: int, total: int) -> None:
+        if how == "failed" and threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("failed")
+
+    gc.disable()
+    try:
+        sampler = make(progress=progress)
+        found = copies(sampler.bank)
+        for epoch in range(3):
+            if how == "other epoch":
+                sampler.set_epoch(5 + epoch)
+            for i, batch in enumerate(sampler):
+                drift(sampler.bank, batch)
+                if how == "asked for":
+                    sampler.refresh()
+                assert num_alive(found) <= 1
+                if i == EVERY - 2:
+                    break
+        assert len(found) >= 3
+    finally:
+        gc.enable()
+
+
+def test_a_failed_window_is_not_saved():
+    failing = [True]
+
+    def progress(done: int, total: int) -> None:
+        if failing and threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("failed")
+
+    sampler = make(progress=progress)
+    iterator = iter(sampler)
+    begun = [next(iterator)]
+    state = sampler.state_dict()
+    assert state["ahead"] is None
+    failing.clear()
+    resumed = make()
+    resumed.load_state_dict(state)
+    assert sorted(itertools.chain.from_iterable(begun + list(resumed))) == list(range(230))
+    begun += [next(iterator) for _ in range(EVERY - 1)]
+    with pytest.raises(RuntimeError, match="failed"):
+        next(iterator)
+    assert sorted(itertools.chain.from_iterable(begun + list(sampler))) == list(range(230))
+
+
+def test_labels_may_change_while_a_window_is_made():
+    runs = []
+    for changes in (False, True):
+        for labels in (torch.zeros(230, dtype=torch.int64), np.zeros(230, dtype=np.int64)):
+            labels[:100] = -1
+            is_changed = threading.Event()
+
+            def slow(done: int, total: int, is_changed: threading.Event = is_changed) -> None:
+                if threading.current_thread() is not threading.main_thread():
+                    assert is_changed.wait(10)
+
+            sampler = make(graph_options={"labels": labels}, progress=slow)
+            iterator = iter(sampler)
+            drawn = [next(iterator)]
+            if changes:
+                labels[:] = 1
+            is_changed.set()
+            drawn += [next(iterator) for _ in range(2 * EVERY - 1)]
+            iterator.close()
+            runs.append(drawn)
+    assert all(run == runs[0] for run in runs)
+
+
+def test_a_warm_start_is_refused():
+    graph = proximity_graph(torch.randn(230, 8), 4, num_candidates=10)
+    with pytest.raises(ValueError, match="graph_options: expected no warm_start with async_refresh"):
+        make(graph_options={"warm_start": graph})
+
+
+def test_inference_mode_may_come_and_go():
+    expected = trained(make(), 1)
+    for first in (False, True):
+        sampler = make()
+        iterator = iter(sampler)
+        batches = []
+        for i in range(23):
+            with torch.inference_mode((i // EVERY % 2 == 0) == first):
+                batches.append(next(iterator))
+                drift(sampler.bank, batches[-1])
+        assert batches == expected
+        iterator.close()
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda sampler: pickle.loads(pickle.dumps(sampler))])
+@pytest.mark.parametrize("place", [1, EVERY, EVERY + 1])
+def test_copies_go_on_where_the_sampler_would(duplicate, place):
+    sampler = make()
+    iterator = iter(sampler)
+    begun = [next(iterator) for _ in range(place)]
+    other = duplicate(sampler)
+    assert other.state_dict()["ahead"]["first"] == sampler.state_dict()["ahead"]["first"]
+    other.load_state_dict(other.state_dict())
+    assert begun + list(iterator) == begun + list(other)
+
+
+def test_the_interpreter_exits_without_the_window():
+    """A thread that has begun is ended by the main thread's end."""
+    code = """
+import sys, threading, time
+import torch
+from batchsampler_ext import FeatureBank, ProximityBatchSampler
+bank = FeatureBank(8000, 256)
+bank.update(range(8000), torch.randn(8000, 256))
+is_begun = threading.Event()
+def slow(done, total):
+    if threading.current_thread() is not threading.main_thread():
+        if is_begun.is_set():
+            print("went on", flush=True)
+        is_begun.set()
+        while threading.main_thread().is_alive():
+            time.sleep(0.001)
+sampler = ProximityBatchSampler(8000, 10, bank=bank, refresh_every=4, num_candidates=7000, async_refresh=True,
+                                progress=slow, graph_options={"num_threads": 1})
+iterator = iter(sampler)
+next(iterator)
+is_begun.wait()
+sys.modules["kept"] = iterator
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def draw_the_rest(iterator: Iterator[list[int]], queue: multiprocessing.SimpleQueue) -> None:

@@ -278,3 +278,23 @@ def test_bad_samplers():
     with pytest.raises(TypeError, match="bank"):
         ProximityBatchSampler(100, 8)
     assert list(ProximityBatchSampler(7, 8, True, bank=bank)) == []
+
+
+@pytest.mark.parametrize("mode", ["partition", "independent", "paper"])
+def test_the_default_device_does_not_matter(mode):
+    """What is on the host stays there."""
+    runs = []
+    for default in (None, "meta"):
+        bank = FeatureBank(66, 8, device="cpu")
+        rows = torch.randn(66, 8, generator=torch.Generator().manual_seed(1))
+        ids = torch.arange(66)
+        torch.set_default_device(default)
+        try:
+            bank.update(ids, rows)
+            sampler = ProximityBatchSampler(
+                66, 4, True, bank=bank, refresh_every=3, num_candidates=20, num_neighbors=5, epoch_mode=mode
+            )
+            runs.append([list(sampler), sampler.stats()["in_batch_similarity"], batch_stats([ids[:4]], rows)])
+        finally:
+            torch.set_default_device(None)
+    assert runs[0] == runs[1]
