@@ -42,10 +42,10 @@ def fake_result(task, value: float) -> dict:
 
 def complete(study, system, path: Path, value_of) -> None:
     """A CSV of all phases."""
-    pending, append = study("study").pending_tasks, study("results").append
+    results = study("results")
     for phase in study("plan").PHASES:
-        for task in pending(system, phase, study("results").read(path)):
-            append(path, task, "m", fake_result(task, value_of(task)), 5.0)
+        for task in study("study").pending_tasks(system, phase, results.read(path)):
+            results.append(path, results.make_row(task, "m", fake_result(task, value_of(task)), 5.0, "c0de"))
 
 
 def test_plans_have_no_task_twice_and_samplers_share_what_they_can(study, systems):
@@ -63,17 +63,27 @@ def test_plans_have_no_task_twice_and_samplers_share_what_they_can(study, system
 
 def test_a_study_resumes_where_it_was(study, systems, tmp_path):
     system, path = systems["graphcl"], tmp_path / "study.csv"
-    pending, append, read = study("study").pending_tasks, study("results").append, study("results").read
+    pending, read = study("study").pending_tasks, study("results").read
+
+    def append(task, value: float) -> None:
+        row = study("results").make_row(task, "m", fake_result(task, value), 5.0, "c0de")
+        study("results").append(path, row)
+
     searched = list(pending(system, "tune", read(path)))
     assert list(pending(system, "confirm", read(path))) == []  # its parameters are not known yet
     for i, task in enumerate(searched):
         assert len(list(pending(system, "tune", read(path)))) == len(searched) - i
-        append(path, task, "m", fake_result(task, i / 100), 5.0)
+        append(task, i / 100)
     confirmed = list(pending(system, "confirm", read(path)))
     best = json.loads(next(task for task in reversed(searched) if task.sampler == "knn").parameters)
     assert {task.parameters for task in confirmed if task.arm == "knn"} == {json.dumps(best, sort_keys=True)}
-    append(path, confirmed[0], "m", fake_result(confirmed[0], 0.5), 5.0)
+    append(confirmed[0], 0.5)
     assert list(pending(system, "confirm", read(path))) == confirmed[1:]
+    text = path.read_text("utf-8")
+    path.write_text(text[:-20], "utf-8")  # as if the machine had stopped while it was written
+    assert list(pending(system, "confirm", read(path))) == confirmed
+    append(confirmed[0], 0.5)
+    assert path.read_text("utf-8") == text
 
 
 def test_tables_and_figures_are_those_of_the_csv(study, systems, tmp_path):
@@ -87,25 +97,26 @@ def test_tables_and_figures_are_those_of_the_csv(study, systems, tmp_path):
     lines = [line for line in text.splitlines() if line.startswith("| proximity |")]
     num_seeds = system.confirm[0].num_seeds
     assert f"| proximity | {num_seeds} | " in lines[0]
-    assert "| +1.00 (+1.00 to +1.00) | +1.00 (+1.00 to +1.00) |" in lines[0]
+    assert 3 * "| +1.00 (+1.00 to +1.00) " in lines[0]
     assert "| 5.0% | 0.100 | 1.000% |" in lines[0]
-    for arm in ("labels never linked", "the paper's epoch", "bfs", "alpha=0.9", "M=4000"):
+    for arm in ("labels never linked", "the paper's epoch", "bfs", "alpha=0.9", "M=64"):
         assert f"| {arm} | {system.num_dissection_seeds} | " in text
     files = study("figures").draw(tmp_path / "figures", rows, {"retrieval": system})
     assert len(files) == len(system.confirm)
     assert all(file.stat().st_size > 10_000 for file in files)
 
 
-def test_time_to_the_final_value_of_uniform_batches(study, systems, tmp_path):
+def test_time_to_the_final_value_of_uniform_batches(study):
     plan, results, tables = study("plan"), study("results"), study("tables")
-    rows = []
-    for sampler, value in {"uniform": 5.0, "proximity": 6.0, "knn": 4.0}.items():
-        task = plan.make_task("retrieval", "x", "confirm", sampler, sampler, 0, {})
-        rows.append(results.make_row(task, "m", fake_result(task, value), 5.0))
-    uniform, proximity, knn = rows
-    assert tables.time_to_reach([uniform], [uniform]) == "1.00x"
-    assert tables.time_to_reach([proximity], [uniform]) == "0.75x"
-    assert tables.time_to_reach([knn], [uniform]) == "not reached"
+
+    def rows_of(sampler: str, value: float) -> list:
+        tasks = [plan.make_task("retrieval", "x", "confirm", sampler, sampler, seed, {}) for seed in range(3)]
+        return [results.make_row(t, "m", fake_result(t, value + t.seed - 1), 5.0, "c0de") for t in tasks]
+
+    uniform = rows_of("uniform", 5.0)
+    assert tables.time_to_reach(uniform, uniform) == "1.00x"
+    assert tables.time_to_reach(rows_of("proximity", 6.0), uniform) == "0.75x"
+    assert tables.time_to_reach(rows_of("knn", 4.0), uniform) == "not reached"
 
 
 @pytest.mark.parametrize("profile", ["cpu", "gpu"])

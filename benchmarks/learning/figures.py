@@ -20,7 +20,9 @@ from .statistics import half_width
 from .tables import differences_of, groups
 
 COLORS = {"untrained": "0.6", "uniform": "tab:blue", "knn": "tab:orange", "proximity": "tab:green"}
-# of the history of a run
+# Panels of one parameter: its option.
+OPTIONS = {"M": "num_candidates", "K": "num_neighbors", "range_min": "range_min"}
+# Of the history of a run.
 SECONDS, SIMILARITY, FALSE_NEGATIVES, METRIC = range(4)
 
 
@@ -98,8 +100,14 @@ def swept(name: str) -> Callable[[Any, list[Row], str], None]:
 
     def panel(axis: Any, rows: list[Row], metric: str) -> None:
         uniform = [row for row in rows if (row.phase, row.arm) == ("confirm", "uniform")]
+        confirmed = [row for row in rows if (row.phase, row.arm) == ("confirm", "proximity")]
+        if name == "alpha":  # of independent walks
+            varied = {"alpha=0.2": [row for row in rows if (row.phase, row.arm) == ("ablations", "independent walks")]}
+        else:
+            value = json.loads(confirmed[0].parameters).get(OPTIONS[name], 0) if confirmed else 0
+            varied = {f"{name}={value}": confirmed}
         points = []
-        for arm, of_arm in groups(row for row in rows if row.arm.startswith(f"{name}=")).items():
+        for arm, of_arm in (varied | groups(row for row in rows if row.arm.startswith(f"{name}="))).items():
             differences = differences_of(of_arm, uniform)
             if len(differences) > 1:
                 points.append((float(arm.split("=")[1]), differences.mean(), half_width(differences)))

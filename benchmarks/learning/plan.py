@@ -43,6 +43,7 @@ class System:
     ranges: dict[str, tuple[float, float]]
     candidates: tuple[int, ...]
     losses: tuple[str, ...] = ("infonce",)
+    tau_plus: float = 0.0  # prior of a false negative, for the other losses: about its share in uniform batches
     # Of the phases about the sampler's own parameters: where runs are short and an effect can be seen.
     num_dissection_seeds: int = 0
     num_trials: int = NUM_TRIALS
@@ -100,7 +101,7 @@ def sensitivity(system: System, best: Parameters) -> Variants:
     return (
         {f"M={m}": {"num_candidates": m, "num_neighbors": min(best["num_neighbors"], m)} for m in (64, 250, 1000, 4000)}
         | {f"K={k}": {"num_neighbors": k} for k in (8, 32, 100, 200) if k <= best["num_candidates"]}
-        | {f"alpha={a}": {"restart_prob": a, "epoch_mode": "independent"} for a in (0.05, 0.2, 0.5, 0.9)}
+        | {f"alpha={a}": {"restart_prob": a, "epoch_mode": "independent"} for a in (0.05, 0.5, 0.9)}
     )
 
 
@@ -114,19 +115,19 @@ def remedies(system: System, best: Parameters) -> Variants:
 
 
 def walks(system: System, best: Parameters) -> Variants:
-    return {s: {"strategy": s, "epoch_mode": "independent"} for s in ("rwr", "rw", "bfs", "dfs")}
+    """Beside "independent walks" of the ablations, which are with restart."""
+    return {s: {"strategy": s, "epoch_mode": "independent"} for s in ("rw", "bfs", "dfs")}
 
 
 def ablations(system: System, best: Parameters) -> Variants:
     return {
-        "as it is": {},
         "rows_per_draw=1": {"rows_per_draw": 1},
         "the paper's epoch": {"epoch_mode": "paper"},
         "independent walks": {"epoch_mode": "independent"},
         "hardness=soft": {"hardness": "soft"},
         "hardness=hard": {"hardness": "hard"},
         "refresh_every=10": {"refresh_every": 10},
-        "refresh_every=1000": {"refresh_every": 1000},
+        "refresh_every=30": {"refresh_every": 30},
         "alpha from 0.2 to 0.05": {"restart_prob_end": 0.05, "epoch_mode": "independent"},
         "fp32 bank": {"bank_dtype": "fp32"},
         "async_refresh": {"async_refresh": True},
@@ -163,16 +164,21 @@ def seed_tasks(system: System, setting: Setting, phase: str, best: dict[str, Par
         for sampler in SAMPLERS:
             yield make_task(*where, sampler, sampler, seed, best[sampler])
     elif phase == "check":
-        # Uniform batches with what was found for the others: is a difference due to the sampler or to the parameters?
+        # Is a difference due to the sampler or to the parameters? Each of the other samplers and uniform batches, both
+        # with the learning rate and temperature of the one and of the other.
+        uniform = common(system, best["uniform"])
         for sampler in SAMPLERS[1:]:
-            if common(system, best[sampler]) != common(system, best["uniform"]):
-                yield make_task(*where, f"as for {sampler}", "uniform", seed, common(system, best[sampler]))
+            if common(system, best[sampler]) != uniform:
+                yield make_task(*where, f"uniform as {sampler}", "uniform", seed, common(system, best[sampler]))
+                yield make_task(*where, f"{sampler} as uniform", sampler, seed, best[sampler] | uniform)
     elif phase == "losses":
         for loss in system.losses[1:]:
             for sampler in SAMPLERS:
                 # all with the learning rate and temperature of uniform batches
-                own = {name: value for name, value in best[sampler].items() if name not in system.ranges}
-                yield make_task(*where, sampler, sampler, seed, common(system, best["uniform"]) | own, loss)
+                parameters = best[sampler] | common(system, best["uniform"]) | {"tau_plus": system.tau_plus}
+                yield make_task(*where, sampler, sampler, seed, parameters, loss)
     else:
         for arm, change in VARIANTS[phase](system, best["proximity"]).items():
+            if change.items() <= best["proximity"].items():
+                continue  # that is the confirmation
             yield make_task(*where, arm, "proximity", seed, best["proximity"] | change)

@@ -45,8 +45,14 @@ def split_lines(source: Path, first: Path, second: Path, share: float) -> None:
 def take_development_pairs(source: Path, target: Path) -> None:
     """Rated pairs to tune by, as test pairs of a table of their own."""
     head, *rows = [line.split("\t") for line in source.read_text("utf-8").splitlines()]
-    split = head.index("split")
-    kept = [[*row[:split], "test", *row[split + 1 :]] for row in rows if row[split] == "dev"]
+    split, first, second = (head.index(name) for name in ("split", "sentence1", "sentence2"))
+
+    def pair(row: list[str]) -> frozenset[str]:
+        return frozenset((row[first], row[second]))
+
+    tested = {pair(row) for row in rows if row[split] == "test"}  # STS-B was made of earlier sets: many are in both
+    developed = [row for row in rows if row[split] == "dev" and pair(row) not in tested]
+    kept = [[*row[:split], "test", *row[split + 1 :]] for row in developed]
     target.write_text("".join("\t".join(row) + "\n" for row in [head, *kept]), "utf-8")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import math
 import subprocess
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .plan import SAMPLERS, Parameters, System, Task, tune_tasks
+from .plan import PHASES, SAMPLERS, Parameters, System, Task, tasks, tune_tasks
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -31,7 +32,7 @@ class Row:
     metric: str
     value: float
     metrics: str  # JSON: all of them
-    in_batch_similarity: float  # mean over epochs after the first; NaN untrained
+    in_batch_similarity: float  # mean over epochs after the first, or of the only one; NaN untrained
     false_negative_share: float  # likewise; NaN where labels are not known
     num_steps: int
     train_seconds: float
@@ -52,23 +53,27 @@ NUMBERS = {field.name: float for field in dataclasses.fields(Row) if field.type 
 def read(path: Path) -> list[Row]:
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        return [Row(**{name: NUMBERS.get(name, str)(value) for name, value in row.items()}) for row in rows]
+    text = path.read_text("utf-8")
+    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))  # a run that was cut off leaves half a line
+    return [Row(**{name: NUMBERS.get(name, str)(value) for name, value in row.items()}) for row in rows]
 
 
-def append(path: Path, task: Task, metric: str, result: dict[str, Any], wall_seconds: float) -> None:
-    row = make_row(task, metric, result, wall_seconds)
-    is_new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if is_new:
-            writer.writerow(COLUMNS)
-        writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in dataclasses.astuple(row)])
+def append(path: Path, row: Row) -> None:
+    """In one write; half a line that an earlier run has left is overwritten."""
+    line = io.StringIO()
+    writer = csv.writer(line, lineterminator="\n")
+    if not path.exists():
+        writer.writerow(COLUMNS)
+    writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in dataclasses.astuple(row)])
+    with path.open("a+", encoding="utf-8") as file:
+        file.seek(0)
+        text = file.read()
+        file.truncate(len(text[: text.rfind("\n") + 1].encode()))
+        file.write(line.getvalue())
 
 
-def make_row(task: Task, metric: str, result: dict[str, Any], wall_seconds: float) -> Row:
-    """result: what the program has written."""
+def make_row(task: Task, metric: str, result: dict[str, Any], wall_seconds: float, code: str) -> Row:
+    """result: what the program has written; code: the commit that it ran from."""
     history = result["history"]
     return Row(
         system=task.system,
@@ -89,13 +94,13 @@ def make_row(task: Task, metric: str, result: dict[str, Any], wall_seconds: floa
         sampler_seconds=result["sampler_seconds"],
         wall_seconds=wall_seconds,
         history=json.dumps([epoch_entry(entry, metric) for entry in history]) if task.phase == "confirm" else "",
-        commit=commit(),
+        commit=code,
         date=time.strftime("%Y-%m-%d"),
     )
 
 
 def mean_after_first(history: list[dict[str, Any]], name: str) -> float:
-    """Of the epochs after the first, which is uniform for all; of that one where there is no other."""
+    """Of the epochs after the first; of that one where there is no other."""
     values = [entry[name] for entry in history if name in entry]
     later = values[1:] or values
     return sum(later) / len(later) if later else math.nan
@@ -104,6 +109,18 @@ def mean_after_first(history: list[dict[str, Any]], name: str) -> float:
 def epoch_entry(entry: dict[str, Any], metric: str) -> list[float | None]:
     names = ("train_seconds", "in_batch_similarity", "false_negative_share", metric)
     return [None if entry.get(name) is None else float(f"{entry[name]:.5g}") for name in names]
+
+
+def planned(rows: list[Row], systems: dict[str, System]) -> list[Row]:
+    """Those that the plan asks for as it is now: not what was run with parameters of a shorter search, say."""
+    wanted = set()
+    for system in systems.values():
+        searched = {task.key() for task in tune_tasks(system)}
+        wanted |= searched
+        if searched <= {row.key() for row in rows}:
+            best = best_parameters(system, rows)
+            wanted |= {task.key() for phase in PHASES[1:] for task in tasks(system, phase, best)}
+    return [row for row in rows if row.key() in wanted]
 
 
 def best_parameters(system: System, rows: list[Row]) -> dict[str, Parameters]:
@@ -116,7 +133,7 @@ def best_parameters(system: System, rows: list[Row]) -> dict[str, Parameters]:
 
 def commit() -> str:
     """Of the code, with "-dirty" if it has been changed since; what the study writes itself does not count."""
-    own = [*(path.name for path in RESULTS.values()), "STUDY.md", "figures"]
+    own = [*(path.name for path in RESULTS.values()), "STUDY.md", "STUDY_gpu.md", "figures", "figures_gpu"]
     own = [f":(exclude,top){HERE.relative_to(ROOT)}/{name}" for name in own]
     try:
         name = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()

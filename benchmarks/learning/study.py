@@ -19,12 +19,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from .plan import PHASES, System, Task, tasks, tune_tasks
-from .results import RESULTS, Row, append, best_parameters, read
+from .results import HERE, RESULTS, Row, append, best_parameters, commit, make_row, planned, read
 from .systems import profile_systems
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     run.add_argument("--results", type=Path, help="the CSV, if not that of the profile")
     run.set_defaults(work=run_pending)
     report = commands.add_parser("report", help="tables and figures from the CSV")
+    report.add_argument("--profile", choices=("cpu", "gpu"), default="cpu")
     report.set_defaults(work=write_report)
     options = parser.parse_args(argv)
     options.work(options)
@@ -79,22 +79,21 @@ def execute(
     """Appends each result as it is there."""
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
 
-        def run(task: Task) -> tuple[dict[str, Any], float] | None:
+        def run(task: Task) -> Row | None:
             return None if time.monotonic() > end else execute_one(task, systems[task.system], options)
 
-        futures = {pool.submit(run, task): task for task in pending}
+        futures = [pool.submit(run, task) for task in pending]
         try:
             for future in tqdm(concurrent.futures.as_completed(futures), total=len(futures), disable=None):
-                if (outcome := future.result()) is not None:
-                    result, seconds = outcome
-                    append(results, futures[future], systems[futures[future].system].metric, result, seconds)
+                if (row := future.result()) is not None:
+                    append(results, row)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def execute_one(task: Task, system: System, options: argparse.Namespace) -> tuple[dict[str, Any], float]:
-    """The program in a process of its own, as a user would run it. Returns its result and wall seconds."""
+def execute_one(task: Task, system: System, options: argparse.Namespace) -> Row:
+    """The program in a process of its own, as a user would run it."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
         command = [sys.executable, str(ROOT / "examples" / f"{task.system}.py"), *program_arguments(task, system)]
@@ -103,16 +102,17 @@ def execute_one(task: Task, system: System, options: argparse.Namespace) -> tupl
         if options.profile == "cpu":
             command += ["--device", "cpu", "--threads", "1"]
         environment = {**os.environ, **({"OMP_NUM_THREADS": "1"} if options.profile == "cpu" else {})}
-        start = time.perf_counter()
+        start, code = time.perf_counter(), commit()
         ended = subprocess.run(command, env=environment, capture_output=True, text=True)
         if ended.returncode:
             raise RuntimeError(f"{' '.join(command)}\n{ended.stderr[-3000:]}")
-        return json.loads(out.read_text("utf-8")), time.perf_counter() - start
+        result = json.loads(out.read_text("utf-8"))
+        return make_row(task, system.metric, result, time.perf_counter() - start, code)
 
 
 def program_arguments(task: Task, system: System) -> list[str]:
     setting = next(setting for setting in (system.tune, *system.confirm) if setting.data == task.data)
-    words = [*setting.arguments, *system.arguments, "--sampler", task.sampler, "--seed", str(task.seed)]
+    words = [*system.arguments, *setting.arguments, "--sampler", task.sampler, "--seed", str(task.seed)]
     if len(system.losses) > 1:
         words += ["--loss", task.loss]
     for name, value in json.loads(task.parameters).items():
@@ -125,11 +125,18 @@ def program_arguments(task: Task, system: System) -> list[str]:
 
 def write_report(options: argparse.Namespace) -> None:
     from .figures import draw
-    from .tables import update
+    from .tables import BEGIN, END, update
 
-    systems, rows = profile_systems("cpu"), read(RESULTS["cpu"])
-    update(Path(__file__).with_name("STUDY.md"), rows, systems)
-    draw(Path(__file__).with_name("figures"), rows, systems)
+    systems, profile = profile_systems(options.profile), options.profile
+    rows = planned(read(RESULTS[profile]), systems)
+    suffix = "" if profile == "cpu" else f"_{profile}"
+    report = HERE / f"STUDY{suffix}.md"
+    if not report.exists():
+        report.write_text(
+            f"# The learning study on a {profile.upper()}\n\nProtocol: STUDY.md\n\n{BEGIN}\n{END}\n", "utf-8"
+        )
+    update(report, rows, systems)
+    draw(HERE / f"figures{suffix}", rows, systems)
 
 
 if __name__ == "__main__":

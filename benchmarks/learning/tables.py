@@ -54,22 +54,22 @@ def confirmation(rows: list[Row], system: System) -> str:
     checked = groups(row for row in rows if row.phase == "check")
     uniform = confirmed["uniform"]
     lines = table_head(
-        "batches", "seeds", "mean ± sd", "against uniform", "against uniform with the same parameters",
-        f"seeds needed for {EFFECT:g} points", "time to uniform's final value", "sampler's share of time",
-        "similarity", "false negatives",
+        "batches", "seeds", "mean ± sd", "against uniform, each tuned", "both tuned as uniform",
+        "both tuned as it", f"seeds needed for {EFFECT:g} points", "time to uniform's final value",
+        "sampler's share of time", "similarity", "false negatives",
     )  # fmt: skip
     for arm, of_arm in confirmed.items():
         cells = [arm, str(len(of_arm)), mean_and_deviation(of_arm)]
         if arm in SAMPLERS[1:]:
-            same = checked.get(f"as for {arm}", [])
-            if not same and common_of(system, of_arm[0]) == common_of(system, uniform[0]):
-                same = uniform
             differences = differences_of(of_arm, uniform)
+            are_same = common_of(system, of_arm[0]) == common_of(system, uniform[0])
+            as_uniform = differences_of(of_arm if are_same else checked.get(f"{arm} as uniform", []), uniform)
+            as_arm = differences_of(of_arm, uniform if are_same else checked.get(f"uniform as {arm}", []))
             deviation = float(differences.std(ddof=1)) if len(differences) > 1 else math.nan
             needed = str(seeds_needed(EFFECT, deviation)) if deviation > 0 else ""
-            cells += [interval(differences), interval(differences_of(of_arm, same)), needed]
+            cells += [*map(interval, (differences, as_uniform, as_arm)), needed]
         else:
-            cells += [""] * 3
+            cells += [""] * 4
         if arm == "untrained":
             cells += [""] * 4
         else:
@@ -91,16 +91,22 @@ def losses(rows: list[Row]) -> str:
 
 
 def variants(rows: list[Row], phase: str) -> str:
-    """What is varied from proximity batches as confirmed; differences to those, and to uniform batches."""
+    """What is varied from proximity batches as confirmed; differences to what it was varied from, and to uniform.
+
+    Independent walks are compared with such walks.
+    """
     confirmed = groups(row for row in rows if row.phase == "confirm")
+    independent = [row for row in rows if (row.phase, row.arm) == ("ablations", "independent walks")]
     lines = table_head(
-        "proximity with", "seeds", "mean ± sd", "against proximity as confirmed", "against uniform",
-        "sampler's share of time", "similarity", "false negatives",
+        "proximity with", "seeds", "mean ± sd", "against proximity, or independent walks", "against uniform",
+        "steps", "sampler's share of time", "similarity", "false negatives",
     )  # fmt: skip
     for arm, of_arm in groups(row for row in rows if row.phase == phase).items():
-        against = [interval(differences_of(of_arm, confirmed.get(base, []))) for base in ("proximity", "uniform")]
-        cells = [arm, str(len(of_arm)), mean_and_deviation(of_arm), *against, sampler_share(of_arm)]
-        lines.append(line([*cells, *batch_cells(of_arm)]))
+        is_independent = json.loads(of_arm[0].parameters).get("epoch_mode") == "independent"
+        base = independent if is_independent and arm != "independent walks" else confirmed.get("proximity", [])
+        against = [interval(differences_of(of_arm, others)) for others in (base, confirmed.get("uniform", []))]
+        cells = [arm, str(len(of_arm)), mean_and_deviation(of_arm), *against, f"{of_arm[0].num_steps:.0f}"]
+        lines.append(line([*cells, sampler_share(of_arm), *batch_cells(of_arm)]))
     return "\n".join(lines)
 
 
@@ -141,21 +147,18 @@ def mean_and_deviation(rows: list[Row]) -> str:
 
 
 def time_to_reach(rows: list[Row], uniform: list[Row]) -> str:
-    """Training time until the metric is what uniform batches end with, over that of uniform batches; median over seeds.
+    """Training time until the metric is what uniform batches end with, over their whole time; of means over seeds.
 
-    By the evaluations during training, mean over seeds of the goal: a run that never gets there counts as infinite.
+    Empty without evaluations during training.
     """
-    goal = float(np.mean([row.value for row in uniform]))
-    ratios = []
-    of_uniform = {row.seed: row.train_seconds for row in uniform}
-    for row in rows:
-        reached = [seconds for seconds, _, _, value in json.loads(row.history) if value is not None and value >= goal]
-        if row.seed in of_uniform:
-            ratios.append(reached[0] / of_uniform[row.seed] if reached else math.inf)
-    if not ratios:
+    histories = np.array([json.loads(row.history) for row in rows], dtype=float)  # [seeds, epochs, 4]
+    seconds, values = histories[:, :, 0].mean(0), histories[:, :, 3].mean(0)
+    if np.isfinite(values).sum() < 2:
         return ""
-    median = float(np.median(ratios))
-    return f"{median:.2f}x" if math.isfinite(median) else "not reached"
+    reached = values >= np.mean([row.value for row in uniform]) - 1e-9  # the history is rounded
+    if not reached.any():
+        return "not reached"
+    return f"{seconds[reached.argmax()] / np.mean([row.train_seconds for row in uniform]):.2f}x"
 
 
 def sampler_share(rows: list[Row]) -> str:
