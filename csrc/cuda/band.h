@@ -7,21 +7,21 @@
 
 namespace bse::cuda {
 
-// kRows rows of a group, with up to 1024 * kParts candidates. A panel of candidates meets all rows at a time; a warp
-// has kWarpRows x kWarpColumns pairs of it.
-template <int kRows_, int kParts_>
+// kRows rows of a group, with up to 1024 * kParts candidates. A panel of candidates meets all rows at a time, kStages
+// pieces of panels in memory; a warp has kWarpRows x kWarpColumns pairs of it.
+template <int kRows_, int kParts_, int kStages_>
 struct Band {
-  static constexpr int kRows = kRows_, kParts = kParts_;
+  static constexpr int kRows = kRows_, kParts = kParts_, kStages = kStages_;
   static constexpr int kMostColumns = 1024 * kParts;
   static constexpr int kWarpRows = kRows < 32 ? kRows : 32, kWarpColumns = kChunkColumns;
   static constexpr int kColumnWarps = tuning::kBandPanelColumns / kWarpColumns;
   static constexpr int kWarps = kRows / kWarpRows * kColumnWarps, kThreads = 32 * kWarps;
-  static constexpr int kPanelColumns = tuning::kBandPanelColumns, kDepth = tuning::kBandPanelDepth,
-                       kStages = tuning::kBandPanelStages;
+  static constexpr int kPanelColumns = tuning::kBandPanelColumns, kDepth = tuning::kBandPanelDepth;
   // Elements between two rows of a panel: pieces of 16 bytes of eight rows in turn fall into different banks.
   static constexpr int kPitch = kDepth + 8;
   static constexpr int kPanel = kPanelColumns * kPitch;
   // Once all products are made, each warp lists columns where the panels were.
+  static_assert(kStages >= 2, "a piece that comes while one is used");
   static_assert(kWarps * kMostColumns <= kStages * kPanel, "room for a list of columns for each warp");
 };
 

@@ -6,13 +6,17 @@ namespace bse::cuda {
 
 namespace {
 
+constexpr int kStages = tuning::kBandPanelStages;
+using Band64 = Band<64, 1, kStages>;
+using Band32 = Band<32, 1, kStages>;
+using Band16 = Band<16, 1, tuning::kLowBandPanelStages>;
+using WideBand32 = Band<32, 2, kStages>;
+
 // Calls use(shape) for each shape with room for the columns, the most rows first, until it returns true.
 template <class Use>
 bool with_shape(int64_t num_columns, const Use& use) {
-  if (num_columns <= Band<64, 1>::kMostColumns) {
-    return use(Band<64, 1>{}) || use(Band<32, 1>{}) || use(Band<16, 1>{});
-  }
-  return num_columns <= Band<32, 2>::kMostColumns && use(Band<32, 2>{});
+  if (num_columns <= Band64::kMostColumns) return use(Band64{}) || use(Band32{}) || use(Band16{});
+  return num_columns <= WideBand32::kMostColumns && use(WideBand32{});
 }
 
 }  // namespace
@@ -22,8 +26,10 @@ int band_rows(int64_t rows_per_group, int64_t num_columns, int64_t dim, int max_
   int result = 0;
   with_shape(num_columns, [&](auto shape) {
     using Shape = decltype(shape);
-    const size_t static_bytes = sizeof(BandRows<Shape::kRows>) + sizeof(SelectScratch);
-    // Rows that are not there cost as much as others: no more than half of a band.
+    const size_t static_bytes =
+        device::shared_bytes<BandRows<Shape::kRows>>(1) + device::shared_bytes<SelectScratch>(1);
+    // Rows that are not there cost as much as others: less than half of a band, unless it is of the fewest rows that
+    // mma has; a slab's tiles would be emptier still.
     const bool is_filled = Shape::kRows == 16 || Shape::kRows < 2 * rows_per_group;
     if (Shape::kRows > max_rows || !is_filled) return false;
     if (static_bytes + band_bytes<Shape>(num_columns, dim) > max_bytes) return false;

@@ -12,6 +12,7 @@
 #include "bank_update.h"
 #include "device.h"
 #include "graph_view.cuh"
+#include "threads.cuh"
 
 namespace bse::cuda {
 
@@ -30,7 +31,7 @@ BSE_DEVICE uint64_t claim_of(const BankUpdate& update, int64_t position) {
 BSE_DEVICE bool is_storable(const DeviceMatrix& rows, int64_t row, float limit) {
   bool storable = true;
   for (int64_t k = threadIdx.x % 32; k < rows.dim; k += 32) storable &= fabsf(rows.element(row, k)) < limit;  // not NaN
-  return __all_sync(~0u, storable) != 0;
+  return __all_sync(kAllLanes, storable) != 0;
 }
 
 // A warp a row. verdict: [kNumVerdictWords]
@@ -62,7 +63,7 @@ __global__ void __launch_bounds__(32 * kBankWarps)
 // All lanes call it.
 BSE_DEVICE double unit_scale(double chain) {
   BSE_UNROLL
-  for (int distance = 1; distance < 8; distance *= 2) chain += __shfl_xor_sync(~0u, chain, distance);
+  for (int distance = 1; distance < 8; distance *= 2) chain += __shfl_xor_sync(kAllLanes, chain, distance);
   return chain == 0 ? 1.0 : 1 / sqrt(chain);
 }
 
@@ -108,7 +109,7 @@ BSE_DEVICE void store_rows(const RowMixer& mixer, int64_t first, bool normalize,
       }
     }
     scales.own = unit_scale(chain);
-    if (__any_sync(~0u, is_mixed)) {
+    if (__any_sync(kAllLanes, is_mixed)) {
       chain = 0;
       if (is_mixed) {
         for (int64_t k = lane % 8; k < dim; k += 8) {
@@ -119,12 +120,12 @@ BSE_DEVICE void store_rows(const RowMixer& mixer, int64_t first, bool normalize,
       scales.mixed = unit_scale(chain);
     }
   }
-  const unsigned kept_lanes = __ballot_sync(~0u, is_kept), mixed_lanes = __ballot_sync(~0u, is_mixed);
+  const unsigned kept_lanes = __ballot_sync(kAllLanes, is_kept), mixed_lanes = __ballot_sync(kAllLanes, is_mixed);
   __syncwarp();  // what was there has been read (last_update too) before other lanes overwrite it
   for (int i = 0; i < kBankRowsAtOnce; ++i) {
     const int owner = 8 * i;
-    const int64_t target = __shfl_sync(~0u, id, owner);
-    const double own = __shfl_sync(~0u, scales.own, owner), mixed = __shfl_sync(~0u, scales.mixed, owner);
+    const int64_t target = __shfl_sync(kAllLanes, id, owner);
+    const double own = __shfl_sync(kAllLanes, scales.own, owner), mixed = __shfl_sync(kAllLanes, scales.mixed, owner);
     if ((kept_lanes >> owner & 1) == 0) continue;
     const bool mixes = (mixed_lanes >> owner & 1) != 0;
     for (int64_t k = lane; k < dim; k += 32) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "device.h"
+#include "threads.cuh"
 
 namespace bse::cuda {
 
@@ -9,13 +10,9 @@ namespace bse::cuda {
 // that of all. All threads call it; blockDim.x is a multiple of 32. Begins and ends with a barrier.
 BSE_DEVICE uint32_t exclusive_sum(uint32_t value, uint32_t* sums, uint32_t* total) {
   const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, num_warps = blockDim.x / 32;
-  uint32_t inclusive = value;
-  for (unsigned distance = 1; distance < 32; distance *= 2) {
-    const uint32_t before = __shfl_up_sync(~0u, inclusive, distance);
-    if (lane >= distance) inclusive += before;
-  }
+  const uint32_t lower = lanes_before(value);
   __syncthreads();
-  if (lane == 31) sums[warp] = inclusive;
+  if (lane == 31) sums[warp] = lower + value;
   __syncthreads();
   uint32_t before = 0, all = 0;
   for (unsigned w = 0; w < num_warps; ++w) {
@@ -24,7 +21,7 @@ BSE_DEVICE uint32_t exclusive_sum(uint32_t value, uint32_t* sums, uint32_t* tota
   }
   __syncthreads();
   *total = all;
-  return before + inclusive - value;
+  return before + lower;
 }
 
 }  // namespace bse::cuda

@@ -13,6 +13,7 @@
 #include "score_block.h"
 #include "score_row.cuh"
 #include "strip_places.cuh"
+#include "threads.cuh"
 
 namespace bse::cuda {
 
@@ -47,12 +48,7 @@ BSE_DEVICE RankBound bound_after(Row& row, uint32_t rank, SelectScratch& scratch
     if (threadIdx.x < 32) {  // the bin in which the count passes `left`
       uint32_t own = 0;
       for (int b = 0; b < 8; ++b) own += scratch.histogram[threadIdx.x * 8 + b];
-      uint32_t before = own;
-      for (unsigned distance = 1; distance < 32; distance *= 2) {
-        const uint32_t other = __shfl_up_sync(~0u, before, distance);
-        if (threadIdx.x >= distance) before += other;
-      }
-      before -= own;
+      uint32_t before = lanes_before(own);
       if (before <= left && left < before + own) {
         unsigned b = threadIdx.x * 8;
         for (; before + scratch.histogram[b] <= left; ++b) before += scratch.histogram[b];
@@ -122,7 +118,7 @@ BSE_DEVICE void link_row(Row& row, const ScoreBlock& block, const SelectPlan& pl
     uint32_t length = 1;  // of what there is
     while (length < num_kept) length *= 2;
     for (uint32_t i = num_kept + threadIdx.x; i < length; i += blockDim.x) ranks[i] = ~uint64_t{0};
-    bitonic_sort(ranks, length);
+    block_sort(ranks, length);
     for (uint32_t i = threadIdx.x; i < num_kept; i += blockDim.x) {
       neighbors[i] = static_cast<int32_t>(rank_tiebreak(ranks[i]));
       if (scores != nullptr) scores[i] = rank_score(ranks[i]);

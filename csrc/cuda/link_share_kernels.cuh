@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "partition_state.cuh"
+#include "threads.cuh"
 
 namespace bse::cuda {
 
@@ -27,7 +28,7 @@ class WarpLinkShare {
           report(state.status, StatusKind::kNeighborNotARow, row, static_cast<uint32_t>(neighbor.id));
         }
       }
-      num_linked_ += static_cast<uint32_t>(__popc(__ballot_sync(~0u, is_linked)));
+      num_linked_ += static_cast<uint32_t>(__popc(__ballot_sync(kAllLanes, is_linked)));
     }
   }
 

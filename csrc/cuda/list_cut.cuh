@@ -11,8 +11,10 @@
 
 #include "../common/score.h"
 #include "candidate_lists.h"
+#include "defined_dot.cuh"
 #include "device.h"
 #include "score_block.h"
+#include "threads.cuh"
 
 namespace bse::cuda {
 
@@ -33,7 +35,7 @@ BSE_DEVICE uint32_t filter_list(uint64_t* list, uint32_t begin, uint32_t end, co
     BSE_UNROLL
     for (int u = 0; u < kAtOnce; ++u) {
       const bool is_kept = first + 32 * u + lane < end && keep(entries[u]);
-      const unsigned kept = __ballot_sync(~0u, is_kept);
+      const unsigned kept = __ballot_sync(kAllLanes, is_kept);
       if (is_kept) list[num_kept + __popc(kept & before)] = entries[u];
       num_kept += __popc(kept);
     }
@@ -51,7 +53,8 @@ BSE_DEVICE uint64_t find_bound(const uint64_t* list, uint32_t count, uint32_t le
     high = list[i] > high ? list[i] : high;
   }
   for (int distance = 16; distance > 0; distance /= 2) {
-    const uint64_t other_low = __shfl_xor_sync(~0u, low, distance), other_high = __shfl_xor_sync(~0u, high, distance);
+    const uint64_t other_low = __shfl_xor_sync(kAllLanes, low, distance),
+                   other_high = __shfl_xor_sync(kAllLanes, high, distance);
     low = other_low < low ? other_low : low;
     high = other_high > high ? other_high : high;
   }
@@ -61,7 +64,7 @@ BSE_DEVICE uint64_t find_bound(const uint64_t* list, uint32_t count, uint32_t le
     const uint64_t middle = low + (high - low) / 2;
     uint32_t own = 0;
     for (uint32_t i = lane; i < count; i += 32) own += list[i] <= middle;
-    const uint32_t reached = __reduce_add_sync(~0u, own);
+    const uint32_t reached = __reduce_add_sync(kAllLanes, own);
     if (reached >= least && reached <= most) return middle;
     (reached < least ? low : high) = middle;
   }
@@ -98,20 +101,9 @@ struct ListedQuery {
   // Of rows that screening takes: aligned bfloat16, cosine.
   BSE_DEVICE uint64_t with_defined_score(uint64_t entry) const {
     const uint32_t column = rank_tiebreak(entry);
-    const auto* query = static_cast<const uint16_t*>(block.queries.data) + id * block.queries.row_stride_elements;
-    const auto* other =
-        static_cast<const uint16_t*>(block.base.data) + block.base_id(column) * block.base.row_stride_elements;
-    float acc = 0.0f;
-    for (int64_t k = 0; k < block.queries.dim; k += 8) {
-      const uint4 a = *reinterpret_cast<const uint4*>(query + k), b = *reinterpret_cast<const uint4*>(other + k);
-      const uint32_t a_words[] = {a.x, a.y, a.z, a.w}, b_words[] = {b.x, b.y, b.z, b.w};
-      BSE_UNROLL
-      for (int w = 0; w < 4; ++w) {  // the low half is the first element; a bfloat16 is the high half of a float32
-        acc = fmaf(__uint_as_float(a_words[w] << 16), __uint_as_float(b_words[w] << 16), acc);
-        acc = fmaf(__uint_as_float(a_words[w] & 0xFFFF0000u), __uint_as_float(b_words[w] & 0xFFFF0000u), acc);
-      }
-    }
-    return candidate_rank(finish_score(Metric::kCosine, acc, term, block.base_terms[column]), column);
+    const float dot = defined_dot(bfloat16_row(block.queries, id), bfloat16_row(block.base, block.base_id(column)),
+                                  block.queries.dim);
+    return candidate_rank(finish_score(Metric::kCosine, dot, term, block.base_terms[column]), column);
   }
 };
 

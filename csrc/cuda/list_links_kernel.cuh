@@ -4,6 +4,7 @@
 // A warp takes a row. O(entries) for each pass of cut_list(), plus O(K log^2 K) to sort.
 #pragma once
 
+#include "bitonic_sort.cuh"
 #include "device.h"
 #include "graph_build.h"
 #include "list_cut.cuh"
@@ -12,23 +13,6 @@
 namespace bse::cuda {
 
 constexpr int kListLinkWarps = 4;
-
-// ranks: [length] in shared memory, length a power of two; a bitonic sort (Batcher 1968) by one warp.
-BSE_DEVICE void sort_ranks(uint64_t* ranks, uint32_t length) {
-  for (uint32_t size = 2; size <= length; size *= 2) {
-    for (uint32_t distance = size / 2; distance > 0; distance /= 2) {
-      for (uint32_t i = threadIdx.x % 32; i < length / 2; i += 32) {
-        const uint32_t low = 2 * i - (i & (distance - 1)), high = low + distance;
-        const uint64_t a = ranks[low], b = ranks[high];
-        if ((a > b) == ((low & size) == 0)) {
-          ranks[low] = b;
-          ranks[high] = a;
-        }
-      }
-      __syncwarp();
-    }
-  }
-}
 
 // Moves the lists of all splits to follow the first one. Returns them as one.
 // list: the first
@@ -69,8 +53,7 @@ __global__ void __launch_bounds__(32 * kListLinkWarps, 6)
     const uint64_t entry = i < joined.count ? list[i] : ~uint64_t{0};
     ranks[i] = i < joined.count && query.is_screened ? query.with_defined_score(entry) : entry;
   }
-  __syncwarp();
-  sort_ranks(ranks, length);
+  warp_sort(ranks, length);
 
   const Selection& selection = block.selection;
   for (int64_t k = lane; k < selection.num_neighbors; k += 32) {

@@ -15,6 +15,8 @@ namespace {
 
 constexpr int64_t kTile = CandidateLists::kTile;
 constexpr size_t kStaticSharedBytes = 5 << 10;  // at most, of list_screen_kernel
+static_assert(sizeof(ListRowState) + sizeof(ListRowConditions) <= kStaticSharedBytes, "room for both");
+constexpr size_t kReservedSharedBytes = 1 << 10;  // that the driver takes for each block
 
 int64_t blocks_at_once() { return tuning::kListBlocksPerMultiprocessor * device::num_multiprocessors(); }
 
@@ -106,8 +108,9 @@ void ListSearch::launch(const ScoreBlock& block, const Links& links, device::Str
   if (block.unbounded != nullptr) {  // which of the two has anything to do is decided on the device
     using Tile = ListScreenTile;
     const int64_t num_pieces = ceil_div(block.queries.dim, Tile::kDepth);
-    // What a multiprocessor has is about as much as a block may have.
-    const size_t room = device::max_shared_bytes() / tuning::kListBlocksPerMultiprocessor - kStaticSharedBytes;
+    // What a multiprocessor has is what one block may have, and what is reserved for that.
+    const size_t room = (device::max_shared_bytes() + kReservedSharedBytes) / tuning::kListBlocksPerMultiprocessor -
+                        kReservedSharedBytes - kStaticSharedBytes;
     const bool holds_queries = Tile::shared_bytes(num_pieces) <= std::max(room, Tile::shared_bytes(Tile::kStages));
     const int64_t num_query_panels = holds_queries ? num_pieces : Tile::kStages;
     const bool is_restricted = labels_.of_base != nullptr || block.selection.has_max_score;

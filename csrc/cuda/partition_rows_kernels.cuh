@@ -6,6 +6,7 @@
 
 #include "../common/permutation.h"
 #include "partition_state.cuh"
+#include "threads.cuh"
 #include "warp_tally.cuh"
 
 namespace bse::cuda {
@@ -81,8 +82,8 @@ __global__ void __launch_bounds__(kTallyThreads, kTallyBlocks)
       most_votes = max(most_votes, tally.votes(k));
       if (tally.batch(k) == own_batch) own_votes = max(own_votes, tally.votes(k));
     }
-    own_votes = __reduce_max_sync(~0u, own_votes);
-    most_votes = __reduce_max_sync(~0u, most_votes);
+    own_votes = __reduce_max_sync(kAllLanes, own_votes);
+    most_votes = __reduce_max_sync(kAllLanes, most_votes);
     if (threadIdx.x % 32 == 0) is_leaving[i] = most_votes > own_votes ? 1 : 0;
   }
 }

@@ -9,6 +9,7 @@
 
 #include "member_select.cuh"
 #include "partition_state.cuh"
+#include "threads.cuh"
 #include "warp_tally.cuh"
 
 namespace bse::cuda {
@@ -48,7 +49,7 @@ __global__ void __launch_bounds__(kTallyThreads, kTallyBlocks)
       if (votes[k] > 0 && room_of(state, tally.batch(k), round) == 0) votes[k] = 0;
       most_votes = max(most_votes, votes[k]);
     }
-    most_votes = __reduce_max_sync(~0u, most_votes);
+    most_votes = __reduce_max_sync(kAllLanes, most_votes);
     __syncwarp();  // all lanes have read is_stranded
     if (lane == 0) state.is_stranded[row] = most_votes == 0 ? 1 : 0;
     if (most_votes == 0) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "device.h"
+#include "threads.cuh"
 
 namespace bse::cuda {
 
@@ -15,23 +16,19 @@ BSE_DEVICE uint32_t place_chosen(const bool (&is_chosen)[kItems], uint32_t start
   __syncthreads();  // whoever used the counts has done with them
   BSE_UNROLL
   for (int i = 0; i < kItems; ++i) {
-    const unsigned chosen = __ballot_sync(~0u, is_chosen[i]);
+    const unsigned chosen = __ballot_sync(kAllLanes, is_chosen[i]);
     places[i] = __popc(chosen & before);
     if (lane == 0) counts[i * kWarps + warp] = __popc(chosen);
   }
   __syncthreads();
   // Every warp adds them up for itself.
   const uint32_t own = lane < kItems * kWarps ? counts[lane] : 0;
-  uint32_t sum = own;
-  for (unsigned distance = 1; distance < 32; distance *= 2) {
-    const uint32_t other = __shfl_up_sync(~0u, sum, distance);
-    if (lane >= distance) sum += other;
-  }
+  const uint32_t sum = lanes_before(own);
   BSE_UNROLL
   for (int i = 0; i < kItems; ++i) {
-    places[i] += start + __shfl_sync(~0u, sum - own, i * kWarps + static_cast<int>(warp));
+    places[i] += start + __shfl_sync(kAllLanes, sum, i * kWarps + static_cast<int>(warp));
   }
-  return start + __shfl_sync(~0u, sum, 31);
+  return start + __shfl_sync(kAllLanes, sum + own, 31);
 }
 
 }  // namespace bse::cuda

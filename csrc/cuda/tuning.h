@@ -25,6 +25,16 @@ constexpr int kMostBandRows = 64;
 // at 24 bytes a clock from L2, 1,700 clocks, more than its latency of some 300.
 constexpr int kBandPanelColumns = 256, kBandPanelDepth = 32, kBandPanelStages = 3;
 
+// Bands of 16 rows are for GPUs with 99 KB for a block (sm_86, sm_89, sm_120), and for draws of few rows. The example
+// takes 33 KB of keys, 4 KB of rows, 41 KB of panels in two stages, 12 KB of candidates, 2 KB of its own: 92 KB; a
+// third stage would not fit. It has 80,000 bands, which read 20.5 GB from L2, in 16 pieces of 16 KB each. On an RTX
+// 4090 (128 multiprocessors at 2.5 GHz, 5 TB/s from L2) a piece is 1050 clocks of transfer and some 300 of latency,
+// which nothing covers as one is in flight and its products are 100 clocks: 22,000 a band, and 5,000 for selection by 8
+// warps: 6.8 ms in all. On an RTX 3090 (82 at 1.7 GHz, 2 TB/s) some 16 ms. Slabs: 6 ms or more, by instructions, on the
+// former; on the latter, whose L2 of 6 MB holds no slab, 10 ms more for device memory. Where bands lose,
+// GraphRequest::max_band_rows = 0 leaves slabs.
+constexpr int kLowBandPanelStages = 2;
+
 // Guesses by interpolation before a search for a threshold is left to bisection (key_cut.cuh). On normal, clustered and
 // collapsed features, simulated: 7 to 10 counts a row; 18 where a search begins with nothing known, hence the guess
 // that blocks leave to each other. For 1024 columns ptxas makes 41 instructions of a count (sm_90) and some 35 of what

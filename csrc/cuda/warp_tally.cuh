@@ -9,6 +9,7 @@
 #include "../common/partition_rules.h"
 #include "device.h"
 #include "graph_view.cuh"
+#include "threads.cuh"
 
 namespace bse::cuda {
 
@@ -17,8 +18,8 @@ constexpr int kTallyWarps = 8, kTallyThreads = 32 * kTallyWarps, kTallyBlocks = 
 
 BSE_DEVICE uint64_t warp_max(uint64_t value) {
   const auto high = static_cast<uint32_t>(value >> 32);
-  const uint32_t max_high = __reduce_max_sync(~0u, high);
-  const uint32_t max_low = __reduce_max_sync(~0u, high == max_high ? static_cast<uint32_t>(value) : 0u);
+  const uint32_t max_high = __reduce_max_sync(kAllLanes, high);
+  const uint32_t max_low = __reduce_max_sync(kAllLanes, high == max_high ? static_cast<uint32_t>(value) : 0u);
   return uint64_t{max_high} << 32 | max_low;
 }
 
@@ -55,7 +56,7 @@ class WarpTally {
       }
     }
     if (num_asked <= 32) {
-      const unsigned equal = __match_any_sync(~0u, batches_[0]);
+      const unsigned equal = __match_any_sync(kAllLanes, batches_[0]);
       if (stands_for(equal, batches_[0])) votes_[0] = static_cast<uint32_t>(__popc(equal));
     } else {
       add_up(num_asked);
@@ -85,7 +86,7 @@ class WarpTally {
     for (int i = 0; i < kPerLane; ++i) {
       slots[i] = kNumSlots;
       if (32 * static_cast<uint32_t>(i) >= num_asked) continue;
-      const unsigned equal = __match_any_sync(~0u, batches_[i]);
+      const unsigned equal = __match_any_sync(kAllLanes, batches_[i]);
       if (stands_for(equal, batches_[i])) slots[i] = add(batches_[i], static_cast<uint32_t>(__popc(equal)));
     }
     __syncwarp();

@@ -16,18 +16,11 @@
 
 #include "common/permutation.h"
 #include "cpu/batch_walks.h"
-#include "cpu/isa.h"
-#include "cpu/kernels.h"
 #include "cuda/member_select.cuh"
 #include "cuda/partition_launch.h"
 #include "cuda/status.h"
+#include "scalar_kernels.h"
 #include "test_arrays.h"
-
-namespace bse {
-
-const KernelTable& kernel_table() { return kScalarKernels; }
-
-}  // namespace bse
 
 namespace {
 

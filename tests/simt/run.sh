@@ -43,6 +43,11 @@ ar rcs "$build/cpu_engine.a" "$build"/cpu_*.o
 check() { # MODE
   "$build/selftest_$1"
   for test in "${!launchers[@]}"; do "$build/${test}_$1"; done
+  if [ "$1" = plain ]; then # other kinds of GPUs: those with less shared memory (sm_86, 89, 120), with more (from sm_90)
+    BSE_SIMT_MAX_SHARED_BYTES=101376 "$build/graph_test_$1"
+    BSE_SIMT_MAX_SHARED_BYTES=101376 "$build/knn_test_$1"
+    BSE_SIMT_MAX_SHARED_BYTES=232448 "$build/graph_test_$1"
+  fi
   "$build/planted_bugs_$1" "$1" >"$build/matrix_$1.txt" 2>"$build/reports_$1.txt" || {
     grep FAILED "$build/matrix_$1.txt"
     echo "see $build/matrix_$1.txt and reports_$1.txt" >&2

@@ -16,17 +16,10 @@
 
 #include "common/permutation.h"
 #include "cpu/batch_walks.h"
-#include "cpu/isa.h"
-#include "cpu/kernels.h"
 #include "cuda/status.h"
 #include "cuda/walk_launch.h"
+#include "scalar_kernels.h"
 #include "test_arrays.h"
-
-namespace bse {
-
-const KernelTable& kernel_table() { return kScalarKernels; }
-
-}  // namespace bse
 
 namespace {
 

@@ -12,17 +12,10 @@
 #include <vector>
 
 #include "common/draw.h"
-#include "cpu/isa.h"
-#include "cpu/kernels.h"
 #include "cuda/status.h"
 #include "cuda/warm_start.h"
+#include "scalar_kernels.h"
 #include "test_arrays.h"
-
-namespace bse {
-
-const KernelTable& kernel_table() { return kScalarKernels; }
-
-}  // namespace bse
 
 namespace {
 
