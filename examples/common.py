@@ -177,10 +177,13 @@ class Run:
             self._set_rng(self._rng)
             self._rng = None
         self._epoch_is_complete = False
-        for indices, batch in batches:
+        while self._num_trained < len(self.sampler):  # the authors' epochs have more, and schedules count on these
+            if (following := next(batches, None)) is None:
+                break
             if self._must_stop():
                 self._save()
                 break
+            indices, batch = following
             yield indices, batch.to(self.device, non_blocking=True)
             self.step += 1
             self._num_trained += 1
@@ -191,8 +194,7 @@ class Run:
                 self._seconds += self._elapsed(start)
                 self._save()
                 start = time.perf_counter()
-        else:
-            self._epoch_is_complete = True
+        self._epoch_is_complete = self._num_trained >= len(self.sampler)
         bar.close()
         self._seconds += self._elapsed(start)
 

@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, fill_bank: bool = False) -
                        help="no: instances with equal labels are never linked")  # fmt: skip
     group.add_argument("--fill-bank", action=argparse.BooleanOptionalAction, default=fill_bank,
                        help="embed everything before the first epoch, which is uniform otherwise")  # fmt: skip
-    group.add_argument("--epoch-mode", choices=("partition", "independent", "paper"), default="partition")
+    group.add_argument("--epoch-mode", choices=("partition", "independent", "paper"), default="partition",
+                       help="paper: the authors' epoch, ended after as many batches as the others have")  # fmt: skip
     group.add_argument("--strategy", choices=("rwr", "rw", "bfs", "dfs"), default="rwr")
     group.add_argument("--hardness", choices=("soft", "default", "hard"), default="default", help="of partitions")
     group.add_argument("--rows-per-draw", type=int, help="instances that share their candidates")

@@ -227,6 +227,14 @@ def test_options(programs, made_data, options):
     assert 0 <= result["metrics"]["mrr"] <= 1
 
 
+def test_epochs_of_all_modes_are_equally_long(programs, made_data):
+    """So that schedules of the learning rate hold."""
+    command = [*arguments("retrieval", made_data), "--epochs", "3"]
+    for mode in ("partition", "independent", "paper"):
+        result = programs["retrieval"].main([*command, "--epoch-mode", mode])
+        assert [entry["step"] for entry in result["history"]] == [6, 12, 18]
+
+
 @pytest.mark.parametrize("program", ["simclr", "moco_v3", "graphcl", "mvgrl"])
 def test_mixed_precision(programs, made_data, program):
     result = programs[program].main([*arguments(program, made_data), "--amp", "bf16", "--epochs", "1"])
