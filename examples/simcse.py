@@ -38,7 +38,9 @@ class SimCSE(nn.Module):
         super().__init__()
         self.encoder = texts.new_encoder(args, num_tokens)
         self.head = nn.Sequential(nn.Linear(self.encoder.width, self.encoder.width), nn.Tanh())
-        self.dropout = nn.Dropout(args.dropout)
+        # A transformer has dropout of its own, by which the views differ.
+        is_bag = isinstance(self.encoder, texts.BagEncoder)
+        self.dropout = nn.Dropout(args.dropout) if is_bag else nn.Identity()
 
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Unit rows [B, width] of both views: every row is encoded twice."""
@@ -107,7 +109,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
             metrics[name] = float(spearmanr(nn.functional.cosine_similarity(a, b).numpy(), scores).statistic)
         return {**metrics, "mean": float(np.mean(list(metrics.values())))}
 
-    run.fill_bank(loader, lambda batch: (torch.cat(model(batch.to(run.device)), 1),))
+    run.fill_bank(loader, lambda batch: (torch.cat(model(batch), 1),))
     for _ in run.epochs():
         for indices, batch in run.steps(loader):
             with run.autocast():
@@ -132,9 +134,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sts", type=Path, required=True, help="rated pairs to judge on")
     parser.add_argument("--exclude", action=argparse.BooleanOptionalAction, default=True,
                         help="leave sentences of the test pairs out of training")  # fmt: skip
-    parser.add_argument(
-        "--dropout", type=float, default=0.1, help="bag: between encoder and head; bert has its own too"
-    )
+    parser.add_argument("--dropout", type=float, default=0.1, help="bag: between encoder and head; bert has its own")
     texts.add_arguments(parser, encoder="bert", width=128)
     losses.add_arguments(parser, temperature=0.05)
     sampling.add_arguments(parser, fill_bank=True)
