@@ -121,7 +121,7 @@ class Run:
         self.step = 0
         self._epoch, self._num_trained = 0, 0  # the batches of this epoch
         self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, similarity, share of the epoch
-        self._seconds = self._sampler_seconds_before = 0.0
+        self._seconds = self._fill_seconds = self._sampler_seconds_before = 0.0
         self._history: list[dict[str, float]] = []
         self._epoch_is_complete = False
         self._rng: dict[str, torch.Tensor] | None = None
@@ -151,16 +151,19 @@ class Run:
         """
         if not self.args.fill_bank or self.args.sampler == "uniform" or self.step or not self.args.epochs:
             return
-        start = time.perf_counter()
+        start, sampler_seconds = time.perf_counter(), self._sampler_seconds()
         self._plain_model.eval()
         bar = self._bar(len(loader), 0, "filling the bank")
         self.bank.fill_from(
-            lambda batch: (batch[0], *encode(batch[1])), loader, progress=lambda done, total: bar.update()
+            lambda batch: (batch[0], *encode(batch[1].to(self.device, non_blocking=True))),
+            loader,
+            progress=lambda done, total: bar.update(),
         )
         bar.close()
         self._plain_model.train()
-        self._sampler_seconds_before += time.perf_counter() - start - self.bank.stats()["update_seconds"]
-        self._seconds += time.perf_counter() - start
+        seconds = self._elapsed(start)
+        self._fill_seconds = seconds - (self._sampler_seconds() - sampler_seconds)
+        self._seconds += seconds
 
     def epochs(self) -> Iterator[int]:
         while self._epoch < self.args.epochs and not self._must_stop():
@@ -255,6 +258,7 @@ class Run:
             "num_steps": self.step,
             "train_seconds": self._seconds,
             "sampler_seconds": self._sampler_seconds(),
+            "fill_seconds": self._fill_seconds,  # forward passes of --fill-bank
             "metrics": metrics,
             "history": self._history,
         }
@@ -331,6 +335,7 @@ class Run:
             "sums": self._sums,
             "seconds": self._seconds,
             "sampler_seconds": self._sampler_seconds(),
+            "fill_seconds": self._fill_seconds,
             **{name: getattr(self, f"_{name}") for name in ("epoch", "num_trained", "history")},
             "step": self.step,
         }
@@ -350,6 +355,7 @@ class Run:
         self.sampler.load_state_dict(checkpoint["sampler"])
         self._sums.copy_(checkpoint["sums"])
         self._seconds, self._sampler_seconds_before = checkpoint["seconds"], checkpoint["sampler_seconds"]
+        self._fill_seconds = checkpoint["fill_seconds"]
         self._epoch, self._num_trained = checkpoint["epoch"], checkpoint["num_trained"]
         self._history, self.step = checkpoint["history"], checkpoint["step"]
         self._rng = checkpoint["rngs"][rank()]

@@ -140,7 +140,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         chunks = DataLoader(data, batch_size=512)
         return graphs.accuracy(torch.cat([model.embed(chunk.to(run.device)) for chunk in chunks]), labels, args.svm)
 
-    run.fill_bank(loader, lambda batch: (torch.cat(views(batch.to(run.device)), 1),))
+    run.fill_bank(loader, lambda batch: (torch.cat(views(batch), 1),))
     for _ in run.epochs():
         for indices, batch in run.steps(loader):
             z1, z2 = views(batch)

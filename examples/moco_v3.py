@@ -69,7 +69,6 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         return vision.evaluate(model.backbone, images, test_images, args)
 
     def encode(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        batch = batch.to(run.device)
         with run.autocast():
             return (torch.cat(model.keys(view1(batch), view2(batch)), 1),)
 

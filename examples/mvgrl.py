@@ -135,7 +135,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         embeddings = torch.cat([sum(model(chunk.to(run.device))[1]) for chunk in chunks])
         return graphs.accuracy(embeddings, labels, args.svm)
 
-    run.fill_bank(loader, lambda batch: (units(model(batch.to(run.device))[1]),))
+    run.fill_bank(loader, lambda batch: (units(model(batch)[1]),))
     for _ in run.epochs():
         for indices, batch in run.steps(loader):
             with run.autocast():

@@ -55,7 +55,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     def evaluate() -> dict[str, float]:
         return vision.evaluate(model.backbone, images, test_images, args)
 
-    run.fill_bank(loader, lambda batch: (torch.cat(views(batch.to(run.device), model), 1),))
+    run.fill_bank(loader, lambda batch: (torch.cat(views(batch, model), 1),))
     for _ in run.epochs():
         for indices, batch in run.steps(loader):
             z1, z2 = views(batch, run.model)
