@@ -23,6 +23,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import parsing
 import torch
 import torch.distributed as dist
 from processes import gather_rows, num_processes, rank
@@ -44,32 +45,36 @@ def new_parser(
     description: str | None, *, epochs: int, batch_size: int, lr: float, weight_decay: float = 0.0
 ) -> argparse.ArgumentParser:
     """Arguments that all programs have."""
-    parser = argparse.ArgumentParser(
+    parser = parsing.Parser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=int, default=epochs, help="0: the untrained encoder is judged")
-    group.add_argument("--batch-size", type=int, default=batch_size, metavar="B", help="of all processes together")
-    group.add_argument("--lr", type=float, default=lr)
-    group.add_argument("--weight-decay", type=float, default=weight_decay)
+    group.add_argument("--epochs", type=parsing.count, default=epochs, help="0: the untrained encoder is judged")
+    group.add_argument(
+        "--batch-size", type=parsing.positive_int, default=batch_size, metavar="B", help="of all processes together"
+    )
+    group.add_argument("--lr", type=parsing.positive, default=lr)
+    group.add_argument("--weight-decay", type=parsing.non_negative, default=weight_decay)
     group.add_argument("--schedule", choices=("cosine", "linear", "constant"), default="cosine")
-    group.add_argument("--warmup-epochs", type=float, default=0.0)
-    group.add_argument("--seed", type=int, default=0, help="weights, augmentation, sampling")
-    group.add_argument("--max-samples", type=int, metavar="N", help="a random choice of the training data")
+    group.add_argument("--warmup-epochs", type=parsing.non_negative, default=0.0)
+    group.add_argument("--seed", type=parsing.count, default=0, help="weights, augmentation, sampling")
+    group.add_argument(
+        "--max-samples", type=parsing.positive_int, metavar="N", help="a random choice of the training data"
+    )
 
     group = parser.add_argument_group("running")
     group.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    group.add_argument("--threads", type=int, help="of torch and of the sampler")
-    group.add_argument("--workers", type=int, default=0, help="processes that load data")
+    group.add_argument("--threads", type=parsing.positive_int, help="of torch and of the sampler")
+    group.add_argument("--workers", type=parsing.count, default=0, help="processes that load data")
     group.add_argument("--amp", choices=AMP_DTYPES, default="off", help="automatic mixed precision")
-    group.add_argument("--eval-every", type=int, default=0, metavar="EPOCHS", help="0: at the end only")
+    group.add_argument("--eval-every", type=parsing.count, default=0, metavar="EPOCHS", help="0: at the end only")
     group.add_argument("--out", type=Path, metavar="FILE", help="the result, as JSON")
     group.add_argument("--log", type=Path, metavar="FILE", help="a JSON line for each epoch")
     group.add_argument("--checkpoint", type=Path, metavar="FILE", help="written at the end of each epoch")
-    group.add_argument("--checkpoint-every", type=int, default=0, metavar="STEPS", help="and within them")
+    group.add_argument("--checkpoint-every", type=parsing.count, default=0, metavar="STEPS", help="and within them")
     group.add_argument("--resume", action="store_true", help="go on from --checkpoint, if it is there")
     group.add_argument(
-        "--stop-after", type=int, metavar="STEPS", help="save the checkpoint and end, e.g. in a time slot"
+        "--stop-after", type=parsing.count, metavar="STEPS", help="save the checkpoint and end, e.g. in a time slot"
     )
     group.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser

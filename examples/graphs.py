@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import common
+import parsing
 import torch
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -26,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("name", help="e.g. NCI1, PROTEINS, MUTAG, IMDB-BINARY")
     parser.add_argument(
-        "--max-degree", type=int, default=64, help="graphs without node labels: features are degrees up to this"
+        "--max-degree",
+        type=parsing.positive_int,
+        default=64,
+        help="graphs without node labels: features are degrees up to this",
     )
     parser.add_argument("--svm", choices=("linear", "search"), default="linear",
                         help="search: RBF kernel, C by 5 inner folds, as in the papers' code; slow")  # fmt: skip
@@ -34,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load(args: argparse.Namespace) -> list[Data]:
     """Graphs with node features x: one-hot node labels, or one-hot degrees where there are none."""
-    dataset = TUDataset(str(args.data), args.name)
+    try:
+        dataset = TUDataset(str(args.data), args.name)
+    except OSError as error:
+        raise SystemExit(f"data: expected {args.name}/raw in {args.data}, or a download of it, got {error}") from None
     graphs = [dataset[i] for i in common.random_choice(len(dataset), args.max_samples)]
     if graphs[0].x is None:
         for graph in graphs:

@@ -20,6 +20,7 @@ from typing import Any
 
 import common
 import losses
+import parsing
 import processes
 import sampling
 import torch
@@ -95,10 +96,12 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = common.new_parser(__doc__, epochs=100, batch_size=256, lr=1e-3, weight_decay=1e-4)
     vision.add_arguments(parser, crop_min=0.2)
-    parser.add_argument("--dim", type=int, default=128, help="of what the loss compares")
-    parser.add_argument("--hidden", type=int, default=512, help="width of projection and prediction inside")
-    parser.add_argument("--momentum", type=float, default=0.99, help="at the start; a cosine takes it to 1")
-    parser.add_argument("--temperature", type=float, default=0.2)
+    parser.add_argument("--dim", type=parsing.positive_int, default=128, help="of what the loss compares")
+    parser.add_argument(
+        "--hidden", type=parsing.positive_int, default=512, help="width of projection and prediction inside"
+    )
+    parser.add_argument("--momentum", type=parsing.share, default=0.99, help="at the start; a cosine takes it to 1")
+    parser.add_argument("--temperature", type=parsing.positive, default=0.2)
     sampling.add_arguments(parser)
     return parser.parse_args(argv)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import common
 import graphs
+import parsing
 import processes
 import sampling
 import torch
@@ -151,9 +152,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = common.new_parser(__doc__, epochs=20, batch_size=64, lr=1e-3)
     parser.set_defaults(schedule="constant", loss="jsd")
     graphs.add_arguments(parser)
-    parser.add_argument("--teleport", type=float, default=0.2, help="of the diffusion")
-    parser.add_argument("--width", type=int, default=128, help="512 in the paper")
-    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--teleport", type=parsing.share, default=0.2, help="of the diffusion")
+    parser.add_argument("--width", type=parsing.positive_int, default=128, help="512 in the paper")
+    parser.add_argument("--layers", type=parsing.positive_int, default=4)
     sampling.add_arguments(parser)
     return parser.parse_args(argv)
 

@@ -28,7 +28,7 @@ def start(args: argparse.Namespace, *, distributed: bool = True) -> None:
             args.device = f"cuda:{os.environ['LOCAL_RANK']}"
             torch.cuda.set_device(args.device)
         if not dist.is_initialized():
-            # The others wait at a barrier while the first one evaluates: longer than the usual 10 or 30 minutes, perhaps.
+            # The others wait at a barrier while the first one evaluates, which may take more than the usual 10 minutes.
             backend = "nccl" if args.device.startswith("cuda") else "gloo"
             dist.init_process_group(backend, timeout=datetime.timedelta(hours=2))
             atexit.register(dist.destroy_process_group)

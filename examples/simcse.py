@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import common
 import losses
 import numpy as np
+import parsing
 import processes
 import sampling
 import texts
@@ -90,6 +91,8 @@ def read_sentences(args: argparse.Namespace, sts: dict[str, RatedPairs]) -> list
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
     processes.start(args)
+    parsing.check_file(args.data, "data")
+    parsing.check_file(args.sts, "--sts")
     sts = read_sts(args.sts)
     sentences = read_sentences(args, sts)
     tokens = texts.Tokens(args, sentences)
@@ -134,7 +137,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sts", type=Path, required=True, help="rated pairs to judge on")
     parser.add_argument("--exclude", action=argparse.BooleanOptionalAction, default=True,
                         help="leave sentences of the test pairs out of training")  # fmt: skip
-    parser.add_argument("--dropout", type=float, default=0.1, help="bag: between encoder and head; bert has its own")
+    parser.add_argument(
+        "--dropout", type=parsing.share_below_1, default=0.1, help="bag: between encoder and head; bert has its own"
+    )
     texts.add_arguments(parser, encoder="bert", width=128)
     losses.add_arguments(parser, temperature=0.05)
     sampling.add_arguments(parser, fill_bank=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import common
 import kornia.augmentation as augment
 import numpy as np
+import parsing
 import processes
 import torch
 from PIL import Image
@@ -25,14 +26,20 @@ SMALL = 64  # pixels a side: up to here images are kept in memory and the networ
 def add_arguments(parser: argparse.ArgumentParser, *, crop_min: float) -> None:
     parser.add_argument("data", type=Path, help="folder with train/CLASS/ and test/CLASS/ (or val/CLASS/) of images")
     group = parser.add_argument_group("images and encoder")
-    group.add_argument("--image-size", type=int, default=32)
-    group.add_argument("--crop-min", type=float, default=crop_min, help="smallest share of the image that a view shows")
-    group.add_argument("--max-test", type=int, metavar="N", help="a random choice of the test images")
+    group.add_argument("--image-size", type=parsing.positive_int, default=32)
+    group.add_argument(
+        "--crop-min", type=parsing.share, default=crop_min, help="smallest share of the image that a view shows"
+    )
+    group.add_argument("--max-test", type=parsing.positive_int, metavar="N", help="a random choice of the test images")
     group.add_argument(
         "--arch", default="small", help="small: a ResNet of --width and --depth; or torchvision's, as resnet50"
     )
-    group.add_argument("--width", type=int, default=64, help="small: channels of the first stage; 64 is ResNet-18")
-    group.add_argument("--depth", type=int, default=2, help="small: blocks of each of four stages; 2 is ResNet-18")
+    group.add_argument(
+        "--width", type=parsing.positive_int, default=64, help="small: channels of the first stage; 64 is ResNet-18"
+    )
+    group.add_argument(
+        "--depth", type=parsing.positive_int, default=2, help="small: blocks of each of four stages; 2 is ResNet-18"
+    )
     group.add_argument("--norm", choices=("batch", "group"), default="batch",
                        help="small: group norm does not hide what the members of a batch have in common")  # fmt: skip
     group.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw")

@@ -380,6 +380,14 @@ def test_ranking_metrics(programs):
 def test_bad_arguments_are_named(programs, made_data, tmp_path):
     for extra, message in {
         "--batch-size 500": "--batch-size: expected at most 120",
+        "--batch-size 0": "^--batch-size: expected an integer of 1 or more, got 0$",
+        "--epochs -1": "^--epochs: expected an integer of 0 or more, got -1$",
+        "--tau-plus 1": "^--tau-plus: expected a number from 0 to below 1, got 1$",
+        "--temperature 0": "^--temperature: expected a number above 0, got 0$",
+        "--refresh-every 0": "^--refresh-every: expected an integer of 1 or more, got 0$",
+        "--num-neighbors 51": "^--num-neighbors: expected at most --num-candidates, 50, got 51$",
+        "--test-groups 144": "^--test-groups: expected fewer than 144, .*, got 144$",
+        f"--test {tmp_path}/no.tsv": "^--test: expected a file, got .*no.tsv$",
         "--resume": "--resume: needs --checkpoint",
         f"--out {tmp_path}/no/out.json": "expected a folder .*no to write out.json to",
     }.items():
