@@ -64,7 +64,9 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     run = common.Run("moco_v3", args.data.name, args, model, optimizer, sampler, labels=images.labels)
     loader = run.loader(images)
     # The paper's two distributions of views, blur and solarization differ.
-    view1, view2 = vision.new_view(args, blur=1.0), vision.new_view(args, blur=0.1, solarize=0.2)
+    jitter = (0.4, 0.4, 0.2, 0.1)
+    view1 = vision.new_view(args, blur=1.0, jitter=jitter)
+    view2 = vision.new_view(args, blur=0.1, solarize=0.2, jitter=jitter)
 
     def evaluate() -> dict[str, float]:
         return vision.evaluate(model.backbone, images, test_images, args)

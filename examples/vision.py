@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, crop_min: float) -> None:
     group.add_argument(
         "--crop-min", type=parsing.share, default=crop_min, help="smallest share of the image that a view shows"
     )
+    group.add_argument("--jitter", type=parsing.positive, metavar="S",
+                       help="strength of colour jitter (SimCLR, appendix A); default 0.5 for small images, else 1; "
+                       "MoCo v3: its own")  # fmt: skip
     group.add_argument("--max-test", type=parsing.positive_int, metavar="N", help="a random choice of the test images")
     group.add_argument(
         "--arch", default="small", help="small: a ResNet of --width and --depth; or torchvision's, as resnet50"
@@ -100,20 +103,29 @@ def load(args: argparse.Namespace) -> tuple[ImageFolder, ImageFolder]:
 View = Callable[[torch.Tensor], torch.Tensor]
 
 
-def new_view(args: argparse.Namespace, *, blur: float, solarize: float = 0.0) -> View:
-    """uint8 [B, 3, S, S] -> random views, float. blur, solarize: chances; small images are not blurred."""
+def new_view(
+    args: argparse.Namespace, *, blur: float, solarize: float = 0.0, jitter: tuple[float, ...] | None = None
+) -> View:
+    """uint8 [B, 3, S, S] -> random views, float.
+
+    blur, solarize: chances; small images are not blurred. jitter: of brightness, contrast, saturation
+    and hue, unless --jitter says otherwise.
+    """
     size = args.image_size
+    if args.jitter is not None or jitter is None:
+        strength = args.jitter if args.jitter is not None else 0.5 if size <= SMALL else 1.0
+        jitter = (0.8 * strength, 0.8 * strength, 0.8 * strength, min(0.5, 0.2 * strength))
     layers: list[nn.Module] = [
         augment.RandomResizedCrop((size, size), scale=(args.crop_min, 1.0)),
         augment.RandomHorizontalFlip(),
-        augment.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+        augment.ColorJitter(*jitter, p=0.8),
         augment.RandomGrayscale(p=0.2),
     ]
     if size > SMALL:
         kernel = size // 20 * 2 + 1  # a tenth of the image (SimCLR, appendix A)
         layers.append(augment.RandomGaussianBlur((kernel, kernel), (0.1, 2.0), p=blur))
     if solarize:
-        layers.append(augment.RandomSolarize(p=solarize))
+        layers.append(augment.RandomSolarize(thresholds=(0.5, 0.5), additions=(0.0, 0.0), p=solarize))
     view = nn.Sequential(*layers)
 
     @torch.no_grad()
