@@ -170,6 +170,19 @@ class Run:
         self._fill_seconds = seconds - (self._sampler_seconds() - sampler_seconds)
         self._seconds += seconds
 
+    def calibrate(self, loader: Any, forward: Callable[[Any], object], num_passes: int = 50) -> None:
+        """With --epochs 0: batch norm's statistics, which nothing has set, become means over training batches."""
+        norms = [m for m in self._plain_model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if self.args.epochs or not norms:
+            return
+        self._plain_model.train()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean of all passes
+        with torch.no_grad():
+            for _, (_, batch) in zip(range(num_passes), loader, strict=False):
+                forward(batch.to(self.device))
+
     def epochs(self) -> Iterator[int]:
         while self._epoch < self.args.epochs and not self._must_stop():
             self.sampler.set_epoch(self._epoch)

@@ -142,6 +142,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         return graphs.accuracy(torch.cat([model.embed(chunk.to(run.device)) for chunk in chunks]), labels, args.svm)
 
     run.fill_bank(loader, lambda batch: (torch.cat(views(batch), 1),))
+    run.calibrate(loader, views)
     for _ in run.epochs():
         for indices, batch in run.steps(loader):
             z1, z2 = views(batch)

@@ -76,6 +76,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
             return (torch.cat(model.keys(view1(batch), view2(batch)), 1),)
 
     run.fill_bank(loader, encode)
+    run.calibrate(loader, lambda batch: model.backbone(view1(batch)))
     for _ in run.epochs():
         for indices, batch in run.steps(loader):
             done = run.step / run.num_steps

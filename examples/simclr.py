@@ -57,6 +57,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         return vision.evaluate(model.backbone, images, test_images, args)
 
     run.fill_bank(loader, lambda batch: (torch.cat(views(batch, model), 1),))
+    run.calibrate(loader, lambda batch: views(batch, model))
     for _ in run.epochs():
         for indices, batch in run.steps(loader):
             z1, z2 = views(batch, run.model)

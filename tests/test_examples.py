@@ -228,6 +228,13 @@ def test_options(programs, made_data, options):
     assert 0 <= result["metrics"]["mrr"] <= 1
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_untrained(programs, made_data, program):
+    result = programs[program].main([*arguments(program, made_data), "--epochs", "0"])
+    assert (result["finished"], result["num_steps"]) == (True, 0)
+    assert all(math.isfinite(value) for value in result["metrics"].values())
+
+
 def test_epochs_of_all_modes_are_equally_long(programs, made_data):
     """So that schedules of the learning rate hold."""
     command = [*arguments("retrieval", made_data), "--epochs", "3"]
