@@ -162,7 +162,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = common.new_parser(__doc__, epochs=20, batch_size=128, lr=1e-3)
-    graphs.add_arguments(parser)
+    graphs.add_arguments(parser, features="labels")
     parser.add_argument("--augment", nargs="+", choices=AUGMENTATIONS, default=list(AUGMENTATIONS))
     parser.add_argument(
         "--ratio", type=parsing.share_below_1, default=0.2, help="of nodes or edges that a view changes"

@@ -37,6 +37,8 @@ class GraphConvolutions(nn.Module):
         self.linear = nn.ModuleList(
             nn.Linear(width if i else num_features, width, bias=False) for i in range(num_layers)
         )
+        for linear in self.linear:
+            nn.init.xavier_uniform_(linear.weight)
         self.bias = nn.Parameter(torch.zeros(num_layers, width))
         self.act = nn.ModuleList(nn.PReLU() for _ in range(num_layers))
 
@@ -151,7 +153,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = common.new_parser(__doc__, epochs=20, batch_size=64, lr=1e-3)
     parser.set_defaults(schedule="constant", loss="jsd")
-    graphs.add_arguments(parser)
+    graphs.add_arguments(parser, features="labels+degree")
     parser.add_argument("--teleport", type=parsing.share, default=0.2, help="of the diffusion")
     parser.add_argument("--width", type=parsing.positive_int, default=128, help="512 in the paper")
     parser.add_argument("--layers", type=parsing.positive_int, default=4)
