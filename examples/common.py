@@ -23,6 +23,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import parsing
 import torch
 import torch.distributed as dist
 from processes import gather_rows, num_processes, rank
@@ -44,32 +45,36 @@ def new_parser(
     description: str | None, *, epochs: int, batch_size: int, lr: float, weight_decay: float = 0.0
 ) -> argparse.ArgumentParser:
     """Arguments that all programs have."""
-    parser = argparse.ArgumentParser(
+    parser = parsing.Parser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=int, default=epochs, help="0: the untrained encoder is judged")
-    group.add_argument("--batch-size", type=int, default=batch_size, metavar="B", help="of all processes together")
-    group.add_argument("--lr", type=float, default=lr)
-    group.add_argument("--weight-decay", type=float, default=weight_decay)
+    group.add_argument("--epochs", type=parsing.count, default=epochs, help="0: the untrained encoder is judged")
+    group.add_argument(
+        "--batch-size", type=parsing.positive_int, default=batch_size, metavar="B", help="of all processes together"
+    )
+    group.add_argument("--lr", type=parsing.positive, default=lr)
+    group.add_argument("--weight-decay", type=parsing.non_negative, default=weight_decay)
     group.add_argument("--schedule", choices=("cosine", "linear", "constant"), default="cosine")
-    group.add_argument("--warmup-epochs", type=float, default=0.0)
-    group.add_argument("--seed", type=int, default=0, help="weights, augmentation, sampling")
-    group.add_argument("--max-samples", type=int, metavar="N", help="a random choice of the training data")
+    group.add_argument("--warmup-epochs", type=parsing.non_negative, default=0.0)
+    group.add_argument("--seed", type=parsing.count, default=0, help="weights, augmentation, sampling")
+    group.add_argument(
+        "--max-samples", type=parsing.positive_int, metavar="N", help="a random choice of the training data"
+    )
 
     group = parser.add_argument_group("running")
     group.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    group.add_argument("--threads", type=int, help="of torch and of the sampler")
-    group.add_argument("--workers", type=int, default=0, help="processes that load data")
+    group.add_argument("--threads", type=parsing.positive_int, help="of torch and of the sampler")
+    group.add_argument("--workers", type=parsing.count, default=0, help="processes that load data")
     group.add_argument("--amp", choices=AMP_DTYPES, default="off", help="automatic mixed precision")
-    group.add_argument("--eval-every", type=int, default=0, metavar="EPOCHS", help="0: at the end only")
+    group.add_argument("--eval-every", type=parsing.count, default=0, metavar="EPOCHS", help="0: at the end only")
     group.add_argument("--out", type=Path, metavar="FILE", help="the result, as JSON")
     group.add_argument("--log", type=Path, metavar="FILE", help="a JSON line for each epoch")
     group.add_argument("--checkpoint", type=Path, metavar="FILE", help="written at the end of each epoch")
-    group.add_argument("--checkpoint-every", type=int, default=0, metavar="STEPS", help="and within them")
+    group.add_argument("--checkpoint-every", type=parsing.count, default=0, metavar="STEPS", help="and within them")
     group.add_argument("--resume", action="store_true", help="go on from --checkpoint, if it is there")
     group.add_argument(
-        "--stop-after", type=int, metavar="STEPS", help="save the checkpoint and end, e.g. in a time slot"
+        "--stop-after", type=parsing.count, metavar="STEPS", help="save the checkpoint and end, e.g. in a time slot"
     )
     group.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
@@ -121,7 +126,7 @@ class Run:
         self.step = 0
         self._epoch, self._num_trained = 0, 0  # the batches of this epoch
         self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, similarity, share of the epoch
-        self._seconds = self._sampler_seconds_before = 0.0
+        self._seconds = self._fill_seconds = self._sampler_seconds_before = 0.0
         self._history: list[dict[str, float]] = []
         self._epoch_is_complete = False
         self._rng: dict[str, torch.Tensor] | None = None
@@ -151,16 +156,32 @@ class Run:
         """
         if not self.args.fill_bank or self.args.sampler == "uniform" or self.step or not self.args.epochs:
             return
-        start = time.perf_counter()
+        start, sampler_seconds = time.perf_counter(), self._sampler_seconds()
         self._plain_model.eval()
         bar = self._bar(len(loader), 0, "filling the bank")
         self.bank.fill_from(
-            lambda batch: (batch[0], *encode(batch[1])), loader, progress=lambda done, total: bar.update()
+            lambda batch: (batch[0], *encode(batch[1].to(self.device, non_blocking=True))),
+            loader,
+            progress=lambda done, total: bar.update(),
         )
         bar.close()
         self._plain_model.train()
-        self._sampler_seconds_before += time.perf_counter() - start - self.bank.stats()["update_seconds"]
-        self._seconds += time.perf_counter() - start
+        seconds = self._elapsed(start)
+        self._fill_seconds = seconds - (self._sampler_seconds() - sampler_seconds)
+        self._seconds += seconds
+
+    def calibrate(self, loader: Any, forward: Callable[[Any], object], num_passes: int = 50) -> None:
+        """With --epochs 0: batch norm's statistics, which nothing has set, become means over training batches."""
+        norms = [m for m in self._plain_model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if self.args.epochs or not norms:
+            return
+        self._plain_model.train()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean of all passes
+        with torch.no_grad():
+            for _, (_, batch) in zip(range(num_passes), loader, strict=False):
+                forward(batch.to(self.device))
 
     def epochs(self) -> Iterator[int]:
         while self._epoch < self.args.epochs and not self._must_stop():
@@ -177,10 +198,13 @@ class Run:
             self._set_rng(self._rng)
             self._rng = None
         self._epoch_is_complete = False
-        for indices, batch in batches:
+        while self._num_trained < len(self.sampler):  # the authors' epochs have more, and schedules count on these
+            if (following := next(batches, None)) is None:
+                break
             if self._must_stop():
                 self._save()
                 break
+            indices, batch = following
             yield indices, batch.to(self.device, non_blocking=True)
             self.step += 1
             self._num_trained += 1
@@ -191,8 +215,7 @@ class Run:
                 self._seconds += self._elapsed(start)
                 self._save()
                 start = time.perf_counter()
-        else:
-            self._epoch_is_complete = True
+        self._epoch_is_complete = self._num_trained >= len(self.sampler)
         bar.close()
         self._seconds += self._elapsed(start)
 
@@ -253,6 +276,7 @@ class Run:
             "num_steps": self.step,
             "train_seconds": self._seconds,
             "sampler_seconds": self._sampler_seconds(),
+            "fill_seconds": self._fill_seconds,  # forward passes of --fill-bank
             "metrics": metrics,
             "history": self._history,
         }
@@ -329,6 +353,7 @@ class Run:
             "sums": self._sums,
             "seconds": self._seconds,
             "sampler_seconds": self._sampler_seconds(),
+            "fill_seconds": self._fill_seconds,
             **{name: getattr(self, f"_{name}") for name in ("epoch", "num_trained", "history")},
             "step": self.step,
         }
@@ -348,6 +373,7 @@ class Run:
         self.sampler.load_state_dict(checkpoint["sampler"])
         self._sums.copy_(checkpoint["sums"])
         self._seconds, self._sampler_seconds_before = checkpoint["seconds"], checkpoint["sampler_seconds"]
+        self._fill_seconds = checkpoint["fill_seconds"]
         self._epoch, self._num_trained = checkpoint["epoch"], checkpoint["num_trained"]
         self._history, self.step = checkpoint["history"], checkpoint["step"]
         self._rng = checkpoint["rngs"][rank()]

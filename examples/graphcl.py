@@ -19,6 +19,7 @@ from typing import Any
 import common
 import graphs
 import losses
+import parsing
 import processes
 import sampling
 import torch
@@ -140,7 +141,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         chunks = DataLoader(data, batch_size=512)
         return graphs.accuracy(torch.cat([model.embed(chunk.to(run.device)) for chunk in chunks]), labels, args.svm)
 
-    run.fill_bank(loader, lambda batch: (torch.cat(views(batch.to(run.device)), 1),))
+    run.fill_bank(loader, lambda batch: (torch.cat(views(batch), 1),))
+    run.calibrate(loader, views)
     for _ in run.epochs():
         for indices, batch in run.steps(loader):
             z1, z2 = views(batch)
@@ -160,11 +162,13 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = common.new_parser(__doc__, epochs=20, batch_size=128, lr=1e-3)
-    graphs.add_arguments(parser)
+    graphs.add_arguments(parser, features="labels")
     parser.add_argument("--augment", nargs="+", choices=AUGMENTATIONS, default=list(AUGMENTATIONS))
-    parser.add_argument("--ratio", type=float, default=0.2, help="of nodes or edges that a view changes")
-    parser.add_argument("--width", type=int, default=32)
-    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument(
+        "--ratio", type=parsing.share_below_1, default=0.2, help="of nodes or edges that a view changes"
+    )
+    parser.add_argument("--width", type=parsing.positive_int, default=32)
+    parser.add_argument("--layers", type=parsing.positive_int, default=3)
     losses.add_arguments(parser, temperature=0.2)
     sampling.add_arguments(parser)
     return parser.parse_args(argv)

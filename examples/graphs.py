@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import common
+import parsing
 import torch
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -17,29 +18,39 @@ from torch_geometric.datasets import TUDataset
 from torch_geometric.utils import degree
 
 NUM_FOLDS = 10
-COSTS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)  # the grid of InfoGraph's code, which the papers took over
+COSTS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)  # the grid of InfoGraph's code, which GraphCL took over
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, *, features: str) -> None:
     parser.add_argument(
         "data", type=Path, help="folder of TU data sets: NAME/raw/NAME_A.txt and so on; downloaded if absent"
     )
     parser.add_argument("name", help="e.g. NCI1, PROTEINS, MUTAG, IMDB-BINARY")
     parser.add_argument(
-        "--max-degree", type=int, default=64, help="graphs without node labels: features are degrees up to this"
+        "--max-degree",
+        type=parsing.positive_int,
+        default=64,
+        help="of one-hot degrees; larger ones count as this",
     )
+    parser.add_argument("--features", choices=("labels", "labels+degree"), default=features,
+                        help="of nodes, one-hot; degrees alone where there are no labels")  # fmt: skip
     parser.add_argument("--svm", choices=("linear", "search"), default="linear",
-                        help="search: RBF kernel, C by 5 inner folds, as in the papers' code; slow")  # fmt: skip
+                        help="search: RBF kernel, C by 5 inner folds, as GraphCL's code has it; slow")  # fmt: skip
 
 
 def load(args: argparse.Namespace) -> list[Data]:
-    """Graphs with node features x: one-hot node labels, or one-hot degrees where there are none."""
-    dataset = TUDataset(str(args.data), args.name)
+    """Graphs with node features x: one-hot node labels, degrees too if asked for; degrees alone without labels."""
+    try:
+        dataset = TUDataset(str(args.data), args.name)
+    except OSError as error:
+        raise SystemExit(f"data: expected {args.name}/raw in {args.data}, or a download of it, got {error}") from None
     graphs = [dataset[i] for i in common.random_choice(len(dataset), args.max_samples)]
-    if graphs[0].x is None:
+    has_labels = graphs[0].x is not None
+    if not has_labels or args.features == "labels+degree":
         for graph in graphs:
             degrees = degree(graph.edge_index[0], graph.num_nodes, torch.long).clamp(max=args.max_degree)
-            graph.x = torch.nn.functional.one_hot(degrees, args.max_degree + 1).float()
+            one_hot = torch.nn.functional.one_hot(degrees, args.max_degree + 1).float()
+            graph.x = torch.cat([graph.x, one_hot], 1) if has_labels else one_hot
     return graphs
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import math
 
+import parsing
 import torch
 
 KINDS = ("infonce", "dcl", "hcl")
@@ -25,9 +26,11 @@ NEVER = float("-inf")  # the cosine of a pair that is no negative
 def add_arguments(parser: argparse.ArgumentParser, *, temperature: float) -> None:
     group = parser.add_argument_group("loss")
     group.add_argument("--loss", choices=KINDS, default="infonce")
-    group.add_argument("--temperature", type=float, default=temperature, metavar="t")
-    group.add_argument("--tau-plus", type=float, default=0.1, help="dcl, hcl: prior of a false negative")
-    group.add_argument("--beta", type=float, default=1.0, help="hcl: concentration on hard negatives")
+    group.add_argument("--temperature", type=parsing.positive, default=temperature, metavar="t")
+    group.add_argument(
+        "--tau-plus", type=parsing.share_below_1, default=0.1, help="dcl, hcl: prior of a false negative"
+    )
+    group.add_argument("--beta", type=parsing.non_negative, default=1.0, help="hcl: concentration on hard negatives")
 
 
 def contrastive_loss(

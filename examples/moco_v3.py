@@ -20,6 +20,7 @@ from typing import Any
 
 import common
 import losses
+import parsing
 import processes
 import sampling
 import torch
@@ -63,17 +64,19 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     run = common.Run("moco_v3", args.data.name, args, model, optimizer, sampler, labels=images.labels)
     loader = run.loader(images)
     # The paper's two distributions of views, blur and solarization differ.
-    view1, view2 = vision.new_view(args, blur=1.0), vision.new_view(args, blur=0.1, solarize=0.2)
+    jitter = (0.4, 0.4, 0.2, 0.1)
+    view1 = vision.new_view(args, blur=1.0, jitter=jitter)
+    view2 = vision.new_view(args, blur=0.1, solarize=0.2, jitter=jitter)
 
     def evaluate() -> dict[str, float]:
         return vision.evaluate(model.backbone, images, test_images, args)
 
     def encode(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        batch = batch.to(run.device)
         with run.autocast():
             return (torch.cat(model.keys(view1(batch), view2(batch)), 1),)
 
     run.fill_bank(loader, encode)
+    run.calibrate(loader, lambda batch: model.backbone(view1(batch)))
     for _ in run.epochs():
         for indices, batch in run.steps(loader):
             done = run.step / run.num_steps
@@ -96,10 +99,12 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = common.new_parser(__doc__, epochs=100, batch_size=256, lr=1e-3, weight_decay=1e-4)
     vision.add_arguments(parser, crop_min=0.2)
-    parser.add_argument("--dim", type=int, default=128, help="of what the loss compares")
-    parser.add_argument("--hidden", type=int, default=512, help="width of projection and prediction inside")
-    parser.add_argument("--momentum", type=float, default=0.99, help="at the start; a cosine takes it to 1")
-    parser.add_argument("--temperature", type=float, default=0.2)
+    parser.add_argument("--dim", type=parsing.positive_int, default=128, help="of what the loss compares")
+    parser.add_argument(
+        "--hidden", type=parsing.positive_int, default=512, help="width of projection and prediction inside"
+    )
+    parser.add_argument("--momentum", type=parsing.share, default=0.99, help="at the start; a cosine takes it to 1")
+    parser.add_argument("--temperature", type=parsing.positive, default=0.2)
     sampling.add_arguments(parser)
     return parser.parse_args(argv)
 

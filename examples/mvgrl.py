@@ -18,6 +18,7 @@ from typing import Any
 
 import common
 import graphs
+import parsing
 import processes
 import sampling
 import torch
@@ -36,6 +37,8 @@ class GraphConvolutions(nn.Module):
         self.linear = nn.ModuleList(
             nn.Linear(width if i else num_features, width, bias=False) for i in range(num_layers)
         )
+        for linear in self.linear:
+            nn.init.xavier_uniform_(linear.weight)
         self.bias = nn.Parameter(torch.zeros(num_layers, width))
         self.act = nn.ModuleList(nn.PReLU() for _ in range(num_layers))
 
@@ -135,7 +138,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         embeddings = torch.cat([sum(model(chunk.to(run.device))[1]) for chunk in chunks])
         return graphs.accuracy(embeddings, labels, args.svm)
 
-    run.fill_bank(loader, lambda batch: (units(model(batch.to(run.device))[1]),))
+    run.fill_bank(loader, lambda batch: (units(model(batch)[1]),))
     for _ in run.epochs():
         for indices, batch in run.steps(loader):
             with run.autocast():
@@ -150,10 +153,10 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = common.new_parser(__doc__, epochs=20, batch_size=64, lr=1e-3)
     parser.set_defaults(schedule="constant", loss="jsd")
-    graphs.add_arguments(parser)
-    parser.add_argument("--teleport", type=float, default=0.2, help="of the diffusion")
-    parser.add_argument("--width", type=int, default=128, help="512 in the paper")
-    parser.add_argument("--layers", type=int, default=4)
+    graphs.add_arguments(parser, features="labels+degree")
+    parser.add_argument("--teleport", type=parsing.share, default=0.2, help="of the diffusion")
+    parser.add_argument("--width", type=parsing.positive_int, default=128, help="512 in the paper")
+    parser.add_argument("--layers", type=parsing.positive_int, default=4)
     sampling.add_arguments(parser)
     return parser.parse_args(argv)
 

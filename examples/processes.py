@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import datetime
 import os
 from typing import Any
 
@@ -27,7 +28,9 @@ def start(args: argparse.Namespace, *, distributed: bool = True) -> None:
             args.device = f"cuda:{os.environ['LOCAL_RANK']}"
             torch.cuda.set_device(args.device)
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if args.device.startswith("cuda") else "gloo")
+            # The others wait at a barrier while the first one evaluates, which may take more than the usual 10 minutes.
+            backend = "nccl" if args.device.startswith("cuda") else "gloo"
+            dist.init_process_group(backend, timeout=datetime.timedelta(hours=2))
             atexit.register(dist.destroy_process_group)
         if args.batch_size % dist.get_world_size():
             raise SystemExit(f"--batch-size: expected a multiple of {dist.get_world_size()} processes")

@@ -21,6 +21,7 @@ from typing import Any
 
 import common
 import losses
+import parsing
 import processes
 import sampling
 import texts
@@ -104,6 +105,7 @@ def read_groups(args: argparse.Namespace) -> tuple[list[list[str]], list[list[st
     """Lines for training, and lines kept aside: of --test, or a random choice that is the same for all seeds."""
 
     def read(path: Path) -> list[list[str]]:
+        parsing.check_file(path, "data" if path == args.data else "--test")
         lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
         return [group for group in lines if len(group) >= 2]
 
@@ -111,7 +113,9 @@ def read_groups(args: argparse.Namespace) -> tuple[list[list[str]], list[list[st
     if args.test:
         return groups, read(args.test)
     order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(args.split)).tolist()
-    num_test = args.test_groups or len(groups) // 10
+    num_test = len(groups) // 10 if args.test_groups is None else args.test_groups
+    if num_test >= len(groups):
+        raise SystemExit(f"--test-groups: expected fewer than {len(groups)}, the lines of the data, got {num_test}")
     return [groups[i] for i in order[num_test:]], [groups[i] for i in order[:num_test]]
 
 
@@ -150,10 +154,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = common.new_parser(__doc__, epochs=10, batch_size=256, lr=2e-3)
     parser.add_argument("data", type=Path, help="tab-separated groups of texts")
     parser.add_argument("--test", type=Path, help="groups to judge on; else some lines of the data are kept aside")
-    parser.add_argument("--test-groups", type=int, help="lines to keep aside; default a tenth")
-    parser.add_argument("--split", type=int, default=0, help="another number keeps other lines aside")
+    parser.add_argument("--test-groups", type=parsing.positive_int, help="lines to keep aside; default a tenth")
+    parser.add_argument("--split", type=parsing.count, default=0, help="another number keeps other lines aside")
     parser.add_argument("--towers", type=int, choices=(1, 2), default=1)
-    parser.add_argument("--dim", type=int, default=128, help="of embeddings")
+    parser.add_argument("--dim", type=parsing.positive_int, default=128, help="of embeddings")
     parser.add_argument("--mask-known", action="store_true", help="texts of the same line are no negatives")
     texts.add_arguments(parser, encoder="bag", width=256)
     losses.add_arguments(parser, temperature=0.07)

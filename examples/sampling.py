@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
+import parsing
 import torch
 from processes import num_processes, rank
 from torch.utils.data import Sampler
@@ -23,24 +24,25 @@ def add_arguments(parser: argparse.ArgumentParser, *, fill_bank: bool = False) -
         default="proximity",
         help="knn: a random root and its exact nearest neighbours, the comparison of the paper",
     )
-    group.add_argument("--num-candidates", type=int, default=1000, metavar="M")
-    group.add_argument("--num-neighbors", type=int, default=100, metavar="K")
-    group.add_argument("--restart-prob", type=float, default=0.2, metavar="ALPHA")
-    group.add_argument("--restart-prob-end", type=float, metavar="ALPHA", help="of the last epoch; linear in between")
+    group.add_argument("--num-candidates", type=parsing.positive_int, default=1000, metavar="M")
+    group.add_argument("--num-neighbors", type=parsing.positive_int, default=100, metavar="K")
+    group.add_argument("--restart-prob", type=parsing.share, default=0.2, metavar="ALPHA")
     group.add_argument(
-        "--refresh-every", type=int, metavar="STEPS", help="of the graph; default 100, once an epoch for knn"
+        "--restart-prob-end", type=parsing.share, metavar="ALPHA", help="of the last epoch; linear in between"
     )
+    group.add_argument("--refresh-every", type=parsing.positive_int, metavar="STEPS", default=100, help="of the graph")
     group.add_argument("--async-refresh", action="store_true", help="graphs are made beside training, a window older")
-    group.add_argument("--range-min", type=int, default=0, help="each instance's nearest candidates to skip")
+    group.add_argument("--range-min", type=parsing.count, default=0, help="each instance's nearest candidates to skip")
     group.add_argument("--max-score", type=float, help="cosine above which candidates are not linked")
     group.add_argument("--link-labels", action=argparse.BooleanOptionalAction, default=True,
                        help="no: instances with equal labels are never linked")  # fmt: skip
     group.add_argument("--fill-bank", action=argparse.BooleanOptionalAction, default=fill_bank,
                        help="embed everything before the first epoch, which is uniform otherwise")  # fmt: skip
-    group.add_argument("--epoch-mode", choices=("partition", "independent", "paper"), default="partition")
+    group.add_argument("--epoch-mode", choices=("partition", "independent", "paper"), default="partition",
+                       help="paper: the authors' epoch, ended after as many batches as the others have")  # fmt: skip
     group.add_argument("--strategy", choices=("rwr", "rw", "bfs", "dfs"), default="rwr")
     group.add_argument("--hardness", choices=("soft", "default", "hard"), default="default", help="of partitions")
-    group.add_argument("--rows-per-draw", type=int, help="instances that share their candidates")
+    group.add_argument("--rows-per-draw", type=parsing.positive_int, help="instances that share their candidates")
     group.add_argument("--bank-dtype", choices=BANK_DTYPES, default="bf16")
 
 
@@ -60,6 +62,10 @@ def make_sampler(
         raise SystemExit(
             f"--batch-size: expected at most {num_samples}, the number of instances, got {args.batch_size}"
         )
+    if args.sampler == "proximity" and args.num_neighbors > args.num_candidates:
+        raise SystemExit(
+            f"--num-neighbors: expected at most --num-candidates, {args.num_candidates}, got {args.num_neighbors}"
+        )
     bank = FeatureBank(num_samples, dim, key_dim=key_dim, dtype=BANK_DTYPES[args.bank_dtype])
     num_batches = num_samples // args.batch_size
     options = {name: getattr(args, name) for name in ("max_score", "rows_per_draw") if getattr(args, name) is not None}
@@ -78,7 +84,7 @@ def make_sampler(
             "epoch_mode": "independent",
             "num_candidates": num_samples - 1,
             "num_neighbors": args.batch_size - 1,
-            "refresh_every": args.refresh_every or num_batches,
+            "refresh_every": args.refresh_every,
         }
     else:
         first, last = args.restart_prob, args.restart_prob_end
@@ -88,15 +94,18 @@ def make_sampler(
             "hardness": args.hardness,
             "num_candidates": args.num_candidates,
             "num_neighbors": args.num_neighbors,
-            "refresh_every": args.refresh_every or 100,
+            "refresh_every": args.refresh_every,
             "async_refresh": args.async_refresh,
             "restart_prob": first
             if last is None
             else lambda epoch: first + (last - first) * min(1, epoch / max(1, args.epochs - 1)),
         }
-    return ProximityBatchSampler(
-        num_samples, args.batch_size, drop_last=True, bank=bank, seed=args.seed, graph_options=options, **arguments
-    )
+    try:
+        return ProximityBatchSampler(
+            num_samples, args.batch_size, drop_last=True, bank=bank, seed=args.seed, graph_options=options, **arguments
+        )
+    except ValueError as error:  # it names the argument
+        raise SystemExit(str(error)) from None
 
 
 class RankShare(Sampler[list[int]]):

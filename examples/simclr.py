@@ -20,6 +20,7 @@ from typing import Any
 
 import common
 import losses
+import parsing
 import processes
 import sampling
 import torch
@@ -55,7 +56,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     def evaluate() -> dict[str, float]:
         return vision.evaluate(model.backbone, images, test_images, args)
 
-    run.fill_bank(loader, lambda batch: (torch.cat(views(batch.to(run.device), model), 1),))
+    run.fill_bank(loader, lambda batch: (torch.cat(views(batch, model), 1),))
+    run.calibrate(loader, lambda batch: views(batch, model))
     for _ in run.epochs():
         for indices, batch in run.steps(loader):
             z1, z2 = views(batch, run.model)
@@ -75,7 +77,9 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = common.new_parser(__doc__, epochs=100, batch_size=256, lr=1e-3, weight_decay=1e-4)
     vision.add_arguments(parser, crop_min=0.08)
-    parser.add_argument("--dim", type=int, default=128, help="of the projections that the loss compares")
+    parser.add_argument(
+        "--dim", type=parsing.positive_int, default=128, help="of the projections that the loss compares"
+    )
     losses.add_arguments(parser, temperature=0.5)
     sampling.add_arguments(parser)
     return parser.parse_args(argv)

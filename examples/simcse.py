@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import common
 import losses
 import numpy as np
+import parsing
 import processes
 import sampling
 import texts
@@ -38,7 +39,9 @@ class SimCSE(nn.Module):
         super().__init__()
         self.encoder = texts.new_encoder(args, num_tokens)
         self.head = nn.Sequential(nn.Linear(self.encoder.width, self.encoder.width), nn.Tanh())
-        self.dropout = nn.Dropout(args.dropout)
+        # A transformer has dropout of its own, by which the views differ.
+        is_bag = isinstance(self.encoder, texts.BagEncoder)
+        self.dropout = nn.Dropout(args.dropout) if is_bag else nn.Identity()
 
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Unit rows [B, width] of both views: every row is encoded twice."""
@@ -88,6 +91,8 @@ def read_sentences(args: argparse.Namespace, sts: dict[str, RatedPairs]) -> list
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
     processes.start(args)
+    parsing.check_file(args.data, "data")
+    parsing.check_file(args.sts, "--sts")
     sts = read_sts(args.sts)
     sentences = read_sentences(args, sts)
     tokens = texts.Tokens(args, sentences)
@@ -107,7 +112,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
             metrics[name] = float(spearmanr(nn.functional.cosine_similarity(a, b).numpy(), scores).statistic)
         return {**metrics, "mean": float(np.mean(list(metrics.values())))}
 
-    run.fill_bank(loader, lambda batch: (torch.cat(model(batch.to(run.device)), 1),))
+    run.fill_bank(loader, lambda batch: (torch.cat(model(batch), 1),))
     for _ in run.epochs():
         for indices, batch in run.steps(loader):
             with run.autocast():
@@ -133,7 +138,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--exclude", action=argparse.BooleanOptionalAction, default=True,
                         help="leave sentences of the test pairs out of training")  # fmt: skip
     parser.add_argument(
-        "--dropout", type=float, default=0.1, help="bag: between encoder and head; bert has its own too"
+        "--dropout", type=parsing.share_below_1, default=0.1, help="bag: between encoder and head; bert has its own"
     )
     texts.add_arguments(parser, encoder="bert", width=128)
     losses.add_arguments(parser, temperature=0.05)

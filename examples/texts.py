@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Sequence
 
+import parsing
 import torch
 from torch import nn
 
@@ -14,12 +15,15 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoder: str, width: int) 
     group.add_argument("--encoder", choices=("bag", "bert"), default=encoder,
                        help="bag: mean of token embeddings and a perceptron; bert: a transformer")  # fmt: skip
     group.add_argument("--model", metavar="NAME", help="pretrained, e.g. bert-base-uncased; else from scratch")
-    group.add_argument("--width", type=int, default=width)
-    group.add_argument("--layers", type=int, default=4, help="bert")
+    group.add_argument("--width", type=parsing.positive_int, default=width)
+    group.add_argument("--layers", type=parsing.positive_int, default=4, help="bert")
     group.add_argument(
-        "--vocabulary", type=int, default=8192, help="tokens; from scratch, learnt from the training texts"
+        "--vocabulary",
+        type=parsing.positive_int,
+        default=8192,
+        help="tokens; from scratch, learnt from the training texts",
     )
-    group.add_argument("--max-tokens", type=int, default=32, help="of a text; the rest is cut off")
+    group.add_argument("--max-tokens", type=parsing.positive_int, default=32, help="of a text; the rest is cut off")
     group.add_argument("--pooler", choices=("cls", "mean"), default="mean", help="bert: the embedding of a text")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import common
 import kornia.augmentation as augment
 import numpy as np
+import parsing
 import processes
 import torch
 from PIL import Image
@@ -25,14 +26,23 @@ SMALL = 64  # pixels a side: up to here images are kept in memory and the networ
 def add_arguments(parser: argparse.ArgumentParser, *, crop_min: float) -> None:
     parser.add_argument("data", type=Path, help="folder with train/CLASS/ and test/CLASS/ (or val/CLASS/) of images")
     group = parser.add_argument_group("images and encoder")
-    group.add_argument("--image-size", type=int, default=32)
-    group.add_argument("--crop-min", type=float, default=crop_min, help="smallest share of the image that a view shows")
-    group.add_argument("--max-test", type=int, metavar="N", help="a random choice of the test images")
+    group.add_argument("--image-size", type=parsing.positive_int, default=32)
+    group.add_argument(
+        "--crop-min", type=parsing.share, default=crop_min, help="smallest share of the image that a view shows"
+    )
+    group.add_argument("--jitter", type=parsing.positive, metavar="S",
+                       help="strength of colour jitter (SimCLR, appendix A); default 0.5 for small images, else 1; "
+                       "MoCo v3: its own")  # fmt: skip
+    group.add_argument("--max-test", type=parsing.positive_int, metavar="N", help="a random choice of the test images")
     group.add_argument(
         "--arch", default="small", help="small: a ResNet of --width and --depth; or torchvision's, as resnet50"
     )
-    group.add_argument("--width", type=int, default=64, help="small: channels of the first stage; 64 is ResNet-18")
-    group.add_argument("--depth", type=int, default=2, help="small: blocks of each of four stages; 2 is ResNet-18")
+    group.add_argument(
+        "--width", type=parsing.positive_int, default=64, help="small: channels of the first stage; 64 is ResNet-18"
+    )
+    group.add_argument(
+        "--depth", type=parsing.positive_int, default=2, help="small: blocks of each of four stages; 2 is ResNet-18"
+    )
     group.add_argument("--norm", choices=("batch", "group"), default="batch",
                        help="small: group norm does not hide what the members of a batch have in common")  # fmt: skip
     group.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw")
@@ -93,20 +103,29 @@ def load(args: argparse.Namespace) -> tuple[ImageFolder, ImageFolder]:
 View = Callable[[torch.Tensor], torch.Tensor]
 
 
-def new_view(args: argparse.Namespace, *, blur: float, solarize: float = 0.0) -> View:
-    """uint8 [B, 3, S, S] -> random views, float. blur, solarize: chances; small images are not blurred."""
+def new_view(
+    args: argparse.Namespace, *, blur: float, solarize: float = 0.0, jitter: tuple[float, ...] | None = None
+) -> View:
+    """uint8 [B, 3, S, S] -> random views, float.
+
+    blur, solarize: chances; small images are not blurred. jitter: of brightness, contrast, saturation
+    and hue, unless --jitter says otherwise.
+    """
     size = args.image_size
+    if args.jitter is not None or jitter is None:
+        strength = args.jitter if args.jitter is not None else 0.5 if size <= SMALL else 1.0
+        jitter = (0.8 * strength, 0.8 * strength, 0.8 * strength, min(0.5, 0.2 * strength))
     layers: list[nn.Module] = [
         augment.RandomResizedCrop((size, size), scale=(args.crop_min, 1.0)),
         augment.RandomHorizontalFlip(),
-        augment.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+        augment.ColorJitter(*jitter, p=0.8),
         augment.RandomGrayscale(p=0.2),
     ]
     if size > SMALL:
         kernel = size // 20 * 2 + 1  # a tenth of the image (SimCLR, appendix A)
         layers.append(augment.RandomGaussianBlur((kernel, kernel), (0.1, 2.0), p=blur))
     if solarize:
-        layers.append(augment.RandomSolarize(p=solarize))
+        layers.append(augment.RandomSolarize(thresholds=(0.5, 0.5), additions=(0.0, 0.0), p=solarize))
     view = nn.Sequential(*layers)
 
     @torch.no_grad()

@@ -180,6 +180,7 @@ def test_resumed_run_equals_an_uninterrupted_one(programs, made_data, tmp_path, 
     stopped = programs[program].main([*parts, "--stop-after", str(step)])
     assert (stopped["finished"], stopped["num_steps"], stopped["metrics"]) == (False, step, {})
     resumed = programs[program].main(parts)
+    assert 0 < resumed["fill_seconds"] < resumed["train_seconds"]
     assert resumed["metrics"] == whole["metrics"]
     assert without_times(resumed["history"]) == without_times(whole["history"])
     with pytest.raises(SystemExit, match="another lr"):
@@ -227,6 +228,21 @@ def test_options(programs, made_data, options):
     assert 0 <= result["metrics"]["mrr"] <= 1
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_untrained(programs, made_data, program):
+    result = programs[program].main([*arguments(program, made_data), "--epochs", "0"])
+    assert (result["finished"], result["num_steps"]) == (True, 0)
+    assert all(math.isfinite(value) for value in result["metrics"].values())
+
+
+def test_epochs_of_all_modes_are_equally_long(programs, made_data):
+    """So that schedules of the learning rate hold."""
+    command = [*arguments("retrieval", made_data), "--epochs", "3"]
+    for mode in ("partition", "independent", "paper"):
+        result = programs["retrieval"].main([*command, "--epoch-mode", mode])
+        assert [entry["step"] for entry in result["history"]] == [6, 12, 18]
+
+
 @pytest.mark.parametrize("program", ["simclr", "moco_v3", "graphcl", "mvgrl"])
 def test_mixed_precision(programs, made_data, program):
     result = programs[program].main([*arguments(program, made_data), "--amp", "bf16", "--epochs", "1"])
@@ -261,8 +277,8 @@ def test_processes_together_train_as_one_does(programs, made_data, tmp_path):
     alone = programs["retrieval"].main(command)
     out = tmp_path / "result.json"
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(EXAMPLES / "retrieval.py")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, *launch, *command, "--out", str(out)], check=True, env=environment)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": ""}  # a program finds what is beside it
+    subprocess.run([sys.executable, *launch, *command, "--out", str(out)], check=True, env=environment, cwd=tmp_path)
     together = json.loads(out.read_text())
     assert together["num_steps"] == alone["num_steps"]
     for ours, theirs in zip(together["history"], alone["history"], strict=True):
@@ -371,6 +387,14 @@ def test_ranking_metrics(programs):
 def test_bad_arguments_are_named(programs, made_data, tmp_path):
     for extra, message in {
         "--batch-size 500": "--batch-size: expected at most 120",
+        "--batch-size 0": "^--batch-size: expected an integer of 1 or more, got 0$",
+        "--epochs -1": "^--epochs: expected an integer of 0 or more, got -1$",
+        "--tau-plus 1": "^--tau-plus: expected a number from 0 to below 1, got 1$",
+        "--temperature 0": "^--temperature: expected a number above 0, got 0$",
+        "--refresh-every 0": "^--refresh-every: expected an integer of 1 or more, got 0$",
+        "--num-neighbors 51": "^--num-neighbors: expected at most --num-candidates, 50, got 51$",
+        "--test-groups 144": "^--test-groups: expected fewer than 144, .*, got 144$",
+        f"--test {tmp_path}/no.tsv": "^--test: expected a file, got .*no.tsv$",
         "--resume": "--resume: needs --checkpoint",
         f"--out {tmp_path}/no/out.json": "expected a folder .*no to write out.json to",
     }.items():
