@@ -132,6 +132,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     sampler = sampling.make_sampler(args, len(data), 2 * model.dim, labels=labels)
     run = common.Run("graphcl", args.name, args, model, optimizer, sampler, labels=labels)
     loader = run.loader(data, DataLoader)
+    loss_of = losses.from_arguments(args)
 
     def views(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         with run.autocast():
@@ -146,14 +147,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     for _ in run.epochs():
         for indices, batch in run.steps(loader):
             z1, z2 = views(batch)
-            loss = losses.contrastive_loss(
-                *losses.cross_pairs(z1, z2),
-                args.loss,
-                args.temperature,
-                tau_plus=args.tau_plus,
-                beta=args.beta,
-                include_positive=False,
-            )
+            loss = loss_of(*losses.cross_pairs(z1, z2), include_positive=False)
             run.optimize(loss)
             run.record(indices, loss, torch.cat([z1, z2], 1))
         run.end_epoch(evaluate)

@@ -14,7 +14,9 @@ with u = 0 is infonce. All of it is computed from logarithms, so no temperature 
 from __future__ import annotations
 
 import argparse
+import functools
 import math
+from collections.abc import Callable
 
 import parsing
 import torch
@@ -31,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser, *, temperature: float) -> Non
         "--tau-plus", type=parsing.share_below_1, default=0.1, help="dcl, hcl: prior of a false negative"
     )
     group.add_argument("--beta", type=parsing.non_negative, default=1.0, help="hcl: concentration on hard negatives")
+
+
+def from_arguments(args: argparse.Namespace) -> Callable[..., torch.Tensor]:
+    """:func:`contrastive_loss` as the arguments ask for it: of cosines, and include_positive."""
+    return functools.partial(
+        contrastive_loss, kind=args.loss, temperature=args.temperature, tau_plus=args.tau_plus, beta=args.beta
+    )
 
 
 def contrastive_loss(

@@ -71,6 +71,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     )
     run = common.Run("retrieval", args.data.stem, args, model, optimizer, sampler, labels=groups)
     loader = run.loader(pairs)
+    loss_of = losses.from_arguments(args)
 
     def for_bank(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return (a.detach(), b.detach()) if has_towers else (torch.cat([a, b], 1).detach(),)
@@ -85,16 +86,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
             members = groups[processes.gather_rows(indices.to(run.device))]
             known = members[:, None] == members[None, :] if args.mask_known else None
             directions = ((all_a, all_b), (all_b, all_a))
-            loss = sum(
-                losses.contrastive_loss(
-                    *losses.cross_pairs(anchors, others, known),
-                    args.loss,
-                    args.temperature,
-                    tau_plus=args.tau_plus,
-                    beta=args.beta,
-                )
-                for anchors, others in directions
-            )
+            loss = sum(loss_of(*losses.cross_pairs(anchors, others, known)) for anchors, others in directions)
             run.optimize(loss / 2)
             run.record(indices, loss / 2, *for_bank(a, b))
         run.end_epoch(lambda: evaluate(model, args, test_tokens, kept_aside))

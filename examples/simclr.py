@@ -48,6 +48,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     run = common.Run("simclr", args.data.name, args, model, optimizer, sampler, labels=images.labels)
     loader = run.loader(images)
     view = vision.new_view(args, blur=0.5)
+    loss_of = losses.from_arguments(args)
 
     def views(batch: torch.Tensor, network: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
         with run.autocast():
@@ -61,13 +62,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     for _ in run.epochs():
         for indices, batch in run.steps(loader):
             z1, z2 = views(batch, run.model)
-            loss = losses.contrastive_loss(
-                *losses.all_pairs(processes.gather_rows(z1), processes.gather_rows(z2)),
-                args.loss,
-                args.temperature,
-                tau_plus=args.tau_plus,
-                beta=args.beta,
-            )
+            loss = loss_of(*losses.all_pairs(processes.gather_rows(z1), processes.gather_rows(z2)))
             run.optimize(loss)
             run.record(indices, loss, torch.cat([z1, z2], 1))
         run.end_epoch(evaluate)

@@ -104,6 +104,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     sampler = sampling.make_sampler(args, len(data), 2 * model.encoder.width)
     run = common.Run("simcse", args.data.stem, args, model, optimizer, sampler)
     loader = run.loader(data)
+    loss_of = losses.from_arguments(args)
 
     def evaluate() -> dict[str, float]:
         metrics = {}
@@ -117,13 +118,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         for indices, batch in run.steps(loader):
             with run.autocast():
                 z1, z2 = run.model(batch)
-            loss = losses.contrastive_loss(
-                *losses.cross_pairs(processes.gather_rows(z1), processes.gather_rows(z2)),
-                args.loss,
-                args.temperature,
-                tau_plus=args.tau_plus,
-                beta=args.beta,
-            )
+            loss = loss_of(*losses.cross_pairs(processes.gather_rows(z1), processes.gather_rows(z2)))
             run.optimize(loss)
             run.record(indices, loss, torch.cat([z1, z2], 1))
         run.end_epoch(evaluate)
