@@ -10,6 +10,7 @@
 #include "band_rows.cuh"
 #include "device.h"
 #include "ptx.h"
+#include "tile_products.cuh"
 
 namespace bse::cuda {
 
@@ -104,25 +105,9 @@ BSE_DEVICE void fill_keys(const ScoreBlock& block, const BandMemory<Shape>& memo
     const uint16_t* base = memory.panels + step % Shape::kStages * Shape::kPanel;
     BSE_UNROLL
     for (int k = 0; k < Shape::kDepth; k += 16) {
-      uint32_t a[kRowTiles][4], b[kColumnTiles][2];
-      BSE_UNROLL
-      for (int i = 0; i < kRowTiles; ++i) {
-        ptx::ldmatrix_x4(a[i], memory.queries + (a_row + 16 * i) * memory.query_pitch + a_element + k0 + k);
-      }
-      BSE_UNROLL
-      for (int j = 0; j < kColumnTiles; j += 2) {
-        uint32_t two[4];
-        ptx::ldmatrix_x4(two, base + (b_row + 8 * j) * Shape::kPitch + b_element + k);
-        b[j][0] = two[0];
-        b[j][1] = two[1];
-        b[j + 1][0] = two[2];
-        b[j + 1][1] = two[3];
-      }
-      BSE_UNROLL
-      for (int i = 0; i < kRowTiles; ++i) {
-        BSE_UNROLL
-        for (int j = 0; j < kColumnTiles; ++j) ptx::mma_m16n8k16_bf16(acc[i][j], a[i], b[j]);
-      }
+      add_tile_products(
+          acc, [&](int i) { return memory.queries + (a_row + 16 * i) * memory.query_pitch + a_element + k0 + k; },
+          [&](int j) { return base + (b_row + 8 * j) * Shape::kPitch + b_element + k; });
     }
     if (k0 + Shape::kDepth < memory.query_pitch - 8) continue;  // the panel goes on
     // Of each tile a lane has two rows, eight apart, and a word: two columns.

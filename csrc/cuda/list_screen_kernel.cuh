@@ -15,6 +15,7 @@
 #include "narrow_labels.h"
 #include "ptx.h"
 #include "score_tile.cuh"
+#include "tile_products.cuh"
 
 namespace bse::cuda {
 
@@ -148,25 +149,9 @@ __global__ void __launch_bounds__(ListScreenTile::kThreads, tuning::kListBlocksP
       const uint16_t* base = base_panels + stage * Tile::kPanel;
       BSE_UNROLL
       for (int k = 0; k < Tile::kPieces; k += 2) {
-        uint32_t a[kRowTiles][4], b[kColumnTiles][2];
-        BSE_UNROLL
-        for (int i = 0; i < kRowTiles; ++i) {
-          ptx::ldmatrix_x4(a[i], queries + Tile::place(a_row, k + a_piece) + 16 * i * Tile::kDepth);
-        }
-        BSE_UNROLL
-        for (int j = 0; j < kColumnTiles; j += 2) {
-          uint32_t two[4];
-          ptx::ldmatrix_x4(two, base + Tile::place(b_row, k + b_piece) + 8 * j * Tile::kDepth);
-          b[j][0] = two[0];
-          b[j][1] = two[1];
-          b[j + 1][0] = two[2];
-          b[j + 1][1] = two[3];
-        }
-        BSE_UNROLL
-        for (int i = 0; i < kRowTiles; ++i) {
-          BSE_UNROLL
-          for (int j = 0; j < kColumnTiles; ++j) ptx::mma_m16n8k16_bf16(acc[i][j], a[i], b[j]);
-        }
+        add_tile_products(
+            acc, [&](int i) { return queries + Tile::place(a_row, k + a_piece) + 16 * i * Tile::kDepth; },
+            [&](int j) { return base + Tile::place(b_row, k + b_piece) + 8 * j * Tile::kDepth; });
       }
       stage = (stage + 1) % Tile::kStages;
       if (++piece == num_pieces) break;

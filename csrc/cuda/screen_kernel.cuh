@@ -8,6 +8,7 @@
 #include "device.h"
 #include "ptx.h"
 #include "score_tile.cuh"
+#include "tile_products.cuh"
 
 namespace bse::cuda {
 
@@ -73,25 +74,9 @@ __global__ void __launch_bounds__(ScreenTile::kThreads) screen_kernel(ScoreBlock
     const uint16_t* base = queries + Tile::kPanel;
     BSE_UNROLL
     for (int k = 0; k < Tile::kDepth; k += 16) {
-      uint32_t a[kRowTiles][4], b[kColumnTiles][2];
-      BSE_UNROLL
-      for (int i = 0; i < kRowTiles; ++i) {
-        ptx::ldmatrix_x4(a[i], queries + (a_row + 16 * i) * Tile::kPitch + a_element + k);
-      }
-      BSE_UNROLL
-      for (int j = 0; j < kColumnTiles; j += 2) {
-        uint32_t two[4];
-        ptx::ldmatrix_x4(two, base + (b_row + 8 * j) * Tile::kPitch + b_element + k);
-        b[j][0] = two[0];
-        b[j][1] = two[1];
-        b[j + 1][0] = two[2];
-        b[j + 1][1] = two[3];
-      }
-      BSE_UNROLL
-      for (int i = 0; i < kRowTiles; ++i) {
-        BSE_UNROLL
-        for (int j = 0; j < kColumnTiles; ++j) ptx::mma_m16n8k16_bf16(acc[i][j], a[i], b[j]);
-      }
+      add_tile_products(
+          acc, [&](int i) { return queries + (a_row + 16 * i) * Tile::kPitch + a_element + k; },
+          [&](int j) { return base + (b_row + 8 * j) * Tile::kPitch + b_element + k; });
     }
   }
   ptx::cp_async_wait<0>();
