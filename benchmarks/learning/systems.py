@@ -23,7 +23,7 @@ RETRIEVAL = System(
         "--refresh-every",
         "100",
         "--eval-every",
-        "1",
+        "2",
     ),
     tune=Setting("captions, two fifths", ("{data}/study/captions_tune.tsv",), 1),
     confirm=(
