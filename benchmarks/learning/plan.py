@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,7 +18,7 @@ Parameters = dict[str, Any]
 SAMPLERS = ("uniform", "knn", "proximity")
 NUM_TRIALS, TUNE_SEED = 8, 1000
 # Phases in the order in which they are run; all but the first use what the search of the system has found.
-PHASES = ("tune", "confirm", "check", "losses", "sensitivity", "remedies", "walks", "ablations")
+PHASES = ("tune", "confirm", "check", "ablations", "remedies", "sensitivity", "walks", "losses")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Setting:
     data: str
     arguments: tuple[str, ...]
     num_seeds: int
+    # Are differences due to the sampler or to the parameters? See seed_tasks.
+    check: Literal["both", "as uniform"] | None = "both"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,7 @@ class System:
     candidates: tuple[int, ...]
     losses: tuple[str, ...] = ("infonce",)
     tau_plus: float = 0.0  # prior of a false negative, for the other losses: about its share in uniform batches
+    num_loss_seeds: int = 0
     # Of the phases about the sampler's own parameters: where runs are short and an effect can be seen.
     num_dissection_seeds: int = 0
     num_trials: int = NUM_TRIALS
@@ -153,8 +156,14 @@ def tune_tasks(system: System) -> Iterator[Task]:
 def tasks(system: System, phase: str, best: dict[str, Parameters]) -> Iterator[Task]:
     """Of a phase after the search, a seed at a time. best: parameters by sampler."""
     for setting in system.confirm if phase in ("confirm", "check") else system.confirm[:1]:
-        for seed in range(system.num_dissection_seeds if phase in VARIANTS else setting.num_seeds):
+        for seed in range(num_seeds(system, setting, phase)):
             yield from seed_tasks(system, setting, phase, best, seed)
+
+
+def num_seeds(system: System, setting: Setting, phase: str) -> int:
+    if phase == "losses":
+        return system.num_loss_seeds
+    return system.num_dissection_seeds if phase in VARIANTS else setting.num_seeds
 
 
 def seed_tasks(system: System, setting: Setting, phase: str, best: dict[str, Parameters], seed: int) -> Iterator[Task]:
@@ -164,17 +173,18 @@ def seed_tasks(system: System, setting: Setting, phase: str, best: dict[str, Par
         for sampler in SAMPLERS:
             yield make_task(*where, sampler, sampler, seed, best[sampler])
     elif phase == "check":
-        # Is a difference due to the sampler or to the parameters? Each of the other samplers and uniform batches, both
-        # with the learning rate and temperature of the one and of the other.
+        # Each of the other samplers and uniform batches, both with the learning rate and temperature of uniform
+        # batches, and (check "both") both with those of that sampler.
         uniform = common(system, best["uniform"])
         for sampler in SAMPLERS[1:]:
-            if common(system, best[sampler]) != uniform:
-                yield make_task(*where, f"uniform as {sampler}", "uniform", seed, common(system, best[sampler]))
+            if setting.check and common(system, best[sampler]) != uniform:
                 yield make_task(*where, f"{sampler} as uniform", sampler, seed, best[sampler] | uniform)
+                if setting.check == "both":
+                    yield make_task(*where, f"uniform as {sampler}", "uniform", seed, common(system, best[sampler]))
     elif phase == "losses":
         for loss in system.losses[1:]:
-            for sampler in SAMPLERS:
-                # all with the learning rate and temperature of uniform batches
+            for sampler in ("uniform", "proximity"):
+                # both with the learning rate and temperature of uniform batches
                 parameters = best[sampler] | common(system, best["uniform"]) | {"tau_plus": system.tau_plus}
                 yield make_task(*where, sampler, sampler, seed, parameters, loss)
     else:

@@ -26,8 +26,8 @@ def prepare(data: Path) -> None:
     study.mkdir(exist_ok=True)
     text = data / "text"
     split_lines(text / "captions.tsv", study / "captions_tune.tsv", study / "captions_confirm.tsv", 0.4)
-    for name in ("captions", "wikisplit"):
-        sentences = (text / f"{name}.tsv").read_text("utf-8").replace("\t", "\n")
+    for name in ("captions_tune", "captions_confirm"):
+        sentences = (study / f"{name}.tsv").read_text("utf-8").replace("\t", "\n")
         (study / f"{name}_sentences.txt").write_text(sentences, "utf-8")
     take_development_pairs(text / "sts.tsv", study / "sts_tune.tsv")
     for split, share in {"train": 1 / 3, "test": 0.5}.items():

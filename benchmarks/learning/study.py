@@ -118,6 +118,8 @@ def program_arguments(task: Task, system: System) -> list[str]:
     for name, value in json.loads(task.parameters).items():
         flag = name.replace("_", "-")
         words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    if task.phase != "confirm":
+        words += ["--eval-every", "0"]  # how the metric grew is reported of the confirmation only
     if task.num_epochs is not None:
         words += ["--epochs", str(task.num_epochs)]
     return words
