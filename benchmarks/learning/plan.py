@@ -16,6 +16,7 @@ import numpy as np
 Parameters = dict[str, Any]
 
 SAMPLERS = ("uniform", "knn", "proximity")
+WARM_START = "warm_start"  # among parameters: not of the program, but run by warm_started.py
 NUM_TRIALS, TUNE_SEED = 8, 1000
 # Phases in the order in which they are run; all but the first use what the search of the system has found.
 PHASES = ("tune", "confirm", "check", "ablations", "remedies", "sensitivity", "walks", "losses")
@@ -135,6 +136,7 @@ def ablations(system: System, best: Parameters) -> Variants:
         "fp32 bank": {"bank_dtype": "fp32"},
         "async_refresh": {"async_refresh": True},
         "filled bank": {"fill_bank": True},
+        "warm start": {WARM_START: True},
     }
 
 

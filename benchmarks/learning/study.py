@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .plan import PHASES, System, Task, tasks, tune_tasks
+from .plan import PHASES, WARM_START, System, Task, tasks, tune_tasks
 from .results import HERE, RESULTS, Row, append, best_parameters, commit, make_row, planned, read
 from .systems import profile_systems
 
@@ -96,7 +96,10 @@ def execute_one(task: Task, system: System, options: argparse.Namespace) -> Row:
     """The program in a process of its own, as a user would run it."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
-        command = [sys.executable, str(ROOT / "examples" / f"{task.system}.py"), *program_arguments(task, system)]
+        program = [str(ROOT / "examples" / f"{task.system}.py"), *program_arguments(task, system)]
+        if WARM_START in json.loads(task.parameters):
+            program.insert(0, str(HERE / "warm_started.py"))
+        command = [sys.executable, *program]
         command = [part.replace("{data}", str(options.data)) for part in command]
         command += ["--quiet", "--out", str(out)]
         if options.profile == "cpu":
@@ -116,6 +119,8 @@ def program_arguments(task: Task, system: System) -> list[str]:
     if len(system.losses) > 1:
         words += ["--loss", task.loss]
     for name, value in json.loads(task.parameters).items():
+        if name == WARM_START:
+            continue
         flag = name.replace("_", "-")
         words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
     if task.phase != "confirm":
