@@ -45,12 +45,13 @@ class _Task(NamedTuple):
 
 
 class WindowAhead:
-    """Begun by :meth:`start`, or made already (``made``). Copied and pickled as made: that waits for it.
+    """Prepared by :meth:`of` and begun by :meth:`start`, or made already (``made``). Copied and pickled as made: that
+    waits for it.
 
     It keeps the copy of the bank until the window is made, or cannot be, or nobody refers to it any more.
 
     has_refused: whether an update before the copy was refused; known when the window is. seconds_to_start: that the
-    caller of :meth:`start` spent.
+    caller spent on beginning it.
     """
 
     def __init__(self, made: MadeWindow | None = None) -> None:
@@ -65,10 +66,8 @@ class WindowAhead:
         self._is_over = threading.Event()
 
     @classmethod
-    def start(
-        cls, maker: WindowMaker, request: WindowRequest, bank: BankCopy, progress: Progress | None
-    ) -> WindowAhead:
-        """Begins after what has been queued on the caller's current stream, the copy among it."""
+    def of(cls, maker: WindowMaker, request: WindowRequest, bank: BankCopy, progress: Progress | None) -> WindowAhead:
+        """To be made after what has been queued on the caller's current stream, the copy among it."""
         options = {name: _cloned(value) for name, value in request.graph_options.items()}
         side = SideStream(bank.device)
         for tensor in (*bank.tables, *options.values()):
@@ -76,9 +75,12 @@ class WindowAhead:
                 side.borrow(tensor)
         ahead = cls()
         ahead._task = _Task(maker, request._replace(graph_options=options), bank, side, progress)
-        ahead._thread = threading.Thread(target=ahead._run, name="batchsampler_ext refresh")
-        ahead._thread.start()
         return ahead
+
+    def start(self) -> None:
+        """Whoever calls this refers to it by then: if Ctrl-C comes in here, the thread has to be stopped."""
+        self._thread = threading.Thread(target=self._run, name="batchsampler_ext refresh")
+        self._thread.start()
 
     @property
     def is_lost(self) -> bool:
@@ -126,13 +128,16 @@ class WindowAhead:
             task.bank.give_back()
 
     def _wait(self) -> None:
-        if self._thread is not None and self._process == os.getpid():
+        thread = self._thread
+        # One that has not begun, since Ctrl-C came first, will end at once.
+        if thread is not None and thread.ident is not None and self._process == os.getpid():
             self._is_over.wait()  # Thread.join() takes the thread for ended when it is interrupted
-            self._thread.join()
+            thread.join()
         self._thread = None
 
     def _run(self) -> None:
         try:
+            self._go_on()
             self._make(self._go_on)
         except (_StoppedError, KeyboardInterrupt):
             pass  # whoever asks for the window makes it

@@ -14,6 +14,7 @@ from torch.utils.data import BatchSampler, Sampler
 from . import _validate
 from ._bank_files import Tables
 from ._cuda_engine import moved, on_host
+from ._drawing import Drawing
 from ._epoch_state import Position, Window, load_position, save_position
 from ._index_set import index_set
 from ._window_ahead import WindowAhead
@@ -192,36 +193,21 @@ class ProximityBatchSampler(BatchSampler):
         if len(self) == 0:
             return
         start = time.perf_counter()
-        (epoch, (window, *later), num_drawn, is_finished, _), ahead = self._begin()
-        previous: tuple[Window, ...] = ()
-        is_entered = True  # the window, just now: the one after it is begun, unless it is made already
+        drawing = self._begin()
         try:
-            while not is_finished:
-                end = later[0].first if later else window.end
-                is_over = num_drawn == end or (self._refresh_wanted and not later and num_drawn > window.first)
-                if is_over:
-                    previous, is_entered = (window,), True
-                    if later:
-                        window = later.pop(0)
-                    else:
-                        with self._taking_up_later(epoch, window, num_drawn, ahead):
-                            window = self._following_window(epoch, window, num_drawn, ahead)
-                        ahead = None
-                if is_entered and not later and ahead is None:
-                    with self._taking_up_later(epoch, window, num_drawn, None):
-                        ahead = self._start_ahead(epoch, window)
-                is_entered = False
-                ids = window.batch(num_drawn - window.first).tolist()
-                num_drawn += 1
-                is_finished = not later and self._is_finished(window, num_drawn)
-                self._position = Position(epoch, (*previous, window, *later), num_drawn, is_finished)
-                self._ahead = ahead
+            self._start_ahead(drawing)
+            while not drawing.is_finished:
+                if drawing.is_at_end() or self._is_cut_short(drawing):
+                    self._enter_next_window(drawing)
+                ids = drawing.draw()
+                drawing.is_finished = not drawing.later and self._is_finished(drawing.window, drawing.num_drawn)
+                self._position, self._ahead = drawing.position(), drawing.ahead
                 self._seconds += time.perf_counter() - start
                 yield ids
                 start = time.perf_counter()
         finally:
-            if ahead is not None:
-                ahead.stop()
+            if drawing.ahead is not None:
+                drawing.ahead.stop()
 
     def state_dict(self, num_trained: int | None = None) -> dict[str, Any]:
         """Epoch, position and windows, by reference: cheap enough to call at every batch. The bank is saved apart.
@@ -320,38 +306,52 @@ class ProximityBatchSampler(BatchSampler):
         return self._graph_options
 
     # --- an epoch ----------------------------------------------------------------------------------------------------
-    def _begin(self) -> tuple[Position, WindowAhead | None]:
-        """Where a new iteration starts."""
+    def _begin(self) -> Drawing:
+        """A new iteration."""
         if self._resume is not None:
-            (position, ahead), self._resume = self._resume, None
-            self.epoch, self._epoch_is_set = position.epoch, False
-            return position, ahead
-        if not self._epoch_is_set:
-            self.epoch += 1
-        self._epoch_is_set = True  # stays so if what follows fails: the epoch is then begun again
-        self._ahead = None  # of an iteration that was left
-        window = self._make_now(self.epoch, 0, self._maker.left_out(self.epoch))
-        self._epoch_is_set = self._refresh_wanted = False
-        return Position(self.epoch, (window,), 0, False), None
+            drawing, self._resume = Drawing.at(*self._resume), None
+            self.epoch, self._epoch_is_set = drawing.epoch, False
+        else:
+            if not self._epoch_is_set:
+                self.epoch += 1
+            self._epoch_is_set = True  # stays so if what follows fails: the epoch is then begun again
+            self._ahead = None  # of an iteration that was left
+            drawing = Drawing(self.epoch, self._make_now(self.epoch, 0, self._maker.left_out(self.epoch)), 0)
+            self._epoch_is_set = self._refresh_wanted = False
+        return drawing
+
+    def _is_cut_short(self, drawing: Drawing) -> bool:
+        """By ``refresh()``."""
+        return self._refresh_wanted and not drawing.later and drawing.num_drawn > drawing.window.first
+
+    def _enter_next_window(self, drawing: Drawing) -> None:
+        if drawing.later:
+            drawing.enter_later()
+        else:
+            with self._taking_up_later(drawing):
+                drawing.enter(self._following_window(drawing))
+            drawing.ahead = None
+        self._start_ahead(drawing)
 
     @contextmanager
-    def _taking_up_later(self, epoch: int, window: Window, num_drawn: int, ahead: WindowAhead | None) -> Iterator[None]:
+    def _taking_up_later(self, drawing: Drawing) -> Iterator[None]:
         """If what is done inside fails (Ctrl-C, say), the next iteration takes up the epoch here."""
         try:
             yield
         except BaseException:
-            self._ahead = None if ahead is None or ahead.is_lost else ahead
-            self.epoch, self._epoch_is_set = epoch, True
-            self._resume = Position(epoch, (window,), num_drawn, False), self._ahead
+            self._ahead = None if drawing.ahead is None or drawing.ahead.is_lost else drawing.ahead
+            self.epoch, self._epoch_is_set = drawing.epoch, True
+            self._resume = Position(drawing.epoch, (drawing.window,), drawing.num_drawn, False), self._ahead
             raise
 
-    def _following_window(self, epoch: int, window: Window, num_drawn: int, ahead: WindowAhead | None) -> Window:
-        if self._may_use(ahead):
-            following = self._wait_for(ahead)
+    def _following_window(self, drawing: Drawing) -> Window:
+        if self._may_use(drawing.ahead):
+            following = self._wait_for(drawing.ahead)
         else:
-            if ahead is not None:
-                ahead.discard()
-            following = self._make_now(epoch, num_drawn, self._drawn_after(window, num_drawn))
+            if drawing.ahead is not None:
+                drawing.ahead.discard()
+            drawn = self._drawn_after(drawing.window, drawing.num_drawn)
+            following = self._make_now(drawing.epoch, drawing.num_drawn, drawn)
         self._refresh_wanted = False
         return following
 
@@ -384,15 +384,19 @@ class ProximityBatchSampler(BatchSampler):
         made = self._maker.make(self._request(epoch, first, drawn), tables, self._progress)
         return self._take(made, time.perf_counter() - start)
 
-    def _start_ahead(self, epoch: int, window: Window) -> WindowAhead | None:
-        """Begins the window after this one, if there will be one."""
-        if not self._async_refresh or self._is_finished(window, window.end):
-            return None
-        start = time.perf_counter()
-        request = self._request(epoch, window.end, self._drawn_after(window, window.end))
-        ahead = WindowAhead.start(self._maker, request, self.bank.copy_tables(), self._progress)
-        ahead.seconds_to_start = time.perf_counter() - start
-        return ahead
+    def _start_ahead(self, drawing: Drawing) -> None:
+        """Begins the window after the one just entered, if there will be one that is not made yet."""
+        window = drawing.window
+        if not self._async_refresh or drawing.later or drawing.ahead is not None:
+            return
+        with self._taking_up_later(drawing):
+            if self._is_finished(window, window.end):
+                return
+            start = time.perf_counter()
+            request = self._request(drawing.epoch, window.end, self._drawn_after(window, window.end))
+            drawing.ahead = WindowAhead.of(self._maker, request, self.bank.copy_tables(), self._progress)
+            drawing.ahead.start()
+            drawing.ahead.seconds_to_start = time.perf_counter() - start
 
     def _wait_for(self, ahead: WindowAhead) -> Window:
         start = time.perf_counter()
