@@ -151,11 +151,13 @@ def time_to_reach(rows: list[Row], uniform: list[Row]) -> str:
 
     Empty without evaluations during training.
     """
-    histories = np.array([json.loads(row.history) for row in rows], dtype=float)  # [seeds, epochs, 4]
-    seconds, values = histories[:, :, 0].mean(0), histories[:, :, 3].mean(0)
+    (seconds, values), (_, uniform_values) = (
+        np.array([json.loads(row.history) for row in of_arm], dtype=float).mean(0)[:, [0, 3]].T  # of [seeds, epochs, 4]
+        for of_arm in (rows, uniform)
+    )
     if np.isfinite(values).sum() < 2:
         return ""
-    reached = values >= np.mean([row.value for row in uniform]) - 1e-9  # the history is rounded
+    reached = values >= uniform_values[-1]
     if not reached.any():
         return "not reached"
     return f"{seconds[reached.argmax()] / np.mean([row.train_seconds for row in uniform]):.2f}x"
