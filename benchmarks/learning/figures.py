@@ -33,7 +33,7 @@ def draw(folder: Path, rows: list[Row], systems: dict[str, System]) -> list[Path
     for system in systems.values():
         for setting in system.confirm:
             of_data = [row for row in rows if (row.system, row.data) == (system.name, setting.data)]
-            if any(row.phase == "confirm" for row in of_data):
+            if any((row.phase, row.arm) == ("confirm", "uniform") for row in of_data):
                 name = re.sub(r"[^a-z0-9]+", "_", f"{system.name}_{setting.data}".lower()).strip("_")
                 written.append(draw_setting(folder / f"{name}.png", of_data, f"{system.name}, {setting.data}", system))
     return written

@@ -36,7 +36,7 @@ def all_tables(rows: list[Row], systems: dict[str, System]) -> str:
         of_system = [row for row in rows if row.system == system.name]
         for setting in system.confirm:
             of_data = [row for row in of_system if row.data == setting.data]
-            if any(row.phase == "confirm" for row in of_data):
+            if any((row.phase, row.arm) == ("confirm", "uniform") for row in of_data):
                 parts.append(f"### {system.name}, {setting.data}: {system.metric}\n\n{confirmation(of_data, system)}")
             if any(row.phase == "losses" for row in of_data):
                 parts.append(f"#### Other losses\n\n{losses(of_data)}")
