@@ -195,9 +195,10 @@ class ProximityBatchSampler(BatchSampler):
         start = time.perf_counter()
         drawing = self._begin()
         try:
-            self._start_ahead(drawing)
+            if not self._is_over(drawing):
+                self._start_ahead(drawing)
             while not drawing.is_finished:
-                if drawing.is_at_end() or self._is_cut_short(drawing):
+                if self._is_over(drawing):
                     self._enter_next_window(drawing)
                 ids = drawing.draw()
                 drawing.is_finished = not drawing.later and self._is_finished(drawing.window, drawing.num_drawn)
@@ -320,9 +321,10 @@ class ProximityBatchSampler(BatchSampler):
             self._epoch_is_set = self._refresh_wanted = False
         return drawing
 
-    def _is_cut_short(self, drawing: Drawing) -> bool:
-        """By ``refresh()``."""
-        return self._refresh_wanted and not drawing.later and drawing.num_drawn > drawing.window.first
+    def _is_over(self, drawing: Drawing) -> bool:
+        """The window: at its end, or cut short by ``refresh()``."""
+        is_cut_short = self._refresh_wanted and not drawing.later and drawing.num_drawn > drawing.window.first
+        return drawing.is_at_end() or is_cut_short
 
     def _enter_next_window(self, drawing: Drawing) -> None:
         if drawing.later:

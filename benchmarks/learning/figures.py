@@ -15,15 +15,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from .plan import SAMPLERS, System
-from .results import Row
+from .results import FALSE_NEGATIVES, METRIC, SECONDS, SIMILARITY, Row, histories, is_confirmed
 from .statistics import half_width
 from .tables import differences_of, groups
 
 COLORS = {"untrained": "0.6", "uniform": "tab:blue", "knn": "tab:orange", "proximity": "tab:green"}
 # Panels of one parameter: its option.
 OPTIONS = {"M": "num_candidates", "K": "num_neighbors", "range_min": "range_min"}
-# Of the history of a run.
-SECONDS, SIMILARITY, FALSE_NEGATIVES, METRIC = range(4)
 
 
 def draw(folder: Path, rows: list[Row], systems: dict[str, System]) -> list[Path]:
@@ -33,7 +31,7 @@ def draw(folder: Path, rows: list[Row], systems: dict[str, System]) -> list[Path
     for system in systems.values():
         for setting in system.confirm:
             of_data = [row for row in rows if (row.system, row.data) == (system.name, setting.data)]
-            if any((row.phase, row.arm) == ("confirm", "uniform") for row in of_data):
+            if is_confirmed(of_data):
                 name = re.sub(r"[^a-z0-9]+", "_", f"{system.name}_{setting.data}".lower()).strip("_")
                 written.append(draw_setting(folder / f"{name}.png", of_data, f"{system.name}, {setting.data}", system))
     return written
@@ -60,9 +58,9 @@ def draw_setting(path: Path, rows: list[Row], title: str, system: System) -> Pat
 
 def curves(axis: Any, rows: list[Row], metric: str) -> None:
     """The metric over training time, mean over seeds at equal epochs."""
-    for arm, histories in confirmed_histories(rows).items():
-        evaluated = [i for i in range(histories.shape[1]) if not np.isnan(histories[:, i, METRIC]).any()]
-        seconds, values = (histories[:, evaluated, column].mean(0) for column in (SECONDS, METRIC))
+    for arm, of_arm in confirmed_histories(rows).items():
+        evaluated = [i for i in range(of_arm.shape[1]) if not np.isnan(of_arm[:, i, METRIC]).any()]
+        seconds, values = (of_arm[:, evaluated, column].mean(0) for column in (SECONDS, METRIC))
         axis.plot(seconds, 100 * values, marker=".", color=COLORS[arm], label=arm)
     untrained = [row.value for row in rows if row.arm == "untrained"]
     if untrained:
@@ -80,19 +78,16 @@ def false_negatives(axis: Any, rows: list[Row], metric: str) -> None:
 
 
 def over_epochs(axis: Any, rows: list[Row], column: int, label: str, scale: float) -> None:
-    for arm, histories in confirmed_histories(rows).items():
-        values = scale * histories[:, :, column].mean(0)
+    for arm, of_arm in confirmed_histories(rows).items():
+        values = scale * of_arm[:, :, column].mean(0)
         axis.plot(np.arange(1, len(values) + 1), values, marker=".", color=COLORS[arm], label=arm)
     axis.set(xlabel="epoch", ylabel=label)
 
 
 def confirmed_histories(rows: list[Row]) -> dict[str, np.ndarray]:
-    """By sampler: [seeds, epochs, 4]; NaN where there is no value."""
+    """By sampler."""
     confirmed = [row for row in rows if row.phase == "confirm" and row.arm in SAMPLERS]
-    return {
-        arm: np.array([json.loads(row.history) for row in of_arm], dtype=float)
-        for arm, of_arm in groups(confirmed).items()
-    }
+    return {arm: histories(of_arm) for arm, of_arm in groups(confirmed).items()}
 
 
 def swept(name: str) -> Callable[[Any, list[Row], str], None]:

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .plan import PHASES, SAMPLERS, Parameters, System, Task, tasks, tune_tasks
 
 HERE = Path(__file__).parent
@@ -46,6 +48,8 @@ class Row:
         return (self.system, self.data, self.phase, self.arm, self.loss, self.seed, self.parameters)
 
 
+# Of the history of a run, by epoch.
+SECONDS, SIMILARITY, FALSE_NEGATIVES, METRIC = range(4)
 COLUMNS = [field.name for field in dataclasses.fields(Row)]
 NUMBERS = {field.name: float for field in dataclasses.fields(Row) if field.type in ("float", "int")}
 
@@ -97,6 +101,16 @@ def make_row(task: Task, metric: str, result: dict[str, Any], wall_seconds: floa
         commit=code,
         date=time.strftime("%Y-%m-%d"),
     )
+
+
+def histories(rows: list[Row]) -> np.ndarray:
+    """[runs, epochs, 4]: SECONDS, SIMILARITY, FALSE_NEGATIVES, METRIC; NaN where there is no value."""
+    return np.array([json.loads(row.history) for row in rows], dtype=float)
+
+
+def is_confirmed(rows: list[Row]) -> bool:
+    """Whether there is something to compare with."""
+    return any((row.phase, row.arm) == ("confirm", "uniform") for row in rows)
 
 
 def mean_after_first(history: list[dict[str, Any]], name: str) -> float:

@@ -38,7 +38,7 @@ GRAPHCL = System(
     metric="svm_accuracy",
     arguments=("--epochs", "20", "--batch-size", "128", "--refresh-every", "100", "--eval-every", "10"),
     tune=Setting("NCI1", NCI1, 1),
-    # On NCI1 training helps most: other seeds than the search's, the same graphs.
+    # On NCI1 training helped most in the pilot: other seeds than the search's, the same graphs.
     confirm=(
         Setting("NCI1", NCI1, 12, check="as uniform"),
         Setting("PROTEINS", PROTEINS, 10, check=None),

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .plan import SAMPLERS, System, common
-from .results import Row
+from .results import METRIC, SECONDS, Row, histories, is_confirmed
 from .statistics import interval, paired_differences, seeds_needed
 
 BEGIN, END = "<!-- tables: python -m benchmarks.learning.study report -->", "<!-- end of tables -->"
@@ -36,7 +36,7 @@ def all_tables(rows: list[Row], systems: dict[str, System]) -> str:
         of_system = [row for row in rows if row.system == system.name]
         for setting in system.confirm:
             of_data = [row for row in of_system if row.data == setting.data]
-            if any((row.phase, row.arm) == ("confirm", "uniform") for row in of_data):
+            if is_confirmed(of_data):
                 parts.append(f"### {system.name}, {setting.data}: {system.metric}\n\n{confirmation(of_data, system)}")
             if any(row.phase == "losses" for row in of_data):
                 parts.append(f"#### Other losses\n\n{losses(of_data)}")
@@ -151,13 +151,10 @@ def time_to_reach(rows: list[Row], uniform: list[Row]) -> str:
 
     Empty without evaluations during training.
     """
-    (seconds, values), (_, uniform_values) = (
-        np.array([json.loads(row.history) for row in of_arm], dtype=float).mean(0)[:, [0, 3]].T  # of [seeds, epochs, 4]
-        for of_arm in (rows, uniform)
-    )
+    seconds, values = histories(rows).mean(0)[:, [SECONDS, METRIC]].T
     if np.isfinite(values).sum() < 2:
         return ""
-    reached = values >= uniform_values[-1]
+    reached = values >= histories(uniform).mean(0)[-1, METRIC]  # rounded as these are
     if not reached.any():
         return "not reached"
     return f"{seconds[reached.argmax()] / np.mean([row.train_seconds for row in uniform]):.2f}x"
