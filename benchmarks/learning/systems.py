@@ -26,8 +26,8 @@ RETRIEVAL = System(
     candidates=(250, 1000, 4000),
     losses=("infonce", "dcl", "hcl"),
     tau_plus=0.0001,
-    num_loss_seeds=6,
-    num_dissection_seeds=6,
+    num_loss_seeds=4,
+    num_dissection_seeds=4,
 )
 
 NCI1, PROTEINS, IMDB = (("{data}/tu", name) for name in ("NCI1", "PROTEINS", "IMDB-BINARY"))
@@ -49,7 +49,7 @@ GRAPHCL = System(
     candidates=(64, 250, 1000),
     losses=("infonce", "dcl", "hcl"),
     tau_plus=0.5,
-    num_loss_seeds=5,
+    num_loss_seeds=3,
 )
 
 MVGRL = System(
