@@ -119,8 +119,15 @@ def remedies(system: System, best: Parameters) -> Variants:
 
 
 def walks(system: System, best: Parameters) -> Variants:
-    """Beside "independent walks" of the ablations, which are with restart."""
-    return {s: {"strategy": s, "epoch_mode": "independent"} for s in ("rw", "bfs", "dfs")}
+    """Beside "independent walks" of the ablations, which are with restart.
+
+    Of a graph with K = M, where all candidates are neighbours: batches as uniform as uniform ones, but which have some
+    instances several times an epoch and others not at all. So that is what it costs by itself.
+    """
+    random_graph = {"num_candidates": best["num_neighbors"], "num_neighbors": best["num_neighbors"]}
+    return {s: {"strategy": s, "epoch_mode": "independent"} for s in ("rw", "bfs", "dfs")} | {
+        "independent walks on a random graph": {"epoch_mode": "independent"} | random_graph
+    }
 
 
 def ablations(system: System, best: Parameters) -> Variants:
