@@ -27,7 +27,8 @@ RETRIEVAL = System(
     losses=("infonce", "dcl", "hcl"),
     tau_plus=0.0001,
     num_loss_seeds=4,
-    num_dissection_seeds=4,
+    num_ablation_seeds=4,
+    num_dissection_seeds=3,
 )
 
 NCI1, PROTEINS, IMDB = (("{data}/tu", name) for name in ("NCI1", "PROTEINS", "IMDB-BINARY"))
