@@ -39,7 +39,7 @@ def all_tables(rows: list[Row], systems: dict[str, System]) -> str:
             if is_confirmed(of_data):
                 parts.append(f"### {system.name}, {setting.data}: {system.metric}\n\n{confirmation(of_data, system)}")
             if any(row.phase == "losses" for row in of_data):
-                parts.append(f"#### Other losses\n\n{losses(of_data)}")
+                parts.append(f"#### Other losses\n\n{losses(of_data, system)}")
             for phase, title in TITLES.items():
                 if any(row.phase == phase for row in of_data):
                     parts.append(f"#### {title}\n\n{variants(of_data, phase)}")
@@ -78,15 +78,19 @@ def confirmation(rows: list[Row], system: System) -> str:
     return "\n".join(lines)
 
 
-def losses(rows: list[Row]) -> str:
-    """Uniform, kNN and proximity batches under each loss; differences to uniform batches under the same loss."""
-    lines = table_head("loss", "batches", "seeds", "mean ± sd", "against uniform", "similarity", "false negatives")
+def losses(rows: list[Row], system: System) -> str:
+    """Batches under each loss: differences to uniform ones under the same loss, and to the same ones under InfoNCE."""
+    confirmed = groups(row for row in rows if row.phase == "confirm")
+    lines = table_head(
+        "loss", "batches", "seeds", "mean ± sd", "against uniform", "against InfoNCE", "similarity", "false negatives"
+    )
     for loss, of_loss in groups((r for r in rows if r.phase == "losses"), lambda row: row.loss).items():
         by_arm = groups(of_loss)
         for arm, of_arm in by_arm.items():
             difference = "" if arm == "uniform" else interval(differences_of(of_arm, by_arm["uniform"]))
-            cells = [loss, arm, str(len(of_arm)), mean_and_deviation(of_arm), difference, *batch_cells(of_arm)]
-            lines.append(line(cells))
+            equal = [r for r in confirmed.get(arm, []) if common_of(system, r) == common_of(system, of_arm[0])]
+            cells = [loss, arm, str(len(of_arm)), mean_and_deviation(of_arm), difference]
+            lines.append(line([*cells, interval(differences_of(of_arm, equal)), *batch_cells(of_arm)]))
     return "\n".join(lines)
 
 
