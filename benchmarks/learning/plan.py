@@ -49,8 +49,7 @@ class System:
     tau_plus: float = 0.0  # prior of a false negative, for the other losses: about its share in uniform batches
     num_loss_seeds: int = 0
     # Of the phases about the sampler's own parameters: where runs are short and an effect can be seen.
-    num_ablation_seeds: int = 0
-    num_dissection_seeds: int = 0  # remedies, sensitivity, walks
+    num_dissection_seeds: int = 0
     num_trials: int = NUM_TRIALS
 
 
@@ -173,8 +172,6 @@ def tasks(system: System, phase: str, best: dict[str, Parameters]) -> Iterator[T
 def num_seeds(system: System, setting: Setting, phase: str) -> int:
     if phase == "losses":
         return system.num_loss_seeds
-    if phase == "ablations":
-        return system.num_ablation_seeds
     return system.num_dissection_seeds if phase in VARIANTS else setting.num_seeds
 
 

@@ -27,7 +27,6 @@ RETRIEVAL = System(
     losses=("infonce", "dcl", "hcl"),
     tau_plus=0.0001,
     num_loss_seeds=4,
-    num_ablation_seeds=4,
     num_dissection_seeds=3,
 )
 
