@@ -44,6 +44,15 @@ class MadeWindow(NamedTuple):
     stats: dict[str, float] = {}  # noqa: RUF012  (a NamedTuple's default, never changed)
 
 
+def count_batches(num_instances: int, batch_size: int, drop_last: bool) -> int:
+    return num_instances // batch_size + (not drop_last and num_instances % batch_size > 0)
+
+
+def default_refresh_every(epoch_mode: str, num_batches: int) -> int:
+    """num_batches: of an epoch. Later graphs of a partition would know nothing newer: the undrawn are as they were."""
+    return max(1, num_batches) if epoch_mode == "partition" else 100
+
+
 @dataclass(frozen=True)
 class WindowMaker:
     """Checked settings of a sampler."""
@@ -61,7 +70,7 @@ class WindowMaker:
 
     def num_batches(self, num_instances: int) -> int:
         """That so many instances make."""
-        return num_instances // self.batch_size + (not self.drop_last and num_instances % self.batch_size > 0)
+        return count_batches(num_instances, self.batch_size, self.drop_last)
 
     def left_out(self, epoch: int) -> torch.Tensor:
         """bool [num_instances]: those that take no part in the epoch."""

@@ -18,7 +18,7 @@ from ._drawing import Drawing
 from ._epoch_state import Position, Window, load_position, save_position
 from ._index_set import index_set
 from ._window_ahead import WindowAhead
-from ._window_maker import MadeWindow, WindowMaker, WindowRequest
+from ._window_maker import MadeWindow, WindowMaker, WindowRequest, count_batches, default_refresh_every
 from .bank import FeatureBank
 from .batches import EPOCH_MODES, STRATEGIES, check_hardness
 from .build import proximity_graph
@@ -34,10 +34,10 @@ _NUM_MEASURED = 8  # batches of a window whose similarity is measured
 class ProximityBatchSampler(BatchSampler):
     """Mini-batches of hard negatives for a DataLoader: ``DataLoader(dataset, batch_sampler=...)``.
 
-    At the start of an epoch and every ``refresh_every`` batches, a proximity graph is built from the bank's embeddings
-    of the instances not yet drawn in the epoch; they are partitioned into batches, of which a random window of
-    ``refresh_every`` is drawn. Each instance is in exactly one batch of the epoch. Instances without an embedding are
-    dealt out at random, so the first epoch is uniform unless ``bank.fill_from`` was called.
+    At the start of an epoch, and every ``refresh_every`` batches if that is less, a proximity graph is built from the
+    bank's embeddings of the instances not yet drawn in the epoch; they are partitioned into batches, of which a random
+    window of ``refresh_every`` is drawn. Each instance is in exactly one batch of the epoch. Instances without an
+    embedding are dealt out at random, so the first epoch is uniform unless ``bank.fill_from`` was called.
 
     Args:
         sampler: which instances: a number N, a sized dataset (all), or a torch sampler, whose index set is taken.
@@ -45,7 +45,9 @@ class ProximityBatchSampler(BatchSampler):
         drop_last: leave the N mod B instances over, drawn at random, out of the epoch.
         bank: :class:`FeatureBank` that training updates; ids are those of the dataset. Graphs and batches are computed
             on its device, and are the same on all of them; batches come to the host a window at a time.
-        refresh_every: t, batches between refreshes.
+        refresh_every: t, batches between refreshes. Default: of partitions an epoch, otherwise 100. Whoever updates the
+            bank with what was drawn, as training does, changes no embedding of the undrawn: so within an epoch later
+            graphs of a partition know nothing newer. Those of the other modes do.
         num_candidates, num_neighbors: M and K of the graph, at most as many as instances are left. Default 1000, 100.
         restart_prob: alpha, or a function of the epoch (the authors decay 0.2 to 0.05).
         epoch_mode: "partition"; "independent": walks from random roots over all instances; "paper": the authors' epoch,
@@ -58,7 +60,7 @@ class ProximityBatchSampler(BatchSampler):
         seed: the sequence is a function of the bank's contents at each refresh, the arguments, seed and epoch.
         async_refresh: make each window but an epoch's first beside training, while the window before it is drawn: its
             graph is of the bank as it was when the window before it began (copied then), one window older than
-            otherwise. See below.
+            otherwise. Of partitions with the default ``refresh_every`` there is none. See below.
         progress: of graph building, see :func:`proximity_graph`. With ``async_refresh`` called by another thread.
 
     Attributes:
@@ -95,7 +97,7 @@ class ProximityBatchSampler(BatchSampler):
         drop_last: bool = False,
         *,
         bank: FeatureBank,
-        refresh_every: int = 100,
+        refresh_every: int | None = None,
         num_candidates: int | None = None,
         num_neighbors: int | None = None,
         restart_prob: float | Callable[[int], float] = 0.2,
@@ -114,7 +116,6 @@ class ProximityBatchSampler(BatchSampler):
         self._instances_digest = hashlib.sha256(self._instances.numpy().tobytes()).hexdigest()[:16]
         self.batch_size = check_batch_size(batch_size)
         self.drop_last = _validate.flag(drop_last, "drop_last")
-        self.refresh_every = _validate.integer(refresh_every, "refresh_every", 1)
         self._async_refresh = _validate.flag(async_refresh, "async_refresh")
         self._restart_prob = restart_prob
         _validate.restart_threshold(self._alpha(0))
@@ -122,6 +123,10 @@ class ProximityBatchSampler(BatchSampler):
         _validate.choice(strategy, "strategy", STRATEGIES)
         if epoch_mode == "partition" and strategy not in ("rwr", "uniform"):
             raise ValueError(f"strategy: expected 'rwr' or 'uniform' in epoch_mode 'partition', got {strategy!r}")
+        num_batches = count_batches(len(self._instances), self.batch_size, self.drop_last)
+        self.refresh_every = _optional_count(
+            refresh_every, "refresh_every", default_refresh_every(epoch_mode, num_batches)
+        )
         self._maker = WindowMaker(
             self._instances,
             self.batch_size,

@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, fill_bank: bool = False) -
     group.add_argument(
         "--restart-prob-end", type=parsing.share, metavar="ALPHA", help="of the last epoch; linear in between"
     )
-    group.add_argument("--refresh-every", type=parsing.positive_int, metavar="STEPS", default=100, help="of the graph")
+    group.add_argument("--refresh-every", type=parsing.positive_int, metavar="STEPS",
+                       help="between graphs; default: an epoch of partitions, otherwise 100")  # fmt: skip
     group.add_argument("--async-refresh", action="store_true", help="graphs are made beside training, a window older")
     group.add_argument("--range-min", type=parsing.count, default=0, help="each instance's nearest candidates to skip")
     group.add_argument("--max-score", type=float, help="cosine above which candidates are not linked")
@@ -67,7 +68,6 @@ def make_sampler(
             f"--num-neighbors: expected at most --num-candidates, {args.num_candidates}, got {args.num_neighbors}"
         )
     bank = FeatureBank(num_samples, dim, key_dim=key_dim, dtype=BANK_DTYPES[args.bank_dtype])
-    num_batches = num_samples // args.batch_size
     options = {name: getattr(args, name) for name in ("max_score", "rows_per_draw") if getattr(args, name) is not None}
     if args.range_min:
         options["range_min"] = args.range_min
@@ -77,7 +77,7 @@ def make_sampler(
         options["labels"] = labels
     arguments: dict[str, Any]
     if args.sampler == "uniform":
-        arguments, options = {"strategy": "uniform", "refresh_every": num_batches}, {}
+        arguments, options = {"strategy": "uniform"}, {}
     elif args.sampler == "knn":
         arguments = {
             "strategy": "knn",

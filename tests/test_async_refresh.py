@@ -92,6 +92,13 @@ def test_every_instance_once_and_later_windows_see_training():
     assert list(still)[: 2 * EVERY] != trained(make(count=233))[24 : 24 + 2 * EVERY]
 
 
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_later_graphs_of_a_partition_know_nothing_newer(drop_last):
+    """Training moves what was drawn, they are over what was not: so why refresh_every is an epoch by default."""
+    ahead, now = (make(async_refresh=on, drop_last=drop_last, count=233) for on in (True, False))
+    assert trained(ahead) == trained(now)
+
+
 def test_the_clock_does_not_matter():
     expected = trained(make())
 

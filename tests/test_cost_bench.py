@@ -113,6 +113,20 @@ def test_bench_measures_every_mode_and_writes_json(mode, capsys):
     assert ("within an epoch" in out) == (mode == "partition")
 
 
+@pytest.mark.parametrize(("mode", "refresh_every", "title"), [
+    ("partition", 19, "a refresh an epoch"), ("independent", 100, "a refresh an epoch"),
+    ("paper", 100, "refreshes every 100 steps"),
+])  # fmt: skip
+def test_bench_refreshes_as_a_sampler_does_by_default(mode, refresh_every, title, capsys):
+    sizes = ["--num-samples", "300", "--dim", "8", "--batch-size", "16"]
+    assert main(["bench", *sizes, "--epoch-mode", mode, "--json", "r.json"]) == 0
+    with open("r.json") as file:
+        assert json.load(file)["settings"]["refresh_every"] == refresh_every
+    out = " ".join(capsys.readouterr().out.split())
+    assert title in out
+    assert ("An epoch has one refresh, over all instances" in out) == (mode == "partition")
+
+
 @pytest.mark.parametrize("mode", EPOCH_MODES)
 @pytest.mark.parametrize(("num_samples", "batch_size"), [(2, 1), (2, 2), (3, 2), (9, 9)])
 def test_bench_of_few_instances(num_samples, batch_size, mode):

@@ -71,6 +71,18 @@ def test_first_epoch_is_uniform_and_later_ones_are_hard():
     assert windows[-1] > 0.8 * windows[0]
 
 
+def test_a_partition_has_one_graph_by_default():
+    rows = torch.randn(2_450, 4, generator=torch.Generator().manual_seed(0))
+    options = {"num_candidates": 20, "num_neighbors": 4}
+    for drop_last, num_batches in ((False, 123), (True, 122)):
+        sampler = ProximityBatchSampler(2_450, 20, drop_last, bank=filled_bank(rows), **options)
+        assert sampler.refresh_every == len(list(sampler)) == num_batches
+        assert sampler.refreshes == 1
+    walks = ProximityBatchSampler(2_450, 20, bank=filled_bank(rows), epoch_mode="independent", **options)
+    assert (walks.refresh_every, len(list(walks)), walks.refreshes) == (100, 123, 2)
+    assert ProximityBatchSampler(7, 20, True, bank=FeatureBank(7, 4)).refresh_every == 1  # no batch at all
+
+
 def test_instances_without_an_embedding_are_dealt_out():
     rows = features()
     bank = FeatureBank(len(rows), 64)

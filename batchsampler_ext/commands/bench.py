@@ -10,6 +10,7 @@ import torch
 
 from .. import _validate
 from .._files import atomic_write, check_output
+from .._window_maker import count_batches, default_refresh_every
 from ._common import require_packages
 
 EXAMPLE = """example:
@@ -28,7 +29,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--num-samples", type=int, default=100_000, metavar="N", help="default: %(default)s")
     parser.add_argument("--dim", type=int, default=128, metavar="D", help="of an embedding; default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=256, metavar="B", help="default: %(default)s")
-    parser.add_argument("--refresh-every", type=int, default=100, metavar="T", help="steps; default: %(default)s")
+    parser.add_argument("--refresh-every", type=int, metavar="T", help="steps; default: an epoch of partitions, or 100")
     parser.add_argument("--num-candidates", type=int, metavar="M", help="default: min(1000, N - 1)")
     parser.add_argument("--num-neighbors", type=int, metavar="K", help="default: min(100, M)")
     parser.add_argument("--dtype", default="bfloat16", help="of the bank: bfloat16 (default), float16 or float32")
@@ -54,11 +55,15 @@ def run(options: argparse.Namespace) -> None:
     if num_candidates is None:
         num_candidates = min(1000, options.num_samples - 1)
     num_neighbors = min(100, num_candidates) if options.num_neighbors is None else options.num_neighbors
+    refresh_every = options.refresh_every
+    if refresh_every is None:
+        num_batches = count_batches(options.num_samples, max(1, options.batch_size), drop_last=False)
+        refresh_every = default_refresh_every(options.epoch_mode, num_batches)
     settings = Settings(
         options.num_samples,
         options.dim,
         options.batch_size,
-        options.refresh_every,
+        refresh_every,
         num_candidates,
         num_neighbors,
         options.dtype,

@@ -8,7 +8,7 @@ from rich.table import Table
 from .._backend import core
 from .._timing import EVICTED_BYTES, Timing, duration
 from ..report import mebibytes
-from .model import Costs
+from .model import Costs, Settings
 
 CALLS = {"update": "bank.update, one batch", "draw": "draw within a window", "state_dict": "sampler.state_dict"}
 TABLES = {
@@ -82,7 +82,7 @@ def step_table(costs: Costs, step_seconds: float | None) -> Table:
         table.add_column(f"share of {duration(step_seconds)}", justify="right")
     rows = {
         "update and draw, cold": calls,
-        f"refreshes every {settings.refresh_every:,} steps": refreshes,
+        refreshes_title(settings): refreshes,
         "in all": calls + refreshes,
     }
     for title, seconds in rows.items():
@@ -91,12 +91,23 @@ def step_table(costs: Costs, step_seconds: float | None) -> Table:
     return table
 
 
+def refreshes_title(settings: Settings) -> str:
+    if settings.refresh_every >= settings.num_batches and settings.epoch_mode != "paper":
+        return "a refresh an epoch"
+    return f"refreshes every {settings.refresh_every:,} steps"
+
+
 def explanation(costs: Costs) -> str:
     settings = costs.settings
     if settings.epoch_mode != "partition":
         return "Every refresh builds the graph of all instances; the cost of a step follows from the first one."
     measured = ", ".join(f"{cost.num_left:,}" for cost in costs.refreshes)
     counts = settings.undrawn(settings.refresh_every)
+    if len(counts) == 1:
+        return (
+            "An epoch has one refresh, over all instances; what more of them would cost is interpolated between those "
+            f"measured, with {measured} undrawn. They know nothing newer: training updates what was drawn."
+        )
     return (
         f"Refreshes an epoch: {len(counts):,}, over {counts[0]:,} down to {counts[-1]:,} undrawn instances; measured "
         f"with {measured}, interpolated between."
