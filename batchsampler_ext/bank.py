@@ -52,9 +52,10 @@ class FeatureBank:
     On a CUDA device :meth:`update` is queued on the caller's current stream and never waits. So what is wrong with its
     values (ids, non-finite numbers) is found later: nothing of that update is stored, those after it are, and the first
     such error is raised when the bank is next read on the host, which is :meth:`check`, ``coverage``, ``num_skipped``,
-    :meth:`stats`, a state, or the sampler's next refresh. Such an update counts as a step. ``data``, ``keys`` and
-    ``last_update`` are in order with updates on other streams when they are taken from the bank. Tables are the same to
-    the bit on all devices, and states may move between them.
+    :meth:`stats`, a state, or the sampler's next refresh, which is by default that of the next epoch (so call
+    :meth:`check` after the last). Such an update counts as a step. ``data``, ``keys`` and ``last_update`` are in order
+    with updates on other streams when they are taken from the bank. Tables are the same to the bit on all devices, and
+    states may move between them.
 
     Example:
         >>> import torch

@@ -37,7 +37,8 @@ class ProximityBatchSampler(BatchSampler):
     At the start of an epoch, and every ``refresh_every`` batches if that is less, a proximity graph is built from the
     bank's embeddings of the instances not yet drawn in the epoch; they are partitioned into batches, of which a random
     window of ``refresh_every`` is drawn. Each instance is in exactly one batch of the epoch. Instances without an
-    embedding are dealt out at random, so the first epoch is uniform unless ``bank.fill_from`` was called.
+    embedding are dealt out at random, so the first epoch is uniform unless ``bank.fill_from`` was called (walks in the
+    other modes may meet what it has embedded).
 
     Args:
         sampler: which instances: a number N, a sized dataset (all), or a torch sampler, whose index set is taken.
@@ -45,9 +46,10 @@ class ProximityBatchSampler(BatchSampler):
         drop_last: leave the N mod B instances over, drawn at random, out of the epoch.
         bank: :class:`FeatureBank` that training updates; ids are those of the dataset. Graphs and batches are computed
             on its device, and are the same on all of them; batches come to the host a window at a time.
-        refresh_every: t, batches between refreshes. Default: of partitions an epoch, otherwise 100. Whoever updates the
-            bank with what was drawn, as training does, changes no embedding of the undrawn: so within an epoch later
-            graphs of a partition know nothing newer. Those of the other modes do.
+        refresh_every: t, batches between refreshes. Default: of partitions an epoch, otherwise 100. Training updates
+            the embeddings of what was drawn, so later graphs of a partition, over the undrawn, are of the same
+            embeddings as the epoch's first; they only draw their M candidates from fewer. If others update the bank
+            too, give an interval or call ``refresh()``.
         num_candidates, num_neighbors: M and K of the graph, at most as many as instances are left. Default 1000, 100.
         restart_prob: alpha, or a function of the epoch (the authors decay 0.2 to 0.05).
         epoch_mode: "partition"; "independent": walks from random roots over all instances; "paper": the authors' epoch,
@@ -65,7 +67,7 @@ class ProximityBatchSampler(BatchSampler):
 
     Attributes:
         epoch: the epoch being drawn, or drawn last. It advances by itself unless ``set_epoch`` is called.
-        bank, graph (the latest, None before the first), refreshes (graphs built so far).
+        bank, graph (the latest, None before the first), refreshes (graphs built so far), refresh_every.
 
     With ``async_refresh`` a window begins with a copy of the bank's tables (as much memory again; queued on the current
     stream of a CUDA device, where later updates come after it). From that a thread makes the window after it, on a CUDA

@@ -32,7 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser, *, fill_bank: bool = False) -
     )
     group.add_argument("--refresh-every", type=parsing.positive_int, metavar="STEPS",
                        help="between graphs; default: an epoch of partitions, otherwise 100")  # fmt: skip
-    group.add_argument("--async-refresh", action="store_true", help="graphs are made beside training, a window older")
+    group.add_argument(
+        "--async-refresh",
+        action="store_true",
+        help="graphs are made beside training, a window older; where an epoch has several",
+    )
     group.add_argument("--range-min", type=parsing.count, default=0, help="each instance's nearest candidates to skip")
     group.add_argument("--max-score", type=float, help="cosine above which candidates are not linked")
     group.add_argument("--link-labels", action=argparse.BooleanOptionalAction, default=True,

@@ -7,7 +7,7 @@
 
 Data: a sentence a line; and a table of rated pairs with the columns dataset, split, score, sentence1 and sentence2,
 separated by tabs. Without --model a small transformer is trained from scratch. There is one epoch, so the bank is
-filled before it (--no-fill-bank: uniform batches until the first refresh). Sentences of the table's test pairs are left
+filled before it (--no-fill-bank: partitions stay uniform). Sentences of the table's test pairs are left
 out of training, unless --no-exclude.
 
 Metrics: Spearman's correlation of the cosine with the rating over all test pairs of each data set, and their mean. As

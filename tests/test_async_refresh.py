@@ -83,7 +83,7 @@ def test_windows_are_of_the_bank_as_it_was_one_window_before(mode):
     assert (sampler.refreshes, sampler.epoch) == (other.refreshes, other.epoch)
 
 
-def test_every_instance_once_and_later_windows_see_training():
+def test_every_instance_once_and_later_epochs_see_training():
     sampler = make(count=233)
     for _ in range(2):
         assert sorted(itertools.chain.from_iterable(trained(sampler, 1))) == list(range(233))

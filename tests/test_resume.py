@@ -52,19 +52,20 @@ def run(sampler: ProximityBatchSampler, num_epochs: int, stop_after: int | None 
 
 
 @pytest.mark.parametrize("mode", ["partition", "independent", "paper"])
-def test_kill_and_resume_continue_the_exact_sequence(mode):
+@pytest.mark.parametrize("refresh_every", [5, None])
+def test_kill_and_resume_continue_the_exact_sequence(mode, refresh_every):
     """Interruptions at random batches and at the ends of epochs, each resumed in fresh objects from pickled states."""
-    expected = run(make(epoch_mode=mode), 3)
+    expected = run(make(epoch_mode=mode, refresh_every=refresh_every), 3)
     lengths = [len(epoch) for epoch in expected]
     total = sum(lengths)
     places = [lengths[0], lengths[0] + lengths[1], lengths[0] - 1, lengths[0] + 1]
     places += np.random.default_rng(0).integers(1, total, 50 if mode == "partition" else 6).tolist()
     for place in places:
-        sampler = make(epoch_mode=mode)
+        sampler = make(epoch_mode=mode, refresh_every=refresh_every)
         before = run(sampler, 3, stop_after=place)
         saved = pickle.dumps((sampler.bank.state_dict(), sampler.state_dict()))
         bank_state, sampler_state = pickle.loads(saved)
-        sampler = make(epoch_mode=mode)
+        sampler = make(epoch_mode=mode, refresh_every=refresh_every)
         sampler.bank.load_state_dict(bank_state)
         sampler.load_state_dict(sampler_state)
         done = len(before)
@@ -181,14 +182,15 @@ def test_a_wanted_refresh_is_saved_and_done_once():
     assert sampler.refreshes == count + 1
 
 
-def test_states_are_small():
+@pytest.mark.parametrize(("refresh_every", "size"), [(5, 64 * 5), (None, 50_000)])
+def test_states_are_small(refresh_every, size):
     bank = FeatureBank(50_000, 4, dtype=torch.float32)
     bank.update(range(50_000), torch.randn(50_000, 4))
-    sampler = ProximityBatchSampler(50_000, 64, bank=bank, refresh_every=5, num_candidates=50)
+    sampler = ProximityBatchSampler(50_000, 64, bank=bank, refresh_every=refresh_every, num_candidates=50)
     next(iter(sampler))
     file = io.BytesIO()
     torch.save(sampler.state_dict(), file)
-    assert file.tell() < 50_000 + 4 * 64 * 5 + 10_000  # a byte an instance and the window
+    assert file.tell() < 50_000 + 4 * size + 10_000  # a byte an instance and the window
 
 
 @pytest.mark.parametrize(

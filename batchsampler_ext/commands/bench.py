@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
     num_neighbors = min(100, num_candidates) if options.num_neighbors is None else options.num_neighbors
     refresh_every = options.refresh_every
     if refresh_every is None:
-        num_batches = count_batches(options.num_samples, max(1, options.batch_size), drop_last=False)
+        num_batches = count_batches(options.num_samples, max(1, options.batch_size), drop_last=False)  # checked below
         refresh_every = default_refresh_every(options.epoch_mode, num_batches)
     settings = Settings(
         options.num_samples,

@@ -23,6 +23,7 @@ from .model import CallCost, Costs, RefreshCost, Settings
 
 LATER_REFRESHES = (2, 8)  # in a partition: a half and an eighth of the instances are undrawn
 FILL_ROWS = 8192
+MAX_WINDOW = 100  # batches drawn before a later refresh: they are not timed
 MAX_CALLS, MAX_REFRESHES = 200, 5
 MIN_RUNS = 3  # the median of fewer is at the mercy of a moment when the machine does something else
 BUDGET_SECONDS = 3.0  # of a measurement; a run begun is finished
@@ -98,7 +99,7 @@ def first_window(sampler: ProximityBatchSampler) -> RefreshCost:
 def later_refresh(bank: FeatureBank, num_left: int, settings: Settings, stage: Stage) -> list[RefreshCost]:
     """Of an epoch with num_left instances undrawn, after a window; the sampler draws from these two alone, which leaves
     what a refresh does as it is. Nothing if no full batch precedes it."""
-    num_batches = min(settings.refresh_every, (len(bank) - num_left) // settings.batch_size)
+    num_batches = min(settings.refresh_every, MAX_WINDOW, (len(bank) - num_left) // settings.batch_size)
     if num_left == 0 or num_batches == 0:
         return []
     instances = torch.randperm(len(bank))[: num_left + num_batches * settings.batch_size].tolist()

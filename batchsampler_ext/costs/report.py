@@ -106,7 +106,7 @@ def explanation(costs: Costs) -> str:
     if len(counts) == 1:
         return (
             "An epoch has one refresh, over all instances; what more of them would cost is interpolated between those "
-            f"measured, with {measured} undrawn. They know nothing newer: training updates what was drawn."
+            f"measured, with {measured} undrawn. They are of the same embeddings: training updates what was drawn."
         )
     return (
         f"Refreshes an epoch: {len(counts):,}, over {counts[0]:,} down to {counts[-1]:,} undrawn instances; measured "

@@ -141,7 +141,7 @@ def ablations(system: System, best: Parameters) -> Variants:
         "refresh_every=30": {"refresh_every": 30},
         "alpha from 0.2 to 0.05": {"restart_prob_end": 0.05, "epoch_mode": "independent"},
         "fp32 bank": {"bank_dtype": "fp32"},
-        "async_refresh": {"async_refresh": True},  # of one window an epoch: nothing to be made beside training
+        "async_refresh": {"async_refresh": True},
         "async_refresh, refresh_every=30": {"async_refresh": True, "refresh_every": 30},
         "filled bank": {"fill_bank": True},
         "warm start": {WARM_START: True},

@@ -129,7 +129,9 @@ def larger(system: System) -> System:
         "simclr": images,
         "moco_v3": images,
     }  # fmt: skip
-    return dataclasses.replace(system, arguments=arguments.get(system.name, system.arguments))
+    if system.name not in arguments:
+        return system
+    return dataclasses.replace(system, arguments=("--refresh-every", "100", *arguments[system.name]))
 
 
 PROFILES = {"cpu": SMALLER, "gpu": tuple(map(larger, SMALLER))}
