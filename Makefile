@@ -34,10 +34,12 @@ charts: $(VENV)/installed
 	$(PY) -m benchmarks.charts
 
 # Does it learn better? DATA: a directory of data sets, see benchmarks/learning/STUDY.md. Hours; goes on where it was stopped.
+# PROFILE=gpu: the larger setting.
+PROFILE ?= cpu
 study: $(VENV)/installed
 	$(PY) -m benchmarks.learning.prepare $(DATA)
-	$(PY) -m benchmarks.learning.study run --data $(DATA) $(STUDY_ARGS)
-	$(PY) -m benchmarks.learning.study report
+	$(PY) -m benchmarks.learning.study run --data $(DATA) --profile $(PROFILE) $(STUDY_ARGS)
+	$(PY) -m benchmarks.learning.study report --profile $(PROFILE)
 
 test: $(VENV)/installed
 	$(PY) -m pytest -n auto -m "not timed"
