@@ -95,14 +95,16 @@ def swept(name: str) -> Callable[[Any, list[Row], str], None]:
 
     def panel(axis: Any, rows: list[Row], metric: str) -> None:
         uniform = [row for row in rows if (row.phase, row.arm) == ("confirm", "uniform")]
-        confirmed = [row for row in rows if (row.phase, row.arm) == ("confirm", "proximity")]
+        others = groups(row for row in rows if row.arm.startswith(f"{name}="))
+        seeds = {row.seed for of_arm in others.values() for row in of_arm}  # all points of the same ones
+        confirmed = [r for r in rows if (r.phase, r.arm) == ("confirm", "proximity") and r.seed in seeds]
         if name == "alpha":  # of independent walks
             varied = {"alpha=0.2": [row for row in rows if (row.phase, row.arm) == ("ablations", "independent walks")]}
         else:
             value = json.loads(confirmed[0].parameters).get(OPTIONS[name], 0) if confirmed else 0
             varied = {f"{name}={value}": confirmed}
         points = []
-        for arm, of_arm in (varied | groups(row for row in rows if row.arm.startswith(f"{name}="))).items():
+        for arm, of_arm in (varied | others).items():
             differences = differences_of(of_arm, uniform)
             if len(differences) > 1:
                 points.append((float(arm.split("=")[1]), differences.mean(), half_width(differences)))
