@@ -25,6 +25,7 @@ from .. import __version__, _validate
 from .._arrays import TORCH_DTYPES
 from .._backend import core
 from .._timing import Timing
+from .._window_maker import count_batches
 from ..batches import EPOCH_MODES
 
 DTYPES = tuple(str(dtype).removeprefix("torch.") for dtype in TORCH_DTYPES)
@@ -66,7 +67,7 @@ class Settings:
     @property
     def num_batches(self) -> int:
         """E."""
-        return -(-self.num_samples // self.batch_size)
+        return count_batches(self.num_samples, self.batch_size, drop_last=False)
 
     def undrawn(self, refresh_every: int) -> np.ndarray:
         """Instances not yet drawn at each refresh of a partition."""
