@@ -7,13 +7,13 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check -q install $(PIP_ARGS) -c constraints.txt
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh') CMakeLists.txt \
   $(wildcard cmake/*) pyproject.toml
-NATIVE_TESTS := $(wildcard tests/native/*.cpp) $(shell find tests/simt -name '*.h' -o -name '*.cpp')
+NATIVE_TESTS := $(wildcard tests/cpu/*.cpp) $(shell find tests/emulator tests/kernels -name '*.h' -o -name '*.cpp')
 DEMO := build/demo
 # CUDA kernels are executed by the emulator here; `make cuda` builds them for GPUs.
 EDITABLE := --no-build-isolation --config-settings=build-dir=build/editable --config-settings=cmake.define.BSE_WERROR=ON \
   --config-settings=cmake.define.BSE_CUDA=OFF --config-settings=cmake.define.BSE_EMULATED_CUDA=ON
 
-.PHONY: demo inspect bench charts study test lint format asan neon cuda gpu-check simt nightly isa-symbols clean
+.PHONY: demo inspect bench charts study test lint format asan neon cuda gpu-check emulator nightly isa-symbols clean
 
 demo: $(VENV)/installed
 	mkdir -p $(DEMO)
@@ -58,31 +58,31 @@ format: $(VENV)/installed
 
 # Code compiled for one instruction set must not export symbols that the linker could use for another.
 isa-symbols: $(VENV)/installed
-	$(PY) tests/check_isa_symbols.py build/editable
+	$(PY) tests/tools/check_isa_symbols.py build/editable
 
 # The kernels under AddressSanitizer and UndefinedBehaviorSanitizer: own build, own virtual environment.
 asan: $(VENV)/installed
-	tests/run_asan.sh $(PY)
+	tests/tools/run_asan.sh $(PY)
 
 # The engine compiled for aarch64 and run under emulation.
 neon: $(VENV)/tools
-	tests/run_neon.sh $(PY)
+	tests/tools/run_neon.sh $(PY)
 
 # The wheel with the CUDA engine for all architectures; needs nvcc, no GPU.
 cuda: $(VENV)/tools
-	tests/run_cuda_build.sh $(PY)
+	tests/tools/run_cuda_build.sh $(PY)
 
 # Everything that needs a GPU, with what PYTHON has installed: no network, no virtual environment.
 gpu-check:
-	tests/run_gpu_check.sh $(PYTHON)
+	tests/tools/run_gpu_check.sh $(PYTHON)
 
 # CUDA kernels run on the CPU: the emulator's selftest, the bugs it must find, walks. With nvcc, compiled for GPUs too.
-simt:
-	tests/simt/run.sh
+emulator:
+	tests/emulator/run.sh
 
 # What takes longer: the same under ThreadSanitizer, and which lines of device code were executed.
-nightly: simt
-	tests/simt/run.sh tsan coverage
+nightly: emulator
+	tests/emulator/run.sh tsan coverage
 
 clean:
 	rm -rf build dist $(VENV)

@@ -189,7 +189,7 @@ class CudaEngine:
             self._module.root_order(**arguments, stream=_stream(self._device))
 
     def new_bank_ledger(self) -> torch.Tensor:
-        """int64, where the updates of a bank leave what they find: csrc/cuda/bank_update.h."""
+        """int64, where the updates of a bank leave what they find: csrc/cuda/bank/bank_update.h."""
         ledger = torch.full((self._module.num_bank_ledger_words,), -1, dtype=torch.int64, device=self._device)
         ledger[-1] = 0
         return ledger
@@ -224,7 +224,7 @@ class CudaEngine:
 
     @contextmanager
     def _current(self) -> Iterator[None]:
-        """The device is torch's current one, and the module's: csrc/cuda/current_device.h."""
+        """The device is torch's current one, and the module's: csrc/cuda/runtime/current_device.h."""
         if self._device.type == "cuda":
             with torch.cuda.device(self._device):
                 self._module.use_device(self._device.index)

@@ -39,7 +39,7 @@ class FeatureBank:
         path: keeps the cache in memory-mapped files PATH, PATH.keys and PATH.last_update, described by PATH.json,
             instead of memory. Files that are there already are taken up with their contents. Ranks need one each. On
             the CPU only.
-        normalize: store unit vectors (the norm of a zero vector stays 0). Rounding is defined: csrc/cpu/bank_update.h.
+        normalize: store unit vectors (the norm of a zero vector stays 0). Rounding is defined: csrc/cpu/bank/bank_update.h.
         momentum: m in [0, 1): an instance seen before becomes ``m * old + (1 - m) * new``, then normalised.
         gather: with torch.distributed initialised, every rank stores the updates of all ranks, in rank order.
         process_group: the ranks that gather. Default: all.

@@ -2,7 +2,7 @@
 
 Short walks seed every batch at once, batches grow by capacity-limited votes of out-neighbours, and then harden or
 soften until they are about as linked as independent walks. Integers only; all decisions of a round read the state at
-its start, so that any schedule gives the same answer. The kernel is csrc/cpu/partition.cpp.
+its start, so that any schedule gives the same answer. The kernel is csrc/cpu/partition/partition.cpp.
 """
 
 from __future__ import annotations

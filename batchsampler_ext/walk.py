@@ -14,7 +14,7 @@ from ._graph_view import GraphView
 __all__ = ["Walks", "random_walk_with_restart"]
 
 _MAX_BATCH_SIZE = 2**28
-# csrc/cpu/batch_walks.h; "rw" is the walk without restart.
+# csrc/cpu/walk/batch_walks.h; "rw" is the walk without restart.
 _STRATEGY_CODES = {"rwr": 0, "rw": 0, "bfs": 1, "dfs": 2, "knn": 3, "uniform": 4}
 
 

@@ -2,7 +2,7 @@
 
 python -m benchmarks.adversarial [--num-samples 8000] [--rounds 5]
 
-Medians of interleaved rounds. tests/test_similarity.py compares such inputs with the oracle.
+Medians of interleaved rounds. tests/python/test_similarity.py compares such inputs with the oracle.
 """
 
 from __future__ import annotations

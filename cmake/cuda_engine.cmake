@@ -2,12 +2,13 @@
 
 function(bse_add_cuda_module name)
   pybind11_add_module(${name}
-    csrc/python/cuda_module.cpp
-    csrc/python/register_cuda_bank.cpp
-    csrc/python/register_cuda_graph.cpp
-    csrc/python/register_cuda_partition.cpp
-    csrc/python/register_cuda_walk.cpp
+    csrc/python/cuda/module.cpp
+    csrc/python/cuda/register_bank.cpp
+    csrc/python/cuda/register_graph.cpp
+    csrc/python/cuda/register_partition.cpp
+    csrc/python/cuda/register_walk.cpp
   )
+  target_include_directories(${name} PRIVATE csrc)
   target_compile_definitions(${name} PRIVATE BSE_MODULE_NAME=${name})
   target_compile_options(${name} PRIVATE -Wall -Wextra)
 endfunction()
@@ -40,6 +41,7 @@ if(NOT BSE_CUDA STREQUAL "OFF" AND CMAKE_CUDA_COMPILER)
   set(CMAKE_CUDA_STANDARD_REQUIRED ON)
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
   add_library(bse_cuda STATIC ${BSE_CUDA_SOURCES})
+  target_include_directories(bse_cuda PRIVATE csrc)
   # Rounding is defined: no contraction beyond the fma that the source writes.
   target_compile_options(bse_cuda PRIVATE --fmad=false -Xcompiler=-Wall,-Wextra,-fvisibility=hidden -Xptxas=-v)
   if(BSE_WERROR)
@@ -58,7 +60,7 @@ if(BSE_EMULATED_CUDA)
     file(CONFIGURE OUTPUT ${wrapper} CONTENT "#include \"${CMAKE_CURRENT_SOURCE_DIR}/${source}\"\n")
     list(APPEND BSE_EMULATED_SOURCES ${wrapper})
   endforeach()
-  add_library(bse_cuda_emulated STATIC ${BSE_EMULATED_SOURCES} tests/simt/runtime.cpp)
+  add_library(bse_cuda_emulated STATIC ${BSE_EMULATED_SOURCES} tests/emulator/runtime.cpp)
   target_include_directories(bse_cuda_emulated PRIVATE csrc tests)
   target_link_libraries(bse_cuda_emulated PUBLIC Threads::Threads)
   target_compile_options(bse_cuda_emulated PRIVATE -Wall -Wextra -ffp-contract=off -fvisibility=hidden)

@@ -3,7 +3,7 @@
 
 #include <limits>
 
-#include "float_types.h"
+#include "common/float_types.h"
 
 namespace bse {
 

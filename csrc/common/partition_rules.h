@@ -4,11 +4,11 @@
 
 #include <cstdint>
 
-#include "hash.h"
-#include "host_device.h"
-#include "link_share.h"
-#include "random_stream.h"
-#include "walk.h"
+#include "common/edge_share.h"
+#include "common/hash.h"
+#include "common/host_device.h"
+#include "common/random_stream.h"
+#include "common/walk.h"
 
 namespace bse {
 

@@ -24,7 +24,7 @@
 
 #include <cstdint>
 
-#include "partition_rules.h"
+#include "common/partition_rules.h"
 
 namespace bse {
 

@@ -8,9 +8,9 @@
 
 #include <cstdint>
 
-#include "hash.h"
-#include "host_device.h"
-#include "random_stream.h"
+#include "common/hash.h"
+#include "common/host_device.h"
+#include "common/random_stream.h"
 
 namespace bse {
 

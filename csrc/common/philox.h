@@ -2,12 +2,12 @@
 //
 // Source: Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011. A block of four 32-bit
 // words is a pure function of a 128-bit counter and a 64-bit key, so no state is carried between threads or devices.
-// The Random123 known-answer vectors pin it in tests/test_random.py.
+// The Random123 known-answer vectors pin it in tests/python/test_random.py.
 #pragma once
 
 #include <cstdint>
 
-#include "host_device.h"
+#include "common/host_device.h"
 
 namespace bse {
 

@@ -6,8 +6,8 @@
 
 #include <cstdint>
 
-#include "host_device.h"
-#include "philox.h"
+#include "common/host_device.h"
+#include "common/philox.h"
 
 namespace bse {
 

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "score.h"
+#include "common/score.h"
 
 namespace bse {
 

@@ -13,8 +13,8 @@
 
 #include <cstdint>
 
-#include "host_device.h"
-#include "random_stream.h"
+#include "common/host_device.h"
+#include "common/random_stream.h"
 
 namespace bse {
 

@@ -9,7 +9,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "../common/float_types.h"
+#include "common/float_types.h"
 
 namespace bse {
 

@@ -1,8 +1,8 @@
 // The arguments that say which candidates may be linked, as both engines' bindings take them.
 #pragma once
 
-#include "../common/selection.h"
-#include "pointers.h"
+#include "common/selection.h"
+#include "python/pointers.h"
 
 namespace bse {
 

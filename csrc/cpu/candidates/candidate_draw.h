@@ -1,0 +1,92 @@
+// The ordered candidate draw of one group of rows, with the scratch it takes (csrc/common/draw.h says what it is).
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "common/draw.h"
+#include "cpu/runtime/index_table.h"
+#include "cpu/simd/buffered_words.h"
+
+namespace bse {
+
+class CandidateDraw {
+ public:
+  CandidateDraw(uint32_t num_drawn, uint32_t n, uint64_t seed)
+      : num_drawn_(num_drawn),
+        n_(n),
+        seed_(seed),
+        is_sparse_(draw_is_sparse(num_drawn, n)),
+        marks_(has_marks(num_drawn, n) ? n : 0),
+        seen_(is_sparse_ && marks_.empty() ? num_drawn : 1),
+        values_(is_sparse_ ? num_drawn : n) {}
+
+  static int64_t bytes(int64_t num_drawn, int64_t n) {
+    if (!draw_is_sparse(static_cast<uint32_t>(num_drawn), static_cast<uint32_t>(n))) return 4 * n;
+    return 4 * num_drawn + (has_marks(num_drawn, n) ? n : IndexTable::bytes(num_drawn));
+  }
+
+  // The draw of a group, valid until the next call.      returns [num_drawn]
+  const uint32_t* operator()(uint32_t group) {
+    BufferedWordStream words(seed_, Purpose::kCandidates, 0, group, 0);
+    if (!is_sparse_) {
+      draw_dense(words, num_drawn_, n_, values_.data());
+    } else if (marks_.empty()) {
+      seen_.clear();
+      draw_sparse(words, num_drawn_, n_, seen_, values_.data());
+    } else {
+      draw_marked(words);
+    }
+    return values_.data();
+  }
+
+ private:
+  // As draw_sparse.
+  void draw_marked(BufferedWordStream& words) {
+    if (++mark_ == 0) {
+      std::fill(marks_.begin(), marks_.end(), uint8_t{0});
+      mark_ = 1;
+    }
+    uint8_t* marks = marks_.data();
+    uint32_t* values = values_.data();
+    for (uint32_t count = 0; count < num_drawn_;) {
+      int num_words = static_cast<int>(std::min<uint32_t>(num_drawn_ - count, BufferedWordStream::kNumWords));
+      const uint32_t* next = words.peek(&num_words);
+      bool is_plain = true;  // no word that uniform_below() might skip
+      for (int w = 0; w < num_words; ++w) is_plain &= next[w] * n_ >= n_;
+      if (!is_plain) {
+        const uint32_t value = words.next_below(n_);
+        values[count] = value;
+        count += marks[value] != mark_;
+        marks[value] = mark_;
+        continue;
+      }
+      words.skip(num_words);
+      const uint8_t mark = mark_;
+      for (int w = 0; w < num_words; ++w) {
+        const uint32_t value = mulhi(next[w], n_);
+        values[count] = value;
+        count += marks[value] != mark;
+        marks[value] = mark;
+      }
+    }
+  }
+
+  // A mark for every value while they stay in the cache; a hash table beyond. Marks are bytes, not bits: values that
+  // share a word would wait for each other.
+  static bool has_marks(int64_t num_drawn, int64_t n) {
+    constexpr int64_t kMostMarks = 1 << 18;
+    return n <= kMostMarks && draw_is_sparse(static_cast<uint32_t>(num_drawn), static_cast<uint32_t>(n));
+  }
+
+  uint32_t num_drawn_, n_;
+  uint64_t seed_;
+  bool is_sparse_;
+  std::vector<uint8_t> marks_;  // [n], or empty; drawn values have this call's mark
+  uint8_t mark_ = 0;
+  IndexTable seen_;
+  std::vector<uint32_t> values_;
+};
+
+}  // namespace bse

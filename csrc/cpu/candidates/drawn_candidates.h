@@ -1,0 +1,84 @@
+// The candidates that a proximity graph has drawn for a row or for a group of rows.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "cpu/candidates/candidate_draw.h"
+#include "cpu/candidates/warm_start.h"
+#include "cpu/search/requests.h"
+
+namespace bse {
+
+// What the builders of a proximity graph read: the request, and row_term() of each row of the pool.
+struct GraphPool {
+  const ProximityGraphRequest& request;
+  const float* query_terms;  // [num_rows]
+  const float* key_terms;    // [num_rows]
+
+  int64_t instance(int64_t row) const { return request.rows != nullptr ? request.rows[row] : row; }
+};
+
+// One thread's. Arrays hold `size` entries.
+class DrawnCandidates {
+ public:
+  // size: of a draw; num_drawable: values that it draws from
+  DrawnCandidates(const GraphPool& pool, int64_t size, int64_t num_drawable)
+      : pool_(pool),
+        draw_(static_cast<uint32_t>(size), static_cast<uint32_t>(num_drawable), pool.request.seed),
+        warm_start_(pool.request.previous.neighbors != nullptr ? std::make_unique<WarmStart>(pool.request) : nullptr),
+        rows_(static_cast<size_t>(size)),
+        ids_(static_cast<size_t>(size)),
+        terms_(static_cast<size_t>(size)) {}
+
+  static int64_t bytes(const ProximityGraphRequest& request, int64_t size, int64_t num_drawable) {
+    const bool is_warm = request.previous.neighbors != nullptr;
+    return 16 * size + CandidateDraw::bytes(size, num_drawable) + (is_warm ? WarmStart::bytes(size) : 0);
+  }
+
+  // Those that a group of rows shares.
+  void draw_shared(int64_t group) {
+    const uint32_t* drawn = draw_(static_cast<uint32_t>(group));
+    std::copy(drawn, drawn + size(), rows_.begin());
+    look_up();
+  }
+
+  // A row's own: the draw is over the other rows.
+  void draw_own(int64_t row) {
+    const uint32_t* drawn = draw_(static_cast<uint32_t>(row));
+    if (warm_start_ != nullptr) {
+      warm_start_->choose(row, pool_.instance(row), drawn, rows_.data());
+    } else {
+      const auto own = static_cast<uint32_t>(row);
+      for (size_t c = 0; c < rows_.size(); ++c) rows_[c] = other_row(drawn[c], own);
+    }
+    look_up();
+  }
+
+  int64_t size() const { return static_cast<int64_t>(rows_.size()); }
+  const uint32_t* rows() const { return rows_.data(); }  // of the pool
+  const int64_t* ids() const { return ids_.data(); }     // of the features
+  const float* terms() const { return terms_.data(); }
+
+ private:
+  void look_up() {
+    const size_t size = rows_.size();
+    if (pool_.request.rows == nullptr) {
+      std::copy(rows_.begin(), rows_.end(), ids_.begin());
+    } else {
+      for (size_t c = 0; c < size; ++c) ids_[c] = pool_.request.rows[rows_[c]];
+    }
+    for (size_t c = 0; c < size; ++c) terms_[c] = pool_.key_terms[rows_[c]];
+  }
+
+  const GraphPool& pool_;
+  CandidateDraw draw_;
+  std::unique_ptr<WarmStart> warm_start_;  // or null
+  std::vector<uint32_t> rows_;
+  std::vector<int64_t> ids_;
+  std::vector<float> terms_;
+};
+
+}  // namespace bse

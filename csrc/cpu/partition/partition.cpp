@@ -1,0 +1,376 @@
+// Partition epochs on the CPU: the engine behind the schedule of csrc/common/partition_schedule.h, which says what is
+// computed. Rows are asked in parallel; all decisions of a round read the state at its start. Proposals are counted
+// into batches and each batch selects its best. O(R) memory, O(R K) a round.
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "common/hash.h"
+#include "common/partition_schedule.h"
+#include "common/permutation.h"
+#include "cpu/partition/edge_share.h"
+#include "cpu/partition/vote_tally.h"
+#include "cpu/walk/batch_walks.h"
+
+namespace bse {
+
+namespace {
+
+using namespace partition_rules;
+
+// Rows that one thread takes at a time. Fewer are not worth waking another one, at about 20 phases a partition.
+constexpr int64_t kGrain = 4096;
+// Rows between the one that is asked and the one that is fetched.
+constexpr int64_t kAhead = 4;
+
+class Partition {
+ public:
+  Partition(const PartitionRequest& request, Monitor& monitor)
+      : request_(request),
+        graph_(request.graph),
+        sizes_(graph_.num_rows, request.batch_size, request.drop_last),
+        monitor_(monitor),
+        team_(request.num_threads, monitor) {
+    const int64_t num_rows = graph_.num_rows;
+    order_.resize(static_cast<size_t>(num_rows));
+    const KeyedPermutation permutation(static_cast<uint32_t>(num_rows), request.seed, Purpose::kRootOrder,
+                                       request.epoch, 0);
+    team_.for_ranges(num_rows, kGrain, [&](int64_t begin, int64_t end, Worker&) {
+      for (int64_t i = begin; i < end; ++i) order_[i] = permutation(static_cast<uint32_t>(i));
+    });
+    owner_.assign(static_cast<size_t>(num_rows), kUnassigned);
+    for (int64_t i = sizes_.num_assigned; i < num_rows; ++i) owner_[order_[i]] = kLeftOut;
+    for (int64_t batch = 0; batch < sizes_.num_batches; ++batch) free_.push_back(sizes_.capacity(batch));
+    room_ = free_;
+    filled_.assign(static_cast<size_t>(num_rows), 0);
+    is_stranded_.assign(static_cast<size_t>(num_rows), 0);
+    former_.assign(static_cast<size_t>(num_rows), kUnassigned);
+    tallies_.assign(static_cast<size_t>(team_.num_threads()), VoteTally(free_.size()));
+    refresh_unassigned();
+  }
+
+  int64_t run(int32_t* nodes) {
+    PartitionSchedule<Partition>(*this, sizes_, request_.hardness).run();
+    write(nodes);
+    return std::count(filled_.begin(), filled_.end(), 1);
+  }
+
+ private:
+  friend class PartitionSchedule<Partition>;
+
+  int64_t num_unassigned() const { return static_cast<int64_t>(unassigned_.size()); }
+
+  uint64_t key(uint32_t stage, uint32_t index) const {
+    return hash_key(request_.seed, Purpose::kPartitionHash, request_.epoch, stage, index);
+  }
+
+  void refresh_unassigned() {
+    unassigned_.clear();
+    for (size_t row = 0; row < owner_.size(); ++row) {
+      if (owner_[row] == kUnassigned) unassigned_.push_back(static_cast<uint32_t>(row));
+    }
+  }
+
+  std::vector<int64_t> all_batches() const {
+    std::vector<int64_t> batches(free_.size());
+    std::iota(batches.begin(), batches.end(), 0);
+    return batches;
+  }
+
+  // The `count` batches with the most free places, ties by lower number.
+  std::vector<int64_t> emptiest(std::vector<int64_t> batches, int64_t count) const {
+    std::sort(batches.begin(), batches.end(),
+              [this](int64_t a, int64_t b) { return free_[a] != free_[b] ? free_[a] > free_[b] : a < b; });
+    if (static_cast<int64_t>(batches.size()) > count) batches.resize(static_cast<size_t>(count));
+    return batches;
+  }
+
+  void dissolve(const std::vector<int64_t>& batches) {
+    std::vector<char> dissolved(free_.size(), 0);
+    for (const int64_t batch : batches) {
+      dissolved[batch] = 1;
+      free_[batch] = sizes_.capacity(batch);
+    }
+    for (int32_t& owner : owner_) {
+      if (owner >= 0 && dissolved[owner]) owner = kUnassigned;
+    }
+    refresh_unassigned();
+  }
+
+  std::vector<std::pair<uint64_t, uint32_t>> hashed_unassigned(uint64_t hash_key) const {
+    std::vector<std::pair<uint64_t, uint32_t>> hashed(unassigned_.size());
+    for (size_t i = 0; i < hashed.size(); ++i) hashed[i] = {keyed_hash(hash_key, unassigned_[i]), unassigned_[i]};
+    return hashed;
+  }
+
+  // Distinct unassigned rows, at random.
+  std::vector<uint32_t> pick_roots(int64_t count, uint32_t stage) const {
+    auto hashed = hashed_unassigned(key(stage, kPickRows));
+    std::partial_sort(hashed.begin(), hashed.begin() + count, hashed.end());
+    std::vector<uint32_t> roots(static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; ++i) roots[i] = hashed[i].second;
+    return roots;
+  }
+
+  // --- seeds -------------------------------------------------------------------------------------------------------
+  void seed_all() { seed_batches(all_batches(), {order_.begin(), order_.begin() + sizes_.num_batches}, 0); }
+
+  void seed_dissolved(int64_t num_batches, uint32_t stage) {
+    const std::vector<int64_t> batches = emptiest(all_batches(), num_batches);
+    dissolve(batches);
+    seed_batches(batches, pick_roots(static_cast<int64_t>(batches.size()), stage), stage);
+  }
+
+  void seed_open(int64_t num_batches, uint32_t stage) {
+    std::vector<int64_t> open = all_batches();
+    open.erase(std::remove_if(open.begin(), open.end(), [this](int64_t b) { return free_[b] == 0; }), open.end());
+    const std::vector<int64_t> batches = emptiest(std::move(open), num_batches);
+    seed_batches(batches, pick_roots(static_cast<int64_t>(batches.size()), stage), stage);
+  }
+
+  struct Claim {
+    uint64_t rank;
+    uint32_t row;
+  };
+
+  void seed_batches(const std::vector<int64_t>& batches, const std::vector<uint32_t>& roots, uint32_t stage) {
+    const uint64_t claim_key = key(stage, kClaim);
+    std::vector<uint32_t> walked(batches.size() * kSeedSize);
+    std::vector<uint32_t> num_walked(batches.size());
+    team_.for_ranges(static_cast<int64_t>(batches.size()), 32, [&](int64_t begin, int64_t end, Worker& worker) {
+      for (int64_t i = begin; i < end && !worker.should_stop(); ++i) {
+        num_walked[i] = walk_from(roots[i], static_cast<uint32_t>(batches[i]), stage, &walked[i * kSeedSize]);
+      }
+    });
+    std::vector<Claim> claims;
+    for (size_t i = 0; i < batches.size(); ++i) {
+      for (uint32_t position = 0; position < num_walked[i]; ++position) {
+        const uint32_t row = walked[i * kSeedSize + position];
+        claims.push_back({seed_claim(claim_key, position, row, static_cast<uint32_t>(batches[i])), row});
+      }
+    }
+    std::sort(claims.begin(), claims.end(), [](const Claim& a, const Claim& b) { return a.rank < b.rank; });
+    for (const Claim& claim : claims) {  // the smallest rank comes first and takes the row
+      const int32_t batch = claiming_batch(claim.rank);
+      if (owner_[claim.row] == kUnassigned) {
+        owner_[claim.row] = batch;
+        --free_[batch];
+      }
+    }
+    drop_assigned();
+  }
+
+  uint32_t walk_from(uint32_t root, uint32_t batch, uint32_t stage, uint32_t* found) const {
+    const SegmentWords words(request_.seed, Purpose::kPartitionWalk, request_.epoch, batch, stage);
+    const auto limit = static_cast<uint32_t>(std::min<int64_t>(kSeedSize, free_[batch]));
+    return seed_walk(
+        words, root, limit, request_.restart_threshold, [this](uint32_t row) { return graph_.degree(row); },
+        [this](uint32_t row, uint32_t i) { return graph_.neighbor_row(row, i); },
+        [this](uint32_t row) { return owner_[row] == kUnassigned; }, found);
+  }
+
+  // --- votes -------------------------------------------------------------------------------------------------------
+  struct Proposal {
+    uint64_t rank;
+    uint32_t row;
+    int32_t batch;  // or kUnassigned
+  };
+
+  void vote(const VoteRound& round) {
+    const uint64_t round_key = key(round.stage, kFirstRound + round.index);
+    const int64_t num_rows = num_unassigned();
+    for (size_t batch = 0; batch < free_.size(); ++batch) {
+      room_[batch] = round.is_growing ? room_in_round(sizes_.capacity(batch), free_[batch], round.index) : free_[batch];
+    }
+    proposals_.resize(unassigned_.size());
+    team_.for_ranges(num_rows, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
+      VoteTally& tally = tallies_[static_cast<size_t>(worker.index())];
+      for (int64_t i = begin; i < end; ++i) {
+        if (i + kAhead < end) VoteTally::prefetch(graph_, unassigned_[i + kAhead]);
+        proposals_[i] = propose(unassigned_[i], round_key, round.max_votes, tally);
+      }
+    });
+
+    // Counting sort by batch, then each batch takes its best.
+    std::vector<int64_t> first(free_.size() + 1, 0);
+    for (const Proposal& proposal : proposals_) {
+      if (proposal.batch >= 0) ++first[proposal.batch + 1];
+    }
+    std::partial_sum(first.begin(), first.end(), first.begin());
+    const int64_t num_proposals = first.back();
+    brought_much_ = brings_much(num_proposals, num_rows);
+    if (num_proposals == 0) return;
+    by_batch_.resize(static_cast<size_t>(num_proposals));
+    std::vector<int64_t> next(first.begin(), first.end() - 1);
+    for (const Proposal& proposal : proposals_) {
+      if (proposal.batch >= 0) by_batch_[next[proposal.batch]++] = {proposal.rank, proposal.row};
+    }
+    team_.for_ranges(static_cast<int64_t>(free_.size()), 64, [&](int64_t begin, int64_t end, Worker&) {
+      for (int64_t batch = begin; batch < end; ++batch) {
+        const auto group = by_batch_.begin() + first[batch], group_end = by_batch_.begin() + first[batch + 1];
+        const int64_t num_accepted = std::min<int64_t>(room_[batch], group_end - group);
+        if (num_accepted < group_end - group) std::nth_element(group, group + num_accepted, group_end);
+        for (int64_t i = 0; i < num_accepted; ++i) {
+          owner_[group[i].second] = static_cast<int32_t>(batch);
+          filled_[group[i].second] = 0;
+        }
+        free_[batch] -= num_accepted;
+      }
+    });
+    drop_assigned();
+  }
+
+  bool may_go_on() const { return brought_much_; }
+
+  // The batch with room that most neighbours are in, ties by hash.
+  Proposal propose(uint32_t row, uint64_t round_key, uint32_t max_votes, VoteTally& tally) {
+    const uint64_t row_hash = keyed_hash(round_key, row);
+    tally.count(graph_, owner_.data(), row, static_cast<uint32_t>(row_hash >> 32),
+                num_votes(is_stranded_[row], max_votes));
+    uint32_t best_count = 0;
+    for (const int32_t batch : tally) best_count = std::max(best_count, room_[batch] == 0 ? 0 : tally.votes(batch));
+    is_stranded_[row] = best_count == 0;
+    if (best_count == 0) return {0, row, kUnassigned};
+    int32_t best = kUnassigned;
+    uint64_t best_hash = 0;
+    for (const int32_t batch : tally) {
+      if (tally.votes(batch) != best_count || room_[batch] == 0) continue;
+      const uint64_t hash = choice_hash(row_hash, batch);
+      if (best == kUnassigned || hash > best_hash) {
+        best = batch;
+        best_hash = hash;
+      }
+    }
+    return {proposal_rank(row_hash, best_count), row, best};
+  }
+
+  // --- adjusting ---------------------------------------------------------------------------------------------------
+  int64_t link_goal() {
+    const LinkShare walks = walk_link_share(request_, order_, monitor_);
+    return partition_rules::link_goal(walks.beyond_random(request_.batch_size, graph_.num_rows), request_.hardness);
+  }
+
+  int64_t link_share() {
+    LinkShare share;
+    VoteTally& tally = tallies_[0];
+    for (int64_t i = std::max<int64_t>(0, sizes_.num_assigned - kNumMeasured); i < sizes_.num_assigned; ++i) {
+      const uint32_t row = order_[i];  // not the first ones: many of them are roots
+      tally.count(graph_, owner_.data(), row, 0, kMaxVotes);
+      share.add(tally.votes(owner_[row]), std::min(kMaxVotes, graph_.degree(row)));
+    }
+    return share.beyond_random(request_.batch_size, graph_.num_rows);
+  }
+
+  // Of a random share, those who have more neighbours in another batch.
+  void leave_for_another(uint32_t stage) {
+    leave_if(stage, kHardenMask, [this](uint32_t row, uint64_t row_hash, VoteTally& tally) {
+      tally.count(graph_, owner_.data(), row, static_cast<uint32_t>(row_hash >> 32), kMaxVotes);
+      const uint32_t own_count = tally.votes(owner_[row]);
+      return std::any_of(tally.begin(), tally.end(), [&](int32_t batch) { return tally.votes(batch) > own_count; });
+    });
+  }
+
+  // Of a random share, all.
+  void leave(uint32_t stage) {
+    leave_if(stage, kSoftenMask, [](uint32_t, uint64_t, VoteTally&) { return true; });
+  }
+
+  template <class Leaves>
+  void leave_if(uint32_t stage, uint64_t mask, const Leaves& leaves) {
+    const uint64_t stage_key = key(stage, kPickRows);
+    std::vector<uint32_t> picked;
+    for (uint32_t row = 0; row < owner_.size(); ++row) {
+      if ((keyed_hash(stage_key, row) & mask) == 0 && owner_[row] >= 0) picked.push_back(row);
+    }
+    std::vector<char> is_leaving(picked.size());
+    const auto num_picked = static_cast<int64_t>(picked.size());
+    team_.for_ranges(num_picked, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
+      VoteTally& tally = tallies_[static_cast<size_t>(worker.index())];
+      for (int64_t i = begin; i < end; ++i) {
+        if (i + kAhead < end) VoteTally::prefetch(graph_, picked[i + kAhead]);
+        is_leaving[i] = leaves(picked[i], keyed_hash(stage_key, picked[i]), tally);
+      }
+    });
+    for (size_t i = 0; i < picked.size(); ++i) {
+      const uint32_t row = picked[i];
+      if (!is_leaving[i]) continue;
+      former_[row] = owner_[row];
+      ++free_[former_[row]];
+      owner_[row] = kUnassigned;
+      unassigned_.push_back(row);
+    }
+  }
+
+  // Who found no room anywhere better goes back home while there is some, lower rows first.
+  void go_back() {
+    for (const uint32_t row : unassigned_) {
+      if (free_[former_[row]] > 0) {
+        owner_[row] = former_[row];
+        --free_[former_[row]];
+      }
+    }
+    drop_assigned();
+  }
+
+  void drop_assigned() {
+    const auto assigned = [this](uint32_t row) { return owner_[row] != kUnassigned; };
+    unassigned_.erase(std::remove_if(unassigned_.begin(), unassigned_.end(), assigned), unassigned_.end());
+  }
+
+  // --- end ---------------------------------------------------------------------------------------------------------
+  void fill(uint32_t stage) {
+    auto hashed = hashed_unassigned(key(stage, kFill));
+    std::sort(hashed.begin(), hashed.end());
+    auto next = hashed.begin();
+    for (size_t batch = 0; batch < free_.size(); ++batch) {
+      for (; free_[batch] > 0; --free_[batch], ++next) {
+        owner_[next->second] = static_cast<int32_t>(batch);
+        filled_[next->second] = 1;
+      }
+    }
+    unassigned_.clear();
+  }
+
+  void write(int32_t* nodes) const {
+    const int64_t num_full = sizes_.num_full();
+    std::vector<std::pair<uint64_t, int64_t>> shuffled(static_cast<size_t>(num_full));
+    const uint64_t order_key = key(kFillStage, kOrder);
+    for (int64_t batch = 0; batch < num_full; ++batch) {
+      shuffled[batch] = {keyed_hash(order_key, static_cast<uint64_t>(batch)), batch};
+    }
+    std::sort(shuffled.begin(), shuffled.end());
+    std::vector<int64_t> next(free_.size());
+    for (int64_t place = 0; place < num_full; ++place) next[shuffled[place].second] = place * request_.batch_size;
+    if (num_full < static_cast<int64_t>(free_.size())) next.back() = num_full * request_.batch_size;
+    for (size_t row = 0; row < owner_.size(); ++row) {
+      if (owner_[row] >= 0) nodes[next[owner_[row]]++] = static_cast<int32_t>(row);
+    }
+  }
+
+  const PartitionRequest& request_;
+  const GraphView graph_;
+  const PartitionSizes sizes_;
+  Monitor& monitor_;
+  ThreadTeam team_;
+  std::vector<uint32_t> order_;       // [R] keyed permutation: roots first, rows left out by drop_last at the end
+  std::vector<int32_t> owner_;        // [R] batch, kUnassigned or kLeftOut
+  std::vector<int64_t> free_;         // [num_batches] places left
+  std::vector<int64_t> room_;         // [num_batches] places to give away in this round
+  std::vector<uint32_t> unassigned_;  // rows, ascending
+  std::vector<int32_t> former_;       // [R] batch that a row left last
+  std::vector<char> filled_;          // [R] 1 if the row is where it is at random
+  std::vector<char> is_stranded_;     // [R] 1 if the row found no batch when it asked last
+  std::vector<VoteTally> tallies_;    // [num_threads]
+  bool brought_much_ = false;         // whether many rows had a batch to propose to when they voted last
+  std::vector<Proposal> proposals_;   // of a round; kept for their memory
+  std::vector<std::pair<uint64_t, uint32_t>> by_batch_;  // rank, row; the same
+};
+
+}  // namespace
+
+int64_t partition_epoch(const PartitionRequest& request, int32_t* nodes, Monitor& monitor) {
+  return Partition(request, monitor).run(nodes);
+}
+
+}  // namespace bse

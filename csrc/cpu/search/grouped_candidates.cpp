@@ -1,0 +1,123 @@
+#include "cpu/search/grouped_candidates.h"
+
+#include <memory>
+
+#include "common/permutation.h"
+#include "cpu/topk/top_k_block.h"
+
+namespace bse {
+
+namespace {
+
+// One thread's state: the draw of the group it works on, and the block it fills.
+class GroupWorkspace {
+ public:
+  GroupWorkspace(const GraphPool& pool, const BlockPlan& plan, const uint32_t* order, double margin, const Links& links)
+      : pool_(pool),
+        margin_(margin),
+        order_(order),
+        candidates_(pool, pool.request.num_candidates + 1, pool.request.num_rows),
+        members_(plan.row_block),
+        member_of_slot_(members_.num_slots()),
+        block_(plan, pool.request.features, pool.request.keys, pool.request.selection, links),
+        query_ids_(static_cast<size_t>(plan.row_block)),
+        query_terms_(static_cast<size_t>(plan.row_block)),
+        rows_(static_cast<size_t>(plan.row_block)),
+        excluded_(static_cast<size_t>(plan.row_block)) {}
+
+  // Rows order[first .. first + count) of the pool, all of one group.
+  void run(int64_t group, int64_t first, int64_t count, Worker& worker) {
+    if (group != group_) candidates_.draw_shared(group);
+    group_ = group;
+    for (int64_t i = 0; i < count; ++i) set_row(i, order_[first + i]);
+    find_excluded(count);
+    int64_t num_undecided = count;
+    if (margin_ > 0.0 && !fill_block(&num_undecided, margin_, worker)) return;
+    if (num_undecided > 0 && !fill_block(&num_undecided, 0.0, worker)) return;
+    worker.add_done(count);
+  }
+
+ private:
+  void set_row(int64_t i, int64_t row) {
+    rows_[i] = row;
+    query_ids_[i] = pool_.instance(row);
+    query_terms_[i] = pool_.query_terms[row];
+  }
+
+  // Finishes the first *num_rows rows of the block, but for those that screening cannot decide: *num_rows of them come
+  // first then. Returns false if the worker was told to stop.
+  bool fill_block(int64_t* num_rows, double margin, Worker& worker) {
+    block_.begin(query_ids_.data(), query_terms_.data(), *num_rows, margin);
+    if (!block_.offer(candidates_.ids(), candidates_.terms(), candidates_.size(), excluded_.data(), worker)) {
+      return false;
+    }
+    int64_t num_undecided = 0;
+    for (int64_t i = 0; i < *num_rows; ++i) {
+      if (block_.finish_row(i, candidates_.ids(), rows_[i])) continue;
+      set_row(num_undecided, rows_[i]);
+      excluded_[num_undecided++] = excluded_[i];
+    }
+    *num_rows = num_undecided;
+    return true;
+  }
+
+  // A row drops itself if it was drawn, else the last candidate of the draw.
+  void find_excluded(int64_t count) {
+    members_.clear();
+    for (int64_t i = 0; i < count; ++i) {
+      const auto row = static_cast<uint32_t>(rows_[i]);
+      members_.insert(row);
+      member_of_slot_[members_.find(row)] = static_cast<uint32_t>(i);
+      excluded_[i] = candidates_.size() - 1;
+    }
+    for (int64_t c = 0; c < candidates_.size(); ++c) {
+      const uint32_t row = candidates_.rows()[c];
+      if (members_.contains(row)) excluded_[member_of_slot_[members_.find(row)]] = c;
+    }
+  }
+
+  const GraphPool& pool_;
+  const double margin_;
+  const uint32_t* order_;  // [num_rows] rows of the pool by group
+  DrawnCandidates candidates_;
+  IndexTable members_;
+  std::vector<uint32_t> member_of_slot_;
+  TopKBlock block_;
+  std::vector<int64_t> query_ids_;
+  std::vector<float> query_terms_;
+  std::vector<int64_t> rows_;  // of the pool
+  std::vector<int64_t> excluded_;
+  int64_t group_ = -1;
+};
+
+}  // namespace
+
+int64_t shared_draw_bytes(const ProximityGraphRequest& request) {
+  return DrawnCandidates::bytes(request, request.num_candidates + 1, request.num_rows) + 64 * BlockPlan::kMostRows;
+}
+
+void build_by_shared_draws(const GraphPool& pool, const BlockPlan& plan, double margin, const Links& links,
+                           ThreadTeam& team) {
+  const int64_t num_rows = pool.request.num_rows, rows_per_draw = std::min(pool.request.rows_per_draw, num_rows);
+  AlignedBuffer<uint32_t> order(num_rows);
+  const KeyedPermutation permutation(static_cast<uint32_t>(num_rows), pool.request.seed, Purpose::kGroups, 0, 0);
+  team.for_ranges(num_rows, 4096, [&](int64_t begin, int64_t end, Worker&) {
+    for (int64_t i = begin; i < end; ++i) order[i] = permutation(static_cast<uint32_t>(i));
+  });
+
+  // A group is cut into row blocks; consecutive blocks of a group reuse its draw.
+  const int64_t blocks_per_group = (rows_per_draw + plan.row_block - 1) / plan.row_block;
+  const int64_t num_groups = (num_rows + rows_per_draw - 1) / rows_per_draw;
+  std::vector<std::unique_ptr<GroupWorkspace>> workspaces(static_cast<size_t>(plan.num_threads));
+  team.for_each(num_groups * blocks_per_group, [&](int64_t chunk, Worker& worker) {
+    const int64_t group = chunk / blocks_per_group;
+    const int64_t group_end = std::min((group + 1) * rows_per_draw, num_rows);
+    const int64_t first = group * rows_per_draw + chunk % blocks_per_group * plan.row_block;
+    if (first >= group_end) return;
+    auto& workspace = workspaces[static_cast<size_t>(worker.index())];
+    if (workspace == nullptr) workspace = std::make_unique<GroupWorkspace>(pool, plan, order.data(), margin, links);
+    workspace->run(group, first, std::min(plan.row_block, group_end - first), worker);
+  });
+}
+
+}  // namespace bse

@@ -1,0 +1,267 @@
+// Rows are taken in blocks, in order. A block meets the columns from its own on; what it scores against a later row is
+// offered to that row's buffer too, so that a block, when its turn comes, has met all columns before it. Hence every
+// buffer sees its candidates in ascending order, as ties demand, on any number of threads: the columns of a block are
+// split into one part a thread, whose finds for the rows of the block are appended in order, and whose columns no
+// other thread touches.
+//
+// Few scores pass, because every row has a threshold from the start: the score of a rank among evenly spaced columns
+// that makes it all but certain that the row's best are above. Where they are not, the row is searched again.
+//
+// Screened scores (prefilter.h) are treated alike, with a margin, and the candidates close to the last of the best are
+// scored anew when a row is finished.
+
+#include "cpu/search/knn_symmetric.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <functional>
+#include <memory>
+
+#include "cpu/simd/dispatch.h"
+#include "cpu/topk/top_k_block.h"
+
+namespace bse {
+
+namespace {
+
+constexpr int64_t kLeastSampled = 512, kMostSampled = 2048;
+
+// Columns sampled: more of many, as a tighter threshold saves more there.
+int64_t num_sampled_columns(int64_t num_rows) { return std::min(std::max(num_rows / 16, kLeastSampled), kMostSampled); }
+
+// The rank among the sampled columns whose score num_selected of all num_rows columns exceed, all but certainly: as
+// many of the sampled ones are expected to be among the best, plus 3.5 deviations of a Poisson variable, and some.
+int64_t sample_rank(int64_t num_selected, int64_t num_rows) {
+  const double num_sampled = static_cast<double>(num_sampled_columns(num_rows));
+  const double expected = static_cast<double>(num_selected) * num_sampled / static_cast<double>(num_rows);
+  return static_cast<int64_t>(std::ceil(expected + 3.5 * std::sqrt(expected) + 3.0));
+}
+
+class KnnByPairs {
+ public:
+  KnnByPairs(const KnnRequest& request, const BlockPlan& plan, const Screen& screen, const int64_t* ids,
+             const float* terms, const Links& links, ThreadTeam& team)
+      : request_(request),
+        plan_(plan),
+        screen_(screen),
+        kernels_(kernel_table()),
+        ids_(ids),
+        terms_(terms),
+        links_(links),
+        team_(team),
+        num_rows_(request.num_base),
+        num_sampled_(num_sampled_columns(num_rows_)),
+        num_selected_(request.selection.num_neighbors + request.selection.range_min),
+        storage_(num_rows_, plan.top_k_capacity),
+        entry_scores_(num_rows_),
+        part_storage_(team.num_threads() * plan.row_block, plan.top_k_capacity),
+        workspaces_(static_cast<size_t>(team.num_threads())) {
+    buffers_.reserve(static_cast<size_t>(num_rows_));
+    for (int64_t row = 0; row < num_rows_; ++row) {
+      buffers_.push_back(storage_.buffer(row, num_selected_, screen.margin));
+    }
+  }
+
+  // To be called first. Returns how many rows have their best too close to each other, it seems, to be screened.
+  int64_t set_thresholds() {
+    std::atomic<int64_t> num_close{0};
+    const int64_t rank = sample_rank(num_selected_, num_rows_);
+    std::vector<int64_t> columns(num_sampled_), ids(num_sampled_);
+    std::vector<float> terms(num_sampled_);
+    for (int64_t s = 0; s < num_sampled_; ++s) {
+      columns[s] = s * num_rows_ / num_sampled_;
+      ids[s] = ids_[columns[s]];
+      terms[s] = terms_[columns[s]];
+    }
+    team_.for_ranges(num_rows_, plan_.row_block, [&](int64_t begin, int64_t end, Worker& worker) {
+      std::vector<TopKBuffer> samples;
+      for (int64_t row = begin; row < end; ++row) samples.push_back(storage_.buffer(row, rank));
+      BlockScorer& scorer = workspace(worker).scorer;
+      start(scorer, begin, end);
+      scorer.score(ids.data(), terms.data(), num_sampled_, worker,
+                   [&](int64_t i, float* scores, int64_t first, int64_t size) {
+                     const int64_t row = begin + i;
+                     const auto own = std::lower_bound(columns.begin(), columns.end(), row) - columns.begin();
+                     if (own >= first && own < first + size && columns[own] == row) {
+                       scores[own - first] = std::numeric_limits<float>::quiet_NaN();
+                     }
+                     samples[static_cast<size_t>(i)].add(kernels_, scores, size, static_cast<uint32_t>(first));
+                   });
+      for (int64_t row = begin; row < end; ++row) {
+        TopKBuffer& sample = samples[static_cast<size_t>(row - begin)];
+        sample.finish(kernels_, 0);
+        if (sample.size() == rank) {
+          buffers_[row].set_threshold(*std::min_element(sample.scores(), sample.scores() + rank));
+        }
+        num_close += screen_.is_on() && is_close(sample);
+        entry_scores_[row] = buffers_[row].entry_score();
+      }
+    });
+    return num_close;
+  }
+
+  std::vector<int64_t> run() {
+    for (int64_t begin = 0; begin < num_rows_; begin += plan_.row_block) {
+      const int64_t end = std::min(begin + plan_.row_block, num_rows_);
+      meet(begin, end);
+      finish(begin, end);
+    }
+    std::vector<int64_t> short_rows;
+    for (int64_t row = 0; row < num_rows_; ++row) {
+      if (buffers_[row].size() == 0) short_rows.push_back(row);
+    }
+    return short_rows;
+  }
+
+ private:
+  struct Workspace {
+    Workspace(const KnnRequest& request, const BlockPlan& plan, const Screen& screen, const Links& links)
+        : scorer(plan, screen.is_on() ? screen.queries : request.queries, screen.is_on() ? screen.base : request.base,
+                 request.selection),
+          borderline(plan, request.queries, request.base, request.selection,
+                     request.selection.sort || links.scores != nullptr),
+          writer(request.selection, links, plan.top_k_capacity),
+          hits(plan.candidate_block + 16) {}
+
+    BlockScorer scorer;
+    Borderline borderline;
+    LinkWriter writer;
+    AlignedBuffer<uint32_t> hits;
+  };
+
+  Workspace& workspace(const Worker& worker) {
+    auto& workspace = workspaces_[static_cast<size_t>(worker.index())];
+    if (workspace == nullptr) workspace = std::make_unique<Workspace>(request_, plan_, screen_, links_);
+    return *workspace;
+  }
+
+  void start(BlockScorer& scorer, int64_t begin, int64_t end) const {
+    scorer.begin(ids_ + begin, screen_.has_unit_rows ? nullptr : terms_ + begin, end - begin, screen_.is_on());
+  }
+
+  // Whether more columns seem to be close to the last of a row's best than its buffer has room for.
+  bool is_close(const TopKBuffer& sample) const {
+    const double share = static_cast<double>(num_sampled_) / static_cast<double>(num_rows_);
+    const auto last = static_cast<int64_t>(static_cast<double>(num_selected_) * share);
+    if (last >= sample.size()) return true;
+    const auto room = static_cast<int64_t>(static_cast<double>(plan_.top_k_capacity - kernels_.panel_width) * share);
+    const int64_t most = std::min(std::max(last + 4, room), sample.size() - 1);
+    std::vector<float> best(sample.scores(), sample.scores() + sample.size());
+    std::nth_element(best.begin(), best.begin() + last, best.end(), std::greater<>());
+    const double limit = static_cast<double>(best[static_cast<size_t>(last)]) - screen_.margin;
+    return std::count_if(best.begin(), best.end(), [&](float score) { return score > limit; }) > most;
+  }
+
+  // Rows [begin, end) against themselves and all later rows, and these against them.
+  void meet(int64_t begin, int64_t end) {
+    const int num_parts = team_.num_threads();
+    const int64_t width = kernels_.panel_width;
+    const int64_t num_panels = (num_rows_ - begin + width - 1) / width;
+    parts_.assign(static_cast<size_t>(num_parts), {});
+    team_.for_each(num_parts, [&](int64_t part, Worker& worker) {
+      std::vector<TopKBuffer>& found = parts_[static_cast<size_t>(part)];
+      for (int64_t row = begin; row < end; ++row) {
+        found.push_back(part_storage_.buffer(part * plan_.row_block + row - begin, num_selected_, screen_.margin));
+        found.back().take_threshold(buffers_[row]);
+      }
+      const int64_t part_begin = begin + num_panels * part / num_parts * width;
+      const int64_t part_end = std::min(num_rows_, begin + num_panels * (part + 1) / num_parts * width);
+      Workspace& own = workspace(worker);
+      start(own.scorer, begin, end);
+      own.scorer.score(ids_ + part_begin, terms_ + part_begin, part_end - part_begin, worker,
+                       [&](int64_t i, float* scores, int64_t first, int64_t size) {
+                         const int64_t column = part_begin + first;
+                         drop_itself(begin + i, scores, column, size);
+                         found[i].add(kernels_, scores, size, static_cast<uint32_t>(column));
+                         const int64_t skipped = std::max<int64_t>(0, end - column);
+                         if (skipped < size) {
+                           offer_to_columns(begin + i, scores + skipped, column + skipped, size - skipped,
+                                            own.hits.data());
+                         }
+                       });
+    });
+  }
+
+  void offer_to_columns(int64_t row, const float* scores, int64_t first_column, int64_t count, uint32_t* hits) {
+    const int64_t num_hits = kernels_.find_entries(scores, entry_scores_.data() + first_column, count, hits);
+    for (int64_t h = 0; h < num_hits; ++h) {
+      const int64_t column = first_column + hits[h];
+      TopKBuffer& buffer = buffers_[column];
+      if (buffer.push(kernels_, scores[hits[h]], static_cast<uint32_t>(row)))
+        entry_scores_[column] = buffer.entry_score();
+    }
+  }
+
+  void drop_itself(int64_t row, float* scores, int64_t first, int64_t size) const {
+    if (row >= first && row < first + size) scores[row - first] = std::numeric_limits<float>::quiet_NaN();
+  }
+
+  void finish(int64_t begin, int64_t end) {
+    constexpr int64_t kGrain = 32;
+    team_.for_ranges(end - begin, kGrain, [&](int64_t first, int64_t last, Worker& worker) {
+      Workspace& own = workspace(worker);
+      own.borderline.begin(ids_, terms_, screen_.margin, num_rows_ / 8);
+      for (int64_t i = first; i < last; ++i) {
+        TopKBuffer& buffer = buffers_[begin + i];
+        for (const auto& found : parts_) buffer.append(kernels_, found[i]);
+        if (!finish(own, buffer, begin + i)) {
+          buffer.clear();
+          continue;
+        }
+        own.writer.write(buffer, ids_, begin + i);
+        worker.add_done(1);
+      }
+    });
+  }
+
+  // False if the buffer does not tell which are the best of the row.
+  bool finish(Workspace& own, TopKBuffer& buffer, int64_t row) {
+    if (buffer.size() < num_selected_) return false;
+    if (screen_.is_on()) return own.borderline.settle(buffer, ids_[row], terms_[row]);
+    buffer.finish(kernels_, request_.selection.range_min);
+    return true;
+  }
+
+  const KnnRequest& request_;
+  const BlockPlan plan_;
+  const Screen screen_;
+  const KernelTable& kernels_;
+  const int64_t* ids_;
+  const float* terms_;
+  const Links& links_;
+  ThreadTeam& team_;
+  const int64_t num_rows_, num_sampled_, num_selected_;
+  TopKStorage storage_;
+  std::vector<TopKBuffer> buffers_;    // [num_rows]
+  AlignedBuffer<float> entry_scores_;  // [num_rows] entry_score() of each buffer
+  TopKStorage part_storage_;
+  std::vector<std::vector<TopKBuffer>> parts_;  // [num_parts][row_block]
+  std::vector<std::unique_ptr<Workspace>> workspaces_;
+};
+
+}  // namespace
+
+bool can_search_by_pairs(int64_t num_selected, int64_t num_rows) {
+  return num_rows >= 2 * kLeastSampled && sample_rank(num_selected, num_rows) <= num_sampled_columns(num_rows) / 2;
+}
+
+int64_t knn_by_pairs_bytes(const BlockPlan& plan, int64_t num_rows) {
+  const auto per_buffer = static_cast<int64_t>(sizeof(TopKBuffer));
+  const int64_t part_rows = plan.num_threads * plan.row_block;
+  return TopKStorage::bytes(num_rows + part_rows, plan.top_k_capacity) + (num_rows + part_rows) * per_buffer +
+         4 * num_rows + plan.num_threads * 4 * (plan.candidate_block + 16);
+}
+
+std::vector<int64_t> knn_by_pairs(const KnnRequest& request, const BlockPlan& plan, const Screen& screen,
+                                  const int64_t* ids, const float* terms, const Links& links, ThreadTeam& team) {
+  if (screen.is_on()) {
+    KnnByPairs screened(request, plan, screen, ids, terms, links, team);
+    if (screened.set_thresholds() <= request.num_base / 8) return screened.run();
+  }
+  KnnByPairs exact(request, plan, Screen{}, ids, terms, links, team);
+  exact.set_thresholds();
+  return exact.run();
+}
+
+}  // namespace bse

@@ -1,0 +1,21 @@
+// Proximity graphs in which every row has a draw of its own, as in the paper: bound by the gather of its candidates.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/candidates/drawn_candidates.h"
+#include "cpu/runtime/thread_team.h"
+#include "cpu/topk/block_plan.h"
+#include "cpu/topk/prefilter.h"
+
+namespace bse {
+
+// Scratch of a thread beside its block.
+int64_t own_draw_bytes(const ProximityGraphRequest& request);
+
+// screens: in the order in which they are tried
+void build_by_own_draws(const GraphPool& pool, const BlockPlan& plan, const std::vector<Screen>& screens,
+                        const Links& links, ThreadTeam& team);
+
+}  // namespace bse

@@ -1,0 +1,46 @@
+// Entry points of the CPU engine that turn features into links. Pointers are borrowed; nothing is kept.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/runtime/thread_team.h"
+#include "cpu/topk/results.h"
+#include "cpu/types/graph_view.h"
+#include "cpu/types/matrix_view.h"
+
+namespace bse {
+
+struct ProximityGraphRequest {
+  MatrixView features, keys;      // [N, D] each; the same view unless there are two towers
+  bool two_towers = false;        // keys are other data than features
+  const int64_t* rows = nullptr;  // [num_rows] distinct ids, or null: all N
+  int64_t num_rows = 0;           // R: rows of the result, and the pool that candidates come from
+  int64_t num_candidates = 0;     // M <= R - 1
+  int64_t rows_per_draw = 256;
+  GraphView previous;                    // a warm start, for rows_per_draw = 1; no neighbors: none
+  const int32_t* pool_row_of = nullptr;  // [N] row of an instance in the pool or -1, or null: row i is instance i
+  Selection selection;
+  uint64_t seed = 0;
+  int num_threads = 1;
+  int64_t max_memory_bytes = 0;
+};
+
+// For each row the best of M random candidates: csrc/common/draw.h, score.h. O(R M D) fused multiply-adds.
+void proximity_graph(const ProximityGraphRequest& request, const Links& links, Monitor& monitor);
+
+struct KnnRequest {
+  MatrixView queries, base;            // [Nq, D], [Nb, D]
+  bool separate_base = false;          // base is other data than queries
+  const int64_t* query_ids = nullptr;  // [num_queries] rows of queries, or null: all
+  const int64_t* base_ids = nullptr;   // [num_base] rows of base, ascending, or null: all
+  int64_t num_queries = 0, num_base = 0;
+  bool exclude_self = false;  // a query is never linked to the base row of the same id
+  Selection selection;        // labels only where ids of queries and base are the same instances
+  int num_threads = 1;
+  int64_t max_memory_bytes = 0;
+};
+
+// Exact nearest base rows of each query, ties by lower id. O(num_queries num_base D).
+void knn(const KnnRequest& request, const Links& links, Monitor& monitor);
+
+}  // namespace bse

@@ -1,0 +1,60 @@
+// The words of a WordStream (csrc/common/random_stream.h), many blocks at a time.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "common/random_stream.h"
+#include "cpu/simd/dispatch.h"
+
+namespace bse {
+
+class BufferedWordStream {
+  static constexpr int kNumBlocks = 64;
+
+ public:
+  static constexpr int kNumWords = 4 * kNumBlocks;
+
+  BufferedWordStream(uint64_t seed, Purpose purpose, uint32_t epoch, uint32_t major, uint32_t minor)
+      : kernels_(kernel_table()), seed_(seed), tag_(stream_tag(purpose, epoch)), major_(major), minor_(minor) {}
+
+  uint32_t next() {
+    if (position_ == kNumWords) refill();
+    return words_[position_++];
+  }
+
+  // The next *count words without taking them, or as many of them as there are; at least one.
+  const uint32_t* peek(int* count) {
+    if (position_ == kNumWords) refill();
+    *count = std::min(*count, kNumWords - position_);
+    return words_ + position_;
+  }
+  // Takes words that were peeked at; they stay until the next call.
+  void skip(int count) { position_ += count; }
+
+  uint32_t next_below(uint32_t n) { return uniform_below(*this, n); }
+
+ private:
+  struct Offsets {
+    BlockOffset blocks[kNumBlocks] = {};
+    constexpr Offsets() {
+      for (uint32_t b = 0; b < kNumBlocks; ++b) blocks[b] = {0, b};
+    }
+  };
+
+  void refill() {
+    static constexpr Offsets kOffsets;
+    kernels_.philox_blocks(seed_, tag_, major_, minor_, next_block_, kOffsets.blocks, kNumBlocks, words_);
+    next_block_ += kNumBlocks;
+    position_ = 0;
+  }
+
+  const KernelTable& kernels_;
+  uint64_t seed_;
+  uint32_t tag_, major_, minor_;
+  uint32_t next_block_ = 0;
+  int position_ = kNumWords;
+  uint32_t words_[kNumWords];
+};
+
+}  // namespace bse

@@ -1,0 +1,84 @@
+// Scores of a block of rows against any number of candidates, a stripe at a time.
+//
+// A block of rows is scored against a block of candidates at a time, with the feature dimension cut into depth blocks,
+// so that scratch is bounded whatever N, M and D are; scores are handed on while they are in the cache.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "cpu/runtime/aligned_buffer.h"
+#include "cpu/runtime/thread_team.h"
+#include "cpu/simd/kernel_table.h"
+#include "cpu/topk/block_plan.h"
+#include "cpu/topk/edge_filters.h"
+#include "cpu/types/matrix_view.h"
+
+namespace bse {
+
+class BlockScorer {
+ public:
+  BlockScorer(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base, const Selection& selection);
+
+  // Starts a block of rows. Arrays are borrowed until the next one. by_pairs: by KernelTable::accumulate_pairs,
+  // which only screens (prefilter.h).      query_ids: [num_rows]; query_terms: [num_rows], or null: dot products of
+  // unit rows, which need no finishing
+  void begin(const int64_t* query_ids, const float* query_terms, int64_t num_rows, bool by_pairs = false);
+  int64_t num_rows() const { return num_rows_; }
+
+  // For each row i of the block, by candidate blocks in order: visit(i, scores, first, size) with the scores of
+  // candidates [first, first + size), NaN where labels or max_score forbid the link. Returns false if the worker was
+  // told to stop.      candidate_ids, candidate_terms: [count] (terms null with those of the queries); scores: [size],
+  // the visitor's to change
+  template <class Visit>
+  bool score(const int64_t* candidate_ids, const float* candidate_terms, int64_t count, Worker& worker,
+             const Visit& visit) {
+    const int64_t dim = by_pairs_ ? (base_.dim + 1) / 2 : base_.dim, max_rows = plan_.stripe_rows(dim);
+    for (int64_t first = 0; first < count; first += plan_.candidate_block) {
+      const int64_t size = std::min(plan_.candidate_block, count - first);
+      for (int64_t first_row = 0; first_row < num_rows_; first_row += max_rows) {
+        const int64_t num_rows = std::min(max_rows, num_rows_ - first_row);
+        for (int64_t k = 0; k < dim; k += plan_.depth_block) {
+          const int64_t depth = std::min(plan_.depth_block, dim - k);
+          if (first_row == 0) pack(candidate_ids + first, size, k, depth);  // later stripes find the only depth packed
+          if (!accumulate(first_row, num_rows, size, k, depth, worker)) return false;
+        }
+        for (int64_t i = first_row; i < first_row + num_rows; ++i) {
+          float* scores = scores_.data() + (i - first_row) * plan_.candidate_block;
+          if (query_terms_ != nullptr) {
+            kernels_.finish_scores(selection_.metric, query_terms_[i], candidate_terms + first, size, scores);
+          }
+          forbid_links(selection_, query_ids_[i], candidate_ids + first, size, scores);
+          visit(i, scores, first, size);
+        }
+      }
+    }
+    return true;
+  }
+
+ private:
+  const float* read(const MatrixView& features, int64_t row, int64_t first_k, int64_t depth, float* scratch) const {
+    return by_pairs_ ? features.read_pairs(row, first_k, depth, scratch) : features.read(row, first_k, depth, scratch);
+  }
+  void pack(const int64_t* candidate_ids, int64_t count, int64_t first_k, int64_t depth);
+  bool accumulate(int64_t first_row, int64_t num_rows, int64_t count, int64_t first_k, int64_t depth, Worker& worker);
+
+  const BlockPlan plan_;
+  const MatrixView queries_, base_;
+  const Selection selection_;
+  const KernelTable& kernels_;
+
+  const int64_t* query_ids_ = nullptr;
+  const float* query_terms_ = nullptr;
+  int64_t num_rows_ = 0;
+  bool by_pairs_ = false;  // then depths count pairs
+
+  AlignedBuffer<float> panels_;          // [candidate_block / panel_width][depth_block][panel_width]
+  AlignedBuffer<float> scores_;          // [stripe_rows][candidate_block]
+  AlignedBuffer<float> converted_rows_;  // [row_block][depth_block], for features not read in place
+  AlignedBuffer<float> converted_;       // [panel_width][depth_block], likewise for candidates
+  std::vector<const float*> rows_;
+};
+
+}  // namespace bse

@@ -1,0 +1,29 @@
+// Which links labels and max_score forbid (results.h).
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "cpu/topk/results.h"
+
+namespace bse {
+
+// Scores of forbidden candidates of a row become NaN.      candidate_ids, scores: [count]
+inline void forbid_links(const Selection& selection, int64_t query_id, const int64_t* candidate_ids, int64_t count,
+                         float* scores) {
+  constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+  const int64_t* labels = selection.labels;
+  if (labels != nullptr && labels[query_id] >= 0) {
+    const int64_t label = labels[query_id];
+    for (int64_t c = 0; c < count; ++c) {
+      if (labels[candidate_ids[c]] == label) scores[c] = kNaN;
+    }
+  }
+  if (selection.has_max_score) {
+    for (int64_t c = 0; c < count; ++c) {
+      if (scores[c] > selection.max_score) scores[c] = kNaN;
+    }
+  }
+}
+
+}  // namespace bse

@@ -1,0 +1,186 @@
+#include "cpu/topk/prefilter.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "common/prefilter_bound.h"
+#include "cpu/simd/dispatch.h"
+
+namespace bse {
+
+namespace {
+
+// Whether a row whose reciprocal norm is 0 is one of zeros, or of numbers so small that their squares are.
+bool is_small(const MatrixView& features, int64_t row) {
+  std::vector<float> scratch(static_cast<size_t>(features.dim));
+  const float* elements = features.read(row, 0, features.dim, scratch.data());
+  return std::all_of(elements, elements + features.dim, [](float element) { return std::fabs(element) < 1.0f; });
+}
+
+bool rows_allow_screening(const MatrixView& features, const float* terms, const int64_t* ids, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (allows_screening(terms[i])) continue;
+    if (terms[i] != 0.0f || !is_small(features, ids != nullptr ? ids[i] : i)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+bool can_screen_blocks(const MatrixView& queries, const MatrixView& base) {
+  return kernel_table().accumulate_pairs != nullptr && queries.holds_bfloat16() && base.holds_bfloat16();
+}
+
+bool can_screen_gathered(const MatrixView& queries, const MatrixView& base) {
+  if (queries.dtype != base.dtype) return false;
+  if (queries.dtype == DType::kBFloat16) return kernel_table().gather_bfloat16_dots != nullptr;
+  return kernel_table().gather_dots != nullptr && queries.reads_in_place() && base.reads_in_place();
+}
+
+bool screening_is_bounded(const MatrixView& queries, const float* query_terms, const MatrixView& base,
+                          const float* base_terms, const int64_t* ids, int64_t count, const Selection& selection) {
+  if (selection.metric != Metric::kCosine || selection.has_max_score || base.dim > kMostScreenedDimensions)
+    return false;
+  return rows_allow_screening(queries, query_terms, ids, count) &&
+         (base_terms == query_terms || rows_allow_screening(base, base_terms, ids, count));
+}
+
+Screen screen_by_features(const MatrixView& queries, const MatrixView& base) {
+  return {queries, base, false, 2.0 * screening_error(base.dim)};
+}
+
+MirrorScreen::MirrorScreen(const MatrixView& queries, const float* query_terms, const MatrixView& base,
+                           const float* base_terms, const int64_t* ids, int64_t count, ThreadTeam& team)
+    : queries_(queries, ids, query_terms, count, team) {
+  if (base_terms != query_terms) base_.emplace(base, ids, base_terms, count, team);
+}
+
+int64_t MirrorScreen::bytes(const MatrixView& queries, const MatrixView& base, bool is_same, int64_t count,
+                            int64_t budget_bytes) {
+  constexpr int64_t kMostBytes = int64_t{1} << 30, kLeastDimensions = 32;
+  if (kernel_table().accumulate_pairs == nullptr || kernel_table().gather_bfloat16_dots == nullptr) return 0;
+  if (base.dim < kLeastDimensions || 2 * count < std::max(queries.num_rows, base.num_rows)) return 0;
+  const int64_t bytes = UnitMirror::bytes(queries) + (is_same ? 0 : UnitMirror::bytes(base));
+  return bytes <= std::min(kMostBytes, budget_bytes / 2) ? bytes : 0;
+}
+
+Screen MirrorScreen::screen() const {
+  const UnitMirror& base = base_ ? *base_ : queries_;
+  const double error = near_screening_error(base.view().dim, queries_.residual(), base.residual());
+  return {queries_.view(), base.view(), true, 2.0 * error};
+}
+
+Borderline::Borderline(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base,
+                       const Selection& selection, bool wants_scores)
+    : queries_(queries),
+      base_(base),
+      metric_(selection.metric),
+      range_min_(selection.range_min),
+      num_neighbors_(selection.num_neighbors),
+      wants_scores_(wants_scores),
+      max_depth_(std::min(plan.depth_block, base.dim)),
+      kernels_(kernel_table()),
+      rows_(static_cast<size_t>(kernels_.panel_width)),
+      query_(queries.reads_in_place() ? 0 : max_depth_),
+      candidates_(base.reads_in_place() ? 0 : kernels_.panel_width * max_depth_),
+      panel_(kernels_.panel_width * max_depth_),
+      chains_(kernels_.panel_width) {}
+
+bool Borderline::settle(TopKBuffer& buffer, int64_t query_id, float query_term) {
+  query_id_ = query_id;
+  query_term_ = query_term;
+  if (!buffer.finish_screening(kernels_)) return false;
+  if (wants_scores_) {
+    rescore_all(buffer);
+    buffer.finish(kernels_, range_min_);
+    return true;
+  }
+  float cut = buffer.cut_score();
+  if (range_min_ >= buffer.size()) {
+    buffer.clear();
+  } else if (range_min_ > 0) {
+    const float skipped = kernels_.find_cut(buffer.scores(), buffer.size(), range_min_).score;
+    float limit;
+    if (!find_best(buffer, range_min_, skipped, &limit)) return false;
+    for (size_t c = 0; c < close_.size(); ++c) {
+      if (is_best_[c]) buffer.set_score(close_[c], kInfinity);
+    }
+    buffer.filter(kernels_, limit, false);
+    if (buffer.size() > num_neighbors_) cut = kernels_.find_cut(buffer.scores(), buffer.size(), num_neighbors_).score;
+  }
+  if (buffer.size() > num_neighbors_) {
+    float limit;
+    if (!find_best(buffer, num_neighbors_, cut, &limit)) return false;
+    for (size_t c = 0; c < close_.size(); ++c) buffer.set_score(close_[c], is_best_[c] ? kInfinity : -kInfinity);
+    buffer.filter(kernels_, limit, true);
+  }
+  return true;
+}
+
+// Tells the best num_best: entries above *limit, and those of close_, which are not above it, that are best. False if
+// too many are close. cut: of the num_best best screened scores (TopKCut)
+bool Borderline::find_best(const TopKBuffer& buffer, int64_t num_best, float cut, float* limit) {
+  // num_best scores are not below the cut, and as many at most are above it. So whoever is further above it than two
+  // errors is among the best, and whoever is further below it is worse than num_best others.
+  const float* scores = buffer.scores();
+  const float high = float_below(static_cast<double>(cut) + margin_);
+  const float low = float_below(static_cast<double>(cut) - margin_);
+  close_.resize(static_cast<size_t>(buffer.size()));
+  int64_t num_above = 0;
+  size_t num_close = 0;
+  for (int64_t n = 0; n < buffer.size(); ++n) {
+    close_[num_close] = n;
+    num_close += scores[n] >= low && scores[n] <= high;
+    num_above += scores[n] > high;
+  }
+  close_.resize(num_close);
+  if (static_cast<int64_t>(num_close) > most_close_) return false;
+  rescore(buffer);
+  ranks_.resize(num_close);
+  for (size_t c = 0; c < num_close; ++c) ranks_[c] = candidate_rank(close_scores_[c], static_cast<uint32_t>(c));
+  const auto first_other = ranks_.begin() + std::min<int64_t>(num_best - num_above, static_cast<int64_t>(num_close));
+  std::nth_element(ranks_.begin(), first_other, ranks_.end());
+  is_best_.assign(num_close, false);
+  for (auto rank = ranks_.begin(); rank != first_other; ++rank) is_best_[rank_tiebreak(*rank)] = true;
+  *limit = high;
+  return true;
+}
+
+void Borderline::rescore_all(TopKBuffer& buffer) {
+  close_.resize(static_cast<size_t>(buffer.size()));
+  std::iota(close_.begin(), close_.end(), 0);
+  rescore(buffer);
+  for (const int64_t n : close_) buffer.set_score(n, close_scores_[static_cast<size_t>(n)]);
+  buffer.end_screening();
+}
+
+// Defined scores of the entries at close_: a panel of candidates at a time.
+void Borderline::rescore(const TopKBuffer& buffer) {
+  const auto num_close = static_cast<int64_t>(close_.size()), width = int64_t{kernels_.panel_width};
+  close_scores_.resize(close_.size());
+  const auto tiebreak = [&](int64_t c) { return buffer.tiebreaks()[close_[static_cast<size_t>(c)]]; };
+  for (int64_t c = 0; c < num_close; ++c) base_.prefetch(candidate_ids_[tiebreak(c)], 0, max_depth_);
+  for (int64_t first = 0; first < num_close; first += width) {
+    const int64_t count = std::min(width, num_close - first);
+    for (int64_t k = 0; k < base_.dim; k += max_depth_) {
+      const int64_t depth = std::min(max_depth_, base_.dim - k);
+      for (int64_t c = 0; c < count; ++c) {
+        rows_[static_cast<size_t>(c)] =
+            base_.read(candidate_ids_[tiebreak(first + c)], k, depth, candidates_.data() + c * max_depth_);
+      }
+      // Whole eights of columns are packed faster.
+      int num_packed = static_cast<int>(count);
+      for (; num_packed % 8 != 0; ++num_packed) rows_[static_cast<size_t>(num_packed)] = rows_[0];
+      kernels_.pack_panel(rows_.data(), num_packed, depth, panel_.data());
+      const float* query = queries_.read(query_id_, k, depth, query_.data());
+      kernels_.accumulate(&query, 1, panel_.data(), 1, depth, k > 0, chains_.data(), width);
+    }
+    for (int64_t c = 0; c < count; ++c) {
+      const float term = candidate_terms_[tiebreak(first + c)];
+      close_scores_[static_cast<size_t>(first + c)] = finish_score(metric_, chains_[c], query_term_, term);
+    }
+  }
+}
+
+}  // namespace bse

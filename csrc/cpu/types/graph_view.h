@@ -1,0 +1,44 @@
+// A borrowed neighbour table, walked by row.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/runtime/thread_team.h"
+
+namespace bse {
+
+struct GraphView {
+  const int32_t* neighbors = nullptr;  // [num_rows, num_neighbors], a valid prefix of instance ids, then -1
+  int64_t num_rows = 0, num_neighbors = 0;
+  const int32_t* degrees = nullptr;  // [num_rows] lengths of the prefixes, or null: all num_neighbors
+  const int32_t* row_of = nullptr;   // [num_nodes] row of an instance or -1, or null: row i is instance i
+  int64_t num_nodes = 0;             // instance ids are below this
+
+  uint32_t degree(int64_t row) const {
+    return static_cast<uint32_t>(degrees != nullptr ? degrees[row] : num_neighbors);
+  }
+
+  // Row of the i-th neighbour. The table may have changed since it was checked: a bad id raises, it is never followed.
+  uint32_t neighbor_row(int64_t row, uint32_t i) const {
+    return row_of_checked(checked_id(neighbors[row * num_neighbors + i], row), row);
+  }
+
+  // The two halves of it, for who prefetches between them. row: where the id was found.
+  int32_t checked_id(int32_t id, int64_t row) const {
+    if (static_cast<uint32_t>(id) >= static_cast<uint32_t>(num_nodes)) throw_bad_neighbor(id, row);
+    return id;
+  }
+  uint32_t row_of_checked(int32_t id, int64_t row) const {
+    const int32_t found = row_of != nullptr ? row_of[id] : id;
+    if (static_cast<uint32_t>(found) >= static_cast<uint32_t>(num_rows)) throw_bad_neighbor(id, row);
+    return static_cast<uint32_t>(found);
+  }
+
+  [[noreturn]] static void throw_bad_neighbor(int32_t id, int64_t row);
+};
+
+// Lengths of the valid prefixes. Throws std::invalid_argument for an id outside [-1, num_nodes) or a -1 inside a
+// prefix. degrees: [num_rows]
+void row_degrees(ThreadTeam& team, const GraphView& graph, int32_t* degrees);
+
+}  // namespace bse

@@ -1,0 +1,175 @@
+// An update of the bank in two kernels: check and claim, then normalise, mix and scatter.
+//
+//   claims[id] = max over the storable rows of (ticket, position)      the last duplicate wins, whatever the schedule
+//   table[id]  = stored(unit(m * table[id] + (1 - m) * unit(row)))     of the winners; rounding:
+//   csrc/cpu/bank/bank_update.h
+//
+// A squared norm is eight chains, chain j over the elements j, j + 8, ...: so eight lanes take a row, a chain each, and
+// their sums meet in a butterfly, whose order of additions is the defined one (a + b is b + a). A warp finds the scales
+// of four rows at once, and then writes one row after the other with all its lanes. Nothing is kept of a row in
+// between, as it may have any width: it is read again, and mixed again, with the same result. O(num_rows dim).
+#pragma once
+
+#include "cuda/bank/bank_update.h"
+#include "cuda/primitives/graph_view.cuh"
+#include "cuda/runtime/device.h"
+#include "cuda/runtime/threads.cuh"
+
+namespace bse::cuda {
+
+constexpr int kBankWarps = 4;       // of a block
+constexpr int kBankRowsAtOnce = 4;  // of a warp, 8 lanes each
+
+// What the check finds: status words as in status.h, and the number of rows left out, less one: all words begin with
+// all bits set.
+constexpr int kNumVerdictWords = kNumStatusWords + 1, kSkippedLessOneWord = kNumStatusWords;
+
+BSE_DEVICE uint64_t claim_of(const BankUpdate& update, int64_t position) {
+  return uint64_t{update.ticket} << 32 | static_cast<uint32_t>(position);
+}
+
+// The same for all lanes. limit: first_infinite of common/bank_limit.h
+BSE_DEVICE bool is_storable(const DeviceMatrix& rows, int64_t row, float limit) {
+  bool storable = true;
+  for (int64_t k = threadIdx.x % 32; k < rows.dim; k += 32) storable &= fabsf(rows.element(row, k)) < limit;  // not NaN
+  return __all_sync(kAllLanes, storable) != 0;
+}
+
+// A warp a row. verdict: [kNumVerdictWords]
+__global__ void __launch_bounds__(32 * kBankWarps)
+    bank_check_kernel(BankTables bank, BankUpdate update, float limit, uint64_t* verdict) {
+  const int64_t warp = int64_t{blockIdx.x} * kBankWarps + threadIdx.x / 32, num_warps = int64_t{gridDim.x} * kBankWarps;
+  for (int64_t row = warp; row < update.num_rows; row += num_warps) {
+    const bool is_good = is_storable(update.rows, row, limit);
+    const bool is_key_good = bank.keys == nullptr || is_storable(update.key_rows, row, limit);
+    if (threadIdx.x % 32 != 0) continue;
+    const int64_t id = update.ids[row];
+    const auto position = static_cast<uint32_t>(row);
+    if (id < 0 || id >= bank.num_samples) {
+      const int64_t nearest = id < INT32_MIN ? INT32_MIN : id > INT32_MAX ? INT32_MAX : id;
+      report(verdict, StatusKind::kBankIdOutOfRange, position, static_cast<uint32_t>(nearest));
+    } else if (is_good && is_key_good) {
+      atomicMax(&bank.claims[id], claim_of(update, row));
+    } else if (update.skips) {
+      atomicAdd(&verdict[kSkippedLessOneWord], uint64_t{1});
+    } else if (!is_good) {
+      report(verdict, StatusKind::kBankRowNotStorable, position, static_cast<uint32_t>(id));
+    } else {
+      report(verdict, StatusKind::kBankKeyRowNotStorable, position, static_cast<uint32_t>(id));
+    }
+  }
+}
+
+// From the chains of a row's eight lanes what its elements are multiplied by to make it a unit row: 1 for a zero row.
+// All lanes call it.
+BSE_DEVICE double unit_scale(double chain) {
+  BSE_UNROLL
+  for (int distance = 1; distance < 8; distance *= 2) chain += __shfl_xor_sync(kAllLanes, chain, distance);
+  return chain == 0 ? 1.0 : 1 / sqrt(chain);
+}
+
+struct RowScales {
+  double own = 1;    // of the row
+  double mixed = 1;  // of what it becomes when mixed with the row that was there
+};
+
+struct RowMixer {
+  DeviceMatrix rows, table;
+  float kept, added;  // m, 1 - m
+
+  BSE_DEVICE float unit_element(int64_t row, int64_t k, double scale) const {
+    return static_cast<float>(rows.element(row, k) * scale);
+  }
+  BSE_DEVICE float mixed_element(int64_t row, int64_t id, int64_t k, double scale) const {
+    return __fadd_rn(__fmul_rn(kept, table.element(id, k)), __fmul_rn(added, unit_element(row, k, scale)));
+  }
+  BSE_DEVICE void store(int64_t id, int64_t k, float value) const {
+    const int64_t offset = id * table.dim + k;
+    void* const data = const_cast<void*>(table.data);
+    if (table.dtype == DType::kFloat32) {
+      static_cast<float*>(data)[offset] = value;
+    } else {
+      static_cast<uint16_t*>(data)[offset] =
+          table.dtype == DType::kBFloat16 ? float_to_bfloat16(value) : float_to_float16(value);
+    }
+  }
+};
+
+// A warp's four rows from `first` on. In the lanes of each: whether it is stored, whether mixed, and as which instance.
+BSE_DEVICE void store_rows(const RowMixer& mixer, int64_t first, bool normalize, bool is_kept, bool is_mixed,
+                           int64_t id) {
+  const unsigned lane = threadIdx.x % 32;
+  const int64_t dim = mixer.table.dim, row = first + lane / 8;
+  RowScales scales;
+  if (normalize) {
+    double chain = 0;
+    if (is_kept) {
+      for (int64_t k = lane % 8; k < dim; k += 8) {
+        const double value = mixer.rows.element(row, k);
+        chain += value * value;  // the product is exact
+      }
+    }
+    scales.own = unit_scale(chain);
+    if (__any_sync(kAllLanes, is_mixed)) {
+      chain = 0;
+      if (is_mixed) {
+        for (int64_t k = lane % 8; k < dim; k += 8) {
+          const double value = mixer.mixed_element(row, id, k, scales.own);
+          chain += value * value;
+        }
+      }
+      scales.mixed = unit_scale(chain);
+    }
+  }
+  const unsigned kept_lanes = __ballot_sync(kAllLanes, is_kept), mixed_lanes = __ballot_sync(kAllLanes, is_mixed);
+  __syncwarp();  // what was there has been read (last_update too) before other lanes overwrite it
+  for (int i = 0; i < kBankRowsAtOnce; ++i) {
+    const int owner = 8 * i;
+    const int64_t target = __shfl_sync(kAllLanes, id, owner);
+    const double own = __shfl_sync(kAllLanes, scales.own, owner), mixed = __shfl_sync(kAllLanes, scales.mixed, owner);
+    if ((kept_lanes >> owner & 1) == 0) continue;
+    const bool mixes = (mixed_lanes >> owner & 1) != 0;
+    for (int64_t k = lane; k < dim; k += 32) {
+      mixer.store(target, k,
+                  mixes ? static_cast<float>(mixer.mixed_element(first + i, target, k, own) * mixed)
+                        : mixer.unit_element(first + i, k, own));
+    }
+  }
+}
+
+// verdict: [kNumVerdictWords], of the check      ledger: [kNumLedgerWords]
+__global__ void __launch_bounds__(32 * kBankWarps)
+    bank_store_kernel(BankTables bank, BankUpdate update, const uint64_t* verdict, uint64_t* ledger) {
+  bool is_refused = false;
+  for (int kind = 0; kind < kNumStatusWords; ++kind) is_refused |= verdict[kind] != kNoReport;
+  if (blockIdx.x == 0 && threadIdx.x == 0) {
+    bool is_first = true;  // that is refused since the host has looked
+    for (int kind = 0; kind < kNumStatusWords; ++kind) is_first &= ledger[kind] == kNoReport;
+    if (!is_refused) {
+      ledger[kNumSkippedWord] += verdict[kSkippedLessOneWord] + 1;
+    } else if (is_first) {
+      for (int kind = 0; kind < kNumStatusWords; ++kind) ledger[kind] = verdict[kind];
+      ledger[kRefusedStepWord] = static_cast<uint64_t>(update.step);
+    }
+  }
+  if (is_refused) return;
+  const unsigned lane = threadIdx.x % 32;
+  const int64_t warp = int64_t{blockIdx.x} * kBankWarps + threadIdx.x / 32, num_warps = int64_t{gridDim.x} * kBankWarps;
+  const float added = __fsub_rn(1.0f, update.momentum);
+  const DeviceMatrix table{bank.data, bank.dtype, bank.num_samples, bank.dim, bank.dim, false};
+  for (int64_t first = warp * kBankRowsAtOnce; first < update.num_rows; first += num_warps * kBankRowsAtOnce) {
+    const int64_t row = first + lane / 8;
+    const int64_t id = row < update.num_rows ? update.ids[row] : 0;
+    const bool is_kept = row < update.num_rows && bank.claims[id] == claim_of(update, row);
+    const bool is_mixed = is_kept && update.momentum > 0 && bank.last_update[id] >= 0;
+    store_rows({update.rows, table, update.momentum, added}, first, update.normalize, is_kept, is_mixed, id);
+    if (bank.keys != nullptr) {
+      DeviceMatrix key_table = table;
+      key_table.data = bank.keys;
+      store_rows({update.key_rows, key_table, update.momentum, added}, first, update.normalize, is_kept, is_mixed, id);
+    }
+    if (is_kept && lane % 8 == 0) bank.last_update[id] = update.step;
+  }
+}
+
+}  // namespace bse::cuda

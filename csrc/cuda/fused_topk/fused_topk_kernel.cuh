@@ -1,0 +1,150 @@
+// Scores and selection of rows that share their candidates in one kernel: keys of a band of rows never leave shared
+// memory, and a warp selects from each row. Features in bfloat16, cosines.
+//
+// A thread block has a band of one group: its products fill the keys (products.cuh), then each warp takes a row
+// at a time, cuts it at ranks range_min and range_min + K (quantized_cut.cuh), scores as defined who is close
+// (rescore.cuh) and writes what lies between, in column order. A row that keys cannot decide (more close columns
+// than tuning::kMostClose, or a norm that the bound does not hold for, its own or a candidate's) is scored as defined
+// and selected by the whole block, as rows of a slab are. O(candidates D) a row.
+#pragma once
+
+#include "cuda/fused_topk/products.cuh"
+#include "cuda/fused_topk/rescore.cuh"
+#include "cuda/primitives/exact_dot.cuh"
+#include "cuda/primitives/row_topk.cuh"
+
+namespace bse::cuda {
+
+// The band of the thread block. grid: bands of a group side by side, so that they share its candidates in L2
+struct BandRange {
+  int64_t group, row_begin;  // row_begin: of all rows of `block`
+  int num_rows;              // <= 0: nothing to do
+
+  BSE_DEVICE BandRange(const ScoreBlock& block, int band_rows) {
+    const auto bands_per_group = static_cast<unsigned>((block.rows_per_group + band_rows - 1) / band_rows);
+    group = blockIdx.x / bands_per_group;
+    row_begin = group * block.rows_per_group + int64_t{blockIdx.x % bands_per_group} * band_rows;
+    int64_t end = (group + 1) * block.rows_per_group;
+    if (end > block.num_rows) end = block.num_rows;
+    num_rows = static_cast<int>(end - row_begin < band_rows ? end - row_begin : band_rows);
+  }
+};
+
+// Everything that is not rows: candidates, and whom they are. Returns whether one of them has no bound. Ends with a
+// barrier.
+template <class Shape>
+BSE_DEVICE bool load_candidates(const ScoreBlock& block, int64_t group, const BandMemory<Shape>& memory,
+                                BandRows<Shape::kRows>& rows) {
+  const bool some_are_unbounded = *block.unbounded != 0;
+  int is_unbounded = 0;
+  for (int c = threadIdx.x; c < memory.num_columns; c += Shape::kThreads) {
+    const int64_t row = block.candidate_row(group, c), id = block.base_id(row);
+    memory.base_ids[c] = static_cast<uint32_t>(id);
+    memory.base_terms[c] = block.base_terms[row];
+    rows.drop_if_itself(static_cast<uint32_t>(row), c);
+    if (some_are_unbounded && !has_bound(block.base, id, memory.base_terms[c])) is_unbounded = 1;
+  }
+  return __syncthreads_or(is_unbounded) != 0;
+}
+
+// Pairs of equal labels become nobody's. Begins after a barrier, ends with one.
+template <class Shape>
+BSE_DEVICE void forbid_labels(const int64_t* labels, const BandMemory<Shape>& memory,
+                              const BandRows<Shape::kRows>& rows, int num_rows) {
+  for (int c = threadIdx.x; c < memory.num_columns; c += Shape::kThreads) {
+    const int64_t label = labels[memory.base_ids[c]];
+    for (int i = 0; label >= 0 && i < num_rows; ++i) {
+      if (labels[rows.ids[i]] == label) forbid(memory.row(i), c);
+    }
+  }
+  __syncthreads();
+}
+
+template <class Shape>
+BSE_DEVICE float defined_score(const ScoreBlock& block, const BandMemory<Shape>& memory,
+                               const BandRows<Shape::kRows>& rows, int i, uint32_t column) {
+  const float dot = defined_dot(bfloat16_row(block.queries, rows.ids[i]),
+                                bfloat16_row(block.base, memory.base_ids[column]), block.queries.dim);
+  return finish_score(block.selection.metric, dot, rows.terms[i], memory.base_terms[column]);
+}
+
+// A warp's row. False if keys cannot decide it.
+template <class Shape>
+BSE_DEVICE bool link_by_keys(const ScoreBlock& block, uint32_t window, const BandMemory<Shape>& memory,
+                             const BandRows<Shape::kRows>& rows, int i, KeyGuess* guess, const Links& links) {
+  constexpr int kParts = Shape::kParts;
+  const uint32_t lane = threadIdx.x % 32;
+  const auto num_links = static_cast<uint32_t>(block.selection.num_neighbors);
+  uint16_t* const list = memory.list();
+  if (rows.dropped[i] / kChunkColumns % 32 == lane) forbid(memory.row(i), rows.dropped[i]);  // the lane that has it
+  const KeyRow<kParts> row(memory.row(i), memory.num_chunks);
+  const auto score = [&](uint32_t column) { return defined_score(block, memory, rows, i, column); };
+  // What the best range_min + K have beyond the best range_min.
+  const int64_t num_columns = memory.num_columns;
+  const auto range_min = static_cast<uint32_t>(min(block.selection.range_min, num_columns));
+  ColumnSet<kParts> kept{};
+  for (int bound = range_min > 0 ? 0 : 1; bound < 2; ++bound) {
+    const KeyCut<kParts> cut = cut_after(row, bound == 0 ? range_min : range_min + num_links, window, guess);
+    if (cut.num_close > tuning::kMostClose) return false;
+    const ColumnSet<kParts> best = cut.num_close == 0 ? cut.best : settle_close(cut, list, score);
+    kept = best.without(kept);
+  }
+  const uint32_t num_kept =
+      kept.for_each([&](uint32_t place, uint32_t column) { list[place] = static_cast<uint16_t>(column); });
+  __syncwarp();
+  int32_t* const neighbors = links.neighbors + int64_t{rows.pool_rows[i]} * num_links;
+  for (uint32_t k = lane; k < num_links; k += 32) {
+    neighbors[k] = k < num_kept ? static_cast<int32_t>(memory.base_ids[list[k]]) : -1;
+  }
+  __syncwarp();  // the next row reuses the list
+  return true;
+}
+
+// The block's row, as defined.
+template <class Shape>
+BSE_DEVICE void link_by_scores(const ScoreBlock& block, const BandMemory<Shape>& memory,
+                               const BandRows<Shape::kRows>& rows, int64_t row_begin, int i, const Links& links,
+                               SelectScratch& scratch) {
+  const int64_t* const labels = block.selection.labels;
+  const int64_t label = labels != nullptr ? labels[rows.ids[i]] : -1;
+  for (int c = threadIdx.x; c < memory.num_columns; c += Shape::kThreads) {
+    float score = defined_score(block, memory, rows, i, c);
+    if (rows.dropped[i] == static_cast<uint32_t>(c) || (label >= 0 && labels[memory.base_ids[c]] == label)) {
+      score = __uint_as_float(0x7FC00000u);
+    }
+    memory.defined_scores[c] = score;
+  }
+  __syncthreads();
+  ScoreRow<2, false, Shape::kThreads> row(memory.defined_scores, memory.num_columns);
+  link_row(row, block, SelectPlan{}, row_begin + i, links, nullptr, scratch);
+  __syncthreads();  // the next row reuses the scores
+}
+
+// window: key_window()      last_guess: one word, at first 0
+template <class Shape>
+__global__ void __launch_bounds__(Shape::kThreads, 1)
+    band_kernel(ScoreBlock block, uint32_t window, Links links, uint32_t* last_guess) {
+  BSE_SHARED(BandRows<Shape::kRows>, rows);
+  BSE_SHARED(SelectScratch, scratch);
+  const BandMemory<Shape> memory(block.num_candidates, block.queries.dim);
+  const BandRange range(block, Shape::kRows);
+  if (range.num_rows <= 0) return;  // the whole block
+  rows.load(block, block.first_row + range.row_begin, range.num_rows, last_guess);
+  const bool all_are_hard = load_candidates(block, range.group, memory, rows);
+  fill_keys(block, memory, rows, range.num_rows);
+  if (block.selection.labels != nullptr) forbid_labels(block.selection.labels, memory, rows, range.num_rows);
+
+  KeyGuess guess(rows.first_guess);
+  for (int i = threadIdx.x / 32; i < range.num_rows; i += Shape::kWarps) {
+    const bool is_hard = all_are_hard || rows.is_unbounded[i] != 0;
+    if (!is_hard && link_by_keys(block, window, memory, rows, i, &guess, links)) continue;
+    if (threadIdx.x % 32 == 0) rows.hard[atomicAdd(&rows.num_hard, 1u)] = i;
+  }
+  if (threadIdx.x == 0) atomicExch(last_guess, guess.word());
+  __syncthreads();
+  for (uint32_t n = 0; n < rows.num_hard; ++n) {
+    link_by_scores(block, memory, rows, range.row_begin, static_cast<int>(rows.hard[n]), links, scratch);
+  }
+}
+
+}  // namespace bse::cuda

@@ -1,0 +1,141 @@
+// The keys of a band of rows against all candidates of their group, by tensor cores.
+//
+// The rows stay in shared memory; candidates come through it by cp.async, a panel of them and kDepth elements at a
+// time, kStages pieces in flight. Rows of a panel are ordered as mma tiles want them for a lane's two columns to share
+// a word of keys (quantized_row.cuh). O(rows candidates D) products; per band, all candidates are read once, from L2
+// where bands of a group run side by side.
+#pragma once
+
+#include "cuda/fused_topk/block_rows.cuh"
+#include "cuda/fused_topk/shapes.h"
+#include "cuda/primitives/mma_tile.cuh"
+#include "cuda/runtime/device.h"
+#include "cuda/runtime/ptx.h"
+
+namespace bse::cuda {
+
+// Dynamic shared memory of a band.
+template <class Shape>
+struct BandMemory {
+  int num_columns, num_chunks, query_pitch;
+  KeyQuarter* keys;       // [kRows, row_quarters]
+  uint16_t* queries;      // [kRows, query_pitch], zeros past the last element
+  uint16_t* panels;       // [kStages, kPanelColumns, kPitch]; afterwards, a list of columns for each warp
+  uint32_t* base_ids;     // [num_columns]
+  float* base_terms;      // [num_columns]
+  float* defined_scores;  // [num_columns] of one row
+
+  BSE_DEVICE BandMemory(int64_t columns, int64_t dim)
+      : num_columns(static_cast<int>(columns)),
+        num_chunks(cuda::num_chunks(columns)),
+        query_pitch(static_cast<int>(padded_dim(dim)) + 8) {
+    device::SharedMemory shared;
+    keys = shared.take<KeyQuarter>(Shape::kRows * row_quarters(num_chunks));
+    queries = shared.take<uint16_t>(Shape::kRows * query_pitch);
+    panels = shared.take<uint16_t>(Shape::kStages * Shape::kPanel);
+    base_ids = shared.take<uint32_t>(num_columns);
+    base_terms = shared.take<float>(num_columns);
+    defined_scores = shared.take<float>(num_columns);
+  }
+
+  BSE_DEVICE KeyQuarter* row(int i) const { return keys + i * row_quarters(num_chunks); }
+  BSE_DEVICE uint16_t* list() const { return panels + threadIdx.x / 32 * (kChunkColumns * num_chunks); }
+};
+
+// Starts to bring a piece of 16 bytes of a row into shared memory, or zeros.
+BSE_DEVICE void fetch_piece(const DeviceMatrix& matrix, bool is_row, int64_t row, int64_t k, uint16_t* destination) {
+  const auto* elements = static_cast<const uint16_t*>(matrix.data);
+  const bool is_inside = is_row && k < matrix.dim;
+  const uint16_t* source = is_inside ? elements + row * matrix.row_stride_elements + k : elements;
+  ptx::cp_async16(destination, source, is_inside ? 16 : 0);
+}
+
+// All threads of the block. Needs memory.base_ids, base_terms and rows; ends with a barrier.
+template <class Shape>
+BSE_DEVICE void fill_keys(const ScoreBlock& block, const BandMemory<Shape>& memory, const BandRows<Shape::kRows>& rows,
+                          int num_rows) {
+  constexpr int kPieces = Shape::kDepth / 8;  // of 16 bytes, of a row of a panel
+  const int num_depths = static_cast<int>(padded_dim(block.queries.dim)) / Shape::kDepth;
+  const int num_panels = (memory.num_columns + Shape::kPanelColumns - 1) / Shape::kPanelColumns;
+  const int num_steps = num_panels * num_depths;
+  const auto fetch = [&](int step) {
+    if (step < num_steps) {
+      uint16_t* const panel = memory.panels + step % Shape::kStages * Shape::kPanel;
+      const int first_column = step / num_depths * Shape::kPanelColumns, k0 = step % num_depths * Shape::kDepth;
+      BSE_UNROLL
+      for (int n = 0; n < Shape::kPanelColumns * kPieces / Shape::kThreads; ++n) {
+        const int piece = n * Shape::kThreads + threadIdx.x, i = piece / kPieces, k = piece % kPieces * 8;
+        // Columns of mma's tiles are in turn the low and the high halves of a quarter's words.
+        const int column =
+            first_column + i / kChunkColumns * kChunkColumns + column_in_chunk(i % 32 / 8, i % 8 / 2, i % 2);
+        const bool is_column = column < memory.num_columns;
+        fetch_piece(block.base, is_column, is_column ? memory.base_ids[column] : 0, k0 + k,
+                    panel + i * Shape::kPitch + k);
+      }
+    }
+    ptx::cp_async_commit();  // an empty group keeps the count
+  };
+  const int query_pieces = (memory.query_pitch - 8) / 8;
+  for (int piece = threadIdx.x; piece < Shape::kRows * query_pieces; piece += Shape::kThreads) {
+    const int i = piece / query_pieces, k = piece % query_pieces * 8;
+    fetch_piece(block.queries, i < num_rows, i < num_rows ? rows.ids[i] : 0, k,
+                memory.queries + i * memory.query_pitch + k);
+  }
+  for (int step = 0; step < Shape::kStages - 1; ++step) fetch(step);
+
+  constexpr int kRowTiles = Shape::kWarpRows / 16, kColumnTiles = Shape::kWarpColumns / 8;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int warp_row = warp / Shape::kColumnWarps * Shape::kWarpRows, warp_chunk = warp % Shape::kColumnWarps;
+  // Where this lane points ldmatrix: rows of A in two halves, then columns; B's columns, two tiles at a time.
+  const int a_row = warp_row + lane / 8 % 2 * 8 + lane % 8, a_element = lane / 16 * 8;
+  const int b_row = warp_chunk * kChunkColumns + lane / 16 * 8 + lane % 8, b_element = lane / 8 % 2 * 8;
+  float scaled_terms[2 * kRowTiles];  // rows lane / 4 and eight further on, of each tile
+  BSE_UNROLL
+  for (int i = 0; i < 2 * kRowTiles; ++i) {
+    const int row = warp_row + 8 * i + lane / 4;
+    scaled_terms[i] = row < num_rows ? rows.terms[row] * kKeyScale : 0.0f;
+  }
+  float acc[kRowTiles][kColumnTiles][4] = {};
+  for (int step = 0; step < num_steps; ++step) {
+    ptx::cp_async_wait<Shape::kStages - 2>();
+    __syncthreads();  // this piece has landed for all, and all have done with the one before
+    fetch(step + Shape::kStages - 1);
+    const int chunk = step / num_depths * Shape::kColumnWarps + warp_chunk, k0 = step % num_depths * Shape::kDepth;
+    if (chunk >= memory.num_chunks) continue;  // the whole warp
+    const uint16_t* base = memory.panels + step % Shape::kStages * Shape::kPanel;
+    BSE_UNROLL
+    for (int k = 0; k < Shape::kDepth; k += 16) {
+      add_tile_products(
+          acc, [&](int i) { return memory.queries + (a_row + 16 * i) * memory.query_pitch + a_element + k0 + k; },
+          [&](int j) { return base + (b_row + 8 * j) * Shape::kPitch + b_element + k; });
+    }
+    if (k0 + Shape::kDepth < memory.query_pitch - 8) continue;  // the panel goes on
+    // Of each tile a lane has two rows, eight apart, and a word: two columns.
+    BSE_UNROLL
+    for (int j = 0; j < kColumnTiles; ++j) {
+      float terms[2];
+      bool is_column[2];
+      BSE_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const int column = chunk * kChunkColumns + column_in_chunk(j, lane % 4, half);
+        is_column[half] = column < memory.num_columns;
+        terms[half] = is_column[half] ? memory.base_terms[column] : 0.0f;
+      }
+      BSE_UNROLL
+      for (int i = 0; i < 2 * kRowTiles; ++i) {
+        uint32_t keys[2];
+        BSE_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          float& dot = acc[i / 2][j][i % 2 * 2 + half];
+          keys[half] = is_column[half] ? flagged_key(dot, scaled_terms[i], terms[half]) : kKeyFlag;
+          dot = 0.0f;
+        }
+        memory.row(warp_row + 8 * i + lane / 4)[quarter_place(chunk, j)].words[lane % 4] = keys[1] << 16 | keys[0];
+      }
+    }
+  }
+  ptx::cp_async_wait<0>();
+  __syncthreads();
+}
+
+}  // namespace bse::cuda

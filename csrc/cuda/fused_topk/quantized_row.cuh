@@ -1,0 +1,79 @@
+// The keys of a row (quantized_score.cuh): how they lie in shared memory, and how a warp holds and compares them.
+//
+// A lane has chunks of 32 adjacent columns, one in 1024, so that a set of columns is a word a chunk (column_set.cuh).
+// A chunk is 16 words in four quarters. Word m of quarter q holds columns 16 (q / 2) + 4 (q % 2) + m and the one eight
+// further on: then eight comparisons of two words, each taking the four flags of keys that are eight columns apart,
+// shift into place as the 32 bits of the chunk, in order.
+// Quarters are moved around within a chunk, and a row has one quarter more than it needs: both so that lanes that load
+// their chunks, and those that store what mma left them (eight rows, four words of a quarter), all use other banks.
+#pragma once
+
+#include "cuda/fused_topk/quantized_score.cuh"
+#include "cuda/primitives/column_set.cuh"
+#include "cuda/runtime/device.h"
+
+namespace bse::cuda {
+
+constexpr int kChunkColumns = 32;
+
+struct alignas(16) KeyQuarter {
+  uint32_t words[4];
+};
+
+BSE_HOST_DEVICE constexpr int num_chunks(int64_t num_columns) {
+  return static_cast<int>((num_columns + kChunkColumns - 1) / kChunkColumns);
+}
+BSE_HOST_DEVICE constexpr int row_quarters(int num_chunks) { return 4 * num_chunks + 1; }
+BSE_DEVICE int quarter_place(int chunk, int quarter) { return 4 * chunk + (quarter ^ (chunk / 2 % 4)); }
+
+// The column, within its chunk, of half `half` of word m of a quarter.
+BSE_DEVICE int column_in_chunk(int quarter, int m, int half) {
+  return quarter / 2 * 16 + quarter % 2 * 4 + half * 8 + m;
+}
+
+// Makes a column of a row nobody's.
+BSE_DEVICE void forbid(KeyQuarter* row, uint32_t column) {
+  const int chunk = static_cast<int>(column / kChunkColumns), b = static_cast<int>(column % kChunkColumns);
+  uint32_t* const word = &row[quarter_place(chunk, b / 16 * 2 + b / 4 % 2)].words[b % 4];
+  atomicAnd(word, b / 8 % 2 == 0 ? 0xFFFF8000u : 0x8000FFFFu);  // the other half may be another thread's
+}
+
+template <int kParts>
+class KeyRow {
+ public:
+  BSE_DEVICE KeyRow(const KeyQuarter* row, int num_chunks) {
+    BSE_UNROLL
+    for (int p = 0; p < kParts; ++p) {
+      const int chunk = 32 * p + static_cast<int>(threadIdx.x % 32);
+      BSE_UNROLL
+      for (int q = 0; q < 4; ++q) {
+        KeyQuarter quarter{{kNobodies, kNobodies, kNobodies, kNobodies}};
+        if (chunk < num_chunks) quarter = row[quarter_place(chunk, q)];
+        BSE_UNROLL
+        for (int m = 0; m < 4; ++m) words_[p][4 * q + m] = quarter.words[m];
+      }
+    }
+  }
+
+  // Columns whose key is not below `key`, 0 < key <= kKeyEnd.
+  BSE_DEVICE ColumnSet<kParts> at_least(uint32_t key) const {
+    const uint32_t both = key << 16 | key;
+    ColumnSet<kParts> result;
+    BSE_UNROLL
+    for (int p = 0; p < kParts; ++p) {
+      uint32_t bits = 0;
+      BSE_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        const uint32_t flags = __byte_perm(words_[p][i] - both, words_[p][i + 8] - both, 0x7531);
+        bits = bits >> 1 | (flags & 0x80808080u);
+      }
+      result.bits[p] = bits;
+    }
+    return result;
+  }
+
+ private:
+  uint32_t words_[kParts][16];
+};
+
+}  // namespace bse::cuda

@@ -1,0 +1,39 @@
+// Launches that proximity graphs and exact neighbours share: row terms, and a slab of scores from which links are
+// selected.
+#pragma once
+
+#include "cuda/runtime/device.h"
+#include "cuda/runtime/grid_size.h"
+#include "cuda/runtime/scratch.h"
+#include "cuda/runtime/status.h"
+#include "cuda/types/score_block.h"
+
+namespace bse::cuda {
+
+constexpr size_t kSharedBytes = 32 << 10;  // of a block's dynamic shared memory; what needs more uses scratch
+
+void launch_row_terms(const DeviceMatrix& matrix, const int64_t* ids, int64_t count, Metric metric, float* terms,
+                      StatusKind not_finite, uint64_t* status, uint32_t* unbounded, device::Stream stream);
+
+// How rows are selected, with the sort buffers that takes.
+class Selector {
+ public:
+  Selector(const Selection& selection, bool excludes_last, int64_t rows_at_once, Scratch& scratch);
+
+  // Writes the links of the block's rows.      slab: [block.num_rows, block.num_candidates]
+  void launch(const ScoreBlock& block, float* slab, const Links& links, device::Stream stream) const;
+
+ private:
+  SelectPlan plan_{};
+  uint64_t* sort_buffers_ = nullptr;
+  int64_t max_blocks_;
+};
+
+// Whether shared candidates can be screened by tensor cores, and links settled: cosines of bfloat16 rows, of which
+// neither links nor their choice need each score.
+bool can_screen(const DeviceMatrix& queries, const DeviceMatrix& base, const Selection& selection, bool has_scores);
+
+// Fills the slab for groups that share their candidates, or for rows with their own.
+void launch_scores(const ScoreBlock& block, float* slab, device::Stream stream);
+
+}  // namespace bse::cuda

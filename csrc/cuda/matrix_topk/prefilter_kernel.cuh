@@ -1,0 +1,95 @@
+// Scores of bfloat16 rows by tensor cores, into a slab: near the defined ones (csrc/common/prefilter_bound.h), to
+// screen by.
+//
+// A thread block has 128 rows and 128 candidates of a group; its eight warps have 64 x 32 pairs each, as mma tiles of
+// 16 x 8. Rows are gathered by cp.async, kDepth elements at a time, kStages pieces in flight; beyond the last element
+// pieces are filled with zeros. O(rows candidates D).
+#pragma once
+
+#include "cuda/matrix_topk/score_tile.cuh"
+#include "cuda/primitives/mma_tile.cuh"
+#include "cuda/runtime/device.h"
+#include "cuda/runtime/ptx.h"
+
+namespace bse::cuda {
+
+struct ScreenTile {
+  static constexpr int kRows = 128, kColumns = 128, kThreads = 256;
+  static constexpr int kDepth = 32, kStages = 3;
+  static constexpr int kWarpRows = 64, kWarpColumns = 32;
+  // Elements between two rows of a panel: 16-byte pieces of eight rows in turn fall into different banks.
+  static constexpr int kPitch = kDepth + 8;
+  static constexpr int kPanel = kRows * kPitch;  // elements of one operand's stage
+  static constexpr size_t kSharedBytes = device::shared_bytes<uint16_t>(2 * kStages * kPanel);
+};
+
+// Starts to bring elements [k0, k0 + kDepth) of `count` rows into a panel.
+BSE_DEVICE void fetch_panel(const DeviceMatrix& matrix, const int64_t* ids, int count, int64_t k0, uint16_t* panel) {
+  constexpr int kPieces = ScreenTile::kDepth / 8;  // of a row
+  const auto* elements = static_cast<const uint16_t*>(matrix.data);
+  BSE_UNROLL
+  for (int p = 0; p < ScreenTile::kRows * kPieces / ScreenTile::kThreads; ++p) {
+    const int piece = p * ScreenTile::kThreads + threadIdx.x, i = piece / kPieces, k = piece % kPieces * 8;
+    const bool is_inside = i < count && k0 + k < matrix.dim;
+    const uint16_t* source = is_inside ? elements + ids[i] * matrix.row_stride_elements + k0 + k : elements;
+    ptx::cp_async16(panel + i * ScreenTile::kPitch + k, source, is_inside ? 16 : 0);
+  }
+}
+
+// slab: [num_rows, num_candidates]
+__global__ void __launch_bounds__(ScreenTile::kThreads) screen_kernel(ScoreBlock block, float* slab) {
+  using Tile = ScreenTile;
+  using Instances = TileInstances<Tile::kRows, Tile::kColumns>;
+  BSE_SHARED(Instances, tile);
+  device::SharedMemory shared;
+  uint16_t* panels = shared.take<uint16_t>(2 * Tile::kStages * Tile::kPanel);  // [stages][query, base][rows][pitch]
+  const TileRange<Tile::kRows, Tile::kColumns> range(block);
+  if (range.num_rows <= 0 || !is_screened(block)) return;  // the whole block
+  tile.load(block, range);
+
+  const int num_pieces = static_cast<int>((block.queries.dim + Tile::kDepth - 1) / Tile::kDepth);
+  const auto fetch = [&](int piece) {
+    if (piece < num_pieces) {
+      uint16_t* stage = panels + piece % Tile::kStages * 2 * Tile::kPanel;
+      const int64_t k0 = int64_t{piece} * Tile::kDepth;
+      fetch_panel(block.queries, tile.query_ids, range.num_rows, k0, stage);
+      fetch_panel(block.base, tile.base_ids, range.num_columns, k0, stage + Tile::kPanel);
+    }
+    ptx::cp_async_commit();  // an empty group keeps the count
+  };
+  for (int piece = 0; piece < Tile::kStages - 1; ++piece) fetch(piece);
+
+  constexpr int kRowTiles = Tile::kWarpRows / 16, kColumnTiles = Tile::kWarpColumns / 8;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int warp_row = warp / (Tile::kColumns / Tile::kWarpColumns) * Tile::kWarpRows;
+  const int warp_column = warp % (Tile::kColumns / Tile::kWarpColumns) * Tile::kWarpColumns;
+  // Where this lane points ldmatrix: rows of A in two halves, then columns; B's columns, two tiles at a time.
+  const int a_row = warp_row + lane / 8 % 2 * 8 + lane % 8, a_element = lane / 16 * 8;
+  const int b_row = warp_column + lane / 16 * 8 + lane % 8, b_element = lane / 8 % 2 * 8;
+  float acc[kRowTiles][kColumnTiles][4] = {};
+  for (int piece = 0; piece < num_pieces; ++piece) {
+    ptx::cp_async_wait<Tile::kStages - 2>();
+    __syncthreads();  // this piece has landed for all, and all have done with the one before
+    fetch(piece + Tile::kStages - 1);
+    const uint16_t* queries = panels + piece % Tile::kStages * 2 * Tile::kPanel;
+    const uint16_t* base = queries + Tile::kPanel;
+    BSE_UNROLL
+    for (int k = 0; k < Tile::kDepth; k += 16) {
+      add_tile_products(
+          acc, [&](int i) { return queries + (a_row + 16 * i) * Tile::kPitch + a_element + k; },
+          [&](int j) { return base + (b_row + 8 * j) * Tile::kPitch + b_element + k; });
+    }
+  }
+  ptx::cp_async_wait<0>();
+
+  // Of each mma tile a lane has two rows, eight apart, and two columns side by side.
+  int rows[2 * kRowTiles], columns[2 * kColumnTiles];
+  BSE_UNROLL
+  for (int i = 0; i < 2 * kRowTiles; ++i) rows[i] = warp_row + 8 * i + lane / 4;
+  BSE_UNROLL
+  for (int j = 0; j < 2 * kColumnTiles; ++j) columns[j] = warp_column + j / 2 * 8 + lane % 4 * 2 + j % 2;
+  const auto dot = [&](int i, int j) { return acc[i / 2][j / 2][i % 2 * 2 + j % 2]; };
+  write_scores(block, range, tile, rows, columns, dot, slab);
+}
+
+}  // namespace bse::cuda

@@ -1,0 +1,109 @@
+// What a partition needs sorted: rows in hash order (roots, who is filled in), batches by free places and in hash
+// order, rows by batch (the result). A thread for each item.
+//
+// Everything is sorted the same way (grouping.cuh): put in groups that ascend with the key and are small
+// (order_groups.h), then ranked within them.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/partition/order_groups.h"
+#include "cuda/partition/state.cuh"
+
+namespace bse::cuda {
+
+__global__ void put_row_hashes_kernel(PartitionState state, RowList list, uint64_t key, int log_groups) {
+  const int64_t num_rows = num_rows_of(list);
+  for (int64_t i = thread_index(); i < num_rows; i += num_threads()) {
+    const uint32_t row = list.rows[i];
+    const uint64_t hash = keyed_hash(key, row);
+    put(state.groups, i, hash, row, static_cast<uint32_t>(hash >> (64 - log_groups)));
+  }
+}
+
+// Of the full batches.
+__global__ void put_batch_hashes_kernel(PartitionState state, uint64_t key, int log_groups) {
+  for (int64_t batch = thread_index(); batch < state.sizes.num_full(); batch += num_threads()) {
+    const uint64_t hash = keyed_hash(key, static_cast<uint64_t>(batch));
+    put(state.groups, batch, hash, static_cast<uint32_t>(batch), static_cast<uint32_t>(hash >> (64 - log_groups)));
+  }
+}
+
+__global__ void put_emptiness_kernel(PartitionState state, EmptinessGroups emptiness, bool only_open) {
+  for (int64_t batch = thread_index(); batch < state.sizes.num_batches; batch += num_threads()) {
+    const uint32_t num_free = state.num_free[batch];
+    if (only_open && num_free == 0) {
+      put_nothing(state.groups, batch);
+    } else {
+      put(state.groups, batch, static_cast<uint64_t>(batch), static_cast<uint32_t>(batch),
+          emptiness.group(batch, num_free));
+    }
+  }
+}
+
+__global__ void put_owners_kernel(PartitionState state, BatchGroups by_batch) {
+  BSE_SHARED(uint32_t, warp_sums, [kListThreads / 32 + 1]);
+  uint32_t num_filled = 0, total;
+  for (int64_t row = thread_index(); row < state.sizes.num_rows; row += num_threads()) {
+    const int32_t batch = state.owner[row];
+    num_filled += state.is_filled[row];
+    if (batch >= 0) {
+      put(state.groups, row, static_cast<uint64_t>(row), static_cast<uint32_t>(row), by_batch.group(row, batch));
+    } else {
+      put_nothing(state.groups, row);
+    }
+  }
+  exclusive_sum(num_filled, warp_sums, &total);
+  if (threadIdx.x == 0 && total > 0) atomicAdd(&state.counters[kNumFilled], uint64_t{total});
+}
+
+// The first `count` values, in order. first: [count]
+__global__ void take_first_kernel(PartitionState state, const uint64_t* num_members, int64_t count, uint32_t* first) {
+  const auto num_ranked = static_cast<int64_t>(*num_members);
+  for (int64_t i = thread_index(); i < num_ranked; i += num_threads()) {
+    const uint32_t rank = rank_of(state.groups, i);
+    if (rank < count) first[rank] = state.groups.members[i].value;
+  }
+}
+
+// ranks: [number of values] of each value
+__global__ void rank_values_kernel(PartitionState state, uint32_t* ranks) {
+  const auto num_members = static_cast<int64_t>(state.counters[kNumGrouped]);
+  for (int64_t i = thread_index(); i < num_members; i += num_threads()) {
+    ranks[state.groups.members[i].value] = rank_of(state.groups, i);
+  }
+}
+
+// Ranked rows fill the free places, batch by batch.
+__global__ void fill_kernel(PartitionState state, const uint32_t* first_places /* [num_batches + 1] */) {
+  const auto num_members = static_cast<int64_t>(state.counters[kNumGrouped]);
+  for (int64_t i = thread_index(); i < num_members; i += num_threads()) {
+    const uint32_t rank = rank_of(state.groups, i), row = state.groups.members[i].value;
+    int64_t low = 0, high = state.sizes.num_batches - 1;  // the last batch whose first place is not beyond the rank
+    while (low < high) {
+      const int64_t middle = (low + high + 1) / 2;
+      if (first_places[middle] <= rank) {
+        low = middle;
+      } else {
+        high = middle - 1;
+      }
+    }
+    state.owner[row] = static_cast<int32_t>(low);
+    state.is_filled[row] = 1;
+  }
+}
+
+// Full batches in the order of their ranks, then the ragged one. Ranked rows of batch b begin at b * batch_size.
+__global__ void write_kernel(PartitionState state, const uint32_t* batch_ranks /* [num_full] */,
+                             int32_t* nodes /* [num_assigned] */) {
+  const auto num_members = static_cast<int64_t>(state.counters[kNumGrouped]);
+  const int64_t num_full = state.sizes.num_full();
+  for (int64_t i = thread_index(); i < num_members; i += num_threads()) {
+    const uint32_t row = state.groups.members[i].value;
+    const int64_t batch = state.owner[row], place = batch < num_full ? batch_ranks[batch] : num_full;
+    const int64_t member = rank_of(state.groups, i) - batch * state.sizes.batch_size;
+    nodes[place * state.sizes.batch_size + member] = static_cast<int32_t>(row);
+  }
+}
+
+}  // namespace bse::cuda

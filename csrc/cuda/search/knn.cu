@@ -1,0 +1,114 @@
+// Exact neighbours on the GPU: by candidate lists with running limits, or, where these do not pay, all scores of so
+// many queries at a time as scratch holds, then selection.
+
+#include <algorithm>
+#include <optional>
+
+#include "cuda/matrix_topk/matrix_topk.h"
+#include "cuda/streaming_topk/streaming_topk.h"
+#include "cuda/types/tuning.h"
+
+namespace bse::cuda {
+
+namespace {
+
+constexpr size_t kSlabBytes = size_t{512} << 20;  // scores at a time, while memory allows: enough tiles for a GPU
+
+struct Layout {
+  Layout(const KnnRequest& request, const KnnPlan& plan, void* buffer)
+      : scratch(buffer), has_same_terms(!request.separate_base && request.query_ids == request.base_ids) {
+    base_terms = scratch.take<float>(request.num_base);
+    query_terms = has_same_terms ? base_terms : scratch.take<float>(request.num_queries);
+    unbounded = scratch.take<uint32_t>(1);
+    if (plan.has_lists) {
+      lists.emplace(request, plan.queries_at_once, plan.list_bytes, scratch);
+    } else {
+      slab = scratch.take<float>(plan.queries_at_once * request.num_base);
+      selector.emplace(request.selection, false, plan.queries_at_once, scratch);
+    }
+  }
+
+  Scratch scratch;
+  bool has_same_terms;
+  float *base_terms, *query_terms, *slab = nullptr;
+  uint32_t* unbounded;
+  std::optional<ListSearch> lists;
+  std::optional<Selector> selector;
+};
+
+size_t bytes_needed(const KnnRequest& request, const KnnPlan& plan) {
+  return Layout(request, plan, nullptr).scratch.num_bytes();
+}
+
+// False if not even one query fits.
+bool plan_lists(const KnnRequest& request, size_t max_bytes, KnnPlan* plan) {
+  plan->has_lists = true;
+  plan->list_bytes = std::min(tuning::kListBytes, max_bytes);
+  plan->queries_at_once = ListSearch::rows_at_once(request, plan->list_bytes);
+  while ((plan->scratch_bytes = bytes_needed(request, *plan)) > max_bytes) {
+    if (plan->queries_at_once == 1) return false;
+    plan->queries_at_once = (plan->queries_at_once + 1) / 2;
+    plan->list_bytes /= 2;
+  }
+  return true;
+}
+
+}  // namespace
+
+KnnPlan plan_knn(const KnnRequest& request, size_t max_bytes) {
+  KnnPlan plan;
+  const bool wants_lists = request.method == KnnMethod::kAny ? lists_pay(request) : request.method == KnnMethod::kLists;
+  if (wants_lists && plan_lists(request, max_bytes, &plan)) return plan;
+  plan = KnnPlan{};
+  const auto most = static_cast<int64_t>(kSlabBytes / (sizeof(float) * static_cast<size_t>(request.num_base)));
+  plan.queries_at_once = std::min(request.num_queries, std::max<int64_t>(1, most));
+  while (plan.queries_at_once > 1 && bytes_needed(request, plan) > max_bytes) {
+    plan.queries_at_once = (plan.queries_at_once + 1) / 2;
+  }
+  plan.scratch_bytes = bytes_needed(request, plan);
+  require_scratch(plan.scratch_bytes, max_bytes);
+  return plan;
+}
+
+void knn(const KnnRequest& request, const KnnPlan& plan, const Links& links, void* scratch, uint64_t* status,
+         void* raw_stream) {
+  const auto stream = static_cast<device::Stream>(raw_stream);
+  const Layout layout(request, plan, scratch);
+  const Metric metric = request.selection.metric;
+  // Where the base is the queries, what is wrong is theirs.
+  const auto base_kind = layout.has_same_terms ? StatusKind::kFeatureNotFinite : StatusKind::kKeyNotFinite;
+  uint32_t* const unbounded = plan.has_lists && can_screen_lists(request) ? layout.unbounded : nullptr;
+  if (unbounded != nullptr) device::fill_async(unbounded, 0, sizeof *unbounded, stream);
+  launch_row_terms(request.base, request.base_ids, request.num_base, metric, layout.base_terms, base_kind, status,
+                   unbounded, stream);
+  if (!layout.has_same_terms) {
+    launch_row_terms(request.queries, request.query_ids, request.num_queries, metric, layout.query_terms,
+                     StatusKind::kFeatureNotFinite, status, unbounded, stream);
+  }
+  if (layout.lists) layout.lists->launch_preparation(request, stream);
+
+  ScoreBlock block{};
+  block.queries = request.queries;
+  block.base = request.base;
+  block.query_terms = layout.query_terms;
+  block.base_terms = layout.base_terms;
+  block.query_ids = request.query_ids;
+  block.base_ids = request.base_ids;
+  block.num_candidates = request.num_base;
+  block.exclude_self = request.exclude_self;
+  block.selection = request.selection;
+  block.unbounded = unbounded;
+  for (int64_t first = 0; first < request.num_queries; first += plan.queries_at_once) {
+    block.first_row = first;
+    block.num_rows = std::min(plan.queries_at_once, request.num_queries - first);
+    block.rows_per_group = block.num_rows;
+    if (layout.lists) {
+      layout.lists->launch(block, links, stream);
+    } else {
+      launch_scores(block, layout.slab, stream);
+      layout.selector->launch(block, layout.slab, links, stream);
+    }
+  }
+}
+
+}  // namespace bse::cuda

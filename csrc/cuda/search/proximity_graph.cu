@@ -1,0 +1,190 @@
+// Proximity graphs on the GPU: draws of as many groups at a time as scratch holds, then scores and selection, in one
+// kernel where that serves (fused_topk_kernel.cuh), else by slabs of so many groups that their scores stay in L2.
+
+#include <algorithm>
+#include <optional>
+
+#include "common/prefilter_bound.h"
+#include "cuda/candidates/candidate_draw_kernel.cuh"
+#include "cuda/candidates/group_order_kernel.cuh"
+#include "cuda/candidates/warm_start.h"
+#include "cuda/fused_topk/fused_topk.h"
+#include "cuda/matrix_topk/matrix_topk.h"
+#include "cuda/types/tuning.h"
+
+namespace bse::cuda {
+
+namespace {
+
+constexpr int64_t kMostGroups = 65535;  // of a launch that fills a slab
+
+bool can_screen(const GraphRequest& request) {
+  return request.rows_per_draw > 1 && can_screen(request.features, request.keys, request.selection, request.has_scores);
+}
+
+// What a run lays out in scratch.
+struct Layout {
+  Layout(const GraphRequest& request, const GraphPlan& plan, void* buffer) : scratch(buffer) {
+    const bool is_shared = request.rows_per_draw > 1;
+    rows_per_group = std::min(request.rows_per_draw, request.num_rows);
+    num_groups = ceil_div(request.num_rows, rows_per_group);
+    num_columns = request.num_candidates + (is_shared ? 1 : 0);
+    has_two_towers = request.two_towers;
+
+    draw.num_drawn = static_cast<uint32_t>(num_columns);
+    draw.n = static_cast<uint32_t>(request.num_rows - (is_shared ? 0 : 1));
+    draw.seed = request.seed;
+    draw.are_own = !is_shared;
+    draw_blocks = std::min(plan.draws_at_once, int64_t{8} * device::num_multiprocessors());
+    const bool is_sparse = draw_is_sparse(draw.num_drawn, draw.n);
+    if (is_sparse) draw.num_slots = DistinctList::num_slots(draw.num_drawn, kWordsAtOnce);
+    const size_t draw_bytes =
+        is_sparse ? device::shared_bytes<uint64_t>(draw.num_slots) : device::shared_bytes<uint32_t>(draw.n);
+    draw.is_shared = draw_bytes <= kSharedBytes;
+    draw_shared_bytes = draw.is_shared ? draw_bytes : 0;
+    if (is_sparse && !draw.is_shared) tables = scratch.take<uint64_t>(draw_blocks * draw.num_slots);
+    draw.values_stride = is_sparse || draw.is_shared ? draw.num_drawn : draw.n;
+
+    query_terms = scratch.take<float>(request.num_rows);
+    base_terms = has_two_towers ? scratch.take<float>(request.num_rows) : query_terms;
+    unbounded = scratch.take<uint32_t>(1);
+    last_guess = scratch.take<uint32_t>(1);
+    order = is_shared ? scratch.take<uint32_t>(request.num_rows) : nullptr;
+    values = scratch.take<uint32_t>(plan.draws_at_once * draw.values_stride);
+    if (plan.band_rows == 0) slab = scratch.take<float>(plan.groups_at_once * rows_per_group * num_columns);
+    if (request.previous.neighbors != nullptr) {
+      warm_start.emplace(
+          WarmRequest{request.previous, request.pool_row_of, request.rows, request.num_candidates, request.seed},
+          plan.groups_at_once, scratch);
+    }
+  }
+
+  Scratch scratch;
+  DrawPlan draw{};
+  size_t draw_shared_bytes;
+  int64_t rows_per_group, num_groups, num_columns, draw_blocks;
+  bool has_two_towers;
+  uint64_t* tables = nullptr;
+  float *query_terms, *base_terms;
+  uint32_t *order, *values, *unbounded, *last_guess;
+  float* slab = nullptr;
+  std::optional<WarmStart> warm_start;
+};
+
+Selector make_selector(const GraphRequest& request, const GraphPlan& plan, Layout& layout) {
+  return Selector(request.selection, request.rows_per_draw > 1, plan.groups_at_once * layout.rows_per_group,
+                  layout.scratch);
+}
+
+size_t bytes_needed(const GraphRequest& request, const GraphPlan& plan) {
+  Layout layout(request, plan, nullptr);
+  if (plan.band_rows == 0) make_selector(request, plan, layout);
+  return layout.scratch.num_bytes();
+}
+
+}  // namespace
+
+GraphPlan plan_proximity_graph(const GraphRequest& request, size_t max_bytes) {
+  GraphPlan plan;
+  plan.draws_at_once = plan.groups_at_once = 1;
+  const Layout least(request, plan, nullptr);
+  if (can_screen(request)) {
+    plan.band_rows = band_rows(least.rows_per_group, least.num_columns, request.features.dim, request.max_band_rows);
+  }
+  const auto fits = [&] { return bytes_needed(request, plan) <= max_bytes; };
+  const size_t draw_bytes = sizeof(uint32_t) * least.draw.values_stride;
+  const auto most_draws =
+      std::min(least.num_groups, std::max<int64_t>(1, static_cast<int64_t>(tuning::kDrawBytes / draw_bytes)));
+  if (plan.band_rows == 0) {
+    const size_t group_bytes = sizeof(float) * static_cast<size_t>(least.rows_per_group * least.num_columns);
+    plan.groups_at_once = std::min({kMostGroups, least.num_groups,
+                                    std::max<int64_t>(1, static_cast<int64_t>(tuning::kGraphSlabBytes / group_bytes))});
+    plan.draws_at_once = plan.groups_at_once;
+    while (plan.groups_at_once > 1 && !fits()) {
+      plan.draws_at_once = plan.groups_at_once = (plan.groups_at_once + 1) / 2;
+    }
+  }
+  // More draws at a time where there is room, in whole slabs.
+  const int64_t least_draws = plan.groups_at_once;
+  for (int64_t draws = most_draws; draws > least_draws; draws /= 2) {
+    plan.draws_at_once = std::max<int64_t>(1, draws / least_draws) * least_draws;
+    if (fits()) break;
+    plan.draws_at_once = least_draws;
+  }
+  plan.scratch_bytes = bytes_needed(request, plan);
+  require_scratch(plan.scratch_bytes, max_bytes);
+  return plan;
+}
+
+void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const Links& links, void* scratch,
+                     uint64_t* status, void* raw_stream) {
+  const auto stream = static_cast<device::Stream>(raw_stream);
+  Layout layout(request, plan, scratch);
+  const bool is_shared = request.rows_per_draw > 1;
+  const Metric metric = request.selection.metric;
+  const int64_t num_rows = request.num_rows;
+  if (is_shared) {
+    const auto num_blocks = static_cast<unsigned>(std::min<int64_t>(ceil_div(num_rows, 256), 1024));
+    device::launch(group_order_kernel, dim3(num_blocks), dim3(256), 0, stream, static_cast<uint32_t>(num_rows),
+                   request.seed, layout.order);
+  }
+
+  ScoreBlock block{};
+  block.queries = request.features;
+  block.base = request.keys;
+  block.query_terms = layout.query_terms;
+  block.base_terms = layout.base_terms;
+  block.query_ids = block.base_ids = request.rows;
+  block.order = layout.order;
+  block.candidates = layout.values;
+  block.candidates_stride = layout.draw.values_stride;
+  block.rows_per_group = layout.rows_per_group;
+  block.num_candidates = layout.num_columns;
+  block.exclude_self = is_shared;
+  block.selection = request.selection;
+  // A slab is screened by one threshold; bands know better.
+  const bool is_screened = can_screen(request) && (plan.band_rows > 0 || request.selection.range_min == 0);
+  uint32_t* const unbounded_word = is_screened ? layout.unbounded : nullptr;
+  if (unbounded_word != nullptr) {
+    block.unbounded = unbounded_word;
+    block.margin = 2.0 * tensor_core_screening_error(request.features.dim);
+    device::fill_async(unbounded_word, 0, sizeof(uint32_t), stream);
+    device::fill_async(layout.last_guess, 0, sizeof(uint32_t), stream);
+  }
+  launch_row_terms(request.features, request.rows, num_rows, metric, layout.query_terms, StatusKind::kFeatureNotFinite,
+                   status, unbounded_word, stream);
+  if (layout.has_two_towers) {
+    launch_row_terms(request.keys, request.rows, num_rows, metric, layout.base_terms, StatusKind::kKeyNotFinite, status,
+                     unbounded_word, stream);
+  }
+  const auto take_groups = [&](int64_t first, int64_t count) {
+    block.first_row = first * layout.rows_per_group;
+    block.num_rows = std::min(count * layout.rows_per_group, num_rows - block.first_row);
+  };
+  std::optional<Selector> selector;
+  if (plan.band_rows == 0) selector = make_selector(request, plan, layout);
+  for (int64_t first_drawn = 0; first_drawn < layout.num_groups; first_drawn += plan.draws_at_once) {
+    const int64_t num_drawn = std::min(plan.draws_at_once, layout.num_groups - first_drawn);
+    device::launch(candidate_draw_kernel, dim3(static_cast<unsigned>(std::min(num_drawn, layout.draw_blocks))),
+                   dim3(kDrawThreads), layout.draw_shared_bytes, stream, layout.draw,
+                   static_cast<uint32_t>(first_drawn), static_cast<uint32_t>(num_drawn), layout.values, layout.tables);
+    if (plan.band_rows > 0) {
+      take_groups(first_drawn, num_drawn);
+      launch_bands(block, plan.band_rows, links, layout.last_guess, stream);
+      continue;
+    }
+    for (int64_t first = 0; first < num_drawn; first += plan.groups_at_once) {
+      take_groups(first_drawn + first, std::min(plan.groups_at_once, num_drawn - first));
+      block.candidates = layout.values + first * layout.draw.values_stride;
+      if (layout.warm_start) {
+        block.candidates = layout.warm_start->launch(first_drawn + first, block.num_rows, block.candidates,
+                                                     layout.draw.values_stride, status, stream);
+        block.candidates_stride = layout.num_columns;
+      }
+      launch_scores(block, layout.slab, stream);
+      selector->launch(block, layout.slab, links, stream);
+    }
+  }
+}
+
+}  // namespace bse::cuda

@@ -1,0 +1,87 @@
+// Candidate lists by defined scores (csrc/common/score.h): any metric and type, rows without a bound.
+//
+// A thread block has a tile of 128 rows and meets tiles of 128 columns; both are brought through shared memory, kDepth
+// elements at a time, and each thread owns 8 x 8 pairs, whose chains of fused multiply-adds run over k in order.
+// O(rows columns D).
+#pragma once
+
+#include "cuda/matrix_topk/score_tile.cuh"
+#include "cuda/runtime/device.h"
+#include "cuda/streaming_topk/list_rows.cuh"
+
+namespace bse::cuda {
+
+struct ListScoreTile {
+  static constexpr int kSize = CandidateLists::kTile, kThreads = 256, kDepth = 16;
+  // Rows of a thread are side by side, columns four by four: both are read 16 bytes at a time.
+  static constexpr int kThreadRows = 8, kThreadColumns = 8, kColumnThreads = kSize / kThreadColumns;
+  static constexpr int kPitch = kSize + 4;  // so that the transposing stores fall into different banks
+};
+
+__global__ void __launch_bounds__(ListScoreTile::kThreads, tuning::kListBlocksPerMultiprocessor)
+    list_score_kernel(ScoreBlock block, CandidateLists lists) {
+  using Tile = ListScoreTile;
+  BSE_SHARED(float, query_panel, [Tile::kDepth][Tile::kPitch]);
+  BSE_SHARED(float, base_panel, [Tile::kDepth][Tile::kPitch]);
+  BSE_SHARED(ListRowState, state);
+  if (is_screened(block)) return;  // the whole block
+  const ListRange range(block, lists);
+  ListRows<false> rows(block, lists, range, state);
+
+  const int first_row = threadIdx.x / Tile::kColumnThreads * Tile::kThreadRows;
+  const int first_column = threadIdx.x % Tile::kColumnThreads * 4;
+  const int64_t dim = block.queries.dim;
+  for (int64_t column = range.column_begin; column < range.column_end; column += Tile::kSize) {
+    const int64_t left = range.column_end - column;
+    const int columns_left = static_cast<int>(left < Tile::kSize ? left : Tile::kSize);
+    float acc[Tile::kThreadRows][Tile::kThreadColumns] = {};
+    for (int64_t k0 = 0; k0 < dim; k0 += Tile::kDepth) {
+      const int depth = static_cast<int>(dim - k0 < Tile::kDepth ? dim - k0 : Tile::kDepth);
+      for (int e = threadIdx.x; e < Tile::kSize * Tile::kDepth; e += Tile::kThreads) {
+        const int i = e / Tile::kDepth, k = e % Tile::kDepth;
+        const bool is_row = i < range.num_rows && k < depth, is_column = i < columns_left && k < depth;
+        query_panel[k][i] = is_row ? block.queries.element(state.query_ids[i], k0 + k) : 0.0f;
+        base_panel[k][i] = is_column ? block.base.element(block.base_id(column + i), k0 + k) : 0.0f;
+      }
+      __syncthreads();
+      for (int k = 0; k < depth; ++k) {
+        float query[Tile::kThreadRows], base[Tile::kThreadColumns];
+        BSE_UNROLL
+        for (int h = 0; h < 2; ++h) {
+          const float4 q = *reinterpret_cast<const float4*>(&query_panel[k][first_row + 4 * h]);
+          const float4 b = *reinterpret_cast<const float4*>(&base_panel[k][first_column + Tile::kSize / 2 * h]);
+          query[4 * h] = q.x, query[4 * h + 1] = q.y, query[4 * h + 2] = q.z, query[4 * h + 3] = q.w;
+          base[4 * h] = b.x, base[4 * h + 1] = b.y, base[4 * h + 2] = b.z, base[4 * h + 3] = b.w;
+        }
+        BSE_UNROLL
+        for (int i = 0; i < Tile::kThreadRows; ++i) {
+          BSE_UNROLL
+          for (int j = 0; j < Tile::kThreadColumns; ++j) acc[i][j] = fmaf(query[i], base[j], acc[i][j]);
+        }
+      }
+      __syncthreads();
+    }
+    rows.cut_full();
+
+    float column_terms[Tile::kThreadColumns];
+    BSE_UNROLL
+    for (int j = 0; j < Tile::kThreadColumns; ++j) {
+      const int c = first_column + j / 4 * (Tile::kSize / 2) + j % 4;
+      column_terms[j] = c < columns_left ? block.base_terms[column + c] : 0.0f;
+    }
+    BSE_UNROLL
+    for (int i = 0; i < Tile::kThreadRows; ++i) {
+      const int row = first_row + i;
+      const float gate = state.gates[row], term = state.terms[row];
+      BSE_UNROLL
+      for (int j = 0; j < Tile::kThreadColumns; ++j) {
+        const float score = finish_score(block.selection.metric, acc[i][j], term, column_terms[j]);
+        if (!(score >= gate)) continue;  // nor NaN
+        rows.append(row, static_cast<uint32_t>(column) + first_column + j / 4 * (Tile::kSize / 2) + j % 4, score);
+      }
+    }
+  }
+  rows.finish();
+}
+
+}  // namespace bse::cuda

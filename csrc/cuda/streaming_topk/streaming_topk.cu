@@ -1,0 +1,128 @@
+#include <algorithm>
+
+#include "common/prefilter_bound.h"
+#include "cuda/matrix_topk/matrix_topk.h"
+#include "cuda/streaming_topk/list_edges_kernel.cuh"
+#include "cuda/streaming_topk/list_prefilter_kernel.cuh"
+#include "cuda/streaming_topk/list_score_kernel.cuh"
+#include "cuda/streaming_topk/narrow_labels_kernel.cuh"
+#include "cuda/streaming_topk/streaming_topk.h"
+#include "cuda/types/tuning.h"
+
+namespace bse::cuda {
+
+namespace {
+
+constexpr int64_t kTile = CandidateLists::kTile;
+constexpr size_t kStaticSharedBytes = 5 << 10;  // at most, of list_screen_kernel
+static_assert(sizeof(ListRowState) + sizeof(ListRowConditions) <= kStaticSharedBytes, "room for both");
+constexpr size_t kReservedSharedBytes = 1 << 10;  // that the driver takes for each block
+
+int64_t blocks_at_once() { return tuning::kListBlocksPerMultiprocessor * device::num_multiprocessors(); }
+
+// The number of splits of the base with which so many rows are done first, by the time that a tile takes: waves of
+// blocks times their length, then joined lists.
+int64_t best_split(int64_t num_rows, int64_t num_columns, int64_t max_splits) {
+  const int64_t row_tiles = ceil_div(num_rows, kTile), column_tiles = ceil_div(num_columns, kTile);
+  const int64_t most = std::min({max_splits, column_tiles / tuning::kLeastSplitTiles, blocks_at_once()});
+  const int64_t cut_cost = tuning::kSplitCuts * ceil_div(std::min(num_rows, kTile), tuning::kCutRowsPerTile);
+  const int64_t join_cost = ceil_div(num_rows, tuning::kJoinedRowsPerMultiprocessor * device::num_multiprocessors());
+  int64_t best = 1, least_cost = 0;
+  for (int64_t splits = 1; splits <= most; ++splits) {
+    const int64_t cost = ceil_div(row_tiles * splits, blocks_at_once()) * (ceil_div(column_tiles, splits) + cut_cost) +
+                         splits * join_cost;
+    if (splits > 1 && cost >= least_cost) continue;
+    best = splits;
+    least_cost = cost;
+  }
+  return best;
+}
+
+}  // namespace
+
+int64_t num_list_selected(const KnnRequest& request) {
+  const Selection& selection = request.selection;
+  return std::min(selection.num_neighbors + std::min(selection.range_min, request.num_base), request.num_base);
+}
+
+bool lists_pay(const KnnRequest& request) {
+  const int64_t num_selected = num_list_selected(request);
+  return num_selected <= tuning::kMostListSelected && request.num_base >= tuning::kLeastListColumns &&
+         request.num_base >= tuning::kLeastColumnsPerSelected * num_selected;
+}
+
+bool can_screen_lists(const KnnRequest& request) {
+  return holds_aligned_bfloat16(request.queries) && holds_aligned_bfloat16(request.base) &&
+         request.selection.metric == Metric::kCosine && request.queries.dim <= kMostScreenedDimensions;
+}
+
+int64_t ListSearch::capacity(const KnnRequest& request) {
+  return ceil_div(tuning::most_listed(num_list_selected(request)) + kTile, 32) * 32;
+}
+
+int64_t ListSearch::rows_at_once(const KnnRequest& request, size_t num_bytes) {
+  const size_t row_bytes = sizeof(uint64_t) * static_cast<size_t>(capacity(request)) + sizeof(uint32_t);
+  const auto most = static_cast<int64_t>(std::min<size_t>(num_bytes / row_bytes, size_t{1} << 40));
+  if (most >= request.num_queries) return request.num_queries;
+  const int64_t wave = kTile * blocks_at_once();
+  return std::max<int64_t>(1, most < wave ? most : most / wave * wave);
+}
+
+ListSearch::ListSearch(const KnnRequest& request, int64_t rows_at_once, size_t max_bytes, Scratch& scratch) {
+  lists_.capacity = static_cast<uint32_t>(capacity(request));
+  lists_.num_selected = static_cast<uint32_t>(num_list_selected(request));
+  if (can_screen_lists(request)) {
+    // Limits are rounded in float32, scores of at most 1.02: by less than 2^-23.
+    lists_.band = static_cast<float>(2.0 * tensor_core_screening_error(request.queries.dim) + 0x1p-22);
+  }
+  while (sort_length_ < lists_.room()) sort_length_ *= 2;
+  const auto bytes_at = [&](int64_t splits) {
+    return static_cast<size_t>(rows_at_once * splits) * (sizeof(uint64_t) * lists_.capacity + sizeof(uint32_t));
+  };
+  max_splits_ = 1;
+  const int64_t wanted = best_split(rows_at_once, request.num_base, blocks_at_once());
+  while (max_splits_ < wanted && bytes_at(max_splits_ + 1) <= max_bytes) ++max_splits_;
+  lists_.entries = scratch.take<uint64_t>(rows_at_once * max_splits_ * lists_.capacity);
+  lists_.counts = scratch.take<uint32_t>(rows_at_once * max_splits_);
+  if (can_screen_lists(request) && request.selection.labels != nullptr) {
+    labels_.of_base = scratch.take<int32_t>(request.num_base);
+    labels_.has_wide = scratch.take<uint32_t>(1);
+  }
+}
+
+void ListSearch::launch_preparation(const KnnRequest& request, device::Stream stream) const {
+  if (labels_.of_base == nullptr) return;
+  device::fill_async(labels_.has_wide, 0, sizeof *labels_.has_wide, stream);
+  const auto num_blocks = static_cast<unsigned>(ceil_div(request.num_base, kNarrowLabelThreads));
+  device::launch(narrow_labels_kernel, dim3(num_blocks), dim3(kNarrowLabelThreads), 0, stream, request.selection.labels,
+                 request.base_ids, request.num_base, labels_);
+}
+
+void ListSearch::launch(const ScoreBlock& block, const Links& links, device::Stream stream) const {
+  CandidateLists lists = lists_;
+  const int64_t column_tiles = ceil_div(block.num_candidates, kTile);
+  const int64_t split_tiles = ceil_div(column_tiles, best_split(block.num_rows, block.num_candidates, max_splits_));
+  lists.columns_per_split = split_tiles * kTile;
+  lists.num_splits = static_cast<uint32_t>(ceil_div(column_tiles, split_tiles));  // none is empty
+  const dim3 grid(static_cast<unsigned>(ceil_div(block.num_rows, kTile) * lists.num_splits));
+  if (block.unbounded != nullptr) {  // which of the two has anything to do is decided on the device
+    using Tile = ListScreenTile;
+    const int64_t num_pieces = ceil_div(block.queries.dim, Tile::kDepth);
+    // What a multiprocessor has is what one block may have, and what is reserved for that.
+    const size_t room = (device::max_shared_bytes() + kReservedSharedBytes) / tuning::kListBlocksPerMultiprocessor -
+                        kReservedSharedBytes - kStaticSharedBytes;
+    const bool holds_queries = Tile::shared_bytes(num_pieces) <= std::max(room, Tile::shared_bytes(Tile::kStages));
+    const int64_t num_query_panels = holds_queries ? num_pieces : Tile::kStages;
+    const bool is_restricted = labels_.of_base != nullptr || block.selection.has_max_score;
+    device::launch(is_restricted ? list_screen_kernel<true> : list_screen_kernel<false>, grid, dim3(Tile::kThreads),
+                   Tile::shared_bytes(num_query_panels), stream, block, lists, labels_,
+                   static_cast<int>(num_query_panels));
+  }
+  device::launch(list_score_kernel, grid, dim3(ListScoreTile::kThreads), 0, stream, block, lists);
+  const auto num_blocks = static_cast<unsigned>(ceil_div(block.num_rows, kListLinkWarps));
+  device::launch(list_links_kernel, dim3(num_blocks), dim3(32 * kListLinkWarps),
+                 device::shared_bytes<uint64_t>(kListLinkWarps * sort_length_), stream, block, lists, sort_length_,
+                 links);
+}
+
+}  // namespace bse::cuda

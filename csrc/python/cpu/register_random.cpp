@@ -1,0 +1,40 @@
+#include "common/permutation.h"
+#include "common/random_stream.h"
+#include "python/cpu/bindings.h"
+
+namespace py = pybind11;
+
+namespace bse {
+
+void register_random(py::module_& module) {
+  module.def(
+      "philox4x32",
+      [](uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
+        const PhiloxBlock block = philox4x32(key, c0, c1, c2, c3);
+        return py::make_tuple(block.word[0], block.word[1], block.word[2], block.word[3]);
+      },
+      "One block of Philox4x32-10.");
+  module.def(
+      "root_order",
+      [](uint32_t n, uint64_t seed, uint32_t epoch, uintptr_t out) {
+        require(n > 0 && n < 1u << 31 && epoch < kEpochLimit, "0 < n < 2**31 and an epoch below 2**24");
+        const KeyedPermutation permutation(n, seed, Purpose::kRootOrder, epoch, 0);
+        auto* order = pointer<int64_t>(out);
+        for (uint32_t i = 0; i < n; ++i) order[i] = permutation(i);
+      },
+      py::kw_only(), py::arg("n"), py::arg("seed"), py::arg("epoch"), py::arg("out"),
+      "Keyed permutation of 0..n-1.   out: int64 [n]");
+  module.def(
+      "independent_roots",
+      [](uint32_t n, int64_t num_walks, uint64_t seed, uint32_t epoch, uintptr_t out) {
+        require(n > 0 && n < 1u << 31 && epoch < kEpochLimit, "0 < n < 2**31 and an epoch below 2**24");
+        auto* roots = pointer<int64_t>(out);
+        for (int64_t walk = 0; walk < num_walks; ++walk) {
+          roots[walk] = WordStream(seed, Purpose::kRoots, epoch, static_cast<uint32_t>(walk), 0).next_below(n);
+        }
+      },
+      py::kw_only(), py::arg("n"), py::arg("num_walks"), py::arg("seed"), py::arg("epoch"), py::arg("out"),
+      "Uniform root of each walk.   out: int64 [num_walks]");
+}
+
+}  // namespace bse

@@ -1,0 +1,218 @@
+// Every instruction set of this machine against the scalar one: kernels on awkward arrays, and whole graphs. Without
+// Python, so that it can be built for another processor and run under emulation (tests/tools/run_neon.sh).
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cpu/runtime/aligned_buffer.h"
+#include "cpu/search/requests.h"
+#include "cpu/simd/dispatch.h"
+#include "cpu/simd/kernel_table.h"
+
+namespace {
+
+using namespace bse;
+
+int num_failures = 0;
+
+void expect(bool condition, const std::string& what) {
+  if (condition) return;
+  ++num_failures;
+  std::printf("FAILED: %s\n", what.c_str());
+}
+
+template <class T>
+bool same_bits(const T* a, const T* b, int64_t count) {
+  return std::memcmp(a, b, static_cast<size_t>(count) * sizeof(T)) == 0;
+}
+
+// Ties, infinities, NaN and numbers of all sizes.
+std::vector<float> awkward_scores(std::mt19937& random, int64_t count, int kind) {
+  std::vector<float> scores(static_cast<size_t>(count));
+  for (float& score : scores) {
+    const auto word = static_cast<uint32_t>(random());
+    if (kind == 0) score = std::normal_distribution<float>()(random);
+    if (kind == 1) score = static_cast<float>(static_cast<int>(word % 5) - 2);
+    if (kind == 2) score = 1.0f;
+    if (kind == 3) score = std::ldexp(static_cast<float>(word % 16) - 7.5f, static_cast<int>(word >> 8) % 120 - 60);
+    if (kind == 4 && word % 4 == 0) score = std::numeric_limits<float>::quiet_NaN();
+    if (kind == 5) score = word % 3 == 0 ? std::numeric_limits<float>::infinity() : -static_cast<float>(word % 7);
+    score += 0.0f;  // scores are never -0
+  }
+  return scores;
+}
+
+struct Kept {
+  std::vector<float> scores;
+  std::vector<uint32_t> tiebreaks;
+};
+
+Kept collect_all(const KernelTable& kernels, const std::vector<float>& scores, bool bounded, float threshold) {
+  const auto count = static_cast<int64_t>(scores.size());
+  Kept kept{std::vector<float>(scores.size() + 128), std::vector<uint32_t>(scores.size() + 128)};
+  int64_t num_kept = 0;
+  const int64_t seen = kernels.collect(scores.data(), count, 7, bounded, threshold, kept.scores.data(),
+                                       kept.tiebreaks.data(), &num_kept, count + 128);
+  expect(seen == count, "collect looks at all scores");
+  kept.scores.resize(static_cast<size_t>(num_kept));
+  kept.tiebreaks.resize(static_cast<size_t>(num_kept));
+  return kept;
+}
+
+void test_selection(const KernelTable& kernels, const KernelTable& scalar, std::mt19937& random) {
+  for (int64_t count = 1; count <= 130; ++count) {
+    for (int kind = 0; kind < 6; ++kind) {
+      const std::string at =
+          std::string(kernels.isa_name) + ", " + std::to_string(count) + " of kind " + std::to_string(kind);
+      const std::vector<float> scores = awkward_scores(random, count, kind);
+      const float threshold = scores[static_cast<size_t>(count / 2)];
+      for (const bool bounded : {false, true}) {
+        const Kept own = collect_all(kernels, scores, bounded, threshold);
+        const Kept expected = collect_all(scalar, scores, bounded, threshold);
+        expect(own.tiebreaks == expected.tiebreaks && own.scores == expected.scores, "collect: " + at);
+        const auto size = static_cast<int64_t>(expected.scores.size());
+        for (const int64_t num_best : {int64_t{1}, (size + 1) / 2, size}) {
+          if (bounded || num_best < 1 || num_best > size) continue;
+          for (const bool keep_best : {true, false}) {
+            Kept a = own, b = own;
+            for (Kept* kept : {&a, &b}) {
+              kept->scores.resize(static_cast<size_t>(size) + 32);
+              kept->tiebreaks.resize(static_cast<size_t>(size) + 32);
+            }
+            const TopKCut cut = kernels.find_cut(a.scores.data(), size, num_best);
+            const int64_t left = kernels.filter(a.scores.data(), a.tiebreaks.data(), size, cut, keep_best);
+            const TopKCut expected_cut = scalar.find_cut(b.scores.data(), size, num_best);
+            const int64_t expected_left =
+                scalar.filter(b.scores.data(), b.tiebreaks.data(), size, expected_cut, keep_best);
+            expect(left == expected_left && same_bits(a.scores.data(), b.scores.data(), left) &&
+                       same_bits(a.tiebreaks.data(), b.tiebreaks.data(), left),
+                   "find_cut and filter: " + at);
+          }
+        }
+      }
+      const std::vector<float> entries = awkward_scores(random, count, kind);
+      std::vector<uint32_t> hits(scores.size() + 16), expected_hits(scores.size() + 16);
+      const int64_t num_hits = kernels.find_entries(scores.data(), entries.data(), count, hits.data());
+      const int64_t expected_num = scalar.find_entries(scores.data(), entries.data(), count, expected_hits.data());
+      expect(num_hits == expected_num && same_bits(hits.data(), expected_hits.data(), num_hits), "find_entries: " + at);
+    }
+    std::vector<uint64_t> ranks(static_cast<size_t>(count));
+    for (uint64_t& rank : ranks) rank = uint64_t{random()} << 32 | random();
+    std::vector<uint32_t> places(ranks.size()), expected(ranks.size());
+    kernels.find_places(ranks.data(), count, places.data());
+    scalar.find_places(ranks.data(), count, expected.data());
+    expect(places == expected, std::string(kernels.isa_name) + ", find_places");
+  }
+}
+
+void test_philox(const KernelTable& kernels, const KernelTable& scalar, std::mt19937& random) {
+  constexpr int kNumBlocks = 24;
+  BlockOffset offsets[kNumBlocks];
+  uint32_t words[4 * kNumBlocks], expected[4 * kNumBlocks];
+  for (int round = 0; round < 100; ++round) {
+    for (BlockOffset& offset : offsets) offset = {static_cast<uint32_t>(random()), static_cast<uint32_t>(random())};
+    const uint64_t key = uint64_t{random()} << 32 | random();
+    const auto c0 = static_cast<uint32_t>(random()), c3 = static_cast<uint32_t>(random());
+    kernels.philox_blocks(key, c0, 5, 6, c3, offsets, kNumBlocks, words);
+    scalar.philox_blocks(key, c0, 5, 6, c3, offsets, kNumBlocks, expected);
+    expect(same_bits(words, expected, 4 * kNumBlocks), std::string(kernels.isa_name) + ", philox_blocks");
+  }
+}
+
+struct Silent : Monitor {
+  bool poll(int64_t) override { return true; }
+};
+
+struct Built {
+  std::vector<int32_t> neighbors;
+  std::vector<float> scores;
+};
+
+Built build(const MatrixView& features, Metric metric, int64_t rows_per_draw, int64_t num_neighbors, bool exact,
+            bool with_scores) {
+  const auto size = static_cast<size_t>(features.num_rows * num_neighbors);
+  Built built{std::vector<int32_t>(size), std::vector<float>(with_scores ? size : 0)};
+  const Links links{built.neighbors.data(), with_scores ? built.scores.data() : nullptr};
+  Selection selection;
+  selection.metric = metric;
+  selection.num_neighbors = num_neighbors;
+  Silent monitor;
+  if (exact) {
+    KnnRequest request;
+    request.queries = request.base = features;
+    request.num_queries = request.num_base = features.num_rows;
+    request.exclude_self = true;
+    request.selection = selection;
+    request.num_threads = 2;
+    request.max_memory_bytes = 1 << 28;
+    knn(request, links, monitor);
+  } else {
+    ProximityGraphRequest request;
+    request.features = request.keys = features;
+    request.num_rows = features.num_rows;
+    request.num_candidates = features.num_rows / 2;
+    request.rows_per_draw = rows_per_draw;
+    request.selection = selection;
+    request.num_threads = 2;
+    request.max_memory_bytes = 1 << 28;
+    proximity_graph(request, links, monitor);
+  }
+  return built;
+}
+
+void test_graphs(const std::string& isa, std::mt19937& random) {
+  for (const int64_t dim : {1, 5, 16, 67, 300}) {
+    const int64_t num_rows = dim == 5 ? 1100 : 150;
+    std::vector<float> values(static_cast<size_t>(num_rows * dim));
+    for (float& value : values) value = std::normal_distribution<float>()(random);
+    if (dim == 16) {
+      for (float& value : values) value = std::round(value);  // ties
+    }
+    std::vector<uint16_t> halves(values.size());
+    for (size_t i = 0; i < values.size(); ++i) halves[i] = float_to_bfloat16(values[i]);
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      MatrixView features;
+      features.data = dtype == DType::kFloat32 ? static_cast<const void*>(values.data()) : halves.data();
+      features.dtype = dtype;
+      features.num_rows = num_rows;
+      features.dim = features.row_stride_elements = dim;
+      for (const Metric metric : {Metric::kCosine, Metric::kInnerProduct, Metric::kL2}) {
+        for (const int64_t rows_per_draw : {1, 64}) {
+          for (const bool exact : {false, true}) {
+            for (const bool with_scores : {false, true}) {
+              use_isa("scalar");
+              const Built expected = build(features, metric, rows_per_draw, 9, exact, with_scores);
+              use_isa(isa);
+              const Built built = build(features, metric, rows_per_draw, 9, exact, with_scores);
+              expect(built.neighbors == expected.neighbors && same_bits(built.scores.data(), expected.scores.data(),
+                                                                        static_cast<int64_t>(expected.scores.size())),
+                     isa + ", graph of dim " + std::to_string(dim));
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  std::mt19937 random(1);
+  use_isa("scalar");
+  const KernelTable& scalar = kernel_table();
+  for (const std::string& isa : supported_isas()) {
+    use_isa(isa);
+    test_selection(kernel_table(), scalar, random);
+    test_philox(kernel_table(), scalar, random);
+    test_graphs(isa, random);
+    std::printf("%s: %s\n", isa.c_str(), num_failures == 0 ? "equal to scalar" : "FAILED");
+  }
+  return num_failures == 0 ? 0 : 1;
+}

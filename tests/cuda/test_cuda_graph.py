@@ -1,0 +1,408 @@
+"""Graphs by the CUDA engine equal those of the CPU engine to the bit.
+
+The kernels run on a GPU where there is one, and on the CPU: the same source, compiled against the emulator of
+tests/emulator (the module _cuda_emulated of development builds).
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from batchsampler_ext import ProximityGraph, knn, knn_graph, proximity_graph, reference
+
+METRICS = ("cosine", "ip", "l2")
+
+
+def features_of(kind: str, num_rows: int, dim: int) -> torch.Tensor:
+    rng = np.random.default_rng(num_rows + dim)
+    if kind == "real":
+        values = rng.standard_normal((num_rows, dim))
+    elif kind == "integers":  # many ties
+        values = rng.integers(-1, 2, (num_rows, dim))
+    elif kind == "equal":
+        values = np.ones((num_rows, dim))
+    else:  # scales: zero rows, tiny and huge norms
+        values = rng.standard_normal((num_rows, dim)) * 10.0 ** rng.integers(-24, 24, (num_rows, 1))
+        values[rng.random(num_rows) < 0.2] = 0
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def assert_same(build, *arrays, device_engine, **arguments) -> ProximityGraph:
+    """On the CPU and on the device. Returns the first."""
+    expected = build(*arrays, **arguments)
+    with device_engine() as device:
+
+        def moved(value):
+            return value.to(device) if isinstance(value, torch.Tensor | ProximityGraph) else value
+
+        found = build(*map(moved, arrays), **{name: moved(value) for name, value in arguments.items()})
+        if isinstance(found, ProximityGraph):
+            found.check()
+            assert found.device.type == device.type
+            found = found.neighbors.cpu(), None if found.scores is None else found.scores.cpu()
+            parts = expected.neighbors, expected.scores
+        else:
+            found, parts = (found.ids.cpu(), found.scores.cpu()), (expected.ids, expected.scores)
+    assert torch.equal(parts[0], found[0])
+    if parts[1] is not None:
+        assert torch.equal(parts[1].view(torch.int32), found[1].view(torch.int32))  # to the bit
+    return expected
+
+
+@pytest.mark.parametrize("kind", ["real", "integers", "equal", "scales"])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("rows_per_draw", [1, 7, 256])
+def test_proximity_graph(device_engine, kind, metric, rows_per_draw):
+    features = features_of(kind, 150, 19)
+    assert_same(
+        proximity_graph, features, 5, num_candidates=40, rows_per_draw=rows_per_draw, metric=metric, return_scores=True,
+        seed=3, device_engine=device_engine,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("num_rows", [2, 3, 17, 33, 65, 129])
+@pytest.mark.parametrize("rows_per_draw", [1, 16, 256])
+def test_every_candidate_kept_and_dense_draws(device_engine, num_rows, rows_per_draw):
+    features = features_of("integers", num_rows, 3)
+    for num_candidates in {1, (num_rows - 1) // 2 or 1, num_rows - 1}:
+        for num_neighbors in {1, num_candidates}:
+            assert_same(
+                proximity_graph, features, num_neighbors, num_candidates=num_candidates, rows_per_draw=rows_per_draw,
+                sort=num_neighbors == 1, return_scores=True, seed=num_rows, device_engine=device_engine,
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_dtypes(device_engine, dtype, precision):
+    features = features_of("real", 90, 33).to(dtype)
+    for options in ({}, {"rows_per_draw": 1}):
+        assert_same(
+            proximity_graph, features, 7, num_candidates=30, precision=precision, return_scores=True,
+            device_engine=device_engine, **options,
+        )  # fmt: skip
+    assert_same(knn_graph, features, 7, precision=precision, device_engine=device_engine)
+
+
+@pytest.mark.parametrize("kind", ["real", "integers", "equal", "scales", "near", "no bound"])
+@pytest.mark.parametrize("dim", [8, 40, 136])
+def test_tensor_cores_screen_bfloat16(device_engine, kind, dim):
+    """Shared draws of bfloat16 rows without scores: only the borderline is scored as defined."""
+    features = features_of("scales" if kind == "no bound" else "real" if kind == "near" else kind, 200, dim)
+    if kind == "near":  # every score is on the borderline, few are equal
+        features = features[0] + 1e-2 * features
+    elif kind == "scales":  # within the bound
+        features = (
+            features
+            / features.norm(dim=1, keepdim=True).clamp(min=1e-30)
+            * 10.0 ** (torch.arange(200) % 6 - 3)[:, None]
+        )
+    features = features.bfloat16()
+    labels = torch.arange(200) % 3 - 1
+    for options in ({}, {"labels": labels}, {"keys": features.flip(0)}, {"rows": torch.arange(0, 200, 2)}):
+        assert_same(
+            proximity_graph, features, 20, num_candidates=90, rows_per_draw=70, seed=dim, device_engine=device_engine,
+            **options,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "dim", "num_candidates", "num_neighbors", "rows_per_draw"),
+    [
+        (150, 40, 149, 149, 64),  # all are kept; a last group of fewer rows
+        (150, 24, 99, 1, 150),
+        (203, 16, 100, 9, 100),  # a last group of three
+        (97, 13, 50, 7, 40),  # no multiple of eight elements: slabs of scores
+        (1100, 8, 1050, 20, 550),
+    ],
+)
+def test_rows_selected_where_they_are_scored(
+    device_engine, num_rows, dim, num_candidates, num_neighbors, rows_per_draw
+):
+    """The same links as with scores, which go through a slab, and as the oracle's."""
+    shape = {"num_candidates": num_candidates, "rows_per_draw": rows_per_draw, "seed": dim}
+    for kind in ("real", "integers"):
+        features = features_of(kind, num_rows, dim).bfloat16()
+        graph = assert_same(proximity_graph, features, num_neighbors, device_engine=device_engine, **shape)
+        with_scores = assert_same(
+            proximity_graph, features, num_neighbors, device_engine=device_engine, return_scores=True, **shape
+        )
+        assert torch.equal(graph.neighbors, with_scores.neighbors)
+        if num_rows < 200:
+            neighbors, _ = reference.proximity_graph(features.float().numpy(), num_neighbors, **shape)
+            np.testing.assert_array_equal(graph.neighbors.numpy(), neighbors)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"range_min": 9},
+        {"range_min": 80},
+        {"range_min": 200},
+        {"labels": torch.arange(140) % 2},
+        {"max_score": 0.2},
+        {"range_min": 3, "labels": torch.arange(140) % 4 - 1, "rows": torch.arange(0, 140, 1).flip(0)},
+    ],
+)
+def test_restricted_links_of_bfloat16(device_engine, options):
+    for kind in ("real", "integers"):
+        features = features_of(kind, 140, 16).bfloat16()
+        assert_same(
+            proximity_graph, features, 11, num_candidates=90, rows_per_draw=48, device_engine=device_engine, **options
+        )
+
+
+@pytest.mark.parametrize("build", ["shared", "own", "knn"])
+@pytest.mark.parametrize("kind", ["real", "integers"])
+def test_restricted_links(device_engine, build, kind):
+    features, keys = features_of(kind, 120, 8), features_of(kind, 120, 8).roll(1, 0)
+    rows = torch.from_numpy(np.random.default_rng(5).permutation(120)[:75])
+    labels = torch.arange(120) % 5 - 1
+    options = {"num_candidates": 60, "rows_per_draw": 1 if build == "own" else 32, "seed": 9, "return_scores": True}
+    make, options = (knn_graph, {}) if build == "knn" else (proximity_graph, options)
+    for restricted in (
+        {"rows": rows},
+        {"keys": keys},
+        {"labels": labels},
+        {"max_score": 0.3},
+        {"range_min": 13},
+        {"range_min": 200},
+        {"rows": rows, "keys": keys, "labels": labels, "max_score": 0.5, "range_min": 4, "metric": "ip"},
+    ):
+        for sort in {False, True} if build != "knn" else {None}:
+            chosen = options if sort is None else {**options, "sort": sort}
+            assert_same(make, features, 6, device_engine=device_engine, **chosen, **restricted)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_knn(device_engine, metric):
+    queries, base = features_of("integers", 37, 5), features_of("integers", 140, 5)
+    assert_same(knn, queries, base, 9, metric=metric, device_engine=device_engine)
+    assert_same(knn, queries, base, 140, metric=metric, device_engine=device_engine)
+    assert_same(knn_graph, base, 139, metric=metric, device_engine=device_engine)
+
+
+def rows_for_lists(kind: str, num_rows: int, dim: int) -> torch.Tensor:
+    """Enough rows for candidate lists instead of a slab."""
+    rng = np.random.default_rng(num_rows + dim)
+    values = rng.standard_normal((num_rows, dim))
+    if kind in ("real", "equal", "integers", "scales"):
+        return features_of(kind, num_rows, dim)
+    if kind == "cluster":  # more of them within the error of screening than a list has room for
+        values = values[0] + 1e-3 * values
+    elif kind == "mean":
+        values += 20 * rng.standard_normal(dim)
+    elif kind == "rising":  # every tile is better than those before, to most queries
+        values = values[0] + values * np.linspace(1, 1e-2, num_rows)[:, None]
+    elif kind == "no bound":  # for the few rows of extreme norms
+        values *= np.where(rng.random(num_rows) < 0.01, 1e12, 1.0)[:, None]
+    return torch.from_numpy(values.astype(np.float32))
+
+
+LIST_KINDS = ("real", "equal", "integers", "scales", "cluster", "mean", "rising", "no bound")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("kind", LIST_KINDS)
+def test_knn_by_lists(device_engine, kind, dtype):
+    """Two tiles of queries, fewer than there are multiprocessors: the base is split."""
+    base = rows_for_lists(kind, 1301, 40).to(dtype)
+    assert_same(knn, base[::9], base, 5, device_engine=device_engine)
+
+
+@pytest.mark.parametrize("num_neighbors", [1, 37, 300])
+@pytest.mark.parametrize("dim", [1, 8, 9, 168])  # 9: no multiple of 8; 168: more pieces than stages
+def test_sizes_of_lists(device_engine, num_neighbors, dim):
+    base = rows_for_lists("real", 1217, dim).bfloat16()
+    assert_same(knn, base[:70].flip(0), base, num_neighbors, device_engine=device_engine)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_restricted_lists(device_engine, dtype):
+    features = rows_for_lists("real", 1400, 16).to(dtype)
+    features[:500] = features[0] * (1 + torch.arange(500) % 3)[:, None]  # ties, and links above the best allowed score
+    rows = torch.from_numpy(np.random.default_rng(5).permutation(1400)[:1100])
+    labels = torch.arange(1400) % 5 - 1
+    some_score = float(knn(features[800:801], features, 30).scores[0, 20])
+    for restricted in (
+        {"labels": torch.zeros(1400, dtype=torch.int64)},
+        {"rows": rows, "labels": labels, "max_score": some_score},
+        {"rows": rows, "keys": features.flip(0), "range_min": 13},
+    ):
+        assert_same(knn_graph, features, 6, device_engine=device_engine, **restricted)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_metrics_of_lists(device_engine, metric):
+    base = rows_for_lists("scales", 1100, 5)
+    assert_same(knn, base[:40], base, 6, metric=metric, device_engine=device_engine)
+
+
+def test_matrices_that_begin_at_one_address(device_engine):
+    flat = features_of("real", 120, 8).flatten()
+    queries, base = flat[:480].view(60, 8), flat.view(60, 16)[:, :8]
+    assert_same(knn, queries, base, 5, device_engine=device_engine)
+    assert_same(proximity_graph, queries, 5, num_candidates=30, keys=base, device_engine=device_engine)
+
+
+def test_scratch_does_not_change_results(device_engine):
+    features = features_of("real", 200, 6)
+    calls = [(proximity_graph, {"num_candidates": 50, "rows_per_draw": 16}), (knn_graph, {})]
+    with device_engine() as device:
+        for build, options in calls:
+            expected = build(features.to(device), 4, **options).neighbors
+            for max_memory in (20_000, 100_000):
+                found = build(features.to(device), 4, max_memory=max_memory, **options).neighbors
+                assert torch.equal(expected, found)
+            with pytest.raises(ValueError, match="max_memory: expected at least [0-9]+ bytes of scratch"):
+                build(features.to(device), 4, max_memory=1, **options)
+
+
+def test_hash_tables_and_sort_buffers_beyond_shared_memory(device_engine):
+    features = features_of("integers", 4500, 2)
+    assert_same(
+        proximity_graph, features[:2300], 3, num_candidates=900, rows_per_draw=2300, device_engine=device_engine
+    )
+    assert_same(knn, features[:3], features, 4200, device_engine=device_engine)
+
+
+def test_oracle(device_engine):
+    features = features_of("real", 60, 7)
+    neighbors, scores = reference.proximity_graph(features.numpy(), 5, 20, rows_per_draw=16, seed=1)
+    with device_engine() as device:
+        graph = proximity_graph(
+            features.to(device), 5, num_candidates=20, rows_per_draw=16, seed=1, return_scores=True
+        ).to("cpu")
+    np.testing.assert_array_equal(graph.neighbors.numpy(), neighbors)
+    np.testing.assert_array_equal(graph.scores.numpy().view(np.int32), scores.view(np.int32))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_reported_when_results_are_read(device_engine, value):
+    features = features_of("real", 50, 40)
+    features[31, 35] = features[40, 0] = value
+    backwards = torch.arange(49, -1, -1)
+    for num_threads in (1, 3):  # the CPU engine names the same
+        with pytest.raises(ValueError, match=r"features\[31, 35\]: expected finite values"):
+            proximity_graph(features, 5, rows=backwards, num_threads=num_threads)
+    with device_engine() as device:
+        with pytest.raises(ValueError, match=r"features\[31, 35\]: expected finite values"):
+            proximity_graph(features.to(device), 5, num_candidates=20, rows=backwards.to(device)).check()
+        for graph in (proximity_graph(features.to(device), 5, num_candidates=20), knn_graph(features.to(device), 3)):
+            with pytest.raises(ValueError, match=r"features\[31, 35\]: expected finite values"):
+                graph.check()
+        good = features_of("real", 50, 40).to(device)
+        with pytest.raises(ValueError, match=r"base\[31, 35\]: expected finite values"):
+            knn(good, features.to(device), 3)
+        with pytest.raises(ValueError, match=r"keys\[31, 35\]: expected finite values"):
+            proximity_graph(good, 5, num_candidates=20, keys=features.to(device)).check()
+
+
+BAD_VALUES = [
+    ({"rows": [3, 50, 4]}, r"rows: expected values in \[0, 50\), got 50"),
+    ({"rows": [3, -1, 50, 4]}, r"rows: expected values in \[0, 50\), got -1"),
+    ({"rows": [7, 3, 9, 9, 3, 7]}, "rows: expected distinct ids, got 3 more than once"),
+    ({"labels": [0] * 49 + [-2]}, r"labels: expected values in \[-1, 9223372036854775807\), got -2"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), BAD_VALUES)
+@pytest.mark.parametrize("build", [proximity_graph, knn_graph])
+def test_bad_values_are_reported_when_results_are_read(device_engine, no_host_reads, build, values, message):
+    features = features_of("real", 50, 4)
+    with pytest.raises(ValueError, match=message):
+        build(features, 2, **values)
+    with device_engine() as device:
+        features = features.to(device)
+        values = {name: torch.tensor(value, device=device) for name, value in values.items()}
+        with no_host_reads():
+            graph = build(features, 2, **values)
+        for _ in range(2):
+            with pytest.raises(ValueError, match=message):
+                graph.check()
+
+
+def test_building_does_not_wait(device_engine, no_host_reads):
+    features = features_of("real", 60, 8)
+    rows, labels = torch.arange(59, -1, -1)[:40], torch.arange(60) % 7 - 1
+    options = {"rows": rows, "labels": labels, "max_score": 0.9, "range_min": 1}
+    expected = [build(features, 4, **options) for build in (proximity_graph, knn_graph)]
+    with device_engine() as device:
+        features, keys = features.to(device), features.to(device)
+        options |= {"rows": rows.to(device), "labels": labels.to(device)}
+        proximity_graph(features, 4, **options)  # what is loaded and allocated at first use
+        with no_host_reads():
+            found = [build(features, 4, **options) for build in (proximity_graph, knn_graph)]
+            proximity_graph(features, 4, keys=keys, rows_per_draw=1, return_scores=True, sort=True)
+        assert all(torch.equal(a.neighbors, b.neighbors.cpu()) for a, b in zip(expected, found, strict=True))
+
+
+def test_ids_of_graphs_are_reported_when_they_are_read(device_engine, no_host_reads):
+    table, good = torch.tensor([[4], [2], [2]], dtype=torch.int32), torch.tensor([2, 4, 3])
+    for ids, message in [([2, 5, 3], r"ids: expected values in \[0, 5\), got 5"), ([2, 4, 2], "ids: .* got 2 more")]:
+        with pytest.raises(ValueError, match=message):
+            ProximityGraph(table, ids=torch.tensor(ids), num_nodes=5)
+        with device_engine() as device:
+            moved, wrong, right = table.to(device), torch.tensor(ids).to(device), good.to(device)
+            with no_host_reads():
+                graph = ProximityGraph(moved, ids=wrong, num_nodes=5)
+                assert ProximityGraph(moved, ids=right, num_nodes=5).ids is not None
+            with pytest.raises(ValueError, match=message):
+                graph.stats()
+
+
+def warm_start_cases() -> list[tuple[dict, dict]]:
+    """What the previous graph and the next one are of."""
+    generator = torch.Generator().manual_seed(4)
+    earlier, later = (torch.randperm(90, generator=generator)[:count] for count in (70, 60))
+    labels, keys = torch.arange(90) % 5 - 1, features_of("real", 90, 7).flip(0)
+    return [
+        ({}, {}),
+        ({"rows": earlier}, {}),
+        ({}, {"rows": later}),
+        ({"rows": earlier, "labels": labels}, {"rows": later, "labels": labels, "range_min": 2, "sort": True}),
+        ({"keys": keys}, {"keys": keys, "metric": "l2"}),
+    ]
+
+
+@pytest.mark.parametrize("num_candidates", [1, 2, 9, 40, 59])
+def test_warm_start(device_engine, num_candidates):
+    features = features_of("real", 90, 7)
+    for earlier, later in warm_start_cases():
+        previous = proximity_graph(features, num_candidates=12, seed=4, **earlier)
+        assert_same(
+            proximity_graph, features, min(6, num_candidates), num_candidates=num_candidates, warm_start=previous,
+            seed=5, return_scores=True, device_engine=device_engine, **later,
+        )  # fmt: skip
+
+
+def test_warm_start_with_long_and_repeated_lists(device_engine):
+    """More neighbours than are taken, some of them twice; tests/kernels/warm_start_test.cpp has longer ones."""
+    features = features_of("real", 350, 4)
+    table = torch.randint(0, 350, (350, 300), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    table[::3, 100:] = -1
+    table[5] = -1
+    table[1, ::2] = table[1, 0]
+    for num_candidates in (150, 349):
+        assert_same(
+            proximity_graph, features, 3, num_candidates=num_candidates, warm_start=ProximityGraph(table),
+            device_engine=device_engine,
+        )  # fmt: skip
+
+
+def test_bad_warm_starts_are_named(device_engine, no_host_reads):
+    features = features_of("real", 30, 4)
+    table = proximity_graph(features, 5, num_candidates=9).neighbors
+    table[3, 0] = 30
+    with device_engine() as device:
+        features, table = features.to(device), table.to(device)
+        with no_host_reads():
+            graph = proximity_graph(features, 5, warm_start=ProximityGraph(table))
+        with pytest.raises(ValueError, match=r"expected neighbors in \[-1, 30\), got another value in row 3"):
+            graph.check()
+        table[3, 0] = 4
+        previous = ProximityGraph(table)
+        assert len(previous.degrees()) == 30
+        table.data[3, 0] = 17_000_000  # not noticed by torch
+        with pytest.raises(ValueError, match="expected neighbors that are rows of the graph, got 17000000 in row 3"):
+            proximity_graph(features, 5, warm_start=previous).check()

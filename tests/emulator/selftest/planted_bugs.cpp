@@ -1,0 +1,288 @@
+// Does the emulator find bugs? Each kernel of planted_kernels.h, right and with each of its bugs, under several seeds.
+//
+//   planted_bugs MODE       plain, asan or tsan: how this program was compiled
+// A run counts as caught if the result is wrong, the launch throws, or a sanitizer stops the process. A bug must be
+// caught by at least one seed in the modes that its line in the table names; a correct kernel never. Reports go to
+// stderr. Compiled by nvcc, the correct kernels run on the GPU.
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "emulator/selftest/planted_kernels.h"
+#include "kernels/test_arrays.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+extern "C" const char* __asan_default_options() { return "exitcode=77:detect_leaks=0"; }
+extern "C" const char* __ubsan_default_options() { return "print_stacktrace=1"; }
+#endif
+#if defined(__SANITIZE_THREAD__)
+extern "C" const char* __tsan_default_options() { return "exitcode=77:halt_on_error=1"; }
+#endif
+
+namespace {
+
+using namespace bse;
+using planted::Bug;
+using test::Array;
+using test::synchronize;
+
+// ---- one run of each kernel: is the result right?
+
+template <Bug kBug>
+bool rotate() {
+  constexpr int kBlocks = 3, kRounds = 5, kThreads = planted::kRotateThreads;
+  Array<int> in(kBlocks * kThreads), out(kBlocks * kThreads, -1);
+  for (int i = 0; i < kBlocks * kThreads; ++i) in[i] = i * 7 % 1000;
+  const size_t num_bytes = device::shared_bytes<int>(kThreads) - (kBug == Bug::kTooLittleShared ? 16 : 0);
+  device::launch(planted::rotate_kernel<kBug>, dim3(kBlocks), dim3(kThreads), num_bytes, nullptr, kRounds, in.data(),
+                 out.data());
+  synchronize();
+  for (int block = 0; block < kBlocks; ++block) {
+    const int* const own = in.data() + block * kThreads;
+    int sum = 0;
+    for (int i = 0; i < kThreads; ++i) sum += own[i];
+    for (int i = 0; i < kThreads; ++i) {
+      if (out[block * kThreads + i] != own[(i + kRounds) % kThreads] + sum) return false;
+    }
+  }
+  return true;
+}
+
+template <Bug kBug>
+bool compact() {
+  constexpr int kBlocks = 2, kThreads = 128, kCount = kBlocks * kThreads - 13;
+  Array<int> in(kCount), num_kept(1), kept(kCount), reversed(kCount, -1);
+  for (int i = 0; i < kCount; ++i) in[i] = (i * 31 + 5) % 11 - 5;
+  device::launch(planted::compact_kernel<kBug>, dim3(kBlocks), dim3(kThreads), 0, nullptr, in.data(), kCount,
+                 num_kept.data(), kept.data(), reversed.data());
+  synchronize();
+  std::vector<int> expected, got(kept.data(), kept.data() + num_kept[0]);
+  for (int i = 0; i < kCount; ++i) {
+    if (in[i] > 0) expected.push_back(in[i]);
+    const int source = i / 32 * 32 + 31 - i % 32;
+    if (reversed[i] != (source < kCount ? in[source] : 0)) return false;
+  }
+  std::sort(expected.begin(), expected.end());
+  std::sort(got.begin(), got.end());
+  return got == expected;
+}
+
+template <Bug kBug>
+bool histogram() {
+  constexpr int kBlocks = 3, kThreads = 96, kCount = 500, kKeys = planted::kNumSlots;  // the tables become full
+  Array<uint32_t> in(kBlocks * kCount);
+  Array<int> got(kKeys), is_full(kBlocks);
+  std::vector<int> expected(kKeys);
+  for (int i = 0; i < kBlocks * kCount; ++i) {
+    in[i] = static_cast<uint32_t>(i / 3 * 29 % kKeys);
+    ++expected[in[i]];
+  }
+  device::launch(planted::histogram_kernel<kBug>, dim3(kBlocks), dim3(kThreads), 0, nullptr, in.data(), kCount,
+                 got.data(), is_full.data());
+  synchronize();
+  for (int block = 0; block < kBlocks; ++block) {
+    if (is_full[block] != 1) return false;
+  }
+  return std::equal(expected.begin(), expected.end(), got.data());
+}
+
+template <Bug kBug>
+bool tile() {
+  constexpr int kDepth = 72, kRows = planted::kTileRows, kColumns = planted::kTileColumns;
+  Array<uint16_t> a(kRows * kDepth), b(kColumns * kDepth);
+  Array<float> out(kRows * kColumns);
+  const auto value = [](int i) { return (i * 37 + i / 7 * 11) % 17 - 8; };
+  const auto bf16 = [](int integer) {
+    const auto number = static_cast<float>(integer);
+    uint32_t bits;
+    std::memcpy(&bits, &number, sizeof bits);
+    return static_cast<uint16_t>(bits >> 16);
+  };
+  for (int i = 0; i < kRows * kDepth; ++i) a[i] = bf16(value(i));
+  for (int i = 0; i < kColumns * kDepth; ++i) b[i] = bf16(value(5 * i + 3));
+  device::launch(planted::tile_kernel<kBug>, dim3(1), dim3(64), 0, nullptr, a.data(), b.data(), kDepth, out.data());
+  synchronize();
+  for (int i = 0; i < kRows; ++i) {
+    for (int j = 0; j < kColumns; ++j) {
+      int sum = 0;
+      for (int k = 0; k < kDepth; ++k) sum += value(i * kDepth + k) * value(5 * (j * kDepth + k) + 3);
+      if (out[i * kColumns + j] != static_cast<float>(sum)) return false;
+    }
+  }
+  return true;
+}
+
+template <Bug kBug>
+bool vector_loads() {
+  constexpr int kCount = 40;
+  Array<float> in(4 * kCount, 1.0f), out(kCount);
+  device::launch(planted::vector_kernel<kBug>, dim3(1), dim3(64), 0, nullptr, in.data(), kCount, out.data());
+  synchronize();
+  for (int i = 0; i < kCount; ++i) {
+    if (out[i] != 5.0f) return false;
+  }
+  return true;
+}
+
+template <Bug kBug>
+bool last_block() {
+  constexpr int kBlocks = 8;
+  Array<int> parts(kBlocks), total(1);
+  Array<unsigned> num_done(1);
+  device::launch(planted::last_block_kernel<kBug>, dim3(kBlocks), dim3(32), 0, nullptr, parts.data(), num_done.data(),
+                 total.data());
+  synchronize();
+  return total[0] == kBlocks * (kBlocks + 1) / 2;
+}
+
+// ---- the table
+
+struct Case {
+  const char* kernel;
+  const char* bug;    // null: none
+  const char* modes;  // in which it must be caught: p(lain), a(san), t(san)
+  bool (*run)();
+};
+
+#define CORRECT(kernel) {#kernel, nullptr, "", kernel<Bug::kNone>}
+#if defined(__CUDACC__)
+#define WRONG(kernel, bug, modes) {#kernel, #bug, modes, nullptr}
+#else
+#define WRONG(kernel, bug, modes) {#kernel, #bug, modes, kernel<Bug::bug>}
+#endif
+
+const Case kCases[] = {
+    CORRECT(rotate),
+    WRONG(rotate, kNoBarrierBefore, "pat"),
+    WRONG(rotate, kNoBarrierAfter, "pat"),
+    WRONG(rotate, kDivergentBarrier, "pat"),
+    WRONG(rotate, kBarrierForSome, "pt"),
+    WRONG(rotate, kBarrierAgainstVote, "pat"),
+    WRONG(rotate, kSharedOffByOne, "pat"),
+    WRONG(rotate, kUninitialised, "pat"),
+    WRONG(rotate, kTooLittleShared, "pat"),
+    CORRECT(compact),
+    WRONG(compact, kMissingLane, "pat"),
+    WRONG(compact, kFullMaskInBranch, "pat"),
+    WRONG(compact, kInactiveSource, "pat"),
+    WRONG(compact, kExitBeforeShuffle, "pat"),
+    WRONG(compact, kNoSyncwarp, "pat"),
+    WRONG(compact, kVoteAsBarrier, "t"),
+    CORRECT(histogram),
+    WRONG(histogram, kNoBarrierBefore, "pt"),
+    WRONG(histogram, kCheckThenAct, "t"),
+    WRONG(histogram, kLostUpdate, "t"),
+    WRONG(histogram, kWrapsLate, "a"),
+    WRONG(histogram, kNotCleared, "pat"),
+    WRONG(histogram, kRaceBetweenBlocks, "t"),
+    WRONG(histogram, kSameValueWrites, "t"),
+    CORRECT(tile),
+    WRONG(tile, kNoBarrierBefore, "pat"),
+    WRONG(tile, kNoBarrierAfter, "pat"),
+    WRONG(tile, kNoWait, "pat"),
+    WRONG(tile, kSwappedFragments, "pat"),
+    WRONG(tile, kWrongLdmatrixRow, "pat"),
+    WRONG(tile, kMisalignedCopy, "pat"),
+    WRONG(tile, kCopiesBeyondRow, "pat"),
+    CORRECT(vector_loads),
+    WRONG(vector_loads, kMisalignedVector, "a"),
+    WRONG(vector_loads, kGlobalOffByOne, "a"),
+    CORRECT(last_block),
+    WRONG(last_block, kFenceOnly, "t"),
+    WRONG(last_block, kGridBarrier, "pat"),
+};
+
+#if defined(__CUDACC__)
+
+int run_correct_kernels() {
+  int num_failures = 0;
+  for (const Case& test : kCases) {
+    if (test.bug != nullptr || test.run()) continue;
+    ++num_failures;
+    std::printf("FAILED: %s\n", test.kernel);
+  }
+  std::printf("correct kernels on the device: %d failed\n", num_failures);
+  return num_failures == 0 ? 0 : 1;
+}
+
+#else
+
+enum Outcome { kRight, kWrong, kThrown, kSanitizer, kCrash, kNumOutcomes };
+const char* const kOutcomeNames[] = {"right", "wrong", "report", "sanitizer", "crash"};
+
+constexpr int kFirstCode = 100;  // exit codes apart from those of sanitizers
+
+// In a process of its own.
+Outcome run_case(const Case& test, uint64_t seed) {
+  std::fflush(stdout);
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(60);
+    std::fprintf(stderr, "---- %s %s, seed %d\n", test.kernel, test.bug != nullptr ? test.bug : "",
+                 static_cast<int>(seed));
+    emulator::config() = emulator::Config();
+    emulator::config().seed = seed;
+    emulator::config().resident_blocks = 3;
+    emulator::config().max_idle_steps = 20000;
+    Outcome outcome;
+    try {
+      outcome = test.run() ? kRight : kWrong;
+    } catch (const std::runtime_error& error) {
+      std::fprintf(stderr, "%s\n", error.what());
+      outcome = kThrown;
+    }
+    std::exit(outcome == kRight ? 0 : kFirstCode + outcome);
+  }
+  int status = 0;
+  if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status)) return kCrash;
+  const int code = WEXITSTATUS(status);
+  if (code == 0) return kRight;
+  return code > kFirstCode && code <= kFirstCode + kThrown ? static_cast<Outcome>(code - kFirstCode) : kSanitizer;
+}
+
+int run_matrix(const std::string& mode) {
+  const int num_seeds = mode == "plain" ? 16 : 3;  // seed 0, the fixed order, among them
+  int num_failures = 0;
+  for (const Case& test : kCases) {
+    int counts[kNumOutcomes] = {};
+    for (int seed = 0; seed < num_seeds; ++seed) ++counts[run_case(test, static_cast<uint64_t>(seed))];
+    const bool must_be_caught = std::strchr(test.modes, mode[0]) != nullptr;
+    const bool is_caught = counts[kRight] < num_seeds;
+    const bool is_fine = test.bug == nullptr ? !is_caught : is_caught || !must_be_caught;
+    num_failures += !is_fine;
+    std::printf("%-6s %-13s %-20s", is_fine ? "" : "FAILED", test.kernel, test.bug != nullptr ? test.bug : "(correct)");
+    for (int outcome = 0; outcome < kNumOutcomes; ++outcome) {
+      if (counts[outcome] > 0) std::printf(" %s %d/%d", kOutcomeNames[outcome], counts[outcome], num_seeds);
+    }
+    std::printf("\n");
+  }
+  std::printf("planted bugs, %s: %d lines are not as they must be\n", mode.c_str(), num_failures);
+  return num_failures == 0 ? 0 : 1;
+}
+
+#endif
+
+}  // namespace
+
+int main(int argc, char** argv) {
+#if defined(__CUDACC__)
+  (void)argc, (void)argv;
+  return run_correct_kernels();
+#else
+  const std::string mode = argc == 2 ? argv[1] : "";
+  if (mode != "plain" && mode != "asan" && mode != "tsan") {
+    std::fprintf(stderr, "usage: planted_bugs plain|asan|tsan\n");
+    return 2;
+  }
+  return run_matrix(mode);
+#endif
+}

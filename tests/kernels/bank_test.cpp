@@ -1,0 +1,180 @@
+// The CUDA engine's bank updates against the CPU engine's: tables must be equal to the bit, and so must be what is
+// refused or skipped. See walk_test.cpp for how it is compiled.
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cpu/bank/bank_update.h"
+#include "cuda/bank/bank_update.h"
+#include "kernels/test_arrays.h"
+
+namespace {
+
+using namespace bse;
+using test::Array;
+using test::synchronize;
+
+#if defined(__SANITIZE_THREAD__)
+constexpr int kNumRounds = 20;
+#else
+constexpr int kNumRounds = 120;
+#endif
+
+int num_failures = 0;
+int64_t num_compared = 0, num_refused = 0;
+
+void expect(bool condition, const std::string& what) {
+  if (condition) return;
+  if (++num_failures <= 20) std::printf("FAILED: %s\n", what.c_str());
+}
+
+size_t bytes_of(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+// Tables of one engine.
+struct Bank {
+  DType dtype;
+  int64_t num_samples, dim;
+  Array<unsigned char> data, keys;
+  Array<int64_t> last_update;
+  Array<uint64_t> claims, ledger;
+
+  Bank(DType type, int64_t rows, int64_t width)
+      : dtype(type),
+        num_samples(rows),
+        dim(width),
+        data(rows * width * bytes_of(type)),
+        keys(rows * width * bytes_of(type)),
+        last_update(rows, -1),
+        claims(rows),
+        ledger(cuda::kNumLedgerWords, ~uint64_t{0}) {
+    ledger[cuda::kNumSkippedWord] = 0;
+  }
+};
+
+struct Batch {
+  std::vector<int64_t> ids;
+  std::vector<float> rows, keys;
+};
+
+// What the CPU engine asks of its callers: rows that are not storable left out, with momentum also all but the last of
+// equal ids.
+Batch reduced(const Batch& batch, int64_t dim, bool skips, bool has_momentum) {
+  const auto count = static_cast<int64_t>(batch.ids.size());
+  std::vector<bool> is_kept(batch.ids.size());
+  for (int64_t i = count - 1; i >= 0; --i) {
+    bool is_finite = true;
+    for (int64_t k = 0; k < dim; ++k) {
+      is_finite &= std::isfinite(batch.rows[i * dim + k]) && std::isfinite(batch.keys[i * dim + k]);
+    }
+    is_kept[i] = is_finite || !skips;
+    for (int64_t j = i + 1; has_momentum && j < count; ++j) {
+      if (is_kept[j] && batch.ids[j] == batch.ids[i]) is_kept[i] = false;
+    }
+  }
+  Batch result;
+  for (int64_t i = 0; i < count; ++i) {
+    if (!is_kept[i]) continue;
+    result.ids.push_back(batch.ids[i]);
+    result.rows.insert(result.rows.end(), &batch.rows[i * dim], &batch.rows[i * dim] + dim);
+    result.keys.insert(result.keys.end(), &batch.keys[i * dim], &batch.keys[i * dim] + dim);
+  }
+  return result;
+}
+
+void compare_updates(std::mt19937& random) {
+  const auto below = [&](uint32_t limit) { return static_cast<int64_t>(random() % limit); };
+  const int64_t dims[] = {1, 7, 8, 9, 31, 32, 33, 130};
+  const int64_t dim = dims[below(8)], num_samples = 1 + below(90);
+  const auto dtype = static_cast<DType>(below(3));
+  const bool normalize = below(2) == 0, skips = below(2) == 0, has_momentum = below(2) == 0;
+  const float momentum = has_momentum ? 0.3f + 0.05f * static_cast<float>(below(10)) : 0.0f;
+  Bank expected(dtype, num_samples, dim), got(dtype, num_samples, dim);
+  uint64_t num_skipped = 0;
+  bool was_refused = false;
+  for (int64_t step = 0; step < 4; ++step) {
+    Batch batch;
+    const int64_t num_rows = below(3) == 0 ? below(5) : below(70);
+    std::normal_distribution<float> normal;
+    const bool has_bad_rows = below(3) == 0, has_bad_id = below(8) == 0;
+    for (int64_t i = 0; i < num_rows; ++i) batch.ids.push_back(below(static_cast<uint32_t>(num_samples)));
+    if (has_bad_id && num_rows > 0)
+      batch.ids[below(static_cast<uint32_t>(num_rows))] = below(2) == 0 ? -1 : num_samples;
+    for (auto* values : {&batch.rows, &batch.keys}) {
+      for (int64_t i = 0; i < num_rows; ++i) {
+        const float scale = below(5) == 0 ? 0.0f : std::pow(10.0f, static_cast<float>(below(7)) - 3);
+        for (int64_t k = 0; k < dim; ++k) values->push_back(normal(random) * scale);
+        if (has_bad_rows && below(4) == 0) values->back() = below(2) == 0 ? NAN : INFINITY;
+      }
+    }
+
+    const Batch kept = reduced(batch, dim, skips, has_momentum);
+    const UpdateResult result =
+        update_bank({expected.data.data(), expected.keys.data(), dtype, num_samples, dim, expected.last_update.data()},
+                    {kept.ids.data(), kept.rows.data(), kept.keys.data(), static_cast<int64_t>(kept.ids.size()), step,
+                     momentum, normalize});
+    bool is_refused = result.error != UpdateError::kNone;
+    // A bad id of a row that the CPU engine was not given.
+    for (const int64_t id : batch.ids) is_refused |= id < 0 || id >= num_samples;
+    if (is_refused && result.error == UpdateError::kNone) return;  // it has stored the rest: no use going on
+    if (!is_refused) num_skipped += static_cast<uint64_t>(skips ? num_rows - static_cast<int64_t>(kept.ids.size()) : 0);
+
+    Array<int64_t> ids(batch.ids.size());
+    Array<float> rows(batch.rows.size()), keys(batch.keys.size());
+    for (size_t i = 0; i < ids.size(); ++i) ids[i] = batch.ids[i];
+    for (size_t i = 0; i < rows.size(); ++i) rows[i] = batch.rows[i];
+    for (size_t i = 0; i < keys.size(); ++i) keys[i] = batch.keys[i];
+    Array<uint64_t> scratch(cuda::bank_scratch_bytes() / sizeof(uint64_t));
+    cuda::BankUpdate update;
+    update.ids = ids.data();
+    update.rows = {rows.data(), DType::kFloat32, num_rows, dim, dim, false};
+    update.key_rows = {keys.data(), DType::kFloat32, num_rows, dim, dim, false};
+    update.num_rows = num_rows;
+    update.step = step;
+    update.ticket = static_cast<uint32_t>(step + 1);
+    update.momentum = momentum;
+    update.normalize = normalize;
+    update.skips = skips;
+    cuda::launch_bank_update(
+        {got.data.data(), got.keys.data(), dtype, num_samples, dim, got.last_update.data(), got.claims.data()}, update,
+        got.ledger.data(), scratch.data(), nullptr);
+    synchronize();
+
+    const std::string where =
+        "step " + std::to_string(step) + ", dim " + std::to_string(dim) + ", " + std::to_string(num_rows) + " rows";
+    const std::string message = cuda::status_message(got.ledger.data(), num_samples);
+    was_refused |= is_refused;
+    expect(message.empty() != was_refused, where + ": " + message);
+    expect(std::memcmp(expected.data.data(), got.data.data(), got.data.size()) == 0, where + ": data");
+    expect(std::memcmp(expected.keys.data(), got.keys.data(), got.keys.size()) == 0, where + ": keys");
+    expect(std::memcmp(expected.last_update.data(), got.last_update.data(), sizeof(int64_t) * num_samples) == 0,
+           where + ": last_update");
+    if (!has_momentum) expect(got.ledger[cuda::kNumSkippedWord] == num_skipped, where + ": skipped");
+    ++num_compared;
+    num_refused += is_refused;
+  }
+}
+
+}  // namespace
+
+int main() {
+  std::mt19937 random(7);
+  for (int round = 0; round < kNumRounds; ++round) {
+#if !defined(__CUDACC__)
+    emulator::Config& config = emulator::config();
+    config.seed = static_cast<uint64_t>(round);
+    config.preemption = round % 2 == 0 ? 16 : 3;
+    config.resident_blocks = 1 + static_cast<uint64_t>(round % 3);
+    config.num_multiprocessors = round % 5 == 0 ? 1 : 4;
+#endif
+    compare_updates(random);
+  }
+  expect(num_refused > 0 && num_compared > 2 * num_refused, "updates are refused, and not refused");
+  std::printf("bank: %lld updates compared, %lld of them refused: %s\n", static_cast<long long>(num_compared),
+              static_cast<long long>(num_refused), num_failures == 0 ? "equal to the CPU engine" : "FAILED");
+  return num_failures == 0 ? 0 : 1;
+}

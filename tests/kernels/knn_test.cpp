@@ -1,0 +1,324 @@
+// Exact neighbours (csrc/cuda/search/knn.cu) by candidate lists and by a slab of all scores, against plain serial code,
+// to the bit. Sets are small, so that lists are forced; they are cut all the same, for a list of few neighbours is
+// short.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cuda/runtime/status.h"
+#include "cuda/types/requests.h"
+#include "kernels/test_arrays.h"
+
+namespace {
+
+using namespace bse;
+using test::Array;
+
+int num_failures = 0;
+
+enum class Kind {
+  kNormal,
+  kEqual,
+  kIntegers,
+  kCluster,   // the scores of all pairs are closer to each other than what screening tells apart
+  kPermuted,  // sums differ less than by rounding: the best as defined are any of the screened ones
+  kMean,      // a large common mean
+  kRising,    // each tile of columns is better than those before
+  kHeavy,     // norms of many scales, some rows of zeros, all within the bound of screening
+  kUnbounded  // beyond it
+};
+
+struct Case {
+  const char* name;
+  Kind kind;
+  int64_t num_rows, dim, num_neighbors;
+  int64_t num_queries = 0;  // so many other rows against the base; 0: the base itself, without itself
+  bool is_bfloat16 = true;
+  Metric metric = Metric::kCosine;
+  int64_t range_min = 0;
+  int num_labels = 0;  // 0: none; negative: some of them are equal in the low 32 bits only
+  bool has_max_score = false;
+  bool has_subset = false;
+  size_t max_bytes = size_t{1} << 30;
+  unsigned num_multiprocessors = 4;  // under the emulator: how much there is to fill by splitting the base
+};
+
+std::vector<float> make_features(const Case& run, int64_t num_rows, unsigned seed, bool are_queries) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(num_rows * run.dim), center(run.dim);
+  for (float& value : center) value = normal(generator);
+  for (int64_t k = 0; run.kind == Kind::kPermuted && k < run.dim; ++k)
+    center[k] *= std::ldexp(1.0f, static_cast<int>(k % 3 * 10 - 10));
+  for (int64_t i = 0; i < num_rows; ++i) {
+    const float progress = static_cast<float>(i) / static_cast<float>(num_rows);
+    const float scale = std::ldexp(1.0f, static_cast<int>(generator() % 20) - 10);
+    const bool is_special = generator() % 16 == 0;
+    if (run.kind == Kind::kPermuted) std::shuffle(center.begin(), center.end(), generator);
+    for (int64_t k = 0; k < run.dim; ++k) {
+      float value = normal(generator);
+      switch (run.kind) {
+        case Kind::kNormal:
+          break;
+        case Kind::kEqual:
+          value = center[k];
+          break;
+        case Kind::kIntegers:
+          value = static_cast<float>(generator() % 3) - 1.0f;
+          break;
+        case Kind::kCluster:
+          value = center[k] * scale * (1.0f + (is_special ? 0.01f : 0.0f) * value);
+          break;
+        case Kind::kPermuted:
+          // Of several scales, or no sum would be rounded; the smallest differ, by no more than what rounding does.
+          value = are_queries ? 1.0f : std::fabs(center[k]) < 0.01f ? 3e-4f * value : std::fabs(center[k]);
+          break;
+        case Kind::kMean:
+          value += 30.0f * center[k];
+          break;
+        case Kind::kRising:
+          value = center[k] + value * (1.01f - progress);
+          break;
+        case Kind::kHeavy:
+          value *= is_special ? 0.0f : scale;
+          break;
+        case Kind::kUnbounded:
+          value *= is_special ? 1e-17f : scale;
+          break;
+      }
+      values[i * run.dim + k] = run.is_bfloat16 ? round_to_bfloat16(value) : value;
+    }
+  }
+  return values;
+}
+
+// Features in memory of the device.
+struct Matrix {
+  Matrix(const std::vector<float>& values, int64_t dim, bool is_bfloat16)
+      : floats(is_bfloat16 ? 0 : values.size()), halves(is_bfloat16 ? values.size() + 8 : 0) {
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (is_bfloat16) {
+        halves[i] = float_to_bfloat16(values[i]);
+      } else {
+        floats[i] = values[i];
+      }
+    }
+    view.data = is_bfloat16 ? static_cast<const void*>(halves.data()) : floats.data();
+    view.dtype = is_bfloat16 ? DType::kBFloat16 : DType::kFloat32;
+    view.num_rows = static_cast<int64_t>(values.size()) / dim;
+    view.dim = view.row_stride_elements = dim;
+  }
+
+  Array<float> floats;
+  Array<uint16_t> halves;
+  cuda::DeviceMatrix view;
+};
+
+struct Result {
+  std::vector<int32_t> neighbors;
+  std::vector<float> scores;
+};
+
+Result run_device(cuda::KnnRequest request, cuda::KnnMethod method, size_t max_bytes) {
+  request.method = method;
+  const int64_t num_links = request.num_queries * request.selection.num_neighbors;
+  Array<int32_t> neighbors(num_links, -7);
+  Array<float> scores(num_links, 7.0f);
+  Array<uint64_t> status(cuda::kNumStatusWords, cuda::kNoReport);
+  const cuda::KnnPlan plan = cuda::plan_knn(request, max_bytes);
+  if (plan.has_lists != (method == cuda::KnnMethod::kLists)) {
+    ++num_failures;
+    std::printf("FAILED: another method than asked for\n");
+  }
+  Array<unsigned char> scratch(plan.scratch_bytes + 256, 0xA5);
+  void* aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(scratch.data()) + 255) / 256 * 256);
+  cuda::knn(request, plan, {neighbors.data(), scores.data()}, aligned, status.data(), nullptr);
+  test::synchronize();
+  return {{neighbors.data(), neighbors.data() + num_links}, {scores.data(), scores.data() + num_links}};
+}
+
+class Reference {
+ public:
+  Reference(const Case& run, const std::vector<float>& queries, const std::vector<float>& base)
+      : run_(run), queries_(queries), base_(base) {}
+
+  float score(int64_t query, int64_t other) const {
+    const float *a = &queries_[query * run_.dim], *b = &base_[other * run_.dim];
+    return finish_score(run_.metric, dot(a, b), row_term(run_.metric, dot(a, a)), row_term(run_.metric, dot(b, b)));
+  }
+
+  Result links(const cuda::KnnRequest& request) const {
+    const Selection& selection = request.selection;
+    Result result;
+    for (int64_t i = 0; i < request.num_queries; ++i) {
+      const int64_t query = request.query_ids != nullptr ? request.query_ids[i] : i;
+      std::vector<uint64_t> ranks;
+      for (int64_t j = 0; j < request.num_base; ++j) {
+        const int64_t other = request.base_ids != nullptr ? request.base_ids[j] : j;
+        const int64_t* labels = selection.labels;
+        if (request.exclude_self && other == query) continue;
+        if (labels != nullptr && labels[query] >= 0 && labels[query] == labels[other]) continue;
+        const float value = score(query, other);
+        if (std::isnan(value) || (selection.has_max_score && value > selection.max_score)) continue;
+        ranks.push_back(candidate_rank(value, static_cast<uint32_t>(other)));
+      }
+      std::sort(ranks.begin(), ranks.end());
+      for (int64_t k = selection.range_min; k < selection.range_min + selection.num_neighbors; ++k) {
+        const bool is_link = k < static_cast<int64_t>(ranks.size());
+        result.neighbors.push_back(is_link ? static_cast<int32_t>(rank_tiebreak(ranks[k])) : -1);
+        result.scores.push_back(is_link ? rank_score(ranks[k]) : -INFINITY);
+      }
+    }
+    return result;
+  }
+
+ private:
+  float dot(const float* a, const float* b) const {
+    float acc = 0.0f;
+    for (int64_t k = 0; k < run_.dim; ++k) acc = std::fmaf(a[k], b[k], acc);
+    return acc;
+  }
+
+  const Case& run_;
+  const std::vector<float>&queries_, &base_;
+};
+
+void compare(const Case& run, const char* method, const Result& found, const Result& expected) {
+  for (size_t i = 0; i < expected.neighbors.size(); ++i) {
+    const bool is_equal = found.neighbors[i] == expected.neighbors[i] &&
+                          std::memcmp(&found.scores[i], &expected.scores[i], sizeof(float)) == 0;
+    if (is_equal || ++num_failures > 20) continue;
+    std::printf("FAILED %s, %s: row %ld, link %ld: %d (%.9g), expected %d (%.9g)\n", run.name, method,
+                static_cast<long>(i / run.num_neighbors), static_cast<long>(i % run.num_neighbors), found.neighbors[i],
+                static_cast<double>(found.scores[i]), expected.neighbors[i], static_cast<double>(expected.scores[i]));
+  }
+}
+
+void check(const Case& run) {
+#if !defined(__CUDACC__)
+  emulator::config().num_multiprocessors = run.num_multiprocessors;
+#endif
+  const auto seed = static_cast<unsigned>(run.num_rows + run.dim);
+  const std::vector<float> base_values = make_features(run, run.num_rows, seed, false);
+  const std::vector<float> query_values =
+      run.num_queries > 0 ? make_features(run, run.num_queries, seed + 1, true) : base_values;
+  Matrix base(base_values, run.dim, run.is_bfloat16), queries(query_values, run.dim, run.is_bfloat16);
+  Array<int64_t> labels(run.num_rows), subset(run.num_rows);
+  const int num_labels = std::abs(run.num_labels);
+  for (int64_t i = 0; num_labels > 0 && i < run.num_rows; ++i) {
+    labels[i] = i % (num_labels + 1) - 1;
+    if (run.num_labels < 0 && i % 7 == 0) labels[i] += int64_t{1} << 32;
+  }
+  int64_t num_subset = 0;
+  for (int64_t i = 0; i < run.num_rows; ++i) {
+    if (i % 5 != 3) subset[num_subset++] = i;
+  }
+
+  cuda::KnnRequest request;
+  request.base = base.view;
+  request.queries = run.num_queries > 0 ? queries.view : base.view;
+  request.separate_base = run.num_queries > 0;
+  request.num_base = run.num_rows;
+  request.num_queries = run.num_queries > 0 ? run.num_queries : run.num_rows;
+  request.exclude_self = run.num_queries == 0;
+  if (run.has_subset) {
+    request.base_ids = subset.data();
+    request.num_base = num_subset;
+    if (run.num_queries == 0) {
+      request.query_ids = subset.data();
+      request.num_queries = num_subset;
+    }
+  }
+  Selection& selection = request.selection;
+  selection.metric = run.metric;
+  selection.num_neighbors = run.num_neighbors;
+  selection.range_min = run.range_min;
+  selection.labels = num_labels > 0 ? labels.data() : nullptr;
+  selection.sort = true;
+  const Reference reference(run, query_values, base_values);
+  if (run.has_max_score) {  // a score that occurs: it may be linked, and what is next to it is told apart
+    selection.has_max_score = true;
+    selection.max_score = reference.score(0, run.num_rows / 2);
+  }
+
+  const Result expected = reference.links(request);
+  compare(run, "lists", run_device(request, cuda::KnnMethod::kLists, run.max_bytes), expected);
+  if (run.num_queries == 0) return;  // graph_test.cpp looks at slabs
+  compare(run, "slab", run_device(request, cuda::KnnMethod::kSlab, run.max_bytes), expected);
+}
+
+// What plan_knn chooses by itself.
+void check_plan(int64_t num_base, int64_t num_neighbors, size_t max_bytes, bool has_lists) {
+  cuda::KnnRequest request;
+  request.num_queries = 1000;
+  request.num_base = num_base;
+  request.selection.num_neighbors = num_neighbors;
+  const cuda::KnnPlan plan = cuda::plan_knn(request, max_bytes);
+  if (plan.has_lists == has_lists && plan.scratch_bytes <= max_bytes) return;
+  ++num_failures;
+  std::printf("FAILED plan for %ld neighbours of %ld\n", static_cast<long>(num_neighbors), static_cast<long>(num_base));
+}
+
+}  // namespace
+
+int main() {
+  constexpr bool kFloat = false;
+  const Case cases[] = {
+      {"normal", Kind::kNormal, 300, 40, 4},
+      {"one neighbour", Kind::kNormal, 257, 8, 1},
+      {"one element", Kind::kNormal, 300, 1, 3},
+      {"all neighbours", Kind::kNormal, 140, 16, 139},
+      {"a base of several splits", Kind::kNormal, 800, 24, 2, 30},
+      {"few multiprocessors", Kind::kNormal, 700, 16, 2, 150, true, Metric::kCosine, 0, 0, false, false, 1 << 30, 1},
+      {"dim is no multiple of 8", Kind::kNormal, 300, 13, 4},
+      {"more pieces than stages", Kind::kNormal, 270, 160, 3, 20},
+      {"queries do not stay in shared memory", Kind::kNormal, 260, 168, 3, 10},
+      {"many splits", Kind::kNormal, 2100, 16, 3, 10},
+      {"equal", Kind::kEqual, 300, 8, 4},
+      {"equal, splits", Kind::kEqual, 700, 8, 4, 20},
+      {"integers", Kind::kIntegers, 400, 8, 4},
+      {"cluster", Kind::kCluster, 500, 16, 4},
+      {"cluster, splits, labels", Kind::kCluster, 900, 16, 4, 20, true, Metric::kCosine, 0, 5},
+      {"permuted", Kind::kPermuted, 700, 64, 4, 1},
+      {"permuted, more elements", Kind::kPermuted, 700, 120, 2, 1},
+      {"permuted, max_score", Kind::kPermuted, 700, 64, 4, 1, true, Metric::kCosine, 0, 0, true},
+      {"permuted, more rows", Kind::kPermuted, 900, 96, 9, 1},
+      {"mean", Kind::kMean, 400, 32, 4},
+      {"rising", Kind::kRising, 600, 16, 4, 40},
+      {"heavy tails", Kind::kHeavy, 400, 24, 4},
+      {"no bound", Kind::kUnbounded, 400, 24, 4},
+      {"labels", Kind::kNormal, 500, 16, 4, 0, true, Metric::kCosine, 0, 3},
+      {"wide labels", Kind::kNormal, 500, 16, 4, 0, true, Metric::kCosine, 0, -3},
+      {"few may be linked", Kind::kEqual, 400, 8, 100, 0, true, Metric::kCosine, 0, 1},
+      {"max_score", Kind::kCluster, 400, 16, 4, 0, true, Metric::kCosine, 0, 0, true},
+      {"ranks skipped", Kind::kIntegers, 400, 8, 3, 0, true, Metric::kCosine, 9, 4, true, true},
+      {"more ranks skipped than there are", Kind::kNormal, 200, 8, 3, 0, true, Metric::kCosine, 900},
+      {"subset", Kind::kNormal, 500, 16, 4, 0, true, Metric::kCosine, 0, 0, false, true},
+      {"subset of a separate base", Kind::kNormal, 500, 16, 4, 33, true, Metric::kCosine, 0, 0, false, true},
+      {"little scratch", Kind::kNormal, 300, 8, 2, 0, true, Metric::kCosine, 0, 0, false, false, 30000},
+      {"float32", Kind::kNormal, 300, 19, 4, 0, kFloat},
+      {"float32, equal", Kind::kEqual, 500, 3, 4, 20, kFloat},
+      {"float32, rising", Kind::kRising, 600, 16, 4, 40, kFloat},
+      {"float32, l2", Kind::kHeavy, 300, 5, 4, 0, kFloat, Metric::kL2, 2, 3, true},
+      {"bfloat16, ip", Kind::kUnbounded, 300, 8, 4, 0, true, Metric::kInnerProduct, 0, 3, true, true},
+  };
+  for (const Case& run : cases) check(run);
+
+  constexpr size_t kGiB = size_t{1} << 30;
+  check_plan(1000, 10, kGiB, false);
+  check_plan(200000, 100, kGiB, true);
+  check_plan(200000, 100, size_t{3} << 20, true);
+  check_plan(200000, 512, kGiB, true);
+  check_plan(200000, 513, kGiB, false);
+  check_plan(1500, 400, kGiB, false);
+  if (num_failures > 0) return 1;
+  std::printf("exact neighbours: %zu cases equal to the definitions\n", std::size(cases));
+  return 0;
+}

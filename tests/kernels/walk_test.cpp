@@ -1,0 +1,542 @@
+// The CUDA engine's walks against the CPU engine's: batches, counts, roots and errors must be equal.
+//
+// Compiled by g++ it executes the kernels in the emulator, under several schedules; compiled by nvcc (-x cu) it runs
+// them on a GPU. Of the CPU engine's instruction sets only the scalar one is linked: tests/cpu/isa_test.cpp compares
+// them.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <functional>
+#include <random>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "common/permutation.h"
+#include "cpu/walk/batch_walks.h"
+#include "cuda/runtime/status.h"
+#include "cuda/walk/walks.h"
+#include "kernels/scalar_kernels.h"
+#include "kernels/test_arrays.h"
+
+namespace {
+
+using namespace bse;
+using test::Array;
+using test::synchronize;
+
+#if defined(__SANITIZE_THREAD__)
+constexpr bool kIsSmall = true;
+#else
+constexpr bool kIsSmall = false;
+#endif
+
+int num_failures = 0;
+int64_t num_walks_compared = 0, num_steps_compared = 0;
+
+void expect(bool condition, const std::string& what) {
+  if (condition) return;
+  if (++num_failures <= 20) std::printf("FAILED: %s\n", what.c_str());
+}
+
+struct Silent : Monitor {
+  bool poll(int64_t) override { return true; }
+};
+
+// ---- graphs
+
+// Lists of instance ids. rows: the instances that have a row, in the order of rows.
+struct Graph {
+  std::string name;
+  std::vector<std::vector<int32_t>> lists;
+  std::vector<int32_t> rows;  // empty: row i is instance i
+  int64_t num_nodes = 0;
+};
+
+Graph graph_of(const std::string& name, int num_rows, const std::function<std::vector<int32_t>(int)>& list) {
+  Graph graph;
+  graph.name = name;
+  graph.num_nodes = num_rows;
+  for (int row = 0; row < num_rows; ++row) graph.lists.push_back(list(row));
+  return graph;
+}
+
+Graph random_graph(int num_rows, int num_neighbors, std::mt19937& random) {
+  return graph_of("random", num_rows, [&](int) {
+    std::vector<int32_t> list;
+    for (int k = 0; k < num_neighbors; ++k) list.push_back(static_cast<int32_t>(random() % num_rows));
+    return list;
+  });
+}
+
+// Rows of all lengths, a fifth of them empty.
+Graph short_rows(int num_rows, std::mt19937& random) {
+  Graph graph = random_graph(num_rows, 9, random);
+  graph.name = "short rows";
+  for (auto& list : graph.lists) list.resize(random() % 5 == 0 ? 0 : random() % 10);
+  return graph;
+}
+
+// Instances without a row are never neighbours.
+Graph subset(int num_rows, std::mt19937& random) {
+  Graph graph = short_rows(num_rows, random);
+  graph.name = "subset";
+  graph.num_nodes = 3 * num_rows + 1;
+  std::vector<int32_t> instances(static_cast<size_t>(graph.num_nodes));
+  for (size_t i = 0; i < instances.size(); ++i) instances[i] = static_cast<int32_t>(i);
+  std::shuffle(instances.begin(), instances.end(), random);
+  graph.rows.assign(instances.begin(), instances.begin() + num_rows);
+  for (auto& list : graph.lists) {
+    for (int32_t& id : list) id = graph.rows[static_cast<size_t>(id)];
+  }
+  return graph;
+}
+
+std::vector<Graph> awkward_graphs(std::mt19937& random) {
+  const int n = 40;
+  std::vector<Graph> graphs;
+  graphs.push_back(random_graph(n, 6, random));
+  graphs.push_back(random_graph(3 * n, 1, random));
+  graphs.push_back(short_rows(2 * n, random));
+  graphs.push_back(subset(n, random));
+  graphs.push_back(graph_of("ring", n, [&](int i) { return std::vector<int32_t>{(i + 1) % n}; }));
+  graphs.push_back(graph_of("self-loops", n, [](int i) { return std::vector<int32_t>{i, i}; }));
+  graphs.push_back(graph_of("dead ends", n, [&](int i) {
+    return i % 2 == 0 ? std::vector<int32_t>{i + 1, (i + 7) % n} : std::vector<int32_t>{};
+  }));
+  graphs.push_back(graph_of("no edges", n, [](int) { return std::vector<int32_t>{}; }));
+  graphs.push_back(graph_of("components of five", n, [](int i) {
+    return std::vector<int32_t>{i - i % 5 + (i + 1) % 5, i - i % 5 + (i + 2) % 5};
+  }));
+  graphs.push_back(graph_of(
+      "star", n, [&](int i) { return i == 0 ? std::vector<int32_t>{1, n / 2, n - 1} : std::vector<int32_t>{0}; }));
+  graphs.push_back(graph_of("one row", 1, [](int) { return std::vector<int32_t>{0}; }));
+  return graphs;
+}
+
+// The graph in memory, as both engines see it.
+class Tables {
+ public:
+  explicit Tables(const Graph& graph)
+      : num_neighbors_(longest(graph)),
+        neighbors_(graph.lists.size() * num_neighbors_, -1),
+        degrees_(graph.lists.size()),
+        row_of_(graph.rows.empty() ? 0 : static_cast<size_t>(graph.num_nodes), -1) {
+    for (size_t row = 0; row < graph.lists.size(); ++row) {
+      const std::vector<int32_t>& list = graph.lists[row];
+      for (size_t k = 0; k < list.size(); ++k) neighbors_[row * num_neighbors_ + k] = list[k];
+      degrees_[row] = static_cast<int32_t>(list.size());
+      all_full_ &= list.size() == num_neighbors_;
+    }
+    for (size_t row = 0; row < graph.rows.size(); ++row) {
+      row_of_[static_cast<size_t>(graph.rows[row])] = static_cast<int32_t>(row);
+    }
+    view_.neighbors = neighbors_.data();
+    view_.num_rows = static_cast<int64_t>(graph.lists.size());
+    view_.num_neighbors = static_cast<int64_t>(num_neighbors_);
+    view_.degrees = all_full_ ? nullptr : degrees_.data();
+    view_.row_of = graph.rows.empty() ? nullptr : row_of_.data();
+    view_.num_nodes = graph.num_nodes;
+  }
+
+  const GraphView& cpu() const { return view_; }
+  cuda::GraphView device() const {
+    return {view_.neighbors, view_.num_rows, view_.num_neighbors, view_.degrees, view_.row_of, view_.num_nodes};
+  }
+  int32_t& neighbor(int64_t row, int64_t k) { return neighbors_[static_cast<size_t>(row * view_.num_neighbors + k)]; }
+  void set_row_of(int32_t id, int32_t row) { row_of_[static_cast<size_t>(id)] = row; }
+
+ private:
+  static size_t longest(const Graph& graph) {
+    size_t longest = 1;
+    for (const auto& list : graph.lists) longest = std::max(longest, list.size());
+    return longest;
+  }
+
+  size_t num_neighbors_;
+  Array<int32_t> neighbors_, degrees_, row_of_;
+  bool all_full_ = true;
+  GraphView view_;
+};
+
+// ---- walks
+
+struct Case {
+  int64_t num_walks = 5, batch_size = 8;
+  double restart_prob = 0.2;
+  uint64_t seed = 1;
+  uint32_t epoch = 0;
+  int64_t first_walk = 0;
+  bool has_walk_ids = false;
+  Strategy strategy = Strategy::kWalk;
+
+  uint32_t threshold() const { return static_cast<uint32_t>(restart_prob * 4294967296.0); }
+  std::string describe(const Graph& graph) const {
+    return graph.name + " of " + std::to_string(graph.lists.size()) + ", batch_size " + std::to_string(batch_size) +
+           ", alpha " + std::to_string(restart_prob) + ", strategy " + std::to_string(static_cast<int>(strategy)) +
+           ", seed " + std::to_string(seed);
+  }
+};
+
+// Memory for one call of either engine.
+struct Output {
+  explicit Output(const Case& c)
+      : nodes(static_cast<size_t>(c.num_walks * c.batch_size), -7), counts(static_cast<size_t>(4 * c.num_walks), -7) {}
+  Array<int32_t> nodes;
+  Array<int64_t> counts;  // [4, num_walks]
+};
+
+void walk_on_cpu(const Tables& tables, const Case& c, const int64_t* roots, const int64_t* walk_ids, Output& output) {
+  WalkRequest request;
+  request.graph = tables.cpu();
+  request.strategy = c.strategy;
+  request.roots = roots;
+  request.walk_ids = walk_ids;
+  request.num_walks = c.num_walks;
+  request.batch_size = c.batch_size;
+  request.restart_threshold = c.threshold();
+  request.seed = c.seed;
+  request.epoch = c.epoch;
+  Silent monitor;
+  int64_t* const counts = output.counts.data();
+  const int64_t n = c.num_walks;
+  walk_batches(request, {output.nodes.data(), counts, counts + n, counts + 2 * n, counts + 3 * n}, monitor);
+}
+
+// Returns the message of what was reported.
+std::string walk_on_device(const Tables& tables, const Case& c, const int64_t* roots, const int64_t* walk_ids,
+                           Output& output) {
+  cuda::WalkRequest request;
+  request.graph = tables.device();
+  request.strategy = c.strategy;
+  request.roots = roots;
+  request.walk_ids = c.has_walk_ids ? walk_ids : nullptr;
+  request.first_walk = c.first_walk;
+  request.num_walks = c.num_walks;
+  request.batch_size = c.batch_size;
+  request.restart_threshold = c.threshold();
+  request.seed = c.seed;
+  request.epoch = c.epoch;
+  const size_t scratch_bytes = cuda::walk_scratch_bytes(request);
+  Array<uint32_t> scratch(scratch_bytes / sizeof(uint32_t), 0xABABABABu);
+  Array<uint64_t> status(cuda::kNumStatusWords);
+  cuda::clear_status(status.data(), nullptr);
+  int64_t* const counts = output.counts.data();
+  const int64_t n = c.num_walks;
+  cuda::launch_walks(request, {output.nodes.data(), counts, counts + n, counts + 2 * n, counts + 3 * n},
+                     scratch_bytes > 0 ? scratch.data() : nullptr, status.data(), nullptr);
+  synchronize();
+  return cuda::status_message(status.data(), request.graph.num_nodes);
+}
+
+void compare_walks(const Graph& graph, const Case& c) {
+  const Tables tables(graph);
+  Array<int64_t> roots(static_cast<size_t>(c.num_walks)), walk_ids(static_cast<size_t>(c.num_walks));
+  for (int64_t i = 0; i < c.num_walks; ++i) {
+    const auto at = static_cast<size_t>(i);
+    roots[at] = static_cast<int64_t>((static_cast<uint64_t>(i) * 7919 + c.seed) % graph.lists.size());
+    walk_ids[at] = c.has_walk_ids ? (i * 2654435761) % (int64_t{1} << 32) : c.first_walk + i;
+  }
+  Output expected(c), got(c);
+  walk_on_cpu(tables, c, roots.data(), walk_ids.data(), expected);
+  const std::string message = walk_on_device(tables, c, roots.data(), walk_ids.data(), got);
+  expect(message.empty(), message + ": " + c.describe(graph));
+  expect(std::equal(expected.nodes.data(), expected.nodes.data() + expected.nodes.size(), got.nodes.data()),
+         "nodes: " + c.describe(graph));
+  const char* const names[] = {"steps", "restarts", "teleports", "fills"};
+  for (int kind = 0; kind < 4; ++kind) {
+    const int64_t* const begin = expected.counts.data() + kind * c.num_walks;
+    expect(std::equal(begin, begin + c.num_walks, got.counts.data() + kind * c.num_walks),
+           std::string(names[kind]) + ": " + c.describe(graph));
+  }
+  num_walks_compared += c.num_walks;
+  for (int64_t i = 0; i < c.num_walks; ++i) num_steps_compared += expected.counts[static_cast<size_t>(i)];
+}
+
+// Every graph with every alpha and size, small numbers of walks.
+void test_awkward_graphs(std::mt19937& random) {
+  const std::vector<int64_t> sizes =
+      kIsSmall ? std::vector<int64_t>{1, 2, 33} : std::vector<int64_t>{1, 2, 3, 31, 32, 33, 40, 65};
+  for (const Graph& graph : awkward_graphs(random)) {
+    for (const double restart_prob : {0.0, 0.005, 0.2, 0.6, 0.99}) {
+      for (const int64_t batch_size : sizes) {
+        if (kIsSmall && restart_prob == 0.99 && batch_size > 2) continue;
+        if (restart_prob == 0.005 && batch_size > 33) continue;  // slow, and alpha 0 is alike
+        Case c;
+        c.num_walks = 2;
+        c.batch_size = batch_size;
+        c.restart_prob = restart_prob;
+        c.seed = random();
+        c.epoch = static_cast<uint32_t>(random() % (1 << 24));
+        compare_walks(graph, c);
+      }
+    }
+  }
+}
+
+// Batches that fit well into large graphs: hardly any fill.
+void test_typical(std::mt19937& random) {
+  const Graph graph = random_graph(kIsSmall ? 200 : 3000, 10, random);
+  for (const int64_t batch_size : {16, 64, 256}) {
+    for (const double restart_prob : {0.05, 0.2, 0.5}) {
+      Case c;
+      c.num_walks = kIsSmall ? 3 : 40;
+      c.batch_size = batch_size;
+      c.restart_prob = restart_prob;
+      c.seed = uint64_t{random()} << 32 | random();
+      compare_walks(graph, c);
+    }
+  }
+}
+
+// The strategies that walks are compared with: lists longer than a warp too, and warps that collect several batches.
+void test_other_strategies(std::mt19937& random) {
+  std::vector<Graph> graphs = awkward_graphs(random);
+  graphs.push_back(random_graph(90, 70, random));
+  for (const Graph& graph : graphs) {
+    for (const Strategy strategy :
+         {Strategy::kBreadthFirst, Strategy::kDepthFirst, Strategy::kNeighbors, Strategy::kUniform}) {
+      for (const int64_t batch_size : {1, 2, 33, 70}) {
+        Case c;
+        c.strategy = strategy;
+        c.num_walks = batch_size == 33 && graph.lists.size() == 90 && !kIsSmall ? 70 : 3;
+        c.batch_size = batch_size;
+        c.seed = random();
+        c.has_walk_ids = batch_size == 2;
+        compare_walks(graph, c);
+      }
+    }
+  }
+}
+
+// Which walk of which epoch.
+void test_numbering(std::mt19937& random) {
+  const Graph graph = random_graph(100, 5, random);
+  Case c;
+  for (const uint32_t epoch : {0u, 1u, (1u << 24) - 1}) {
+    for (const int64_t first_walk : {int64_t{0}, int64_t{1}, (int64_t{1} << 32) - 5}) {
+      for (const bool has_walk_ids : {false, true}) {
+        c.epoch = epoch;
+        c.first_walk = first_walk;
+        c.has_walk_ids = has_walk_ids;
+        compare_walks(graph, c);
+      }
+    }
+  }
+  for (const int64_t num_walks : {0, 1, 2, 3, 33}) {
+    c.num_walks = num_walks;
+    compare_walks(graph, c);
+  }
+}
+
+// Member tables in global memory, some of them used by a second walk.
+void test_large_batches(std::mt19937& random) {
+  Case c;
+#if !defined(__CUDACC__)
+  emulator::Config& config = emulator::config();
+  const emulator::Config before = config;
+  config.num_multiprocessors = 1;
+  config.resident_blocks = 4;
+  c.batch_size = 4100;
+  c.num_walks = 19;  // of which 16 at a time
+  compare_walks(short_rows(4300, random), c);
+  config = before;
+  if (kIsSmall) return;
+#endif
+  c.num_walks = 5;
+  c.batch_size = 4200;
+  compare_walks(random_graph(5000, 8, random), c);
+  c.restart_prob = 0.0;
+  compare_walks(random_graph(5000, 8, random), c);
+}
+
+// ---- bad values
+
+// Both engines must complain about the same row, or both not at all.
+void test_bad_neighbors(std::mt19937& random) {
+  int num_bad = 0, num_good = 0;
+  for (int round = 0; round < (kIsSmall ? 10 : 60); ++round) {
+    const Graph graph = round % 2 == 0 ? random_graph(60, 4, random) : subset(60, random);
+    Tables tables(graph);
+    const auto row = static_cast<int64_t>(random() % 60);
+    if (graph.lists[static_cast<size_t>(row)].empty()) continue;
+    const int32_t bad_ids[] = {-1, -5, static_cast<int32_t>(graph.num_nodes), INT32_MAX};
+    int32_t bad_id = bad_ids[round / 2 % 4];
+    if (round % 4 == 1) {  // an instance that has no row any more
+      bad_id = graph.lists[static_cast<size_t>(row)][0];
+      tables.set_row_of(bad_id, round % 8 == 1 ? -1 : 60);
+    } else {
+      tables.neighbor(row, 0) = bad_id;
+    }
+    Case c;
+    c.num_walks = 1;
+    c.batch_size = 1 + static_cast<int64_t>(random() % 40);
+    c.restart_prob = round % 3 == 0 ? 0.0 : 0.2;
+    c.seed = random();
+    Array<int64_t> roots(1, static_cast<int64_t>(random() % 60)), walk_ids(1, 0);
+    Output expected(c), got(c);
+    std::string error;
+    try {
+      walk_on_cpu(tables, c, roots.data(), walk_ids.data(), expected);
+    } catch (const std::invalid_argument& exception) {
+      error = exception.what();
+    }
+    const std::string message = walk_on_device(tables, c, roots.data(), walk_ids.data(), got);
+    expect(error.empty() == message.empty(), "bad neighbor: '" + message + "', expected '" + error + "'");
+    if (error.empty()) {
+      ++num_good;
+      expect(std::equal(expected.nodes.data(), expected.nodes.data() + expected.nodes.size(), got.nodes.data()),
+             "bad neighbor not met");
+      continue;
+    }
+    ++num_bad;
+    // The CPU names the first that the walk meets, the device the one in the lowest row.
+    if (round % 4 != 1) expect(error == message, "bad neighbor: '" + message + "', expected '" + error + "'");
+    std::set<int32_t> distinct(got.nodes.data(), got.nodes.data() + c.batch_size);
+    expect(static_cast<int64_t>(distinct.size()) == c.batch_size && *distinct.begin() >= 0 && *distinct.rbegin() < 60,
+           "a walk that met a bad neighbor is still a batch");
+  }
+  expect(num_bad > 0 && num_good > 0, "bad neighbors are met, and not met");
+}
+
+void test_bad_tables(std::mt19937& random) {
+  Graph graph = random_graph(30, 4, random);
+  Tables tables(graph);
+  for (int64_t row = 0; row < 30; ++row) {
+    for (int64_t k = 0; k < 4; ++k) tables.neighbor(row, k) = k % 2 == 0 ? 100 : -7;
+  }
+  Case c;
+  Array<int64_t> roots(5), walk_ids(5);
+  for (size_t i = 0; i < 5; ++i) roots[i] = static_cast<int64_t>(3 * i);
+  Output output(c);
+  const std::string message = walk_on_device(tables, c, roots.data(), walk_ids.data(), output);
+  expect(message.find("expected neighbors that are rows of the graph") != std::string::npos, "nothing but bad ids");
+  expect(output.counts[0] == 0 && output.counts[2 * 5] > 0, "nothing but bad ids: no steps, teleports");
+
+  const Tables good(graph);
+  roots[1] = -1;
+  roots[3] = 30;
+  const std::string root_message = walk_on_device(good, c, roots.data(), walk_ids.data(), output);
+  expect(root_message == "roots: expected rows of the graph, got -1 for walk 1", "bad roots: " + root_message);
+  for (const size_t walk : {1, 3}) {
+    const int32_t* const nodes = output.nodes.data() + walk * 8;
+    expect(std::count(nodes, nodes + 8, -1) == 8, "a walk with a bad root has no nodes");
+    for (size_t kind = 0; kind < 4; ++kind) expect(output.counts[kind * 5 + walk] == 0, "nor counts");
+  }
+}
+
+void test_bad_values_of_other_strategies(std::mt19937& random) {
+  Tables tables(random_graph(30, 4, random));
+  for (int64_t row = 0; row < 30; ++row) tables.neighbor(row, 1) = row % 2 == 0 ? 100 : -7;
+  for (const Strategy strategy : {Strategy::kBreadthFirst, Strategy::kDepthFirst, Strategy::kNeighbors}) {
+    Case c;
+    c.strategy = strategy;
+    Array<int64_t> roots(5, 3), walk_ids(5);
+    roots[4] = 30;
+    Output output(c);
+    const std::string message = walk_on_device(tables, c, roots.data(), walk_ids.data(), output);
+    expect(message == "roots: expected rows of the graph, got 30 for walk 4", "bad root: " + message);
+    const int32_t* const nodes = output.nodes.data() + 4 * c.batch_size;
+    expect(std::count(nodes, nodes + c.batch_size, -1) == c.batch_size, "a batch with a bad root has no nodes");
+    roots[4] = 4;
+    const std::string other = walk_on_device(tables, c, roots.data(), walk_ids.data(), output);
+    expect(other.find("expected neighbors that are rows of the graph") != std::string::npos, "bad neighbor: " + other);
+    std::set<int32_t> distinct(output.nodes.data(), output.nodes.data() + c.batch_size);
+    expect(static_cast<int64_t>(distinct.size()) == c.batch_size && *distinct.begin() >= 0 && *distinct.rbegin() < 30,
+           "what met a bad neighbor is still a batch");
+  }
+}
+
+// ---- degrees and roots
+
+std::string degrees_on_device(const Tables& tables, Array<int32_t>& degrees) {
+  Array<uint64_t> status(cuda::kNumStatusWords);
+  cuda::clear_status(status.data(), nullptr);
+  cuda::launch_row_degrees(tables.device(), degrees.data(), status.data(), nullptr);
+  synchronize();
+  return cuda::status_message(status.data(), tables.cpu().num_nodes);
+}
+
+std::string degrees_on_cpu(const Tables& tables, Array<int32_t>& degrees) {
+  Silent monitor;
+  ThreadTeam team(1, monitor);
+  try {
+    row_degrees(team, tables.cpu(), degrees.data());
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "";
+}
+
+void test_row_degrees(std::mt19937& random) {
+  for (const int num_neighbors : {1, 4, 31, 32, 33, 64, 70}) {
+    Graph graph = random_graph(kIsSmall ? 20 : 100, num_neighbors, random);
+    for (auto& list : graph.lists) {
+      if (random() % 4 != 0) list.resize(random() % (static_cast<size_t>(num_neighbors) + 1));
+    }
+    Tables tables(graph);
+    const auto num_rows = static_cast<int64_t>(graph.lists.size());
+    for (int round = 0; round < 8; ++round) {
+      Array<int32_t> expected(graph.lists.size(), -7), got(graph.lists.size(), -7);
+      const std::string error = degrees_on_cpu(tables, expected), message = degrees_on_device(tables, got);
+      expect(error == message, "degrees: '" + message + "', expected '" + error + "'");
+      expect(round > 0 || error.empty(), "degrees: " + error);
+      if (error.empty()) {
+        expect(std::equal(got.data(), got.data() + got.size(), expected.data()), "degrees");
+      }
+      const int32_t values[] = {-1, 0, -2, static_cast<int32_t>(graph.num_nodes)};
+      tables.neighbor(static_cast<int64_t>(random()) % num_rows,
+                      static_cast<int64_t>(random()) % tables.cpu().num_neighbors) = values[random() % 4];
+    }
+  }
+}
+
+void test_roots() {
+  for (const uint32_t n : {1u, 2u, 63u, 1000u}) {
+    Array<int64_t> order(n, -7), roots(77, -7);
+    cuda::launch_root_order(n, 5, 3, order.data(), nullptr);
+    cuda::launch_independent_roots(n, 77, 5, 3, roots.data(), nullptr);
+    synchronize();
+    const KeyedPermutation permutation(n, 5, Purpose::kRootOrder, 3, 0);
+    for (uint32_t i = 0; i < n; ++i) expect(order[i] == permutation(i), "root_order");
+    for (uint32_t walk = 0; walk < 77; ++walk) {
+      WordStream words(5, Purpose::kRoots, 3, walk, 0);
+      expect(roots[walk] == words.next_below(n), "independent_roots");
+    }
+  }
+}
+
+void run_all(uint32_t seed) {
+  std::mt19937 random(seed);
+  test_awkward_graphs(random);
+  test_typical(random);
+  test_other_strategies(random);
+  test_numbering(random);
+  if (seed == 1) test_large_batches(random);  // takes as long as all the others
+  test_bad_neighbors(random);
+  test_bad_tables(random);
+  test_bad_values_of_other_strategies(random);
+  test_row_degrees(random);
+  test_roots();
+}
+
+}  // namespace
+
+int main() {
+#if defined(__CUDACC__)
+  for (uint32_t seed = 0; seed < 20; ++seed) run_all(seed);
+#else
+  emulator::Config& config = emulator::config();
+  for (uint32_t seed = 0; seed < (kIsSmall ? 2 : 3); ++seed) {
+    config.seed = seed;
+    config.preemption = seed == 1 ? 3 : 16;
+    config.resident_blocks = 1 + seed;
+    run_all(seed);
+  }
+#endif
+  std::printf("walks: %lld compared, %lld steps: %s\n", static_cast<long long>(num_walks_compared),
+              static_cast<long long>(num_steps_compared), num_failures == 0 ? "equal to the CPU engine" : "FAILED");
+  return num_failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,128 @@
+"""The benchmarks' own code: that it runs, and that its statistics are right. Timings are not tested."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def load(path: str):
+    """A module by its file: the repository's root must not be importable here, its package is not the installed one."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, BENCHMARKS / path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_partition_quality_of_digits(tmp_path):
+    digits = load_digits()
+    np.save(tmp_path / "features.npy", (digits.data - digits.data.mean(0)).astype(np.float32))
+    np.save(tmp_path / "labels.npy", digits.target)
+    command = [sys.executable, "-m", "benchmarks.partition_quality", str(tmp_path / "features.npy")]
+    command += ["--labels", str(tmp_path / "labels.npy"), "--batch-size", "64", "-k", "50", "--epochs", "1"]
+    out = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True).stdout
+    rows = {line[:20].strip(): [float(word.rstrip("%")) for word in line[20:].split()] for line in out.splitlines()[1:]}
+    mean, keeps, _, _, false_negatives, repeated, _ = np.array(list(rows.values())[:5]).T
+    assert list(rows)[:5] == [
+        "uniform", "independent walks", "partition, soft", "partition, default", "partition, hard",
+    ]  # fmt: skip
+    assert keeps[:2].tolist() == [0, 1]
+    assert mean[0] < mean[2] < mean[3] < mean[4]
+    assert false_negatives[0] == pytest.approx(10, abs=0.5)  # per cent, of ten classes
+    assert repeated[0] == pytest.approx(63 / 1796, rel=0.1)
+
+
+def test_interleaved_timing_pairs_rounds(monkeypatch):
+    timing = load("timing.py")
+    clock = iter(range(10**6))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(clock)))
+    calls = []
+    contestants = {name: lambda name=name: calls.append(name) for name in ("ours", "theirs")}
+    timings = timing.interleave(contestants, "ours", num_rounds=3, budget_seconds=100)
+    assert [sorted(calls[i : i + 2]) for i in range(0, len(calls), 2)] == [["ours", "theirs"]] * 4
+    assert timings["theirs"].seconds.tolist() == [1, 1, 1]
+    assert timings["theirs"].ratios.tolist() == [1, 1, 1]
+    calls.clear()
+    timings = timing.interleave(contestants, "ours", num_rounds=3, budget_seconds=0.5)
+    assert sorted(calls) == ["ours", "ours", "theirs", "theirs"]  # the round that warms up, and one that counts
+
+
+def test_cases_run(tmp_path):
+    """With ours first, and a share of a measured peak in every row."""
+    if importlib.util.find_spec("tqdm") is None:
+        pytest.skip("needs tqdm")
+    out = tmp_path / "results.json"
+    command = [sys.executable, "-m", "benchmarks.run", "--quick", "--cases", "walk", "--seed", "3", "--out", str(out)]
+    shown = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True).stdout
+    assert "Results equal the oracle's" in shown
+    report = json.loads(out.read_text())
+    assert report["seed"] == 3
+    assert report["machine"]["cpu"]
+    for case in report["cases"]:
+        rows = case["contestants"]
+        assert [row["name"] for row in rows[:3]] == ["batchsampler_ext", "C++, one walk at a time", "Python loop"]
+        assert all(row["share_of_peak"] > 0 for row in rows)
+        assert rows[0]["ratio_p10_median_p90"] == [1, 1, 1]
+
+
+def test_charts_are_drawn_with_their_numbers_beside_them(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.charts", "--quick", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True)
+    assert (tmp_path / "charts.png").read_bytes().startswith(b"\x89PNG")
+    report = json.loads((tmp_path / "charts.json").read_text())
+    assert report["machine"]["threads"] >= 1
+    points = report["points"]
+    assert {point["panel"] for point in points} == {
+        *(f"proximity_graph, {name}" for name in "NMKd"),
+        "knn_graph, N",
+        "random_walk_with_restart, N",
+    }
+    assert {point["line"] for point in points if "graph" in point["panel"]} == {"float32", "bfloat16"}
+    assert all(point["share_of_peak"] > 0 for point in points)
+    assert all(point["p10_median_p90_seconds"] == sorted(point["p10_median_p90_seconds"]) for point in points)
+
+
+def test_seeds_needed_agree_with_a_simulation():
+    statistics = load("learning/statistics.py")
+    count = statistics.seeds_needed(0.5, 0.5)
+    assert count == 10  # the textbook's: d = 1, two-sided 5%, power 80%
+    rng = np.random.default_rng(0)
+    samples = 0.5 + 0.5 * rng.standard_normal((20_000, count))
+    statistic = samples.mean(1) / (samples.std(1, ddof=1) / np.sqrt(count))
+    critical = statistics.scipy.stats.t.ppf(0.975, count - 1)
+    assert 0.79 < (np.abs(statistic) > critical).mean() < 0.82
+
+
+def test_the_command_explains_itself():
+    pytest.importorskip("tqdm")
+    command = [sys.executable, "-m", "benchmarks.run", "--help"]
+    assert "usage" in subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True).stdout
+
+
+def test_cost_beside_training():
+    module = load("refresh_cost.py")
+    assert sum(parameter.numel() for parameter in module.resnet50(1000).parameters()) == 25_557_032  # the published one
+    cost = module.measure(
+        torch.device("cpu"),
+        num_samples=600,
+        dim=16,
+        batch_size=8,
+        image_size=32,
+        width=4,
+        refresh_every=4,
+        num_blocks=2,
+    )
+    assert cost.step_ms > 0
+    assert cost.refresh_ms > 0
+    assert cost.overhead_p10_p90[0] <= cost.overhead <= cost.overhead_p10_p90[1]

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Runs the kernel tests against a build with AddressSanitizer and UndefinedBehaviorSanitizer.
+#   tests/tools/run_asan.sh PYTHON
+# The sanitized package lives in a virtual environment of its own that borrows the other packages of PYTHON's. Leaks are
+# not looked for: the interpreter and torch keep their own.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python=$1
+export PATH="$(cd "$(dirname "$python")" && pwd):$PATH" # cmake and ninja
+venv=build/asan/venv
+test -x "$venv/bin/python" || "$python" -m venv "$venv"
+site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+"$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$site/borrowed.pth"
+"$python" -m pip --python "$venv/bin/python" --disable-pip-version-check -q install --no-build-isolation --no-deps --force-reinstall \
+  --config-settings=build-dir=build/asan/cmake --config-settings=cmake.build-type=RelWithDebInfo \
+  --config-settings=cmake.define.BSE_ASAN=ON --config-settings=install.strip=false .
+# libstdc++ too: otherwise the sanitizer cannot find the real __cxa_throw and aborts at the first exception.
+libraries=$(for name in libasan.so libubsan.so libstdc++.so; do g++ -print-file-name=$name; done | paste -sd:)
+export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1
+LD_PRELOAD="$libraries" "$venv/bin/python" - <<'PY'
+import pathlib, sys
+import batchsampler_ext, pytest
+assert "asan" in pathlib.Path(batchsampler_ext.__file__).parts, batchsampler_ext.__file__
+tests = "oracle or by_pairs or threshold or ends or bad or layout or block_boundary or subset or awkward or changes_in_place"
+files = ["tests/python/test_similarity.py", "tests/python/test_walk.py", "tests/python/test_batches.py", "tests/python/test_errors.py", "tests/python/test_warm_start.py"]
+sys.exit(pytest.main(["-q", "-n", "auto", "-p", "no:cacheprovider", "-k", tests, *files]))
+PY

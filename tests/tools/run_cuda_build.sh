@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Builds the wheel with the CUDA engine for all architectures and looks at what came out; needs nvcc, but no GPU.
+#   tests/tools/run_cuda_build.sh PYTHON
+# The resources of every kernel are compared with tests/tools/cuda_resources.tsv. The wheel has to import and run its CPU engine
+# on a machine without a GPU or a driver, and to say which architectures it holds.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python=$(realpath -s "$(command -v "$1")") # what follows changes directory; the link is the virtual environment's
+export PATH="$(dirname "$python"):$PATH"     # cmake and ninja
+if ! command -v nvcc >/dev/null; then
+  echo "not built: no nvcc here"
+  exit 0
+fi
+rm -rf build/cuda build/cuda_wheel
+mkdir -p build/cuda_wheel
+"$python" -m pip --disable-pip-version-check wheel -v --no-build-isolation --no-deps -w build/cuda_wheel \
+  --config-settings=build-dir=build/cuda/cmake --config-settings=cmake.define.BSE_CUDA=ON \
+  --config-settings=cmake.define.BSE_WERROR=ON . >build/cuda_wheel/build.log 2>&1 ||
+  { tail -40 build/cuda_wheel/build.log && exit 1; }
+"$python" tests/tools/cuda_resources.py build/cuda_wheel/build.log
+
+"$python" -m zipfile -e build/cuda_wheel/*.whl build/cuda_wheel/site
+site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+cd build/cuda_wheel/site # before the editable install that the environment may have
+PYTHONSAFEPATH=1 "$python" -S - "$PWD" "$site" <<'PY'
+import sys
+sys.path[:0] = sys.argv[1:]
+import torch, batchsampler_ext
+from batchsampler_ext._backend import cuda_load_error
+from batchsampler_ext.__main__ import main
+assert batchsampler_ext.__file__.startswith(sys.argv[1]), batchsampler_ext.__file__
+assert cuda_load_error is None, cuda_load_error
+main(["info"])
+assert batchsampler_ext.knn_graph(torch.eye(4), 1).neighbors.shape == (4, 1)
+PY
