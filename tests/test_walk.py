@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from batchsampler_ext import ProximityGraph, random_walk_with_restart, reference
+from batchsampler_ext import ProximityGraph, random_walk_with_restart, reference, sample_batches
 
 
 def check_against_oracle(table: np.ndarray, roots, batch_size: int, *, first_walk: int = 0, **arguments) -> None:
@@ -176,3 +176,53 @@ def test_restarts_keep_batches_near_the_root():
         return float((nodes - 500).abs().mean())
 
     assert spread(0.0) > 1.1 * spread(0.2)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_plain_table_is_walked_as_its_graph(rng, random_table, full):
+    """The engine finds the degrees of a table where walks meet its rows."""
+    table = torch.from_numpy(random_table(10_000, 7, full=full))
+    if not full:
+        table[:1000] = -1
+    graph = ProximityGraph(table)
+    roots = rng.integers(0, 10_000, 60)
+    for restart_prob in (0.0, 0.3):
+        plain = random_walk_with_restart(table, roots, 24, restart_prob=restart_prob, seed=9)
+        checked = random_walk_with_restart(graph, roots, 24, restart_prob=restart_prob, seed=9)
+        for name in plain._fields:
+            assert torch.equal(getattr(plain, name), getattr(checked, name)), name
+    for mode in ("partition", "independent", "paper"):
+        for strategy in ("rwr", "rw", "bfs", "dfs") if mode != "partition" else ("rwr", "uniform"):
+            plain, checked = (
+                sample_batches(source, 200, epoch_mode=mode, strategy=strategy, seed=4) for source in (table, graph)
+            )
+            assert torch.equal(plain.indices, checked.indices)
+            assert torch.equal(plain.tail, checked.tail)
+            assert plain.stats == checked.stats
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([5, 30_000, 6], r"graph: expected neighbors in \[-1, 30000\), got another value in row 7"),
+        ([-2, -2, -2], r"graph: expected neighbors in \[-1, 30000\), got another value in row 7"),
+        ([4, 5, -2], r"graph: expected neighbors in \[-1, 30000\), got another value in row 7"),
+        ([-1, 4, 5], "graph: expected a valid prefix and then -1, got -1 before a neighbor in row 7"),
+    ],
+)
+def test_a_bad_row_is_reported_where_walks_meet_it(rng, values, message):
+    """The error names the first bad row of the table, whichever a thread has met first. Unmet rows are not read."""
+    table = torch.from_numpy(rng.integers(0, 20_000, (30_000, 3)).astype(np.int32))
+    table[:20_000, 0] = 7
+    table[60:70] = torch.tensor([20, 21, 2**30], dtype=torch.int32)
+    table[7] = torch.tensor(values, dtype=torch.int32)
+    table[20_000:] = torch.arange(20_000, 30_000, dtype=torch.int32)[:, None].roll(-1, 0)
+    for num_threads in (1, 2, 5):
+        with pytest.raises(ValueError, match=message):
+            random_walk_with_restart(table, list(range(200)), 16, num_threads=num_threads)
+        clean = random_walk_with_restart(table, [25_000, 26_000], 4, num_threads=num_threads)
+        assert int(clean.teleports.sum() + clean.fills.sum()) == 0
+    with pytest.raises(ValueError, match=message.split(", got")[0]):
+        sample_batches(table, 8)
+    with pytest.raises(ValueError, match=message.split(", got")[0]):
+        random_walk_with_restart(ProximityGraph(table), [25_000], 8)
