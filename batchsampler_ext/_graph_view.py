@@ -45,8 +45,11 @@ class GraphView:
         can_wait = self._is_table and is_large and engine(graph.device).finds_degrees
         self._degrees = None if can_wait else graph._short_degrees()
         self._has_degrees = not can_wait
-        row_of = None if graph.ids is None else row_of_instances(graph.ids, graph.num_nodes)
-        self._row_of = row_of
+        ids = graph.ids
+        if ids is not None and LateChecks(graph.device).are_all(ids, graph.num_nodes):
+            ids = None
+        self._ids = ids  # of the rows; None if row i is instance i
+        self._row_of = None if ids is None else row_of_instances(ids, graph.num_nodes)
 
     @property
     def description(self) -> GraphDescription:
@@ -93,7 +96,7 @@ class GraphView:
 
     def ids(self, rows: torch.Tensor) -> torch.Tensor:
         """Instances (int32) of rows; -1 stays -1."""
-        if self.graph.ids is None:
+        if self._ids is None:
             return rows
-        ids = self.graph.ids.to(torch.int32)[rows.clamp(min=0).long()]
+        ids = self._ids.to(torch.int32)[rows.clamp(min=0).long()]
         return torch.where(rows < 0, rows, ids)

@@ -40,6 +40,10 @@ class LateChecks:
         self.statuses.append(DeviceStatus(torch.stack(torch.aminmax(ids)), message))
         return ids.clamp(low, high - 1)
 
+    def are_all(self, ids: torch.Tensor, size: int) -> bool:
+        """Whether ids are 0 .. size - 1 in order. False where finding out would wait for a device."""
+        return not self.are_late and len(ids) == size and torch.equal(ids, torch.arange(size, device=ids.device))
+
     def require_distinct(self, ids: torch.Tensor, name: str) -> None:
         """ids: non-negative."""
         ordered = ids.sort().values

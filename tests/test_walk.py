@@ -7,7 +7,15 @@ import pytest
 import torch
 from scipy import stats
 
-from batchsampler_ext import ProximityGraph, random_walk_with_restart, reference, sample_batches
+from batchsampler_ext import (
+    ProximityGraph,
+    knn_graph,
+    proximity_graph,
+    random_walk_with_restart,
+    reference,
+    sample_batches,
+)
+from batchsampler_ext._late_checks import LateChecks
 
 
 def check_against_oracle(table: np.ndarray, roots, batch_size: int, *, first_walk: int = 0, **arguments) -> None:
@@ -226,3 +234,30 @@ def test_a_bad_row_is_reported_where_walks_meet_it(rng, values, message):
         sample_batches(table, 8)
     with pytest.raises(ValueError, match=message.split(", got")[0]):
         random_walk_with_restart(ProximityGraph(table), [25_000], 8)
+
+
+def test_rows_that_are_all_instances_need_no_look_ups(rng, monkeypatch):
+    """``rows`` or ``ids`` that are 0 .. N - 1 give what a subset of all would, to the bit, without its tables."""
+    features = torch.from_numpy(rng.standard_normal((300, 8)).astype(np.float32))
+
+    def run() -> list[torch.Tensor]:
+        found = []
+        for max_score in (None, 0.3):
+            graph = proximity_graph(features, 9, num_candidates=60, rows=range(300), max_score=max_score, seed=2)
+            exact = knn_graph(features, 5, rows=torch.arange(300), max_score=max_score)
+            for built in (graph, exact, ProximityGraph(graph.neighbors, ids=torch.arange(300), num_nodes=300)):
+                found.append(built.neighbors)
+                for mode in ("partition", "independent", "paper"):
+                    batches = sample_batches(built, 16, epoch_mode=mode, seed=5)
+                    found += [batches.indices, batches.tail]
+                found.append(random_walk_with_restart(built, [7, 299], 12).nodes)
+        return found
+
+    plain = run()
+    assert proximity_graph(features, 9, rows=range(300)).ids is None
+    assert proximity_graph(features, 9, rows=range(299)).ids is not None
+    assert proximity_graph(features, 9, rows=range(299, -1, -1)).ids is not None
+    monkeypatch.setattr(LateChecks, "are_all", lambda *_: False)
+    assert proximity_graph(features, 9, rows=range(300)).ids is not None
+    for first, second in zip(plain, run(), strict=True):
+        assert torch.equal(first, second)
