@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -11,16 +11,18 @@ from ._cuda_engine import CudaEngine
 
 try:
     from . import _core
+    from ._engine_protocol import CpuEngine, Engine
 except ImportError as error:
     raise ImportError(
         "batchsampler_ext._core, the compiled CPU engine, could not be loaded "
         f"({error}). Reinstall the package with a C++17 compiler at hand: pip install --force-reinstall ."
     ) from error
 
-__all__ = ["core", "cuda_load_error", "cuda_module", "engine", "has_engine", "require_engine"]
+__all__ = ["core", "cuda_load_error", "cuda_module", "engine", "has_engine", "queued_engine", "require_engine"]
 
 core = _core
-_engines: dict[str, Callable[[torch.device], Any]] = {"cpu": lambda device: _core}  # by the type of a device
+_cpu_engine = CpuEngine()
+_engines: dict[str, Callable[[torch.device], Engine]] = {"cpu": lambda device: _cpu_engine}  # by the type of a device
 cuda_module: Any = None
 cuda_load_error: str | None = None
 
@@ -34,9 +36,14 @@ else:
     _engines["cuda"] = lambda device: CudaEngine(_cuda, device)
 
 
-def engine(device: torch.device) -> Any:
+def engine(device: torch.device) -> Engine:
     """The engine that computes on ``device``; arrays that it is given are there."""
     return _engines[device.type](device)
+
+
+def queued_engine(device: torch.device) -> CudaEngine:
+    """The engine of a device whose engine says that it is queued: such engines also keep banks."""
+    return cast(CudaEngine, engine(device))
 
 
 def has_engine(device: torch.device) -> bool:

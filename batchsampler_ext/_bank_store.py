@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 
 from ._arrays import TORCH_DTYPES, address, as_matrix, out_of_range
-from ._backend import core, engine
+from ._backend import core, engine, queued_engine
 from ._bank_files import Tables
-from ._cuda_engine import CudaEngine, StreamOrder, moved
+from ._cuda_engine import StreamOrder, moved
 
 
 class Rule(NamedTuple):
@@ -34,7 +34,7 @@ class BankCopy(NamedTuple):
 
 
 def make_store(tables: Tables, rule: Rule) -> HostStore | DeviceStore:
-    is_queued = isinstance(engine(tables.data.device), CudaEngine)
+    is_queued = engine(tables.data.device).is_queued
     return DeviceStore(tables, rule) if is_queued else HostStore(tables, rule)
 
 
@@ -132,7 +132,7 @@ class DeviceStore:
     def __init__(self, tables: Tables, rule: Rule) -> None:
         self._tables, self.device, self._rule = tables, tables.data.device, rule
         self._claims = torch.zeros(len(tables.data), dtype=torch.int64, device=self.device)
-        self._ledger = engine(self.device).new_bank_ledger()
+        self._ledger = queued_engine(self.device).new_bank_ledger()
         self._order = StreamOrder(self.device)
         self._ticket = 0
         self._is_read = True  # the ledger, since the latest update
@@ -172,7 +172,7 @@ class DeviceStore:
             raise ValueError(f"{message}; nothing of that update (step {refused_step}) was stored")
 
     def _message(self, ledger: list[int]) -> str:
-        return str(engine(self.device).bank_message(ledger, len(self._tables.data)))
+        return str(queued_engine(self.device).bank_message(ledger, len(self._tables.data)))
 
     def copy(self) -> BankCopy:
         """Queued on the current stream, between the updates before it and those after it on any stream."""
@@ -200,7 +200,7 @@ class DeviceStore:
         self._ticket += 1
         self._is_read = False
         data, keys, last_update = self._tables
-        engine(self.device).update_bank(
+        queued_engine(self.device).update_bank(
             data=address(data),
             keys=address(keys),
             dtype=TORCH_DTYPES[data.dtype],

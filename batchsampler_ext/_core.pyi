@@ -1,10 +1,11 @@
-# Hand-kept with csrc/python/register_*.cpp. Addresses are integers; 0 stands for an absent optional array.
+# Kept by hand; tests/test_stubs.py compares it with what csrc/python/register_*.cpp registers.
+# Addresses are integers; 0 stands for an absent optional array.
 from collections.abc import Callable
 
 # address, dtype code, num_rows, dim, row stride in elements, round to bf16
-Matrix = tuple[int, int, int, int, int, bool]
+_Matrix = tuple[int, int, int, int, int, bool]
 # neighbors, num_rows, num_neighbors, degrees, row_of, num_nodes
-Graph = tuple[int, int, int, int, int, int]
+_Graph = tuple[int, int, int, int, int, int]
 
 def isa() -> str: ...
 def use_isa(name: str, /) -> None: ...
@@ -30,8 +31,8 @@ def root_order(*, n: int, seed: int, epoch: int, out: int) -> None: ...
 def independent_roots(*, n: int, num_walks: int, seed: int, epoch: int, out: int) -> None: ...
 def proximity_graph(
     *,
-    features: Matrix,
-    keys: Matrix | None,
+    features: _Matrix,
+    keys: _Matrix | None,
     rows: int,
     num_rows: int,
     num_neighbors: int,
@@ -43,6 +44,8 @@ def proximity_graph(
     range_min: int,
     sort: bool,
     seed: int,
+    previous: _Graph | None,
+    pool_row_of: int,
     num_threads: int,
     max_memory: int,
     progress: Callable[[int, int], object] | None,
@@ -51,8 +54,8 @@ def proximity_graph(
 ) -> None: ...
 def knn(
     *,
-    queries: Matrix,
-    base: Matrix | None,
+    queries: _Matrix,
+    base: _Matrix | None,
     query_ids: int,
     num_queries: int,
     base_ids: int,
@@ -69,10 +72,11 @@ def knn(
     neighbors: int,
     scores: int,
 ) -> None: ...
-def row_degrees(*, graph: Graph, num_threads: int, degrees: int) -> None: ...
+def row_degrees(*, graph: _Graph, num_threads: int, degrees: int) -> None: ...
 def walk_batches(
     *,
-    graph: Graph,
+    graph: _Graph,
+    finds_degrees: bool,
     strategy: int,
     roots: int,
     walk_ids: int,
@@ -87,7 +91,7 @@ def walk_batches(
 ) -> None: ...
 def partition_epoch(
     *,
-    graph: Graph,
+    graph: _Graph,
     batch_size: int,
     restart_threshold: int,
     drop_last: bool,

@@ -107,6 +107,9 @@ def on_host(tensor: torch.Tensor) -> torch.Tensor:
 class CudaEngine:
     """What ``_core`` does, on one device. ``module``: _cuda; or in tests _cuda_emulated, whose device is the CPU."""
 
+    is_queued = True
+    finds_degrees = False
+
     def __init__(self, module: Any, device: torch.device) -> None:
         self._module, self._device = module, device
 
@@ -132,9 +135,10 @@ class CudaEngine:
         return DeviceStatus(status, self._graph_message(graph))
 
     def walk_batches(
-        self, *, graph: tuple[int, ...], num_threads: int, nodes: int, counts: int, **request: Any
+        self, *, graph: tuple[int, ...], finds_degrees: bool, num_threads: int, nodes: int, counts: int, **request: Any
     ) -> DeviceStatus:
-        """As ``_core.walk_batches``."""
+        """As ``_core.walk_batches``; the graph has its degrees."""
+        assert not finds_degrees
         call = self._module.WalkCall(graph=graph, **request)
         return self._queue(call, self._graph_message(graph), nodes=nodes, counts=counts)
 
@@ -172,8 +176,9 @@ class CudaEngine:
         counts = torch.empty((4, num_walks), dtype=torch.int64, device=self._device)
         ids = torch.arange(num_walks, device=self._device)
         self.walk_batches(
-            graph=graph, strategy=0, num_threads=1, roots=order.data_ptr(), walk_ids=ids.data_ptr(),
-            num_walks=num_walks, batch_size=batch_size, restart_threshold=request["restart_threshold"],
+            graph=graph, finds_degrees=False, strategy=0, num_threads=1, roots=order.data_ptr(),
+            walk_ids=ids.data_ptr(), num_walks=num_walks, batch_size=batch_size,
+            restart_threshold=request["restart_threshold"],
             seed=request["seed"], epoch=request["epoch"], nodes=nodes.data_ptr(), counts=counts.data_ptr(),
         )  # fmt: skip
         return nodes

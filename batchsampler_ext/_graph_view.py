@@ -7,9 +7,13 @@ from typing import Any
 import torch
 
 from ._arrays import address
+from ._backend import engine
 from ._cuda_engine import DeviceStatus
+from ._engine_protocol import GraphDescription
 from ._late_checks import LateChecks
 from .graph import ProximityGraph
+
+_FEW_IDS = 2**16  # are checked in some microseconds
 
 
 def row_of_instances(ids: torch.Tensor, num_nodes: int) -> torch.Tensor:
@@ -20,7 +24,11 @@ def row_of_instances(ids: torch.Tensor, num_nodes: int) -> torch.Tensor:
 
 
 class GraphView:
-    """Borrowed description of a :class:`ProximityGraph` or int32 [N, K] table, whose ids it has checked."""
+    """Borrowed description of a :class:`ProximityGraph` or int32 [N, K] table.
+
+    The ids of a graph are checked once for each state of it. Those of a large table are checked where walks meet
+    them, if the engine can do that, and all of them before anything else reads the table.
+    """
 
     def __init__(self, graph: Any) -> None:
         self._is_table = not isinstance(graph, ProximityGraph)
@@ -33,14 +41,40 @@ class GraphView:
                 raise type(error)(str(error).replace("neighbors:", "graph:", 1)) from None
         self.graph: ProximityGraph = graph
         self.num_rows = len(graph)
-        degrees = graph._short_degrees()
-        row_of = None if graph.ids is None else row_of_instances(graph.ids, graph.num_nodes)
-        self._row_of = row_of
-        self._owners = (graph.neighbors, degrees, row_of)
-        self.description = (
-            address(graph.neighbors), self.num_rows, graph.num_neighbors, address(degrees), address(row_of),
+        is_large = graph.neighbors.numel() > _FEW_IDS
+        can_wait = self._is_table and is_large and engine(graph.device).finds_degrees
+        self._degrees = None if can_wait else graph._short_degrees()
+        self._has_degrees = not can_wait
+        ids = graph.ids
+        if ids is not None and LateChecks(graph.device).are_all(ids, graph.num_nodes):
+            ids = None
+        self._ids = ids  # of the rows; None if row i is instance i
+        self._row_of = None if ids is None else row_of_instances(ids, graph.num_nodes)
+
+    @property
+    def description(self) -> GraphDescription:
+        """What the engines take, for who reads all of the graph. Its ids have been checked."""
+        if not self._has_degrees:
+            self._degrees = self.graph._short_degrees()
+            self._has_degrees = True
+        return self._describe()
+
+    def walk_arguments(self) -> dict[str, Any]:
+        """The graph as an engine's ``walk_batches`` takes it. Ids of a table may still be unchecked."""
+        return {"graph": self._describe(), "finds_degrees": not self._has_degrees}
+
+    def _describe(self) -> GraphDescription:
+        graph = self.graph
+        return (
+            address(graph.neighbors), self.num_rows, graph.num_neighbors, address(self._degrees), address(self._row_of),
             graph.num_nodes,
         )  # fmt: skip
+
+    def require_checked(self) -> None:
+        """Raises for the first bad row of a table whose ids were not all checked. Which bad row a walk meets first
+        depends on the threads, which of all is the first one does not."""
+        if not self._has_degrees:
+            self.graph._short_degrees(num_threads=1)
 
     def add_status(self, status: DeviceStatus | None) -> None:
         """What a device may find later: for ``graph.check()``, or for now where the caller has no graph to ask."""
@@ -62,7 +96,7 @@ class GraphView:
 
     def ids(self, rows: torch.Tensor) -> torch.Tensor:
         """Instances (int32) of rows; -1 stays -1."""
-        if self.graph.ids is None:
+        if self._ids is None:
             return rows
-        ids = self.graph.ids.to(torch.int32)[rows.clamp(min=0).long()]
+        ids = self._ids.to(torch.int32)[rows.clamp(min=0).long()]
         return torch.where(rows < 0, rows, ids)

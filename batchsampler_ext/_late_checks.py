@@ -12,7 +12,7 @@ import torch
 
 from ._arrays import as_ids, as_integers, out_of_range, repeated
 from ._backend import engine
-from ._cuda_engine import CudaEngine, DeviceStatus
+from ._cuda_engine import DeviceStatus
 
 
 class LateChecks:
@@ -21,7 +21,7 @@ class LateChecks:
     def __init__(self, device: torch.device) -> None:
         self.statuses: list[DeviceStatus] = []
         self._device = device
-        self.are_late = isinstance(engine(device), CudaEngine)
+        self.are_late = engine(device).is_queued
 
     def ids(self, value: Any, name: str, low: int, high: int) -> torch.Tensor:
         """As as_ids(). Values out of range become others that are in it."""
@@ -39,6 +39,10 @@ class LateChecks:
 
         self.statuses.append(DeviceStatus(torch.stack(torch.aminmax(ids)), message))
         return ids.clamp(low, high - 1)
+
+    def are_all(self, ids: torch.Tensor, size: int) -> bool:
+        """Whether ids are 0 .. size - 1 in order. False where finding out would wait for a device."""
+        return not self.are_late and len(ids) == size and torch.equal(ids, torch.arange(size, device=ids.device))
 
     def require_distinct(self, ids: torch.Tensor, name: str) -> None:
         """ids: non-negative."""

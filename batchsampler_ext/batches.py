@@ -104,7 +104,7 @@ def sample_batches(
         TypeError, ValueError: a bad argument, named, with what was expected and got.
 
     Source: Yang et al., KDD 2023, sections 4.2 and 5.4 (strategies). The partition is described in
-    csrc/cpu/partition/partition.cpp.
+    csrc/common/partition_schedule.h.
 
     Example:
         >>> import torch

@@ -344,6 +344,8 @@ def _pool(rows: Any, instances: Matrix, checks: LateChecks) -> tuple[torch.Tenso
     pool = checks.ids(rows, "rows", 0, instances.num_rows)
     if len(pool) == 0:
         raise ValueError("rows: expected at least one instance, got none")
+    if checks.are_all(pool, instances.num_rows):
+        return None, instances.num_rows
     checks.require_distinct(pool, "rows")
     return pool, len(pool)
 

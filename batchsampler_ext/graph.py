@@ -148,9 +148,9 @@ class ProximityGraph:
             return degrees.clone()
         return torch.full((len(self),), self.num_neighbors, dtype=torch.int32, device=self.device)
 
-    def _short_degrees(self) -> torch.Tensor | None:
+    def _short_degrees(self, num_threads: int | None = None) -> torch.Tensor | None:
         """As degrees(), but unchecked on a device, and None if every row is known to be full. Computed once for each
-        state of ``neighbors``."""
+        state of ``neighbors``. One thread reports the first bad row, several report any."""
         version = None if self.neighbors.is_inference() else self.neighbors._version
         if self._checked is not None and version is not None and self._checked[0] == version:
             self._checked[2].enter()
@@ -158,7 +158,7 @@ class ProximityGraph:
         degrees = torch.empty(len(self), dtype=torch.int32, device=self.device)
         description = (address(self.neighbors), len(self), self.num_neighbors, 0, 0, self.num_nodes)
         status = engine(self.device).row_degrees(
-            graph=description, num_threads=_validate.num_threads(None), degrees=address(degrees)
+            graph=description, num_threads=_validate.num_threads(num_threads), degrees=address(degrees)
         )
         self.add_status(status)
         # Whether all rows are full is worth knowing, but not worth waiting for a device.

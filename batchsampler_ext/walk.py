@@ -14,7 +14,7 @@ from ._graph_view import GraphView
 __all__ = ["Walks", "random_walk_with_restart"]
 
 _MAX_BATCH_SIZE = 2**28
-# csrc/cpu/walk/batch_walks.h; "rw" is the walk without restart.
+# csrc/common/strategy.h; "rw" is the walk without restart.
 _STRATEGY_CODES = {"rwr": 0, "rw": 0, "bfs": 1, "dfs": 2, "knn": 3, "uniform": 4}
 
 
@@ -60,9 +60,9 @@ def random_walk_with_restart(
         random node (teleport), and after a bounded number of segments the rest of the batch is filled at random.
 
     Raises:
-        TypeError, ValueError: a bad argument, named; an id out of range; a -1 before a neighbour. On a CUDA device the
-            values are checked there, and :meth:`ProximityGraph.check` raises; a plain table has none, and is waited
-            for.
+        TypeError, ValueError: a bad argument, named; an id out of range; a -1 before a neighbor. Of a plain table of
+            more than 65,536 ids on the CPU, only what the walks read is checked. On a CUDA device all values are
+            checked there, and :meth:`ProximityGraph.check` raises; a plain table has none, and is waited for.
 
     Source: Yang et al., KDD 2023, section 4.2; the caps that end each walk are in csrc/common/walk.h.
 
@@ -115,19 +115,23 @@ def run_row_walks(
     device = view.graph.device
     nodes = torch.empty((num_walks, batch_size), dtype=torch.int32, device=device)
     counts = torch.zeros((4, num_walks), dtype=torch.int64, device=device)
-    status = engine(device).walk_batches(
-        graph=view.description,
-        strategy=_STRATEGY_CODES[strategy],
-        roots=address(root_rows),
-        walk_ids=address(walk_ids),
-        num_walks=num_walks,
-        batch_size=batch_size,
-        restart_threshold=0 if strategy == "rw" else threshold,
-        seed=seed,
-        epoch=epoch,
-        num_threads=num_threads,
-        nodes=address(nodes),
-        counts=address(counts),
-    )
+    try:
+        status = engine(device).walk_batches(
+            **view.walk_arguments(),
+            strategy=_STRATEGY_CODES[strategy],
+            roots=address(root_rows),
+            walk_ids=address(walk_ids),
+            num_walks=num_walks,
+            batch_size=batch_size,
+            restart_threshold=0 if strategy == "rw" else threshold,
+            seed=seed,
+            epoch=epoch,
+            num_threads=num_threads,
+            nodes=address(nodes),
+            counts=address(counts),
+        )
+    except ValueError:
+        view.require_checked()
+        raise
     view.add_status(status)
     return Walks(nodes, *counts)

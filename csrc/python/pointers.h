@@ -22,15 +22,18 @@ inline void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(std::string("engine: expected ") + what);
 }
 
+inline DType dtype_of_code(int code) {
+  require(code >= 0 && code <= 2, "a dtype code from 0 to 2");
+  return static_cast<DType>(code);
+}
+
 // View: a struct as MatrixView.      (address, dtype code, num_rows, dim, row stride in elements, round to bfloat16)
 template <class View>
 View matrix_view(const pybind11::tuple& description) {
   require(description.size() == 6, "a matrix described by six values");
   View view;
   view.data = pointer<const void>(description[0].cast<uintptr_t>());
-  const int dtype = description[1].cast<int>();
-  require(dtype >= 0 && dtype <= 2, "a dtype code from 0 to 2");
-  view.dtype = static_cast<DType>(dtype);
+  view.dtype = dtype_of_code(description[1].cast<int>());
   view.num_rows = description[2].cast<int64_t>();
   view.dim = description[3].cast<int64_t>();
   view.row_stride_elements = description[4].cast<int64_t>();

@@ -7,7 +7,15 @@ import pytest
 import torch
 from scipy import stats
 
-from batchsampler_ext import ProximityGraph, random_walk_with_restart, reference
+from batchsampler_ext import (
+    ProximityGraph,
+    knn_graph,
+    proximity_graph,
+    random_walk_with_restart,
+    reference,
+    sample_batches,
+)
+from batchsampler_ext._late_checks import LateChecks
 
 
 def check_against_oracle(table: np.ndarray, roots, batch_size: int, *, first_walk: int = 0, **arguments) -> None:
@@ -176,3 +184,80 @@ def test_restarts_keep_batches_near_the_root():
         return float((nodes - 500).abs().mean())
 
     assert spread(0.0) > 1.1 * spread(0.2)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_plain_table_is_walked_as_its_graph(rng, random_table, full):
+    """The engine finds the degrees of a table where walks meet its rows."""
+    table = torch.from_numpy(random_table(10_000, 7, full=full))
+    if not full:
+        table[:1000] = -1
+    graph = ProximityGraph(table)
+    roots = rng.integers(0, 10_000, 60)
+    for restart_prob in (0.0, 0.3):
+        plain = random_walk_with_restart(table, roots, 24, restart_prob=restart_prob, seed=9)
+        checked = random_walk_with_restart(graph, roots, 24, restart_prob=restart_prob, seed=9)
+        for name in plain._fields:
+            assert torch.equal(getattr(plain, name), getattr(checked, name)), name
+    for mode in ("partition", "independent", "paper"):
+        for strategy in ("rwr", "rw", "bfs", "dfs") if mode != "partition" else ("rwr", "uniform"):
+            plain, checked = (
+                sample_batches(source, 200, epoch_mode=mode, strategy=strategy, seed=4) for source in (table, graph)
+            )
+            assert torch.equal(plain.indices, checked.indices)
+            assert torch.equal(plain.tail, checked.tail)
+            assert plain.stats == checked.stats
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([5, 30_000, 6], r"graph: expected neighbors in \[-1, 30000\), got another value in row 7"),
+        ([-2, -2, -2], r"graph: expected neighbors in \[-1, 30000\), got another value in row 7"),
+        ([4, 5, -2], r"graph: expected neighbors in \[-1, 30000\), got another value in row 7"),
+        ([-1, 4, 5], "graph: expected a valid prefix and then -1, got -1 before a neighbor in row 7"),
+    ],
+)
+def test_a_bad_row_is_reported_where_walks_meet_it(rng, values, message):
+    """The error names the first bad row of the table, whichever a thread has met first. Unmet rows are not read."""
+    table = torch.from_numpy(rng.integers(0, 20_000, (30_000, 3)).astype(np.int32))
+    table[:20_000, 0] = 7
+    table[60:70] = torch.tensor([20, 21, 2**30], dtype=torch.int32)
+    table[7] = torch.tensor(values, dtype=torch.int32)
+    table[20_000:] = torch.arange(20_000, 30_000, dtype=torch.int32)[:, None].roll(-1, 0)
+    for num_threads in (1, 2, 5):
+        with pytest.raises(ValueError, match=message):
+            random_walk_with_restart(table, list(range(200)), 16, num_threads=num_threads)
+        clean = random_walk_with_restart(table, [25_000, 26_000], 4, num_threads=num_threads)
+        assert int(clean.teleports.sum() + clean.fills.sum()) == 0
+    with pytest.raises(ValueError, match=message.split(", got")[0]):
+        sample_batches(table, 8)
+    with pytest.raises(ValueError, match=message.split(", got")[0]):
+        random_walk_with_restart(ProximityGraph(table), [25_000], 8)
+
+
+def test_rows_that_are_all_instances_need_no_look_ups(rng, monkeypatch):
+    """``rows`` or ``ids`` that are 0 .. N - 1 give what a subset of all would, to the bit, without its tables."""
+    features = torch.from_numpy(rng.standard_normal((300, 8)).astype(np.float32))
+
+    def run() -> list[torch.Tensor]:
+        found = []
+        for max_score in (None, 0.3):
+            graph = proximity_graph(features, 9, num_candidates=60, rows=range(300), max_score=max_score, seed=2)
+            exact = knn_graph(features, 5, rows=torch.arange(300), max_score=max_score)
+            for built in (graph, exact, ProximityGraph(graph.neighbors, ids=torch.arange(300), num_nodes=300)):
+                found.append(built.neighbors)
+                for mode in ("partition", "independent", "paper"):
+                    batches = sample_batches(built, 16, epoch_mode=mode, seed=5)
+                    found += [batches.indices, batches.tail]
+                found.append(random_walk_with_restart(built, [7, 299], 12).nodes)
+        return found
+
+    plain = run()
+    assert proximity_graph(features, 9, rows=range(300)).ids is None
+    assert proximity_graph(features, 9, rows=range(299)).ids is not None
+    assert proximity_graph(features, 9, rows=range(299, -1, -1)).ids is not None
+    monkeypatch.setattr(LateChecks, "are_all", lambda *_: False)
+    assert proximity_graph(features, 9, rows=range(300)).ids is not None
+    for first, second in zip(plain, run(), strict=True):
+        assert torch.equal(first, second)

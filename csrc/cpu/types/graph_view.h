@@ -13,9 +13,18 @@ struct GraphView {
   const int32_t* degrees = nullptr;  // [num_rows] lengths of the prefixes, or null: all num_neighbors
   const int32_t* row_of = nullptr;   // [num_nodes] row of an instance or -1, or null: row i is instance i
   int64_t num_nodes = 0;             // instance ids are below this
+  bool finds_degrees = false;        // without degrees: rows may be short, and degree() looks where they end
 
   uint32_t degree(int64_t row) const {
-    return static_cast<uint32_t>(degrees != nullptr ? degrees[row] : num_neighbors);
+    if (degrees != nullptr) return static_cast<uint32_t>(degrees[row]);
+    if (finds_degrees && num_neighbors > 0 && *last_slot(row) < 0) return short_degree(row);
+    return static_cast<uint32_t>(num_neighbors);
+  }
+
+  // What degree() reads first; null if it reads nothing.
+  const int32_t* degree_address(int64_t row) const {
+    if (degrees != nullptr) return degrees + row;
+    return finds_degrees && num_neighbors > 0 ? last_slot(row) : nullptr;
   }
 
   // Row of the i-th neighbour. The table may have changed since it was checked: a bad id raises, it is never followed.
@@ -35,6 +44,12 @@ struct GraphView {
   }
 
   [[noreturn]] static void throw_bad_neighbor(int32_t id, int64_t row);
+
+ private:
+  const int32_t* last_slot(int64_t row) const { return neighbors + (row + 1) * num_neighbors - 1; }
+
+  // The place of the first -1 of a row that ends with one; throws for another negative id.
+  uint32_t short_degree(int64_t row) const;
 };
 
 // Lengths of the valid prefixes. Throws std::invalid_argument for an id outside [-1, num_nodes) or a -1 inside a

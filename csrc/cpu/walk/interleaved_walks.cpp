@@ -113,8 +113,9 @@ class WalkLane {
       return;
     }
     neighbor_word_ = step.neighbor_word;
-    if (graph_.degrees != nullptr && row_ != root_) {  // a root's degree was read before
-      prefetch(graph_.degrees + row_);
+    const int32_t* degree = graph_.degree_address(row_);
+    if (degree != nullptr && row_ != root_) {  // a root's degree was read before
+      prefetch(degree);
       state_ = State::kDegree;
     } else {
       take_step();

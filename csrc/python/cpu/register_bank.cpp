@@ -11,11 +11,9 @@ void register_bank(py::module_& module) {
       [](uintptr_t data, uintptr_t keys, int dtype, int64_t num_samples, int64_t dim, uintptr_t last_update,
          uintptr_t ids, uintptr_t rows, uintptr_t key_rows, int64_t num_rows, int64_t step, float momentum,
          bool normalize) {
-        require(dtype >= 0 && dtype <= 2, "a dtype code from 0 to 2");
         require((keys == 0) == (key_rows == 0), "keys exactly where the bank has them");
-        const BankTables bank{
-            pointer<void>(data),          pointer<void>(keys), static_cast<DType>(dtype), num_samples, dim,
-            pointer<int64_t>(last_update)};
+        const BankTables bank{pointer<void>(data),          pointer<void>(keys), dtype_of_code(dtype), num_samples, dim,
+                              pointer<int64_t>(last_update)};
         const BankUpdate update{pointer<const int64_t>(ids),
                                 pointer<const float>(rows),
                                 pointer<const float>(key_rows),

@@ -18,11 +18,12 @@ void core_row_degrees(const py::tuple& graph, int num_threads, uintptr_t degrees
   });
 }
 
-void core_walk_batches(const py::tuple& graph, int strategy, uintptr_t roots, uintptr_t walk_ids, int64_t num_walks,
-                       int64_t batch_size, uint32_t restart_threshold, uint64_t seed, uint32_t epoch, int num_threads,
-                       uintptr_t nodes, uintptr_t counts) {
+void core_walk_batches(const py::tuple& graph, bool finds_degrees, int strategy, uintptr_t roots, uintptr_t walk_ids,
+                       int64_t num_walks, int64_t batch_size, uint32_t restart_threshold, uint64_t seed, uint32_t epoch,
+                       int num_threads, uintptr_t nodes, uintptr_t counts) {
   WalkRequest request;
   request.graph = graph_view<GraphView>(graph);
+  request.graph.finds_degrees = finds_degrees;
   require(strategy >= 0 && strategy <= 4, "a strategy code from 0 to 4");
   request.strategy = static_cast<Strategy>(strategy);
   request.roots = pointer<const int64_t>(roots);
@@ -71,9 +72,11 @@ void register_walk(py::module_& module) {
   module.def("row_degrees", &core_row_degrees, py::kw_only(), py::arg("graph"), py::arg("num_threads"),
              py::arg("degrees"), "degrees: int32 [num_rows]");
   module.def(
-      "walk_batches", &core_walk_batches, py::kw_only(), py::arg("graph"), py::arg("strategy"), py::arg("roots"),
-      py::arg("walk_ids"), py::arg("num_walks"), py::arg("batch_size"), py::arg("restart_threshold"), py::arg("seed"),
-      py::arg("epoch"), py::arg("num_threads"), py::arg("nodes"), py::arg("counts"),
+      "walk_batches", &core_walk_batches, py::kw_only(), py::arg("graph"), py::arg("finds_degrees"),
+      py::arg("strategy"), py::arg("roots"), py::arg("walk_ids"), py::arg("num_walks"), py::arg("batch_size"),
+      py::arg("restart_threshold"), py::arg("seed"), py::arg("epoch"), py::arg("num_threads"), py::arg("nodes"),
+      py::arg("counts"),
+      "finds_degrees: rows may be short though the graph has no degrees. Ids are checked where walks meet them.\n"
       "nodes: int32 [num_walks, batch_size] rows; counts: int64 [4, num_walks] steps, restarts, teleports, fills");
   module.def("partition_epoch", &core_partition_epoch, py::kw_only(), py::arg("graph"), py::arg("batch_size"),
              py::arg("restart_threshold"), py::arg("drop_last"), py::arg("hardness"), py::arg("seed"), py::arg("epoch"),

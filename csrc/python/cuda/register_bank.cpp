@@ -12,12 +12,11 @@ void cuda_update_bank(uintptr_t data, uintptr_t keys, int dtype, int64_t num_sam
                       uintptr_t last_update, uintptr_t claims, uintptr_t ids, const py::tuple& rows,
                       const py::object& key_rows, int64_t step, uint32_t ticket, float momentum, bool normalize,
                       bool skips, uintptr_t ledger, uintptr_t scratch, uintptr_t stream) {
-  require(dtype >= 0 && dtype <= 2, "a dtype code from 0 to 2");
   require((keys == 0) == key_rows.is_none(), "keys exactly where the bank has them");
   cuda::BankTables bank;
   bank.data = pointer<void>(data);
   bank.keys = pointer<void>(keys);
-  bank.dtype = static_cast<DType>(dtype);
+  bank.dtype = dtype_of_code(dtype);
   bank.num_samples = num_samples;
   bank.dim = dim;
   bank.last_update = pointer<int64_t>(last_update);
