@@ -3,7 +3,6 @@
 
 #include <cstdint>
 
-#include "graph_view.h"
 #include "matrix_view.h"
 #include "selection.h"
 #include "thread_team.h"
@@ -17,8 +16,6 @@ struct ProximityGraphRequest {
   int64_t num_rows = 0;           // R: rows of the result, and the pool that candidates come from
   int64_t num_candidates = 0;     // M <= R - 1
   int64_t rows_per_draw = 256;
-  GraphView previous;                    // a warm start, for rows_per_draw = 1; no neighbors: none
-  const int32_t* pool_row_of = nullptr;  // [N] row of an instance in the pool or -1, or null: row i is instance i
   Selection selection;
   uint64_t seed = 0;
   int num_threads = 1;

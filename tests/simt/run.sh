@@ -26,16 +26,14 @@ g++ $flags -O2 -fPIC -fvisibility=hidden -c tests/simt/runtime.cpp -o "$build/ru
 # Tests of kernels against the CPU engine, and the launchers that they call.
 declare -A launchers=(
   [graph_test]="csrc/cuda/link_launch.cu csrc/cuda/proximity_graph.cu csrc/cuda/band_launch.cu csrc/cuda/knn.cu
-    csrc/cuda/list_search.cu csrc/cuda/warm_start.cu"
+    csrc/cuda/list_search.cu"
   [knn_test]="csrc/cuda/link_launch.cu csrc/cuda/knn.cu csrc/cuda/list_search.cu"
   [bank_test]="csrc/cuda/bank_update.cu"
   [walk_test]="csrc/cuda/walk_launch.cu"
-  [warm_start_test]="csrc/cuda/warm_start.cu"
   [partition_test]="csrc/cuda/partition_launch.cu"
 )
 # What they need of the CPU engine; no instruction set but the scalar one.
-printf '%s\n' bank_update batch_walks graph_view interleaved_walks kernels_scalar link_share partition thread_team \
-  warm_start |
+printf '%s\n' bank_update batch_walks graph_view interleaved_walks kernels_scalar link_share partition thread_team |
   xargs -P 2 -I NAME g++ $flags -O2 -fno-math-errno -fvisibility=hidden -c csrc/cpu/NAME.cpp -o "$build/cpu_NAME.o"
 rm -f "$build/cpu_engine.a"
 ar rcs "$build/cpu_engine.a" "$build"/cpu_*.o
