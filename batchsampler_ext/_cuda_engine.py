@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+_WALK, _UNIFORM = 0, 4  # the codes of csrc/common/strategy.h that run on a device
+
 
 class DeviceStatus:
     """What kernels have reported, or will."""
@@ -135,11 +137,17 @@ class CudaEngine:
         return DeviceStatus(status, self._graph_message(graph))
 
     def walk_batches(
-        self, *, graph: tuple[int, ...], finds_degrees: bool, num_threads: int, nodes: int, counts: int, **request: Any
-    ) -> DeviceStatus:
-        """As ``_core.walk_batches``; the graph has its degrees."""
+        self, *, graph: tuple[int, ...], finds_degrees: bool, strategy: int, num_threads: int, nodes: int, counts: int,
+        **request: Any,
+    ) -> DeviceStatus:  # fmt: skip
+        """As ``_core.walk_batches``, for walks and uniform batches; the graph has its degrees."""
         assert not finds_degrees
-        call = self._module.WalkCall(graph=graph, **request)
+        if strategy not in (_WALK, _UNIFORM):
+            raise ValueError(
+                "strategy: expected 'rwr', 'rw' or 'uniform' for a graph on a CUDA device; 'bfs', 'dfs' and 'knn' run "
+                "on the CPU only: move the graph there, graph.to('cpu')"
+            )
+        call = self._module.WalkCall(graph=graph, strategy=strategy, **request)
         return self._queue(call, self._graph_message(graph), nodes=nodes, counts=counts)
 
     def partition_epoch(self, *, graph: tuple[int, ...], num_threads: int, nodes: int, **request: Any) -> int:
@@ -176,7 +184,7 @@ class CudaEngine:
         counts = torch.empty((4, num_walks), dtype=torch.int64, device=self._device)
         ids = torch.arange(num_walks, device=self._device)
         self.walk_batches(
-            graph=graph, finds_degrees=False, strategy=0, num_threads=1, roots=order.data_ptr(),
+            graph=graph, finds_degrees=False, strategy=_WALK, num_threads=1, roots=order.data_ptr(),
             walk_ids=ids.data_ptr(), num_walks=num_walks, batch_size=batch_size,
             restart_threshold=request["restart_threshold"],
             seed=request["seed"], epoch=request["epoch"], nodes=nodes.data_ptr(), counts=counts.data_ptr(),

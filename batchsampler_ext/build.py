@@ -11,7 +11,6 @@ import torch
 from . import _validate
 from ._arrays import Matrix, address, as_matrix, require_device
 from ._backend import engine
-from ._graph_view import GraphView, row_of_instances
 from ._late_checks import LateChecks
 from .graph import ProximityGraph
 
@@ -42,7 +41,6 @@ def proximity_graph(
     labels: Any = None,
     max_score: float | None = None,
     range_min: int = 0,
-    warm_start: ProximityGraph | None = None,
     precision: str = "fp32",
     sort: bool = False,
     return_scores: bool = False,
@@ -72,11 +70,6 @@ def proximity_graph(
             label can still meet in a batch through a neighbour they share.
         max_score: candidates scoring above it are never linked (suspected false negatives). Compared as float32.
         range_min: skip each row's best ``range_min`` candidates (after ``labels`` and ``max_score``), then keep K.
-        warm_start: a previous graph over (some of) these instances. Up to half of the M candidates are then a row's
-            neighbours in it, up to half of the rest neighbours of those, drawn at random, and the remaining ones random
-            as ever; ``rows_per_draw`` counts as 1. Repeated, the lists approach the exact kNN graph as NN-descent does,
-            at any M: a search for neighbours. Batches from such lists are as those of kNN graphs, which the paper
-            (section 5.3) and our pilot found to be worse than those of fresh draws.
         precision: "fp32": scores are defined to the bit (below). "bf16": every feature is first rounded to the nearest
             bfloat16, then the same definition; a score of unit vectors moves by at most about 2**-7.
         sort: list neighbours by score, ties by lower id; otherwise in the order they were drawn.
@@ -116,15 +109,12 @@ def proximity_graph(
     pool, num_rows = _pool(rows, query, checks)
     num_candidates, num_neighbors = _graph_sizes(num_candidates, num_neighbors, num_rows)
     rows_per_draw = _validate.integer(rows_per_draw, "rows_per_draw", 1)
-    previous, pool_row_of = _previous(warm_start, pool, query.num_rows, query.device)
     request = _Selection.check(metric, precision, labels, max_score, range_min, query, checks)
     _validate.flag(sort, "sort")
     graph_rows = _Rows(num_rows, num_neighbors, _validate.flag(return_scores, "return_scores"), query.device)
     arguments: dict[str, Any] = {
         "num_candidates": num_candidates,
-        "rows_per_draw": rows_per_draw if previous is None else 1,
-        "previous": None if previous is None else previous.description,
-        "pool_row_of": address(pool_row_of),
+        "rows_per_draw": rows_per_draw,
         "sort": sort,
         "seed": _validate.seed(seed),
         "num_threads": _validate.num_threads(num_threads),
@@ -142,9 +132,8 @@ def proximity_graph(
             **request.arguments(),
             **graph_rows.arguments(),
         )
-    inherited = () if previous is None else previous.graph.pending()
     return ProximityGraph.from_engine(
-        graph_rows.neighbors, graph_rows.scores, pool, query.num_rows, [*checks.statuses, *inherited, status]
+        graph_rows.neighbors, graph_rows.scores, pool, query.num_rows, [*checks.statuses, status]
     )
 
 
@@ -354,20 +343,6 @@ def _ascending(pool: torch.Tensor, checks: LateChecks) -> torch.Tensor:
     """The same tensor if it is sorted already, and no device has to be asked: the engine then knows that queries and
     base are the same rows."""
     return pool if not checks.are_late and bool((pool[1:] > pool[:-1]).all()) else pool.sort().values
-
-
-def _previous(
-    warm_start: ProximityGraph | None, pool: torch.Tensor | None, num_nodes: int, device: torch.device
-) -> tuple[GraphView | None, torch.Tensor | None]:
-    """The previous graph, and the row of each instance in the pool where that is not the instance itself."""
-    if warm_start is None:
-        return None, None
-    if not isinstance(warm_start, ProximityGraph):
-        raise TypeError(f"warm_start: expected a ProximityGraph, got {type(warm_start).__name__}")
-    if warm_start.num_nodes != num_nodes:
-        raise ValueError(f"warm_start: expected a graph over {num_nodes} instances, got {warm_start.num_nodes}")
-    require_device(warm_start.device, "warm_start", device)
-    return GraphView(warm_start), None if pool is None else row_of_instances(pool, num_nodes)
 
 
 def _graph_sizes(num_candidates: int | None, num_neighbors: int | None, num_rows: int) -> tuple[int, int]:

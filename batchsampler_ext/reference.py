@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 # Purposes of random streams (csrc/common/random_stream.h).
-CANDIDATES, GROUPS, WALK, TELEPORT, FILL, ROOTS, ROOT_ORDER, PARTITION_WALK, PARTITION_HASH, WARM_START = range(1, 11)
+CANDIDATES, GROUPS, WALK, TELEPORT, FILL, ROOTS, ROOT_ORDER, PARTITION_WALK, PARTITION_HASH = range(1, 10)
 MASK32, MASK64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 
 
@@ -122,37 +122,6 @@ def candidates(n: int, num_candidates: int, rows_per_draw: int, seed: int) -> np
     return result
 
 
-def warm_candidates(
-    pool: np.ndarray, num_candidates: int, previous: dict[int, list[int]], seed: int
-) -> list[list[int]]:
-    """Candidates of each instance of the pool, as ids, where a previous graph (neighbours by id) helps: its neighbours,
-    half of M at most; neighbours of its neighbours, one try for each second place left; own random draws."""
-    members = set(pool.tolist())
-    result = []
-    for row, own in enumerate(pool.tolist()):
-        chosen: dict[int, None] = {}
-
-        def offer(other: int, own: int = own, chosen: dict[int, None] = chosen) -> None:
-            if other in members and other != own:
-                chosen.setdefault(other)
-
-        neighbors = previous.get(own, [])
-        for other in neighbors:
-            if len(chosen) < num_candidates // 2:
-                offer(other)
-        words = WordStream(seed, WARM_START, major=row)
-        for _ in range((num_candidates - len(chosen)) // 2 if neighbors else 0):
-            first, second = words.next(), words.next()
-            steps = previous.get(neighbors[first * len(neighbors) >> 32], [])
-            if steps:
-                offer(steps[second * len(steps) >> 32])
-        for other in draw(WordStream(seed, CANDIDATES, major=row), num_candidates, len(pool) - 1):
-            if len(chosen) < num_candidates:
-                offer(int(pool[other + (other >= row)]))
-        result.append(list(chosen))
-    return result
-
-
 # --- scores ----------------------------------------------------------------------------------------------------------
 def unit_rows(rows: np.ndarray) -> np.ndarray:
     """float32 [B, D] -> unit rows: x * (1 / sqrt(n)) in float64, then float32; a zero row stays zero.
@@ -241,17 +210,13 @@ def proximity_graph(
     labels: np.ndarray | None = None,
     max_score: float | None = None,
     range_min: int = 0,
-    warm_start: dict[int, list[int]] | None = None,
     sort: bool = False,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Paper, section 4.1: (neighbors int32 [R, K], scores float32 [R, K]), -1 and -inf past the end."""
     keys = features if keys is None else keys
     pool = np.arange(len(features)) if rows is None else np.asarray(rows)
-    if warm_start is None:
-        drawn = pool[candidates(len(pool), num_candidates, rows_per_draw, seed)]  # [R, M] ids
-    else:
-        drawn = np.array(warm_candidates(pool, num_candidates, warm_start, seed))
+    drawn = pool[candidates(len(pool), num_candidates, rows_per_draw, seed)]  # [R, M] ids
     return _link(
         features,
         keys,

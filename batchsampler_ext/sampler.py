@@ -77,7 +77,6 @@ class ProximityBatchSampler(BatchSampler):
     where the window is due; the next iteration then makes it from the bank as it is. The thread takes as many threads
     as ``num_threads`` among the graph options, or torch's setting, says, and ends with the iteration. ``refresh()``
     gives up the window ahead, at a window's end too: the one that it asks for is made at once, from the bank as it is.
-    ``warm_start`` among the graph options is refused.
 
     Raises:
         TypeError, ValueError: a bad argument, named.
@@ -158,8 +157,6 @@ class ProximityBatchSampler(BatchSampler):
         reserved = self._graph_options.keys() & {"rows", "keys", "seed", "num_candidates", "num_neighbors", "progress"}
         if reserved:
             raise ValueError(f"graph_options: expected keywords that the sampler does not set, got {sorted(reserved)}")
-        if self._async_refresh and self._graph_options.get("warm_start") is not None:
-            raise ValueError("graph_options: expected no warm_start with async_refresh (a thread would share it)")
         self._progress = _validate.progress(progress)
         self._check_graph_options()
 

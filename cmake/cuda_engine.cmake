@@ -1,6 +1,8 @@
 # Targets _cuda and _cuda_emulated, both of BSE_CUDA_SOURCES and the bindings in csrc/python.
 
-function(bse_add_cuda_module name)
+# architectures: what _cuda.architectures says; a list as CMAKE_CUDA_ARCHITECTURES takes it, or a word.
+function(bse_add_cuda_module name architectures)
+  list(JOIN architectures ", " architectures)
   pybind11_add_module(${name}
     csrc/python/cuda/module.cpp
     csrc/python/cuda/register_bank.cpp
@@ -9,7 +11,7 @@ function(bse_add_cuda_module name)
     csrc/python/cuda/register_walk.cpp
   )
   target_include_directories(${name} PRIVATE csrc)
-  target_compile_definitions(${name} PRIVATE BSE_MODULE_NAME=${name})
+  target_compile_definitions(${name} PRIVATE BSE_MODULE_NAME=${name} BSE_CUDA_ARCHITECTURES="${architectures}")
   target_compile_options(${name} PRIVATE -Wall -Wextra)
 endfunction()
 
@@ -47,7 +49,11 @@ if(NOT BSE_CUDA STREQUAL "OFF" AND CMAKE_CUDA_COMPILER)
   if(BSE_WERROR)
     target_compile_options(bse_cuda PRIVATE -Werror=all-warnings)
   endif()
-  bse_add_cuda_module(_cuda)
+  set(built_for ${CMAKE_CUDA_ARCHITECTURES})
+  if(built_for STREQUAL "native" AND CMAKE_CUDA_ARCHITECTURES_NATIVE)  # CMake 3.24 and later say which that is
+    set(built_for ${CMAKE_CUDA_ARCHITECTURES_NATIVE})
+  endif()
+  bse_add_cuda_module(_cuda "${built_for}")
   target_link_libraries(_cuda PRIVATE bse_cuda)
   install(TARGETS _cuda LIBRARY DESTINATION batchsampler_ext)
 endif()
@@ -67,7 +73,7 @@ if(BSE_EMULATED_CUDA)
   if(BSE_WERROR)
     target_compile_options(bse_cuda_emulated PRIVATE -Werror)
   endif()
-  bse_add_cuda_module(_cuda_emulated)
+  bse_add_cuda_module(_cuda_emulated "emulated")
   target_link_libraries(_cuda_emulated PRIVATE bse_cuda_emulated)
   install(TARGETS _cuda_emulated LIBRARY DESTINATION batchsampler_ext)
 endif()

@@ -9,7 +9,6 @@ import torch
 
 from .. import __version__
 from .._backend import core, cuda_load_error, cuda_module
-from .._cuda_binary import architectures
 
 
 def add_parser(commands: Any) -> None:
@@ -32,7 +31,8 @@ def run(_: argparse.Namespace) -> None:
 
 
 def cuda_engine() -> str:
-    """The architectures that the built module holds code for, or why there is none."""
+    """The architectures that the module was built for, or why there is none: "90-real" is machine code, "90-virtual" PTX
+    that newer GPUs compile when the module is loaded, "90" both."""
     if cuda_module is None:
         return f"none: {cuda_load_error}"
-    return ", ".join(architectures(cuda_module.__file__))
+    return str(cuda_module.architectures)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .plan import PHASES, WARM_START, System, Task, tasks, tune_tasks
+from .plan import PHASES, RETIRED, System, Task, tasks, tune_tasks
 from .results import HERE, RESULTS, Row, append, best_parameters, commit, make_row, planned, read
 from .systems import profile_systems
 
@@ -70,7 +70,9 @@ def pending_tasks(system: System, phase: str, rows: list[Row]) -> Iterator[Task]
         yield from (task for task in searched if task.key() not in done)
     elif all(task.key() in done for task in searched):
         best = best_parameters(system, rows)
-        yield from (task for task in tasks(system, phase, best) if task.key() not in done)
+        for task in tasks(system, phase, best):
+            if task.key() not in done and task.arm not in RETIRED:
+                yield task
 
 
 def execute(
@@ -97,8 +99,6 @@ def execute_one(task: Task, system: System, options: argparse.Namespace) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
         program = [str(ROOT / "examples" / f"{task.system}.py"), *program_arguments(task, system)]
-        if WARM_START in json.loads(task.parameters):
-            program.insert(0, str(HERE / "warm_started.py"))
         command = [sys.executable, *program]
         command = [part.replace("{data}", str(options.data)) for part in command]
         command += ["--quiet", "--out", str(out)]
@@ -119,8 +119,6 @@ def program_arguments(task: Task, system: System) -> list[str]:
     if len(system.losses) > 1:
         words += ["--loss", task.loss]
     for name, value in json.loads(task.parameters).items():
-        if name == WARM_START:
-            continue
         flag = name.replace("_", "-")
         words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
     if task.phase != "confirm":

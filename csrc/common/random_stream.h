@@ -21,7 +21,6 @@ enum class Purpose : uint32_t {
   kRootOrder = 7,      // permutation of roots: partition, paper mode, uniform batches
   kPartitionWalk = 8,  // seed walks of a partition                   (batch, stage)
   kPartitionHash = 9,  // keys of the partition's hashes              (stage, round)
-  kWarmStart = 10,     // neighbours of a previous graph's neighbours (row)
 };
 
 constexpr uint32_t kEpochLimit = 1u << 24;

@@ -126,17 +126,14 @@ def test_ids_that_go_bad_after_the_check(device_engine):
             sample_batches(graph, 3, epoch_mode="independent")
 
 
-@pytest.mark.parametrize("strategy", ["bfs", "dfs", "knn", "uniform"])
 @pytest.mark.parametrize("mode", ["independent", "paper"])
 @pytest.mark.parametrize("full", [True, False])
-def test_strategies_for_comparison(device_engine, random_table, strategy, mode, full):
+def test_uniform_batches(device_engine, random_table, mode, full):
     """Self-loops and repeats, closed components, rows of every length and none, lists longer than a warp."""
     for num_rows, num_neighbors, batch_size in [(90, 3, 16), (70, 40, 33), (200, 70, 50), (9, 20, 12), (40, 44, 40)]:
-        if strategy == "knn" and num_neighbors < min(batch_size, num_rows) - 1:
-            continue
         table = torch.from_numpy(random_table(num_rows, num_neighbors, full=full))
         table[: num_rows // 4] %= max(1, num_rows // 8)
-        options = {"strategy": strategy, "epoch_mode": mode, "seed": 6, "epoch": 2}
+        options = {"strategy": "uniform", "epoch_mode": mode, "seed": 6, "epoch": 2}
         expected = sample_batches(ProximityGraph(table), batch_size, **options)
         with device_engine() as device:
             found = sample_batches(ProximityGraph(table.to(device)), batch_size, **options)
@@ -146,10 +143,9 @@ def test_strategies_for_comparison(device_engine, random_table, strategy, mode, 
 
 
 @pytest.mark.parametrize("strategy", ["bfs", "dfs", "knn"])
-def test_neighbors_that_go_bad_are_reported(device_engine, strategy):
+@pytest.mark.parametrize("mode", ["independent", "paper"])
+def test_comparisons_run_on_the_cpu_only(device_engine, strategy, mode):
     with device_engine() as device:
         graph = ProximityGraph(torch.tensor([[1, 2], [2, 0], [0, 1]], dtype=torch.int32, device=device))
-        graph.degrees()
-        graph.neighbors.data[1, 0] = 17  # not noticed by torch
-        with pytest.raises(ValueError, match="graph: expected neighbors that are rows of the graph, got 17 in row 1"):
-            sample_batches(graph, 3, epoch_mode="independent", strategy=strategy, num_batches=5)
+        with pytest.raises(ValueError, match=r"strategy: expected 'rwr', 'rw' or 'uniform' .* graph.to\('cpu'\)"):
+            sample_batches(graph, 3, epoch_mode=mode, strategy=strategy)

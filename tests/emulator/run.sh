@@ -24,19 +24,20 @@ flags="-std=c++17 -g -Wall -Wextra -Werror -ffp-contract=off -Icsrc -Itests"
 g++ $flags -O2 -fPIC -fvisibility=hidden -c tests/emulator/runtime.cpp -o "$build/runtime.o"
 
 # Tests of kernels against the CPU engine, and the launchers that they call.
+search="csrc/cuda/search/knn.cu csrc/cuda/matrix_topk/matrix_topk.cu csrc/cuda/streaming_topk/streaming_topk.cu"
 declare -A launchers=(
-  [graph_test]="csrc/cuda/matrix_topk/matrix_topk.cu csrc/cuda/search/proximity_graph.cu csrc/cuda/fused_topk/fused_topk.cu csrc/cuda/search/knn.cu
-    csrc/cuda/streaming_topk/streaming_topk.cu csrc/cuda/candidates/warm_start.cu"
-  [knn_test]="csrc/cuda/matrix_topk/matrix_topk.cu csrc/cuda/search/knn.cu csrc/cuda/streaming_topk/streaming_topk.cu"
+  [graph_test]="$search csrc/cuda/search/proximity_graph.cu csrc/cuda/fused_topk/fused_topk.cu"
+  [knn_test]="$search"
   [bank_test]="csrc/cuda/bank/bank_update.cu"
   [walk_test]="csrc/cuda/walk/walks.cu"
-  [warm_start_test]="csrc/cuda/candidates/warm_start.cu"
   [partition_test]="csrc/cuda/partition/partition.cu"
 )
 # What they need of the CPU engine; no instruction set but the scalar one.
-printf '%s\n' bank/bank_update candidates/warm_start partition/edge_share partition/partition runtime/thread_team simd/scalar \
-  types/graph_view walk/batch_walks walk/interleaved_walks |
-  xargs -P 2 -I NAME sh -c "g++ $flags -O2 -fno-math-errno -fvisibility=hidden -c csrc/cpu/NAME.cpp -o $build/cpu_\$(basename NAME).o"
+printf '%s
+' bank/bank_update partition/edge_share partition/partition runtime/thread_team simd/scalar types/graph_view \
+  walk/batch_walks walk/interleaved_walks |
+  xargs -P 2 -I NAME sh -c "g++ $flags -O2 -fno-math-errno -fvisibility=hidden -c csrc/cpu/NAME.cpp \
+    -o $build/cpu_\$(basename NAME).o"
 rm -f "$build/cpu_engine.a"
 ar rcs "$build/cpu_engine.a" "$build"/cpu_*.o
 

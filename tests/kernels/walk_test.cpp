@@ -170,13 +170,13 @@ struct Case {
   uint32_t epoch = 0;
   int64_t first_walk = 0;
   bool has_walk_ids = false;
-  Strategy strategy = Strategy::kWalk;
+  bool is_uniform = false;
 
   uint32_t threshold() const { return static_cast<uint32_t>(restart_prob * 4294967296.0); }
   std::string describe(const Graph& graph) const {
     return graph.name + " of " + std::to_string(graph.lists.size()) + ", batch_size " + std::to_string(batch_size) +
-           ", alpha " + std::to_string(restart_prob) + ", strategy " + std::to_string(static_cast<int>(strategy)) +
-           ", seed " + std::to_string(seed);
+           ", alpha " + std::to_string(restart_prob) + (is_uniform ? ", uniform" : "") + ", seed " +
+           std::to_string(seed);
   }
 };
 
@@ -191,7 +191,7 @@ struct Output {
 void walk_on_cpu(const Tables& tables, const Case& c, const int64_t* roots, const int64_t* walk_ids, Output& output) {
   WalkRequest request;
   request.graph = tables.cpu();
-  request.strategy = c.strategy;
+  request.strategy = c.is_uniform ? Strategy::kUniform : Strategy::kWalk;
   request.roots = roots;
   request.walk_ids = walk_ids;
   request.num_walks = c.num_walks;
@@ -210,7 +210,7 @@ std::string walk_on_device(const Tables& tables, const Case& c, const int64_t* r
                            Output& output) {
   cuda::WalkRequest request;
   request.graph = tables.device();
-  request.strategy = c.strategy;
+  request.is_uniform = c.is_uniform;
   request.roots = roots;
   request.walk_ids = c.has_walk_ids ? walk_ids : nullptr;
   request.first_walk = c.first_walk;
@@ -291,22 +291,19 @@ void test_typical(std::mt19937& random) {
   }
 }
 
-// The strategies that walks are compared with: lists longer than a warp too, and warps that collect several batches.
-void test_other_strategies(std::mt19937& random) {
+// Batches without a walk, also by warps that fill several batches.
+void test_uniform_batches(std::mt19937& random) {
   std::vector<Graph> graphs = awkward_graphs(random);
   graphs.push_back(random_graph(90, 70, random));
   for (const Graph& graph : graphs) {
-    for (const Strategy strategy :
-         {Strategy::kBreadthFirst, Strategy::kDepthFirst, Strategy::kNeighbors, Strategy::kUniform}) {
-      for (const int64_t batch_size : {1, 2, 33, 70}) {
-        Case c;
-        c.strategy = strategy;
-        c.num_walks = batch_size == 33 && graph.lists.size() == 90 && !kIsSmall ? 70 : 3;
-        c.batch_size = batch_size;
-        c.seed = random();
-        c.has_walk_ids = batch_size == 2;
-        compare_walks(graph, c);
-      }
+    for (const int64_t batch_size : {1, 2, 33, 70}) {
+      Case c;
+      c.is_uniform = true;
+      c.num_walks = batch_size == 33 && graph.lists.size() == 90 && !kIsSmall ? 70 : 3;
+      c.batch_size = batch_size;
+      c.seed = random();
+      c.has_walk_ids = batch_size == 2;
+      compare_walks(graph, c);
     }
   }
 }
@@ -427,28 +424,6 @@ void test_bad_tables(std::mt19937& random) {
   }
 }
 
-void test_bad_values_of_other_strategies(std::mt19937& random) {
-  Tables tables(random_graph(30, 4, random));
-  for (int64_t row = 0; row < 30; ++row) tables.neighbor(row, 1) = row % 2 == 0 ? 100 : -7;
-  for (const Strategy strategy : {Strategy::kBreadthFirst, Strategy::kDepthFirst, Strategy::kNeighbors}) {
-    Case c;
-    c.strategy = strategy;
-    Array<int64_t> roots(5, 3), walk_ids(5);
-    roots[4] = 30;
-    Output output(c);
-    const std::string message = walk_on_device(tables, c, roots.data(), walk_ids.data(), output);
-    expect(message == "roots: expected rows of the graph, got 30 for walk 4", "bad root: " + message);
-    const int32_t* const nodes = output.nodes.data() + 4 * c.batch_size;
-    expect(std::count(nodes, nodes + c.batch_size, -1) == c.batch_size, "a batch with a bad root has no nodes");
-    roots[4] = 4;
-    const std::string other = walk_on_device(tables, c, roots.data(), walk_ids.data(), output);
-    expect(other.find("expected neighbors that are rows of the graph") != std::string::npos, "bad neighbor: " + other);
-    std::set<int32_t> distinct(output.nodes.data(), output.nodes.data() + c.batch_size);
-    expect(static_cast<int64_t>(distinct.size()) == c.batch_size && *distinct.begin() >= 0 && *distinct.rbegin() < 30,
-           "what met a bad neighbor is still a batch");
-  }
-}
-
 // ---- degrees and roots
 
 std::string degrees_on_device(const Tables& tables, Array<int32_t>& degrees) {
@@ -512,12 +487,11 @@ void run_all(uint32_t seed) {
   std::mt19937 random(seed);
   test_awkward_graphs(random);
   test_typical(random);
-  test_other_strategies(random);
+  test_uniform_batches(random);
   test_numbering(random);
   if (seed == 1) test_large_batches(random);  // takes as long as all the others
   test_bad_neighbors(random);
   test_bad_tables(random);
-  test_bad_values_of_other_strategies(random);
   test_row_degrees(random);
   test_roots();
 }

@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from batchsampler_ext import FeatureBank, IndexedDataset, ProximityBatchSampler, proximity_graph
+from batchsampler_ext import FeatureBank, IndexedDataset, ProximityBatchSampler
 
 NAN = float("nan")
 EVERY = 4  # batches a window
@@ -405,12 +405,6 @@ def test_labels_may_change_while_a_window_is_made():
             iterator.close()
             runs.append(drawn)
     assert all(run == runs[0] for run in runs)
-
-
-def test_a_warm_start_is_refused():
-    graph = proximity_graph(torch.randn(230, 8), 4, num_candidates=10)
-    with pytest.raises(ValueError, match="graph_options: expected no warm_start with async_refresh"):
-        make(graph_options={"warm_start": graph})
 
 
 def test_inference_mode_may_come_and_go():

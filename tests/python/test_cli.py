@@ -37,6 +37,13 @@ def test_info(capsys):
     assert "scalar" in out
 
 
+def test_info_says_what_the_cuda_engine_was_built_for(capsys, monkeypatch):
+    emulated = pytest.importorskip("batchsampler_ext._cuda_emulated", reason="built without BSE_EMULATED_CUDA")
+    monkeypatch.setattr("batchsampler_ext.commands.info.cuda_module", emulated)
+    assert main(["info"]) == 0
+    assert "CUDA engine       emulated" in capsys.readouterr().out
+
+
 def test_inspect_writes_a_partition_a_report_and_a_figure(data, tmp_path, capsys):
     arguments = [
         data["features"],

@@ -22,6 +22,6 @@ import pathlib, sys
 import batchsampler_ext, pytest
 assert "asan" in pathlib.Path(batchsampler_ext.__file__).parts, batchsampler_ext.__file__
 tests = "oracle or by_pairs or threshold or ends or bad or layout or block_boundary or subset or awkward or changes_in_place"
-files = ["tests/python/test_similarity.py", "tests/python/test_walk.py", "tests/python/test_batches.py", "tests/python/test_errors.py", "tests/python/test_warm_start.py"]
+files = [f"tests/python/test_{name}.py" for name in ("similarity", "walk", "batches", "errors")]
 sys.exit(pytest.main(["-q", "-n", "auto", "-p", "no:cacheprovider", "-k", tests, *files]))
 PY

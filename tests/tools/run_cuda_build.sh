@@ -26,10 +26,11 @@ PYTHONSAFEPATH=1 "$python" -S - "$PWD" "$site" <<'PY'
 import sys
 sys.path[:0] = sys.argv[1:]
 import torch, batchsampler_ext
-from batchsampler_ext._backend import cuda_load_error
+from batchsampler_ext._backend import cuda_load_error, cuda_module
 from batchsampler_ext.__main__ import main
 assert batchsampler_ext.__file__.startswith(sys.argv[1]), batchsampler_ext.__file__
 assert cuda_load_error is None, cuda_load_error
+assert cuda_module.architectures.startswith("80-real, 86-real"), cuda_module.architectures
 main(["info"])
 assert batchsampler_ext.knn_graph(torch.eye(4), 1).neighbors.shape == (4, 1)
 PY

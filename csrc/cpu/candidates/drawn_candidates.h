@@ -3,11 +3,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include "cpu/candidates/candidate_draw.h"
-#include "cpu/candidates/warm_start.h"
 #include "cpu/search/requests.h"
 
 namespace bse {
@@ -28,14 +26,12 @@ class DrawnCandidates {
   DrawnCandidates(const GraphPool& pool, int64_t size, int64_t num_drawable)
       : pool_(pool),
         draw_(static_cast<uint32_t>(size), static_cast<uint32_t>(num_drawable), pool.request.seed),
-        warm_start_(pool.request.previous.neighbors != nullptr ? std::make_unique<WarmStart>(pool.request) : nullptr),
         rows_(static_cast<size_t>(size)),
         ids_(static_cast<size_t>(size)),
         terms_(static_cast<size_t>(size)) {}
 
-  static int64_t bytes(const ProximityGraphRequest& request, int64_t size, int64_t num_drawable) {
-    const bool is_warm = request.previous.neighbors != nullptr;
-    return 16 * size + CandidateDraw::bytes(size, num_drawable) + (is_warm ? WarmStart::bytes(size) : 0);
+  static int64_t bytes(int64_t size, int64_t num_drawable) {
+    return 16 * size + CandidateDraw::bytes(size, num_drawable);
   }
 
   // Those that a group of rows shares.
@@ -48,12 +44,8 @@ class DrawnCandidates {
   // A row's own: the draw is over the other rows.
   void draw_own(int64_t row) {
     const uint32_t* drawn = draw_(static_cast<uint32_t>(row));
-    if (warm_start_ != nullptr) {
-      warm_start_->choose(row, pool_.instance(row), drawn, rows_.data());
-    } else {
-      const auto own = static_cast<uint32_t>(row);
-      for (size_t c = 0; c < rows_.size(); ++c) rows_[c] = other_row(drawn[c], own);
-    }
+    const auto own = static_cast<uint32_t>(row);
+    for (size_t c = 0; c < rows_.size(); ++c) rows_[c] = other_row(drawn[c], own);
     look_up();
   }
 
@@ -75,7 +67,6 @@ class DrawnCandidates {
 
   const GraphPool& pool_;
   CandidateDraw draw_;
-  std::unique_ptr<WarmStart> warm_start_;  // or null
   std::vector<uint32_t> rows_;
   std::vector<int64_t> ids_;
   std::vector<float> terms_;

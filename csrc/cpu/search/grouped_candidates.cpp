@@ -93,7 +93,7 @@ class GroupWorkspace {
 }  // namespace
 
 int64_t shared_draw_bytes(const ProximityGraphRequest& request) {
-  return DrawnCandidates::bytes(request, request.num_candidates + 1, request.num_rows) + 64 * BlockPlan::kMostRows;
+  return DrawnCandidates::bytes(request.num_candidates + 1, request.num_rows) + 64 * BlockPlan::kMostRows;
 }
 
 void build_by_shared_draws(const GraphPool& pool, const BlockPlan& plan, double margin, const Links& links,

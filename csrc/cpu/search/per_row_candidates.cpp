@@ -104,7 +104,7 @@ class RowWorkspace {
 }  // namespace
 
 int64_t own_draw_bytes(const ProximityGraphRequest& request) {
-  return DrawnCandidates::bytes(request, request.num_candidates, request.num_rows - 1) + 4 * request.num_candidates;
+  return DrawnCandidates::bytes(request.num_candidates, request.num_rows - 1) + 4 * request.num_candidates;
 }
 
 void build_by_own_draws(const GraphPool& pool, const BlockPlan& plan, const std::vector<Screen>& screens,

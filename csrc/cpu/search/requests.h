@@ -5,7 +5,6 @@
 
 #include "cpu/runtime/thread_team.h"
 #include "cpu/topk/results.h"
-#include "cpu/types/graph_view.h"
 #include "cpu/types/matrix_view.h"
 
 namespace bse {
@@ -17,8 +16,6 @@ struct ProximityGraphRequest {
   int64_t num_rows = 0;           // R: rows of the result, and the pool that candidates come from
   int64_t num_candidates = 0;     // M <= R - 1
   int64_t rows_per_draw = 256;
-  GraphView previous;                    // a warm start, for rows_per_draw = 1; no neighbors: none
-  const int32_t* pool_row_of = nullptr;  // [N] row of an instance in the pool or -1, or null: row i is instance i
   Selection selection;
   uint64_t seed = 0;
   int num_threads = 1;

@@ -7,7 +7,6 @@
 #include "common/prefilter_bound.h"
 #include "cuda/candidates/candidate_draw_kernel.cuh"
 #include "cuda/candidates/group_order_kernel.cuh"
-#include "cuda/candidates/warm_start.h"
 #include "cuda/fused_topk/fused_topk.h"
 #include "cuda/matrix_topk/matrix_topk.h"
 #include "cuda/types/tuning.h"
@@ -52,11 +51,6 @@ struct Layout {
     order = is_shared ? scratch.take<uint32_t>(request.num_rows) : nullptr;
     values = scratch.take<uint32_t>(plan.draws_at_once * draw.values_stride);
     if (plan.band_rows == 0) slab = scratch.take<float>(plan.groups_at_once * rows_per_group * num_columns);
-    if (request.previous.neighbors != nullptr) {
-      warm_start.emplace(
-          WarmRequest{request.previous, request.pool_row_of, request.rows, request.num_candidates, request.seed},
-          plan.groups_at_once, scratch);
-    }
   }
 
   Scratch scratch;
@@ -68,7 +62,6 @@ struct Layout {
   float *query_terms, *base_terms;
   uint32_t *order, *values, *unbounded, *last_guess;
   float* slab = nullptr;
-  std::optional<WarmStart> warm_start;
 };
 
 Selector make_selector(const GraphRequest& request, const GraphPlan& plan, Layout& layout) {
@@ -176,11 +169,6 @@ void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const L
     for (int64_t first = 0; first < num_drawn; first += plan.groups_at_once) {
       take_groups(first_drawn + first, std::min(plan.groups_at_once, num_drawn - first));
       block.candidates = layout.values + first * layout.draw.values_stride;
-      if (layout.warm_start) {
-        block.candidates = layout.warm_start->launch(first_drawn + first, block.num_rows, block.candidates,
-                                                     layout.draw.values_stride, status, stream);
-        block.candidates_stride = layout.num_columns;
-      }
       launch_scores(block, layout.slab, stream);
       selector->launch(block, layout.slab, links, stream);
     }

@@ -10,7 +10,6 @@
 
 #include "common/selection.h"
 #include "cuda/types/device_matrix.h"
-#include "cuda/types/graph_view.h"
 #include "cuda/types/tuning.h"
 
 namespace bse::cuda {
@@ -26,12 +25,10 @@ struct GraphRequest {
   const int64_t* rows = nullptr;  // [num_rows] distinct ids, or null: all N
   int64_t num_rows = 0;           // R: rows of the result, and the pool that candidates come from
   int64_t num_candidates = 0;     // M <= R - 1
-  int64_t rows_per_draw = 256;    // 1 with a previous graph
+  int64_t rows_per_draw = 256;
   Selection selection;
   bool has_scores = false;  // the links have scores
   uint64_t seed = 0;
-  GraphView previous;                    // whose neighbours are offered as candidates; neighbors null: none
-  const int32_t* pool_row_of = nullptr;  // [N] position of each instance in `rows` or -1; null where rows is
   int max_band_rows =
       tuning::kMostBandRows;  // that are selected where they are scored (fused_topk_kernel.cuh), at most; 0: none
 };

@@ -1,8 +1,6 @@
 #include <algorithm>
 
 #include "cuda/runtime/grid_size.h"
-#include "cuda/runtime/scratch.h"
-#include "cuda/walk/collect_kernel.cuh"
 #include "cuda/walk/root_kernels.cuh"
 #include "cuda/walk/row_degrees_kernel.cuh"
 #include "cuda/walk/walk_kernel.cuh"
@@ -47,25 +45,6 @@ WalkPlan plan(const WalkRequest& request) {
   return plan;
 }
 
-// How batches are collected by the other strategies, each warp with its part of the scratch.
-struct CollectPlan {
-  CollectPlan(const WalkRequest& request, void* buffer) : scratch(buffer) {
-    setting.request = request;
-    setting.target = static_cast<uint32_t>(num_collected(request));
-    setting.log_slots = member_table_log_slots(setting.target);
-    const int64_t most_blocks = device::num_multiprocessors() * kWarpsWithGlobalTable / kCollectWarps;
-    num_blocks = std::min((request.num_walks + kCollectWarps - 1) / kCollectWarps, most_blocks);
-    const int64_t num_warps = num_blocks * kCollectWarps;
-    setting.member_tables = scratch.take<uint32_t>(num_warps << setting.log_slots);
-    const bool has_paths = request.strategy == Strategy::kDepthFirst;
-    setting.paths = scratch.take<uint32_t>(has_paths ? num_warps * 2 * setting.target : 0);
-  }
-
-  Scratch scratch;
-  CollectSetting setting{};
-  int64_t num_blocks;
-};
-
 int floor_log2(uint32_t value) {
   int result = 0;
   while (value >>= 1) ++result;
@@ -85,25 +64,16 @@ void launch_row_degrees(const GraphView& graph, int32_t* degrees, uint64_t* stat
                  kThreadsPerBlock, 0, as_stream(stream), graph, degrees, status);
 }
 
-size_t walk_scratch_bytes(const WalkRequest& request) {
-  if (request.strategy != Strategy::kWalk) return CollectPlan(request, nullptr).scratch.num_bytes();
-  return plan(request).scratch_bytes;
-}
+size_t walk_scratch_bytes(const WalkRequest& request) { return plan(request).scratch_bytes; }
 
 void launch_walks(const WalkRequest& request, const WalkResult& result, void* scratch, uint64_t* status, void* stream) {
   if (request.num_walks == 0) return;
-  if (request.strategy != Strategy::kWalk) {
-    CollectPlan plan(request, scratch);
-    plan.setting.result = result;
-    plan.setting.status = status;
-    return device::launch(collect_kernel, static_cast<unsigned>(plan.num_blocks), 32 * kCollectWarps, 0,
-                          as_stream(stream), plan.setting);
-  }
   const WalkPlan plan = cuda::plan(request);
   WalkSetting setting{};
   setting.request = request;
   setting.result = result;
   setting.limits = walk_limits(static_cast<uint32_t>(request.batch_size), request.restart_threshold);
+  if (request.is_uniform) setting.limits.max_segments = 0;
   setting.target = static_cast<uint32_t>(num_collected(request));
   const uint32_t mean_steps = request.restart_threshold == 0 ? 0xFFFFFFFFu : 0xFFFFFFFFu / request.restart_threshold;
   setting.log_segment_steps = floor_log2(std::min(mean_steps, setting.limits.max_segment_steps));

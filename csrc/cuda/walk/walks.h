@@ -9,17 +9,15 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "common/strategy.h"
 #include "cuda/types/graph_view.h"
 
 namespace bse::cuda {
 
 struct WalkRequest {
-  GraphView graph;  // at least one row, fewer than 2^31
-  Strategy strategy = Strategy::kWalk;
-  const int64_t* roots = nullptr;  // [num_walks] rows of the graph
-  const int64_t* walk_ids =
-      nullptr;  // [num_walks] below 2^32: which walk of the epoch each is; null: first_walk + index
+  GraphView graph;                    // at least one row, fewer than 2^31
+  bool is_uniform = false;            // no walk: the root, then the keyed permutation that fills batches
+  const int64_t* roots = nullptr;     // [num_walks] rows of the graph
+  const int64_t* walk_ids = nullptr;  // [num_walks] below 2^32, of the epoch; null: first_walk + index
   int64_t first_walk = 0;
   int64_t num_walks = 0;
   int64_t batch_size = 0;
@@ -42,10 +40,10 @@ void clear_status(uint64_t* status, void* stream);
 // Lengths of the valid prefixes; reports ids that do not belong in a table. degrees: [num_rows], set even then.
 void launch_row_degrees(const GraphView& graph, int32_t* degrees, uint64_t* status, void* stream);
 
-// Canonical walks (csrc/common/walk.h) or the other strategies, one batch each. scratch: walk_scratch_bytes(request)
+// Canonical walks (csrc/common/walk.h) or uniform batches, one each. scratch: walk_scratch_bytes(request)
 // bytes, aligned to 16, may be null for none. A neighbour that is no row is reported
-// if the walk comes to it, and ends its segment as if there were no neighbours; the other strategies leave it out. A
-// walk whose root is no row is reported and gets -1 for all nodes and 0 for all counts.
+// if the walk comes to it, and ends its segment as if there were no neighbours. A walk whose root is no row is reported
+// and gets -1 for all nodes and 0 for all counts.
 size_t walk_scratch_bytes(const WalkRequest& request);
 void launch_walks(const WalkRequest& request, const WalkResult& result, void* scratch, uint64_t* status, void* stream);
 

@@ -66,16 +66,7 @@ class WarpBatch {
     return num_added;
   }
 
-  // Whether the row is in the table, with what was inserted before the latest __syncwarp.
-  BSE_DEVICE bool holds(uint32_t row) const {
-    for (uint32_t slot = first_slot(row);; slot = (slot + 1) & last_slot()) {
-      if (slots_[slot] == row) return true;
-      if (slots_[slot] == kAbsent) return false;
-    }
-  }
-
   BSE_DEVICE bool full() const { return size_ == target_; }
-  BSE_DEVICE uint32_t size() const { return size_; }
   BSE_DEVICE uint32_t num_missing() const { return target_ - size_; }
 
  private:

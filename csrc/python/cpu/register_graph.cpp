@@ -12,8 +12,8 @@ namespace {
 void core_proximity_graph(const py::tuple& features, const py::object& keys, uintptr_t rows, int64_t num_rows,
                           int64_t num_neighbors, int64_t num_candidates, int64_t rows_per_draw, int metric,
                           uintptr_t labels, const py::object& max_score, int64_t range_min, bool sort, uint64_t seed,
-                          const py::object& previous, uintptr_t pool_row_of, int num_threads, int64_t max_memory,
-                          const py::object& progress, uintptr_t neighbors, uintptr_t scores) {
+                          int num_threads, int64_t max_memory, const py::object& progress, uintptr_t neighbors,
+                          uintptr_t scores) {
   ProximityGraphRequest request;
   request.features = matrix_view<MatrixView>(features);
   request.two_towers = !keys.is_none();
@@ -24,15 +24,11 @@ void core_proximity_graph(const py::tuple& features, const py::object& keys, uin
   request.rows_per_draw = rows_per_draw;
   request.selection = make_selection(metric, num_neighbors, range_min, labels, max_score, sort);
   request.seed = seed;
-  if (!previous.is_none()) request.previous = graph_view<GraphView>(previous.cast<py::tuple>());
-  request.pool_row_of = pointer<const int32_t>(pool_row_of);
   request.num_threads = num_threads;
   request.max_memory_bytes = max_memory;
   require(num_rows > 1 && num_candidates > 0 && num_candidates < num_rows, "0 < M < number of rows");
   require(num_neighbors <= num_candidates && rows_per_draw > 0 && num_threads > 0, "K <= M, positive counts");
   require(request.keys.dim == request.features.dim, "keys as wide as features");
-  require(previous.is_none() || (rows_per_draw == 1 && request.previous.num_nodes == request.features.num_rows),
-          "a previous graph of the same instances, and own draws");
   PythonMonitor monitor(progress, num_rows);
   monitor.run([&] { proximity_graph(request, {pointer<int32_t>(neighbors), pointer<float>(scores)}, monitor); });
 }
@@ -65,10 +61,9 @@ void register_graph(py::module_& module) {
   module.def("proximity_graph", &core_proximity_graph, py::kw_only(), py::arg("features"), py::arg("keys"),
              py::arg("rows"), py::arg("num_rows"), py::arg("num_neighbors"), py::arg("num_candidates"),
              py::arg("rows_per_draw"), py::arg("metric"), py::arg("labels"), py::arg("max_score"), py::arg("range_min"),
-             py::arg("sort"), py::arg("seed"), py::arg("previous"), py::arg("pool_row_of"), py::arg("num_threads"),
-             py::arg("max_memory"), py::arg("progress"), py::arg("neighbors"), py::arg("scores"),
-             "previous: a graph or None; pool_row_of: int32 [N] or 0; neighbors: int32 [num_rows, K]; scores: float32 "
-             "[num_rows, K] or 0");
+             py::arg("sort"), py::arg("seed"), py::arg("num_threads"), py::arg("max_memory"), py::arg("progress"),
+             py::arg("neighbors"), py::arg("scores"),
+             "neighbors: int32 [num_rows, K]; scores: float32 [num_rows, K] or 0");
   module.def("knn", &core_knn, py::kw_only(), py::arg("queries"), py::arg("base"), py::arg("query_ids"),
              py::arg("num_queries"), py::arg("base_ids"), py::arg("num_base"), py::arg("exclude_self"),
              py::arg("num_neighbors"), py::arg("metric"), py::arg("labels"), py::arg("max_score"), py::arg("range_min"),

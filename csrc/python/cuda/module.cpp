@@ -17,6 +17,7 @@ namespace py = pybind11;
 
 PYBIND11_MODULE(BSE_MODULE_NAME, module) {
   module.doc() = "CUDA engine of batchsampler_ext. Private: pointers are passed as integers and not checked.";
+  module.attr("architectures") = BSE_CUDA_ARCHITECTURES;  // as cmake/cuda_engine.cmake was asked to build them
   module.attr("num_status_words") = bse::cuda::kNumStatusWords;
   module.def(
       "status_message",

@@ -19,7 +19,7 @@ class ProximityGraphCall {
   ProximityGraphCall(const py::tuple& features, const py::object& keys, uintptr_t rows, int64_t num_rows,
                      int64_t num_neighbors, int64_t num_candidates, int64_t rows_per_draw, int metric, uintptr_t labels,
                      const py::object& max_score, int64_t range_min, bool sort, bool has_scores, uint64_t seed,
-                     int64_t max_memory, const py::object& previous, uintptr_t pool_row_of) {
+                     int64_t max_memory) {
     request_.features = matrix_view<cuda::DeviceMatrix>(features);
     request_.two_towers = !keys.is_none();
     request_.keys = keys.is_none() ? request_.features : matrix_view<cuda::DeviceMatrix>(keys.cast<py::tuple>());
@@ -30,11 +30,6 @@ class ProximityGraphCall {
     request_.selection = make_selection(metric, num_neighbors, range_min, labels, max_score, sort);
     request_.has_scores = has_scores;
     request_.seed = seed;
-    if (!previous.is_none()) {
-      request_.previous = graph_view<cuda::GraphView>(previous.cast<py::tuple>());
-      request_.pool_row_of = pointer<const int32_t>(pool_row_of);
-      require(rows_per_draw == 1, "draws of their own with a previous graph");
-    }
     require(num_rows > 1 && num_candidates > 0 && num_candidates < num_rows, "0 < M < number of rows");
     require(num_neighbors <= num_candidates && rows_per_draw > 0 && max_memory > 0, "K <= M, positive counts");
     require(request_.keys.dim == request_.features.dim, "keys as wide as features");
@@ -100,11 +95,11 @@ void add_run(py::class_<Call>& call) {
 void register_cuda_graph(py::module_& module) {
   py::class_<ProximityGraphCall> graph(module, "ProximityGraphCall");
   graph.def(py::init<const py::tuple&, const py::object&, uintptr_t, int64_t, int64_t, int64_t, int64_t, int, uintptr_t,
-                     const py::object&, int64_t, bool, bool, uint64_t, int64_t, const py::object&, uintptr_t>(),
+                     const py::object&, int64_t, bool, bool, uint64_t, int64_t>(),
             py::kw_only(), py::arg("features"), py::arg("keys"), py::arg("rows"), py::arg("num_rows"),
             py::arg("num_neighbors"), py::arg("num_candidates"), py::arg("rows_per_draw"), py::arg("metric"),
             py::arg("labels"), py::arg("max_score"), py::arg("range_min"), py::arg("sort"), py::arg("has_scores"),
-            py::arg("seed"), py::arg("max_memory"), py::arg("previous"), py::arg("pool_row_of"));
+            py::arg("seed"), py::arg("max_memory"));
   add_run(graph);
   py::class_<KnnCall> knn(module, "KnnCall");
   knn.def(py::init<const py::tuple&, const py::object&, uintptr_t, int64_t, uintptr_t, int64_t, bool, int64_t, int,

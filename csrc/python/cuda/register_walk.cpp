@@ -1,4 +1,5 @@
 #include "common/random_stream.h"
+#include "common/strategy.h"
 #include "cuda/walk/walks.h"
 #include "python/cuda/bindings.h"
 #include "python/pointers.h"
@@ -20,8 +21,8 @@ class WalkCall {
   WalkCall(const py::tuple& graph, int strategy, uintptr_t roots, uintptr_t walk_ids, int64_t num_walks,
            int64_t batch_size, uint32_t restart_threshold, uint64_t seed, uint32_t epoch) {
     request_.graph = graph_view<cuda::GraphView>(graph);
-    require(strategy >= 0 && strategy <= 4, "a strategy code from 0 to 4");
-    request_.strategy = static_cast<Strategy>(strategy);
+    request_.is_uniform = strategy == static_cast<int>(Strategy::kUniform);
+    require(request_.is_uniform || strategy == static_cast<int>(Strategy::kWalk), "the code of rwr, rw or uniform");
     request_.roots = pointer<const int64_t>(roots);
     request_.walk_ids = pointer<const int64_t>(walk_ids);
     request_.num_walks = num_walks;
