@@ -142,8 +142,8 @@ def proximity_graph(
             **request.arguments(),
             **graph_rows.arguments(),
         )
-    inherited = () if previous is None else previous.graph.pending()
-    return ProximityGraph.from_engine(
+    inherited = () if previous is None else previous.graph._statuses()
+    return ProximityGraph._from_engine(
         graph_rows.neighbors, graph_rows.scores, pool, query.num_rows, [*checks.statuses, *inherited, status]
     )
 
@@ -202,7 +202,7 @@ def knn_graph(
         **request.arguments(),
         **graph_rows.arguments(),
     )
-    return ProximityGraph.from_engine(
+    return ProximityGraph._from_engine(
         graph_rows.neighbors, graph_rows.scores, pool, query.num_rows, [*checks.statuses, status]
     )
 
