@@ -27,7 +27,7 @@ cuda_module: Any = None
 cuda_load_error: str | None = None
 
 try:
-    from . import _cuda  # type: ignore[attr-defined]
+    from . import _cuda
 except ImportError as error:
     is_absent = "cannot import name" in str(error)
     cuda_load_error = "this build has a CPU engine only" if is_absent else f"the CUDA engine does not load: {error}"
