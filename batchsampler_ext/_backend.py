@@ -18,7 +18,7 @@ except ImportError as error:
         f"({error}). Reinstall the package with a C++17 compiler at hand: pip install --force-reinstall ."
     ) from error
 
-__all__ = ["core", "cuda_load_error", "cuda_module", "engine", "has_engine", "queued_engine", "require_engine"]
+__all__ = ["core", "cuda_load_error", "cuda_module", "engine", "queued_engine", "require_engine"]
 
 core = _core
 _cpu_engine = CpuEngine()
@@ -27,7 +27,7 @@ cuda_module: Any = None
 cuda_load_error: str | None = None
 
 try:
-    from . import _cuda  # type: ignore[attr-defined]
+    from . import _cuda
 except ImportError as error:
     is_absent = "cannot import name" in str(error)
     cuda_load_error = "this build has a CPU engine only" if is_absent else f"the CUDA engine does not load: {error}"
@@ -44,10 +44,6 @@ def engine(device: torch.device) -> Engine:
 def queued_engine(device: torch.device) -> CudaEngine:
     """The engine of a device whose engine says that it is queued: such engines also keep banks."""
     return cast(CudaEngine, engine(device))
-
-
-def has_engine(device: torch.device) -> bool:
-    return device.type in _engines
 
 
 def require_engine(device: torch.device, name: str) -> None:

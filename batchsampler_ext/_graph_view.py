@@ -78,7 +78,7 @@ class GraphView:
 
     def add_status(self, status: DeviceStatus | None) -> None:
         """What a device may find later: for ``graph.check()``, or for now where the caller has no graph to ask."""
-        self.graph.add_status(status)
+        self.graph._add_status(status)
         if self._is_table:
             self.graph.check()
 
@@ -91,7 +91,7 @@ class GraphView:
             rows = self._row_of[ids].long()
             checks.require_rows(rows, ids, name)
         for status in checks.statuses:
-            self.graph.add_status(status)
+            self.graph._add_status(status)
         return rows
 
     def ids(self, rows: torch.Tensor) -> torch.Tensor:

@@ -5,24 +5,41 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Sized
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed
 
 from . import _validate
 from ._arrays import TORCH_DTYPES, as_integers
-from ._backend import has_engine, require_engine
-from ._bank_files import Tables, new_tables, open_tables
+from ._backend import require_engine
+from ._bank_files import new_tables, open_tables
 from ._bank_store import BankCopy, Rule, make_store
 from ._cuda_engine import moved
 from ._files import atomic_write
 from ._gather import announce_failure, gather_rows, is_distributed
 
-__all__ = ["FeatureBank"]
+__all__ = ["BankStats", "FeatureBank"]
 
 _CPU = torch.device("cpu")
 _STATE_KEYS = {"data", "keys", "last_update", "step", "num_skipped"}
+
+
+class BankStats(NamedTuple):
+    """Numbers about a :class:`FeatureBank`."""
+
+    missing_embedding_share: float
+    """Share of the instances that have no embedding yet."""
+    step: int
+    """Number of updates so far."""
+    mean_age: float
+    """Of stored embeddings, in steps; nan without any."""
+    max_age: float
+    """Of stored embeddings, in steps; nan without any."""
+    num_skipped: int
+    """Rows left out by ``nonfinite="skip"``."""
+    update_seconds: float
+    """Time that this object has spent in :meth:`FeatureBank.update`."""
 
 
 class FeatureBank:
@@ -32,10 +49,10 @@ class FeatureBank:
         num_samples: N, number of instances.
         dim: D, width of an embedding. Several views of an instance: concatenate them, ``torch.cat([z1, z2], 1)``, as
             the authors do.
-        key_dim: D again for two towers (then ``keys`` holds the second tower's embeddings); None: one tower.
+        two_towers: also keep the embeddings of a second tower, of the same width, in ``keys``.
         dtype: of the cache: bfloat16 (default), float16 or float32.
-        device: of the tables. None: that of the first embeddings, if there is an engine for it, and the CPU until then;
-            the tables are made anew there, so take them from ``data`` again.
+        device: of the tables, and so of the graphs and batches that are made from them. Name the device that you train
+            on: embeddings from elsewhere are copied to it.
         path: keeps the cache in memory-mapped files PATH, PATH.keys and PATH.last_update, described by PATH.json,
             instead of memory. Files that are there already are taken up with their contents. Ranks need one each. On
             the CPU only.
@@ -51,17 +68,17 @@ class FeatureBank:
 
     On a CUDA device :meth:`update` is queued on the caller's current stream and never waits. So what is wrong with its
     values (ids, non-finite numbers) is found later: nothing of that update is stored, those after it are, and the first
-    such error is raised when the bank is next read on the host, which is :meth:`check`, ``coverage``, ``num_skipped``,
-    :meth:`stats`, a state, or the sampler's next refresh, which is by default that of the next epoch (so call
-    :meth:`check` after the last). Such an update counts as a step. ``data``, ``keys`` and ``last_update`` are in order
-    with updates on other streams when they are taken from the bank. Tables are the same to the bit on all devices, and
-    states may move between them.
+    such error is raised when the bank is next read on the host, which is :meth:`check`, ``missing_embedding_share``,
+    ``num_skipped``, :meth:`stats`, a state, or the sampler's next refresh, which is by default that of the next epoch
+    (so call :meth:`check` after the last). Such an update counts as a step. ``data``, ``keys`` and ``last_update`` are
+    in order with updates on other streams when they are taken from the bank. Tables are the same to the bit on all
+    devices, and states may move between them.
 
     Example:
         >>> import torch
         >>> bank = FeatureBank(4, 2, dtype=torch.float32)
         >>> bank.update([3, 1], torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
-        >>> bank.data[3].tolist(), bank.last_update.tolist(), bank.coverage
+        >>> bank.data[3].tolist(), bank.last_update.tolist(), bank.missing_embedding_share
         ([0.6000000238418579, 0.800000011920929], [-1, 0, -1, 0], 0.5)
     """
 
@@ -70,9 +87,9 @@ class FeatureBank:
         num_samples: int,
         dim: int,
         *,
-        key_dim: int | None = None,
+        two_towers: bool = False,
         dtype: torch.dtype = torch.bfloat16,
-        device: torch.device | str | None = None,
+        device: torch.device | str = "cpu",
         path: str | os.PathLike[str] | None = None,
         normalize: bool = True,
         momentum: float = 0.0,
@@ -84,9 +101,7 @@ class FeatureBank:
         self.dim = _validate.integer(dim, "dim", 1)
         if dtype not in TORCH_DTYPES:
             raise TypeError(f"dtype: expected float32, bfloat16 or float16, got {dtype}")
-        if key_dim is not None and key_dim != dim:
-            raise ValueError(f"key_dim: expected dim, {dim} (both towers share a space), got {key_dim}")
-        place = torch.device("cpu" if device is None else device)
+        place = torch.device(device)
         require_engine(place, "device")
         if place.type == "cuda":
             place = torch.device("cuda", torch.cuda.current_device() if place.index is None else place.index)
@@ -96,10 +111,9 @@ class FeatureBank:
             raise ValueError(f"momentum: expected a float in [0, 1), got {momentum!r}")
         self.normalize = _validate.flag(normalize, "normalize")
         self.momentum = momentum
-        self._is_placed = device is not None or path is not None
         self.nonfinite = _validate.choice(nonfinite, "nonfinite", ("raise", "skip"))
         self._gather, self._process_group = _validate.flag(gather, "gather"), process_group
-        shape, has_keys = (self.num_samples, self.dim), key_dim is not None
+        shape, has_keys = (self.num_samples, self.dim), _validate.flag(two_towers, "two_towers")
         if path is None:
             tables = new_tables(shape, dtype, has_keys, place)
         else:
@@ -112,7 +126,8 @@ class FeatureBank:
         return self.num_samples
 
     def __repr__(self) -> str:
-        return f"FeatureBank({self.num_samples}, {self.dim}, coverage={self._share_stored():.3f}, step={self.step})"
+        missing = f"missing_embedding_share={self._missing_share():.3f}"
+        return f"FeatureBank({self.num_samples}, {self.dim}, {missing}, step={self.step})"
 
     @property
     def device(self) -> torch.device:
@@ -135,13 +150,13 @@ class FeatureBank:
         return self._store.num_skipped
 
     @property
-    def coverage(self) -> float:
-        """Share of the instances that have an embedding."""
+    def missing_embedding_share(self) -> float:
+        """Share of the instances that have no embedding yet."""
         self.check()
-        return self._share_stored()
+        return self._missing_share()
 
-    def _share_stored(self) -> float:
-        return int((self.last_update >= 0).sum()) / self.num_samples
+    def _missing_share(self) -> float:
+        return int((self.last_update < 0).sum()) / self.num_samples
 
     def check(self) -> None:
         """Waits for the updates of a bank on a CUDA device; ``ValueError`` if one was refused since the last look."""
@@ -159,7 +174,7 @@ class FeatureBank:
             indices: int [B], instances; of duplicates the last one is kept.
             embeddings: floating point [B, D] on any device, with or without gradient; moved to the bank's device. Of
                 other types than the bank's three, rounded to float32.
-            keys: [B, D] of the second tower, exactly if the bank has ``key_dim``.
+            keys: [B, D] of the second tower, exactly if the bank has ``two_towers``.
 
         Raises:
             TypeError, ValueError: wrong shape or type, ids out of range, non-finite values unless ``nonfinite="skip"``.
@@ -203,20 +218,19 @@ class FeatureBank:
                 if progress is not None:
                     progress(done, total)
 
-    def stats(self) -> dict[str, float]:
-        """coverage; step; mean_age and max_age of stored embeddings in steps (nan without any); num_skipped rows;
-        update_seconds that this object has spent in :meth:`update`."""
+    def stats(self) -> BankStats:
+        """What the bank holds, and what updates have cost. Waits for them."""
         self.check()
         last_update = self.last_update
         ages = self.step - 1 - last_update[last_update >= 0]
-        return {
-            "coverage": self._share_stored(),
-            "step": self.step,
-            "mean_age": int(ages.sum()) / len(ages) if len(ages) else float("nan"),
-            "max_age": float(ages.max()) if len(ages) else float("nan"),
-            "num_skipped": self.num_skipped,
-            "update_seconds": self._update_seconds,
-        }
+        return BankStats(
+            missing_embedding_share=self._missing_share(),
+            step=self.step,
+            mean_age=int(ages.sum()) / len(ages) if len(ages) else float("nan"),
+            max_age=float(ages.max()) if len(ages) else float("nan"),
+            num_skipped=self.num_skipped,
+            update_seconds=self._update_seconds,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that updates change. The tensors are the bank's own: save or copy them before the next update."""
@@ -276,11 +290,10 @@ class FeatureBank:
         self._check_rows(embeddings, "embeddings", len(ids))
         has_keys = self._store.tables.keys is not None
         if (keys is not None) != has_keys:
-            expected = "keys (the bank has key_dim)" if has_keys else "no keys (the bank has no key_dim)"
+            expected = "keys (the bank has two towers)" if has_keys else "no keys (the bank has one tower)"
             raise ValueError(f"keys: expected {expected}, got {'None' if keys is None else 'some'}")
         if keys is not None:
             self._check_rows(keys, "keys", len(ids))
-        self._place(embeddings.device)
         rows = [self._store.prepare(part) for part in (embeddings, keys) if part is not None]
         return moved(ids, self.device), rows
 
@@ -289,20 +302,6 @@ class FeatureBank:
             raise TypeError(f"{name}: expected a floating point tensor, got {getattr(value, 'dtype', type(value))}")
         if value.shape != (num_rows, self.dim):
             raise ValueError(f"{name}: expected shape [{num_rows}, {self.dim}], got {list(value.shape)}")
-
-    def _place(self, device: torch.device) -> None:
-        """Tables are where the first embeddings are, unless the caller has said where. A loaded state comes along."""
-        if not self._is_placed and device != self.device and has_engine(device):
-            with torch.inference_mode(False):  # tables outlive the caller's mode
-                data, keys, last_update = self._store.tables
-                tables = new_tables((self.num_samples, self.dim), data.dtype, keys is not None, device)
-                if bool((last_update >= 0).any()):
-                    moved_keys = None if keys is None else keys.to(device)
-                    tables = Tables(data.to(device), moved_keys, last_update.to(device))
-                num_skipped = self._store.num_skipped
-                self._store = make_store(tables, self._rule())
-                self._store.num_skipped = num_skipped
-        self._is_placed = True
 
     def _rule(self) -> Rule:
         return Rule(self.normalize, self.momentum, self.nonfinite == "skip")

@@ -132,7 +132,7 @@ def proximity_graph(
             **request.arguments(),
             **graph_rows.arguments(),
         )
-    return ProximityGraph.from_engine(
+    return ProximityGraph._from_engine(
         graph_rows.neighbors, graph_rows.scores, pool, query.num_rows, [*checks.statuses, status]
     )
 
@@ -191,7 +191,7 @@ def knn_graph(
         **request.arguments(),
         **graph_rows.arguments(),
     )
-    return ProximityGraph.from_engine(
+    return ProximityGraph._from_engine(
         graph_rows.neighbors, graph_rows.scores, pool, query.num_rows, [*checks.statuses, status]
     )
 

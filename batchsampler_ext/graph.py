@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +16,26 @@ from ._cuda_engine import DeviceStatus, StreamOrder
 from ._files import atomic_write
 from ._late_checks import LateChecks
 
-__all__ = ["ProximityGraph"]
+__all__ = ["GraphStats", "ProximityGraph"]
 
 _FORMAT = 1  # of saved files
 _MOST_PENDING = 64
+
+
+class GraphStats(NamedTuple):
+    """Numbers about a :class:`ProximityGraph`."""
+
+    num_rows: int
+    num_edges: int
+    mean_degree: float
+    min_degree: int
+    isolated_rows: int
+    """Rows without an edge."""
+    max_in_degree: int
+    unreached_rows: int
+    """Rows that no row has an edge to: a walk visits them only as its root."""
+    mean_score: float
+    """Of the edges; nan without scores."""
 
 
 class ProximityGraph:
@@ -40,7 +56,7 @@ class ProximityGraph:
     Example:
         >>> import torch
         >>> graph = ProximityGraph(torch.tensor([[1, 2], [0, -1], [-1, -1]], dtype=torch.int32))
-        >>> graph.num_nodes, graph.num_neighbors, graph.stats()["num_edges"]
+        >>> graph.num_nodes, graph.num_neighbors, graph.stats().num_edges
         (3, 2, 3)
     """
 
@@ -78,7 +94,7 @@ class ProximityGraph:
         self._pending = checks.statuses  # what kernels that built, checked or walked it may have found
 
     @classmethod
-    def from_engine(
+    def _from_engine(
         cls,
         neighbors: torch.Tensor,
         scores: torch.Tensor | None,
@@ -86,12 +102,12 @@ class ProximityGraph:
         num_nodes: int,
         statuses: Iterable[DeviceStatus | None],
     ) -> ProximityGraph:
-        """A graph of arrays that are what they should be, or of which ``statuses`` will tell. Private."""
+        """A graph of arrays that are what they should be, or of which ``statuses`` will tell."""
         graph = cls.__new__(cls)
         graph.neighbors, graph.scores, graph.ids, graph.num_nodes = neighbors, scores, ids, num_nodes
         graph._checked, graph._pending = None, []
         for status in statuses:
-            graph.add_status(status)
+            graph._add_status(status)
         return graph
 
     def check(self) -> None:
@@ -105,12 +121,12 @@ class ProximityGraph:
             self._pending[0].check()
             del self._pending[0]
 
-    def pending(self) -> tuple[DeviceStatus, ...]:
-        """What :meth:`check` would look at, for who builds on this graph. Private."""
+    def _statuses(self) -> tuple[DeviceStatus, ...]:
+        """What :meth:`check` would look at, for who builds on this graph."""
         return tuple(self._pending)
 
-    def add_status(self, status: DeviceStatus | None) -> None:
-        """What :meth:`check` has to look at. Private."""
+    def _add_status(self, status: DeviceStatus | None) -> None:
+        """What :meth:`check` has to look at."""
         if status is None:
             return
         if len(self._pending) == _MOST_PENDING:  # who never asks is not to collect them for ever
@@ -160,7 +176,7 @@ class ProximityGraph:
         status = engine(self.device).row_degrees(
             graph=description, num_threads=_validate.num_threads(num_threads), degrees=address(degrees)
         )
-        self.add_status(status)
+        self._add_status(status)
         # Whether all rows are full is worth knowing, but not worth waiting for a device.
         result = None if status is None and int(degrees.min()) == self.num_neighbors else degrees
         if version is not None:
@@ -176,27 +192,26 @@ class ProximityGraph:
         if neighbors is self.neighbors:
             return self
         scores, ids = (None if part is None else part.to(device) for part in (self.scores, self.ids))
-        return self.from_engine(neighbors, scores, ids, self.num_nodes, [])
+        return self._from_engine(neighbors, scores, ids, self.num_nodes, [])
 
-    def stats(self) -> dict[str, float]:
-        """num_rows, num_edges, mean_degree, min_degree, isolated_rows, max_in_degree, unreached_rows, mean_score (nan
-        without scores). A row no other row links to is reached by a walk only as its root."""
+    def stats(self) -> GraphStats:
+        """Degrees and scores, summed up. Reads the whole graph; raises what :meth:`check` would."""
         degrees = self.degrees()
         targets = self.neighbors[self.neighbors >= 0].long()
         in_degrees = torch.bincount(targets, minlength=self.num_nodes)
         if self.ids is not None:
             in_degrees = in_degrees[self.ids]
         scores = None if self.scores is None else self.scores[self.neighbors >= 0]
-        return {
-            "num_rows": len(self),
-            "num_edges": len(targets),
-            "mean_degree": float(degrees.float().mean()),
-            "min_degree": int(degrees.min()),
-            "isolated_rows": int((degrees == 0).sum()),
-            "max_in_degree": int(in_degrees.max()),
-            "unreached_rows": int((in_degrees == 0).sum()),
-            "mean_score": float("nan") if scores is None or len(scores) == 0 else float(scores.double().mean()),
-        }
+        return GraphStats(
+            num_rows=len(self),
+            num_edges=len(targets),
+            mean_degree=float(degrees.float().mean()),
+            min_degree=int(degrees.min()),
+            isolated_rows=int((degrees == 0).sum()),
+            max_in_degree=int(in_degrees.max()),
+            unreached_rows=int((in_degrees == 0).sum()),
+            mean_score=float("nan") if scores is None or len(scores) == 0 else float(scores.double().mean()),
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an ``.npz`` archive (no pickle) at exactly ``path``; the file appears complete or not at all."""

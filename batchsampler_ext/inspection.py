@@ -169,7 +169,7 @@ def inspect_features(
             "filled_share": batches.stats["fills"] / max(1, batches.indices.numel() + len(batches.tail)),
             "covered_share": batches.stats["num_instances"] / num_rows,
         },
-        graph=graph.stats(),
+        graph=graph.stats()._asdict(),
         advice=advice(kinds, num_rows, batch_size, graph_arguments),
     )
 

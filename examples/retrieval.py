@@ -67,7 +67,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     # Shared tower: both texts of a pair, as the paper concatenates views. Two: a query looks for keys like its own.
     has_towers = args.towers == 2
     sampler = sampling.make_sampler(
-        args, len(pairs), args.dim * (1 if has_towers else 2), key_dim=args.dim if has_towers else None, labels=groups
+        args, len(pairs), args.dim * (1 if has_towers else 2), two_towers=has_towers, labels=groups
     )
     run = common.Run("retrieval", args.data.stem, args, model, optimizer, sampler, labels=groups)
     loader = run.loader(pairs)

@@ -57,7 +57,7 @@ def make_sampler(
     dim: int,
     *,
     labels: torch.Tensor | None = None,
-    key_dim: int | None = None,
+    two_towers: bool = False,
 ) -> ProximityBatchSampler:
     """The sampler that the arguments ask for, with its bank. Batches of uneven size are left out.
 
@@ -71,7 +71,7 @@ def make_sampler(
         raise SystemExit(
             f"--num-neighbors: expected at most --num-candidates, {args.num_candidates}, got {args.num_neighbors}"
         )
-    bank = FeatureBank(num_samples, dim, key_dim=key_dim, dtype=BANK_DTYPES[args.bank_dtype])
+    bank = FeatureBank(num_samples, dim, two_towers=two_towers, dtype=BANK_DTYPES[args.bank_dtype], device=args.device)
     options = {name: getattr(args, name) for name in ("max_score", "rows_per_draw") if getattr(args, name) is not None}
     if args.range_min:
         options["range_min"] = args.range_min

@@ -28,7 +28,8 @@ def assert_equal(found: FeatureBank, expected: FeatureBank) -> None:
         if a is not None and b is not None:
             kind = torch.int32 if b.dtype == torch.float32 else torch.int16
             assert torch.equal(a.cpu().view(kind), b.view(kind))
-    assert (found.step, found.coverage, found.num_skipped) == (expected.step, expected.coverage, expected.num_skipped)
+    for name in ("step", "missing_embedding_share", "num_skipped"):
+        assert getattr(found, name) == getattr(expected, name)
 
 
 def assert_same(device_engine, updates, num_samples: int, dim: int, **options) -> None:
@@ -54,7 +55,7 @@ def test_updates(device_engine, dtype, normalize, momentum, dim):
     updates = [
         (ids, scaled_rows(len(ids), dim, i), scaled_rows(len(ids), dim, i + 9)) for i, ids in enumerate([first, second])
     ]
-    assert_same(device_engine, updates, 60, dim, key_dim=dim, dtype=dtype, normalize=normalize, momentum=momentum)
+    assert_same(device_engine, updates, 60, dim, two_towers=True, dtype=dtype, normalize=normalize, momentum=momentum)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -106,7 +107,7 @@ def test_bad_values_are_found_later_and_nothing_is_stored(device_engine, momentu
     bad, bad_keys = embeddings.clone(), embeddings.clone()
     bad[1, 32], bad_keys[1, 32] = rows, keys
     with device_engine() as device:
-        options = {"key_dim": 33, "normalize": False, "momentum": momentum, "dtype": torch.float16}
+        options = {"two_towers": True, "normalize": False, "momentum": momentum, "dtype": torch.float16}
         bank, expected = (FeatureBank(8, 33, device=device, **options) for _ in range(2))
         embeddings, bad, bad_keys = (part.to(device) for part in (embeddings, bad, bad_keys))
         bank.update([0, 3, 5], embeddings, 2 * embeddings)
@@ -114,7 +115,7 @@ def test_bad_values_are_found_later_and_nothing_is_stored(device_engine, momentu
         bank.update([0, 0, 1], 4 * embeddings, embeddings)  # the next one is stored
         bank.update([7, 9, 1], embeddings, embeddings)  # a second error: the first is told
         with pytest.raises(ValueError, match=message):
-            _ = bank.coverage
+            _ = bank.missing_embedding_share
         expected.update([0, 3, 5], embeddings, 2 * embeddings)
         expected.step = 2
         expected.update([0, 0, 1], 4 * embeddings, embeddings)
@@ -136,22 +137,22 @@ def test_arguments_are_checked_at_once(device_engine):
         ]:
             with pytest.raises(error, match=message):
                 bank.update(*arguments)
-        assert (bank.step, bank.coverage) == (0, 0)
+        assert (bank.step, bank.missing_embedding_share) == (0, 1)
 
 
 def test_skipped_rows_are_counted(device_engine):
     rows = torch.tensor([[1.0, 1.0], [INF, 1.0], [1.0, NAN], [2.0, 1.0]])
     keys = torch.tensor([[NAN, 1.0], [INF, 1.0], [1.0, 1.0], [2.0, 1.0]])
     updates = [([0, 1, 2, 3], rows, keys), ([3, 0, 3, 3], keys, rows)]
-    assert_same(device_engine, updates, 4, 2, key_dim=2, nonfinite="skip")
+    assert_same(device_engine, updates, 4, 2, two_towers=True, nonfinite="skip")
     with device_engine() as device:
-        bank = FeatureBank(4, 2, device=device, key_dim=2, nonfinite="skip")
+        bank = FeatureBank(4, 2, device=device, two_towers=True, nonfinite="skip")
         bank.update([0, 1, 2, 3], rows, keys)
         assert bank.num_skipped == 3
         bank.update([0, 1, 2, 4], rows, keys)  # refused: none of it counts
         with pytest.raises(ValueError, match="indices: .* got 4"):
             bank.stats()
-        assert bank.stats()["num_skipped"] == 3
+        assert bank.stats().num_skipped == 3
         assert bank.last_update.tolist() == [-1, -1, -1, 0]
 
 
@@ -168,18 +169,18 @@ def test_states_move_between_devices(device_engine, tmp_path):
         bank.update([4, 2, 0], torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [NAN, 1.0, 1.0]]))
         return bank
 
-    def new(device: torch.device | None) -> FeatureBank:
+    def new(device: torch.device | str) -> FeatureBank:
         return FeatureBank(6, 3, device=device, nonfinite="skip", momentum=0.5)
 
-    expected = filled(new(None))
+    expected = filled(new("cpu"))
     with device_engine() as device:
         bank = filled(new(device))
         state = bank.state_dict()
         bank.save(tmp_path / "device.pt")
-    for other in (new(None), new(None)):
+    for other in (new("cpu"), new("cpu")):
         other.load_state_dict(state)
         assert_equal(other, expected)
-    other = new(None)
+    other = new("cpu")
     other.load(tmp_path / "device.pt")
     assert_equal(other, expected)
     expected.save(tmp_path / "host.pt")
@@ -201,7 +202,9 @@ def test_gathered_rows_come_back_to_the_device(device_engine):
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
         rows = scaled_rows(9, 5, 0, torch.bfloat16)
-        assert_same(device_engine, [(torch.arange(9), rows, -rows), ([3, 3], rows[:2], rows[:2])], 12, 5, key_dim=5)
+        assert_same(
+            device_engine, [(torch.arange(9), rows, -rows), ([3, 3], rows[:2], rows[:2])], 12, 5, two_towers=True
+        )
         with device_engine() as device:
             bank = FeatureBank(4, 2, device=device)
             bank.update([4], torch.ones(1, 2))
@@ -244,7 +247,7 @@ def two_epochs(bank: FeatureBank, num_filled: int, **options) -> tuple[list[list
         {"epoch_mode": "independent", "graph_options": {"labels": torch.arange(90) % 5, "metric": "l2"}},
         {"epoch_mode": "independent", "num_filled": 40},
         {"epoch_mode": "independent", "num_filled": 0},
-        {"epoch_mode": "independent", "key_dim": 8},
+        {"epoch_mode": "independent", "two_towers": True},
         {"epoch_mode": "paper"},
         {"strategy": "uniform"},
         {"strategy": "uniform", "drop_last": True, "num_filled": 0},
@@ -252,12 +255,12 @@ def two_epochs(bank: FeatureBank, num_filled: int, **options) -> tuple[list[list
     ],
 )
 def test_samplers_draw_the_same_batches(device_engine, options):
-    options = {"num_filled": 90, "sampler": 90, "batch_size": 8, "key_dim": None, **options}
-    key_dim = options.pop("key_dim")
-    expected, expected_stats = two_epochs(FeatureBank(90, 8, key_dim=key_dim), **options)
+    options = {"num_filled": 90, "sampler": 90, "batch_size": 8, "two_towers": False, **options}
+    two_towers = options.pop("two_towers")
+    expected, expected_stats = two_epochs(FeatureBank(90, 8, two_towers=two_towers), **options)
     assert expected[0] != expected[1]
     with device_engine() as device:
-        found, stats = two_epochs(FeatureBank(90, 8, key_dim=key_dim, device=device), **options)
+        found, stats = two_epochs(FeatureBank(90, 8, two_towers=two_towers, device=device), **options)
     assert found == expected
     assert all(type(i) is int for batch in found[0] for i in batch)
     assert stats == pytest.approx(expected_stats, abs=1e-12, nan_ok=True)
@@ -299,31 +302,13 @@ def test_states_of_samplers_are_those_of_the_cpu(device_engine):
 
 # --- what only a GPU shows -------------------------------------------------------------------------------------------
 @pytest.mark.needs_cuda
-def test_the_first_embeddings_decide_where_the_tables_are():
-    rows = torch.randn(4, 3)
-    bank, early = FeatureBank(4, 3), FeatureBank(4, 3)
-    assert bank.data.device.type == "cpu"
-    assert (bank.coverage, bank.step) == (0, 0)
-    early.update([0], rows[:1])
-    assert early.device.type == "cpu"
-    sampler = ProximityBatchSampler(4, 2, bank=bank, strategy="uniform")
-    bank.update([0, 1], rows[:2].cuda())
-    assert bank.data.device == bank.last_update.device == bank.device == torch.device("cuda", 0)
-    assert sorted(i for batch in sampler for i in batch) == [0, 1, 2, 3]
-    assert torch.equal(bank.data[0].cpu(), early.data[0])
-    early.update([1], rows[1:2].cuda())  # it stays where it is
-    assert early.device.type == "cpu"
-    assert torch.equal(bank.data.cpu(), early.data)
-    resumed = FeatureBank(4, 3)
-    resumed.load_state_dict(bank.state_dict())
-    assert resumed.device.type == "cpu"
-    resumed.update([2], rows[2:3].cuda())  # what was loaded comes along
-    assert resumed.device.type == "cuda"
-    assert resumed.last_update.tolist() == [0, 0, 1, -1]
-    assert torch.equal(resumed.data[:2], bank.data[:2])
-    on_cpu = FeatureBank(4, 3, device="cpu")
-    on_cpu.update([0], rows[:1].cuda())
-    assert on_cpu.device.type == "cpu"
+def test_tables_stay_where_the_caller_has_put_them():
+    bank = FeatureBank(4, 3)
+    bank.update([0], torch.ones(1, 3, device="cuda"))
+    assert bank.device == bank.data.device == torch.device("cpu")
+    bank = FeatureBank(4, 3, device="cuda")
+    bank.update([0], torch.ones(1, 3))
+    assert bank.device == bank.data.device == torch.device("cuda", 0)
 
 
 @pytest.mark.needs_cuda
@@ -333,20 +318,20 @@ def test_files_are_for_the_cpu(tmp_path):
     bank = FeatureBank(4, 3, path=tmp_path / "bank")
     bank.update([0], torch.ones(1, 3, device="cuda"))
     assert bank.device.type == "cpu"
-    assert bank.coverage == 0.25
+    assert bank.missing_embedding_share == 0.75
 
 
 @pytest.mark.needs_cuda
 @pytest.mark.parametrize("place", ["cuda", "cpu", "pinned"])
 def test_updates_do_not_wait(place):
-    bank = FeatureBank(1000, 64, device="cuda", key_dim=64, momentum=0.5, nonfinite="skip")
+    bank = FeatureBank(1000, 64, device="cuda", two_towers=True, momentum=0.5, nonfinite="skip")
     rows, ids = torch.randn(256, 64), torch.randint(0, 1000, (256,))
     if place == "cuda":
         rows, ids = rows.cuda(), ids.cuda()
     elif place == "pinned":
         rows, ids = rows.pin_memory(), ids.pin_memory()
     bank.update(ids, rows, rows)
-    expected = FeatureBank(1000, 64, key_dim=64, momentum=0.5)
+    expected = FeatureBank(1000, 64, two_towers=True, momentum=0.5)
     for _ in range(3):
         expected.update(ids.cpu(), rows.cpu(), rows.cpu())
     torch.cuda.synchronize()

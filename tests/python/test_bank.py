@@ -80,10 +80,11 @@ def test_update_normalises_and_remembers_the_step():
     assert torch.equal(bank.data[[1, 9]], unit(first)[[0, 2]])
     assert torch.equal(bank.data[[5, 0]], unit(second))
     assert bank.last_update.tolist() == [1, 0, -1, -1, -1, 1, -1, -1, -1, 0]
-    assert (bank.step, bank.coverage) == (2, 0.4)
+    assert (bank.step, bank.missing_embedding_share) == (2, 0.6)
     stats = bank.stats()
-    assert stats.pop("update_seconds") > 0
-    assert stats == {"coverage": 0.4, "step": 2, "mean_age": 0.5, "max_age": 1.0, "num_skipped": 0}
+    assert stats.update_seconds > 0
+    assert stats[:-1] == (0.6, 2, 0.5, 1.0, 0)
+    assert stats._fields[:-1] == ("missing_embedding_share", "step", "mean_age", "max_age", "num_skipped")
 
 
 def test_last_duplicate_wins():
@@ -106,11 +107,11 @@ def test_gradients_are_not_kept_and_16_bits_are_rounded():
     assert not bank.data.requires_grad
     assert torch.equal(bank.data[[0, 2]], unit(rows.detach()).bfloat16())
     bank.update([1], rows[:1].half())
-    assert bank.coverage == 0.75
+    assert bank.missing_embedding_share == 0.25
 
 
 def test_two_towers():
-    bank = FeatureBank(20, 4, key_dim=4)
+    bank = FeatureBank(20, 4, two_towers=True)
     rows, keys = torch.randn(20, 4), torch.randn(20, 4)
     bank.update(range(20), rows, keys)
     assert torch.equal(bank.keys, unit(keys).bfloat16())
@@ -135,7 +136,7 @@ def test_bad_updates_store_nothing(arguments, error, message):
     with pytest.raises(error, match=message):
         bank.update(*arguments)
     assert bank.step == 0
-    assert bank.coverage == 0
+    assert bank.missing_embedding_share == 1
 
 
 def test_bad_banks():
@@ -143,7 +144,7 @@ def test_bad_banks():
         ({"num_samples": 0}, ValueError, "num_samples: .* got 0"),
         ({"dim": 0}, ValueError, "dim: .* got 0"),
         ({"dtype": torch.float64}, TypeError, "dtype: expected float32, bfloat16 or float16, got torch.float64"),
-        ({"key_dim": 5}, ValueError, "key_dim: expected dim, 4"),
+        ({"two_towers": 4}, TypeError, "two_towers: expected True or False, got 4"),
         ({"momentum": 1.0}, ValueError, r"momentum: expected a float in \[0, 1\), got 1.0"),
         ({"nonfinite": "ignore"}, ValueError, "nonfinite: expected one of 'raise', 'skip'"),
         ({"device": "meta"}, ValueError, "device: expected a CPU tensor"),
@@ -151,14 +152,14 @@ def test_bad_banks():
         with pytest.raises(error, match=message):
             FeatureBank(**{"num_samples": 8, "dim": 4, **arguments})
     with pytest.raises(ValueError, match="keys: expected keys"):
-        FeatureBank(8, 4, key_dim=4).update([0], torch.randn(1, 4))
+        FeatureBank(8, 4, two_towers=True).update([0], torch.randn(1, 4))
 
 
 def test_nonfinite_rows_are_skipped_on_request():
     bank = FeatureBank(4, 2, nonfinite="skip")
     bank.update([0, 1, 2], torch.tensor([[1.0, 1.0], [float("inf"), 1.0], [1.0, float("nan")]]))
     assert bank.last_update.tolist() == [0, -1, -1, -1]
-    assert bank.stats()["num_skipped"] == 2
+    assert bank.stats().num_skipped == 2
 
 
 def test_fill_from_covers_the_bank():
@@ -166,21 +167,21 @@ def test_fill_from_covers_the_bank():
     seen = []
     loader = [torch.arange(0, 6), torch.arange(6, 10)]
     bank.fill_from(lambda ids: (ids, torch.randn(len(ids), 3)), loader, progress=lambda *a: seen.append(a))
-    assert bank.coverage == 1
+    assert bank.missing_embedding_share == 0
     assert seen == [(1, 2), (2, 2)]
 
 
 def test_state_round_trips(tmp_path):
-    bank = FeatureBank(6, 3, key_dim=3)
+    bank = FeatureBank(6, 3, two_towers=True)
     bank.update([4, 2], torch.randn(2, 3), torch.randn(2, 3))
     bank.save(tmp_path / "bank.pt")
-    other = FeatureBank(6, 3, key_dim=3)
+    other = FeatureBank(6, 3, two_towers=True)
     other.load(tmp_path / "bank.pt")
     for name in ("data", "keys", "last_update"):
         assert torch.equal(getattr(other, name), getattr(bank, name))
     assert other.step == 1
     with pytest.raises(ValueError, match=r"state: expected data torch.bfloat16 \[5, 3\], got torch.bfloat16 \[6, 3\]"):
-        FeatureBank(5, 3, key_dim=3).load_state_dict(bank.state_dict())
+        FeatureBank(5, 3, two_towers=True).load_state_dict(bank.state_dict())
     with pytest.raises(ValueError, match="state: expected keys None"):
         FeatureBank(6, 3).load_state_dict(bank.state_dict())
     with pytest.raises(ValueError, match="state: expected a dict with"):
@@ -192,15 +193,15 @@ def test_state_round_trips(tmp_path):
 
 def test_a_mapped_bank_outlives_its_process(tmp_path):
     path = tmp_path / "bank"
-    bank = FeatureBank(50, 8, path=path, key_dim=8)
+    bank = FeatureBank(50, 8, path=path, two_towers=True)
     rows = torch.randn(20, 8)
     bank.update(range(20), rows, -rows)
     bank.update([30], rows[:1], rows[:1])
     assert sorted(os.listdir(tmp_path)) == ["bank", "bank.json", "bank.keys", "bank.last_update"]
-    again = FeatureBank(50, 8, path=path, key_dim=8)
+    again = FeatureBank(50, 8, path=path, two_towers=True)
     assert torch.equal(again.data, bank.data)
     assert torch.equal(again.keys, bank.keys)
-    assert (again.step, again.coverage) == (2, 21 / 50)
+    assert (again.step, again.missing_embedding_share) == (2, 29 / 50)
     assert np.memmap(path, dtype=np.int16, mode="r").size == 400
     for arguments, message in [
         ((60, 8), "num_samples 60, got 50"),
@@ -210,13 +211,13 @@ def test_a_mapped_bank_outlives_its_process(tmp_path):
         with pytest.raises(ValueError, match=f"path: expected files of a bank with {message}"):
             FeatureBank(*arguments, path=path)
     with pytest.raises(ValueError, match="dtype 'float16', got 'bfloat16'"):
-        FeatureBank(50, 8, path=path, key_dim=8, dtype=torch.float16)
+        FeatureBank(50, 8, path=path, two_towers=True, dtype=torch.float16)
     os.truncate(path, 100)
     with pytest.raises(ValueError, match="path: expected 800 bytes in .*bank', got 100"):
-        FeatureBank(50, 8, path=path, key_dim=8)
+        FeatureBank(50, 8, path=path, two_towers=True)
     os.remove(f"{path}.json")
     with pytest.raises(ValueError, match=r"path: expected a new bank or a whole one, got .* without .*bank.json"):
-        FeatureBank(50, 8, path=path, key_dim=8)
+        FeatureBank(50, 8, path=path, two_towers=True)
     with pytest.raises(ValueError, match="path: expected a path in a writable directory"):
         FeatureBank(50, 8, path=tmp_path / "no" / "bank")
 
@@ -253,7 +254,7 @@ def test_damaged_states_change_nothing(change, message):
     bank.update([4, 2], torch.randn(2, 3))
     with pytest.raises((TypeError, ValueError), match=message):
         other.load_state_dict({**bank.state_dict(), **change})
-    assert (other.coverage, other.step) == (0, 0)
+    assert (other.missing_embedding_share, other.step) == (1, 0)
 
 
 def gather_on_rank(rank: int, port: int, results) -> None:

@@ -109,10 +109,10 @@ def test_a_failed_save_leaves_the_old_file(graph, tmp_path, monkeypatch):
 def test_stats(graph):
     stats = graph.stats()
     degrees = graph.degrees()
-    assert stats["num_rows"] == 50
-    assert stats["num_edges"] == int(degrees.sum()) == int((graph.neighbors >= 0).sum())
-    assert stats["min_degree"] == int(degrees.min())
-    assert stats["mean_score"] == pytest.approx(float(graph.scores[graph.neighbors >= 0].mean()), abs=1e-6)
+    assert stats.num_rows == 50
+    assert stats.num_edges == int(degrees.sum()) == int((graph.neighbors >= 0).sum())
+    assert stats.min_degree == int(degrees.min())
+    assert stats.mean_score == pytest.approx(float(graph.scores[graph.neighbors >= 0].mean()), abs=1e-6)
     reached = set(graph.neighbors.unique().tolist()) - {-1}
-    assert stats["unreached_rows"] == 50 - len(reached)
+    assert stats.unreached_rows == 50 - len(reached)
     assert repr(graph) == "ProximityGraph(num_nodes=60, num_neighbors=6, rows=50)"

@@ -214,7 +214,7 @@ def test_walks_reach_everybody_with_few_candidates(mode):
         assert len({i for batch in batches for i in batch}) > 0.5 * 4000
     else:
         assert len(batches) < 600  # 63 would do if none repeated an instance
-    assert sampler.graph.stats()["unreached_rows"] < 20
+    assert sampler.graph.stats().unreached_rows < 20
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
