@@ -42,7 +42,7 @@ def engine(device: torch.device) -> Engine:
 
 
 def queued_engine(device: torch.device) -> CudaEngine:
-    """The engine of a device whose engine says that it is queued: such engines also keep banks."""
+    """The engine of a device whose engine is queued. Such engines also update banks."""
     return cast(CudaEngine, engine(device))
 
 

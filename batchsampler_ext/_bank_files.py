@@ -1,7 +1,7 @@
 """The tables of a bank: in memory, or in memory-mapped files that outlive the process.
 
 PATH holds the data, PATH.keys the second tower's, PATH.last_update the steps, and PATH.json, written last, says what
-they are: without it, files are unfinished or somebody else's.
+they are. Without it, the files are unfinished or belong to something else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an engine can do: the compiled calls, one engine for each kind of device.
+"""The interface of an engine: the compiled calls on one kind of device.
 
 Arrays are passed as addresses on the engine's device; 0 stands for an absent optional array. Shapes and dtypes are in
 the docstrings of ``_core``.

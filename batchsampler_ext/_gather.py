@@ -1,4 +1,4 @@
-"""Rows of all ranks, for a bank that stores what every rank has embedded."""
+"""Gathers rows of all ranks, for a bank that stores what every rank has embedded."""
 
 from __future__ import annotations
 

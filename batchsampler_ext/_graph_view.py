@@ -53,7 +53,7 @@ class GraphView:
 
     @property
     def description(self) -> GraphDescription:
-        """What the engines take, for who reads all of the graph. Its ids have been checked."""
+        """What the engines take for work that reads the whole graph. All ids have been checked."""
         if not self._has_degrees:
             self._degrees = self.graph._short_degrees()
             self._has_degrees = True
@@ -77,7 +77,7 @@ class GraphView:
             self.graph._short_degrees(num_threads=1)
 
     def add_status(self, status: DeviceStatus | None) -> None:
-        """What a device may find later: for ``graph.check()``, or for now where the caller has no graph to ask."""
+        """Leaves to ``graph.check()`` what a device may find later. For a plain table, waits at once."""
         self.graph._add_status(status)
         if self._is_table:
             self.graph.check()

@@ -1,7 +1,7 @@
 """Checks of the values of an argument: at once on the CPU, queued on a CUDA device.
 
-Whoever asks for a check gets values that are safe to use as indices, whatever the check will find: nothing waits for a
-device to tell that all is well. What it has found goes with the result and is raised when that is read on the host.
+A check returns values that are safe to use as indices, whatever it will find, so that no call waits for the device.
+What it finds goes with the result, and is raised when the result is read on the host.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ._cuda_engine import DeviceStatus
 
 
 class LateChecks:
-    """Of the arguments of one call. statuses: what a device has been asked, in order; empty on the CPU."""
+    """Checks of the arguments of one call. statuses: those queued on a device, in order; empty on the CPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.statuses: list[DeviceStatus] = []

@@ -1,4 +1,4 @@
-"""The embedding cache: what training computes anyway, kept by instance index."""
+"""The embedding cache: embeddings that training computes anyway, kept by instance index."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class FeatureBank:
             instead of memory. Files that are there already are taken up with their contents. Ranks need one each. On
             the CPU only.
         normalize: store unit vectors (the norm of a zero vector stays 0). Rounding is defined: csrc/cpu/bank/bank_update.h.
-        momentum: m in [0, 1): an instance seen before becomes ``m * old + (1 - m) * new``, then normalised.
-        gather: with torch.distributed initialised, every rank stores the updates of all ranks, in rank order.
+        momentum: m in [0, 1): an instance seen before becomes ``m * old + (1 - m) * new``, then normalized.
+        gather: with torch.distributed initialized, every rank stores the updates of all ranks, in rank order.
         process_group: the ranks that gather. Default: all.
         nonfinite: "raise" a ValueError for embeddings with NaN or inf (nothing is stored), or "skip" those rows.
 

@@ -1,4 +1,4 @@
-"""The index of a sample travels with it."""
+"""A dataset whose samples carry their index."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class IndexedDataset(Dataset[tuple[int, Any]]):
         return index, self.dataset[index]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[int, Any]]:
-        """Of a whole batch: in one call where the dataset offers that."""
+        """Samples of a whole batch, in one call where the dataset offers that."""
         if hasattr(self.dataset, "__getitems__"):
             return list(zip(indices, self.dataset.__getitems__(indices), strict=True))
         return [self[i] for i in indices]

@@ -1,4 +1,4 @@
-"""The proximity graph: who may follow whom in a mini-batch."""
+"""The proximity graph: for each instance, the neighbors that a random walk may go to next."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class GraphStats(NamedTuple):
 
 
 class ProximityGraph:
-    """Out-neighbours of every instance, as built by :func:`proximity_graph` or :func:`knn_graph`.
+    """Out-neighbors of every instance, as built by :func:`proximity_graph` or :func:`knn_graph`.
 
     Attributes:
-        neighbors: int32 [R, K]; each row holds instance ids, then -1 where it has fewer than K neighbours.
+        neighbors: int32 [R, K]; each row holds instance ids, then -1 where it has fewer than K neighbors.
         scores: float32 [R, K] in the same order (-inf past the end), or None.
         ids: int64 [R], the instance of each row, or None: row i is instance i.
         num_nodes: number of instances N; ids are below it.
@@ -50,7 +50,7 @@ class ProximityGraph:
         device: where the tensors are.
 
     Raises:
-        TypeError, ValueError: wrong dtype, shape or device. Neighbour ids are checked when the graph is first walked
+        TypeError, ValueError: wrong dtype, shape or device. Neighbor ids are checked when the graph is first walked
             (``ValueError``), and again after an in-place change; ``ids`` at once, or on a CUDA device then too.
 
     Example:
@@ -89,7 +89,7 @@ class ProximityGraph:
             if len(self.ids) != num_rows:
                 raise ValueError(f"ids: expected one for each of {num_rows} rows, got {len(self.ids)}")
             checks.require_distinct(self.ids, "ids")
-        # (version of neighbors, degrees, the order of who makes and who uses them)
+        # (version of neighbors, degrees, the order of the work that makes and uses them)
         self._checked: tuple[int, torch.Tensor | None, StreamOrder] | None = None
         self._pending = checks.statuses  # what kernels that built, checked or walked it may have found
 
@@ -102,7 +102,7 @@ class ProximityGraph:
         num_nodes: int,
         statuses: Iterable[DeviceStatus | None],
     ) -> ProximityGraph:
-        """A graph of arrays that are what they should be, or of which ``statuses`` will tell."""
+        """A graph of arrays that an engine has filled. ``statuses`` tell whether its work succeeded."""
         graph = cls.__new__(cls)
         graph.neighbors, graph.scores, graph.ids, graph.num_nodes = neighbors, scores, ids, num_nodes
         graph._checked, graph._pending = None, []
@@ -122,14 +122,14 @@ class ProximityGraph:
             del self._pending[0]
 
     def _statuses(self) -> tuple[DeviceStatus, ...]:
-        """What :meth:`check` would look at, for who builds on this graph."""
+        """What :meth:`check` would look at, for graphs that are built from this one."""
         return tuple(self._pending)
 
     def _add_status(self, status: DeviceStatus | None) -> None:
-        """What :meth:`check` has to look at."""
+        """Has :meth:`check` look at ``status``, too."""
         if status is None:
             return
-        if len(self._pending) == _MOST_PENDING:  # who never asks is not to collect them for ever
+        if len(self._pending) == _MOST_PENDING:  # a caller that never asks must not collect them without end
             self._pending[0].check()
             del self._pending[0]
         self._pending.append(status)
@@ -157,7 +157,7 @@ class ProximityGraph:
         return f"ProximityGraph(num_nodes={self.num_nodes}, num_neighbors={self.num_neighbors}{extra})"
 
     def degrees(self) -> torch.Tensor:
-        """Number of neighbours of each row, int32 [R]. Checks every id: ``ValueError`` if one is out of range."""
+        """Number of neighbors of each row, int32 [R]. Checks every id: ``ValueError`` if one is out of range."""
         degrees = self._short_degrees()
         self.check()
         if degrees is not None:

@@ -23,7 +23,7 @@ class Walks(NamedTuple):
 
     nodes int32 [R, B]: distinct instances, the root first, in the order they were met; -1 at the end only if the graph
     has fewer than B rows. steps, restarts, teleports, fills int64 [R]: moves along edges; segments ended by a drawn
-    restart; new roots after an exhausted neighbourhood; nodes filled in at random.
+    restart; new roots after an exhausted neighborhood; nodes filled in at random.
     """
 
     nodes: torch.Tensor
@@ -47,7 +47,7 @@ def random_walk_with_restart(
     """Collects the first ``batch_size`` distinct nodes of a random walk with restart from each root.
 
     Args:
-        graph: :class:`ProximityGraph`, or int32 [N, K] neighbours (a valid prefix a row, then -1).
+        graph: :class:`ProximityGraph`, or int32 [N, K] neighbors (per row a valid prefix, then -1).
         roots: int [R], instance ids that have a row in the graph; on its device.
         batch_size: B, at least 1.
         restart_prob: alpha in [0, 1), the probability of returning to the root before a step.
@@ -56,7 +56,7 @@ def random_walk_with_restart(
         num_threads: default ``torch.get_num_threads()``. The result does not depend on it.
 
     Returns:
-        :class:`Walks` on the graph's device. Every walk ends: a root whose neighbourhood is exhausted is replaced by a
+        :class:`Walks` on the graph's device. Every walk ends: a root whose neighborhood is exhausted is replaced by a
         random node (teleport), and after a bounded number of segments the rest of the batch is filled at random.
 
     Raises:
