@@ -6,11 +6,13 @@ import argparse
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 import torch
 
-from .. import _validate
+from .. import __version__, _validate
+from .._backend import core
 from .._files import atomic_write, check_output
 from .costs import Settings, measure_costs
 from .costs_report import advice, report
@@ -18,6 +20,8 @@ from .progress import shown_stages
 
 EXAMPLE = """example:
   batchsampler-ext bench --num-samples 1280000 --dim 256 --batch-size 512 --step-ms 250"""
+
+SIZES = tuple(size.name for size in fields(Settings))
 
 
 def add_parser(commands: Any) -> None:
@@ -50,11 +54,14 @@ def run(options: argparse.Namespace) -> None:
     if options.json is not None:
         check_output(options.json, "json")  # before the work, not after it
     step_seconds = None if options.step_ms is None else check_step(options.step_ms) / 1e3
-    with torch_threads(_validate.num_threads(options.num_threads)), shown_stages() as stage:
-        costs = measure_costs(settings_of(options), step_seconds, stage)
-    print(report(costs, step_seconds))
+    with torch_threads(_validate.num_threads(options.num_threads)):
+        with shown_stages() as stage:
+            costs = measure_costs(settings_of(options), step_seconds, stage)
+        print(report(costs, step_seconds))
+        machine = {"isa": core.isa(), "torch": torch.__version__, "num_threads": torch.get_num_threads()}
     if options.json is not None:
-        content = {**costs.summary(), "step_ms": options.step_ms, "advice": advice(costs, step_seconds)}
+        numbers = {"version": __version__, **machine, **costs.summary()}
+        content = {**numbers, "step_ms": options.step_ms, "advice": advice(costs, step_seconds)}
         with atomic_write(options.json) as file:
             file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
         print(f"wrote {options.json}")
@@ -62,24 +69,14 @@ def run(options: argparse.Namespace) -> None:
 
 def settings_of(options: argparse.Namespace) -> Settings:
     """Sizes with the sampler's defaults for what was not said."""
-    num_candidates, num_neighbors = options.num_candidates, options.num_neighbors
-    if num_candidates is None:
-        num_candidates = min(1000, options.num_samples - 1)
-    if num_neighbors is None:
-        num_neighbors = min(100, num_candidates)
-    refresh_every = options.refresh_every
-    if refresh_every is None and options.epoch_mode != "partition":
-        refresh_every = 100
-    return Settings(
-        num_samples=options.num_samples,
-        dim=options.dim,
-        batch_size=options.batch_size,
-        refresh_every=refresh_every,
-        num_candidates=num_candidates,
-        num_neighbors=num_neighbors,
-        dtype=options.dtype,
-        epoch_mode=options.epoch_mode,
-    )
+    sizes = {name: getattr(options, name) for name in SIZES}
+    if sizes["num_candidates"] is None:
+        sizes["num_candidates"] = min(1000, options.num_samples - 1)
+    if sizes["num_neighbors"] is None:
+        sizes["num_neighbors"] = min(100, sizes["num_candidates"])
+    if sizes["refresh_every"] is None and options.epoch_mode != "partition":
+        sizes["refresh_every"] = 100
+    return Settings(**sizes)
 
 
 @contextmanager

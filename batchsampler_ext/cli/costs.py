@@ -11,14 +11,13 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
 
-from .. import __version__, _validate
+from .. import _validate
 from .._arrays import TORCH_DTYPES
-from .._backend import core
 from ..bank import FeatureBank
 from ..batches import EPOCH_MODES
 from ..sampler import ProximityBatchSampler
@@ -26,7 +25,7 @@ from .memory import PrivateMemoryPeak
 from .progress import Progress, Stage
 from .timing import Timing, evict_caches, measure
 
-__all__ = ["Costs", "Remedy", "Settings", "measure_costs"]
+__all__ = ["TARGET_SHARE", "Costs", "Settings", "measure_costs"]
 
 DTYPES = tuple(str(dtype).removeprefix("torch.") for dtype in TORCH_DTYPES)
 FILL_ROWS = 8192
@@ -95,19 +94,6 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Remedy:
-    """A setting that makes refreshes cheaper, with what they then take."""
-
-    option: str  # as on the command line
-    settings: Settings
-    refresh: Timing
-
-    @property
-    def refresh_seconds_per_step(self) -> float:
-        return self.refresh.median / self.settings.steps_per_refresh
-
-
-@dataclass(frozen=True)
 class Costs:
     """Seconds of the calls in a training loop, with caches that hold other data, and bytes of the tables."""
 
@@ -116,8 +102,7 @@ class Costs:
     draw: Timing | None  # of a batch planned already; None if each batch has a plan of its own
     refresh: Timing  # a graph, the batches planned from it, and drawing the first of them
     memory: dict[str, int | None]  # bytes; None: unknown
-    num_threads: int
-    remedies: tuple[Remedy, ...] = ()
+    remedies: dict[str, Costs] = field(default_factory=dict)  # option -> costs with it, of which refreshes are measured
 
     @property
     def call_seconds(self) -> float:
@@ -132,32 +117,28 @@ class Costs:
     def step_seconds(self) -> float:
         return self.call_seconds + self.refresh_seconds_per_step
 
+    def matters_to(self, step_seconds: float | None) -> bool:
+        """Whether it is more than TARGET_SHARE of a training step; True of one that is unknown."""
+        return step_seconds is None or self.step_seconds > TARGET_SHARE * step_seconds
+
     def summary(self) -> dict[str, Any]:
         """The same as plain numbers, for JSON."""
         return {
-            "version": __version__,
-            "isa": core.isa(),
-            "torch": torch.__version__,
-            "num_threads": self.num_threads,
             "settings": asdict(self.settings),
             "update": self.update.summary(),
             "draw": None if self.draw is None else self.draw.summary(),
             "refresh": self.refresh.summary(),
-            "memory_bytes": self.memory,
             "step": {
                 "update_and_draw_seconds": self.call_seconds,
                 "refresh_seconds": self.refresh_seconds_per_step,
                 "seconds": self.step_seconds,
                 "steps_per_refresh": self.settings.steps_per_refresh,
             },
-            "remedies": [
-                {
-                    "option": remedy.option,
-                    "refresh": remedy.refresh.summary(),
-                    "step_seconds": self.call_seconds + remedy.refresh_seconds_per_step,
-                }
-                for remedy in self.remedies
-            ],
+            "memory_bytes": self.memory,
+            "remedies": {
+                option: {"refresh": costs.refresh.summary(), "step_seconds": costs.step_seconds}
+                for option, costs in self.remedies.items()
+            },
         }
 
 
@@ -165,7 +146,7 @@ def measure_costs(settings: Settings, step_seconds: float | None, stage: Stage) 
     """Costs of a sampler with these settings and of its bank.
 
     Args:
-        step_seconds: of a training step without them. Remedies are measured if it is None or too little for the costs.
+        step_seconds: of a training step without them, if known. Remedies are measured only if the costs matter to it.
 
     Raises:
         TypeError, ValueError: what :meth:`Settings.check` complains of.
@@ -182,17 +163,13 @@ def measure_costs(settings: Settings, step_seconds: float | None, stage: Stage) 
         "graph": sampler.graph.neighbors.nbytes,
         "refresh_peak": peak.growth(),
     }
-    draw = draw_timing(sampler, settings, stage("draw"))
+    costs = Costs(settings, update_timing(bank, settings), draw_timing(sampler, settings), refresh, memory)
     del sampler  # one graph at a time
-    update = update_timing(bank, settings, stage("update"))
-    costs = Costs(settings, update, draw, refresh, memory, torch.get_num_threads())
-    if step_seconds is not None and costs.step_seconds <= TARGET_SHARE * step_seconds:
-        return costs
-    remedies = (
-        Remedy(option, cheaper, refresh_timing(make_sampler(bank, cheaper, stage(f"refresh with {option}"))))
-        for option, cheaper in cheaper_settings(settings)
-    )
-    return replace(costs, remedies=tuple(remedies))
+    if costs.matters_to(step_seconds):
+        for option, cheaper in cheaper_settings(settings):
+            refresh = refresh_timing(make_sampler(bank, cheaper, stage(f"refresh with {option}")))
+            costs.remedies[option] = replace(costs, settings=cheaper, refresh=refresh, remedies={})
+    return costs
 
 
 def cheaper_settings(settings: Settings) -> list[tuple[str, Settings]]:
@@ -240,7 +217,7 @@ def refresh_timing(sampler: ProximityBatchSampler) -> Timing:
     return measure(next, new_epochs(sampler).__next__, **runs, budget_seconds=BUDGET_SECONDS)
 
 
-def draw_timing(sampler: ProximityBatchSampler, settings: Settings, progress: Progress) -> Timing | None:
+def draw_timing(sampler: ProximityBatchSampler, settings: Settings) -> Timing | None:
     """Of batches that are planned; the refreshes that plan them are not timed."""
     num_planned = min(settings.num_batches, settings.refresh_every or settings.num_batches) - 1
     if num_planned == 0:
@@ -251,26 +228,22 @@ def draw_timing(sampler: ProximityBatchSampler, settings: Settings, progress: Pr
             next(drawn)
             yield from itertools.repeat(drawn, num_planned)
 
-    return cold_timing(next, planned(), progress)
+    return cold_timing(next, planned())
 
 
-def update_timing(bank: FeatureBank, settings: Settings, progress: Progress) -> Timing:
+def update_timing(bank: FeatureBank, settings: Settings) -> Timing:
     rows = torch.randn(settings.batch_size, settings.dim)
     ids = torch.randperm(len(bank))[: len(bank) // settings.batch_size * settings.batch_size]
-    return cold_timing(
-        lambda batch: bank.update(batch, rows), itertools.cycle(ids.split(settings.batch_size)), progress
-    )
+    return cold_timing(lambda batch: bank.update(batch, rows), itertools.cycle(ids.split(settings.batch_size)))
 
 
-def cold_timing(work: Callable[[T], object], arguments: Iterator[T], progress: Progress) -> Timing:
+def cold_timing(work: Callable[[T], object], arguments: Iterator[T]) -> Timing:
     """Of ``work`` on one argument after the other, each time after the caches were filled with something else."""
     evict = evict_caches()
-    done = itertools.count(1)
 
     def prepare() -> T:
         argument = next(arguments)
         evict()
-        progress(next(done), MAX_CALLS)
         return argument
 
     return measure(work, prepare, min_runs=MIN_RUNS, max_runs=MAX_CALLS, budget_seconds=BUDGET_SECONDS)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+
 from .._backend import core
-from .costs import TARGET_SHARE, Costs, Remedy
+from .costs import TARGET_SHARE, Costs
 from .tables import mebibytes, table
 from .timing import EVICTED_BYTES, Timing, duration
 
@@ -20,7 +22,7 @@ def report(costs: Costs, step_seconds: float | None) -> str:
         [
             f"{settings.num_samples:,} x {settings.dim:,} {settings.dtype}, M = {settings.num_candidates}, "
             f"K = {settings.num_neighbors}, B = {settings.batch_size}, epoch mode {settings.epoch_mode}, "
-            f"{costs.num_threads} threads, {core.isa()}",
+            f"{torch.get_num_threads()} threads, {core.isa()}",
             "",
             step_table(costs, step_seconds),
             "",
@@ -58,37 +60,30 @@ def step_table(costs: Costs, step_seconds: float | None) -> str:
 
 def advice(costs: Costs, step_seconds: float | None) -> list[str]:
     """What the costs suggest: whether they matter, and what makes them less as far as it was measured."""
-    lines = [judgement(costs, step_seconds)]
-    if step_seconds is not None and costs.step_seconds <= TARGET_SHARE * step_seconds:
-        return lines
-    helpful = [line for remedy in costs.remedies if (line := effect(costs, remedy, step_seconds))]
-    if helpful:
-        return [*lines, *helpful]
-    if costs.call_seconds > costs.refresh_seconds_per_step:
-        return [*lines, "Most of it is updates and draws, which no option makes cheaper."]
-    return [*lines, "None of the options that were tried saves a tenth of it."] if costs.remedies else lines
-
-
-def judgement(costs: Costs, step_seconds: float | None) -> str:
     cost = costs.step_seconds
     if step_seconds is None:
-        return (
+        judgement = (
             f"A step costs {duration(cost)} more: below {TARGET_SHARE:.0%} if it takes "
             f"{duration(cost / TARGET_SHARE)} or longer. --step-ms S says it for yours."
         )
-    is_below = cost <= TARGET_SHARE * step_seconds
-    return (
-        f"A step costs {duration(cost)} more, {cost / step_seconds:.2%} of {duration(step_seconds)}: "
-        f"{'below' if is_below else 'above'} {TARGET_SHARE:.0%}."
-    )
+    else:
+        side = "above" if costs.matters_to(step_seconds) else "below"
+        judgement = (
+            f"A step costs {duration(cost)} more, {cost / step_seconds:.2%} of {duration(step_seconds)}: "
+            f"{side} {TARGET_SHARE:.0%}."
+        )
+    if not costs.matters_to(step_seconds):
+        return [judgement]
+    helpful = {option: less for option, less in costs.remedies.items() if less.step_seconds <= (1 - MIN_SAVING) * cost}
+    if helpful:
+        return [judgement, *(effect(costs, option, less, step_seconds) for option, less in helpful.items())]
+    if costs.call_seconds > costs.refresh_seconds_per_step:
+        return [judgement, "Most of it is updates and draws, which no option makes cheaper."]
+    return [judgement, "None of the options that were tried saves a tenth of it."] if costs.remedies else [judgement]
 
 
-def effect(costs: Costs, remedy: Remedy, step_seconds: float | None) -> str | None:
-    """What a remedy makes of a step, or None if it saves too little to be one."""
-    cost = costs.call_seconds + remedy.refresh_seconds_per_step
-    if cost > (1 - MIN_SAVING) * costs.step_seconds:
-        return None
-    share = "" if step_seconds is None else f" ({cost / step_seconds:.2%})"
-    price = "with staler graphs" if "refresh" in remedy.option else "with somewhat easier batches"
-    refresh = f"a refresh takes {duration(remedy.refresh.median)} instead of {duration(costs.refresh.median)}"
-    return f"With {remedy.option} {refresh}, and a step costs {duration(cost)} more{share}, {price}."
+def effect(costs: Costs, option: str, less: Costs, step_seconds: float | None) -> str:
+    share = "" if step_seconds is None else f" ({less.step_seconds / step_seconds:.2%})"
+    price = "with staler graphs" if "refresh" in option else "with somewhat easier batches"
+    refresh = f"a refresh takes {duration(less.refresh.median)} instead of {duration(costs.refresh.median)}"
+    return f"With {option} {refresh}, and a step costs {duration(less.step_seconds)} more{share}, {price}."
