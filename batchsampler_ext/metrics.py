@@ -11,7 +11,7 @@ import torch
 from ._arrays import as_ids, as_matrix
 from .graph import ProximityGraph
 
-__all__ = ["batch_stats"]
+__all__ = ["batch_stats", "equal_label_share", "mean_cosine"]
 
 
 def batch_stats(
@@ -56,9 +56,9 @@ def batch_stats(
     for batch in batches:
         members = as_ids(_on_host(batch), "batches", -1, num_nodes)
         members = members[members >= 0]
-        per_batch["in_batch_similarity"].append(_mean_cosine(source, members))
+        per_batch["in_batch_similarity"].append(_member_cosine(source, members))
         if known_labels is not None:
-            per_batch.setdefault("false_negative_share", []).append(_equal_label_share(known_labels[members]))
+            per_batch.setdefault("false_negative_share", []).append(float(equal_label_share(known_labels[members])))
         if edges is not None:
             per_batch.setdefault("edge_share", []).append(edges.share(members))
     result: dict[str, Any] = {"num_batches": len(per_batch["in_batch_similarity"])}
@@ -70,33 +70,52 @@ def batch_stats(
     return result
 
 
+def mean_cosine(rows: torch.Tensor) -> torch.Tensor:
+    """Mean cosine of the pairs of distinct rows: (|sum of units|^2 - sum of |unit|^2) / (n (n - 1)).
+
+    Args:
+        rows: float32 or float64 [n, D]; rows of zeros count as orthogonal to all others.
+
+    Returns:
+        0-d tensor of the rows' dtype and device, without a synchronization; nan of fewer than two rows.
+    """
+    count = len(rows)
+    if count < 2:
+        return rows.new_full((), float("nan"))
+    units = torch.nn.functional.normalize(rows, dim=1, eps=torch.finfo(rows.dtype).tiny)
+    return (units.sum(0).square().sum() - units.square().sum()) / (count * (count - 1))
+
+
+def equal_label_share(labels: torch.Tensor) -> torch.Tensor:
+    """Share of pairs with equal labels among the pairs of distinct members whose labels are both known.
+
+    Args:
+        labels: int [n]; negative = unknown.
+
+    Returns:
+        0-d float64 tensor on the labels' device; nan of fewer than two known labels.
+    """
+    known = labels[labels >= 0]
+    if len(known) < 2:
+        return torch.full((), float("nan"), dtype=torch.float64, device=labels.device)
+    counts = torch.unique(known, return_counts=True)[1].double()
+    return (counts * (counts - 1)).sum() / (len(known) * (len(known) - 1))
+
+
 def _on_host(values: Any) -> Any:
     return values.cpu() if isinstance(values, torch.Tensor) else values
 
 
-def _mean_cosine(features: Any, members: torch.Tensor) -> float:
-    """Mean cosine of pairs of distinct members: (|sum of units|^2 - sum of |unit|^2) / (B (B - 1))."""
-    count = len(members)
-    if count < 2:
-        return float("nan")
+def _member_cosine(features: Any, members: torch.Tensor) -> float:
+    """Mean cosine of pairs of distinct members, in float64; nan of fewer than two."""
     if isinstance(features, torch.Tensor):
         rows = features[members.to(features.device)].double()
     else:
         rows = torch.from_numpy(features[members.numpy()].astype(np.float64))
-    if not bool(torch.isfinite(rows).all()):
+    if len(members) > 1 and not bool(torch.isfinite(rows).all()):
         wrong = int(members[~torch.isfinite(rows).all(1).cpu()][0])
         raise ValueError(f"features: expected finite values, got nan or inf in row {wrong}")
-    units = torch.nn.functional.normalize(rows, dim=1, eps=1e-300)
-    return float((units.sum(0).square().sum() - units.square().sum()) / (count * (count - 1)))
-
-
-def _equal_label_share(labels: torch.Tensor) -> float:
-    """Share of pairs with equal labels among the pairs whose labels are both known."""
-    known = labels[labels >= 0]
-    if len(known) < 2:
-        return float("nan")
-    counts = torch.unique(known, return_counts=True)[1].double()
-    return float((counts * (counts - 1)).sum() / (len(known) * (len(known) - 1)))
+    return float(mean_cosine(rows))
 
 
 class _EdgeCounter:

@@ -13,10 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from batchsampler_ext import knn_graph, proximity_graph
+from batchsampler_ext.cli.tables import table
 
 NUM_NEIGHBORS, NUM_CANDIDATES = 100, 1000
 
@@ -26,21 +25,16 @@ def main() -> None:
     parser.add_argument("--num-samples", type=int, default=8000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    table = Table(
-        title=f"N = {options.num_samples:,}, M = {NUM_CANDIDATES}, K = {NUM_NEIGHBORS}: time over random data's"
-    )
-    table.add_column("input")
-    builders = work()
-    for name in builders:
-        table.add_column(name, justify="right")
+    builders, rows = work(), []
     rng = np.random.default_rng(0)
     for dim, kinds in ((128, KINDS), (1, ("equal rows", "sorted rows")), (4096, ("one cluster",))):
         ratios = slowdowns(
             rng, options.num_samples if dim < 1000 else options.num_samples // 8, dim, kinds, builders, options.rounds
         )
         for kind in kinds:
-            table.add_row(f"{kind}, d = {dim}", *(f"{ratios[kind, name]:.2f}" for name in builders))
-    Console().print(table)
+            rows.append([f"{kind}, d = {dim}", *(f"{ratios[kind, name]:.2f}" for name in builders)])
+    title = f"N = {options.num_samples:,}, M = {NUM_CANDIDATES}, K = {NUM_NEIGHBORS}: time over random data's"
+    print(table(title, ["input", *builders], rows))
 
 
 def work() -> dict[str, Callable[[torch.Tensor], object]]:

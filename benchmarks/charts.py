@@ -23,7 +23,7 @@ from matplotlib.ticker import LogFormatter
 
 import batchsampler_ext as bse
 from batchsampler_ext._files import atomic_write
-from batchsampler_ext.report import shown_stages
+from batchsampler_ext.cli.progress import shown_stages
 
 from . import machine
 from .cases import Work

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from batchsampler_ext.inspection import load_features, load_labels
+from batchsampler_ext.cli.inspection import load_features, load_labels
 
 PACKAGES = ("networkx", "numpy", "scipy", "sklearn", "sympy")  # ours, and those that torch brings
 MIN_CHARACTERS = 80  # of a docstring

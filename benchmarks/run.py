@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
+
+from batchsampler_ext.cli.tables import table
 
 from . import embeddings, machine
 from .cases import Case, Inputs, Maker, Work, graph_case, knn_case, noise_graph, text_graph, walk_case
@@ -60,16 +60,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.num_threads)
     seed = torch.seed() if options.seed is None else torch.manual_seed(options.seed).initial_seed()
-    console = Console(width=160)
     peaks = measured_peaks(options.num_threads, {})
     content: dict[str, Any] = {"machine": machine.describe(options.num_threads), "seed": seed, "peaks": peaks}
-    console.print({**content["machine"], "seed": seed, **{f"peak {k}": f"{v:.4g}/s" for k, v in peaks.items()}})
+    print({**content["machine"], "seed": seed, **{f"peak {k}": f"{v:.4g}/s" for k, v in peaks.items()}})
     if content["machine"]["load"] > QUIET_LOAD:
-        console.print("This machine is busy: ratios suffer too, those of peers that use OpenMP most.")
+        print("This machine is busy: ratios suffer too, those of peers that use OpenMP most.")
     inputs = Inputs(options.num_threads, real_embeddings(options), embeddings.digits(), options.quick)
     for data in (torch.randn(300, 24), inputs.text.features):
         check_results(data)
-    console.print("Results equal the oracle's on every instruction set.")
+    print("Results equal the oracle's on every instruction set.")
     content["cases"] = []
     makers = [maker for name in options.cases for maker in CASES[name]]
     for maker in tqdm(makers, leave=False):
@@ -80,11 +79,11 @@ def main() -> None:
         num_rounds = 1 if options.quick else options.rounds
         timings = interleave(case.contestants, ours, num_rounds=num_rounds, budget_seconds=BUDGET_SECONDS)
         summary = summary_of(case, timings, peaks)
-        console.print(table_of(summary))
+        print(f"\n{table_of(summary)}", flush=True)
         content["cases"].append(summary)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(content, indent=2) + "\n")
-    console.print(f"wrote {options.out}")
+    print(f"wrote {options.out}")
 
 
 def measured_peaks(num_threads: int, best: dict[str, float]) -> dict[str, float]:
@@ -127,24 +126,24 @@ def share_of_peak(work: Work | None, seconds: float, peaks: dict[str, float]) ->
     return {"peak": peak, "share_of_peak": work.amount / seconds / peaks[peak]}
 
 
-def table_of(summary: dict[str, Any]) -> Table:
+def table_of(summary: dict[str, Any]) -> str:
     rows = summary["contestants"]
     qualities = list(dict.fromkeys(name for row in rows for name in row["quality"]))
-    table = Table(title=summary["title"], title_justify="left", caption="\n".join(summary["notes"]))
-    table.add_column("")
-    for name in ("best\n[ms]", "median\n[ms]", "slower than ours\nmedian (p10 to p90)", "share of peak", *qualities):
-        table.add_column(name, justify="right")
+    columns = ["", "best [ms]", "median [ms]", "slower than ours (p10 to p90)", "share of peak", *qualities]
+    cells = []
     for row in rows:
         low, middle, high = row["ratio_p10_median_p90"]
-        table.add_row(
-            row["name"],
-            f"{row['best_ms']:.2f}",
-            f"{row['median_ms']:.2f}",
-            f"{middle:.2f} ({low:.2f} to {high:.2f})",
-            "" if row["peak"] is None else f"{row['share_of_peak']:.1%} {row['peak'].split(',')[0]}",
-            *(f"{row['quality'][name]:.4g}" if name in row["quality"] else "" for name in qualities),
+        cells.append(
+            [
+                row["name"],
+                f"{row['best_ms']:.2f}",
+                f"{row['median_ms']:.2f}",
+                f"{middle:.2f} ({low:.2f} to {high:.2f})",
+                "" if row["peak"] is None else f"{row['share_of_peak']:.1%} {row['peak'].split(',')[0]}",
+                *(f"{row['quality'][name]:.4g}" if name in row["quality"] else "" for name in qualities),
+            ]
         )
-    return table
+    return "\n".join([table(summary["title"], columns, cells), *summary["notes"]])
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from batchsampler_ext import IndexedDataset, ProximityBatchSampler
+from batchsampler_ext.metrics import equal_label_share, mean_cosine
 
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # May change when a checkpoint is taken up again: they say where and how far to run, not what.
@@ -236,7 +237,7 @@ class Run:
         everyone = gather_rows(indices.to(self.device))
         share = torch.tensor(math.nan) if self._labels is None else equal_label_share(self._labels[everyone])
         row = torch.stack(
-            [part.to(self._sums) for part in (loss.detach(), mean_cosine(gather_rows(embeddings)), share)]
+            [part.to(self._sums) for part in (loss.detach(), mean_cosine(gather_rows(embeddings).float()), share)]
         )
         self._sums += row
 
@@ -395,18 +396,6 @@ def _is_plain(value: Any) -> bool:
 
 
 # --- statistics and files --------------------------------------------------------------------------------------------
-def mean_cosine(rows: torch.Tensor) -> torch.Tensor:
-    """Of pairs of distinct rows: (|sum of units|^2 - n) / (n (n - 1))."""
-    units, count = nn.functional.normalize(rows.float(), dim=1), len(rows)
-    return (units.sum(0).square().sum() - count) / (count * (count - 1))
-
-
-def equal_label_share(labels: torch.Tensor) -> torch.Tensor:
-    """Share of the pairs of distinct members with equal labels."""
-    counts = labels.unique(return_counts=True)[1].double()
-    return (counts * (counts - 1)).sum() / (len(labels) * (len(labels) - 1))
-
-
 def random_choice(num_all: int, num_wanted: int | None, seed: int = 0) -> Sequence[int]:
     """Which of num_all to take; the same for all seeds of training. All of them, in order, without num_wanted."""
     if num_wanted is None or num_wanted >= num_all:

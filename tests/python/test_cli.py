@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import signal
@@ -14,8 +15,8 @@ import time
 import numpy as np
 import pytest
 
-from batchsampler_ext import inspection
-from batchsampler_ext.__main__ import main
+from batchsampler_ext.cli import inspection, main, progress
+from batchsampler_ext.cli.tables import table
 
 
 @pytest.fixture
@@ -55,10 +56,12 @@ def test_inspect_writes_a_partition_a_report_and_a_figure(data, tmp_path, capsys
         "b.npy",
         "--json",
         "r.json",
+        "--figure",
+        "f.png",
     ]
     assert main(["inspect", *arguments]) == 0
     work = tmp_path / "work"
-    assert sorted(path.name for path in work.iterdir()) == ["b.npy", "inspect.png", "r.json"]
+    assert sorted(path.name for path in work.iterdir()) == ["b.npy", "f.png", "r.json"]
     batches = np.load(work / "b.npy")
     assert batches.shape == (10, 32)
     assert batches.dtype == np.int32
@@ -69,7 +72,7 @@ def test_inspect_writes_a_partition_a_report_and_a_figure(data, tmp_path, capsys
         report["kinds"]["uniform"]["in_batch_similarity"]["mean"] + 0.1
     )
     assert report["settings"]["num_candidates"] == 299
-    assert (work / "inspect.png").read_bytes().startswith(b"\x89PNG")
+    assert (work / "f.png").read_bytes().startswith(b"\x89PNG")
     out = capsys.readouterr().out
     for word in ("uniform", "proximity", "kNN", "in-batch similarity", "false negatives", "times the false negatives"):
         assert word in out
@@ -77,9 +80,7 @@ def test_inspect_writes_a_partition_a_report_and_a_figure(data, tmp_path, capsys
 
 
 def test_inspect_without_labels_or_figure(data, tmp_path, capsys):
-    assert (
-        main(["inspect", data["features"], "--batch-size", "32", "--drop-last", "--no-figure", "--out", "b.npy"]) == 0
-    )
+    assert main(["inspect", data["features"], "--batch-size", "32", "--drop-last", "--out", "b.npy"]) == 0
     assert np.load("b.npy").shape == (9, 32)
     assert "false negatives" not in capsys.readouterr().out.split("Cost")[0]
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["b.npy"]
@@ -93,7 +94,6 @@ def test_excluding_equal_labels_leaves_no_false_link(data, capsys):
         data["labels"],
         "--batch-size",
         "16",
-        "--no-figure",
         "--json",
         "r",
     ]
@@ -110,7 +110,7 @@ def test_excluding_equal_labels_leaves_no_false_link(data, capsys):
 @pytest.mark.parametrize("mode", ["partition", "independent", "paper"])
 def test_few_instances(tmp_path, num_rows, mode, capsys):
     np.save(tmp_path / "x.npy", np.eye(num_rows, dtype=np.float16))
-    arguments = [str(tmp_path / "x.npy"), "--epoch-mode", mode, "--out", str(tmp_path / "b.npy"), "--no-figure"]
+    arguments = [str(tmp_path / "x.npy"), "--epoch-mode", mode, "--out", str(tmp_path / "b.npy")]
     assert main(["inspect", *arguments]) == 0
     batches = np.load(tmp_path / "b.npy")
     assert sorted(batches[batches >= 0].tolist()) == list(range(num_rows))
@@ -149,7 +149,7 @@ def test_user_errors_end_with_code_2_and_name_the_argument(data, tmp_path, capsy
         ([str(tmp_path / "fortran.npy")], "FEATURES: expected row-major order"),
     ]
     for arguments, message in cases:
-        assert main(["inspect", "--no-figure", *arguments]) == 2, arguments
+        assert main(["inspect", *arguments]) == 2, arguments
         captured = capsys.readouterr()
         assert captured.err.startswith("error: ")
         assert message in captured.err, captured.err
@@ -157,7 +157,7 @@ def test_user_errors_end_with_code_2_and_name_the_argument(data, tmp_path, capsy
 
 def test_the_module_runs_and_usage_errors_are_argparse_ones(data):
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "batchsampler_ext", "inspect", data["features"], "--no-figure"],
+        [sys.executable, "-W", "error", "-m", "batchsampler_ext", "inspect", data["features"]],
         capture_output=True,
         text=True,
     )
@@ -191,21 +191,74 @@ def test_bad_sizes_and_outputs_are_found_before_the_work(data, monkeypatch, caps
         assert main(["inspect", data["features"], *option]) == 2, option
 
 
-@pytest.mark.parametrize("package", ["rich", "matplotlib"])
-def test_missing_packages_name_the_extra(data, package, monkeypatch, capsys):
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find_spec(name))
-    assert main(["inspect", data["features"]]) == 2
-    assert capsys.readouterr().err == f'error: inspect needs {package}: pip install "batchsampler_ext[cli]"\n'
-    assert main(["inspect", data["features"], "--no-figure"]) == (2 if package == "rich" else 0)
+def test_a_figure_without_matplotlib_is_refused_before_the_work(data, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(inspection, "proximity_graph", lambda *_, **__: pytest.fail("the graph was built"))
+    assert main(["inspect", data["features"], "--figure", "f.png"]) == 2
+    message = "--figure: expected matplotlib to be installed, got none; pip install 'batchsampler_ext[cli]'"
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_inspect_and_bench_need_numpy_and_torch_only(data):
+    """As after a plain ``pip install .``: other packages cannot be imported."""
+    code = """
+import sys
+sys.modules.update(dict.fromkeys(("matplotlib", "rich", "scipy", "sklearn", "tqdm")))
+from batchsampler_ext.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+    commands = (
+        ["inspect", data["features"]],
+        ["bench", "--num-samples", "300", "--dim", "8", "--batch-size", "299"],
+    )
+    for arguments in commands:
+        result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+
+
+def test_tables_are_aligned_and_never_cut():
+    text = table("Title", ["", "count"], [["a", "1"], ["b" * 200, "1,000"], ["c"]])
+    title, names, rule, *rows = text.splitlines()
+    assert title == "Title"
+    assert names.endswith("count")
+    assert set(rule) == {" ", "-"}
+    assert [len(line) for line in (names, rule, *rows[:2])] == [2 + 200 + 2 + 5] * 4
+    assert rows[1] == f"  {'b' * 200}  1,000"
+    assert rows[2] == "  c"
+    assert table("Title", [], [["a", "1"]]) == "Title\n  a  1"
+
+
+def test_the_verdict_comes_last_and_says_what_to_try(data, capsys):
+    main(["inspect", data["features"], "--labels", data["labels"], "--batch-size", "32"])
+    verdict = capsys.readouterr().out.split("Verdict\n")[1].splitlines()
+    assert verdict[0].startswith("  Proximity batches are harder than uniform ones: in-batch similarity is 0.")
+    assert "of an instance's 31 negatives have its label and may be false" in verdict[1]
+    assert "Try --range-min, --max-score, --exclude-same-label or a smaller --num-candidates." in verdict[1]
+
+
+def test_the_verdict_without_labels_counts_near_duplicates(rng, tmp_path, capsys):
+    features = rng.standard_normal((100, 16)).astype(np.float32)
+    np.save(tmp_path / "x.npy", np.concatenate([features, 1.01 * features]))
+    main(["inspect", str(tmp_path / "x.npy"), "--num-neighbors", "5"])
+    assert (
+        "20.0% of the graph's edges score above 0.95 and are suspects: try --max-score 0.95." in capsys.readouterr().out
+    )
+    main(["inspect", str(tmp_path / "x.npy"), "--num-neighbors", "5", "--max-score", "0.95"])
+    assert "0.0% of the graph's edges score above 0.95 and are suspects.\n" in capsys.readouterr().out
+
+
+def test_the_verdict_on_noise_is_that_there_is_little_to_gain(rng, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", rng.standard_normal((2000, 2048)).astype(np.float32))
+    main(["inspect", str(tmp_path / "x.npy"), "--num-candidates", "200"])
+    assert "hardly harder than uniform ones" in capsys.readouterr().out
 
 
 def test_only_regular_files_are_replaced_and_links_stay(data, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
-    assert main(["inspect", data["features"], "--no-figure", "--json", str(tmp_path / "pipe")]) == 2
+    assert main(["inspect", data["features"], "--json", str(tmp_path / "pipe")]) == 2
     assert (tmp_path / "pipe").is_fifo()
     (tmp_path / "link").symlink_to(tmp_path / "target")
-    assert main(["inspect", data["features"], "--no-figure", "--json", str(tmp_path / "link")]) == 0
+    assert main(["inspect", data["features"], "--json", str(tmp_path / "link")]) == 0
     assert (tmp_path / "link").is_symlink()
     assert "kinds" in json.loads((tmp_path / "target").read_text())
 
@@ -251,3 +304,30 @@ def test_the_example_writes_what_inspect_reads(tmp_path):
     features, labels = (np.load(tmp_path / "demo" / f"digits_{name}.npy") for name in ("features", "labels"))
     assert (features.shape, features.dtype) == ((1797, 64), np.float32)
     assert (labels.shape, labels.dtype) == ((1797,), np.int64)
+
+
+class Stderr(io.StringIO):
+    """Collects text, and says whether it is a terminal."""
+
+    def __init__(self, is_terminal: bool) -> None:
+        super().__init__()
+        self.is_terminal = is_terminal
+
+    def isatty(self) -> bool:
+        return self.is_terminal
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_changes_a_line_of_a_terminal_and_logs_one_every_few_seconds(is_terminal, monkeypatch):
+    stderr, clock = Stderr(is_terminal), [0.0]
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with progress.shown_stages() as stage:
+        report = stage("graph")
+        for done in range(10):
+            clock[0] = 1.0 * done
+            report(done, 10)
+    shown = [f"graph: {10 * done}%" for done in range(10)]
+    start = "\r\x1b[K"
+    expected = start + start.join([*shown, ""]) if is_terminal else f"{shown[5]}\n"
+    assert stderr.getvalue() == expected

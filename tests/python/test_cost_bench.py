@@ -1,130 +1,129 @@
-"""``bench``: the model from measurements to a training step, and what the command prints, writes and refuses."""
+"""``bench``: from measurements to the cost of a step, and what the command prints, writes and refuses."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from batchsampler_ext import FeatureBank, ProximityBatchSampler, _timing
-from batchsampler_ext.__main__ import main
+from batchsampler_ext import FeatureBank
 from batchsampler_ext.batches import EPOCH_MODES
-from batchsampler_ext.costs import measurement
-from batchsampler_ext.costs.advice import advice
-from batchsampler_ext.costs.model import CallCost, Costs, RefreshCost, Settings
+from batchsampler_ext.cli import costs, main, timing
+from batchsampler_ext.cli.costs import Costs, Settings, cheaper_settings
+from batchsampler_ext.cli.costs_report import advice
 
-SMALL = ["--num-samples", "300", "--dim", "8", "--batch-size", "16", "--refresh-every", "5"]
+SMALL = ["--num-samples", "300", "--dim", "8", "--batch-size", "16"]
 
 
 @pytest.fixture(autouse=True)
 def few_runs(monkeypatch, tmp_path):
-    monkeypatch.setattr(measurement, "MAX_CALLS", 3)
-    monkeypatch.setattr(measurement, "MAX_REFRESHES", 2)
+    monkeypatch.setattr(costs, "MAX_CALLS", 3)
+    monkeypatch.setattr(costs, "MAX_REFRESHES", 2)
     monkeypatch.chdir(tmp_path)
 
 
-def constant(seconds: float) -> _timing.Timing:
-    return _timing.Timing(np.array([seconds]))
+def constant(seconds: float) -> timing.Timing:
+    return timing.Timing(np.array([seconds]))
 
 
-def costs_of(epoch_mode: str, refreshes: list[RefreshCost], *, num_samples: int = 1000) -> Costs:
-    """1 ms for a cold update, 2 ms for a cold draw; batches of 10."""
-    settings = Settings(num_samples, 4, 10, 25, 50, 5, "float32", epoch_mode)
-    calls = {name: CallCost(constant(1e-6), constant(1e-3 * ms)) for name, ms in (("update", 1), ("draw", 2))}
-    return Costs(settings, calls, refreshes, {})
+def settings_of(epoch_mode: str, refresh_every: int | None) -> Settings:
+    """100 batches of 10."""
+    return Settings(1000, 4, 10, refresh_every, 50, 5, "float32", epoch_mode)
 
 
-def partition_costs() -> Costs:
-    """c(u) = 1 ms an instance from 200 on, 200 ms below."""
-    return costs_of("partition", [RefreshCost(n, 25, n == 1000, constant(1e-3 * n), 0.5) for n in (1000, 500, 200)])
+def partition_costs(refresh_seconds: float = 1.0) -> Costs:
+    """1 ms of updates, 2 ms of draws and a hundredth of a refresh per step."""
+    return Costs(settings_of("partition", None), constant(1e-3), constant(2e-3), constant(refresh_seconds), {})
 
 
-def test_refreshes_of_a_partition_are_interpolated_over_the_undrawn():
-    costs = partition_costs()
-    assert costs.settings.num_batches == 100
-    assert costs.settings.undrawn(25).tolist() == [1000, 750, 500, 250]
-    assert costs.refresh_seconds(25) == pytest.approx((1.0 + 0.75 + 0.5 + 0.25) / 100)
-    assert costs.refresh_seconds(90) == pytest.approx((1.0 + 0.2) / 100)  # 100 left: as below the least measured
-    assert costs.step_seconds(100) == pytest.approx(0.003 + 1.0 / 100)
+@pytest.mark.parametrize(("mode", "refresh_every", "steps"), [
+    ("partition", None, 100), ("independent", 30, 25), ("independent", 500, 100), ("paper", 30, 30),
+])  # fmt: skip
+def test_steps_share_a_refresh(mode, refresh_every, steps):
+    assert settings_of(mode, refresh_every).steps_per_refresh == steps
 
 
-def test_refreshes_of_the_other_modes_build_whole_graphs_and_walk_a_window():
-    window = RefreshCost(1000, 25, True, constant(1.0), 0.75)  # 0.75 s of graph, 10 ms a batch
-    assert costs_of("independent", [window]).refresh_seconds(30) == pytest.approx(4 * 0.75 / 100 + 0.01)
-    assert costs_of("independent", [window]).refresh_seconds(500) == pytest.approx(0.75 / 100 + 0.01)
-    assert costs_of("paper", [window]).refresh_seconds(30) == pytest.approx(0.75 / 30 + 0.01)
+def test_a_step_pays_its_calls_and_its_share_of_a_refresh():
+    cost = partition_costs()
+    assert cost.call_seconds == pytest.approx(0.003)
+    assert cost.refresh_seconds_per_step == pytest.approx(0.01)
+    assert cost.summary()["step"]["seconds"] == pytest.approx(0.013)
 
 
-@pytest.mark.parametrize("num_samples", [64, 61])
-@pytest.mark.parametrize("refresh_every", [1, 3, 100])
-def test_the_model_counts_the_refreshes_that_a_sampler_does(num_samples, refresh_every):
-    settings = Settings(num_samples, 4, 8, refresh_every, 5, 2, "float32", "partition")
-    bank = FeatureBank(num_samples, 4)
-    bank.update(torch.arange(num_samples), torch.randn(num_samples, 4))
-    sampler = ProximityBatchSampler(num_samples, 8, bank=bank, refresh_every=refresh_every)
-    sizes = []
-    for _ in sampler:
-        if sampler.refreshes > len(sizes):
-            sizes.append(len(sampler.graph))
-    assert settings.num_batches == len(sampler)
-    assert sizes == settings.undrawn(refresh_every).tolist()
+@pytest.mark.parametrize(("mode", "refresh_every"), [("partition", None), ("independent", 5), ("independent", 100)])
+def test_refreshes_are_counted_as_a_sampler_does_them(mode, refresh_every):
+    settings = Settings(61, 4, 8, refresh_every, 5, 2, "float32", mode)
+    bank = FeatureBank(61, 4)
+    bank.update(torch.arange(61), torch.randn(61, 4))
+    sampler = costs.make_sampler(bank, settings, lambda done, total: None)
+    num_batches = len(list(sampler))
+    assert settings.num_batches == num_batches
+    assert settings.steps_per_refresh == num_batches / sampler.refreshes
 
 
-@pytest.mark.parametrize("limit", [0.0, 0.012, 0.014, 0.02, 0.05, 10.0])
-def test_the_least_interval_is_the_first_within_the_limit(limit):
-    costs = partition_costs()
-    within = [every for every in range(1, 101) if costs.step_seconds(every) <= limit]
-    assert costs.least_refresh_every(limit) == (within[0] if within else None)
-
-
-def test_advice_names_what_keeps_the_cost_below_a_share_of_a_step():
-    costs = partition_costs()  # 28 ms at T = 25, 13 ms at T = 100
-    assert "steps that take 2.80 s or more" in advice(costs, None)[0]
-    assert advice(costs, 0.5)[0].startswith("No --refresh-every")
-    assert "every 100 batches comes to 2.60%" in advice(costs, 0.5)[0]
-    assert advice(costs, 1.5)[0] == (
-        f"From about --refresh-every {costs.least_refresh_every(0.015)} on it stays below 1% of a step."
+def test_advice_names_what_was_measured_to_help():
+    measured = replace(partition_costs(), remedies={"--num-candidates 12": partition_costs(0.25)})
+    assert "below 1% if it takes 1.30 s or longer" in advice(measured, None)[0]
+    judgement, remedy = advice(measured, 0.5)
+    assert judgement == "A step costs 13.0 ms more, 2.60% of 500 ms: above 1%."
+    assert remedy == (
+        "With --num-candidates 12 a refresh takes 250 ms instead of 1.00 s, and a step costs 5.50 ms more (1.10%), "
+        "with somewhat easier batches."
     )
-    assert "stays below 1% of a step down to" in advice(costs, 10.0)[0]
+    assert advice(measured, 10.0) == ["A step costs 13.0 ms more, 0.13% of 10.0 s: below 1%."]
+    useless = replace(partition_costs(), remedies={"--num-candidates 12": partition_costs(0.95)})
+    assert advice(useless, 0.5)[1] == "None of the options that were tried saves a tenth of it."
+    assert advice(partition_costs(0.1), 0.1)[1] == "Most of it is updates and draws, which no option makes cheaper."
+
+
+def test_remedies_are_tried_only_if_they_can_help():
+    options = {mode: [option for option, _ in cheaper_settings(settings_of(mode, every))] for mode, every in (
+        ("partition", None), ("independent", 30), ("paper", 30),
+    )}  # fmt: skip
+    assert options["partition"] == ["--num-candidates 12"]
+    assert options["independent"] == options["paper"] == ["--num-candidates 12", "--refresh-every 120"]
+    few = replace(settings_of("independent", 100), num_candidates=8)
+    assert cheaper_settings(few) == []
 
 
 @pytest.mark.parametrize("mode", EPOCH_MODES)
 def test_bench_measures_every_mode_and_writes_json(mode, capsys):
-    assert main(["bench", *SMALL, "--epoch-mode", mode, "--step-ms", "40", "--json", "r.json"]) == 0
+    refresh_every = [] if mode == "partition" else ["--refresh-every", "5"]
+    options = ["--epoch-mode", mode, *refresh_every, "--num-neighbors", "10", "--step-ms", "0.001"]
+    assert main(["bench", *SMALL, *options, "--json", "r.json"]) == 0
     with open("r.json") as file:
         report = json.load(file)
     assert report["settings"]["num_candidates"] == 299
-    assert report["settings"]["num_neighbors"] == 100
-    assert report["calls"].keys() == {"update", "draw", "state_dict"}
-    assert [refresh["num_left"] for refresh in report["refreshes"]] == (
-        [300, 150, 37] if mode == "partition" else [300]
-    )
-    assert report["refreshes"][0]["num_batches"] == 5
+    assert report["settings"]["num_neighbors"] == 10
+    assert {name: report[name]["runs"] for name in ("update", "draw")} == {"update": 3, "draw": 3}
+    assert report["refresh"]["runs"] == 2
     step = report["step"]
-    assert step["seconds"] == pytest.approx(step["call_seconds"] + step["refresh_seconds"])
-    assert report["step_ms"] == 40
+    assert step["seconds"] == pytest.approx(step["update_and_draw_seconds"] + step["refresh_seconds"])
+    assert step["refresh_seconds"] == pytest.approx(report["refresh"]["median_seconds"] / step["steps_per_refresh"])
+    assert list(report["remedies"]) == ["--num-candidates 74", *([] if mode == "partition" else ["--refresh-every 20"])]
+    assert report["step_ms"] == 0.001
     assert report["memory_bytes"]["bank"] >= 300 * 8 * 2
     out = capsys.readouterr().out
-    for word in ("bank.update", "draw within a window", "first window of an epoch", "share of 40.0 ms"):
+    for word in ("update, one batch", "draw, one batch", "refresh, per", "share of 1.00 us", "above 1%"):
         assert word in out
-    assert ("within an epoch" in out) == (mode == "partition")
+    assert ("per epoch (19 steps)" in out) == (mode == "partition")
 
 
-@pytest.mark.parametrize(("mode", "refresh_every", "title"), [
-    ("partition", 19, "a refresh an epoch"), ("independent", 100, "a refresh an epoch"),
-    ("paper", 100, "refreshes every 100 steps"),
-])  # fmt: skip
-def test_bench_refreshes_as_a_sampler_does_by_default(mode, refresh_every, title, capsys):
-    sizes = ["--num-samples", "300", "--dim", "8", "--batch-size", "16"]
-    assert main(["bench", *sizes, "--epoch-mode", mode, "--json", "r.json"]) == 0
+def test_no_remedies_are_measured_below_a_share_of_a_step(capsys):
+    assert main(["bench", *SMALL, "--step-ms", "1e9", "--json", "r.json"]) == 0
+    with open("r.json") as file:
+        assert json.load(file)["remedies"] == {}
+    assert "below 1%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("mode", "refresh_every"), [("partition", None), ("independent", 100), ("paper", 100)])
+def test_bench_refreshes_as_a_sampler_does_by_default(mode, refresh_every):
+    assert main(["bench", *SMALL, "--epoch-mode", mode, "--json", "r.json"]) == 0
     with open("r.json") as file:
         assert json.load(file)["settings"]["refresh_every"] == refresh_every
-    out = " ".join(capsys.readouterr().out.split())
-    assert title in out
-    assert ("An epoch has one refresh, over all instances" in out) == (mode == "partition")
 
 
 @pytest.mark.parametrize("mode", EPOCH_MODES)
@@ -138,7 +137,7 @@ def test_bench_uses_the_threads_it_is_told_and_gives_them_back(capsys):
     before = torch.get_num_threads()
     assert main(["bench", *SMALL, "--num-threads", str(before + 1)]) == 0
     assert torch.get_num_threads() == before
-    assert f"{before + 1} threads" in " ".join(capsys.readouterr().out.split())
+    assert f"{before + 1} threads" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -148,7 +147,8 @@ def test_bench_uses_the_threads_it_is_told_and_gives_them_back(capsys):
         (["--num-samples", "2000000000"], "num_samples: expected bank and graph to fit into"),
         (["--dim", "0"], "dim: expected an integer at least 1, got 0"),
         (["--batch-size", "301"], "batch_size: expected an integer from 1 to 300 (num_samples), got 301"),
-        (["--refresh-every", "0"], "refresh_every: expected an integer at least 1, got 0"),
+        (["--epoch-mode", "paper", "--refresh-every", "0"], "refresh_every: expected an integer at least 1, got 0"),
+        (["--refresh-every", "5"], "refresh_every: expected none with epoch_mode 'partition'"),
         (["--num-candidates", "300"], "num_candidates: expected an integer from 1 to 299 (num_samples - 1), got 300"),
         (["--num-neighbors", "300"], "num_neighbors: expected an integer from 1 to 299 (num_candidates), got 300"),
         (["--dtype", "float64"], "dtype: expected one of 'float32', 'bfloat16', 'float16', got 'float64'"),
@@ -159,32 +159,25 @@ def test_bench_uses_the_threads_it_is_told_and_gives_them_back(capsys):
     ],
 )
 def test_bad_input_is_refused_before_the_work(arguments, message, monkeypatch, capsys):
-    monkeypatch.setattr(measurement, "fill", lambda *_: pytest.fail("the bank was filled"))
+    monkeypatch.setattr(costs, "fill", lambda *_: pytest.fail("the bank was filled"))
     assert main(["bench", *SMALL, *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")
     assert message in captured.err, captured.err
 
 
-def test_a_missing_package_names_the_extra(monkeypatch, capsys):
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "rich" else find_spec(name))
-    assert main(["bench", *SMALL]) == 2
-    assert capsys.readouterr().err == 'error: bench needs rich: pip install "batchsampler_ext[cli]"\n'
-
-
 def test_only_the_work_is_timed_and_as_often_as_asked(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(_timing.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
 
     def advance(seconds: float) -> None:
         clock[0] += seconds
 
     def runs(min_runs: int, max_runs: int) -> list[float]:
-        timing = _timing.measure(
+        found = timing.measure(
             lambda _: advance(2.0), lambda: advance(5.0), min_runs=min_runs, max_runs=max_runs, budget_seconds=20.0
         )
-        return timing.seconds.tolist()
+        return found.seconds.tolist()
 
     assert runs(1, 10) == [2.0] * 3  # 21 s
     assert runs(1, 2) == [2.0] * 2
@@ -204,4 +197,4 @@ def test_only_the_work_is_timed_and_as_often_as_asked(monkeypatch):
     ],
 )
 def test_durations_have_three_digits_and_a_unit(seconds, text):
-    assert _timing.duration(seconds) == text
+    assert timing.duration(seconds) == text

@@ -1,30 +1,33 @@
-"""Measures what a sampler would do to a data set: the work behind ``python -m batchsampler_ext inspect``."""
+"""Measures what a sampler would do to a data set: the work behind ``inspect``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from . import __version__, _validate
-from ._arrays import as_ids
-from ._backend import core
-from ._memory import PrivateMemoryPeak
-from ._timing import timed
-from .batches import Batches, sample_batches
-from .build import Progress, knn, proximity_graph
-from .metrics import batch_stats
-from .walk import check_batch_size
+from .. import __version__, _validate
+from .._arrays import as_ids
+from .._backend import core
+from ..batches import Batches, sample_batches
+from ..build import knn, proximity_graph
+from ..graph import ProximityGraph
+from ..metrics import batch_stats
+from ..walk import check_batch_size
+from .memory import PrivateMemoryPeak
+from .progress import Progress, Stage
+from .timing import timed
+
+__all__ = ["MEASURES", "Inspection", "inspect_features", "load_features", "load_labels", "spread"]
 
 NUM_KNN_ROOTS = 64
 MAX_MEASURED = 2000  # batches of an epoch: enough for a mean and percentiles
 MEASURES = ("in_batch_similarity", "false_negative_share")
-REMEDIES = {"--max-score": "max_score", "--exclude-same-label": "labels"}
-
-Stage = Callable[[str], Progress]  # announces a stage of the work, returns its progress(done, total)
+NEAR_DUPLICATE = 0.95  # cosine above which an edge is suspected to join two of the same
+MIN_GAIN = 0.02  # of in-batch similarity: less is no harder
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Inspection:
     settings: dict[str, Any]
     costs: dict[str, float | None]
     graph: dict[str, float]
-    advice: list[str] = field(default_factory=list)
+    verdict: list[str] = field(default_factory=list)  # sentences
 
     def summary(self) -> dict[str, Any]:
         """The same as plain numbers, for JSON: mean, 10th and 90th percentile over batches of each measure."""
@@ -54,7 +57,7 @@ class Inspection:
             "costs": self.costs,
             "graph": self.graph,
             "kinds": kinds,
-            "advice": self.advice,
+            "verdict": self.verdict,
         }
         return without_nan(content)
 
@@ -145,33 +148,50 @@ def inspect_features(
             kind: batch_stats(reported(members, stage(f"{kind} batches measured")), features, labels=labels)
             for kind, members in candidates.items()
         }
-    return Inspection(
-        batches=batches,
-        kinds=kinds,
-        settings={
-            "num_samples": num_rows,
-            "dim": features.shape[1],
-            "dtype": str(features.dtype),
-            "batch_size": batch_size,
-            "num_batches": len(batches),
-            **{name: value for name, value in graph_arguments.items() if name != "labels"},
-            "exclude_same_label": graph_arguments["labels"] is not None,
-            **epoch_arguments,
-            "num_candidates": graph_arguments["num_candidates"] or min(1000, num_rows - 1),
-            "num_neighbors": graph.num_neighbors,
-            "num_threads": _validate.num_threads(graph_arguments["num_threads"]),
-        },
-        costs={
-            "graph_seconds": graph_seconds,
-            "walk_seconds": walk_seconds,
-            "sampler_memory_bytes": sampler_memory.growth(),
-            "peak_memory_bytes": memory.peak,
-            "filled_share": batches.stats["fills"] / max(1, batches.indices.numel() + len(batches.tail)),
-            "covered_share": batches.stats["num_instances"] / num_rows,
-        },
-        graph=graph.stats()._asdict(),
-        advice=advice(kinds, num_rows, batch_size, graph_arguments),
-    )
+    costs = {
+        "graph_seconds": graph_seconds,
+        "walk_seconds": walk_seconds,
+        "sampler_memory_bytes": sampler_memory.growth(),
+        "peak_memory_bytes": memory.peak,
+        "filled_share": batches.stats["fills"] / max(1, batches.indices.numel() + len(batches.tail)),
+        "covered_share": batches.stats["num_instances"] / num_rows,
+    }
+    edges = graph.stats()._asdict() | {"near_duplicate_share": near_duplicate_share(graph, graph_arguments["metric"])}
+    settings = all_settings(features, batch_size, len(batches), graph.num_neighbors, graph_arguments, epoch_arguments)
+    return Inspection(batches, kinds, settings, costs, edges, verdict(kinds, edges, settings))
+
+
+def all_settings(
+    features: np.ndarray,
+    batch_size: int,
+    num_batches: int,
+    num_neighbors: int,
+    graph_arguments: dict[str, Any],
+    epoch_arguments: dict[str, Any],
+) -> dict[str, Any]:
+    """Sizes and arguments, with defaults filled in."""
+    num_rows = len(features)
+    return {
+        "num_samples": num_rows,
+        "dim": features.shape[1],
+        "dtype": str(features.dtype),
+        "batch_size": batch_size,
+        "num_batches": num_batches,
+        **{name: value for name, value in graph_arguments.items() if name != "labels"},
+        "exclude_same_label": graph_arguments["labels"] is not None,
+        **epoch_arguments,
+        "num_candidates": graph_arguments["num_candidates"] or min(1000, num_rows - 1),
+        "num_neighbors": num_neighbors,
+        "num_threads": _validate.num_threads(graph_arguments["num_threads"]),
+    }
+
+
+def near_duplicate_share(graph: ProximityGraph, metric: str) -> float:
+    """Share of the edges whose cosine exceeds NEAR_DUPLICATE; nan of other metrics and of a graph without edges."""
+    if metric != "cosine" or graph.scores is None:
+        return float("nan")
+    scores = graph.scores[graph.neighbors >= 0]
+    return float((scores > NEAR_DUPLICATE).double().mean()) if len(scores) else float("nan")
 
 
 def check_epoch(num_rows: int, batch_size: int, epoch_arguments: dict[str, Any]) -> None:
@@ -207,33 +227,57 @@ def knn_batches(
     ]
 
 
-def advice(
-    kinds: dict[str, dict[str, Any]], num_rows: int, batch_size: int, graph_arguments: dict[str, Any]
-) -> list[str]:
-    """What the numbers suggest, where they suggest something."""
-    lines = []
-    uniform, proximity = kinds["uniform"], kinds["proximity"]
-    if batch_size > num_rows:
-        lines.append(f"The batch size, {batch_size}, exceeds the {num_rows} instances: one batch holds them all.")
-    if "false_negative_share" not in uniform:
-        lines.append("False negatives are unknown without --labels.")
-    else:
-        share, base = proximity["false_negative_share"], uniform["false_negative_share"]
-        if share > 1.2 * base and share > base + 0.01:  # nan: no known labels, no advice
-            times = f"{share / base:.1f} times the false negatives of uniform ones" if base > 0 else "false negatives"
-            lines.append(
-                f"Proximity batches hold {times}: "
-                f"try {', '.join(unused_remedies(graph_arguments))} or a smaller --num-candidates."
-            )
-    if uniform["in_batch_similarity"] > 0.3:
+def verdict(kinds: dict[str, dict[str, Any]], graph: dict[str, float], settings: dict[str, Any]) -> list[str]:
+    """Sentences: are the batches harder than uniform ones, how many negatives may be false, what to try."""
+    lines = [hardness_verdict(kinds, settings), falseness_verdict(kinds, graph, settings)]
+    uniform = kinds["uniform"]["in_batch_similarity"]
+    if uniform > 0.3:
         lines.append(
-            f"Any two instances are similar already (uniform batches: {uniform['in_batch_similarity']:.2f}): the "
-            "features share a large common component. Subtracting their mean usually makes proximity mean more."
+            f"Any two instances are similar already (uniform batches: {uniform:.2f}): the features share a large "
+            "common component. Subtracting their mean usually makes proximity mean more."
         )
     return lines
 
 
-def unused_remedies(graph_arguments: dict[str, Any]) -> list[str]:
+def hardness_verdict(kinds: dict[str, dict[str, Any]], settings: dict[str, Any]) -> str:
+    batch_size, num_rows = settings["batch_size"], settings["num_samples"]
+    if batch_size > num_rows:
+        return f"The batch size, {batch_size}, exceeds the {num_rows} instances: one batch holds them all."
+    uniform, proximity, knn = (kinds[name]["in_batch_similarity"] for name in ("uniform", "proximity", "kNN"))
+    if np.isnan(uniform + proximity):
+        return "Hardness is undefined: no batch has two members."
+    compared = f"in-batch similarity is {proximity:.2f}, against {uniform:.2f} in uniform and {knn:.2f} in kNN batches"
+    if proximity - uniform >= MIN_GAIN:
+        return f"Proximity batches are harder than uniform ones: {compared}."
+    if settings["num_candidates"] < num_rows - 1:
+        return f"Proximity batches are hardly harder than uniform ones: {compared}. Try a larger --num-candidates."
+    return f"Proximity batches are hardly harder than uniform ones: {compared}. These features leave little to gain."
+
+
+def falseness_verdict(kinds: dict[str, dict[str, Any]], graph: dict[str, float], settings: dict[str, Any]) -> str:
+    share, base = (kinds[name].get("false_negative_share", float("nan")) for name in ("proximity", "uniform"))
+    if "false_negative_share" not in kinds["uniform"]:
+        suspects = graph["near_duplicate_share"]
+        unknown = "False negatives are unknown without --labels"
+        if np.isnan(suspects):
+            return f"{unknown}."
+        found = f"{unknown}; {suspects:.1%} of the graph's edges score above {NEAR_DUPLICATE} and are suspects"
+        is_advised = suspects >= 0.01 and settings["max_score"] is None
+        return f"{found}: try --max-score {NEAR_DUPLICATE}." if is_advised else f"{found}."
+    if np.isnan(share + base):
+        return "False negatives are unknown: no batch has two known labels."
+    others = min(settings["batch_size"], settings["num_samples"]) - 1
+    count = f"about {share * others:,.1f} of an instance's {others:,} negatives have its label and may be false"
+    if share <= max(1.2 * base, base + 0.01):
+        return f"By the labels, {count}, no more than in uniform batches ({base * others:,.1f})."
+    times = f"{share / base:.1f} times the false negatives of uniform ones" if base > 0 else "false negatives"
+    remedies = ", ".join(unused_remedies(settings))
+    return f"By the labels, {count}: {times}. Try {remedies} or a smaller --num-candidates."
+
+
+def unused_remedies(settings: dict[str, Any]) -> list[str]:
     """Options against false negatives that are not in use yet; a stronger --range-min is always left."""
-    unused = [option for option, name in REMEDIES.items() if graph_arguments[name] is None]
-    return ["a larger --range-min" if graph_arguments["range_min"] else "--range-min", *unused]
+    unused = ["--max-score"] if settings["max_score"] is None else []
+    if not settings["exclude_same_label"]:
+        unused.append("--exclude-same-label")
+    return ["a larger --range-min" if settings["range_min"] else "--range-min", *unused]

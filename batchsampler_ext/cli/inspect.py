@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,12 @@ import torch
 
 from .._files import atomic_write, check_output
 from ..batches import Batches
-from ._common import require_packages
+from .inspection import inspect_features, load_features, load_labels
+from .inspection_report import report, save_figure
+from .progress import shown_stages
 
 EXAMPLE = """example:
-  python -m batchsampler_ext inspect features.npy --labels labels.npy --num-candidates 1000 --out batches.npy"""
+  batchsampler-ext inspect features.npy --labels labels.npy --num-candidates 1000 --out batches.npy"""
 
 # Options handed on as they are to proximity_graph and sample_batches.
 GRAPH_OPTIONS = (
@@ -40,9 +42,7 @@ def add_parser(commands: Any) -> None:
         "--out", metavar="BATCHES", help="write the batches: .npy, int32 [num_batches, B], -1 past the end"
     )
     parser.add_argument("--json", metavar="REPORT", help="write the numbers as JSON")
-    figure = parser.add_mutually_exclusive_group()
-    figure.add_argument("--figure", metavar="PNG", help="default: inspect.png beside BATCHES, else where you are")
-    figure.add_argument("--no-figure", action="store_true", help="write no figure")
+    parser.add_argument("--figure", metavar="PNG", help="write histograms over the batches; needs matplotlib")
 
     graph = parser.add_argument_group("graph")
     graph.add_argument("--num-candidates", type=int, metavar="M", help="default: min(1000, N - 1)")
@@ -73,14 +73,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    figure = None if options.no_figure else options.figure or default_figure(options.out)
-    require_packages("inspect", "cli", ["rich", *([] if figure is None else ["matplotlib"])])
-    from ..inspection import inspect_features, load_features, load_labels
-    from ..report import print_report, save_figure, shown_stages
-
-    for name, path in {"out": options.out, "json": options.json, "figure": figure}.items():
-        if path is not None:
-            check_output(path, name)  # before the work, not after it
+    check_outputs(options)  # before the work, not after it
     if options.exclude_same_label and options.labels is None:
         raise ValueError("--exclude-same-label: expected --labels too, got none")
     features = load_features(options.features)
@@ -97,21 +90,28 @@ def run(options: argparse.Namespace) -> None:
             epoch_arguments=epoch_arguments,
             stage=stage,
         )
-    print_report(inspection)
+    print(report(inspection))
     if options.out is not None:
         with atomic_write(options.out) as file:
             np.save(file, padded(inspection.batches))
     if options.json is not None:
         with atomic_write(options.json) as file:
             file.write((json.dumps(inspection.summary(), indent=2, allow_nan=False) + "\n").encode())
-    if figure is not None:
-        save_figure(inspection, figure)
-    for path in filter(None, (options.out, options.json, figure)):
+    if options.figure is not None:
+        save_figure(inspection, options.figure)
+    for path in filter(None, (options.out, options.json, options.figure)):
         print(f"wrote {path}")
 
 
-def default_figure(out: str | None) -> str:
-    return "inspect.png" if out is None else str(Path(out).with_name("inspect.png"))
+def check_outputs(options: argparse.Namespace) -> None:
+    """Raises what writing would: of a path that is no place for a file, and of a missing matplotlib."""
+    for name in ("out", "json", "figure"):
+        if getattr(options, name) is not None:
+            check_output(getattr(options, name), name)
+    if options.figure is not None and importlib.util.find_spec("matplotlib") is None:
+        raise ModuleNotFoundError(
+            "--figure: expected matplotlib to be installed, got none; pip install 'batchsampler_ext[cli]'"
+        )
 
 
 def padded(batches: Batches) -> np.ndarray:

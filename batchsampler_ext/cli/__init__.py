@@ -1,0 +1,40 @@
+"""Command line: ``batchsampler-ext {inspect,bench,info}``, also as ``python -m batchsampler_ext``.
+
+Each command is a file with ``add_parser`` and ``run``. Nothing here is imported by the rest of the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import bench, info, inspect
+
+__all__ = ["main"]
+
+_COMMANDS = (inspect, bench, info)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, 2 after an error of the user, 130 after Ctrl-C."""
+    options = _parse(arguments)
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="batchsampler-ext", description="What hard mini-batches would do to your data, and what they cost."
+    )
+    commands = parser.add_subparsers(required=True, metavar="{inspect,bench,info}")
+    for command in _COMMANDS:
+        command.add_parser(commands)
+    return parser.parse_args(arguments)

@@ -1,0 +1,96 @@
+"""``bench``: what bank and sampler cost a training step on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
+
+import torch
+
+from .. import __version__, _validate
+from .._backend import core
+from .._files import atomic_write, check_output
+from .costs import Settings, measure_costs
+from .costs_report import advice, report
+from .progress import shown_stages
+
+EXAMPLE = """example:
+  batchsampler-ext bench --num-samples 1280000 --dim 256 --batch-size 512 --step-ms 250"""
+
+SIZES = tuple(size.name for size in fields(Settings))
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="what bank and sampler cost a training step on this machine",
+        description="Measures bank and sampler on random embeddings of the given sizes, as a training loop uses them. "
+        "Prints times, memory, their share of a training step and what would make them less. The defaults take some "
+        "ten seconds on 2 cores.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--num-samples", type=int, default=100_000, metavar="N", help="default: %(default)s")
+    parser.add_argument("--dim", type=int, default=128, metavar="D", help="of an embedding; default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=256, metavar="B", help="default: %(default)s")
+    parser.add_argument("--epoch-mode", default="partition", help="partition (default), independent or paper")
+    parser.add_argument(
+        "--refresh-every", type=int, metavar="T", help="steps per graph outside partitions; default: 100"
+    )
+    parser.add_argument("--num-candidates", type=int, metavar="M", help="default: min(1000, N - 1)")
+    parser.add_argument("--num-neighbors", type=int, metavar="K", help="default: min(100, M)")
+    parser.add_argument("--dtype", default="bfloat16", help="of the bank: bfloat16 (default), float16 or float32")
+    parser.add_argument("--num-threads", type=int, help="default: torch's setting")
+    parser.add_argument("--step-ms", type=float, metavar="S", help="of a training step without all this: adds shares")
+    parser.add_argument("--json", metavar="REPORT", help="write the numbers as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    if options.json is not None:
+        check_output(options.json, "json")  # before the work, not after it
+    step_seconds = None if options.step_ms is None else check_step(options.step_ms) / 1e3
+    with torch_threads(_validate.num_threads(options.num_threads)):
+        with shown_stages() as stage:
+            costs = measure_costs(settings_of(options), step_seconds, stage)
+        print(report(costs, step_seconds))
+        machine = {"isa": core.isa(), "torch": torch.__version__, "num_threads": torch.get_num_threads()}
+    if options.json is not None:
+        numbers = {"version": __version__, **machine, **costs.summary()}
+        content = {**numbers, "step_ms": options.step_ms, "advice": advice(costs, step_seconds)}
+        with atomic_write(options.json) as file:
+            file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+        print(f"wrote {options.json}")
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Sizes with the sampler's defaults for what was not said."""
+    sizes = {name: getattr(options, name) for name in SIZES}
+    if sizes["num_candidates"] is None:
+        sizes["num_candidates"] = min(1000, options.num_samples - 1)
+    if sizes["num_neighbors"] is None:
+        sizes["num_neighbors"] = min(100, sizes["num_candidates"])
+    if sizes["refresh_every"] is None and options.epoch_mode != "partition":
+        sizes["refresh_every"] = 100
+    return Settings(**sizes)
+
+
+@contextmanager
+def torch_threads(num_threads: int) -> Iterator[None]:
+    """Sets torch's number of threads, as training code does, until the block ends."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_step(milliseconds: float) -> float:
+    if not 0 < milliseconds < float("inf"):  # also nan
+        raise ValueError(f"--step-ms: expected a positive number, got {milliseconds}")
+    return milliseconds

@@ -1,0 +1,249 @@
+"""Measures what bank and sampler cost a training step, through the public API and in the order of a training loop.
+
+Embeddings are random noise. A step stores B embeddings and draws a batch. The batches of many steps are planned at
+once: those of an epoch in a partition, ``refresh_every`` batches in the modes that walk. With medians of cold calls,
+
+    step = update + draw + refresh / steps per refresh
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
+
+import torch
+
+from .. import _validate
+from .._arrays import TORCH_DTYPES
+from ..bank import FeatureBank
+from ..batches import EPOCH_MODES
+from ..sampler import ProximityBatchSampler
+from .memory import PrivateMemoryPeak
+from .progress import Progress, Stage
+from .timing import Timing, evict_caches, measure
+
+__all__ = ["TARGET_SHARE", "Costs", "Settings", "measure_costs"]
+
+DTYPES = tuple(str(dtype).removeprefix("torch.") for dtype in TORCH_DTYPES)
+FILL_ROWS = 8192
+MAX_CALLS, MAX_REFRESHES = 200, 5
+MIN_RUNS = 3  # fewer have no meaningful median when another program interferes
+BUDGET_SECONDS = 3.0  # of a measurement; a run begun is finished
+TARGET_SHARE = 0.01  # of a training step: below it nothing cheaper is looked for
+
+Drawn = Iterator[list[int]]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes to be measured. ``refresh_every`` is None in a partition, which plans an epoch at once."""
+
+    num_samples: int  # N
+    dim: int
+    batch_size: int  # B
+    refresh_every: int | None
+    num_candidates: int  # M
+    num_neighbors: int  # K
+    dtype: str
+    epoch_mode: str
+
+    def check(self) -> None:
+        """Finds what the work would complain of before it is begun.
+
+        Raises:
+            TypeError, ValueError: a bad argument, named; tables larger than the machine's memory.
+        """
+        num_samples = _validate.integer(self.num_samples, "num_samples", 2, _validate.MAX_NODES)
+        _validate.integer(self.dim, "dim", 1)
+        _validate.integer(self.batch_size, "batch_size", 1, num_samples, because=" (num_samples)")
+        _validate.integer(self.num_candidates, "num_candidates", 1, num_samples - 1, because=" (num_samples - 1)")
+        _validate.integer(self.num_neighbors, "num_neighbors", 1, self.num_candidates, because=" (num_candidates)")
+        _validate.choice(self.dtype, "dtype", DTYPES)
+        _validate.choice(self.epoch_mode, "epoch_mode", EPOCH_MODES)
+        if self.epoch_mode != "partition":
+            _validate.integer(self.refresh_every, "refresh_every", 1)
+        elif self.refresh_every is not None:
+            raise ValueError(
+                f"refresh_every: expected none with epoch_mode 'partition' (a graph an epoch), got {self.refresh_every}"
+            )
+        row_bytes = self.dim * getattr(torch, self.dtype).itemsize + 4 * self.num_neighbors + 16  # bank, graph, ids
+        needed, available = num_samples * row_bytes, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > available:
+            raise ValueError(
+                f"num_samples: expected bank and graph to fit into {available >> 20:,} MiB of memory, "
+                f"got {num_samples:,} instances, which need {needed >> 20:,} MiB"
+            )
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of a uniform epoch."""
+        return -(-self.num_samples // self.batch_size)
+
+    @property
+    def steps_per_refresh(self) -> float:
+        """Training steps per graph. An epoch of walks that is shorter than ``refresh_every`` has one."""
+        if self.refresh_every is None:
+            return self.num_batches
+        if self.epoch_mode == "paper":  # its epochs are several times as long as a uniform one
+            return self.refresh_every
+        return self.num_batches / -(-self.num_batches // self.refresh_every)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of the calls in a training loop, with caches that hold other data, and bytes of the tables."""
+
+    settings: Settings
+    update: Timing
+    draw: Timing | None  # of a batch planned already; None if each batch has a plan of its own
+    refresh: Timing  # a graph, the batches planned from it, and drawing the first of them
+    memory: dict[str, int | None]  # bytes; None: unknown
+    remedies: dict[str, Costs] = field(default_factory=dict)  # option -> costs with it, of which refreshes are measured
+
+    @property
+    def call_seconds(self) -> float:
+        """What each step pays, however rarely the graph is refreshed."""
+        return self.update.median + (0.0 if self.draw is None else self.draw.median)
+
+    @property
+    def refresh_seconds_per_step(self) -> float:
+        return self.refresh.median / self.settings.steps_per_refresh
+
+    @property
+    def step_seconds(self) -> float:
+        return self.call_seconds + self.refresh_seconds_per_step
+
+    def matters_to(self, step_seconds: float | None) -> bool:
+        """Whether it is more than TARGET_SHARE of a training step; True of one that is unknown."""
+        return step_seconds is None or self.step_seconds > TARGET_SHARE * step_seconds
+
+    def summary(self) -> dict[str, Any]:
+        """The same as plain numbers, for JSON."""
+        return {
+            "settings": asdict(self.settings),
+            "update": self.update.summary(),
+            "draw": None if self.draw is None else self.draw.summary(),
+            "refresh": self.refresh.summary(),
+            "step": {
+                "update_and_draw_seconds": self.call_seconds,
+                "refresh_seconds": self.refresh_seconds_per_step,
+                "seconds": self.step_seconds,
+                "steps_per_refresh": self.settings.steps_per_refresh,
+            },
+            "memory_bytes": self.memory,
+            "remedies": {
+                option: {"refresh": costs.refresh.summary(), "step_seconds": costs.step_seconds}
+                for option, costs in self.remedies.items()
+            },
+        }
+
+
+def measure_costs(settings: Settings, step_seconds: float | None, stage: Stage) -> Costs:
+    """Costs of a sampler with these settings and of its bank.
+
+    Args:
+        step_seconds: of a training step without them, if known. Remedies are measured only if the costs matter to it.
+
+    Raises:
+        TypeError, ValueError: what :meth:`Settings.check` complains of.
+    """
+    settings.check()
+    bank = FeatureBank(settings.num_samples, settings.dim, dtype=getattr(torch, settings.dtype))
+    fill(bank, stage("filling the bank"))
+    sampler = make_sampler(bank, settings, stage("refresh"))
+    with PrivateMemoryPeak() as peak:
+        refresh = refresh_timing(sampler)
+    assert sampler.graph is not None
+    memory = {
+        "bank": sum(part.nbytes for part in bank.state_dict().values() if isinstance(part, torch.Tensor)),
+        "graph": sampler.graph.neighbors.nbytes,
+        "refresh_peak": peak.growth(),
+    }
+    costs = Costs(settings, update_timing(bank, settings), draw_timing(sampler, settings), refresh, memory)
+    del sampler  # one graph at a time
+    if costs.matters_to(step_seconds):
+        for option, cheaper in cheaper_settings(settings):
+            refresh = refresh_timing(make_sampler(bank, cheaper, stage(f"refresh with {option}")))
+            costs.remedies[option] = replace(costs, settings=cheaper, refresh=refresh, remedies={})
+    return costs
+
+
+def cheaper_settings(settings: Settings) -> list[tuple[str, Settings]]:
+    """Settings to be tried if a refresh costs too much, under the options that ask for them."""
+    found = []
+    num_candidates = max(settings.num_neighbors, settings.num_candidates // 4)
+    if num_candidates <= settings.num_candidates // 2:
+        found.append((f"--num-candidates {num_candidates}", replace(settings, num_candidates=num_candidates)))
+    if settings.refresh_every is not None:
+        rarer = replace(settings, refresh_every=4 * settings.refresh_every)
+        if rarer.steps_per_refresh > settings.steps_per_refresh:
+            found.append((f"--refresh-every {rarer.refresh_every}", rarer))
+    return found
+
+
+def fill(bank: FeatureBank, progress: Progress) -> None:
+    """Gives each instance an embedding of noise."""
+    generator = torch.Generator().manual_seed(0)
+    chunks = torch.arange(len(bank)).split(FILL_ROWS)
+    bank.fill_from(lambda ids: (ids, torch.randn(len(ids), bank.dim, generator=generator)), chunks, progress=progress)
+
+
+def make_sampler(bank: FeatureBank, settings: Settings, progress: Progress) -> ProximityBatchSampler:
+    return ProximityBatchSampler(
+        settings.num_samples,
+        settings.batch_size,
+        bank=bank,
+        refresh_every=settings.refresh_every,
+        num_candidates=settings.num_candidates,
+        num_neighbors=settings.num_neighbors,
+        epoch_mode=settings.epoch_mode,
+        progress=progress,
+    )
+
+
+def new_epochs(sampler: ProximityBatchSampler) -> Iterator[Drawn]:
+    """Iterators over epoch after epoch. Drawing the first batch of each refreshes."""
+    for epoch in itertools.count():
+        sampler.set_epoch(epoch)
+        yield iter(sampler)
+
+
+def refresh_timing(sampler: ProximityBatchSampler) -> Timing:
+    runs = {"min_runs": MIN_RUNS, "max_runs": MAX_REFRESHES}
+    return measure(next, new_epochs(sampler).__next__, **runs, budget_seconds=BUDGET_SECONDS)
+
+
+def draw_timing(sampler: ProximityBatchSampler, settings: Settings) -> Timing | None:
+    """Of batches that are planned; the refreshes that plan them are not timed."""
+    num_planned = min(settings.num_batches, settings.refresh_every or settings.num_batches) - 1
+    if num_planned == 0:
+        return None
+
+    def planned() -> Iterator[Drawn]:
+        for drawn in new_epochs(sampler):
+            next(drawn)
+            yield from itertools.repeat(drawn, num_planned)
+
+    return cold_timing(next, planned())
+
+
+def update_timing(bank: FeatureBank, settings: Settings) -> Timing:
+    rows = torch.randn(settings.batch_size, settings.dim)
+    ids = torch.randperm(len(bank))[: len(bank) // settings.batch_size * settings.batch_size]
+    return cold_timing(lambda batch: bank.update(batch, rows), itertools.cycle(ids.split(settings.batch_size)))
+
+
+def cold_timing(work: Callable[[T], object], arguments: Iterator[T]) -> Timing:
+    """Of ``work`` on one argument after the other, each time after the caches were filled with something else."""
+    evict = evict_caches()
+
+    def prepare() -> T:
+        argument = next(arguments)
+        evict()
+        return argument
+
+    return measure(work, prepare, min_runs=MIN_RUNS, max_runs=MAX_CALLS, budget_seconds=BUDGET_SECONDS)

@@ -1,0 +1,114 @@
+"""Shows an inspection to a person: tables and a figure. The figure needs matplotlib."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._files import atomic_write
+from .inspection import Inspection, spread
+from .tables import mebibytes, number, table
+
+__all__ = ["report", "save_figure"]
+
+COLORS = {"uniform": "tab:gray", "proximity": "tab:blue", "kNN": "tab:orange"}
+MEASURE_NAMES = {"in_batch_similarity": "in-batch similarity", "false_negative_share": "false negatives"}
+
+
+def report(inspection: Inspection) -> str:
+    """All that was measured, as text; the verdict comes last."""
+    settings = inspection.settings
+    return "\n".join(
+        [
+            f"{settings['num_samples']:,} x {settings['dim']:,} {settings['dtype']}, metric {settings['metric']}, "
+            f"M = {settings['num_candidates']}, K = {settings['num_neighbors']}, B = {settings['batch_size']}, "
+            f"{settings['num_batches']} batches, {settings['num_threads']} threads",
+            "",
+            comparison_table(inspection),
+            "",
+            cost_table(inspection.costs, inspection.graph),
+            "",
+            "Similarity is the mean cosine of two members of a batch. Higher means harder negatives.",
+            *(
+                ["False negatives are pairs with equal labels."]
+                if "false_negative_share" in inspection.kinds["uniform"]
+                else []
+            ),
+            "kNN batches are a sample. They do not cover the data.",
+            "",
+            "Verdict",
+            *(f"  {sentence}" for sentence in inspection.verdict),
+        ]
+    )
+
+
+def comparison_table(inspection: Inspection) -> str:
+    columns = ["", "count"]
+    measures = [name for name in MEASURE_NAMES if name in inspection.kinds["uniform"]]
+    for name in measures:
+        columns += [MEASURE_NAMES[name], "p10" if name == "in_batch_similarity" else "p90"]
+    rows = []
+    for kind, stats in inspection.kinds.items():
+        cells = [kind, f"{stats['num_batches']:,}"]
+        for name in measures:
+            values = spread(stats[f"{name}_per_batch"])
+            if name == "in_batch_similarity":  # the easiest tenth of the batches, and the worst tenth for falseness
+                cells += [number(values["mean"], ".4f"), number(values["p10"], ".4f")]
+            else:
+                cells += [number(values["mean"], ".2%"), number(values["p90"], ".2%")]
+        rows.append(cells)
+    return table("Mini-batches", columns, rows)
+
+
+def cost_table(costs: dict[str, float | None], graph: dict[str, float]) -> str:
+    rows = [
+        ["graph", f"{costs['graph_seconds']:.3f} s"],
+        ["batches of one epoch", f"{costs['walk_seconds']:.3f} s"],
+        ["memory of graph and batches", mebibytes(costs["sampler_memory_bytes"])],
+        ["peak of the process beyond the input", mebibytes(costs["peak_memory_bytes"])],
+        ["instances drawn", f"{costs['covered_share']:.1%}"],
+        ["places filled at random", f"{costs['filled_share']:.1%}"],
+        ["edges", f"{graph['num_edges']:,}"],
+        ["mean edge score", number(graph["mean_score"], ".4f")],
+        ["largest in-degree", f"{graph['max_in_degree']:,}"],
+        ["rows without outgoing edges", f"{graph['isolated_rows']:,}"],
+        ["rows without incoming edges", f"{graph['unreached_rows']:,}"],
+    ]
+    return table("Cost and graph", [], rows)
+
+
+def save_figure(inspection: Inspection, path: str) -> None:
+    """Histograms over batches of each measure, one color per kind."""
+    from matplotlib.figure import Figure  # optional; and without pyplot no display is looked for
+
+    measures = [name for name in MEASURE_NAMES if name in inspection.kinds["uniform"]]
+    figure = Figure(figsize=(6 * len(measures), 4), layout="constrained")
+    panels = figure.subplots(1, len(measures), squeeze=False)
+    for panel, name in zip(panels[0], measures, strict=True):
+        scale = 1 if name == "in_batch_similarity" else 100
+        draw_histograms(panel, {kind: scale * stats[f"{name}_per_batch"] for kind, stats in inspection.kinds.items()})
+        panel.set_xlabel("mean cosine of two members" if name == "in_batch_similarity" else "share of pairs [%]")
+        panel.set_ylabel("share of batches [%]")
+        panel.set_title(MEASURE_NAMES[name])
+    if panels[0][0].get_legend_handles_labels()[0]:
+        panels[0][0].legend(title="batches")
+    settings = inspection.settings
+    figure.suptitle(
+        f"{settings['num_samples']:,} instances, B = {settings['batch_size']}, M = {settings['num_candidates']}, "
+        f"K = {settings['num_neighbors']}"
+    )
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
+def draw_histograms(panel: Any, values: dict[str, np.ndarray]) -> None:
+    known = {kind: array[~np.isnan(array)] for kind, array in values.items()}
+    everything = np.concatenate(list(known.values()))
+    if len(everything) == 0:
+        return
+    bins = np.linspace(everything.min(), max(everything.max(), everything.min() + 1e-6), 41)
+    for kind, array in known.items():
+        if len(array):
+            weights = np.full(len(array), 100 / len(array))
+            panel.hist(array, bins=bins, weights=weights, color=COLORS[kind], alpha=0.6, label=kind)

@@ -1,0 +1,39 @@
+"""Progress of long work on stderr: one line that changes in a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ..build import Progress
+
+__all__ = ["Progress", "Stage", "shown_stages"]
+
+Stage = Callable[[str], Progress]  # announces a stage of the work, returns its progress(done, total)
+
+_TERMINAL_INTERVAL = 0.1  # seconds between two lines
+_LOG_INTERVAL = 5.0
+
+
+@contextmanager
+def shown_stages() -> Iterator[Stage]:
+    """A :data:`Stage` whose progress is shown until the block ends. Work of less than five seconds logs nothing."""
+    is_terminal = sys.stderr.isatty()
+    shown_at = time.monotonic() - (_LOG_INTERVAL if is_terminal else 0.0)
+
+    def show(name: str, done: int, total: int) -> None:
+        nonlocal shown_at
+        now = time.monotonic()
+        if now - shown_at < (_TERMINAL_INTERVAL if is_terminal else _LOG_INTERVAL):
+            return
+        shown_at = now
+        line = f"{name}: {done / max(1, total):.0%}"
+        print(f"\r\x1b[K{line}" if is_terminal else line, end="" if is_terminal else "\n", file=sys.stderr, flush=True)
+
+    try:
+        yield lambda name: lambda done, total: show(name, done, total)
+    finally:
+        if is_terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
