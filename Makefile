@@ -33,7 +33,7 @@ bench: $(VENV)/installed
 charts: $(VENV)/installed
 	$(PY) -m benchmarks.charts
 
-# Does it learn better? DATA: a directory of data sets, see benchmarks/learning/STUDY.md. Hours; goes on where it was stopped.
+# Does it learn better? DATA: a directory of data sets, see docs/study/STUDY.md. Hours; goes on where it was stopped.
 # PROFILE=gpu: the larger setting.
 PROFILE ?= cpu
 study: $(VENV)/installed

@@ -1,4 +1,4 @@
-"""The figures of STUDY.md, from the CSV: one file for each system and data set, a panel for each question."""
+"""Figures of docs/study/, from the CSV: one file for each system and data set, a panel for each question."""
 
 from __future__ import annotations
 

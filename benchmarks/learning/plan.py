@@ -1,4 +1,4 @@
-"""What the study runs: systems, data, samplers, searches, comparisons. STUDY.md says why.
+"""What the study runs: systems, data, samplers, searches, comparisons. docs/study/STUDY.md says why.
 
 Everything here is written down before the runs; nothing depends on a result but the parameters that a search has found.
 """

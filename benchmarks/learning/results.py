@@ -18,6 +18,7 @@ from .plan import PHASES, SAMPLERS, Parameters, System, Task, tasks, tune_tasks
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+REPORTS = ROOT / "docs" / "study"
 RESULTS = {profile: HERE / name for profile, name in {"cpu": "study.csv", "gpu": "study_gpu.csv"}.items()}
 
 
@@ -147,8 +148,8 @@ def best_parameters(system: System, rows: list[Row]) -> dict[str, Parameters]:
 
 def commit() -> str:
     """Of the code, with "-dirty" if it has been changed since; what the study writes itself does not count."""
-    own = [*(path.name for path in RESULTS.values()), "STUDY.md", "STUDY_gpu.md", "figures", "figures_gpu"]
-    own = [f":(exclude,top){HERE.relative_to(ROOT)}/{name}" for name in own]
+    reports = [REPORTS / name for name in ("STUDY.md", "STUDY_gpu.md", "figures", "figures_gpu")]
+    own = [f":(exclude,top){path.relative_to(ROOT)}" for path in (*RESULTS.values(), *reports)]
     try:
         name = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()
         changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ":/", *own], cwd=ROOT).returncode

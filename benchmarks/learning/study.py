@@ -1,10 +1,10 @@
-"""Does it learn better? The programs of examples/, trained with uniform, kNN and proximity batches. STUDY.md
+"""Does it learn better? The programs of examples/, trained with uniform, kNN and proximity batches.
 
 python -m benchmarks.learning.study run --data DIR [--jobs 2] [--minutes 60] [--systems ...] [--profile gpu]
 python -m benchmarks.learning.study report
 
 run takes up where it was stopped, at any point: a run that is in the CSV is not run again. report rewrites the tables
-of STUDY.md and its figures from the CSV.
+of docs/study/STUDY.md and its figures from the CSV.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .plan import PHASES, RETIRED, System, Task, tasks, tune_tasks
-from .results import HERE, RESULTS, Row, append, best_parameters, commit, make_row, planned, read
+from .results import HERE, REPORTS, RESULTS, Row, append, best_parameters, commit, make_row, planned, read
 from .systems import profile_systems
 
 ROOT = Path(__file__).parents[2]
@@ -135,13 +135,13 @@ def write_report(options: argparse.Namespace) -> None:
     systems, profile = profile_systems(options.profile), options.profile
     rows = planned(read(RESULTS[profile]), systems)
     suffix = "" if profile == "cpu" else f"_{profile}"
-    report = HERE / f"STUDY{suffix}.md"
+    report = REPORTS / f"STUDY{suffix}.md"
     if not report.exists():
         report.write_text(
             f"# The learning study on a {profile.upper()}\n\nProtocol: STUDY.md\n\n{BEGIN}\n{END}\n", "utf-8"
         )
     update(report, rows, systems)
-    draw(HERE / f"figures{suffix}", rows, systems)
+    draw(REPORTS / f"figures{suffix}", rows, systems)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tables of STUDY.md, from the CSV: values in percent, paired differences in points with 95% intervals."""
+"""Tables of docs/study/STUDY.md, from the CSV: values in percent, paired differences in points with 95% intervals."""
 
 from __future__ import annotations
 
