@@ -31,8 +31,10 @@ def run(_: argparse.Namespace) -> None:
 
 
 def cuda_engine() -> str:
-    """The architectures that the module was built for, or why there is none: "90-real" is machine code, "90-virtual" PTX
-    that newer GPUs compile when the module is loaded, "90" both."""
+    """The architectures that the module was built for, or why there is none.
+
+    "90-real" is machine code, "90-virtual" PTX that newer GPUs compile when the module is loaded, "90" both.
+    """
     if cuda_module is None:
         return f"none: {cuda_load_error}"
     return str(cuda_module.architectures)

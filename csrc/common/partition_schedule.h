@@ -36,18 +36,20 @@ struct VoteRound {
 };
 
 // What an engine does. Each stage has hashes of its own.
+// clang-format off
 //   int64_t num_unassigned()
-//   void seed_all()                                           roots are the first rows of the root order
-//   void seed_dissolved(int64_t num_batches, uint32_t stage)  the emptiest batches, emptied
-//   void seed_open(int64_t num_batches, uint32_t stage)       the emptiest open batches, fewer if there are fewer
-//   void vote(const VoteRound&)
-//   bool may_go_on()                                          whether the last vote brought much; or true, if the
-//   engine
-//                                                             sees to it itself that rounds after it have no effect
-//   void fill(uint32_t stage)
-//   int64_t link_goal(), int64_t link_share()
-//   void leave_for_another(uint32_t stage), void leave(uint32_t stage)     who hardens, who softens
-//   void go_back()                                            to the batch last left, while it has room
+//   void seed_all()                           Roots are the first rows of the root order.
+//   void seed_dissolved(num_batches, stage)   Empties the emptiest batches and seeds them again.
+//   void seed_open(num_batches, stage)        Seeds the emptiest open batches, fewer if there are fewer.
+//   void vote(round)
+//   bool may_go_on()                          Whether the last vote placed many rows. Always true if the engine itself
+//                                             makes the rounds after it have no effect.
+//   void fill(stage)
+//   int64_t link_goal(), link_share()
+//   void leave_for_another(stage)             Rows leave their batch, to harden batches.
+//   void leave(stage)                         Rows leave their batch, to soften batches.
+//   void go_back()                            Rows return to the batch last left, while it has room.
+// clang-format on
 template <class Engine>
 class PartitionSchedule {
  public:

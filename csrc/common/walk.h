@@ -1,4 +1,4 @@
-// The canonical random walk with restart (DESIGN, section 3): what a walk is, apart from how it is scheduled.
+// The canonical random walk with restart: what a walk is, apart from how it is scheduled.
 //
 // Segment s of walk w starts at the current root. Each step draws a restart word, which ends the segment if it is below
 // the threshold floor(alpha * 2^32), then a neighbour word, which picks neighbour mulhi(word, degree). A segment also

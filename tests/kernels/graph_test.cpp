@@ -204,8 +204,7 @@ void check(const Case& run) {
     request.selection = selection;
     request.seed = Reference::kSeed;
     request.has_scores = run.has_scores;
-    request.max_band_rows = run.band_rows;
-    const cuda::GraphPlan plan = cuda::plan_proximity_graph(request, run.max_bytes);
+    const cuda::GraphPlan plan = cuda::plan_proximity_graph(request, run.max_bytes, run.band_rows);
     const bool has_room = device::max_shared_bytes() >= kAmple || run.band_rows == 0;
     const bool is_expected = has_room ? plan.band_rows == run.band_rows : plan.band_rows <= run.band_rows;
     if (!is_expected && ++num_failures) {

@@ -126,13 +126,12 @@ struct Result {
   std::vector<float> scores;
 };
 
-Result run_device(cuda::KnnRequest request, cuda::KnnMethod method, size_t max_bytes) {
-  request.method = method;
+Result run_device(const cuda::KnnRequest& request, cuda::KnnMethod method, size_t max_bytes) {
   const int64_t num_links = request.num_queries * request.selection.num_neighbors;
   Array<int32_t> neighbors(num_links, -7);
   Array<float> scores(num_links, 7.0f);
   Array<uint64_t> status(cuda::kNumStatusWords, cuda::kNoReport);
-  const cuda::KnnPlan plan = cuda::plan_knn(request, max_bytes);
+  const cuda::KnnPlan plan = cuda::plan_knn(request, max_bytes, method);
   if (plan.has_lists != (method == cuda::KnnMethod::kLists)) {
     ++num_failures;
     std::printf("FAILED: another method than asked for\n");

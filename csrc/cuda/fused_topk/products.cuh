@@ -50,38 +50,91 @@ BSE_DEVICE void fetch_piece(const DeviceMatrix& matrix, bool is_row, int64_t row
   ptx::cp_async16(destination, source, is_inside ? 16 : 0);
 }
 
-// All threads of the block. Needs memory.base_ids, base_terms and rows; ends with a barrier.
+// The pieces of all panels, in the order in which they are multiplied: a step for each.
 template <class Shape>
-BSE_DEVICE void fill_keys(const ScoreBlock& block, const BandMemory<Shape>& memory, const BandRows<Shape::kRows>& rows,
-                          int num_rows) {
+struct BandSteps {
+  int num_depths;  // steps of a panel
+  int num_steps;
+
+  BSE_DEVICE BandSteps(int64_t dim, int num_columns)
+      : num_depths(static_cast<int>(padded_dim(dim)) / Shape::kDepth),
+        num_steps((num_columns + Shape::kPanelColumns - 1) / Shape::kPanelColumns * num_depths) {}
+
+  BSE_DEVICE int panel(int step) const { return step / num_depths; }
+  BSE_DEVICE int first_element(int step) const { return step % num_depths * Shape::kDepth; }
+};
+
+// Starts to bring the candidates of a step; past the last step, nothing.
+template <class Shape>
+BSE_DEVICE void fetch_step(const ScoreBlock& block, const BandMemory<Shape>& memory, const BandSteps<Shape>& steps,
+                           int step) {
   constexpr int kPieces = Shape::kDepth / 8;  // of 16 bytes, of a row of a panel
-  const int num_depths = static_cast<int>(padded_dim(block.queries.dim)) / Shape::kDepth;
-  const int num_panels = (memory.num_columns + Shape::kPanelColumns - 1) / Shape::kPanelColumns;
-  const int num_steps = num_panels * num_depths;
-  const auto fetch = [&](int step) {
-    if (step < num_steps) {
-      uint16_t* const panel = memory.panels + step % Shape::kStages * Shape::kPanel;
-      const int first_column = step / num_depths * Shape::kPanelColumns, k0 = step % num_depths * Shape::kDepth;
-      BSE_UNROLL
-      for (int n = 0; n < Shape::kPanelColumns * kPieces / Shape::kThreads; ++n) {
-        const int piece = n * Shape::kThreads + threadIdx.x, i = piece / kPieces, k = piece % kPieces * 8;
-        // Columns of mma's tiles are in turn the low and the high halves of a quarter's words.
-        const int column =
-            first_column + i / kChunkColumns * kChunkColumns + column_in_chunk(i % 32 / 8, i % 8 / 2, i % 2);
-        const bool is_column = column < memory.num_columns;
-        fetch_piece(block.base, is_column, is_column ? memory.base_ids[column] : 0, k0 + k,
-                    panel + i * Shape::kPitch + k);
-      }
+  if (step < steps.num_steps) {
+    uint16_t* const panel = memory.panels + step % Shape::kStages * Shape::kPanel;
+    const int first_column = steps.panel(step) * Shape::kPanelColumns, k0 = steps.first_element(step);
+    BSE_UNROLL
+    for (int n = 0; n < Shape::kPanelColumns * kPieces / Shape::kThreads; ++n) {
+      const int piece = n * Shape::kThreads + threadIdx.x, i = piece / kPieces, k = piece % kPieces * 8;
+      // Columns of mma's tiles are in turn the low and the high halves of a quarter's words.
+      const int column =
+          first_column + i / kChunkColumns * kChunkColumns + column_in_chunk(i % 32 / 8, i % 8 / 2, i % 2);
+      const bool is_column = column < memory.num_columns;
+      fetch_piece(block.base, is_column, is_column ? memory.base_ids[column] : 0, k0 + k,
+                  panel + i * Shape::kPitch + k);
     }
-    ptx::cp_async_commit();  // an empty group keeps the count
-  };
+  }
+  ptx::cp_async_commit();  // an empty group keeps the count
+}
+
+// Starts to bring the band's rows; they are part of the next group that is committed.
+template <class Shape>
+BSE_DEVICE void fetch_queries(const ScoreBlock& block, const BandMemory<Shape>& memory,
+                              const BandRows<Shape::kRows>& rows, int num_rows) {
   const int query_pieces = (memory.query_pitch - 8) / 8;
   for (int piece = threadIdx.x; piece < Shape::kRows * query_pieces; piece += Shape::kThreads) {
     const int i = piece / query_pieces, k = piece % query_pieces * 8;
     fetch_piece(block.queries, i < num_rows, i < num_rows ? rows.ids[i] : 0, k,
                 memory.queries + i * memory.query_pitch + k);
   }
-  for (int step = 0; step < Shape::kStages - 1; ++step) fetch(step);
+}
+
+// Writes the keys of a warp's products with a chunk of columns, and sets the products to zero. Of each tile a lane has
+// two rows, eight apart, and a word: two columns.
+template <class Shape, int kRowTiles, int kColumnTiles>
+BSE_DEVICE void write_keys(const BandMemory<Shape>& memory, int chunk, int warp_row,
+                           const float (&scaled_terms)[2 * kRowTiles], float (&acc)[kRowTiles][kColumnTiles][4]) {
+  const int lane = threadIdx.x % 32;
+  BSE_UNROLL
+  for (int j = 0; j < kColumnTiles; ++j) {
+    float terms[2];
+    bool is_column[2];
+    BSE_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const int column = chunk * kChunkColumns + column_in_chunk(j, lane % 4, half);
+      is_column[half] = column < memory.num_columns;
+      terms[half] = is_column[half] ? memory.base_terms[column] : 0.0f;
+    }
+    BSE_UNROLL
+    for (int i = 0; i < 2 * kRowTiles; ++i) {
+      uint32_t keys[2];
+      BSE_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        float& dot = acc[i / 2][j][i % 2 * 2 + half];
+        keys[half] = is_column[half] ? flagged_key(dot, scaled_terms[i], terms[half]) : kKeyFlag;
+        dot = 0.0f;
+      }
+      memory.row(warp_row + 8 * i + lane / 4)[quarter_place(chunk, j)].words[lane % 4] = keys[1] << 16 | keys[0];
+    }
+  }
+}
+
+// All threads of the block. Needs memory.base_ids, base_terms and rows; ends with a barrier.
+template <class Shape>
+BSE_DEVICE void fill_keys(const ScoreBlock& block, const BandMemory<Shape>& memory, const BandRows<Shape::kRows>& rows,
+                          int num_rows) {
+  const BandSteps<Shape> steps(block.queries.dim, memory.num_columns);
+  fetch_queries(block, memory, rows, num_rows);
+  for (int step = 0; step < Shape::kStages - 1; ++step) fetch_step(block, memory, steps, step);
 
   constexpr int kRowTiles = Shape::kWarpRows / 16, kColumnTiles = Shape::kWarpColumns / 8;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -96,11 +149,11 @@ BSE_DEVICE void fill_keys(const ScoreBlock& block, const BandMemory<Shape>& memo
     scaled_terms[i] = row < num_rows ? rows.terms[row] * kKeyScale : 0.0f;
   }
   float acc[kRowTiles][kColumnTiles][4] = {};
-  for (int step = 0; step < num_steps; ++step) {
+  for (int step = 0; step < steps.num_steps; ++step) {
     ptx::cp_async_wait<Shape::kStages - 2>();
     __syncthreads();  // this piece has landed for all, and all have done with the one before
-    fetch(step + Shape::kStages - 1);
-    const int chunk = step / num_depths * Shape::kColumnWarps + warp_chunk, k0 = step % num_depths * Shape::kDepth;
+    fetch_step(block, memory, steps, step + Shape::kStages - 1);
+    const int chunk = steps.panel(step) * Shape::kColumnWarps + warp_chunk, k0 = steps.first_element(step);
     if (chunk >= memory.num_chunks) continue;  // the whole warp
     const uint16_t* base = memory.panels + step % Shape::kStages * Shape::kPanel;
     BSE_UNROLL
@@ -110,29 +163,7 @@ BSE_DEVICE void fill_keys(const ScoreBlock& block, const BandMemory<Shape>& memo
           [&](int j) { return base + (b_row + 8 * j) * Shape::kPitch + b_element + k; });
     }
     if (k0 + Shape::kDepth < memory.query_pitch - 8) continue;  // the panel goes on
-    // Of each tile a lane has two rows, eight apart, and a word: two columns.
-    BSE_UNROLL
-    for (int j = 0; j < kColumnTiles; ++j) {
-      float terms[2];
-      bool is_column[2];
-      BSE_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const int column = chunk * kChunkColumns + column_in_chunk(j, lane % 4, half);
-        is_column[half] = column < memory.num_columns;
-        terms[half] = is_column[half] ? memory.base_terms[column] : 0.0f;
-      }
-      BSE_UNROLL
-      for (int i = 0; i < 2 * kRowTiles; ++i) {
-        uint32_t keys[2];
-        BSE_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          float& dot = acc[i / 2][j][i % 2 * 2 + half];
-          keys[half] = is_column[half] ? flagged_key(dot, scaled_terms[i], terms[half]) : kKeyFlag;
-          dot = 0.0f;
-        }
-        memory.row(warp_row + 8 * i + lane / 4)[quarter_place(chunk, j)].words[lane % 4] = keys[1] << 16 | keys[0];
-      }
-    }
+    write_keys(memory, chunk, warp_row, scaled_terms, acc);
   }
   ptx::cp_async_wait<0>();
   __syncthreads();

@@ -55,9 +55,9 @@ bool plan_lists(const KnnRequest& request, size_t max_bytes, KnnPlan* plan) {
 
 }  // namespace
 
-KnnPlan plan_knn(const KnnRequest& request, size_t max_bytes) {
+KnnPlan plan_knn(const KnnRequest& request, size_t max_bytes, KnnMethod method) {
   KnnPlan plan;
-  const bool wants_lists = request.method == KnnMethod::kAny ? lists_pay(request) : request.method == KnnMethod::kLists;
+  const bool wants_lists = method == KnnMethod::kAny ? lists_pay(request) : method == KnnMethod::kLists;
   if (wants_lists && plan_lists(request, max_bytes, &plan)) return plan;
   plan = KnnPlan{};
   const auto most = static_cast<int64_t>(kSlabBytes / (sizeof(float) * static_cast<size_t>(request.num_base)));

@@ -77,12 +77,12 @@ size_t bytes_needed(const GraphRequest& request, const GraphPlan& plan) {
 
 }  // namespace
 
-GraphPlan plan_proximity_graph(const GraphRequest& request, size_t max_bytes) {
+GraphPlan plan_proximity_graph(const GraphRequest& request, size_t max_bytes, int max_band_rows) {
   GraphPlan plan;
   plan.draws_at_once = plan.groups_at_once = 1;
   const Layout least(request, plan, nullptr);
   if (can_screen(request)) {
-    plan.band_rows = band_rows(least.rows_per_group, least.num_columns, request.features.dim, request.max_band_rows);
+    plan.band_rows = band_rows(least.rows_per_group, least.num_columns, request.features.dim, max_band_rows);
   }
   const auto fits = [&] { return bytes_needed(request, plan) <= max_bytes; };
   const size_t draw_bytes = sizeof(uint32_t) * least.draw.values_stride;

@@ -79,6 +79,168 @@ struct ListRowConditions {
   }
 };
 
+// Dynamic shared memory of a block.
+struct ListPanelMemory {
+  using Tile = ListScreenTile;
+  static constexpr int kNumWords = Tile::kStages * Tile::kSize;  // a tile can be as far ahead as panels are
+  uint16_t *query_panels, *base_panels;
+  float* base_terms;
+  int32_t* base_labels;
+
+  BSE_DEVICE explicit ListPanelMemory(int num_query_panels) {
+    device::SharedMemory shared;
+    query_panels = shared.take<uint16_t>(num_query_panels * Tile::kPanel);
+    base_panels = shared.take<uint16_t>(Tile::kStages * Tile::kPanel);
+    base_terms = shared.take<float>(kNumWords);
+    base_labels = shared.take<int32_t>(kNumWords);
+  }
+};
+
+// The stream of panels through shared memory: kStages of them in flight, in the order in which they are multiplied.
+class ListPanels {
+ public:
+  using Tile = ListScreenTile;
+  static constexpr int kRowTiles = Tile::kWarpSize / 16, kColumnTiles = Tile::kWarpSize / 8;
+
+  // column_labels: of all columns, or null: there are none
+  BSE_DEVICE ListPanels(const ScoreBlock& block, const ListRange& range, const ListRowState& state,
+                        const int32_t* column_labels, int num_query_panels, const ListPanelMemory& memory)
+      : block_(block),
+        range_(range),
+        state_(state),
+        column_labels_(column_labels),
+        memory_(memory),
+        num_pieces_(static_cast<int>((block.queries.dim + Tile::kDepth - 1) / Tile::kDepth)),
+        holds_queries_(num_pieces_ <= num_query_panels),
+        next_column_(range.column_begin) {
+    for (int s = 0; s < Tile::kStages - 1; ++s) fetch();
+  }
+
+  // Waits for the next panels. All threads of the block.
+  BSE_DEVICE void advance() {
+    ptx::cp_async_wait<Tile::kStages - 2>();
+    __syncthreads();  // the next panels have landed for all, and all have done with those before
+    fetch();
+  }
+
+  // Adds the products of a warp's rows with its columns of a tile. The tile's first panels are there.
+  BSE_DEVICE void multiply(int warp_row, int warp_column, float (&acc)[kRowTiles][kColumnTiles][4]) {
+    // Where this lane points ldmatrix: rows of A in two halves, then columns; B's columns, two tiles at a time.
+    const int lane = threadIdx.x % 32;
+    const int a_row = warp_row + lane / 8 % 2 * 8 + lane % 8, a_piece = lane / 16;
+    const int b_row = warp_column + lane / 16 * 8 + lane % 8, b_piece = lane / 8 % 2;
+    for (int piece = 0;;) {
+      const uint16_t* queries = memory_.query_panels + (holds_queries_ ? piece : stage_) * Tile::kPanel;
+      const uint16_t* base = memory_.base_panels + stage_ * Tile::kPanel;
+      BSE_UNROLL
+      for (int k = 0; k < Tile::kPieces; k += 2) {
+        add_tile_products(
+            acc, [&](int i) { return queries + Tile::place(a_row, k + a_piece) + 16 * i * Tile::kDepth; },
+            [&](int j) { return base + Tile::place(b_row, k + b_piece) + 8 * j * Tile::kDepth; });
+      }
+      stage_ = (stage_ + 1) % Tile::kStages;
+      if (++piece == num_pieces_) break;
+      advance();
+    }
+  }
+
+ private:
+  // Starts to bring the next panels; past the last column, nothing.
+  BSE_DEVICE void fetch() {
+    if (next_column_ < range_.column_end) {
+      const int64_t left = range_.column_end - next_column_, k0 = int64_t{next_piece_} * Tile::kDepth;
+      const int num_columns = static_cast<int>(left < Tile::kSize ? left : Tile::kSize);
+      const auto base_id = [&](int i) { return block_.base_id(next_column_ + i); };
+      Tile::fetch_panel(block_.base, num_columns, base_id, k0, memory_.base_panels + next_stage_ * Tile::kPanel);
+      if (!holds_queries_ || next_column_ == range_.column_begin) {
+        Tile::fetch_panel(
+            block_.queries, range_.num_rows, [&](int i) { return state_.query_ids[i]; }, k0,
+            memory_.query_panels + (holds_queries_ ? next_piece_ : next_stage_) * Tile::kPanel);
+      }
+      if (next_piece_ == 0) {
+        Tile::fetch_words(block_.base_terms + next_column_, num_columns, memory_.base_terms + next_words_);
+        if (column_labels_ != nullptr) {
+          Tile::fetch_words(column_labels_ + next_column_, num_columns, memory_.base_labels + next_words_);
+        }
+      }
+      if (++next_piece_ == num_pieces_) {
+        next_piece_ = 0;
+        next_column_ += Tile::kSize;
+        next_words_ = (next_words_ + Tile::kSize) % ListPanelMemory::kNumWords;
+      }
+    }
+    ptx::cp_async_commit();  // an empty group keeps the count
+    next_stage_ = (next_stage_ + 1) % Tile::kStages;
+  }
+
+  const ScoreBlock& block_;
+  const ListRange& range_;
+  const ListRowState& state_;
+  const int32_t* const column_labels_;
+  const ListPanelMemory& memory_;
+  const int num_pieces_;
+  const bool holds_queries_;  // all panels of the rows stay
+  int64_t next_column_;
+  int next_piece_ = 0, next_stage_ = 0, next_words_ = 0;  // to be fetched
+  int stage_ = 0;                                         // to be multiplied
+};
+
+// What the columns of a lane have: of each mma tile, two columns side by side.
+struct ListLaneColumns {
+  static constexpr int kCount = 2 * ListPanels::kColumnTiles;
+  float terms[kCount];
+  int32_t labels[kCount];
+
+  // place: of the lane's first column among the words in shared memory
+  BSE_DEVICE ListLaneColumns(const ListPanelMemory& memory, int place, bool has_labels) {
+    BSE_UNROLL
+    for (int j = 0; j < kCount; j += 2) {
+      const float2 both_terms = *reinterpret_cast<const float2*>(memory.base_terms + place + 4 * j);
+      terms[j] = both_terms.x;
+      terms[j + 1] = both_terms.y;
+      int2 both_labels{NarrowLabels::kUnknown, NarrowLabels::kUnknown};
+      if (has_labels) both_labels = *reinterpret_cast<const int2*>(memory.base_labels + place + 4 * j);
+      labels[j] = both_labels.x;
+      labels[j + 1] = both_labels.y;
+    }
+  }
+};
+
+// Appends a lane's pairs that pass their row's gate to the lists. Of each mma tile a lane has two rows, eight apart.
+template <bool kIsRestricted>
+BSE_DEVICE void append_passing(const ListRowState& state, const ListRowConditions& conditions, int warp_row,
+                               uint32_t first_column, const ListLaneColumns& columns,
+                               const float (&acc)[ListPanels::kRowTiles][ListPanels::kColumnTiles][4],
+                               ListRows<true>& rows) {
+  constexpr int kColumns = ListLaneColumns::kCount;
+  BSE_UNROLL
+  for (int i = 0; i < 2 * ListPanels::kRowTiles; ++i) {
+    const int row = warp_row + 8 * i + threadIdx.x % 32 / 4;
+    const float gate = state.gates[row];
+    const auto dot = [&](int j) { return acc[i / 2][j / 2][i % 2 * 2 + j % 2]; };
+    const float ceiling = kIsRestricted ? conditions.ceilings[row] : 0.0f;
+    const int32_t label = kIsRestricted ? conditions.labels[row] : 0;
+    const auto passes = [&](int j) {
+      const float gated = dot(j) * columns.terms[j];
+      return gated >= gate && (!kIsRestricted || (gated <= ceiling && label != columns.labels[j]));
+    };
+    constexpr int kAtOnce = kColumns / 2;  // few pass: whether any does comes first
+    BSE_UNROLL
+    for (int first = 0; first < kColumns; first += kAtOnce) {
+      bool any_passes = false;
+      BSE_UNROLL
+      for (int j = first; j < first + kAtOnce; ++j) any_passes |= passes(j);
+      if (!any_passes) continue;
+      BSE_UNROLL
+      for (int j = first; j < first + kAtOnce; ++j) {
+        if (!passes(j)) continue;
+        const float score = finish_score(Metric::kCosine, dot(j), state.terms[row], columns.terms[j]);
+        rows.append(row, first_column + j / 2 * 8 + j % 2, score);
+      }
+    }
+  }
+}
+
 // num_query_panels: all that the rows have, or kStages
 template <bool kIsRestricted>
 __global__ void __launch_bounds__(ListScreenTile::kThreads, tuning::kListBlocksPerMultiprocessor)
@@ -86,121 +248,27 @@ __global__ void __launch_bounds__(ListScreenTile::kThreads, tuning::kListBlocksP
   using Tile = ListScreenTile;
   BSE_SHARED(ListRowState, state);
   BSE_SHARED(ListRowConditions, conditions);
-  device::SharedMemory shared;
-  uint16_t* query_panels = shared.take<uint16_t>(num_query_panels * Tile::kPanel);
-  uint16_t* base_panels = shared.take<uint16_t>(Tile::kStages * Tile::kPanel);
-  constexpr int kNumWords = Tile::kStages * Tile::kSize;  // a tile can be as far ahead as panels are
-  float* base_terms = shared.take<float>(kNumWords);
-  int32_t* base_labels = shared.take<int32_t>(kNumWords);
+  const ListPanelMemory memory(num_query_panels);
   if (!is_screened(block)) return;  // the whole block
   const ListRange range(block, lists);
   if constexpr (kIsRestricted) conditions.load(block, lists, labels, range);
   ListRows<true> rows(block, lists, range, state);
 
-  const int num_pieces = static_cast<int>((block.queries.dim + Tile::kDepth - 1) / Tile::kDepth);
-  const bool has_labels = kIsRestricted && labels.of_base != nullptr;
-  const bool holds_queries = num_pieces <= num_query_panels;
-  int64_t next_column = range.column_begin;
-  int next_piece = 0, next_stage = 0, next_words = 0;
-  const auto fetch = [&] {
-    if (next_column < range.column_end) {
-      const int64_t left = range.column_end - next_column, k0 = int64_t{next_piece} * Tile::kDepth;
-      const int num_columns = static_cast<int>(left < Tile::kSize ? left : Tile::kSize);
-      const auto base_id = [&](int i) { return block.base_id(next_column + i); };
-      Tile::fetch_panel(block.base, num_columns, base_id, k0, base_panels + next_stage * Tile::kPanel);
-      if (!holds_queries || next_column == range.column_begin) {
-        Tile::fetch_panel(
-            block.queries, range.num_rows, [&](int i) { return state.query_ids[i]; }, k0,
-            query_panels + (holds_queries ? next_piece : next_stage) * Tile::kPanel);
-      }
-      if (next_piece == 0) {
-        Tile::fetch_words(block.base_terms + next_column, num_columns, base_terms + next_words);
-        if (has_labels) Tile::fetch_words(labels.of_base + next_column, num_columns, base_labels + next_words);
-      }
-      if (++next_piece == num_pieces) {
-        next_piece = 0;
-        next_column += Tile::kSize;
-        next_words = (next_words + Tile::kSize) % kNumWords;
-      }
-    }
-    ptx::cp_async_commit();  // an empty group keeps the count
-    next_stage = (next_stage + 1) % Tile::kStages;
-  };
-  for (int s = 0; s < Tile::kStages - 1; ++s) fetch();
-  const auto advance = [&] {
-    ptx::cp_async_wait<Tile::kStages - 2>();
-    __syncthreads();  // the next panels have landed for all, and all have done with those before
-    fetch();
-  };
-
-  constexpr int kRowTiles = Tile::kWarpSize / 16, kColumnTiles = Tile::kWarpSize / 8;
+  const int32_t* const column_labels = kIsRestricted ? labels.of_base : nullptr;
+  ListPanels panels(block, range, state, column_labels, num_query_panels, memory);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int warp_row = warp / 2 * Tile::kWarpSize, warp_column = warp % 2 * Tile::kWarpSize;
-  // Where this lane points ldmatrix: rows of A in two halves, then columns; B's columns, two tiles at a time.
-  const int a_row = warp_row + lane / 8 % 2 * 8 + lane % 8, a_piece = lane / 16;
-  const int b_row = warp_column + lane / 16 * 8 + lane % 8, b_piece = lane / 8 % 2;
-  int stage = 0, words = 0;
+  const int lane_column = warp_column + lane % 4 * 2;  // the first, of a tile
+  int words = 0;
   for (int64_t column = range.column_begin; column < range.column_end; column += Tile::kSize) {
-    advance();
+    panels.advance();
     rows.cut_full();
-    float acc[kRowTiles][kColumnTiles][4] = {};
-    for (int piece = 0;;) {
-      const uint16_t* queries = query_panels + (holds_queries ? piece : stage) * Tile::kPanel;
-      const uint16_t* base = base_panels + stage * Tile::kPanel;
-      BSE_UNROLL
-      for (int k = 0; k < Tile::kPieces; k += 2) {
-        add_tile_products(
-            acc, [&](int i) { return queries + Tile::place(a_row, k + a_piece) + 16 * i * Tile::kDepth; },
-            [&](int j) { return base + Tile::place(b_row, k + b_piece) + 8 * j * Tile::kDepth; });
-      }
-      stage = (stage + 1) % Tile::kStages;
-      if (++piece == num_pieces) break;
-      advance();
-    }
-
-    // Of each mma tile a lane has two rows, eight apart, and two columns side by side.
-    constexpr int kRows = 2 * kRowTiles, kColumns = 2 * kColumnTiles;
-    const int first_column = warp_column + lane % 4 * 2;
-    float column_terms[kColumns];
-    int32_t column_labels[kColumns];
-    BSE_UNROLL
-    for (int j = 0; j < kColumns; j += 2) {
-      const int place = words + first_column + 4 * j;
-      const float2 both_terms = *reinterpret_cast<const float2*>(base_terms + place);
-      column_terms[j] = both_terms.x;
-      column_terms[j + 1] = both_terms.y;
-      int2 both_labels{NarrowLabels::kUnknown, NarrowLabels::kUnknown};
-      if (has_labels) both_labels = *reinterpret_cast<const int2*>(base_labels + place);
-      column_labels[j] = both_labels.x;
-      column_labels[j + 1] = both_labels.y;
-    }
-    words = (words + Tile::kSize) % kNumWords;
-    BSE_UNROLL
-    for (int i = 0; i < kRows; ++i) {
-      const int row = warp_row + 8 * i + lane / 4;
-      const float gate = state.gates[row];
-      const auto dot = [&](int j) { return acc[i / 2][j / 2][i % 2 * 2 + j % 2]; };
-      const float ceiling = kIsRestricted ? conditions.ceilings[row] : 0.0f;
-      const int32_t label = kIsRestricted ? conditions.labels[row] : 0;
-      const auto passes = [&](int j) {
-        const float gated = dot(j) * column_terms[j];
-        return gated >= gate && (!kIsRestricted || (gated <= ceiling && label != column_labels[j]));
-      };
-      constexpr int kAtOnce = kColumns / 2;  // few pass: whether any does comes first
-      BSE_UNROLL
-      for (int first = 0; first < kColumns; first += kAtOnce) {
-        bool any_passes = false;
-        BSE_UNROLL
-        for (int j = first; j < first + kAtOnce; ++j) any_passes |= passes(j);
-        if (!any_passes) continue;
-        BSE_UNROLL
-        for (int j = first; j < first + kAtOnce; ++j) {
-          if (!passes(j)) continue;
-          const float score = finish_score(Metric::kCosine, dot(j), state.terms[row], column_terms[j]);
-          rows.append(row, static_cast<uint32_t>(column) + first_column + j / 2 * 8 + j % 2, score);
-        }
-      }
-    }
+    float acc[ListPanels::kRowTiles][ListPanels::kColumnTiles][4] = {};
+    panels.multiply(warp_row, warp_column, acc);
+    const ListLaneColumns columns(memory, words + lane_column, column_labels != nullptr);
+    words = (words + Tile::kSize) % ListPanelMemory::kNumWords;
+    append_passing<kIsRestricted>(state, conditions, warp_row, static_cast<uint32_t>(column) + lane_column, columns,
+                                  acc, rows);
   }
   ptx::cp_async_wait<0>();
   rows.finish();

@@ -29,12 +29,7 @@ struct GraphRequest {
   Selection selection;
   bool has_scores = false;  // the links have scores
   uint64_t seed = 0;
-  int max_band_rows =
-      tuning::kMostBandRows;  // that are selected where they are scored (fused_topk_kernel.cuh), at most; 0: none
 };
-
-// How exact neighbours are found. All give the same results; tests choose.
-enum class KnnMethod { kAny, kLists, kSlab };
 
 struct KnnRequest {
   DeviceMatrix queries, base;
@@ -44,7 +39,6 @@ struct KnnRequest {
   int64_t num_queries = 0, num_base = 0;
   bool exclude_self = false;  // a query is never linked to the base row of the same id
   Selection selection;
-  KnnMethod method = KnnMethod::kAny;
 };
 
 // Scratch is taken from one buffer that the caller provides, of as many bytes as plan_*() says and aligned to 256. Any
@@ -55,7 +49,9 @@ struct GraphPlan {
   int64_t groups_at_once = 0;  // of these, that are scored and selected together
   size_t scratch_bytes = 0;
 };
-GraphPlan plan_proximity_graph(const GraphRequest& request, size_t max_bytes);
+// max_band_rows: rows of a band (band_kernel.cuh), at most; 0: none. Tests choose it to reach each path.
+GraphPlan plan_proximity_graph(const GraphRequest& request, size_t max_bytes,
+                               int max_band_rows = tuning::kMostBandRows);
 void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const Links& links, void* scratch,
                      uint64_t* status, void* stream);
 
@@ -65,7 +61,11 @@ struct KnnPlan {
   size_t list_bytes = 0;   // for as many splits of the base as pay
   size_t scratch_bytes = 0;
 };
-KnnPlan plan_knn(const KnnRequest& request, size_t max_bytes);
+// How exact neighbours are found. All give the same results.
+enum class KnnMethod { kAny, kLists, kSlab };
+
+// method: tests choose it to reach each path.
+KnnPlan plan_knn(const KnnRequest& request, size_t max_bytes, KnnMethod method = KnnMethod::kAny);
 void knn(const KnnRequest& request, const KnnPlan& plan, const Links& links, void* scratch, uint64_t* status,
          void* stream);
 

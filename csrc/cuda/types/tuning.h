@@ -32,7 +32,7 @@ constexpr int kBandPanelColumns = 256, kBandPanelDepth = 32, kBandPanelStages = 
 // which nothing covers as one is in flight and its products are 100 clocks: 22,000 a band, and 5,000 for selection by 8
 // warps: 6.8 ms in all. On an RTX 3090 (82 at 1.7 GHz, 2 TB/s) some 16 ms. Slabs: 6 ms or more, by instructions, on the
 // former; on the latter, whose L2 of 6 MB holds no slab, 10 ms more for device memory. Where bands lose,
-// GraphRequest::max_band_rows = 0 leaves slabs.
+// plan_proximity_graph(..., max_band_rows = 0) leaves slabs.
 constexpr int kLowBandPanelStages = 2;
 
 // Guesses by interpolation before a search for a threshold is left to bisection (quantized_cut.cuh). On normal,
