@@ -1,4 +1,4 @@
-# Kept by hand; tests/test_stubs.py compares it with what csrc/python/register_*.cpp registers.
+# Kept by hand; tests/python/test_stubs.py compares it with what csrc/python/cpu/ registers.
 # Addresses are integers; 0 stands for an absent optional array.
 from collections.abc import Callable
 
@@ -44,8 +44,6 @@ def proximity_graph(
     range_min: int,
     sort: bool,
     seed: int,
-    previous: _Graph | None,
-    pool_row_of: int,
     num_threads: int,
     max_memory: int,
     progress: Callable[[int, int], object] | None,

@@ -1,4 +1,4 @@
-# Kept by hand; tests/test_stubs.py compares it with what csrc/python/register_cuda_*.cpp registers.
+# Kept by hand; tests/python/test_stubs.py compares it with what csrc/python/cuda/ registers.
 # Addresses are integers, of device memory; 0 stands for an absent optional array.
 from collections.abc import Callable, Sequence
 
@@ -7,6 +7,7 @@ _Matrix = tuple[int, int, int, int, int, bool]
 # neighbors, num_rows, num_neighbors, degrees, row_of, num_nodes
 _Graph = tuple[int, int, int, int, int, int]
 
+architectures: str
 bank_scratch_bytes: int
 num_bank_ledger_words: int
 num_status_words: int
@@ -59,8 +60,6 @@ class ProximityGraphCall:
         has_scores: bool,
         seed: int,
         max_memory: int,
-        previous: _Graph | None,
-        pool_row_of: int,
     ) -> None: ...
     @property
     def scratch_bytes(self) -> int: ...

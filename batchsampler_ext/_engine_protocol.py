@@ -46,8 +46,6 @@ class Engine(Protocol):
         range_min: int,
         sort: bool,
         seed: int,
-        previous: GraphDescription | None,
-        pool_row_of: int,
         num_threads: int,
         max_memory: int,
         progress: Progress | None,
