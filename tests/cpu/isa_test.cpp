@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "cpu/runtime/aligned_buffer.h"
-#include "cpu/search/requests.h"
+#include "cpu/search/search.h"
 #include "cpu/simd/dispatch.h"
 #include "cpu/simd/kernel_table.h"
 

@@ -34,7 +34,7 @@ declare -A launchers=(
 )
 # What they need of the CPU engine; no instruction set but the scalar one.
 printf '%s\n' bank/bank_update partition/edge_share partition/partition runtime/thread_team simd/scalar types/graph_view \
-  walk/batch_walks walk/interleaved_walks |
+  walk/batch_walks walk/interleaved_walks walk/row_degrees |
   xargs -P 2 -I NAME sh -c "g++ $flags -O2 -fno-math-errno -fvisibility=hidden -c csrc/cpu/NAME.cpp \
     -o $build/cpu_\$(basename NAME).o"
 rm -f "$build/cpu_engine.a"

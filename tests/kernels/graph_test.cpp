@@ -14,7 +14,7 @@
 #include "common/permutation.h"
 #include "cuda/fused_topk/fused_topk.h"
 #include "cuda/runtime/status.h"
-#include "cuda/types/requests.h"
+#include "cuda/search/search.h"
 #include "kernels/test_arrays.h"
 
 namespace {

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "cuda/runtime/status.h"
-#include "cuda/types/requests.h"
+#include "cuda/search/search.h"
 #include "kernels/test_arrays.h"
 
 namespace {

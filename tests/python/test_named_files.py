@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FOLDERS = ["batchsampler_ext", "benchmarks", "cmake", "csrc", "docs", "examples", "tests"]
 ENDINGS = ["cmake", "cpp", "cu", "cuh", "h", "ini", "md", "py", "pyi", "sh", "tsv"]
 NAME = re.compile(rf"(?<![\w./*-])(?:{'|'.join(FOLDERS)})/[\w./-]*\w\.(?:{'|'.join(ENDINGS)})\b")

@@ -14,7 +14,7 @@ from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FOLDER = "batchsampler_ext"
 Arguments = list[tuple[str, str]]  # (name, kind) of each; the name is "" if it is a matter of the stub alone
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cpu/candidates/candidate_draw.h"
-#include "cpu/search/requests.h"
+#include "cpu/types/requests.h"
 
 namespace bse {
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "common/edge_share.h"
+#include "cpu/runtime/thread_team.h"
 #include "cpu/walk/batch_walks.h"
 
 namespace bse {

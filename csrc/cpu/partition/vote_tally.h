@@ -7,6 +7,7 @@
 
 #include "common/partition_rules.h"
 #include "common/random_stream.h"
+#include "cpu/runtime/thread_team.h"
 #include "cpu/types/graph_view.h"
 
 namespace bse {

@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "cpu/search/knn_symmetric.h"
-#include "cpu/search/requests.h"
+#include "cpu/search/search.h"
 #include "cpu/topk/row_norms.h"
 #include "cpu/topk/top_k_block.h"
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "cpu/search/requests.h"
+#include "cpu/search/search.h"
 #include "cpu/topk/block_plan.h"
 #include "cpu/topk/prefilter.h"
 

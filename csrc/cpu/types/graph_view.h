@@ -1,9 +1,7 @@
-// A borrowed neighbour table, walked by row.
+// A borrowed neighbor table, walked by row.
 #pragma once
 
 #include <cstdint>
-
-#include "cpu/runtime/thread_team.h"
 
 namespace bse {
 
@@ -51,9 +49,5 @@ struct GraphView {
   // The place of the first -1 of a row that ends with one; throws for another negative id.
   uint32_t short_degree(int64_t row) const;
 };
-
-// Lengths of the valid prefixes. Throws std::invalid_argument for an id outside [-1, num_nodes) or a -1 inside a
-// prefix. degrees: [num_rows]
-void row_degrees(ThreadTeam& team, const GraphView& graph, int32_t* degrees);
 
 }  // namespace bse

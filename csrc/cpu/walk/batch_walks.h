@@ -5,6 +5,7 @@
 
 #include "common/partition_rules.h"
 #include "common/strategy.h"
+#include "cpu/runtime/thread_team.h"
 #include "cpu/types/graph_view.h"
 
 namespace bse {

@@ -11,8 +11,8 @@
 #pragma once
 
 #include "cuda/bank/bank_update.h"
-#include "cuda/primitives/graph_view.cuh"
 #include "cuda/runtime/device.h"
+#include "cuda/runtime/report.cuh"
 #include "cuda/runtime/threads.cuh"
 
 namespace bse::cuda {

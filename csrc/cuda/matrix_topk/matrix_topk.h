@@ -10,8 +10,6 @@
 
 namespace bse::cuda {
 
-constexpr size_t kSharedBytes = 32 << 10;  // of a block's dynamic shared memory; what needs more uses scratch
-
 void launch_row_terms(const DeviceMatrix& matrix, const int64_t* ids, int64_t count, Metric metric, float* terms,
                       StatusKind not_finite, uint64_t* status, uint32_t* unbounded, device::Stream stream);
 

@@ -85,6 +85,4 @@ BSE_DEVICE void write_scores(const ScoreBlock& block, const Range& range, const 
   }
 }
 
-BSE_DEVICE bool is_screened(const ScoreBlock& block) { return block.unbounded != nullptr && *block.unbounded == 0; }
-
 }  // namespace bse::cuda

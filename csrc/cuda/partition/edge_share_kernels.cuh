@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cuda/partition/state.cuh"
+#include "cuda/runtime/report.cuh"
 #include "cuda/runtime/threads.cuh"
 
 namespace bse::cuda {

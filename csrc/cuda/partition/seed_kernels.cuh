@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cuda/partition/state.cuh"
+#include "cuda/runtime/report.cuh"
 
 namespace bse::cuda {
 

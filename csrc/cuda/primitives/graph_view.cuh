@@ -1,18 +1,12 @@
-// Reading a neighbour table in a kernel, and reporting what is wrong with it.
+// Reading a neighbor table in a kernel.
 #pragma once
 
 #include <cstdint>
 
 #include "cuda/runtime/device.h"
-#include "cuda/runtime/status.h"
 #include "cuda/types/graph_view.h"
 
 namespace bse::cuda {
-
-// status: [kNumStatusWords]
-BSE_DEVICE void report(uint64_t* status, StatusKind kind, uint32_t where, uint32_t value) {
-  atomicMin(&status[static_cast<int>(kind)], uint64_t{where} << 32 | value);
-}
 
 BSE_DEVICE uint32_t degree_of(const GraphView& graph, uint32_t row) {
   return static_cast<uint32_t>(graph.degrees != nullptr ? __ldg(graph.degrees + row) : graph.num_neighbors);

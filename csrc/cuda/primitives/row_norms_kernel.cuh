@@ -10,8 +10,8 @@
 
 #include "common/prefilter_bound.h"
 #include "common/score.h"
-#include "cuda/primitives/graph_view.cuh"
 #include "cuda/runtime/device.h"
+#include "cuda/runtime/report.cuh"
 #include "cuda/types/device_matrix.h"
 
 namespace bse::cuda {

@@ -10,6 +10,7 @@
 #include "common/partition_rules.h"
 #include "cuda/primitives/graph_view.cuh"
 #include "cuda/runtime/device.h"
+#include "cuda/runtime/report.cuh"
 #include "cuda/runtime/threads.cuh"
 
 namespace bse::cuda {

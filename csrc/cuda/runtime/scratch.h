@@ -9,6 +9,8 @@
 
 namespace bse::cuda {
 
+constexpr size_t kSharedBytes = 32 << 10;  // of a block's dynamic shared memory; what needs more uses scratch
+
 class Scratch {
  public:
   explicit Scratch(void* buffer) : buffer_(static_cast<char*>(buffer)) {}

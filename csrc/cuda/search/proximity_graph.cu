@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "common/prefilter_bound.h"
+#include "cuda/search/search.h"
 #include "cuda/candidates/candidate_draw_kernel.cuh"
 #include "cuda/candidates/group_order_kernel.cuh"
 #include "cuda/fused_topk/fused_topk.h"

@@ -4,11 +4,11 @@
 // A warp takes a row. O(entries) for each pass of cut_list(), plus O(K log^2 K) to sort.
 #pragma once
 
-#include "cuda/matrix_topk/score_tile.cuh"
 #include "cuda/primitives/bitonic_sort.cuh"
 #include "cuda/runtime/device.h"
 #include "cuda/streaming_topk/list_cut.cuh"
 #include "cuda/types/requests.h"
+#include "cuda/types/score_block.h"
 
 namespace bse::cuda {
 

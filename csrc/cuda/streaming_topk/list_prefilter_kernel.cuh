@@ -10,12 +10,12 @@
 // every score.
 #pragma once
 
-#include "cuda/matrix_topk/score_tile.cuh"
 #include "cuda/primitives/mma_tile.cuh"
 #include "cuda/runtime/device.h"
 #include "cuda/runtime/ptx.h"
 #include "cuda/streaming_topk/list_rows.cuh"
 #include "cuda/streaming_topk/narrow_labels.h"
+#include "cuda/types/score_block.h"
 
 namespace bse::cuda {
 

@@ -5,9 +5,9 @@
 // O(rows columns D).
 #pragma once
 
-#include "cuda/matrix_topk/score_tile.cuh"
 #include "cuda/runtime/device.h"
 #include "cuda/streaming_topk/list_rows.cuh"
+#include "cuda/types/score_block.h"
 
 namespace bse::cuda {
 

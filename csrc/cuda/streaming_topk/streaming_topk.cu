@@ -1,7 +1,8 @@
 #include <algorithm>
 
 #include "common/prefilter_bound.h"
-#include "cuda/matrix_topk/matrix_topk.h"
+#include "cuda/runtime/grid_size.h"
+#include "cuda/runtime/scratch.h"
 #include "cuda/streaming_topk/list_edges_kernel.cuh"
 #include "cuda/streaming_topk/list_prefilter_kernel.cuh"
 #include "cuda/streaming_topk/list_score_kernel.cuh"

@@ -1,16 +1,11 @@
-// Entry points of the CUDA engine that turn features into links: what csrc/cpu/search/requests.h is on the CPU, with
-// the same results to the bit.
-//
-// All pointers are to memory of the current device and borrowed. Work is queued on `stream`; nothing here allocates,
-// synchronises, or reads device memory on the host. Errors of values are written to `status` (status.h).
+// What the CUDA engine is asked for when it turns features into edges, and where the results go: what
+// csrc/cpu/types/requests.h is on the CPU. All pointers are to memory of the current device and borrowed.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 #include "common/selection.h"
 #include "cuda/types/device_matrix.h"
-#include "cuda/types/tuning.h"
 
 namespace bse::cuda {
 
@@ -40,33 +35,5 @@ struct KnnRequest {
   bool exclude_self = false;  // a query is never linked to the base row of the same id
   Selection selection;
 };
-
-// Scratch is taken from one buffer that the caller provides, of as many bytes as plan_*() says and aligned to 256. Any
-// `max_bytes` that suffices gives the same results; less throws std::invalid_argument.
-struct GraphPlan {
-  int band_rows = 0;           // 0: scores go through a slab in device memory
-  int64_t draws_at_once = 0;   // groups whose candidates are drawn together
-  int64_t groups_at_once = 0;  // of these, that are scored and selected together
-  size_t scratch_bytes = 0;
-};
-// max_band_rows: rows of a band (band_kernel.cuh), at most; 0: none. Tests choose it to reach each path.
-GraphPlan plan_proximity_graph(const GraphRequest& request, size_t max_bytes,
-                               int max_band_rows = tuning::kMostBandRows);
-void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const Links& links, void* scratch,
-                     uint64_t* status, void* stream);
-
-struct KnnPlan {
-  int64_t queries_at_once = 0;
-  bool has_lists = false;  // candidate lists with running limits, else a slab of all scores
-  size_t list_bytes = 0;   // for as many splits of the base as pay
-  size_t scratch_bytes = 0;
-};
-// How exact neighbours are found. All give the same results.
-enum class KnnMethod { kAny, kLists, kSlab };
-
-// method: tests choose it to reach each path.
-KnnPlan plan_knn(const KnnRequest& request, size_t max_bytes, KnnMethod method = KnnMethod::kAny);
-void knn(const KnnRequest& request, const KnnPlan& plan, const Links& links, void* scratch, uint64_t* status,
-         void* stream);
 
 }  // namespace bse::cuda

@@ -37,6 +37,11 @@ struct ScoreBlock {
   }
 };
 
+// Read on the device.
+BSE_HOST_DEVICE inline bool is_screened(const ScoreBlock& block) {
+  return block.unbounded != nullptr && *block.unbounded == 0;
+}
+
 // How the rows of a slab of scores are selected from.
 struct SelectPlan {
   bool excludes_last;    // a row without kItself among its scores loses its last column

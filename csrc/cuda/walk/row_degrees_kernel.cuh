@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cuda/primitives/graph_view.cuh"
+#include "cuda/runtime/report.cuh"
 #include "cuda/runtime/threads.cuh"
 
 namespace bse::cuda {

@@ -23,6 +23,7 @@
 #include "common/walk.h"
 #include "cuda/primitives/graph_view.cuh"
 #include "cuda/runtime/device.h"
+#include "cuda/runtime/report.cuh"
 #include "cuda/walk/walks.h"
 #include "cuda/walk/warp_batch.cuh"
 

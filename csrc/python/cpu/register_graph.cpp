@@ -1,4 +1,4 @@
-#include "cpu/search/requests.h"
+#include "cpu/search/search.h"
 #include "python/cpu/bindings.h"
 #include "python/cpu/monitor.h"
 #include "python/selection_argument.h"

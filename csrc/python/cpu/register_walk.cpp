@@ -1,5 +1,6 @@
 #include "common/random_stream.h"
 #include "cpu/walk/batch_walks.h"
+#include "cpu/walk/row_degrees.h"
 #include "python/cpu/bindings.h"
 #include "python/cpu/monitor.h"
 

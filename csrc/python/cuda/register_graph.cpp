@@ -1,4 +1,4 @@
-#include "cuda/types/requests.h"
+#include "cuda/search/search.h"
 #include "python/cuda/bindings.h"
 #include "python/pointers.h"
 #include "python/selection_argument.h"

@@ -1,10 +1,9 @@
-// Entry points of the CPU engine that turn features into links. Pointers are borrowed; nothing is kept.
+// What the CPU engine is asked for when it turns features into edges. Pointers are borrowed.
 #pragma once
 
 #include <cstdint>
 
-#include "cpu/runtime/thread_team.h"
-#include "cpu/topk/results.h"
+#include "common/selection.h"
 #include "cpu/types/matrix_view.h"
 
 namespace bse {
@@ -22,9 +21,6 @@ struct ProximityGraphRequest {
   int64_t max_memory_bytes = 0;
 };
 
-// For each row the best of M random candidates: csrc/common/draw.h, score.h. O(R M D) fused multiply-adds.
-void proximity_graph(const ProximityGraphRequest& request, const Links& links, Monitor& monitor);
-
 struct KnnRequest {
   MatrixView queries, base;            // [Nq, D], [Nb, D]
   bool separate_base = false;          // base is other data than queries
@@ -36,8 +32,5 @@ struct KnnRequest {
   int num_threads = 1;
   int64_t max_memory_bytes = 0;
 };
-
-// Exact nearest base rows of each query, ties by lower id. O(num_queries num_base D).
-void knn(const KnnRequest& request, const Links& links, Monitor& monitor);
 
 }  // namespace bse
