@@ -7,8 +7,7 @@ the result, and is looked at when results are read on the host.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,39 +50,6 @@ class StreamOrder:
     def leave(self) -> None:
         if self._event is not None:
             self._event.record(torch.cuda.current_stream(self._device))
-
-
-class SideStream:
-    """``with SideStream(device):`` work of this thread goes to a stream of the package's own, one for each device.
-
-    It comes after what was queued on the current stream when the object was made. On the CPU: nothing.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._context: AbstractContextManager[object] = nullcontext()
-        self._stream: torch.cuda.Stream | None = None
-        if device.type == "cuda":
-            self._stream = _own_stream(device)
-            self._stream.wait_stream(torch.cuda.current_stream(device))
-
-    def borrow(self, tensor: torch.Tensor) -> None:
-        """``tensor`` is used there: its memory is not handed to others before that is done."""
-        if self._stream is not None and tensor.is_cuda:
-            tensor.record_stream(self._stream)
-
-    def __enter__(self) -> None:
-        if self._stream is not None:
-            self._context = torch.cuda.stream(self._stream)
-        self._context.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self._context.__exit__(*error)
-
-
-@cache
-def _own_stream(device: torch.device) -> torch.cuda.Stream:
-    # The allocator keeps memory for each stream apart: one more, whatever is made beside training.
-    return torch.cuda.Stream(device)
 
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

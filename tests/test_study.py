@@ -9,9 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-
-import batchsampler_ext  # the installed one, before the repository's root can be imported from
 
 ROOT = Path(__file__).parents[1]
 
@@ -137,28 +134,6 @@ def test_programs_take_the_arguments_of_the_plan(study, profile, monkeypatch):
                 own = {name: v for name, v in json.loads(task.parameters).items() if name != plan.WARM_START}
                 for name, value in own.items():
                     assert getattr(parsed, name) == value
-
-
-def test_a_warm_start_is_the_graph_before(study, monkeypatch):
-    import batchsampler_ext._window_maker as maker
-
-    started_from, build = [], maker.proximity_graph
-
-    def spy(*args, warm_start, **options):
-        started_from.append(warm_start)
-        return build(*args, warm_start=warm_start, **options)
-
-    monkeypatch.setattr(maker, "proximity_graph", spy)
-    bank = batchsampler_ext.FeatureBank(64, 4)
-    bank.update(torch.arange(64), torch.randn(64, 4))
-    sampler = study("warm_started").WarmStartedSampler(64, 8, bank=bank, refresh_every=4)
-    batches = iter(sampler)
-    next(batches)
-    first = sampler.graph
-    list(batches)
-    assert len(started_from) == 2
-    assert started_from[0] is None
-    assert started_from[1] is first
 
 
 def test_the_command_explains_itself(study, capsys):

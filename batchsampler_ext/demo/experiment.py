@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,8 @@ import scipy.stats
 import torch
 
 from ..bank import FeatureBank
+from ..build import GraphConfig
+from ..planners import WalkPlanner
 from ..sampler import ProximityBatchSampler
 from .data import Split
 from .simclr import EMBEDDING_DIM, Run, train
@@ -78,19 +80,16 @@ def run_experiment(
 def make_sampler(
     arm: str, settings: Settings, bank: FeatureBank, labels: torch.Tensor, seed: int
 ) -> ProximityBatchSampler:
-    arguments: dict[str, Any] = {
-        "num_candidates": settings.num_candidates,
-        "num_neighbors": settings.num_neighbors,
-    }
+    graph = GraphConfig(num_candidates=settings.num_candidates, num_neighbors=settings.num_neighbors)
+    arguments: dict[str, Any] = {"graph": graph}
     if arm == "uniform":
-        arguments["strategy"] = "uniform"
+        arguments["planner"] = "uniform"
     elif arm == "kNN":  # a random root and its nearest others: batches may overlap
-        arguments |= {"strategy": "knn", "epoch_mode": "independent"}
-        arguments |= {"num_candidates": len(labels) - 1, "num_neighbors": settings.batch_size - 1}
+        arguments["planner"] = WalkPlanner(order="knn")
+        arguments["graph"] = GraphConfig(num_candidates=len(labels) - 1, num_neighbors=settings.batch_size - 1)
     elif arm != "proximity":
-        arguments["graph_options"] = {
-            settings.remedy: labels if settings.remedy == "labels" else REMEDIES[settings.remedy]
-        }
+        remedy: Any = labels if settings.remedy == "labels" else REMEDIES[settings.remedy]
+        arguments["graph"] = replace(graph, **{settings.remedy: remedy})
     return ProximityBatchSampler(len(labels), settings.batch_size, drop_last=True, bank=bank, seed=seed, **arguments)
 
 

@@ -133,7 +133,7 @@ def train(
         np.reshape(similarities, (num_epochs, -1)),
         np.reshape(shares, (num_epochs, -1)),
         seconds,
-        sampler.stats()["total_seconds"] + sampler.bank.stats()["update_seconds"],
+        sampler.stats().total_seconds + sampler.bank.stats()["update_seconds"],
     )
 
 
