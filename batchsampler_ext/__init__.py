@@ -8,22 +8,31 @@ from importlib.metadata import version as _version
 
 from .bank import FeatureBank
 from .batches import Batches, sample_batches
-from .build import Neighbors, knn, knn_graph, proximity_graph
+from .build import GraphConfig, Neighbors, knn, knn_graph, proximity_graph
 from .dataset import IndexedDataset
 from .graph import ProximityGraph
 from .metrics import batch_stats
-from .sampler import ProximityBatchSampler
+from .planners import BatchPlanner, CoverByWalksPlanner, PartitionPlanner, PlanRequest, UniformPlanner, WalkPlanner
+from .sampler import ProximityBatchSampler, SamplerStats
 from .walk import Walks, random_walk_with_restart
 
 __version__ = _version("batchsampler_ext")
 
 __all__ = [
+    "BatchPlanner",
     "Batches",
+    "CoverByWalksPlanner",
     "FeatureBank",
+    "GraphConfig",
     "IndexedDataset",
     "Neighbors",
+    "PartitionPlanner",
+    "PlanRequest",
     "ProximityBatchSampler",
     "ProximityGraph",
+    "SamplerStats",
+    "UniformPlanner",
+    "WalkPlanner",
     "Walks",
     "batch_stats",
     "knn",

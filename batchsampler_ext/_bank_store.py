@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,18 +20,6 @@ class Rule(NamedTuple):
     skips: bool  # rows that are not finite once stored, instead of raising an error
 
 
-class BankCopy(NamedTuple):
-    """The tables as they were once. Later updates do not change them."""
-
-    tables: Tables
-    has_refused: Callable[[], bool]  # an update before it, that nobody had been told of; waits for the device
-    give_back: Callable[[], None]  # when nobody reads it any more, for the next copy
-
-    @property
-    def device(self) -> torch.device:
-        return self.tables.data.device
-
-
 def make_store(tables: Tables, rule: Rule) -> HostStore | DeviceStore:
     is_queued = engine(tables.data.device).is_queued
     return DeviceStore(tables, rule) if is_queued else HostStore(tables, rule)
@@ -44,27 +31,9 @@ class HostStore:
     def __init__(self, tables: Tables, rule: Rule) -> None:
         self.tables, self.device, self.num_skipped = tables, tables.data.device, 0
         self._rule = rule
-        self._spare: Tables | None = None
 
     def check(self) -> None:
         """Nothing is left open."""
-
-    @torch.inference_mode(False)  # whose tensors could not be written again outside of it
-    def copy(self) -> BankCopy:
-        """Into memory that an earlier one has given back, if it can: new memory takes several times as long."""
-        spare, self._spare = self._spare, None
-        if spare is None:
-            copied = _cloned(self.tables)
-        else:
-            copied = spare
-            for table, target in zip(self.tables, copied, strict=True):
-                if table is not None and target is not None:
-                    target.copy_(table)
-
-        def give_back() -> None:
-            self._spare = copied
-
-        return BankCopy(copied, lambda: False, give_back)
 
     def mark_changed(self) -> None:
         """Tables were written by others than :meth:`store`."""
@@ -174,12 +143,6 @@ class DeviceStore:
     def _message(self, ledger: list[int]) -> str:
         return str(queued_engine(self.device).bank_message(ledger, len(self._tables.data)))
 
-    def copy(self) -> BankCopy:
-        """Queued on the current stream, between the updates before it and those after it on any stream."""
-        tables, ledger = _cloned(self.tables), self._ledger.clone()
-        self._order.leave()
-        return BankCopy(tables, lambda: bool(self._message(ledger.tolist())), lambda: None)
-
     def mark_changed(self) -> None:
         """Tables were written by others than :meth:`store`."""
         self._order.leave()
@@ -222,11 +185,6 @@ class DeviceStore:
         for tensor in (ids, *(matrix.owner for matrix in matrices)):
             if tensor.is_cuda:  # the caller may have made it on another stream, which must not reuse its memory yet
                 tensor.record_stream(torch.cuda.current_stream(self.device))
-
-
-def _cloned(tables: Tables) -> Tables:
-    data, keys, last_update = tables
-    return Tables(data.clone(), None if keys is None else keys.clone(), last_update.clone())
 
 
 def _keep_last(ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:

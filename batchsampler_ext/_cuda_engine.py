@@ -7,8 +7,7 @@ the result, and is looked at when results are read on the host.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,39 +52,6 @@ class StreamOrder:
     def leave(self) -> None:
         if self._event is not None:
             self._event.record(torch.cuda.current_stream(self._device))
-
-
-class SideStream:
-    """``with SideStream(device):`` work of this thread goes to a stream of the package's own, one for each device.
-
-    It comes after what was queued on the current stream when the object was made. On the CPU: nothing.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._context: AbstractContextManager[object] = nullcontext()
-        self._stream: torch.cuda.Stream | None = None
-        if device.type == "cuda":
-            self._stream = _own_stream(device)
-            self._stream.wait_stream(torch.cuda.current_stream(device))
-
-    def borrow(self, tensor: torch.Tensor) -> None:
-        """``tensor`` is used there: its memory is not handed to others before that is done."""
-        if self._stream is not None and tensor.is_cuda:
-            tensor.record_stream(self._stream)
-
-    def __enter__(self) -> None:
-        if self._stream is not None:
-            self._context = torch.cuda.stream(self._stream)
-        self._context.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self._context.__exit__(*error)
-
-
-@cache
-def _own_stream(device: torch.device) -> torch.cuda.Stream:
-    # The allocator keeps memory for each stream apart: one more, whatever is made beside training.
-    return torch.cuda.Stream(device)
 
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -144,7 +110,7 @@ class CudaEngine:
         assert not finds_degrees
         if strategy not in (_WALK, _UNIFORM):
             raise ValueError(
-                "strategy: expected 'rwr', 'rw' or 'uniform' for a graph on a CUDA device; 'bfs', 'dfs' and 'knn' run "
+                "order: expected 'rwr', 'rw' or 'uniform' for a graph on a CUDA device; 'bfs', 'dfs' and 'knn' run "
                 "on the CPU only: move the graph there, graph.to('cpu')"
             )
         call = self._module.WalkCall(graph=graph, strategy=strategy, **request)

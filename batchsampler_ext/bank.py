@@ -14,7 +14,7 @@ from . import _validate
 from ._arrays import TORCH_DTYPES, as_integers
 from ._backend import require_engine
 from ._bank_files import new_tables, open_tables
-from ._bank_store import BankCopy, Rule, make_store
+from ._bank_store import Rule, make_store
 from ._cuda_engine import moved
 from ._files import atomic_write
 from ._gather import announce_failure, gather_rows, is_distributed
@@ -40,6 +40,14 @@ class BankStats(NamedTuple):
     """Rows left out by ``nonfinite="skip"``."""
     update_seconds: float
     """Time that this object has spent in :meth:`FeatureBank.update`."""
+
+
+class GraphRows(NamedTuple):
+    """A row for each instance, as :func:`proximity_graph` takes them. Borrowed from the bank: do not change them."""
+
+    features: Any  # [N, D]
+    keys: Any  # [N, D] of the second tower, or None
+    has_embedding: torch.Tensor  # bool [N] on the bank's device
 
 
 class FeatureBank:
@@ -162,9 +170,11 @@ class FeatureBank:
         """Waits for the updates of a bank on a CUDA device; ``ValueError`` if one was refused since the last look."""
         self._store.check()
 
-    def copy_tables(self) -> BankCopy:
-        """The tables as they are after the updates so far, for a refresh beside later ones. Private; never waits."""
-        return self._store.copy()
+    def rows_for_graph(self) -> GraphRows:
+        """What a graph is built from. Behind all updates so far; raises what they found wrong."""
+        self.check()
+        data, keys, last_update = self._store.tables
+        return GraphRows(data, keys, last_update >= 0)
 
     @torch.no_grad()
     def update(self, indices: Any, embeddings: torch.Tensor, keys: torch.Tensor | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from ._backend import engine
 from ._late_checks import LateChecks
 from .graph import ProximityGraph
 
-__all__ = ["Neighbors", "knn", "knn_graph", "proximity_graph"]
+__all__ = ["GraphConfig", "Neighbors", "knn", "knn_graph", "proximity_graph"]
 
 _METRICS = ("cosine", "ip", "l2")  # in the order of csrc/common/score.h
 _PRECISIONS = ("fp32", "bf16")
@@ -29,21 +29,57 @@ class Neighbors(NamedTuple):
     ids: torch.Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class GraphConfig:
+    """Options of a proximity graph, for :func:`proximity_graph` and samplers. See there for what each means.
+
+    ``num_candidates`` (M) and ``num_neighbors`` (K) are upper limits here: a graph over fewer rows has fewer of both.
+    ``rows_per_draw=None`` means 256, and for samplers that walk at most M / 16.
+
+    Example:
+        >>> GraphConfig(metric="ip").num_candidates
+        1000
+    """
+
+    num_candidates: int = 1000
+    num_neighbors: int = 100
+    metric: str = "cosine"
+    rows_per_draw: int | None = None
+    labels: Any = None
+    max_score: float | None = None
+    range_min: int = 0
+    precision: str = "fp32"
+    sort: bool = False
+    return_scores: bool = False
+    num_threads: int | None = None
+    max_memory: int | None = None
+
+    def __post_init__(self) -> None:
+        _validate.integer(self.num_candidates, "num_candidates", 1)
+        _validate.integer(self.num_neighbors, "num_neighbors", 1)
+
+    def with_given(self, **keywords: Any) -> GraphConfig:
+        """With those keywords that are not None instead of its own values."""
+        given = {name: value for name, value in keywords.items() if value is not None}
+        return replace(self, **given) if given else self
+
+
 def proximity_graph(
     features: Any,
     num_neighbors: int | None = None,
     *,
     num_candidates: int | None = None,
+    config: GraphConfig | None = None,
     keys: Any = None,
-    metric: str = "cosine",
-    rows_per_draw: int = 256,
+    metric: str | None = None,
+    rows_per_draw: int | None = None,
     rows: Any = None,
     labels: Any = None,
     max_score: float | None = None,
-    range_min: int = 0,
-    precision: str = "fp32",
-    sort: bool = False,
-    return_scores: bool = False,
+    range_min: int | None = None,
+    precision: str | None = None,
+    sort: bool | None = None,
+    return_scores: bool | None = None,
     seed: int = 0,
     num_threads: int | None = None,
     max_memory: int | None = None,
@@ -55,15 +91,17 @@ def proximity_graph(
         features: [N, D] float32, bfloat16 or float16: a tensor on the CPU or a CUDA device, NumPy array, memmap (read
             in place) or anything with DLPack or the buffer protocol. No copy if rows are contiguous. Other tensors have
             to be on the same device; lists and NumPy arrays are brought there.
+        config: the options, :class:`GraphConfig`. Keywords that are given replace its values. The defaults below are
+            those of ``GraphConfig()``.
         num_neighbors: K, 1 to M. Default ``min(100, M)``.
         num_candidates: M, K to (number of rows) - 1. Default ``min(1000, number of rows - 1)``. Larger M gives harder
             batches and more false negatives: M = K is a uniform graph, M = N - 1 the exact kNN graph.
         keys: [N, D] of a second tower: edge i -> j is scored by the similarity of ``features[i]`` and ``keys[j]``.
         metric: "cosine", "ip" (inner product) or "l2" (minus the squared Euclidean distance).
-        rows_per_draw: rows that share one random candidate set. 1 is the paper's own draw per row; larger values leave
-            each row's distribution exactly uniform and turn the gather into dense products. What rows share their
-            edges share too: about exp(-M / rows_per_draw) of the instances are in nobody's list. Partitions take them
-            in by their own neighbours, walks cannot reach them.
+        rows_per_draw: rows that share one random candidate set, by default 256. 1 is the paper's own draw per row;
+            larger values leave each row's distribution exactly uniform and turn the gather into dense products, but
+            about exp(-M / rows_per_draw) of the instances then have no incoming edge. Partitions still place them,
+            using their outgoing edges. Walks never visit them.
         rows: distinct int64 [R]: only these instances get a row and are candidates. Neighbours remain ids of
             ``features``. Default: all.
         labels: int64 [N]: equal labels are never linked (known false negatives); -1 is unknown. Two instances of one
@@ -104,28 +142,35 @@ def proximity_graph(
         >>> graph
         ProximityGraph(num_nodes=500, num_neighbors=10)
     """
+    config = (GraphConfig() if config is None else config).with_given(
+        metric=metric, rows_per_draw=rows_per_draw, labels=labels, max_score=max_score, range_min=range_min,
+        precision=precision, sort=sort, return_scores=return_scores, num_threads=num_threads, max_memory=max_memory,
+    )  # fmt: skip
     query, key = _towers(features, keys)
     checks = LateChecks(query.device)
     pool, num_rows = _pool(rows, query, checks)
-    num_candidates, num_neighbors = _graph_sizes(num_candidates, num_neighbors, num_rows)
+    num_candidates, num_neighbors = _graph_sizes(config, num_candidates, num_neighbors, num_rows)
+    rows_per_draw = 256 if config.rows_per_draw is None else config.rows_per_draw
     rows_per_draw = _validate.integer(rows_per_draw, "rows_per_draw", 1)
-    request = _Selection.check(metric, precision, labels, max_score, range_min, query, checks)
-    _validate.flag(sort, "sort")
-    graph_rows = _Rows(num_rows, num_neighbors, _validate.flag(return_scores, "return_scores"), query.device)
+    request = _Selection.check(
+        config.metric, config.precision, config.labels, config.max_score, config.range_min, query, checks
+    )
+    with_scores = _validate.flag(config.return_scores, "return_scores")
+    graph_rows = _Rows(num_rows, num_neighbors, with_scores, query.device)
     arguments: dict[str, Any] = {
         "num_candidates": num_candidates,
         "rows_per_draw": rows_per_draw,
-        "sort": sort,
+        "sort": _validate.flag(config.sort, "sort"),
         "seed": _validate.seed(seed),
-        "num_threads": _validate.num_threads(num_threads),
-        "max_memory": _validate.max_memory(max_memory),
+        "num_threads": _validate.num_threads(config.num_threads),
+        "max_memory": _validate.max_memory(config.max_memory),
         "progress": _validate.progress(progress),
     }
     status = None
     if num_candidates > 0:
         status = engine(query.device).proximity_graph(
-            features=query.describe(precision),
-            keys=None if key is None else key.describe(precision),
+            features=query.describe(config.precision),
+            keys=None if key is None else key.describe(config.precision),
             rows=address(pool),
             num_rows=num_rows,
             **arguments,
@@ -345,10 +390,12 @@ def _ascending(pool: torch.Tensor, checks: LateChecks) -> torch.Tensor:
     return pool if not checks.are_late and bool((pool[1:] > pool[:-1]).all()) else pool.sort().values
 
 
-def _graph_sizes(num_candidates: int | None, num_neighbors: int | None, num_rows: int) -> tuple[int, int]:
+def _graph_sizes(
+    config: GraphConfig, num_candidates: int | None, num_neighbors: int | None, num_rows: int
+) -> tuple[int, int]:
     """(M, K). A single row has nobody to link to: without explicit sizes its graph has no columns."""
     if num_candidates is None:
-        num_candidates = min(1000, num_rows - 1)
+        num_candidates = min(config.num_candidates, num_rows - 1)
         because = f" (num_candidates defaults to {num_candidates} for {num_rows} rows)"
     else:
         num_candidates = _validate.integer(
@@ -356,5 +403,5 @@ def _graph_sizes(num_candidates: int | None, num_neighbors: int | None, num_rows
         )
         because = " (num_candidates)"
     if num_neighbors is None:
-        return num_candidates, min(100, num_candidates)
+        return num_candidates, min(config.num_neighbors, num_candidates)
     return num_candidates, _validate.integer(num_neighbors, "num_neighbors", 1, num_candidates, because=because)

@@ -134,13 +134,6 @@ class ProximityGraph:
             del self._pending[0]
         self._pending.append(status)
 
-    def hand_over(self) -> None:
-        """To the current stream, from the one that made it and is done: its memory stays until both are. Private."""
-        degrees = None if self._checked is None else self._checked[1]
-        for tensor in (self.neighbors, self.scores, self.ids, degrees):
-            if tensor is not None and tensor.is_cuda:
-                tensor.record_stream(torch.cuda.current_stream(self.device))
-
     @property
     def device(self) -> torch.device:
         return self.neighbors.device

@@ -75,7 +75,7 @@ def add_ours(case: Case, name: str, graph: bse.ProximityGraph, batch_size: int, 
         return bse.sample_batches(graph, batch_size, num_threads=num_threads)
 
     def walks() -> bse.Batches:
-        return bse.sample_batches(graph, batch_size, epoch_mode="independent", num_threads=num_threads)
+        return bse.sample_batches(graph, batch_size, planner="walks", num_threads=num_threads)
 
     case.contestants |= {f"partition, {name} graph": partition, f"independent walks, {name} graph": walks}
     case.own_work |= {

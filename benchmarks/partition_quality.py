@@ -22,7 +22,7 @@ import scipy.sparse
 import torch
 
 import batchsampler_ext as bse
-from batchsampler_ext.batches import HARDNESSES
+from batchsampler_ext.planners.partition import HARDNESSES
 
 from . import peers
 
@@ -69,8 +69,8 @@ def epoch_makers(graph: bse.ProximityGraph, features: torch.Tensor, batch_size: 
     def same_ever_again(batches: Callable[[], list[np.ndarray]]) -> Callable[[int], Epoch]:
         return lambda _: [batch for batch in batches() if len(batch) > 1]
 
-    makers = {"uniform": ours(strategy="uniform"), "independent walks": ours(epoch_mode="independent")}
-    makers |= {f"partition, {hardness}": ours(hardness=hardness) for hardness in HARDNESSES}
+    makers = {"uniform": ours(planner="uniform"), "independent walks": ours(planner="walks")}
+    makers |= {f"partition, {hardness}": ours(planner=bse.PartitionPlanner(hardness)) for hardness in HARDNESSES}
     if not peers.missing("pymetis"):
         makers["METIS"] = same_ever_again(lambda: peers.metis_partition(graph.neighbors, batch_size))
     if not peers.missing("k_means_constrained") and len(features) <= MAX_KMEANS_ROWS:

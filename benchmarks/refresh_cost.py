@@ -1,8 +1,8 @@
 """What sampling costs beside training: steps of a ResNet-50 with and without bank and sampler, on the same device.
 
-Without, batches are the same rows all the time. With, each step takes its indices from a ProximityBatchSampler that
-refreshes beside training (async_refresh), and its embeddings go into the bank. Blocks of steps of either kind take
-turns; a block with sampling has one refresh.
+Without, batches are the same rows all the time. With, each step takes its indices from a ProximityBatchSampler and
+its embeddings go into the bank. Blocks of steps of either kind take turns. A block with sampling has one graph, of
+walks, so that the graph is of all instances each time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from batchsampler_ext import FeatureBank, ProximityBatchSampler
+from batchsampler_ext import FeatureBank, GraphConfig, ProximityBatchSampler
 
 
 @dataclass
@@ -23,8 +23,7 @@ class RefreshCost:
     step_ms: float  # without sampling, median over blocks
     overhead: float  # share of a step, median of paired blocks
     overhead_p10_p90: tuple[float, float]
-    refresh_ms: float  # of the last graph, on its own stream
-    refresh_wait_ms: float  # that training waited for the last window
+    graph_ms: float  # of the last graph
 
 
 class Bottleneck(nn.Module):
@@ -108,14 +107,14 @@ def measure(
 ) -> RefreshCost:
     training = Training(device, batch_size, image_size, dim, width)
     bank = FeatureBank(num_samples, dim)
-    for ids in torch.arange(num_samples).split(1 << 17):  # so that the first window has a graph too
+    for ids in torch.arange(num_samples).split(1 << 17):  # so that the first plan has a graph too
         bank.update(ids, torch.randn(len(ids), dim, device=device))
     sampler = ProximityBatchSampler(
-        num_samples, batch_size, drop_last=True, bank=bank, refresh_every=refresh_every, async_refresh=True,
-        num_candidates=min(1000, num_samples // 4), num_neighbors=min(100, num_samples // 4),
+        num_samples, batch_size, drop_last=True, bank=bank, planner="walks", refresh_every=refresh_every,
+        graph=GraphConfig(num_candidates=min(1000, num_samples // 4), num_neighbors=min(100, num_samples // 4)),
     )  # fmt: skip
     batches = iter(sampler)
-    training.seconds(3, batches, bank)  # warm; blocks begin in the middle of a window
+    training.seconds(3, batches, bank)  # warm; blocks begin in the middle of a plan
     plain, sampled = [], []
     for _ in range(num_blocks):
         plain.append(training.seconds(refresh_every, None, bank))
@@ -123,8 +122,7 @@ def measure(
     batches.close()
     shares = np.array(sampled) / np.array(plain) - 1
     p10, p90 = np.quantile(shares, [0.1, 0.9])
-    stats = sampler.stats()
     return RefreshCost(
         1e3 * float(np.median(plain)) / refresh_every, float(np.median(shares)), (float(p10), float(p90)),
-        stats["refresh_ms"], stats["refresh_wait_ms"],
+        sampler.stats().graph_ms,
     )  # fmt: skip

@@ -312,7 +312,7 @@ class Run:
         return time.perf_counter() - start
 
     def _sampler_seconds(self) -> float:
-        seconds = self.sampler.stats()["total_seconds"] + self.bank.stats().update_seconds
+        seconds = self.sampler.stats().total_seconds + self.bank.stats().update_seconds
         return self._sampler_seconds_before + seconds
 
     def _evaluated(self, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import Any
 
 import parsing
 import torch
 from processes import num_processes, rank
 from torch.utils.data import Sampler
 
-from batchsampler_ext import FeatureBank, ProximityBatchSampler
+from batchsampler_ext import (
+    BatchPlanner,
+    CoverByWalksPlanner,
+    FeatureBank,
+    GraphConfig,
+    PartitionPlanner,
+    ProximityBatchSampler,
+    UniformPlanner,
+    WalkPlanner,
+)
 
 BANK_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -31,21 +39,16 @@ def add_arguments(parser: argparse.ArgumentParser, *, fill_bank: bool = False) -
         "--restart-prob-end", type=parsing.share, metavar="ALPHA", help="of the last epoch; linear in between"
     )
     group.add_argument("--refresh-every", type=parsing.positive_int, metavar="STEPS",
-                       help="between graphs; default: an epoch of partitions, otherwise 100")  # fmt: skip
-    group.add_argument(
-        "--async-refresh",
-        action="store_true",
-        help="graphs are made beside training, a window older; where an epoch has several",
-    )
+                       help="between graphs of planners that walk (default: 100)")  # fmt: skip
     group.add_argument("--range-min", type=parsing.count, default=0, help="each instance's nearest candidates to skip")
     group.add_argument("--max-score", type=float, help="cosine above which candidates are not linked")
     group.add_argument("--link-labels", action=argparse.BooleanOptionalAction, default=True,
                        help="no: instances with equal labels are never linked")  # fmt: skip
     group.add_argument("--fill-bank", action=argparse.BooleanOptionalAction, default=fill_bank,
                        help="embed everything before the first epoch, which is uniform otherwise")  # fmt: skip
-    group.add_argument("--epoch-mode", choices=("partition", "independent", "paper"), default="partition",
-                       help="paper: the authors' epoch, ended after as many batches as the others have")  # fmt: skip
-    group.add_argument("--strategy", choices=("rwr", "rw", "bfs", "dfs"), default="rwr")
+    group.add_argument("--planner", choices=("partition", "walks", "cover_by_walks"), default="partition",
+                       help="cover_by_walks: the authors' epoch, ended where the others end")  # fmt: skip
+    group.add_argument("--order", choices=("rwr", "rw", "bfs", "dfs"), default="rwr", help="of planners that walk")
     group.add_argument("--hardness", choices=("soft", "default", "hard"), default="default", help="of partitions")
     group.add_argument("--rows-per-draw", type=parsing.positive_int, help="instances that share their candidates")
     group.add_argument("--bank-dtype", choices=BANK_DTYPES, default="bf16")
@@ -72,44 +75,41 @@ def make_sampler(
             f"--num-neighbors: expected at most --num-candidates, {args.num_candidates}, got {args.num_neighbors}"
         )
     bank = FeatureBank(num_samples, dim, two_towers=two_towers, dtype=BANK_DTYPES[args.bank_dtype], device=args.device)
-    options = {name: getattr(args, name) for name in ("max_score", "rows_per_draw") if getattr(args, name) is not None}
-    if args.range_min:
-        options["range_min"] = args.range_min
-    if not args.link_labels:
-        if labels is None:
-            raise SystemExit("--no-link-labels: these data have no labels")
-        options["labels"] = labels
-    arguments: dict[str, Any]
-    if args.sampler == "uniform":
-        arguments, options = {"strategy": "uniform"}, {}
-    elif args.sampler == "knn":
-        arguments = {
-            "strategy": "knn",
-            "epoch_mode": "independent",
-            "num_candidates": num_samples - 1,
-            "num_neighbors": args.batch_size - 1,
-            "refresh_every": args.refresh_every,
-        }
-    else:
-        first, last = args.restart_prob, args.restart_prob_end
-        arguments = {
-            "strategy": args.strategy,
-            "epoch_mode": args.epoch_mode,
-            "hardness": args.hardness,
-            "num_candidates": args.num_candidates,
-            "num_neighbors": args.num_neighbors,
-            "refresh_every": args.refresh_every,
-            "async_refresh": args.async_refresh,
-            "restart_prob": first
-            if last is None
-            else lambda epoch: first + (last - first) * min(1, epoch / max(1, args.epochs - 1)),
-        }
+    if not args.link_labels and labels is None:
+        raise SystemExit("--no-link-labels: these data have no labels")
+    first, last = args.restart_prob, args.restart_prob_end
+
+    def restart_prob(epoch: int) -> float:
+        return first if last is None else first + (last - first) * min(1, epoch / max(1, args.epochs - 1))
+
     try:
-        return ProximityBatchSampler(
-            num_samples, args.batch_size, drop_last=True, bank=bank, seed=args.seed, graph_options=options, **arguments
+        planner = make_planner(args)
+        is_knn = args.sampler == "knn"
+        config = GraphConfig(
+            num_candidates=num_samples - 1 if is_knn else args.num_candidates,
+            num_neighbors=max(1, args.batch_size - 1) if is_knn else args.num_neighbors,
+            rows_per_draw=args.rows_per_draw,
+            labels=None if args.link_labels else labels,
+            max_score=args.max_score,
+            range_min=args.range_min,
         )
+        return ProximityBatchSampler(
+            num_samples, args.batch_size, drop_last=True, bank=bank, graph=config, planner=planner,
+            refresh_every=None if planner.covers_once else args.refresh_every, restart_prob=restart_prob,
+            seed=args.seed,
+        )  # fmt: skip
     except ValueError as error:  # it names the argument
         raise SystemExit(str(error)) from None
+
+
+def make_planner(args: argparse.Namespace) -> BatchPlanner:
+    if args.sampler == "uniform":
+        return UniformPlanner()
+    if args.sampler == "knn":
+        return WalkPlanner(order="knn")
+    if args.planner == "partition":
+        return PartitionPlanner(hardness=args.hardness)
+    return {"walks": WalkPlanner, "cover_by_walks": CoverByWalksPlanner}[args.planner](order=args.order)
 
 
 class RankShare(Sampler[list[int]]):

@@ -14,6 +14,7 @@ import torch
 from .. import __version__, _validate
 from .._backend import core
 from .._files import atomic_write, check_output
+from ..planners import PLANNERS
 from .costs import Settings, measure_costs
 from .costs_report import advice, report
 from .progress import shown_stages
@@ -37,9 +38,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--num-samples", type=int, default=100_000, metavar="N", help="default: %(default)s")
     parser.add_argument("--dim", type=int, default=128, metavar="D", help="of an embedding; default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=256, metavar="B", help="default: %(default)s")
-    parser.add_argument("--epoch-mode", default="partition", help="partition (default), independent or paper")
+    parser.add_argument("--planner", default="partition", help=f"{', '.join(PLANNERS)}; default: %(default)s")
     parser.add_argument(
-        "--refresh-every", type=int, metavar="T", help="steps per graph outside partitions; default: 100"
+        "--refresh-every", type=int, metavar="T", help="steps per graph of planners that walk; default: 100"
     )
     parser.add_argument("--num-candidates", type=int, metavar="M", help="default: min(1000, N - 1)")
     parser.add_argument("--num-neighbors", type=int, metavar="K", help="default: min(100, M)")
@@ -74,7 +75,8 @@ def settings_of(options: argparse.Namespace) -> Settings:
         sizes["num_candidates"] = min(1000, options.num_samples - 1)
     if sizes["num_neighbors"] is None:
         sizes["num_neighbors"] = min(100, sizes["num_candidates"])
-    if sizes["refresh_every"] is None and options.epoch_mode != "partition":
+    planner = PLANNERS.get(options.planner)
+    if sizes["refresh_every"] is None and planner is not None and not planner.covers_once:
         sizes["refresh_every"] = 100
     return Settings(**sizes)
 

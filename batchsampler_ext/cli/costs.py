@@ -1,7 +1,7 @@
 """Measures what bank and sampler cost a training step, through the public API and in the order of a training loop.
 
 Embeddings are random noise. A step stores B embeddings and draws a batch. The batches of many steps are planned at
-once: those of an epoch in a partition, ``refresh_every`` batches in the modes that walk. With medians of cold calls,
+once: those of an epoch in a partition, ``refresh_every`` batches by planners that walk. With medians of cold calls,
 
     step = update + draw + refresh / steps per refresh
 """
@@ -19,7 +19,8 @@ import torch
 from .. import _validate
 from .._arrays import TORCH_DTYPES
 from ..bank import FeatureBank
-from ..batches import EPOCH_MODES
+from ..build import GraphConfig
+from ..planners import PLANNERS
 from ..sampler import ProximityBatchSampler
 from .memory import PrivateMemoryPeak
 from .progress import Progress, Stage
@@ -40,7 +41,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes to be measured. ``refresh_every`` is None in a partition, which plans an epoch at once."""
+    """Sizes to be measured. ``refresh_every`` is None for planners that plan an epoch at once."""
 
     num_samples: int  # N
     dim: int
@@ -49,7 +50,7 @@ class Settings:
     num_candidates: int  # M
     num_neighbors: int  # K
     dtype: str
-    epoch_mode: str
+    planner: str
 
     def check(self) -> None:
         """Finds what the work would complain of before it is begun.
@@ -63,12 +64,13 @@ class Settings:
         _validate.integer(self.num_candidates, "num_candidates", 1, num_samples - 1, because=" (num_samples - 1)")
         _validate.integer(self.num_neighbors, "num_neighbors", 1, self.num_candidates, because=" (num_candidates)")
         _validate.choice(self.dtype, "dtype", DTYPES)
-        _validate.choice(self.epoch_mode, "epoch_mode", EPOCH_MODES)
-        if self.epoch_mode != "partition":
+        _validate.choice(self.planner, "planner", tuple(PLANNERS))
+        if not PLANNERS[self.planner].covers_once:
             _validate.integer(self.refresh_every, "refresh_every", 1)
         elif self.refresh_every is not None:
             raise ValueError(
-                f"refresh_every: expected none with epoch_mode 'partition' (a graph an epoch), got {self.refresh_every}"
+                f"refresh_every: expected none with planner {self.planner!r} (one plan per epoch), "
+                f"got {self.refresh_every}"
             )
         row_bytes = self.dim * getattr(torch, self.dtype).itemsize + 4 * self.num_neighbors + 16  # bank, graph, ids
         needed, available = num_samples * row_bytes, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -88,7 +90,7 @@ class Settings:
         """Training steps per graph. An epoch of walks that is shorter than ``refresh_every`` has one."""
         if self.refresh_every is None:
             return self.num_batches
-        if self.epoch_mode == "paper":  # its epochs are several times as long as a uniform one
+        if PLANNERS[self.planner].length_varies:  # its epochs are several times as long as a uniform one
             return self.refresh_every
         return self.num_batches / -(-self.num_batches // self.refresh_every)
 
@@ -157,10 +159,9 @@ def measure_costs(settings: Settings, step_seconds: float | None, stage: Stage) 
     sampler = make_sampler(bank, settings, stage("refresh"))
     with PrivateMemoryPeak() as peak:
         refresh = refresh_timing(sampler)
-    assert sampler.graph is not None
     memory = {
         "bank": sum(part.nbytes for part in bank.state_dict().values() if isinstance(part, torch.Tensor)),
-        "graph": sampler.graph.neighbors.nbytes,
+        "graph": 0 if sampler.graph is None else sampler.graph.neighbors.nbytes,
         "refresh_peak": peak.growth(),
     }
     costs = Costs(settings, update_timing(bank, settings), draw_timing(sampler, settings), refresh, memory)
@@ -198,9 +199,8 @@ def make_sampler(bank: FeatureBank, settings: Settings, progress: Progress) -> P
         settings.batch_size,
         bank=bank,
         refresh_every=settings.refresh_every,
-        num_candidates=settings.num_candidates,
-        num_neighbors=settings.num_neighbors,
-        epoch_mode=settings.epoch_mode,
+        graph=GraphConfig(num_candidates=settings.num_candidates, num_neighbors=settings.num_neighbors),
+        planner=settings.planner,
         progress=progress,
     )
 

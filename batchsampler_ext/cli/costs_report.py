@@ -21,7 +21,7 @@ def report(costs: Costs, step_seconds: float | None) -> str:
     return "\n".join(
         [
             f"{settings.num_samples:,} x {settings.dim:,} {settings.dtype}, M = {settings.num_candidates}, "
-            f"K = {settings.num_neighbors}, B = {settings.batch_size}, epoch mode {settings.epoch_mode}, "
+            f"K = {settings.num_neighbors}, B = {settings.batch_size}, planner {settings.planner}, "
             f"{torch.get_num_threads()} threads, {core.isa()}",
             "",
             step_table(costs, step_seconds),

@@ -24,7 +24,7 @@ GRAPH_OPTIONS = (
     "num_candidates", "num_neighbors", "metric", "precision", "rows_per_draw", "range_min", "max_score", "seed",
     "num_threads", "max_memory",
 )  # fmt: skip
-EPOCH_OPTIONS = ("epoch_mode", "restart_prob", "drop_last", "seed", "epoch", "num_threads")
+EPOCH_OPTIONS = ("planner", "restart_prob", "drop_last", "seed", "epoch", "num_threads")
 
 
 def add_parser(commands: Any) -> None:
@@ -60,7 +60,7 @@ def add_parser(commands: Any) -> None:
 
     epoch = parser.add_argument_group("batches")
     epoch.add_argument("--batch-size", type=int, default=256, metavar="B", help="default: %(default)s")
-    epoch.add_argument("--epoch-mode", default="partition", help="partition (default), independent or paper")
+    epoch.add_argument("--planner", default="partition", help="partition (default), walks or cover_by_walks")
     epoch.add_argument("--restart-prob", type=float, default=0.2, metavar="ALPHA", help="default: %(default)s")
     epoch.add_argument("--drop-last", action="store_true", help="no ragged last batch")
     epoch.add_argument("--epoch", type=int, default=0, help="default: %(default)s")
@@ -117,7 +117,7 @@ def check_outputs(options: argparse.Namespace) -> None:
 def padded(batches: Batches) -> np.ndarray:
     """int32 [num_batches, B]; the ragged last batch ends with -1."""
     rows = torch.full((len(batches), batches.indices.shape[1]), -1, dtype=torch.int32)
-    rows[: len(batches.indices)] = batches.indices
+    rows[: len(batches.indices)] = batches.indices.int()
     if len(batches.tail):
-        rows[-1, : len(batches.tail)] = batches.tail
+        rows[-1, : len(batches.tail)] = batches.tail.int()
     return rows.numpy()

@@ -138,7 +138,7 @@ def inspect_features(
                 )
             )
             batches, walk_seconds = timed(lambda: sample_batches(graph, batch_size, **epoch_arguments))
-        uniform_arguments = {**epoch_arguments, "epoch_mode": "partition", "strategy": "uniform"}
+        uniform_arguments = {**epoch_arguments, "planner": "uniform"}
         candidates: dict[str, Sequence[Any]] = {
             "uniform": sample_batches(graph, batch_size, **uniform_arguments),
             "proximity": batches,

@@ -106,7 +106,7 @@ def sensitivity(system: System, best: Parameters) -> Variants:
     return (
         {f"M={m}": {"num_candidates": m, "num_neighbors": min(best["num_neighbors"], m)} for m in (64, 250, 1000, 4000)}
         | {f"K={k}": {"num_neighbors": k} for k in (8, 32, 100) if k <= best["num_candidates"]}
-        | {f"alpha={a}": {"restart_prob": a, "epoch_mode": "independent"} for a in (0.05, 0.9)}
+        | {f"alpha={a}": {"restart_prob": a, "planner": "walks"} for a in (0.05, 0.9)}
     )
 
 
@@ -126,24 +126,20 @@ def walks(system: System, best: Parameters) -> Variants:
     instances several times an epoch and others not at all. So that is what it costs by itself.
     """
     random_graph = {"num_candidates": best["num_neighbors"], "num_neighbors": best["num_neighbors"]}
-    return {s: {"strategy": s, "epoch_mode": "independent"} for s in ("rw", "bfs", "dfs")} | {
-        "independent walks on a random graph": {"epoch_mode": "independent"} | random_graph
+    return {s: {"order": s, "planner": "walks"} for s in ("rw", "bfs", "dfs")} | {
+        "independent walks on a random graph": {"planner": "walks"} | random_graph
     }
 
 
 def ablations(system: System, best: Parameters) -> Variants:
     return {
         "rows_per_draw=1": {"rows_per_draw": 1},
-        "the paper's epoch": {"epoch_mode": "paper"},
-        "independent walks": {"epoch_mode": "independent"},
+        "the paper's epoch": {"planner": "cover_by_walks"},
+        "independent walks": {"planner": "walks"},
         "hardness=soft": {"hardness": "soft"},
         "hardness=hard": {"hardness": "hard"},
-        "refresh_every=10": {"refresh_every": 10},
-        "refresh_every=30": {"refresh_every": 30},
-        "alpha from 0.2 to 0.05": {"restart_prob_end": 0.05, "epoch_mode": "independent"},
+        "alpha from 0.2 to 0.05": {"restart_prob_end": 0.05, "planner": "walks"},
         "fp32 bank": {"bank_dtype": "fp32"},
-        "async_refresh": {"async_refresh": True},
-        "async_refresh, refresh_every=30": {"async_refresh": True, "refresh_every": 30},
         "filled bank": {"fill_bank": True},
         "warm start": {"warm_start": True},
     }

@@ -23,7 +23,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .plan import PHASES, RETIRED, System, Task, tasks, tune_tasks
-from .results import HERE, REPORTS, RESULTS, Row, append, best_parameters, commit, make_row, planned, read
+from .results import REPORTS, RESULTS, Row, append, best_parameters, commit, make_row, planned, read
 from .systems import profile_systems
 
 ROOT = Path(__file__).parents[2]

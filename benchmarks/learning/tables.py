@@ -106,7 +106,8 @@ def variants(rows: list[Row], phase: str) -> str:
         "steps", "sampler's share of time", "similarity", "false negatives",
     )  # fmt: skip
     for arm, of_arm in groups(row for row in rows if row.phase == phase).items():
-        is_independent = json.loads(of_arm[0].parameters).get("epoch_mode") == "independent"
+        parameters = json.loads(of_arm[0].parameters)  # recorded runs have the names of their day
+        is_independent = parameters.get("planner") == "walks" or parameters.get("epoch_mode") == "independent"
         base = independent if is_independent and arm != "independent walks" else confirmed.get("proximity", [])
         against = [interval(differences_of(of_arm, others)) for others in (base, confirmed.get("uniform", []))]
         cells = [arm, str(len(of_arm)), mean_and_deviation(of_arm), *against, f"{of_arm[0].num_steps:.0f}"]

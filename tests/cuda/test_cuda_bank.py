@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.distributed
 
-from batchsampler_ext import FeatureBank, ProximityBatchSampler
+from batchsampler_ext import FeatureBank, GraphConfig, ProximityBatchSampler, WalkPlanner
 
 NAN, INF = float("nan"), float("inf")
 
@@ -214,6 +216,10 @@ def test_gathered_rows_come_back_to_the_device(device_engine):
         torch.distributed.destroy_process_group()
 
 
+FEW = GraphConfig(num_candidates=20, num_neighbors=6)
+WALKS = {"planner": "walks", "refresh_every": 3}
+
+
 # --- samplers --------------------------------------------------------------------------------------------------------
 def drift(bank: FeatureBank, batch: list[int]) -> None:
     """What training does: the embeddings of a batch move a little, as a function of the step."""
@@ -222,11 +228,13 @@ def drift(bank: FeatureBank, batch: list[int]) -> None:
     bank.update(batch, rows, -rows if bank.keys is not None else None)
 
 
-def two_epochs(bank: FeatureBank, num_filled: int, **options) -> tuple[list[list[list[int]]], dict[str, float]]:
+def two_epochs(
+    bank: FeatureBank, num_filled: int, graph: GraphConfig = FEW, **options
+) -> tuple[list[list[list[int]]], list[float]]:
     rows = torch.randn(num_filled, bank.dim, generator=torch.Generator().manual_seed(3))
     if num_filled:
         bank.update(range(num_filled), rows, rows.flip(0) if bank.keys is not None else None)
-    sampler = ProximityBatchSampler(bank=bank, refresh_every=3, num_candidates=20, num_neighbors=6, seed=5, **options)
+    sampler = ProximityBatchSampler(bank=bank, graph=graph, seed=5, **options)
     epochs = []
     for _ in range(2):
         epochs.append([])
@@ -234,7 +242,7 @@ def two_epochs(bank: FeatureBank, num_filled: int, **options) -> tuple[list[list
             epochs[-1].append(batch)
             drift(bank, batch)
     stats = sampler.stats()
-    return epochs, {name: stats[name] for name in ("in_batch_similarity", "fallback_share", "uncovered_share")}
+    return epochs, [stats.in_batch_similarity, stats.random_fill_share, stats.missing_embedding_share]
 
 
 @pytest.mark.parametrize(
@@ -242,16 +250,16 @@ def two_epochs(bank: FeatureBank, num_filled: int, **options) -> tuple[list[list
     [
         {},
         {"drop_last": True},
-        {"epoch_mode": "independent"},
-        {"epoch_mode": "independent", "drop_last": True, "strategy": "rw"},
-        {"epoch_mode": "independent", "graph_options": {"labels": torch.arange(90) % 5, "metric": "l2"}},
-        {"epoch_mode": "independent", "num_filled": 40},
-        {"epoch_mode": "independent", "num_filled": 0},
-        {"epoch_mode": "independent", "two_towers": True},
-        {"epoch_mode": "paper"},
-        {"strategy": "uniform"},
-        {"strategy": "uniform", "drop_last": True, "num_filled": 0},
-        {"epoch_mode": "independent", "sampler": torch.utils.data.SubsetRandomSampler(range(3, 90, 2))},
+        WALKS,
+        {**WALKS, "drop_last": True, "planner": WalkPlanner("rw")},
+        {**WALKS, "graph": replace(FEW, labels=torch.arange(90) % 5, metric="l2")},
+        {**WALKS, "num_filled": 40},
+        {**WALKS, "num_filled": 0},
+        {**WALKS, "two_towers": True},
+        {**WALKS, "planner": "cover_by_walks"},
+        {"planner": "uniform"},
+        {"planner": "uniform", "drop_last": True, "num_filled": 0},
+        {**WALKS, "sampler": torch.utils.data.SubsetRandomSampler(range(3, 90, 2))},
     ],
 )
 def test_samplers_draw_the_same_batches(device_engine, options):
@@ -270,7 +278,7 @@ def test_samplers_tell_what_the_bank_has_found(device_engine):
     with device_engine() as device:
         bank = FeatureBank(30, 4, device=device)
         bank.update(range(30), torch.randn(30, 4))
-        sampler = ProximityBatchSampler(30, 5, bank=bank, epoch_mode="independent", refresh_every=2)
+        sampler = ProximityBatchSampler(30, 5, bank=bank, planner="walks", refresh_every=2)
         iterator = iter(sampler)
         drawn = [next(iterator), next(iterator)]
         bank.update([1], torch.full((1, 4), NAN))
@@ -284,14 +292,14 @@ def test_states_of_samplers_are_those_of_the_cpu(device_engine):
     def half(device: torch.device | str) -> ProximityBatchSampler:
         bank = FeatureBank(40, 4, device=device)
         bank.update(range(40), torch.randn(40, 4, generator=torch.Generator().manual_seed(0)))
-        return ProximityBatchSampler(40, 5, bank=bank, epoch_mode="independent", refresh_every=3)
+        return ProximityBatchSampler(40, 5, bank=bank, planner="walks", refresh_every=3)
 
     with device_engine() as device:
         sampler = half(device)
         iterator = iter(sampler)
         begin = [next(iterator) for _ in range(2)]
         state = sampler.state_dict()
-        assert all(part.device.type == "cpu" for part in state["windows"][0].values() if isinstance(part, torch.Tensor))
+        assert all(part.device.type == "cpu" for part in state["plans"][0].values() if isinstance(part, torch.Tensor))
         rest = list(iterator)
     other = half("cpu")
     assert list(other) == begin + rest
@@ -380,6 +388,6 @@ def test_several_devices():
     bank = FeatureBank(16, 8, device="cuda:1")  # while cuda:0 is current
     bank.update(torch.arange(16, device="cuda:0"), rows.to("cuda:0"))
     assert_equal(bank, expected)
-    sampler = ProximityBatchSampler(16, 4, bank=bank, epoch_mode="independent")
-    same = ProximityBatchSampler(16, 4, bank=expected, epoch_mode="independent")
+    sampler = ProximityBatchSampler(16, 4, bank=bank, planner="walks")
+    same = ProximityBatchSampler(16, 4, bank=expected, planner="walks")
     assert list(sampler) == list(same)

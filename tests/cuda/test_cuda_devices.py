@@ -48,7 +48,7 @@ def test_graphs_and_neighbors(other_device):
 def test_walks_and_epochs(other_device):
     features = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
     graphs = [proximity_graph(part, 8, num_candidates=50) for part in (features, features.to(other_device))]
-    for options in ({}, {"epoch_mode": "independent"}, {"epoch_mode": "paper"}):
+    for options in ({}, {"planner": "walks"}, {"planner": "cover_by_walks"}):
         expected, found = (sample_batches(graph, 16, **options) for graph in graphs)
         assert found.indices.device == other_device
         assert torch.equal(found.indices.cpu(), expected.indices)
@@ -57,14 +57,13 @@ def test_walks_and_epochs(other_device):
     assert torch.equal(found.nodes.cpu(), expected.nodes)
 
 
-@pytest.mark.parametrize("async_refresh", [False, True])
-def test_banks_and_samplers(other_device, async_refresh):
+def test_banks_and_samplers(other_device):
     rows = torch.randn(160, 8, generator=torch.Generator().manual_seed(0))
     epochs = []
     for device in (torch.device("cpu"), other_device):
         bank = FeatureBank(160, 8, device=device)
         bank.update(torch.arange(160), rows)
-        sampler = ProximityBatchSampler(160, 16, bank=bank, refresh_every=3, async_refresh=async_refresh)
+        sampler = ProximityBatchSampler(160, 16, bank=bank, planner="walks", refresh_every=3)
         epochs.append([])
         for batch in sampler:
             epochs[-1].append(batch)

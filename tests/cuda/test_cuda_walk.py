@@ -6,7 +6,16 @@ tests/kernels/walk_test.cpp compares the kernels on many more graphs; here it is
 import pytest
 import torch
 
-from batchsampler_ext import ProximityGraph, batch_stats, proximity_graph, random_walk_with_restart, sample_batches
+from batchsampler_ext import (
+    CoverByWalksPlanner,
+    PartitionPlanner,
+    ProximityGraph,
+    WalkPlanner,
+    batch_stats,
+    proximity_graph,
+    random_walk_with_restart,
+    sample_batches,
+)
 
 
 def equal(first, second) -> bool:
@@ -26,13 +35,13 @@ def test_walks(device_engine, random_table, restart_prob, full):
         assert equal(expected, found)
 
 
-@pytest.mark.parametrize("strategy", ["rwr", "rw", "uniform"])
-@pytest.mark.parametrize("mode", ["independent", "paper"])
-def test_epochs_over_a_subset(device_engine, strategy, mode):
+@pytest.mark.parametrize(
+    "planner",
+    [WalkPlanner("rwr"), WalkPlanner("rw"), CoverByWalksPlanner("rwr"), CoverByWalksPlanner("rw"), "uniform"],
+)
+def test_epochs_over_a_subset(device_engine, planner):
     features = torch.randn(90, 6, generator=torch.Generator().manual_seed(1))
-    options = {"epoch_mode": mode, "strategy": strategy, "seed": 4, "epoch": 1}
-    if strategy == "uniform":
-        options["epoch_mode"] = "partition"
+    options = {"planner": planner, "seed": 4, "epoch": 1}
     rows = torch.arange(89, -1, -1)[:71]
     expected = sample_batches(proximity_graph(features, 8, num_candidates=30, rows=rows), 16, **options)
     with device_engine() as device:
@@ -50,7 +59,8 @@ def test_epochs_over_a_subset(device_engine, strategy, mode):
 def test_partitions(device_engine, hardness, drop_last, subset):
     features = torch.randn(150, 6, generator=torch.Generator().manual_seed(2))
     rows = torch.arange(149, -1, -1)[:131] if subset else None
-    options = {"hardness": hardness, "drop_last": drop_last, "seed": 8, "epoch": 3, "restart_prob": 0.3}
+    planner = PartitionPlanner(hardness)
+    options = {"planner": planner, "drop_last": drop_last, "seed": 8, "epoch": 3, "restart_prob": 0.3}
     expected = sample_batches(proximity_graph(features, 6, num_candidates=40, rows=rows), 16, **options)
     with device_engine() as device:
         moved = None if rows is None else rows.to(device)
@@ -84,9 +94,9 @@ def test_bad_tables_are_reported_when_results_are_read(device_engine, row, messa
         graph = ProximityGraph(table.to(device))
         with pytest.raises(ValueError, match=message):
             graph.degrees()
-        for options in ({"epoch_mode": "independent"}, {}, {"strategy": "uniform"}):
+        for planner in ("walks", "partition", "uniform"):
             with pytest.raises(ValueError, match=message):
-                sample_batches(ProximityGraph(table.to(device)), 2, **options)
+                sample_batches(ProximityGraph(table.to(device)), 2, planner=planner)
         with pytest.raises(ValueError, match=message):
             random_walk_with_restart(table.to(device), torch.tensor([0], device=device), 2)
 
@@ -123,17 +133,17 @@ def test_ids_that_go_bad_after_the_check(device_engine):
         graph.degrees()
         graph.neighbors[1, 0] = 17
         with pytest.raises(ValueError, match=r"graph: expected neighbors"):
-            sample_batches(graph, 3, epoch_mode="independent")
+            sample_batches(graph, 3, planner="walks")
 
 
-@pytest.mark.parametrize("mode", ["independent", "paper"])
+@pytest.mark.parametrize("make_planner", [WalkPlanner, CoverByWalksPlanner])
 @pytest.mark.parametrize("full", [True, False])
-def test_uniform_batches(device_engine, random_table, mode, full):
+def test_uniform_batches(device_engine, random_table, make_planner, full):
     """Self-loops and repeats, closed components, rows of every length and none, lists longer than a warp."""
     for num_rows, num_neighbors, batch_size in [(90, 3, 16), (70, 40, 33), (200, 70, 50), (9, 20, 12), (40, 44, 40)]:
         table = torch.from_numpy(random_table(num_rows, num_neighbors, full=full))
         table[: num_rows // 4] %= max(1, num_rows // 8)
-        options = {"strategy": "uniform", "epoch_mode": mode, "seed": 6, "epoch": 2}
+        options = {"planner": make_planner("uniform"), "seed": 6, "epoch": 2}
         expected = sample_batches(ProximityGraph(table), batch_size, **options)
         with device_engine() as device:
             found = sample_batches(ProximityGraph(table.to(device)), batch_size, **options)
@@ -142,10 +152,10 @@ def test_uniform_batches(device_engine, random_table, mode, full):
             assert expected.stats == found.stats
 
 
-@pytest.mark.parametrize("strategy", ["bfs", "dfs", "knn"])
-@pytest.mark.parametrize("mode", ["independent", "paper"])
-def test_comparisons_run_on_the_cpu_only(device_engine, strategy, mode):
+@pytest.mark.parametrize("order", ["bfs", "dfs", "knn"])
+@pytest.mark.parametrize("make_planner", [WalkPlanner, CoverByWalksPlanner])
+def test_comparisons_run_on_the_cpu_only(device_engine, order, make_planner):
     with device_engine() as device:
         graph = ProximityGraph(torch.tensor([[1, 2], [2, 0], [0, 1]], dtype=torch.int32, device=device))
-        with pytest.raises(ValueError, match=r"strategy: expected 'rwr', 'rw' or 'uniform' .* graph.to\('cpu'\)"):
-            sample_batches(graph, 3, epoch_mode=mode, strategy=strategy)
+        with pytest.raises(ValueError, match=r"order: expected 'rwr', 'rw' or 'uniform' .* graph.to\('cpu'\)"):
+            sample_batches(graph, 3, planner=make_planner(order))

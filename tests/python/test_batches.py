@@ -9,7 +9,10 @@ from scipy import stats
 from sklearn.datasets import load_digits
 
 from batchsampler_ext import (
+    CoverByWalksPlanner,
+    PartitionPlanner,
     ProximityGraph,
+    WalkPlanner,
     batch_stats,
     knn_graph,
     proximity_graph,
@@ -18,7 +21,7 @@ from batchsampler_ext import (
     sample_batches,
 )
 
-STRATEGIES = ("rwr", "rw", "bfs", "dfs", "knn", "uniform")
+ORDERS = ("rwr", "rw", "bfs", "dfs", "knn", "uniform")
 
 
 def members(batches) -> list[int]:
@@ -32,10 +35,12 @@ def test_partition_equals_the_oracle(random_table, full, batch_size, drop_last):
     table = random_table(150, 10, full=full)
     for epoch, restart_prob, hardness in [(0, 0.2, "default"), (3, 0.0, "soft"), (3, 0.7, "hard")]:
         arguments = {"restart_prob": restart_prob, "drop_last": drop_last, "seed": 5, "epoch": epoch}
-        arguments["hardness"] = hardness
-        expected, tail = reference_partition.partition(table, batch_size, **arguments)
+        expected, tail = reference_partition.partition(table, batch_size, hardness=hardness, **arguments)
+        planner = PartitionPlanner(hardness=hardness)
         for num_threads in (1, 2, 5):
-            batches = sample_batches(torch.from_numpy(table), batch_size, num_threads=num_threads, **arguments)
+            batches = sample_batches(
+                torch.from_numpy(table), batch_size, planner=planner, num_threads=num_threads, **arguments
+            )
             assert batches.indices.tolist() == expected
             assert batches.tail.tolist() == tail
 
@@ -44,7 +49,7 @@ def test_partition_equals_the_oracle(random_table, full, batch_size, drop_last):
 def test_partition_of_real_features_equals_the_oracle(hardness):
     graph = knn_graph(load_digits().data.astype(np.float32)[:600], 12)
     expected, tail = reference_partition.partition(graph.neighbors.numpy(), 64, hardness=hardness, seed=1)
-    batches = sample_batches(graph, 64, hardness=hardness, seed=1)
+    batches = sample_batches(graph, 64, planner=PartitionPlanner(hardness=hardness), seed=1)
     assert batches.indices.tolist() == expected
     assert batches.tail.tolist() == tail
 
@@ -82,8 +87,8 @@ def test_partition_is_hard_throughout_and_covers_every_instance():
         batches = sample_batches(graph, 32, seed=2, epoch=epoch)
         assert members(batches) == list(range(1797))
         hard = batch_stats(batches, features)
-        uniform = batch_stats(sample_batches(graph, 32, strategy="uniform", seed=2, epoch=epoch), features)
-        independent = batch_stats(sample_batches(graph, 32, epoch_mode="independent", seed=2, epoch=epoch), features)
+        uniform = batch_stats(sample_batches(graph, 32, planner="uniform", seed=2, epoch=epoch), features)
+        independent = batch_stats(sample_batches(graph, 32, planner="walks", seed=2, epoch=epoch), features)
         assert hard["in_batch_similarity"] > uniform["in_batch_similarity"] + 0.2
         kept = hard["in_batch_similarity"] - uniform["in_batch_similarity"]
         assert kept > 0.6 * (independent["in_batch_similarity"] - uniform["in_batch_similarity"])
@@ -103,8 +108,10 @@ def test_hardness_is_monotone_and_default_is_that_of_walks():
             epochs = [sample_batches(graph, 64, seed=2, epoch=epoch, **arguments) for epoch in range(4)]
             return np.mean([batch_stats(batches, features)["in_batch_similarity"] for batches in epochs])
 
-        soft, default, hard = (similarity(hardness=hardness) for hardness in ("soft", "default", "hard"))
-        walks = similarity(epoch_mode="independent")
+        soft, default, hard = (
+            similarity(planner=PartitionPlanner(hardness)) for hardness in ("soft", "default", "hard")
+        )
+        walks = similarity(planner="walks")
         assert 0 < soft < default < hard
         assert 0.75 * walks < default < 1.25 * walks
 
@@ -125,20 +132,20 @@ def test_epochs_and_seeds_differ(random_table):
         assert not any(torch.equal(first, second) for second in batches[i + 1 :])
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("full", [True, False])
-def test_independent_and_paper_epochs_equal_the_oracle(random_table, strategy, full):
+def test_independent_and_paper_epochs_equal_the_oracle(random_table, order, full):
     table = random_table(130, 12, full=full)
     for batch_size in (1, 10, 13):
-        arguments = {"strategy": strategy, "seed": 4, "epoch": 6}
+        arguments = {"seed": 4, "epoch": 6}
         independent = sample_batches(
-            torch.from_numpy(table), batch_size, epoch_mode="independent", num_batches=9, **arguments
+            torch.from_numpy(table), batch_size, planner=WalkPlanner(order), num_batches=9, **arguments
         )
         assert independent.indices.tolist() == reference.independent_batches(
-            table, batch_size, num_batches=9, **arguments
+            table, batch_size, num_batches=9, strategy=order, **arguments
         )
-        paper = sample_batches(torch.from_numpy(table), batch_size, epoch_mode="paper", **arguments)
-        expected, tail = reference.paper_batches(table, batch_size, **arguments)
+        paper = sample_batches(torch.from_numpy(table), batch_size, planner=CoverByWalksPlanner(order), **arguments)
+        expected, tail = reference.paper_batches(table, batch_size, strategy=order, **arguments)
         assert paper.indices.tolist() == expected
         assert paper.tail.tolist() == tail
         assert set(members(paper)) == set(range(130))
@@ -147,38 +154,38 @@ def test_independent_and_paper_epochs_equal_the_oracle(random_table, strategy, f
 def test_uniform_partition_equals_the_oracle(random_table):
     table = torch.from_numpy(random_table(50, 3))
     for drop_last in (False, True):
-        batches = sample_batches(table, 8, strategy="uniform", drop_last=drop_last, seed=9)
+        batches = sample_batches(table, 8, planner="uniform", drop_last=drop_last, seed=9)
         expected, tail = reference_partition.uniform_partition(50, 8, drop_last=drop_last, seed=9)
         assert (batches.indices.tolist(), batches.tail.tolist()) == (expected, tail)
 
 
 def test_sizes_of_every_mode(random_table):
     table = torch.from_numpy(random_table(50, 20, full=True))
-    for mode in ("partition", "independent"):
-        whole = sample_batches(table, 8, epoch_mode=mode)
+    for mode in ("partition", "walks"):
+        whole = sample_batches(table, 8, planner=mode)
         assert [len(b) for b in whole] == [8] * 6 + [2]
-        assert [len(b) for b in sample_batches(table, 8, epoch_mode=mode, drop_last=True)] == [8] * 6
-        part = sample_batches(table, 8, epoch_mode=mode, num_batches=4)
+        assert [len(b) for b in sample_batches(table, 8, planner=mode, drop_last=True)] == [8] * 6
+        part = sample_batches(table, 8, planner=mode, num_batches=4)
         assert torch.equal(part.indices, whole.indices[:4])
         assert len(part) == 4
-        assert [len(b) for b in sample_batches(table, 64, epoch_mode=mode)] == [50]
-        assert len(sample_batches(table, 64, epoch_mode=mode, drop_last=True)) == 0
-    assert len(sample_batches(table, 8, epoch_mode="independent", num_batches=100).indices) == 100
-    paper = sample_batches(table, 8, epoch_mode="paper")
-    assert torch.equal(sample_batches(table, 8, epoch_mode="paper", num_batches=3).indices, paper.indices[:3])
-    assert len(sample_batches(table, 8, epoch_mode="paper", drop_last=True).tail) == 0
-    assert members(sample_batches(table, 64, epoch_mode="paper")) == list(range(50))
+        assert [len(b) for b in sample_batches(table, 64, planner=mode)] == [50]
+        assert len(sample_batches(table, 64, planner=mode, drop_last=True)) == 0
+    assert len(sample_batches(table, 8, planner="walks", num_batches=100).indices) == 100
+    paper = sample_batches(table, 8, planner="cover_by_walks")
+    assert torch.equal(sample_batches(table, 8, planner="cover_by_walks", num_batches=3).indices, paper.indices[:3])
+    assert len(sample_batches(table, 8, planner="cover_by_walks", drop_last=True).tail) == 0
+    assert members(sample_batches(table, 64, planner="cover_by_walks")) == list(range(50))
 
 
 def test_subset_graph_gives_batches_of_its_instances(rng):
     features = rng.standard_normal((200, 8)).astype(np.float32)
     rows = rng.permutation(200)[:77]
     graph = proximity_graph(features, 10, rows=rows)
-    for mode in ("partition", "paper"):
-        batches = sample_batches(graph, 16, epoch_mode=mode)
+    for mode in ("partition", "cover_by_walks"):
+        batches = sample_batches(graph, 16, planner=mode)
         assert set(members(batches)) == set(rows.tolist())
-    assert set(members(sample_batches(graph, 16, epoch_mode="independent"))) <= set(rows.tolist())
-    assert members(sample_batches(graph, 16, strategy="uniform")) == sorted(rows.tolist())
+    assert set(members(sample_batches(graph, 16, planner="walks"))) <= set(rows.tolist())
+    assert members(sample_batches(graph, 16, planner="uniform")) == sorted(rows.tolist())
 
 
 def test_batches_are_a_sequence(random_table):
@@ -189,7 +196,7 @@ def test_batches_are_a_sequence(random_table):
     assert [len(b) for b in batches[1:]] == [8, 4]
     with pytest.raises(IndexError, match="batch 3 of 3"):
         batches[3]
-    assert batches[0].dtype == torch.int32
+    assert batches[0].dtype == batches.tail.dtype == torch.int64
     assert repr(batches) == "Batches(num_full=2, batch_size=8, tail=4)"
 
 

@@ -107,10 +107,10 @@ def test_excluding_equal_labels_leaves_no_false_link(data, capsys):
 
 
 @pytest.mark.parametrize("num_rows", [2, 5])
-@pytest.mark.parametrize("mode", ["partition", "independent", "paper"])
-def test_few_instances(tmp_path, num_rows, mode, capsys):
+@pytest.mark.parametrize("planner", ["partition", "walks", "cover_by_walks"])
+def test_few_instances(tmp_path, num_rows, planner, capsys):
     np.save(tmp_path / "x.npy", np.eye(num_rows, dtype=np.float16))
-    arguments = [str(tmp_path / "x.npy"), "--epoch-mode", mode, "--out", str(tmp_path / "b.npy")]
+    arguments = [str(tmp_path / "x.npy"), "--planner", planner, "--out", str(tmp_path / "b.npy")]
     assert main(["inspect", *arguments]) == 0
     batches = np.load(tmp_path / "b.npy")
     assert sorted(batches[batches >= 0].tolist()) == list(range(num_rows))

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from batchsampler_ext import FeatureBank
-from batchsampler_ext.batches import EPOCH_MODES
 from batchsampler_ext.cli import costs, main, timing
 from batchsampler_ext.cli.costs import Costs, Settings, cheaper_settings
 from batchsampler_ext.cli.costs_report import advice
+from batchsampler_ext.planners import PLANNERS
 
 SMALL = ["--num-samples", "300", "--dim", "8", "--batch-size", "16"]
 
@@ -29,9 +29,9 @@ def constant(seconds: float) -> timing.Timing:
     return timing.Timing(np.array([seconds]))
 
 
-def settings_of(epoch_mode: str, refresh_every: int | None) -> Settings:
+def settings_of(planner: str, refresh_every: int | None) -> Settings:
     """100 batches of 10."""
-    return Settings(1000, 4, 10, refresh_every, 50, 5, "float32", epoch_mode)
+    return Settings(1000, 4, 10, refresh_every, 50, 5, "float32", planner)
 
 
 def partition_costs(refresh_seconds: float = 1.0) -> Costs:
@@ -39,11 +39,11 @@ def partition_costs(refresh_seconds: float = 1.0) -> Costs:
     return Costs(settings_of("partition", None), constant(1e-3), constant(2e-3), constant(refresh_seconds), {})
 
 
-@pytest.mark.parametrize(("mode", "refresh_every", "steps"), [
-    ("partition", None, 100), ("independent", 30, 25), ("independent", 500, 100), ("paper", 30, 30),
+@pytest.mark.parametrize(("planner", "refresh_every", "steps"), [
+    ("partition", None, 100), ("walks", 30, 25), ("walks", 500, 100), ("cover_by_walks", 30, 30),
 ])  # fmt: skip
-def test_steps_share_a_refresh(mode, refresh_every, steps):
-    assert settings_of(mode, refresh_every).steps_per_refresh == steps
+def test_steps_share_a_refresh(planner, refresh_every, steps):
+    assert settings_of(planner, refresh_every).steps_per_refresh == steps
 
 
 def test_a_step_pays_its_calls_and_its_share_of_a_refresh():
@@ -53,9 +53,9 @@ def test_a_step_pays_its_calls_and_its_share_of_a_refresh():
     assert cost.summary()["step"]["seconds"] == pytest.approx(0.013)
 
 
-@pytest.mark.parametrize(("mode", "refresh_every"), [("partition", None), ("independent", 5), ("independent", 100)])
-def test_refreshes_are_counted_as_a_sampler_does_them(mode, refresh_every):
-    settings = Settings(61, 4, 8, refresh_every, 5, 2, "float32", mode)
+@pytest.mark.parametrize(("planner", "refresh_every"), [("partition", None), ("walks", 5), ("walks", 100)])
+def test_refreshes_are_counted_as_a_sampler_does_them(planner, refresh_every):
+    settings = Settings(61, 4, 8, refresh_every, 5, 2, "float32", planner)
     bank = FeatureBank(61, 4)
     bank.update(torch.arange(61), torch.randn(61, 4))
     sampler = costs.make_sampler(bank, settings, lambda done, total: None)
@@ -80,19 +80,19 @@ def test_advice_names_what_was_measured_to_help():
 
 
 def test_remedies_are_tried_only_if_they_can_help():
-    options = {mode: [option for option, _ in cheaper_settings(settings_of(mode, every))] for mode, every in (
-        ("partition", None), ("independent", 30), ("paper", 30),
+    options = {planner: [option for option, _ in cheaper_settings(settings_of(planner, every))] for planner, every in (
+        ("partition", None), ("walks", 30), ("cover_by_walks", 30),
     )}  # fmt: skip
     assert options["partition"] == ["--num-candidates 12"]
-    assert options["independent"] == options["paper"] == ["--num-candidates 12", "--refresh-every 120"]
-    few = replace(settings_of("independent", 100), num_candidates=8)
+    assert options["walks"] == options["cover_by_walks"] == ["--num-candidates 12", "--refresh-every 120"]
+    few = replace(settings_of("walks", 100), num_candidates=8)
     assert cheaper_settings(few) == []
 
 
-@pytest.mark.parametrize("mode", EPOCH_MODES)
-def test_bench_measures_every_mode_and_writes_json(mode, capsys):
-    refresh_every = [] if mode == "partition" else ["--refresh-every", "5"]
-    options = ["--epoch-mode", mode, *refresh_every, "--num-neighbors", "10", "--step-ms", "0.001"]
+@pytest.mark.parametrize("planner", sorted(PLANNERS))
+def test_bench_measures_every_planner_and_writes_json(planner, capsys):
+    refresh_every = [] if PLANNERS[planner].covers_once else ["--refresh-every", "5"]
+    options = ["--planner", planner, *refresh_every, "--num-neighbors", "10", "--step-ms", "0.001"]
     assert main(["bench", *SMALL, *options, "--json", "r.json"]) == 0
     with open("r.json") as file:
         report = json.load(file)
@@ -103,13 +103,16 @@ def test_bench_measures_every_mode_and_writes_json(mode, capsys):
     step = report["step"]
     assert step["seconds"] == pytest.approx(step["update_and_draw_seconds"] + step["refresh_seconds"])
     assert step["refresh_seconds"] == pytest.approx(report["refresh"]["median_seconds"] / step["steps_per_refresh"])
-    assert list(report["remedies"]) == ["--num-candidates 74", *([] if mode == "partition" else ["--refresh-every 20"])]
+    assert list(report["remedies"]) == [
+        "--num-candidates 74",
+        *([] if PLANNERS[planner].covers_once else ["--refresh-every 20"]),
+    ]
     assert report["step_ms"] == 0.001
     assert report["memory_bytes"]["bank"] >= 300 * 8 * 2
     out = capsys.readouterr().out
     for word in ("update, one batch", "draw, one batch", "refresh, per", "share of 1.00 us", "above 1%"):
         assert word in out
-    assert ("per epoch (19 steps)" in out) == (mode == "partition")
+    assert ("per epoch (19 steps)" in out) == PLANNERS[planner].covers_once
 
 
 def test_no_remedies_are_measured_below_a_share_of_a_step(capsys):
@@ -119,18 +122,18 @@ def test_no_remedies_are_measured_below_a_share_of_a_step(capsys):
     assert "below 1%" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("mode", "refresh_every"), [("partition", None), ("independent", 100), ("paper", 100)])
-def test_bench_refreshes_as_a_sampler_does_by_default(mode, refresh_every):
-    assert main(["bench", *SMALL, "--epoch-mode", mode, "--json", "r.json"]) == 0
+@pytest.mark.parametrize(("planner", "refresh_every"), [("partition", None), ("walks", 100), ("cover_by_walks", 100)])
+def test_bench_refreshes_as_a_sampler_does_by_default(planner, refresh_every):
+    assert main(["bench", *SMALL, "--planner", planner, "--json", "r.json"]) == 0
     with open("r.json") as file:
         assert json.load(file)["settings"]["refresh_every"] == refresh_every
 
 
-@pytest.mark.parametrize("mode", EPOCH_MODES)
+@pytest.mark.parametrize("planner", sorted(PLANNERS))
 @pytest.mark.parametrize(("num_samples", "batch_size"), [(2, 1), (2, 2), (3, 2), (9, 9)])
-def test_bench_of_few_instances(num_samples, batch_size, mode):
+def test_bench_of_few_instances(num_samples, batch_size, planner):
     sizes = ["--num-samples", str(num_samples), "--dim", "3", "--batch-size", str(batch_size)]
-    assert main(["bench", *sizes, "--epoch-mode", mode]) == 0
+    assert main(["bench", *sizes, "--planner", planner]) == 0
 
 
 def test_bench_uses_the_threads_it_is_told_and_gives_them_back(capsys):
@@ -147,12 +150,15 @@ def test_bench_uses_the_threads_it_is_told_and_gives_them_back(capsys):
         (["--num-samples", "2000000000"], "num_samples: expected bank and graph to fit into"),
         (["--dim", "0"], "dim: expected an integer at least 1, got 0"),
         (["--batch-size", "301"], "batch_size: expected an integer from 1 to 300 (num_samples), got 301"),
-        (["--epoch-mode", "paper", "--refresh-every", "0"], "refresh_every: expected an integer at least 1, got 0"),
-        (["--refresh-every", "5"], "refresh_every: expected none with epoch_mode 'partition'"),
+        (
+            ["--epoch-planner", "cover_by_walks", "--refresh-every", "0"],
+            "refresh_every: expected an integer at least 1, got 0",
+        ),
+        (["--refresh-every", "5"], "refresh_every: expected none with epoch_planner 'partition'"),
         (["--num-candidates", "300"], "num_candidates: expected an integer from 1 to 299 (num_samples - 1), got 300"),
         (["--num-neighbors", "300"], "num_neighbors: expected an integer from 1 to 299 (num_candidates), got 300"),
         (["--dtype", "float64"], "dtype: expected one of 'float32', 'bfloat16', 'float16', got 'float64'"),
-        (["--epoch-mode", "x"], "epoch_mode: expected one of"),
+        (["--epoch-planner", "x"], "epoch_planner: expected one of"),
         (["--step-ms", "nan"], "--step-ms: expected a positive number, got nan"),
         (["--num-threads", "0"], "num_threads: expected an integer from 1 to"),
         (["--json", "no/where.json"], "json: expected a path in a writable directory"),

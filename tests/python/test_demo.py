@@ -8,12 +8,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
-from batchsampler_ext.__main__ import main
 from batchsampler_ext.demo import experiment, simclr
 from batchsampler_ext.demo.data import LabelledImages, Split
 from batchsampler_ext.demo.experiment import Settings, Summary, findings, run_experiment, spread
+from PIL import Image
+
+from batchsampler_ext.__main__ import main
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from batchsampler_ext import ProximityGraph, batch_stats, knn, knn_graph, proximity_graph, sample_batches
+from batchsampler_ext import (
+    CoverByWalksPlanner,
+    PartitionPlanner,
+    ProximityGraph,
+    WalkPlanner,
+    batch_stats,
+    knn,
+    knn_graph,
+    proximity_graph,
+    sample_batches,
+)
 from batchsampler_ext import random_walk_with_restart as walk
 
 X = torch.arange(40, dtype=torch.float32).view(10, 4)
@@ -121,9 +131,9 @@ BAD_TABLES = [
 def test_bad_neighbor_tables(table, error, message):
     with pytest.raises(error, match=message):
         walk(table, [0], 2)
-    for mode in ("partition", "independent", "paper"):
+    for mode in ("partition", "walks", "cover_by_walks"):
         with pytest.raises(error, match=message):
-            sample_batches(table, 2, epoch_mode=mode)
+            sample_batches(table, 2, planner=mode)
 
 
 BAD_WALK_ARGUMENTS = [
@@ -170,26 +180,18 @@ def test_no_roots_give_no_walks():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"epoch_mode": "random"}, "epoch_mode: expected one of 'partition', 'independent', 'paper', got 'random'"),
-        ({"strategy": "rwp"}, "strategy: expected one of"),
-        ({"strategy": "bfs"}, "strategy: expected 'rwr' or 'uniform' in epoch_mode 'partition', got 'bfs'"),
-        ({"hardness": "harder"}, "hardness: expected one of 'soft', 'default', 'hard', got 'harder'"),
         (
-            {"hardness": "hard", "epoch_mode": "paper"},
-            "hardness: expected 'default' in epoch_mode 'paper' with strategy 'rwr', got 'hard'",
+            {"planner": "random"},
+            "planner: expected one of 'partition', 'walks', .*, got 'random'",
         ),
         (
-            {"hardness": "soft", "strategy": "uniform"},
-            "hardness: expected 'default' in epoch_mode 'partition' with strategy 'uniform', got 'soft'",
-        ),
-        (
-            {"batch_size": 4, "strategy": "knn", "epoch_mode": "paper"},
-            "strategy: 'knn' batches of 4 expected a graph with",
+            {"batch_size": 4, "planner": CoverByWalksPlanner("knn")},
+            "order: 'knn' batches of 4 expected a graph with",
         ),
         ({"num_batches": 3}, r"num_batches: .* 1 to 2 \(the batches of this epoch\), got 3"),
-        ({"num_batches": 0, "epoch_mode": "independent"}, "num_batches: .* got 0"),
+        ({"num_batches": 0, "planner": "walks"}, "num_batches: .* got 0"),
         (
-            {"num_batches": 2, "epoch_mode": "independent", "batch_size": 9},
+            {"num_batches": 2, "planner": "walks", "batch_size": 9},
             r"num_batches: .* \(batch_size exceeds the 4 rows\), got 2",
         ),
     ],
@@ -197,6 +199,19 @@ def test_no_roots_give_no_walks():
 def test_bad_epochs(arguments, message):
     with pytest.raises(ValueError, match=message):
         sample_batches(TABLE, **{"batch_size": 2, **arguments})
+
+
+def test_bad_planners():
+    with pytest.raises(ValueError, match="hardness: expected one of 'soft', 'default', 'hard', got 'harder'"):
+        PartitionPlanner(hardness="harder")
+    with pytest.raises(ValueError, match="order: expected one of"):
+        WalkPlanner("rwp")
+    for planner in (PartitionPlanner, WalkPlanner, CoverByWalksPlanner):
+        with pytest.raises(ValueError, match=r"restart_prob: expected a float in \[0, 1\), got 1.0"):
+            planner(restart_prob=1.0)
+    for planner in (PartitionPlanner, 3, object()):
+        with pytest.raises(TypeError, match="planner: expected a name or a BatchPlanner, got"):
+            sample_batches(TABLE, 2, planner=planner)
 
 
 def test_bad_graphs():

@@ -217,9 +217,9 @@ def test_other_losses_train(programs, made_data, program, loss):
         "--epochs 0",
         "--towers 2 --mask-known --no-link-labels --fill-bank",
         "--encoder bert --layers 1 --amp bf16 --pooler cls",
-        "--epoch-mode independent --strategy bfs --restart-prob-end 0.05 --rows-per-draw 1",
+        "--planner walks --order bfs --restart-prob-end 0.05 --rows-per-draw 1",
         "--range-min 2 --max-score 0.9 --hardness hard",
-        "--epoch-mode paper --bank-dtype fp32 --warmup-epochs 1 --schedule linear",
+        "--planner cover_by_walks --bank-dtype fp32 --warmup-epochs 1 --schedule linear",
     ],
 )
 def test_options(programs, made_data, options):
@@ -235,11 +235,11 @@ def test_untrained(programs, made_data, program):
     assert all(math.isfinite(value) for value in result["metrics"].values())
 
 
-def test_epochs_of_all_modes_are_equally_long(programs, made_data):
+def test_epochs_of_all_planners_are_equally_long(programs, made_data):
     """So that schedules of the learning rate hold."""
     command = [*arguments("retrieval", made_data), "--epochs", "3"]
-    for mode in ("partition", "independent", "paper"):
-        result = programs["retrieval"].main([*command, "--epoch-mode", mode])
+    for planner in ("partition", "walks", "cover_by_walks"):
+        result = programs["retrieval"].main([*command, "--planner", planner])
         assert [entry["step"] for entry in result["history"]] == [6, 12, 18]
 
 

@@ -33,9 +33,10 @@ def epoch_hash(num_threads):
         graph = proximity_graph(features, 20, num_candidates=300, metric=metric, rows_per_draw=rows_per_draw,
                                 return_scores=True, seed=77, num_threads=num_threads)
         digest.update(graph.neighbors.numpy().tobytes() + graph.scores.numpy().tobytes())
-        for mode in ("partition", "independent", "paper"):
-            batches = sample_batches(graph, 64, epoch_mode=mode, seed=77, epoch=5, num_threads=num_threads)
-            digest.update(batches.indices.numpy().tobytes() + batches.tail.numpy().tobytes())
+        for planner in ("partition", "walks", "cover_by_walks"):
+            batches = sample_batches(graph, 64, planner=planner, seed=77, epoch=5, num_threads=num_threads)
+            for ids in (batches.indices, batches.tail):
+                digest.update(ids.int().numpy().tobytes())
     return digest.hexdigest()
 """
 # Frozen: a change here changes every user's epochs and belongs in the changelog.

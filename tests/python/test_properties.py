@@ -7,7 +7,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchsampler_ext import knn_graph, proximity_graph, reference, reference_partition, sample_batches
+from batchsampler_ext import (
+    PartitionPlanner,
+    knn_graph,
+    proximity_graph,
+    reference,
+    reference_partition,
+    sample_batches,
+)
 
 # Derandomised: a test that fails sometimes is of no use in CI. The fixture `isa` is constant within a test.
 COMMON = settings(
@@ -76,9 +83,9 @@ def test_epochs_equal_the_oracle(num_rows, num_neighbors, batch_size, restart_pr
     table[rng.random((num_rows, num_neighbors)).argsort(1).argsort(1) >= rng.integers(0, num_neighbors + 1)] = -1
     table = -np.sort(-table, axis=1)  # -1 last
     chosen = {"restart_prob": restart_prob, "seed": seed, "epoch": epoch}
-    of_partition = {**chosen, "hardness": hardness, "drop_last": drop_last}
-    batches = sample_batches(torch.from_numpy(table), batch_size, **of_partition)
-    expected = reference_partition.partition(table, batch_size, **of_partition)
+    of_partition = {**chosen, "drop_last": drop_last}
+    batches = sample_batches(torch.from_numpy(table), batch_size, planner=PartitionPlanner(hardness), **of_partition)
+    expected = reference_partition.partition(table, batch_size, hardness=hardness, **of_partition)
     assert (batches.indices.tolist(), batches.tail.tolist()) == expected
-    paper = sample_batches(torch.from_numpy(table), batch_size, epoch_mode="paper", **chosen)
+    paper = sample_batches(torch.from_numpy(table), batch_size, planner="cover_by_walks", **chosen)
     assert (paper.indices.tolist(), paper.tail.tolist()) == reference.paper_batches(table, batch_size, **chosen)

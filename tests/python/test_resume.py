@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import pickle
 
@@ -11,7 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
-from batchsampler_ext import FeatureBank, IndexedDataset, ProximityBatchSampler
+from batchsampler_ext import FeatureBank, GraphConfig, IndexedDataset, PartitionPlanner, ProximityBatchSampler
 
 
 def digits(count: int) -> torch.Tensor:
@@ -32,12 +33,22 @@ def drift(bank: FeatureBank, batch: list[int]) -> None:
 
 
 def make(count: int = 600, **arguments) -> ProximityBatchSampler:
-    options = {"refresh_every": 5, "num_candidates": 100, "num_neighbors": 20, "seed": 3, **arguments}
+    options = {"graph": GraphConfig(num_candidates=100, num_neighbors=20), "seed": 3, **arguments}
     return ProximityBatchSampler(count, 32, bank=filled_bank(count), **options)
 
 
-def run(sampler: ProximityBatchSampler, num_epochs: int, stop_after: int | None = None) -> list[list[list[int]]]:
-    """The batches of each epoch, as training would see them; stops within an epoch after that many batches in all."""
+def walks(**arguments) -> ProximityBatchSampler:
+    """With a plan for each five batches."""
+    return make(**{"planner": "walks", "refresh_every": 5, **arguments})
+
+
+def run(
+    sampler: ProximityBatchSampler, num_epochs: int, stop_after: int | None = None, refresh_after: int | None = None
+) -> list[list[list[int]]]:
+    """The batches of each epoch, as training would see them; stops within an epoch after that many batches in all.
+
+    refresh_after: asks for a new plan after every so many batches of an epoch.
+    """
     epochs: list[list[list[int]]] = []
     num_drawn = 0
     for _ in range(num_epochs):
@@ -46,31 +57,39 @@ def run(sampler: ProximityBatchSampler, num_epochs: int, stop_after: int | None 
             epochs[-1].append(batch)
             drift(sampler.bank, batch)
             num_drawn += 1
+            if refresh_after and sampler.state_dict()["num_drawn"] % refresh_after == 0:
+                sampler.refresh()
             if num_drawn == stop_after:
                 return epochs
     return epochs
 
 
-@pytest.mark.parametrize("mode", ["partition", "independent", "paper"])
-@pytest.mark.parametrize("refresh_every", [5, None])
-def test_kill_and_resume_continue_the_exact_sequence(mode, refresh_every):
+@pytest.mark.parametrize(
+    ("options", "refresh_after"),
+    [
+        ({}, 5),
+        ({}, None),
+        *(({"planner": p, "refresh_every": n}, None) for p in ("walks", "cover_by_walks") for n in (5, None)),
+    ],
+)
+def test_kill_and_resume_continue_the_exact_sequence(options, refresh_after):
     """Interruptions at random batches and at the ends of epochs, each resumed in fresh objects from pickled states."""
-    expected = run(make(epoch_mode=mode, refresh_every=refresh_every), 3)
+    expected = run(make(**options), 3, refresh_after=refresh_after)
     lengths = [len(epoch) for epoch in expected]
     total = sum(lengths)
     places = [lengths[0], lengths[0] + lengths[1], lengths[0] - 1, lengths[0] + 1]
-    places += np.random.default_rng(0).integers(1, total, 50 if mode == "partition" else 6).tolist()
+    places += np.random.default_rng(0).integers(1, total, 6 if options else 50).tolist()
     for place in places:
-        sampler = make(epoch_mode=mode, refresh_every=refresh_every)
-        before = run(sampler, 3, stop_after=place)
+        sampler = make(**options)
+        before = run(sampler, 3, place, refresh_after)
         saved = pickle.dumps((sampler.bank.state_dict(), sampler.state_dict()))
         bank_state, sampler_state = pickle.loads(saved)
-        sampler = make(epoch_mode=mode, refresh_every=refresh_every)
+        sampler = make(**options)
         sampler.bank.load_state_dict(bank_state)
         sampler.load_state_dict(sampler_state)
         done = len(before)
         is_whole = len(before[-1]) == lengths[done - 1]
-        rest = run(sampler, 3 - done + (not is_whole))
+        rest = run(sampler, 3 - done + (not is_whole), refresh_after=refresh_after)
         if not is_whole:
             rest[0] = before.pop() + rest[0]
         assert before + rest == expected
@@ -80,8 +99,8 @@ def test_kill_and_resume_continue_the_exact_sequence(mode, refresh_every):
 def test_what_a_loader_drew_ahead_is_drawn_again(num_workers):
     """state_dict(num_trained) goes back to what was trained, also across a refresh."""
     for num_trained in (1, 4, 5, 6, 9, 14):
-        sampler = make()
-        expected = list(make())
+        sampler = walks()
+        expected = list(walks())
         arguments = {"num_workers": num_workers, **({"multiprocessing_context": "spawn"} if num_workers else {})}
         loader = DataLoader(IndexedDataset(TensorDataset(digits(600))), batch_sampler=sampler, **arguments)
         trained = []
@@ -91,7 +110,7 @@ def test_what_a_loader_drew_ahead_is_drawn_again(num_workers):
                 break
         state = sampler.state_dict(num_trained)
         assert state["num_drawn"] == num_trained
-        resumed = make()
+        resumed = walks()
         resumed.load_state_dict(state)
         assert trained + list(resumed) == expected
         assert sampler.state_dict()["num_drawn"] >= num_trained  # what was drawn, not what was trained
@@ -99,8 +118,8 @@ def test_what_a_loader_drew_ahead_is_drawn_again(num_workers):
             break  # processes are slow to start
 
 
-def test_only_kept_windows_can_be_gone_back_to():
-    sampler = make()
+def test_only_kept_plans_can_be_gone_back_to():
+    sampler = walks()
     batches = iter(sampler)
     for _ in range(12):
         next(batches)
@@ -115,7 +134,7 @@ def test_a_state_belongs_to_the_epoch_it_names():
     list(sampler)
     sampler.set_epoch(1)  # a checkpoint at the start of an epoch
     state = sampler.state_dict()
-    assert (state["epoch"], state["num_drawn"], state["windows"]) == (1, 0, [])
+    assert (state["epoch"], state["num_drawn"], state["plans"]) == (1, 0, [])
     resumed = make()
     resumed.load_state_dict(state)
     expected.set_epoch(1)
@@ -144,7 +163,7 @@ def test_a_finished_epoch_is_followed_by_the_next():
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupted_refresh_loses_nothing(error):
-    expected = list(make())
+    expected = list(walks())
     wanted = []
 
     def progress(*_) -> None:
@@ -152,7 +171,7 @@ def test_an_interrupted_refresh_loses_nothing(error):
             wanted.clear()
             raise error
 
-    sampler = make(progress=progress)
+    sampler = walks(progress=progress)
     batches = iter(sampler)
     drawn = [next(batches) for _ in range(5)]
     wanted.append(True)
@@ -160,7 +179,7 @@ def test_an_interrupted_refresh_loses_nothing(error):
         next(batches)
     assert drawn + list(sampler) == expected
 
-    sampler = make(progress=progress)
+    sampler = walks(progress=progress)
     wanted.append(True)
     with pytest.raises(error):
         next(iter(sampler))
@@ -182,24 +201,24 @@ def test_a_wanted_refresh_is_saved_and_done_once():
     assert sampler.refreshes == count + 1
 
 
-@pytest.mark.parametrize(("refresh_every", "size"), [(5, 64 * 5), (None, 50_000)])
-def test_states_are_small(refresh_every, size):
+@pytest.mark.parametrize(("options", "size"), [({"planner": "walks", "refresh_every": 5}, 64 * 5), ({}, 50_000)])
+def test_states_are_small(options, size):
     bank = FeatureBank(50_000, 4, dtype=torch.float32)
     bank.update(range(50_000), torch.randn(50_000, 4))
-    sampler = ProximityBatchSampler(50_000, 64, bank=bank, refresh_every=refresh_every, num_candidates=50)
+    sampler = ProximityBatchSampler(50_000, 64, bank=bank, graph=GraphConfig(num_candidates=50), **options)
     next(iter(sampler))
     file = io.BytesIO()
     torch.save(sampler.state_dict(), file)
-    assert file.tell() < 50_000 + 4 * size + 10_000  # a byte an instance and the window
+    assert file.tell() < 50_000 + 4 * size + 10_000  # a byte an instance and the plan
 
 
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
         ({"seed": 4}, "seed"),
-        ({"epoch_mode": "paper"}, "epoch_mode"),
-        ({"strategy": "uniform"}, "strategy"),
-        ({"hardness": "soft"}, "hardness"),
+        ({"planner": "cover_by_walks"}, "planner"),
+        ({"planner": "uniform"}, "planner"),
+        ({"planner": PartitionPlanner("soft")}, "hardness"),
         ({"drop_last": True}, "drop_last"),
     ],
 )
@@ -232,29 +251,29 @@ def damaged_states() -> dict[str, object]:
         next(batches)
     good = sampler.state_dict()
 
-    def window(**changes) -> dict:
-        return {**good, "windows": [{**good["windows"][0], **changes}]}
+    def plan(**changes) -> dict:
+        return {**good, "plans": [{**good["plans"][0], **changes}]}
 
-    indices = good["windows"][0]["indices"]
+    indices = good["plans"][0]["indices"]
     return {
         "nothing": {},
         "a list": [],
         "old version": {**good, "version": 1},
         "too far": {**good, "num_drawn": 500},
         "negative": {**good, "num_drawn": -3},
-        "no windows": {key: value for key, value in good.items() if key != "windows"},
+        "no plans": {key: value for key, value in good.items() if key != "plans"},
         "no epoch": {key: value for key, value in good.items() if key != "epoch"},
         "epoch": {**good, "epoch": -1},
         "settings": {**good, "settings": None},
-        "window": {**good, "windows": [[1, 2]]},
-        "extra": window(extra=1),
-        "flat indices": window(indices=indices[0]),
-        "other width": window(indices=indices[:, :5]),
-        "float indices": window(indices=indices.float()),
-        "large ids": window(indices=indices + 10_000),
-        "negative ids": window(indices=-1 - indices),
-        "drawn": window(drawn=torch.zeros(3, dtype=torch.bool)),
-        "first": window(first=-1),
+        "plan": {**good, "plans": [[1, 2]]},
+        "extra": plan(extra=1),
+        "flat indices": plan(indices=indices[0]),
+        "other width": plan(indices=indices[:, :5]),
+        "float indices": plan(indices=indices.float()),
+        "large ids": plan(indices=indices + 10_000),
+        "negative ids": plan(indices=-1 - indices),
+        "drawn": plan(drawn=torch.zeros(3, dtype=torch.bool)),
+        "first": plan(first=-1),
     }
 
 
@@ -265,6 +284,17 @@ def test_damaged_states_are_refused(damage):
     with pytest.raises((TypeError, ValueError), match=r"^(state|epoch)"):
         sampler.load_state_dict(damaged_states()[damage])
     assert list(sampler) == expected  # nothing of it was taken over
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda sampler: pickle.loads(pickle.dumps(sampler))])
+@pytest.mark.parametrize("place", [1, 5, 6])
+def test_copies_go_on_where_the_sampler_would(duplicate, place):
+    sampler = walks()
+    iterator = iter(sampler)
+    begun = [next(iterator) for _ in range(place)]
+    other = duplicate(sampler)
+    other.load_state_dict(other.state_dict())
+    assert begun + list(iterator) == begun + list(other)
 
 
 def test_states_after_a_wanted_refresh_go_back_across_it():

@@ -9,7 +9,17 @@ from sklearn.datasets import load_digits
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from batchsampler_ext import FeatureBank, IndexedDataset, ProximityBatchSampler, batch_stats, knn
+from batchsampler_ext import (
+    Batches,
+    BatchPlanner,
+    FeatureBank,
+    GraphConfig,
+    IndexedDataset,
+    ProximityBatchSampler,
+    WalkPlanner,
+    batch_stats,
+    knn,
+)
 
 
 def features() -> torch.Tensor:
@@ -38,12 +48,14 @@ def test_every_instance_once_per_epoch_through_refreshes(num_samples, is_subset,
     bank = filled_bank(features() if is_subset else features()[:num_samples])
     instances = torch.randperm(1797, generator=torch.Generator().manual_seed(1))[:num_samples].tolist()
     source = SubsetRandomSampler(instances) if is_subset else num_samples
-    sampler = ProximityBatchSampler(source, 64, drop_last, bank=bank, refresh_every=7, num_candidates=200)
+    sampler = ProximityBatchSampler(source, 64, drop_last, bank=bank, graph=GraphConfig(num_candidates=200))
     for _ in range(5):
         epoch = []
         for batch in sampler:
             drift(bank, batch)
             epoch.append(batch)
+            if len(epoch) % 7 == 0:
+                sampler.refresh()
         drawn = [i for batch in epoch for i in batch]
         assert len(epoch) == len(sampler)
         assert len(set(drawn)) == len(drawn) == (num_samples // 64 * 64 if drop_last else num_samples)
@@ -56,31 +68,50 @@ def test_every_instance_once_per_epoch_through_refreshes(num_samples, is_subset,
 def test_first_epoch_is_uniform_and_later_ones_are_hard():
     rows = features()
     bank = FeatureBank(len(rows), 64)
-    sampler = ProximityBatchSampler(len(rows), 64, bank=bank, refresh_every=10, num_candidates=300, num_neighbors=30)
+    config = GraphConfig(num_candidates=300, num_neighbors=30)
+    sampler = ProximityBatchSampler(len(rows), 64, bank=bank, graph=config)
     similarities = []
     for _ in range(2):
         epoch = []
         for batch in sampler:
             bank.update(batch, rows[batch])
             epoch.append(batch)
+            if len(epoch) % 10 == 0:
+                sampler.refresh()
         similarities.append(batch_stats(epoch, rows)["in_batch_similarity_per_batch"])
         assert sorted(i for batch in epoch for i in batch) == list(range(len(rows)))
     assert abs(similarities[0].mean()) < 0.02
     assert np.quantile(similarities[1], 0.1) > 0.1
-    windows = [similarities[1][first : first + 10].mean() for first in (0, 10, 20)]
-    assert windows[-1] > 0.8 * windows[0]
+    parts = [similarities[1][first : first + 10].mean() for first in (0, 10, 20)]
+    assert parts[-1] > 0.8 * parts[0]
 
 
-def test_a_partition_has_one_graph_by_default():
+def test_a_partition_has_one_graph():
     rows = torch.randn(2_450, 4, generator=torch.Generator().manual_seed(0))
-    options = {"num_candidates": 20, "num_neighbors": 4}
+    options = {"graph": GraphConfig(num_candidates=20, num_neighbors=4)}
     for drop_last, num_batches in ((False, 123), (True, 122)):
         sampler = ProximityBatchSampler(2_450, 20, drop_last, bank=filled_bank(rows), **options)
-        assert sampler.refresh_every == len(list(sampler)) == num_batches
+        assert len(list(sampler)) == num_batches
         assert sampler.refreshes == 1
-    walks = ProximityBatchSampler(2_450, 20, bank=filled_bank(rows), epoch_mode="independent", **options)
+    walks = ProximityBatchSampler(2_450, 20, bank=filled_bank(rows), planner="walks", **options)
     assert (walks.refresh_every, len(list(walks)), walks.refreshes) == (100, 123, 2)
-    assert ProximityBatchSampler(7, 20, True, bank=FeatureBank(7, 4)).refresh_every == 1  # no batch at all
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_later_graphs_of_a_partition_know_nothing_newer(drop_last):
+    """Training moves what was drawn, and a later graph is over what was not: so an epoch has one plan."""
+    runs = []
+    for trains in (False, True):
+        sampler = ProximityBatchSampler(233, 10, drop_last, bank=filled_bank(features()[:233]))
+        epoch = []
+        for batch in sampler:
+            epoch.append(batch)
+            if trains:
+                drift(sampler.bank, batch)
+            if len(epoch) % 4 == 0:
+                sampler.refresh()
+        runs.append(epoch)
+    assert runs[0] == runs[1]
 
 
 def test_instances_without_an_embedding_are_dealt_out():
@@ -90,7 +121,7 @@ def test_instances_without_an_embedding_are_dealt_out():
     bank.update(covered, rows[covered])
     sampler = ProximityBatchSampler(len(rows), 64, bank=bank)
     assert sorted(i for batch in sampler for i in batch) == list(range(len(rows)))
-    assert sampler.stats()["uncovered_share"] == pytest.approx(597 / 1797)
+    assert sampler.stats().missing_embedding_share == pytest.approx(597 / 1797)
 
 
 @pytest.mark.parametrize("kind", ["subset", "random", "dataset", "list", "distributed"])
@@ -107,7 +138,7 @@ def test_index_sets_of_samplers(kind):
         "distributed": (DistributedSampler(dataset, num_replicas=1, rank=0), everything),
     }[kind]
     for drop_last in (False, True):
-        sampler = ProximityBatchSampler(source, 16, drop_last, bank=bank, refresh_every=2)
+        sampler = ProximityBatchSampler(source, 16, drop_last, bank=bank)
         drawn = sorted(i for batch in sampler for i in batch)
         assert set(drawn) <= set(expected)
         assert len(drawn) == (len(expected) // 16 * 16 if drop_last else len(expected))
@@ -116,12 +147,10 @@ def test_index_sets_of_samplers(kind):
 def test_knn_batches_wait_for_embeddings_and_are_exact():
     rows = features()[:300]
     bank = FeatureBank(300, 64, dtype=torch.float32)
-    arguments = {"bank": bank, "epoch_mode": "independent", "strategy": "knn", "refresh_every": 2}
-    with pytest.raises(
-        ValueError, match="num_neighbors: expected batch_size - 1, 31, or more for strategy 'knn', got 5"
-    ):
-        ProximityBatchSampler(300, 32, num_neighbors=5, **arguments)
-    sampler = ProximityBatchSampler(300, 32, num_candidates=299, num_neighbors=31, **arguments)
+    arguments = {"bank": bank, "planner": WalkPlanner("knn"), "refresh_every": 2}
+    with pytest.raises(ValueError, match="num_neighbors: expected batch_size - 1, 31, or more for order 'knn', got 5"):
+        ProximityBatchSampler(300, 32, graph=GraphConfig(num_neighbors=5), **arguments)
+    sampler = ProximityBatchSampler(300, 32, graph=GraphConfig(num_candidates=299, num_neighbors=31), **arguments)
     batches = iter(sampler)
     for _ in range(2):
         batch = next(batches)
@@ -157,7 +186,7 @@ def test_epoch_handling():
 
 def test_two_iterations_at_once_do_not_disturb_each_other():
     bank = filled_bank(features()[:200])
-    sampler = ProximityBatchSampler(200, 16, bank=bank, refresh_every=3)
+    sampler = ProximityBatchSampler(200, 16, bank=bank)
     one, two = iter(sampler), iter(sampler)
     drawn_one, drawn_two = [], []
     for _ in range(len(sampler)):
@@ -179,7 +208,7 @@ def test_two_iterations_at_once_do_not_disturb_each_other():
 def test_loaders_with_worker_processes(workers):
     rows = features()[:400]
     bank = filled_bank(rows)
-    sampler = ProximityBatchSampler(400, 32, bank=bank, refresh_every=4)
+    sampler = ProximityBatchSampler(400, 32, bank=bank)
     loader = DataLoader(IndexedDataset(TensorDataset(rows)), batch_sampler=sampler, **workers)
     for _ in range(2):
         drawn = []
@@ -190,7 +219,7 @@ def test_loaders_with_worker_processes(workers):
         assert sorted(drawn) == list(range(400))
 
 
-def test_refresh_starts_a_new_window():
+def test_refresh_starts_a_new_plan():
     bank = filled_bank(features()[:400])
     sampler = ProximityBatchSampler(400, 32, bank=bank)
     drawn = []
@@ -202,15 +231,71 @@ def test_refresh_starts_a_new_window():
     assert sorted(drawn) == list(range(400))
 
 
-@pytest.mark.parametrize("mode", ["independent", "paper"])
-def test_walks_reach_everybody_with_few_candidates(mode):
+@pytest.mark.parametrize("place", range(1, 13))
+def test_a_plan_that_is_asked_for_is_of_the_bank_as_it_is(place):
+    """After any batch, and after a resume."""
+    moved = torch.randn(400, 64, generator=torch.Generator().manual_seed(9))
+    runs = []
+    for refreshes, resumes in ((False, False), (True, False), (True, True)):
+        sampler = ProximityBatchSampler(400, 32, bank=filled_bank(features()[:400]))
+        batches = []
+        for batch in sampler:
+            batches.append(batch)
+            if len(batches) == place:
+                sampler.bank.update(range(400), moved)
+                if refreshes:
+                    sampler.refresh()
+                if resumes:
+                    break
+        if resumes:
+            state, bank = sampler.state_dict(), sampler.bank
+            sampler = ProximityBatchSampler(400, 32, bank=bank)
+            sampler.load_state_dict(state)
+            batches += list(sampler)
+        assert sorted(i for batch in batches for i in batch) == list(range(400))
+        runs.append(batches)
+    without, asked, resumed = runs
+    assert resumed == asked
+    assert asked[:place] == without[:place]
+    assert asked[place:] != without[place:] or place == 12  # when one batch is left, of those that are left
+
+
+def test_rows_that_are_not_finite_are_named():
+    bank = FeatureBank(40, 4, dtype=torch.float32)
+    bank.update(range(40), torch.randn(40, 4))
+    sampler = ProximityBatchSampler(40, 5, bank=bank, planner="walks", refresh_every=2)
+    iterator = iter(sampler)
+    next(iterator)
+    next(iterator)
+    bank.data[7, 1] = float("nan")
+    with pytest.raises(ValueError, match=r"features\[7, 1\]: expected finite values"):
+        next(iterator)
+    bank.data[7, 1] = 0
+    assert len(list(sampler)) == 6  # goes on where it was
+
+
+def test_inference_mode_may_come_and_go():
+    runs = []
+    for first in (None, False, True):
+        sampler = ProximityBatchSampler(230, 10, bank=filled_bank(features()[:230]), planner="walks", refresh_every=4)
+        iterator, batches = iter(sampler), []
+        for i in range(23):
+            with torch.inference_mode(first is not None and (i // 4 % 2 == 0) == first):
+                batches.append(next(iterator))
+                drift(sampler.bank, batches[-1])
+        runs.append(batches)
+    assert runs[0] == runs[1] == runs[2]
+
+
+@pytest.mark.parametrize("planner", ["walks", "cover_by_walks"])
+def test_walks_reach_everybody_with_few_candidates(planner):
     """Rows that share a draw share candidates: with 256 of them, most instances would be in nobody's list."""
     rows = torch.randn(4000, 16, generator=torch.Generator().manual_seed(0))
     bank = filled_bank(rows)
-    arguments = {"bank": bank, "num_candidates": 64, "num_neighbors": 16, "epoch_mode": mode}
-    sampler = ProximityBatchSampler(4000, 64, **arguments)
+    config = GraphConfig(num_candidates=64, num_neighbors=16)
+    sampler = ProximityBatchSampler(4000, 64, bank=bank, graph=config, planner=planner)
     batches = list(sampler)
-    if mode == "independent":
+    if planner == "walks":
         assert len({i for batch in batches for i in batch}) > 0.5 * 4000
     else:
         assert len(batches) < 600  # 63 would do if none repeated an instance
@@ -220,7 +305,7 @@ def test_walks_reach_everybody_with_few_candidates(mode):
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_no_graph_is_built_for_nothing(drop_last):
     bank = filled_bank(features()[:500])
-    sampler = ProximityBatchSampler(500, 32, drop_last, bank=bank, epoch_mode="paper", refresh_every=10)
+    sampler = ProximityBatchSampler(500, 32, drop_last, bank=bank, planner="cover_by_walks", refresh_every=10)
     num_batches = len(list(sampler))
     assert sampler.refreshes == -(-num_batches // 10)
 
@@ -239,7 +324,7 @@ def test_restart_schedule_and_options_reach_the_graph():
     labels = torch.from_numpy(load_digits().target[:300])
     seen = []
     sampler = ProximityBatchSampler(
-        300, 32, bank=bank, restart_prob=lambda epoch: seen.append(epoch) or 0.1, graph_options={"labels": labels}
+        300, 32, bank=bank, restart_prob=lambda epoch: seen.append(epoch) or 0.1, graph=GraphConfig(labels=labels)
     )
     list(sampler)
     list(sampler)
@@ -247,10 +332,10 @@ def test_restart_schedule_and_options_reach_the_graph():
     neighbors = sampler.graph.neighbors
     assert not (labels[neighbors.clamp(min=0).long()] == labels[:, None])[neighbors >= 0].any()
     stats = sampler.stats()
-    assert stats["refresh_ms"] > 0
-    assert stats["total_seconds"] >= stats["refresh_ms"] / 1e3
-    assert stats["graph_age"] == len(sampler)
-    assert -1 <= stats["in_batch_similarity"] <= 1
+    assert stats.graph_ms > 0
+    assert stats.total_seconds >= stats.graph_ms / 1e3
+    assert stats.graph_age == len(sampler)
+    assert -1 <= stats.in_batch_similarity <= 1
 
 
 def test_bad_samplers():
@@ -271,18 +356,16 @@ def test_bad_samplers():
         with pytest.raises(error, match=message):
             ProximityBatchSampler(*arguments, bank=bank)
     for options, error, message in [
-        ({"refresh_every": 0}, ValueError, "refresh_every: .* got 0"),
+        ({"refresh_every": 0, "planner": "walks"}, ValueError, "refresh_every: .* got 0"),
+        ({"refresh_every": 5}, ValueError, "refresh_every: expected None with planner 'partition'.* got 5"),
         ({"restart_prob": 1.0}, ValueError, "restart_prob: "),
         ({"restart_prob": lambda epoch: 2.0}, ValueError, "restart_prob: "),
-        ({"strategy": "bfs"}, ValueError, "strategy: expected 'rwr' or 'uniform'"),
-        ({"hardness": "harder"}, ValueError, "hardness: expected one of 'soft', 'default', 'hard', got 'harder'"),
-        ({"epoch_mode": "all"}, ValueError, "epoch_mode: expected one of"),
-        ({"graph_options": {"rows": [1]}}, ValueError, "graph_options: .* got \\['rows'\\]"),
-        ({"graph_options": {"metrc": "ip"}}, TypeError, "metrc"),
-        ({"graph_options": {"metric": "dot"}}, ValueError, "metric: expected one of"),
-        ({"graph_options": {"labels": [1, 2, 3]}}, ValueError, "labels: expected one for each of 100 instances, got 3"),
-        ({"graph_options": {"rows_per_draw": 0}}, ValueError, "rows_per_draw: "),
-        ({"graph_options": {"range_min": 1000}}, ValueError, "graph_options: expected range_min below num_candidates"),
+        ({"planner": "all"}, ValueError, "planner: expected one of 'partition', .* got 'all'"),
+        ({"graph": {"metric": "ip"}}, TypeError, "graph: expected a GraphConfig, got dict"),
+        ({"graph": GraphConfig(metric="dot")}, ValueError, "metric: expected one of"),
+        ({"graph": GraphConfig(labels=[1, 2, 3])}, ValueError, "labels: expected one for each of 100 instances, got 3"),
+        ({"graph": GraphConfig(rows_per_draw=0)}, ValueError, "rows_per_draw: "),
+        ({"graph": GraphConfig(range_min=1000)}, ValueError, "range_min: expected less than num_candidates, 1000"),
         ({"bank": None}, TypeError, "bank: expected a FeatureBank, got NoneType"),
     ]:
         with pytest.raises(error, match=message):
@@ -292,8 +375,37 @@ def test_bad_samplers():
     assert list(ProximityBatchSampler(7, 8, True, bank=bank)) == []
 
 
-@pytest.mark.parametrize("mode", ["partition", "independent", "paper"])
-def test_the_default_device_does_not_matter(mode):
+class Planner(BatchPlanner):
+    """As a user may write one, wrong on demand."""
+
+    name = "in order"
+    covers_once = True
+
+    def __init__(self, wrong: str = "") -> None:
+        self.wrong = wrong
+
+    def plan(self, graph, request):
+        size = 4 if self.wrong == "size" else request.batch_size
+        num_full = 0 if self.wrong == "none" else len(graph) // size
+        ids = graph.ids[torch.zeros(len(graph), dtype=torch.int64)] if self.wrong == "repeats" else graph.ids
+        return Batches(ids[: num_full * size].view(num_full, size), ids[num_full * size :] if num_full else ids[:0])
+
+
+def test_a_planner_of_ones_own():
+    bank = filled_bank(features()[:20])
+    sampler = ProximityBatchSampler(20, 8, bank=bank, planner=Planner())
+    assert list(sampler) == [list(range(8)), list(range(8, 16)), list(range(16, 20))]
+    for wrong, message in [
+        ("size", "expected batches of 8 instances from 'in order', got 4"),
+        ("none", "expected batches from 'in order', got none"),
+        ("repeats", "expected each of 20 instances once from 'in order'"),
+    ]:
+        with pytest.raises(ValueError, match=f"planner: {message}"):
+            list(ProximityBatchSampler(20, 8, bank=bank, planner=Planner(wrong)))
+
+
+@pytest.mark.parametrize("planner", ["partition", "walks", "cover_by_walks", "uniform"])
+def test_the_default_device_does_not_matter(planner):
     """What is on the host stays there."""
     runs = []
     for default in (None, "meta"):
@@ -304,9 +416,9 @@ def test_the_default_device_does_not_matter(mode):
         try:
             bank.update(ids, rows)
             sampler = ProximityBatchSampler(
-                66, 4, True, bank=bank, refresh_every=3, num_candidates=20, num_neighbors=5, epoch_mode=mode
+                66, 4, True, bank=bank, graph=GraphConfig(num_candidates=20, num_neighbors=5), planner=planner
             )
-            runs.append([list(sampler), sampler.stats()["in_batch_similarity"], batch_stats([ids[:4]], rows)])
+            runs.append([list(sampler), sampler.stats().in_batch_similarity, batch_stats([ids[:4]], rows)])
         finally:
             torch.set_default_device(None)
     assert runs[0] == runs[1]

@@ -1,0 +1,159 @@
+"""How a plan is made: a graph over the instances that may still be drawn, then batches from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+
+from . import _validate
+from ._backend import core
+from ._cuda_engine import moved, on_host
+from ._epoch_cursor import Plan
+from .bank import FeatureBank
+from .build import GraphConfig, proximity_graph
+from .graph import ProximityGraph
+from .planners import Batches, BatchPlanner, PlanRequest
+
+_PLAN_STREAM = 255 << 24  # of Philox: no purpose of csrc/common/random_stream.h
+_LEFT_OUT = 2**32 - 1  # instead of a plan's first batch
+
+
+class MadePlan(NamedTuple):
+    plan: Plan
+    graph: ProximityGraph | None  # None: none was needed, or fewer than two instances have an embedding
+    graph_ms: float
+    plan_us: float  # per batch
+    random_fill_share: float
+    missing_embedding_share: float
+
+
+def count_batches(num_instances: int, batch_size: int, drop_last: bool) -> int:
+    """Number of batches of an epoch that draws each of num_instances once."""
+    return num_instances // batch_size + (not drop_last and num_instances % batch_size > 0)
+
+
+@dataclass(frozen=True)
+class PlanMaker:
+    """Checked settings of a sampler."""
+
+    instances: torch.Tensor  # int64, ascending
+    batch_size: int
+    drop_last: bool
+    planner: BatchPlanner
+    refresh_every: int | None  # batches of a plan; None for planners that plan whole epochs
+    seed: int
+
+    def num_batches(self) -> int:
+        return count_batches(len(self.instances), self.batch_size, self.drop_last)
+
+    def left_out(self, epoch: int) -> torch.Tensor:
+        """bool [num_instances]: those that take no part in the epoch."""
+        size = len(self.instances)
+        result = torch.zeros(size, dtype=torch.bool, device="cpu")
+        count = size % self.batch_size if self.drop_last else 0
+        if count and self.planner.covers_once:
+            order = torch.empty(size, dtype=torch.int64, device="cpu")
+            core.root_order(n=size, seed=self._plan_seed(epoch, _LEFT_OUT), epoch=epoch, out=order.data_ptr())
+            result[order[size - count :]] = True
+        return result
+
+    def make(
+        self,
+        bank: FeatureBank,
+        config: GraphConfig,
+        restart_prob: float,
+        epoch: int,
+        first: int,
+        drawn: torch.Tensor,
+        progress: Callable[[int, int], object] | None,
+    ) -> MadePlan:
+        """The plan that begins at batch ``first``. drawn: bool [num_instances], drawn in the epoch before it."""
+        ids = self.instances[~drawn] if self.planner.covers_once else self.instances
+        seed = self._plan_seed(epoch, first)
+        start = time.perf_counter()
+        graph, num_missing = self._build_graph(bank, ids, config, seed, progress)
+        built = time.perf_counter()
+        num_threads = _validate.num_threads(config.num_threads)
+        batches = self.planner.plan(
+            graph,
+            PlanRequest(
+                self.batch_size, self.drop_last, self._num_wanted(first), seed, epoch, restart_prob, num_threads, drawn
+            ),
+        )
+        indices, tail = self._on_host(batches, ids)
+        has_graph = graph.num_neighbors > 0
+        return MadePlan(
+            Plan(first, drawn, indices, tail),
+            graph if has_graph else None,
+            1e3 * (built - start) if has_graph else float("nan"),
+            1e6 * (time.perf_counter() - built) / max(1, len(batches)),
+            batches.stats.get("fills", 0) / max(1, batches.stats.get("num_instances", 0)),
+            num_missing / len(ids),
+        )
+
+    def _num_wanted(self, first: int) -> int | None:
+        if self.refresh_every is None or self.planner.length_varies:
+            return self.refresh_every
+        return min(self.refresh_every, self.num_batches() - first)
+
+    def _build_graph(
+        self,
+        bank: FeatureBank,
+        ids: torch.Tensor,
+        config: GraphConfig,
+        seed: int,
+        progress: Callable[[int, int], object] | None,
+    ) -> tuple[ProximityGraph, int]:
+        """A graph with a row for each id, without edges for those that have no embedding; and how many have none."""
+        rows = bank.rows_for_graph()
+        ids = moved(ids, bank.device)
+        is_known = rows.has_embedding[ids]
+        num_known = int(is_known.sum())
+        wanted = self.planner.graph_config(config, self.batch_size, num_known)
+        num_nodes = bank.num_samples
+        if num_known < 2 or wanted is None:
+            empty = torch.empty((len(ids), 0), dtype=torch.int32, device=bank.device)
+            return ProximityGraph(empty, ids=ids, num_nodes=num_nodes), len(ids) - num_known
+        graph = proximity_graph(
+            rows.features, config=wanted, keys=rows.keys, rows=ids[is_known], seed=seed, progress=progress
+        )
+        graph.check()
+        if num_known < len(ids):
+            neighbors = torch.full((len(ids), graph.num_neighbors), -1, dtype=torch.int32, device=bank.device)
+            neighbors[is_known] = graph.neighbors
+            graph = ProximityGraph(neighbors, ids=ids, num_nodes=num_nodes)
+        return graph, len(ids) - num_known
+
+    def _on_host(self, batches: Batches, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Indices and tail, int32, in host memory of their own. Views would keep all batches alive, and write them
+        into every saved state."""
+        shape, size = batches.indices.shape, batches.indices.numel()
+        found = on_host(torch.cat([batches.indices.reshape(-1), batches.tail]).to(torch.int32))
+        self._check(batches, found, ids)
+        return found[:size].view(shape).clone(), found[size:].clone()
+
+    def _check(self, batches: Batches, found: torch.Tensor, ids: torch.Tensor) -> None:
+        """A planner of the user's may be wrong: better an error than an endless epoch."""
+        name = self.planner.name
+        width = batches.indices.shape[1]
+        if len(batches.indices) and width != self.batch_size:
+            raise ValueError(f"planner: expected batches of {self.batch_size} instances from {name!r}, got {width}")
+        if len(found) == 0:
+            raise ValueError(f"planner: expected batches from {name!r}, got none")
+        if self.planner.covers_once and not torch.equal(found.sort().values.long(), ids):
+            raise ValueError(f"planner: expected each of {len(ids)} instances once from {name!r}, got {len(found)}")
+
+    def _plan_seed(self, epoch: int, first: int) -> int:
+        """An unrelated seed for each plan of each epoch."""
+        low, high, _, _ = core.philox4x32(self.seed, _PLAN_STREAM, epoch, first, 0)
+        return high << 32 | low
+
+
+def on_device(config: GraphConfig, device: torch.device) -> GraphConfig:
+    """With its labels there. A bank may get its device after the sampler was made."""
+    labels = config.labels
+    return replace(config, labels=labels.to(device)) if isinstance(labels, torch.Tensor) else config

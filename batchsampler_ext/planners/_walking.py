@@ -1,0 +1,84 @@
+"""What the planners that walk share: how a batch is collected from a root, and what graph that needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from .. import _validate
+from .._arrays import address
+from .._backend import engine
+from .._graph_view import GraphView
+from ..build import GraphConfig
+from ..walk import Walks
+from .base import BatchPlanner, PlanRequest
+
+ORDERS = ("rwr", "rw", "bfs", "dfs", "knn", "uniform")
+COUNTS = Walks._fields[1:]
+
+
+@dataclass(frozen=True)
+class WalkingPlanner(BatchPlanner):
+    """Base of the planners that collect each batch from a root.
+
+    Args:
+        order: "rwr": random walk with restart. For comparison, as in the paper: "rw" (no restart), "bfs", "dfs", "knn"
+            (a root and its first B - 1 neighbors, which needs K >= B - 1 and neighbors sorted by score), "uniform".
+        restart_prob: alpha. None: that of the call or the sampler.
+    """
+
+    order: str = "rwr"
+    restart_prob: float | None = None
+
+    def __post_init__(self) -> None:
+        _validate.choice(self.order, "order", ORDERS)
+        if self.restart_prob is not None:
+            _validate.restart_threshold(self.restart_prob)
+
+    def graph_config(self, config: GraphConfig, batch_size: int, num_instances: int) -> GraphConfig | None:
+        if self.order == "uniform":
+            return None
+        if config.rows_per_draw is None:
+            # Rows that share their candidates share the rows that nobody links to: about exp(-M / rows_per_draw) of
+            # all. Walks never visit those.
+            config = replace(config, rows_per_draw=max(1, min(256, config.num_candidates // 16)))
+        if self.order != "knn":
+            return config
+        for name in ("num_candidates", "num_neighbors"):
+            count = getattr(config, name)
+            if count < batch_size - 1:
+                raise ValueError(
+                    f"{name}: expected batch_size - 1, {batch_size - 1}, or more for order 'knn', got {count}"
+                )
+        return replace(config, sort=True) if num_instances >= batch_size else None
+
+    def walk_arguments(self, view: GraphView, request: PlanRequest) -> dict[str, Any]:
+        """Keyword arguments of run_row_walks."""
+        order = self.order
+        needed = min(request.batch_size, view.num_rows) - 1
+        num_neighbors = view.graph.num_neighbors
+        if order == "knn" and num_neighbors < needed:
+            if num_neighbors:
+                raise ValueError(
+                    f"order: 'knn' batches of {request.batch_size} expected a graph with at least {needed} neighbors "
+                    f"a row, got {num_neighbors}"
+                )
+            order = "uniform"  # of a graph without edges
+        restart_prob = request.restart_prob if self.restart_prob is None else self.restart_prob
+        return {
+            "threshold": _validate.restart_threshold(restart_prob),
+            "strategy": order,
+            "seed": request.seed,
+            "epoch": request.epoch,
+            "num_threads": request.num_threads,
+        }
+
+
+def root_order(view: GraphView, request: PlanRequest) -> torch.Tensor:
+    """A random permutation of the rows, int64."""
+    device = view.graph.device
+    order = torch.empty(view.num_rows, dtype=torch.int64, device=device)
+    engine(device).root_order(n=view.num_rows, seed=request.seed, epoch=request.epoch, out=address(order))
+    return order

@@ -1,0 +1,122 @@
+"""What a planner is given, and the batches that it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, overload, runtime_checkable
+
+import torch
+
+from .. import _validate
+from .._graph_view import GraphView
+from ..build import GraphConfig
+from ..graph import ProximityGraph
+
+
+class Batches(Sequence[torch.Tensor]):
+    """A sequence of mini-batches, each a one-dimensional int64 tensor of distinct instance ids.
+
+    Attributes:
+        indices: int64 [num_full, B], the full batches.
+        tail: int64 [T], the ragged last batch, T < B. Empty if there is none.
+        stats: totals of the plan; see :func:`sample_batches`.
+    """
+
+    def __init__(self, indices: torch.Tensor, tail: torch.Tensor, stats: dict[str, float] | None = None) -> None:
+        self.indices, self.tail, self.stats = indices.long(), tail.long(), stats or {}
+
+    def __len__(self) -> int:
+        return len(self.indices) + (len(self.tail) > 0)
+
+    @overload
+    def __getitem__(self, index: int) -> torch.Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[torch.Tensor]: ...
+    def __getitem__(self, index: int | slice) -> torch.Tensor | list[torch.Tensor]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"batch {index} of {len(self)}")
+        return self.indices[position] if position < len(self.indices) else self.tail
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Batches(num_full={len(self.indices)}, batch_size={self.indices.shape[1]}, tail={len(self.tail)})"
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """Which batches to plan. All values have been checked.
+
+    Attributes:
+        batch_size: B.
+        drop_last: leave out the ragged batch.
+        num_batches: at most this many. None: all of the epoch.
+        seed, epoch: a plan is a function of the graph, the planner's options, this request and nothing else.
+        restart_prob: alpha of walks.
+        num_threads: for the CPU. The plan does not depend on it.
+        drawn: bool [num_rows] on the CPU, the graph's rows drawn earlier in the epoch. Planners with ``covers_once``
+            never see such rows, so that only the others need this. None: no row.
+    """
+
+    batch_size: int
+    drop_last: bool = False
+    num_batches: int | None = None
+    seed: int = 0
+    epoch: int = 0
+    restart_prob: float = 0.2
+    num_threads: int = 1
+    drawn: torch.Tensor | None = None
+
+    def sizes(self, num_rows: int) -> tuple[int, int]:
+        """(number of full batches, size of the ragged one or 0) of an epoch over num_rows."""
+        return num_rows // self.batch_size, 0 if self.drop_last else num_rows % self.batch_size
+
+
+@runtime_checkable
+class BatchPlanner(Protocol):
+    """Composes mini-batches from a proximity graph. Subclass it, and see docs/adding_a_planner.md.
+
+    Attributes:
+        name: by which users ask for it.
+        covers_once: a plan is a whole epoch, in which each row of the graph is in exactly one batch.
+        length_varies: the epoch goes on until each instance has been drawn. Otherwise it has as many batches as a
+            partition.
+    """
+
+    name: ClassVar[str]
+    covers_once: ClassVar[bool]
+    length_varies: ClassVar[bool] = False
+
+    def graph_config(self, config: GraphConfig, batch_size: int, num_instances: int) -> GraphConfig | None:
+        """The graph to plan from, given what the user asks for and how many instances have an embedding.
+
+        None: none is built, and :meth:`plan` gets a graph without edges.
+        """
+        return config
+
+    def plan(self, graph: ProximityGraph, request: PlanRequest) -> Batches:
+        """The batches. Equal arguments give equal batches."""
+        ...
+
+
+def batches_in_order(view: GraphView, rows: torch.Tensor, request: PlanRequest, num_random: int) -> Batches:
+    """The batches of an epoch that lists its rows one batch after the other, the ragged one last.
+
+    num_random: rows whose batch was drawn at random.
+    """
+    num_full, tail_size = request.sizes(view.num_rows)
+    num_batches = num_full + (tail_size > 0)
+    if request.num_batches is not None:
+        num_batches = _validate.integer(
+            request.num_batches, "num_batches", 1, num_batches, because=" (the batches of this epoch)"
+        )
+    ids = view.ids(rows)
+    tail = ids[num_full * request.batch_size :] if num_batches > num_full else ids[:0]
+    num_full = min(num_full, num_batches)
+    indices = ids[: num_full * request.batch_size].view(num_full, request.batch_size)
+    return Batches(indices, tail, {"num_instances": indices.numel() + len(tail), "fills": num_random})

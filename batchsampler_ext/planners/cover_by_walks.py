@@ -1,0 +1,101 @@
+"""The authors' epoch: walks from roots that are not drawn yet, until less than a batch is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from .._cuda_engine import moved, on_host
+from .._graph_view import GraphView
+from ..graph import ProximityGraph
+from ..walk import run_row_walks
+from ._walking import COUNTS, WalkingPlanner, root_order
+from .base import Batches, PlanRequest
+
+
+@dataclass(frozen=True)
+class CoverByWalksPlanner(WalkingPlanner):
+    """What is left in the end becomes the ragged batch. Instances repeat, and the length of the epoch varies.
+
+    Args:
+        order, restart_prob: see :class:`WalkingPlanner`.
+    """
+
+    name: ClassVar[str] = "cover_by_walks"
+    covers_once: ClassVar[bool] = False
+    length_varies: ClassVar[bool] = True
+
+    def plan(self, graph: ProximityGraph, request: PlanRequest) -> Batches:
+        """Which walks count depends on those before them, so that is decided on the host, a round of walks at a time.
+        A device is waited for once a round."""
+        view = GraphView(graph)
+        num_rows, batch_size = view.num_rows, request.batch_size
+        arguments = self.walk_arguments(view, request)
+        walks_at_once = 64 if graph.device.type == "cpu" else 1024
+        order = on_host(root_order(view, request))
+        drawn = _no_rows(num_rows) if request.drawn is None else request.drawn.clone()
+        goal = num_rows // batch_size * batch_size
+        num_drawn, position = int(drawn.sum()), 0
+        parts: list[torch.Tensor] = []  # rows of batches
+        totals = torch.zeros(len(COUNTS), dtype=torch.int64, device="cpu")
+        limit = request.num_batches if request.num_batches is not None else num_rows + 1
+        while num_drawn < goal and limit > 0:
+            # Walks from the next undrawn roots run side by side. Those whose root an earlier one draws are discarded.
+            places = _undrawn_places(drawn, order, position, min(limit, walks_at_once))
+            rows, counts = _walk_to_host(view, order[places], places, batch_size, arguments)
+            kept = []
+            for i, place in enumerate(places.tolist()):
+                position = place + 1
+                if bool(drawn[order[place]]):
+                    continue
+                num_drawn += int((~drawn[rows[i]]).sum())
+                drawn[rows[i]] = True
+                kept.append(i)
+                limit -= 1
+                if num_drawn >= goal or limit == 0:
+                    break
+            parts.append(rows[kept])
+            totals += counts[:, kept].sum(1)
+        nodes = torch.cat(parts) if parts else order[:0].view(0, batch_size)
+        has_tail = not request.drop_last and num_drawn >= goal and limit > 0
+        tail = order[~drawn[order]] if has_tail else order[:0]
+        return _batches(view, nodes, tail, totals)
+
+
+def _batches(view: GraphView, nodes: torch.Tensor, tail: torch.Tensor, totals: torch.Tensor) -> Batches:
+    """nodes, tail: rows on the host."""
+    graph = view.graph
+    everything = torch.cat([nodes.reshape(-1), tail])
+    is_member = _no_rows(view.num_rows)
+    is_member[everything] = True
+    graph.check()
+    ids = view.ids(moved(everything.to(torch.int32), graph.device))
+    stats = {"num_instances": int(is_member.sum()), **dict(zip(COUNTS, totals.tolist(), strict=True))}
+    return Batches(ids[: nodes.numel()].view(nodes.shape), ids[nodes.numel() :], stats)
+
+
+def _no_rows(num_rows: int) -> torch.Tensor:
+    return torch.zeros(num_rows, dtype=torch.bool, device="cpu")
+
+
+def _walk_to_host(
+    view: GraphView, roots: torch.Tensor, walk_ids: torch.Tensor, batch_size: int, arguments: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows int64 [R, B] and counts int64 [4, R], all on the host."""
+    device = view.graph.device
+    walks = run_row_walks(view, moved(roots, device), moved(walk_ids, device), batch_size, **arguments)
+    everything = on_host(torch.cat([walks.nodes.long().reshape(-1), *walks[1:]]))
+    num_nodes = walks.nodes.numel()
+    return everything[:num_nodes].view(walks.nodes.shape), everything[num_nodes:].view(len(COUNTS), -1)
+
+
+def _undrawn_places(drawn: torch.Tensor, order: torch.Tensor, position: int, count: int) -> torch.Tensor:
+    """The next places in the order whose rows are not drawn, from `position` on: `count` of them, or all there are."""
+    length = 4 * count
+    while True:
+        places = torch.nonzero(~drawn[order[position : position + length]])[:count, 0] + position
+        if len(places) == count or position + length >= len(order):
+            return places
+        length *= 2
