@@ -8,9 +8,9 @@ from importlib.metadata import version as _version
 
 from .bank import FeatureBank
 from .batches import Batches, sample_batches
-from .build import GraphConfig, Neighbors, knn, knn_graph, proximity_graph
 from .dataset import IndexedDataset
 from .graph import ProximityGraph
+from .graph_builders import GraphConfig, Neighbors, knn, knn_graph, proximity_graph
 from .metrics import batch_stats
 from .planners import BatchPlanner, CoverByWalksPlanner, PartitionPlanner, PlanRequest, UniformPlanner, WalkPlanner
 from .sampler import ProximityBatchSampler, SamplerStats

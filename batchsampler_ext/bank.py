@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed
 
-from . import _validate
-from ._arrays import TORCH_DTYPES, as_integers
-from ._backend import require_engine
-from ._bank_files import new_tables, open_tables
-from ._bank_store import Rule, make_store
-from ._cuda_engine import moved
-from ._files import atomic_write
-from ._gather import announce_failure, gather_rows, is_distributed
+from ._bank.files import new_tables, open_tables
+from ._bank.gather import announce_failure, gather_rows, is_distributed
+from ._bank.store import Rule, make_store
+from ._engine import validate
+from ._engine.arrays import TORCH_DTYPES, as_integers
+from ._engine.backend import require_engine
+from ._engine.cuda import moved
+from ._engine.files import atomic_write
 
 __all__ = ["BankStats", "FeatureBank"]
 
@@ -64,7 +64,8 @@ class FeatureBank:
         path: keeps the cache in memory-mapped files PATH, PATH.keys and PATH.last_update, described by PATH.json,
             instead of memory. Files that are there already are taken up with their contents. Ranks need one each. On
             the CPU only.
-        normalize: store unit vectors (the norm of a zero vector stays 0). Rounding is defined: csrc/cpu/bank/bank_update.h.
+        normalize: store unit vectors (the norm of a zero vector stays 0). Rounding is defined in
+            csrc/cpu/bank/bank_update.h.
         momentum: m in [0, 1): an instance seen before becomes ``m * old + (1 - m) * new``, then normalized.
         gather: with torch.distributed initialized, every rank stores the updates of all ranks, in rank order.
         process_group: the ranks that gather. Default: all.
@@ -105,8 +106,8 @@ class FeatureBank:
         process_group: torch.distributed.ProcessGroup | None = None,
         nonfinite: str = "raise",
     ) -> None:
-        self.num_samples = _validate.integer(num_samples, "num_samples", 1, _validate.MAX_NODES)
-        self.dim = _validate.integer(dim, "dim", 1)
+        self.num_samples = validate.integer(num_samples, "num_samples", 1, validate.MAX_NODES)
+        self.dim = validate.integer(dim, "dim", 1)
         if dtype not in TORCH_DTYPES:
             raise TypeError(f"dtype: expected float32, bfloat16 or float16, got {dtype}")
         place = torch.device(device)
@@ -117,11 +118,11 @@ class FeatureBank:
             raise ValueError(f"path: expected None for a bank on {str(place)!r} (files are host memory), got {path!r}")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum: expected a float in [0, 1), got {momentum!r}")
-        self.normalize = _validate.flag(normalize, "normalize")
+        self.normalize = validate.flag(normalize, "normalize")
         self.momentum = momentum
-        self.nonfinite = _validate.choice(nonfinite, "nonfinite", ("raise", "skip"))
-        self._gather, self._process_group = _validate.flag(gather, "gather"), process_group
-        shape, has_keys = (self.num_samples, self.dim), _validate.flag(two_towers, "two_towers")
+        self.nonfinite = validate.choice(nonfinite, "nonfinite", ("raise", "skip"))
+        self._gather, self._process_group = validate.flag(gather, "gather"), process_group
+        shape, has_keys = (self.num_samples, self.dim), validate.flag(two_towers, "two_towers")
         if path is None:
             tables = new_tables(shape, dtype, has_keys, place)
         else:
@@ -220,7 +221,7 @@ class FeatureBank:
             loader: any iterable of batches.
             progress: called as ``progress(batches_done, batches_in_all)``; -1 in all if the loader has no length.
         """
-        progress = _validate.progress(progress)
+        progress = validate.progress(progress)
         total = len(loader) if isinstance(loader, Sized) else -1
         with torch.no_grad():
             for done, batch in enumerate(loader, start=1):
@@ -265,8 +266,8 @@ class FeatureBank:
             if state[name] is not None and not bool(state[name].isfinite().all()):
                 raise ValueError(f"state: expected finite values in {name}, got nan or inf")
         latest = int(state["last_update"].max())
-        step = _validate.integer(state["step"], "state: step", latest + 1, because=" (after the latest update)")
-        num_skipped = _validate.integer(state["num_skipped"], "state: num_skipped", 0)
+        step = validate.integer(state["step"], "state: step", latest + 1, because=" (after the latest update)")
+        num_skipped = validate.integer(state["num_skipped"], "state: num_skipped", 0)
         for name, table in tables.items():
             if table is not None:
                 table.copy_(state[name])

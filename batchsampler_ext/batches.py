@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import _validate
-from ._graph_view import GraphView
+from ._engine import validate
+from ._engine.graph_view import GraphView
 from .graph import ProximityGraph
 from .planners import Batches, BatchPlanner, PlanRequest, find_planner
 from .walk import check_batch_size
@@ -61,14 +61,14 @@ def sample_batches(
         (3, [0, 1, 2, 3, 4])
     """
     found = find_planner(planner)
-    _validate.restart_threshold(restart_prob)
+    validate.restart_threshold(restart_prob)
     request = PlanRequest(
         batch_size=check_batch_size(batch_size),
-        drop_last=_validate.flag(drop_last, "drop_last"),
-        num_batches=None if num_batches is None else _validate.integer(num_batches, "num_batches", 1),
-        seed=_validate.seed(seed),
-        epoch=_validate.epoch(epoch),
+        drop_last=validate.flag(drop_last, "drop_last"),
+        num_batches=None if num_batches is None else validate.integer(num_batches, "num_batches", 1),
+        seed=validate.seed(seed),
+        epoch=validate.epoch(epoch),
         restart_prob=restart_prob,
-        num_threads=_validate.num_threads(num_threads),
+        num_threads=validate.num_threads(num_threads),
     )
     return found.plan(graph if isinstance(graph, ProximityGraph) else GraphView(graph).graph, request)

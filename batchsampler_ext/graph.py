@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from . import _validate
-from ._arrays import address, require_device
-from ._backend import engine, require_engine
-from ._cuda_engine import DeviceStatus, StreamOrder
-from ._files import atomic_write
-from ._late_checks import LateChecks
+from ._engine import validate
+from ._engine.arrays import address, require_device
+from ._engine.backend import engine, require_engine
+from ._engine.cuda import DeviceStatus, StreamOrder
+from ._engine.deferred_checks import LateChecks
+from ._engine.files import atomic_write
 
 __all__ = ["GraphStats", "ProximityGraph"]
 
@@ -78,7 +78,7 @@ class ProximityGraph:
         num_rows = len(self.neighbors)
         if num_nodes is None:
             num_nodes = num_rows if ids is None else int(torch.as_tensor(ids, device=self.device).max()) + 1
-        self.num_nodes = _validate.integer(num_nodes, "num_nodes", num_rows, _validate.MAX_NODES)
+        self.num_nodes = validate.integer(num_nodes, "num_nodes", num_rows, validate.MAX_NODES)
         self.ids = None
         checks = LateChecks(self.device)
         if ids is None:
@@ -167,7 +167,7 @@ class ProximityGraph:
         degrees = torch.empty(len(self), dtype=torch.int32, device=self.device)
         description = (address(self.neighbors), len(self), self.num_neighbors, 0, 0, self.num_nodes)
         status = engine(self.device).row_degrees(
-            graph=description, num_threads=_validate.num_threads(num_threads), degrees=address(degrees)
+            graph=description, num_threads=validate.num_threads(num_threads), degrees=address(degrees)
         )
         self._add_status(status)
         # Whether all rows are full is worth knowing, but not worth waiting for a device.

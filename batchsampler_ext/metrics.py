@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._arrays import as_ids, as_matrix
+from ._engine.arrays import as_ids, as_matrix
 from .graph import ProximityGraph
 
 __all__ = ["batch_stats", "equal_label_share", "mean_cosine"]

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import BatchSampler, Sampler
 
-from . import _validate
-from ._cuda_engine import moved, on_host
-from ._epoch_cursor import EpochCursor, Plan, load_cursor, save_cursor
-from ._index_set import index_set
-from ._plan_maker import MadePlan, PlanMaker, on_device
+from ._engine import validate
+from ._engine.cuda import moved, on_host
+from ._sampler.epoch_cursor import EpochCursor, Plan, load_cursor, save_cursor
+from ._sampler.index_set import index_set
+from ._sampler.plan_maker import MadePlan, PlanMaker, on_device
 from .bank import FeatureBank
-from .build import GraphConfig, proximity_graph
 from .graph import ProximityGraph
+from .graph_builders import GraphConfig, proximity_graph
 from .metrics import batch_stats
 from .planners import BatchPlanner, find_planner
 from .walk import check_batch_size
@@ -102,18 +102,18 @@ class ProximityBatchSampler(BatchSampler):
             raise TypeError(f"graph: expected a GraphConfig, got {type(graph).__name__}")
         self.bank = bank
         self.batch_size = check_batch_size(batch_size)
-        self.drop_last = _validate.flag(drop_last, "drop_last")
+        self.drop_last = validate.flag(drop_last, "drop_last")
         self.graph_config = graph
         self.planner = find_planner(planner)
         self.refresh_every = _checked_interval(refresh_every, self.planner)
         self._restart_prob = restart_prob
-        _validate.restart_threshold(self._alpha(0))
+        validate.restart_threshold(self._alpha(0))
         instances = index_set(sampler, bank.num_samples)
         self._instances_digest = hashlib.sha256(instances.numpy().tobytes()).hexdigest()[:16]
         self._maker = PlanMaker(
-            instances, self.batch_size, self.drop_last, self.planner, self.refresh_every, _validate.seed(seed)
+            instances, self.batch_size, self.drop_last, self.planner, self.refresh_every, validate.seed(seed)
         )
-        self._progress = _validate.progress(progress)
+        self._progress = validate.progress(progress)
         self._check_graph_config()
 
         self.epoch = 0
@@ -136,7 +136,7 @@ class ProximityBatchSampler(BatchSampler):
 
     def set_epoch(self, epoch: int) -> None:
         """The next iteration draws this epoch. Of a loaded state, the rest is drawn if it is the same epoch."""
-        epoch = _validate.epoch(epoch)
+        epoch = validate.epoch(epoch)
         if self._resume is not None and self._resume.epoch != epoch:
             self._resume = None
         if self._cursor is not None and (self._cursor.epoch != epoch or self._cursor.is_finished):
@@ -304,7 +304,7 @@ class ProximityBatchSampler(BatchSampler):
 
 def _checked_interval(refresh_every: int | None, planner: BatchPlanner) -> int | None:
     if not planner.covers_once:
-        return _DEFAULT_REFRESH_EVERY if refresh_every is None else _validate.integer(refresh_every, "refresh_every", 1)
+        return _DEFAULT_REFRESH_EVERY if refresh_every is None else validate.integer(refresh_every, "refresh_every", 1)
     if refresh_every is not None:
         raise ValueError(
             f"refresh_every: expected None with planner {planner.name!r}, which plans whole epochs, got {refresh_every}"

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import _validate
-from ._arrays import address
-from ._backend import engine
-from ._graph_view import GraphView
+from ._engine import validate
+from ._engine.arrays import address
+from ._engine.backend import engine
+from ._engine.graph_view import GraphView
 
 __all__ = ["Walks", "random_walk_with_restart"]
 
@@ -74,22 +74,22 @@ def random_walk_with_restart(
     """
     view = GraphView(graph)
     rows = view.rows(roots, "roots")
-    first_walk = _validate.integer(first_walk, "first_walk", 0, 2**32 - 1 - len(rows))
+    first_walk = validate.integer(first_walk, "first_walk", 0, 2**32 - 1 - len(rows))
     return run_walks(
         view,
         rows,
         torch.arange(first_walk, first_walk + len(rows), device=rows.device),
         check_batch_size(batch_size),
-        threshold=_validate.restart_threshold(restart_prob),
+        threshold=validate.restart_threshold(restart_prob),
         strategy="rwr",
-        seed=_validate.seed(seed),
-        epoch=_validate.epoch(epoch),
-        num_threads=_validate.num_threads(num_threads),
+        seed=validate.seed(seed),
+        epoch=validate.epoch(epoch),
+        num_threads=validate.num_threads(num_threads),
     )
 
 
 def check_batch_size(batch_size: Any) -> int:
-    return _validate.integer(batch_size, "batch_size", 1, _MAX_BATCH_SIZE)
+    return validate.integer(batch_size, "batch_size", 1, _MAX_BATCH_SIZE)
 
 
 def run_walks(view: GraphView, root_rows: torch.Tensor, walk_ids: torch.Tensor, batch_size: int, **how: Any) -> Walks:

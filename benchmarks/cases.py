@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import normalize
 
 import batchsampler_ext as bse
-from batchsampler_ext._backend import core
+from batchsampler_ext._engine.backend import core
 
 from . import peers
 from .checks import instruction_set

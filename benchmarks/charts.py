@@ -22,7 +22,7 @@ from matplotlib.figure import Figure  # without pyplot no display is looked for
 from matplotlib.ticker import LogFormatter
 
 import batchsampler_ext as bse
-from batchsampler_ext._files import atomic_write
+from batchsampler_ext._engine.files import atomic_write
 from batchsampler_ext.cli.progress import shown_stages
 
 from . import machine

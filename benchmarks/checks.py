@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 import batchsampler_ext as bse
-from batchsampler_ext import reference, reference_partition
-from batchsampler_ext._backend import core
+from batchsampler_ext import reference
+from batchsampler_ext._engine.backend import core
+from batchsampler_ext.reference import partition as reference_partition
 
 
 def check_results(features: torch.Tensor, num_rows: int = 300) -> None:

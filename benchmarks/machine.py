@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import batchsampler_ext
-from batchsampler_ext._backend import core
+from batchsampler_ext._engine.backend import core
 
 from .native import library
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from batchsampler_ext import _backend
-from batchsampler_ext._backend import core
-from batchsampler_ext._cuda_engine import CudaEngine
+from batchsampler_ext._engine import backend as _backend
+from batchsampler_ext._engine.backend import core
+from batchsampler_ext._engine.cuda import CudaEngine
 
 
 @pytest.fixture(params=core.supported_isas())

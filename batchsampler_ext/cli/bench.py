@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from .. import __version__, _validate
-from .._backend import core
-from .._files import atomic_write, check_output
+from .. import __version__
+from .._engine import validate
+from .._engine.backend import core
+from .._engine.files import atomic_write, check_output
 from ..planners import PLANNERS
 from .costs import Settings, measure_costs
 from .costs_report import advice, report
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json is not None:
         check_output(options.json, "json")  # before the work, not after it
     step_seconds = None if options.step_ms is None else check_step(options.step_ms) / 1e3
-    with torch_threads(_validate.num_threads(options.num_threads)):
+    with torch_threads(validate.num_threads(options.num_threads)):
         with shown_stages() as stage:
             costs = measure_costs(settings_of(options), step_seconds, stage)
         print(report(costs, step_seconds))

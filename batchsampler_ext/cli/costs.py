@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from .. import _validate
-from .._arrays import TORCH_DTYPES
+from .._engine import validate
+from .._engine.arrays import TORCH_DTYPES
 from ..bank import FeatureBank
-from ..build import GraphConfig
+from ..graph_builders import GraphConfig
 from ..planners import PLANNERS
 from ..sampler import ProximityBatchSampler
 from .memory import PrivateMemoryPeak
@@ -58,15 +58,15 @@ class Settings:
         Raises:
             TypeError, ValueError: a bad argument, named; tables larger than the machine's memory.
         """
-        num_samples = _validate.integer(self.num_samples, "num_samples", 2, _validate.MAX_NODES)
-        _validate.integer(self.dim, "dim", 1)
-        _validate.integer(self.batch_size, "batch_size", 1, num_samples, because=" (num_samples)")
-        _validate.integer(self.num_candidates, "num_candidates", 1, num_samples - 1, because=" (num_samples - 1)")
-        _validate.integer(self.num_neighbors, "num_neighbors", 1, self.num_candidates, because=" (num_candidates)")
-        _validate.choice(self.dtype, "dtype", DTYPES)
-        _validate.choice(self.planner, "planner", tuple(PLANNERS))
+        num_samples = validate.integer(self.num_samples, "num_samples", 2, validate.MAX_NODES)
+        validate.integer(self.dim, "dim", 1)
+        validate.integer(self.batch_size, "batch_size", 1, num_samples, because=" (num_samples)")
+        validate.integer(self.num_candidates, "num_candidates", 1, num_samples - 1, because=" (num_samples - 1)")
+        validate.integer(self.num_neighbors, "num_neighbors", 1, self.num_candidates, because=" (num_candidates)")
+        validate.choice(self.dtype, "dtype", DTYPES)
+        validate.choice(self.planner, "planner", tuple(PLANNERS))
         if not PLANNERS[self.planner].covers_once:
-            _validate.integer(self.refresh_every, "refresh_every", 1)
+            validate.integer(self.refresh_every, "refresh_every", 1)
         elif self.refresh_every is not None:
             raise ValueError(
                 f"refresh_every: expected none with planner {self.planner!r} (one plan per epoch), "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .._backend import core
+from .._engine.backend import core
 from .costs import TARGET_SHARE, Costs
 from .tables import mebibytes, table
 from .timing import EVICTED_BYTES, Timing, duration

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from .._backend import core, cuda_load_error, cuda_module
+from .._engine.backend import core, cuda_load_error, cuda_module
 
 
 def add_parser(commands: Any) -> None:

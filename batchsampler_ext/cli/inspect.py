@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .._files import atomic_write, check_output
+from .._engine.files import atomic_write, check_output
 from ..batches import Batches
 from .inspection import inspect_features, load_features, load_labels
 from .inspection_report import report, save_figure

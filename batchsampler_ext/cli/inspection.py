@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import __version__, _validate
-from .._arrays import as_ids
-from .._backend import core
+from .. import __version__
+from .._engine import validate
+from .._engine.arrays import as_ids
+from .._engine.backend import core
 from ..batches import Batches, sample_batches
-from ..build import knn, proximity_graph
 from ..graph import ProximityGraph
+from ..graph_builders import knn, proximity_graph
 from ..metrics import batch_stats
 from ..walk import check_batch_size
 from .memory import PrivateMemoryPeak
@@ -182,7 +183,7 @@ def all_settings(
         **epoch_arguments,
         "num_candidates": graph_arguments["num_candidates"] or min(1000, num_rows - 1),
         "num_neighbors": num_neighbors,
-        "num_threads": _validate.num_threads(graph_arguments["num_threads"]),
+        "num_threads": validate.num_threads(graph_arguments["num_threads"]),
     }
 
 
@@ -197,8 +198,8 @@ def near_duplicate_share(graph: ProximityGraph, metric: str) -> float:
 def check_epoch(num_rows: int, batch_size: int, epoch_arguments: dict[str, Any]) -> None:
     """Finds what the sampling would complain of before a graph is built for it."""
     check_batch_size(batch_size)
-    _validate.epoch(epoch_arguments["epoch"])
-    _validate.restart_threshold(epoch_arguments["restart_prob"])
+    validate.epoch(epoch_arguments["epoch"])
+    validate.restart_threshold(epoch_arguments["restart_prob"])
     if batch_size > num_rows and epoch_arguments["drop_last"]:
         raise ValueError(f"batch_size: {batch_size} exceeds the {num_rows} instances, so drop_last leaves no batch")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .._files import atomic_write
+from .._engine.files import atomic_write
 from .inspection import Inspection, spread
 from .tables import mebibytes, number, table
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ..build import Progress
+from ..graph_builders import Progress
 
 __all__ = ["Progress", "Stage", "shown_stages"]
 

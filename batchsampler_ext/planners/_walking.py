@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from .. import _validate
-from .._arrays import address
-from .._backend import engine
-from .._graph_view import GraphView
-from ..build import GraphConfig
+from .._engine import validate
+from .._engine.arrays import address
+from .._engine.backend import engine
+from .._engine.graph_view import GraphView
+from ..graph_builders import GraphConfig
 from ..walk import Walks
 from .base import BatchPlanner, PlanRequest
 
@@ -33,9 +33,9 @@ class WalkingPlanner(BatchPlanner):
     restart_prob: float | None = None
 
     def __post_init__(self) -> None:
-        _validate.choice(self.order, "order", ORDERS)
+        validate.choice(self.order, "order", ORDERS)
         if self.restart_prob is not None:
-            _validate.restart_threshold(self.restart_prob)
+            validate.restart_threshold(self.restart_prob)
 
     def graph_config(self, config: GraphConfig, batch_size: int, num_instances: int) -> GraphConfig | None:
         if self.order == "uniform":
@@ -68,7 +68,7 @@ class WalkingPlanner(BatchPlanner):
             order = "uniform"  # of a graph without edges
         restart_prob = request.restart_prob if self.restart_prob is None else self.restart_prob
         return {
-            "threshold": _validate.restart_threshold(restart_prob),
+            "threshold": validate.restart_threshold(restart_prob),
             "strategy": order,
             "seed": request.seed,
             "epoch": request.epoch,

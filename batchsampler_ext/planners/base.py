@@ -8,10 +8,10 @@ from typing import ClassVar, Protocol, overload, runtime_checkable
 
 import torch
 
-from .. import _validate
-from .._graph_view import GraphView
-from ..build import GraphConfig
+from .._engine import validate
+from .._engine.graph_view import GraphView
 from ..graph import ProximityGraph
+from ..graph_builders import GraphConfig
 
 
 class Batches(Sequence[torch.Tensor]):
@@ -112,7 +112,7 @@ def batches_in_order(view: GraphView, rows: torch.Tensor, request: PlanRequest, 
     num_full, tail_size = request.sizes(view.num_rows)
     num_batches = num_full + (tail_size > 0)
     if request.num_batches is not None:
-        num_batches = _validate.integer(
+        num_batches = validate.integer(
             request.num_batches, "num_batches", 1, num_batches, because=" (the batches of this epoch)"
         )
     ids = view.ids(rows)

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from .. import _validate
-from .._arrays import address
-from .._backend import engine
-from .._graph_view import GraphView
+from .._engine import validate
+from .._engine.arrays import address
+from .._engine.backend import engine
+from .._engine.graph_view import GraphView
 from ..graph import ProximityGraph
 from .base import Batches, BatchPlanner, PlanRequest, batches_in_order
 
@@ -38,9 +38,9 @@ class PartitionPlanner(BatchPlanner):
     covers_once: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _validate.choice(self.hardness, "hardness", HARDNESSES)
+        validate.choice(self.hardness, "hardness", HARDNESSES)
         if self.restart_prob is not None:
-            _validate.restart_threshold(self.restart_prob)
+            validate.restart_threshold(self.restart_prob)
 
     def plan(self, graph: ProximityGraph, request: PlanRequest) -> Batches:
         view = GraphView(graph)
@@ -51,7 +51,7 @@ class PartitionPlanner(BatchPlanner):
         num_random = engine(graph.device).partition_epoch(
             graph=view.description,
             batch_size=request.batch_size,
-            restart_threshold=_validate.restart_threshold(restart_prob),
+            restart_threshold=validate.restart_threshold(restart_prob),
             drop_last=request.drop_last,
             hardness=HARDNESSES.index(self.hardness),
             seed=request.seed,

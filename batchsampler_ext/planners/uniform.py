@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from .._graph_view import GraphView
-from ..build import GraphConfig
+from .._engine.graph_view import GraphView
 from ..graph import ProximityGraph
+from ..graph_builders import GraphConfig
 from ._walking import root_order
 from .base import Batches, BatchPlanner, PlanRequest, batches_in_order
 

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import torch
 
-from .. import _validate
-from .._arrays import address
-from .._backend import engine
-from .._cuda_engine import on_host
-from .._graph_view import GraphView
+from .._engine import validate
+from .._engine.arrays import address
+from .._engine.backend import engine
+from .._engine.cuda import on_host
+from .._engine.graph_view import GraphView
 from ..graph import ProximityGraph
 from ..walk import Walks, run_walks
 from ._walking import COUNTS, WalkingPlanner
@@ -38,7 +38,7 @@ class WalkPlanner(WalkingPlanner):
         is_small = num_rows < batch_size  # its only batch is all rows
         if is_small and request.num_batches is not None:
             because = f" (batch_size exceeds the {num_rows} rows)"
-            _validate.integer(num_batches, "num_batches", 1, int(not request.drop_last), because=because)
+            validate.integer(num_batches, "num_batches", 1, int(not request.drop_last), because=because)
         roots = torch.empty(num_batches, dtype=torch.int64, device=graph.device)
         engine(graph.device).independent_roots(
             n=num_rows, num_walks=num_batches, seed=request.seed, epoch=request.epoch, out=address(roots)

@@ -19,7 +19,7 @@
 //                hardening is what makes batches hard; on small or tight graphs, votes are harder than walks.
 // Then the full batches are put into hash order. Integers and hashes of (seed, epoch, stage, row) only; each round
 // reads the state at its start: the result does not depend on threads or devices. O(R) memory, O(R K) a round. Oracle:
-// batchsampler_ext/reference_partition.py.
+// batchsampler_ext/reference/partition.py.
 #pragma once
 
 #include <cstdint>

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from batchsampler_ext import bank, batches, build, graph, metrics, sampler, walk
+from batchsampler_ext import bank, batches, graph, metrics, sampler, walk
+from batchsampler_ext import graph_builders as build
 
 ROOT = Path(__file__).parents[2]
 

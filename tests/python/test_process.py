@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from batchsampler_ext import knn_graph, proximity_graph, sample_batches
-from batchsampler_ext._backend import core
+from batchsampler_ext._engine.backend import core
 
 EPOCH = """
 import hashlib, sys

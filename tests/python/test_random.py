@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from batchsampler_ext import proximity_graph, reference
-from batchsampler_ext._backend import core
+from batchsampler_ext._engine.backend import core
 
 # Random123 1.14, kat_vectors: philox4x32-10.
 KNOWN_ANSWERS = [

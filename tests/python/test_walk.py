@@ -15,7 +15,7 @@ from batchsampler_ext import (
     reference,
     sample_batches,
 )
-from batchsampler_ext._late_checks import LateChecks
+from batchsampler_ext._engine.deferred_checks import LateChecks
 
 
 def check_against_oracle(table: np.ndarray, roots, batch_size: int, *, first_walk: int = 0, **arguments) -> None:

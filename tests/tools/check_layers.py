@@ -2,8 +2,8 @@
 
 python tests/tools/check_layers.py
 
-A folder of csrc uses only folders to its left: common, types, runtime, then the rest. Folders of one rank do not use each
-other. The two engines do not use each other, and only csrc/python uses both.
+A folder of csrc uses only folders to its left: common, types, runtime, then the rest. Folders of one rank do not use
+each other. The two engines do not use each other, and only csrc/python uses both.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ PYTHONSAFEPATH=1 "$python" -S - "$PWD" "$site" <<'PY'
 import sys
 sys.path[:0] = sys.argv[1:]
 import torch, batchsampler_ext
-from batchsampler_ext._backend import cuda_load_error, cuda_module
+from batchsampler_ext._engine.backend import cuda_load_error, cuda_module
 from batchsampler_ext.__main__ import main
 assert batchsampler_ext.__file__.startswith(sys.argv[1]), batchsampler_ext.__file__
 assert cuda_load_error is None, cuda_load_error

@@ -1,7 +1,7 @@
 // The CUDA engine as a Python module: _cuda. Compiled against the emulator of tests/emulator it is _cuda_emulated,
 // which runs the same kernels on tensors in host memory, for tests.
 //
-// Private: pointers are passed as integers; batchsampler_ext/_cuda_engine.py allocates what they point to.
+// Private: pointers are passed as integers; batchsampler_ext/_engine/cuda.py allocates what they point to.
 
 #include <pybind11/stl.h>
 

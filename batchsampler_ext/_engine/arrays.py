@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._backend import require_engine
+from .backend import require_engine
 
 TORCH_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _CPU = torch.device("cpu")

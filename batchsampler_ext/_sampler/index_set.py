@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import BatchSampler, RandomSampler, Sampler, SequentialSampler, SubsetRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from . import _validate
+from .._engine import validate
 
 
 def index_set(sampler: Any, num_samples: int) -> torch.Tensor:
@@ -37,7 +37,7 @@ def index_set(sampler: Any, num_samples: int) -> torch.Tensor:
         ids = torch.as_tensor(list(indices), dtype=torch.int64, device="cpu").sort().values
     elif isinstance(sampler, (int, np.integer)) and not isinstance(sampler, bool):
         count = operator.index(sampler)
-        count = _validate.integer(count, "sampler", 1, num_samples, because=" (bank.num_samples)")
+        count = validate.integer(count, "sampler", 1, num_samples, because=" (bank.num_samples)")
         ids = torch.arange(count, device="cpu")
     elif isinstance(sampler, Sized):
         ids = torch.arange(len(sampler), device="cpu")

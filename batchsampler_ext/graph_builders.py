@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import _validate
-from ._arrays import Matrix, address, as_matrix, require_device
-from ._backend import engine
-from ._late_checks import LateChecks
+from ._engine import validate
+from ._engine.arrays import Matrix, address, as_matrix, require_device
+from ._engine.backend import engine
+from ._engine.deferred_checks import LateChecks
 from .graph import ProximityGraph
 
 __all__ = ["GraphConfig", "Neighbors", "knn", "knn_graph", "proximity_graph"]
@@ -55,8 +55,8 @@ class GraphConfig:
     max_memory: int | None = None
 
     def __post_init__(self) -> None:
-        _validate.integer(self.num_candidates, "num_candidates", 1)
-        _validate.integer(self.num_neighbors, "num_neighbors", 1)
+        validate.integer(self.num_candidates, "num_candidates", 1)
+        validate.integer(self.num_neighbors, "num_neighbors", 1)
 
     def with_given(self, **keywords: Any) -> GraphConfig:
         """With those keywords that are not None instead of its own values."""
@@ -151,20 +151,20 @@ def proximity_graph(
     pool, num_rows = _pool(rows, query, checks)
     num_candidates, num_neighbors = _graph_sizes(config, num_candidates, num_neighbors, num_rows)
     rows_per_draw = 256 if config.rows_per_draw is None else config.rows_per_draw
-    rows_per_draw = _validate.integer(rows_per_draw, "rows_per_draw", 1)
+    rows_per_draw = validate.integer(rows_per_draw, "rows_per_draw", 1)
     request = _Selection.check(
         config.metric, config.precision, config.labels, config.max_score, config.range_min, query, checks
     )
-    with_scores = _validate.flag(config.return_scores, "return_scores")
+    with_scores = validate.flag(config.return_scores, "return_scores")
     graph_rows = _Rows(num_rows, num_neighbors, with_scores, query.device)
     arguments: dict[str, Any] = {
         "num_candidates": num_candidates,
         "rows_per_draw": rows_per_draw,
-        "sort": _validate.flag(config.sort, "sort"),
-        "seed": _validate.seed(seed),
-        "num_threads": _validate.num_threads(config.num_threads),
-        "max_memory": _validate.max_memory(config.max_memory),
-        "progress": _validate.progress(progress),
+        "sort": validate.flag(config.sort, "sort"),
+        "seed": validate.seed(seed),
+        "num_threads": validate.num_threads(config.num_threads),
+        "max_memory": validate.max_memory(config.max_memory),
+        "progress": validate.progress(progress),
     }
     status = None
     if num_candidates > 0:
@@ -216,11 +216,11 @@ def knn_graph(
     query, key = _towers(features, keys)
     checks = LateChecks(query.device)
     pool, num_rows = _pool(rows, query, checks)
-    num_neighbors = _validate.integer(
+    num_neighbors = validate.integer(
         num_neighbors, "num_neighbors", 1, num_rows - 1, because=f" ({num_rows} rows, itself excluded)"
     )
     request = _Selection.check(metric, precision, labels, max_score, range_min, query, checks)
-    graph_rows = _Rows(num_rows, num_neighbors, _validate.flag(return_scores, "return_scores"), query.device)
+    graph_rows = _Rows(num_rows, num_neighbors, validate.flag(return_scores, "return_scores"), query.device)
     base_ids = None if pool is None else _ascending(pool, checks)  # ties go to the lower id
     status = engine(query.device).knn(
         queries=query.describe(precision),
@@ -230,9 +230,9 @@ def knn_graph(
         base_ids=address(base_ids),
         num_base=num_rows,
         exclude_self=True,
-        num_threads=_validate.num_threads(num_threads),
-        max_memory=_validate.max_memory(max_memory),
-        progress=_validate.progress(progress),
+        num_threads=validate.num_threads(num_threads),
+        max_memory=validate.max_memory(max_memory),
+        progress=validate.progress(progress),
         **request.arguments(),
         **graph_rows.arguments(),
     )
@@ -277,7 +277,7 @@ def knn(
     if query.dim != other.dim:
         raise ValueError(f"base: expected {query.dim} columns as queries has, got {other.dim}")
     require_device(other.device, "base", query.device)
-    num_neighbors = _validate.integer(
+    num_neighbors = validate.integer(
         num_neighbors, "num_neighbors", 1, other.num_rows, because=f" (base has {other.num_rows} rows)"
     )
     request = _Selection.check(metric, precision, None, None, 0, other, LateChecks(other.device))
@@ -290,9 +290,9 @@ def knn(
         base_ids=0,
         num_base=other.num_rows,
         exclude_self=False,
-        num_threads=_validate.num_threads(num_threads),
-        max_memory=_validate.max_memory(max_memory),
-        progress=_validate.progress(progress),
+        num_threads=validate.num_threads(num_threads),
+        max_memory=validate.max_memory(max_memory),
+        progress=validate.progress(progress),
         **request.arguments(),
         **found.arguments(),
     )
@@ -338,16 +338,16 @@ class _Selection:
         instances: Matrix,
         checks: LateChecks,
     ) -> _Selection:
-        _validate.choice(precision, "precision", _PRECISIONS)
+        validate.choice(precision, "precision", _PRECISIONS)
         if labels is not None:
             labels = checks.ids(labels, "labels", -1, 2**63 - 1)
             if len(labels) != instances.num_rows:
                 raise ValueError(f"labels: expected one for each of {instances.num_rows} instances, got {len(labels)}")
         return cls(
-            _METRICS.index(_validate.choice(metric, "metric", _METRICS)),
+            _METRICS.index(validate.choice(metric, "metric", _METRICS)),
             labels,
-            _validate.max_score(max_score),
-            _validate.integer(range_min, "range_min", 0, _validate.MAX_NODES),
+            validate.max_score(max_score),
+            validate.integer(range_min, "range_min", 0, validate.MAX_NODES),
         )
 
     def arguments(self) -> dict[str, Any]:
@@ -398,10 +398,10 @@ def _graph_sizes(
         num_candidates = min(config.num_candidates, num_rows - 1)
         because = f" (num_candidates defaults to {num_candidates} for {num_rows} rows)"
     else:
-        num_candidates = _validate.integer(
+        num_candidates = validate.integer(
             num_candidates, "num_candidates", 1, num_rows - 1, because=f" ({num_rows} rows, itself excluded)"
         )
         because = " (num_candidates)"
     if num_neighbors is None:
         return num_candidates, min(config.num_neighbors, num_candidates)
-    return num_candidates, _validate.integer(num_neighbors, "num_neighbors", 1, num_candidates, because=because)
+    return num_candidates, validate.integer(num_neighbors, "num_neighbors", 1, num_candidates, because=because)

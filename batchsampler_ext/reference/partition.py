@@ -7,7 +7,7 @@ its start, so that any schedule gives the same answer. The kernel is csrc/cpu/pa
 
 from __future__ import annotations
 
-from .reference import (
+from ..reference import (
     MASK64,
     PARTITION_HASH,
     PARTITION_WALK,

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import torch
 
-from ._arrays import TORCH_DTYPES, address, as_matrix, out_of_range
-from ._backend import core, engine, queued_engine
-from ._bank_files import Tables
-from ._cuda_engine import StreamOrder, moved
+from .._engine.arrays import TORCH_DTYPES, address, as_matrix, out_of_range
+from .._engine.backend import core, engine, queued_engine
+from .._engine.cuda import StreamOrder, moved
+from .files import Tables
 
 
 class Rule(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import _validate
+from .._engine import validate
 
 _VERSION = 4
 _FIELDS = {"version", "settings", "epoch", "num_drawn", "is_finished", "refresh_wanted", "plans"}
@@ -56,7 +56,7 @@ class EpochCursor(NamedTuple):
 
     def rewound(self, num_trained: int) -> EpochCursor:
         """As it was after num_trained batches. What was drawn since then is drawn again, from the same plans."""
-        num_trained = _validate.integer(
+        num_trained = validate.integer(
             num_trained, "num_trained", self.plans[0].first, self.num_drawn, because=" (drawn, and still kept)"
         )
         first = max(i for i, plan in enumerate(self.plans) if plan.first <= num_trained)
@@ -86,12 +86,12 @@ def load_cursor(state: Any, settings: dict[str, Any], num_instances: int, num_sa
         if not isinstance(plan, dict) or plan.keys() != set(Plan._fields):
             raise ValueError(f"state: expected plans with {', '.join(Plan._fields)}, got {plan!r:.100}")
     cursor = EpochCursor(
-        _validate.epoch(state["epoch"]),
+        validate.epoch(state["epoch"]),
         tuple(Plan(**plan) for plan in plans),
-        _validate.integer(state["num_drawn"], "state: num_drawn", 0),
-        _validate.flag(state["is_finished"], "state: is_finished"),
+        validate.integer(state["num_drawn"], "state: num_drawn", 0),
+        validate.flag(state["is_finished"], "state: is_finished"),
     )
-    _validate.flag(state["refresh_wanted"], "state: refresh_wanted")
+    validate.flag(state["refresh_wanted"], "state: refresh_wanted")
     _check_plans(cursor, settings["batch_size"], num_instances, num_samples)
     return cursor
 
@@ -99,7 +99,7 @@ def load_cursor(state: Any, settings: dict[str, Any], num_instances: int, num_sa
 def _check_plans(cursor: EpochCursor, batch_size: int, num_instances: int, num_samples: int) -> None:
     low, high = 0, None  # the first plan begins anywhere, the next one where the one before it ends or was ended
     for plan in cursor.plans:
-        first = _validate.integer(plan.first, "state: first", low, high)
+        first = validate.integer(plan.first, "state: first", low, high)
         _check_tensor(plan.drawn, "drawn", torch.bool, [num_instances])
         _check_tensor(plan.indices, "indices", torch.int32, [None, batch_size])
         _check_tensor(plan.tail, "tail", torch.int32, [None])

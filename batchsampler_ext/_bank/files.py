@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ._files import atomic_write, check_output
+from .._engine.files import atomic_write, check_output
 
 
 class Tables(NamedTuple):

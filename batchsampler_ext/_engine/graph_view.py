@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from ._arrays import address
-from ._backend import engine
-from ._cuda_engine import DeviceStatus
-from ._engine_protocol import GraphDescription
-from ._late_checks import LateChecks
-from .graph import ProximityGraph
+from ..graph import ProximityGraph
+from .arrays import address
+from .backend import engine
+from .cuda import DeviceStatus
+from .deferred_checks import LateChecks
+from .protocol import GraphDescription
 
 _FEW_IDS = 2**16  # are checked in some microseconds
 

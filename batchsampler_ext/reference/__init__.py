@@ -5,7 +5,7 @@ the contract of results; the tests compare the C++ kernels with it, with ``==``.
 ``int32 [R, K]`` neighbour lists whose rows hold a valid prefix and then -1.
 
 Source: Yang et al., "BatchSampler: Sampling Mini-Batches for Contrastive Learning in Vision, Language, and Graphs",
-KDD 2023 (arXiv 2306.03355). Partitions are in :mod:`batchsampler_ext.reference_partition`.
+KDD 2023 (arXiv 2306.03355). Partitions are in :mod:`batchsampler_ext.reference.partition`.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from . import _core
-from ._cuda_engine import DeviceStatus
+from .. import _core
+from .cuda import DeviceStatus
 
 # address, dtype code, number of rows, dim, row stride in elements, round to bf16
 MatrixDescription = tuple[int, int, int, int, int, bool]

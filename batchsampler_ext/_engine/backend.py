@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import torch
 
-from ._cuda_engine import CudaEngine
+from .cuda import CudaEngine
 
 try:
-    from . import _core
-    from ._engine_protocol import CpuEngine, Engine
+    from .. import _core
+    from .protocol import CpuEngine, Engine
 except ImportError as error:
     raise ImportError(
         "batchsampler_ext._core, the compiled CPU engine, could not be loaded "
@@ -27,7 +27,7 @@ cuda_module: Any = None
 cuda_load_error: str | None = None
 
 try:
-    from . import _cuda
+    from .. import _cuda
 except ImportError as error:
     is_absent = "cannot import name" in str(error)
     cuda_load_error = "this build has a CPU engine only" if is_absent else f"the CUDA engine does not load: {error}"

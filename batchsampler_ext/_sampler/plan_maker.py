@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import torch
 
-from . import _validate
-from ._backend import core
-from ._cuda_engine import moved, on_host
-from ._epoch_cursor import Plan
-from .bank import FeatureBank
-from .build import GraphConfig, proximity_graph
-from .graph import ProximityGraph
-from .planners import Batches, BatchPlanner, PlanRequest
+from .._engine import validate
+from .._engine.backend import core
+from .._engine.cuda import moved, on_host
+from ..bank import FeatureBank
+from ..graph import ProximityGraph
+from ..graph_builders import GraphConfig, proximity_graph
+from ..planners import Batches, BatchPlanner, PlanRequest
+from .epoch_cursor import Plan
 
 _PLAN_STREAM = 255 << 24  # of Philox: no purpose of csrc/common/random_stream.h
 _LEFT_OUT = 2**32 - 1  # instead of a plan's first batch
@@ -77,7 +77,7 @@ class PlanMaker:
         start = time.perf_counter()
         graph, num_missing = self._build_graph(bank, ids, config, seed, progress)
         built = time.perf_counter()
-        num_threads = _validate.num_threads(config.num_threads)
+        num_threads = validate.num_threads(config.num_threads)
         batches = self.planner.plan(
             graph,
             PlanRequest(

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from ._arrays import as_ids, as_integers, out_of_range, repeated
-from ._backend import engine
-from ._cuda_engine import DeviceStatus
+from .arrays import as_ids, as_integers, out_of_range, repeated
+from .backend import engine
+from .cuda import DeviceStatus
 
 
 class LateChecks:

@@ -1,0 +1,1 @@
+"""Finds the engines that compute, checks what they are given, and looks after what they report. Private."""

@@ -1,0 +1,1 @@
+"""What a sampler is made of: its instances, its plans, its place in the epoch. Private."""
