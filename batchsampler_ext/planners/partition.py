@@ -29,7 +29,7 @@ class PartitionPlanner(BatchPlanner):
             partitions cannot become harder.
         restart_prob: alpha of the walks that it is to be as hard as. None: that of the call or the sampler.
 
-    The algorithm is described in csrc/cpu/partition.cpp.
+    The algorithm is described in csrc/common/partition_schedule.h.
     """
 
     hardness: str = "default"

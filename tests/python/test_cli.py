@@ -40,7 +40,7 @@ def test_info(capsys):
 
 def test_info_says_what_the_cuda_engine_was_built_for(capsys, monkeypatch):
     emulated = pytest.importorskip("batchsampler_ext._cuda_emulated", reason="built without BSE_EMULATED_CUDA")
-    monkeypatch.setattr("batchsampler_ext.commands.info.cuda_module", emulated)
+    monkeypatch.setattr("batchsampler_ext.cli.info.cuda_module", emulated)
     assert main(["info"]) == 0
     assert "CUDA engine       emulated" in capsys.readouterr().out
 

@@ -387,7 +387,8 @@ class Planner(BatchPlanner):
     def plan(self, graph, request):
         size = 4 if self.wrong == "size" else request.batch_size
         num_full = 0 if self.wrong == "none" else len(graph) // size
-        ids = graph.ids[torch.zeros(len(graph), dtype=torch.int64)] if self.wrong == "repeats" else graph.ids
+        ids = torch.arange(len(graph)) if graph.ids is None else graph.ids  # None: row i is instance i
+        ids = ids[torch.zeros(len(graph), dtype=torch.int64)] if self.wrong == "repeats" else ids
         return Batches(ids[: num_full * size].view(num_full, size), ids[num_full * size :] if num_full else ids[:0])
 
 

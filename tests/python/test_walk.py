@@ -16,6 +16,7 @@ from batchsampler_ext import (
     sample_batches,
 )
 from batchsampler_ext._engine.deferred_checks import LateChecks
+from batchsampler_ext.planners import CoverByWalksPlanner, WalkPlanner
 
 
 def check_against_oracle(table: np.ndarray, roots, batch_size: int, *, first_walk: int = 0, **arguments) -> None:
@@ -199,14 +200,12 @@ def test_a_plain_table_is_walked_as_its_graph(rng, random_table, full):
         checked = random_walk_with_restart(graph, roots, 24, restart_prob=restart_prob, seed=9)
         for name in plain._fields:
             assert torch.equal(getattr(plain, name), getattr(checked, name)), name
-    for mode in ("partition", "independent", "paper"):
-        for strategy in ("rwr", "rw", "bfs", "dfs") if mode != "partition" else ("rwr", "uniform"):
-            plain, checked = (
-                sample_batches(source, 200, epoch_mode=mode, strategy=strategy, seed=4) for source in (table, graph)
-            )
-            assert torch.equal(plain.indices, checked.indices)
-            assert torch.equal(plain.tail, checked.tail)
-            assert plain.stats == checked.stats
+    walking = [make(order) for make in (WalkPlanner, CoverByWalksPlanner) for order in ("rwr", "rw", "bfs", "dfs")]
+    for planner in ("partition", "uniform", *walking):
+        plain, checked = (sample_batches(source, 200, planner=planner, seed=4) for source in (table, graph))
+        assert torch.equal(plain.indices, checked.indices)
+        assert torch.equal(plain.tail, checked.tail)
+        assert plain.stats == checked.stats
 
 
 @pytest.mark.parametrize(
@@ -247,8 +246,8 @@ def test_rows_that_are_all_instances_need_no_look_ups(rng, monkeypatch):
             exact = knn_graph(features, 5, rows=torch.arange(300), max_score=max_score)
             for built in (graph, exact, ProximityGraph(graph.neighbors, ids=torch.arange(300), num_nodes=300)):
                 found.append(built.neighbors)
-                for mode in ("partition", "independent", "paper"):
-                    batches = sample_batches(built, 16, epoch_mode=mode, seed=5)
+                for planner in ("partition", "walks", "cover_by_walks"):
+                    batches = sample_batches(built, 16, planner=planner, seed=5)
                     found += [batches.indices, batches.tail]
                 found.append(random_walk_with_restart(built, [7, 299], 12).nodes)
         return found
