@@ -1,1 +1,0 @@
-"""``python -m batchsampler_ext demo``: SimCLR with uniform, kNN and proximity batches. Needs the ``demo`` extra."""
