@@ -9,15 +9,17 @@ SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -na
   $(wildcard cmake/*) pyproject.toml
 NATIVE_TESTS := $(wildcard tests/cpu/*.cpp) $(shell find tests/emulator tests/kernels -name '*.h' -o -name '*.cpp')
 DEMO := build/demo
-# CUDA kernels are executed by the emulator here; `make cuda` builds them for GPUs.
 EDITABLE := --no-build-isolation --config-settings=build-dir=build/editable --config-settings=cmake.define.BSE_WERROR=ON \
-  --config-settings=cmake.define.BSE_CUDA=OFF --config-settings=cmake.define.BSE_EMULATED_CUDA=ON
+  --config-settings=cmake.define.BSE_CUDA=OFF
+# CUDA kernels are executed by the emulator here; `make cuda` builds them for GPUs.
+EMULATED := --config-settings=cmake.define.BSE_EMULATED_CUDA=ON
 
 .PHONY: demo inspect bench charts study test lint format asan neon cuda gpu-check emulator nightly isa-symbols clean
 
-demo: $(VENV)/installed
+# Needs torch, numpy and the build tools; the picture is drawn where matplotlib is installed.
+demo: $(VENV)/package
 	mkdir -p $(DEMO)
-	$(PY) -m batchsampler_ext demo --figure $(DEMO)/demo.png
+	$(PY) examples/demo.py --figure $(DEMO)/demo.png
 
 inspect: $(VENV)/installed
 	$(PY) examples/digits_features.py $(DEMO)
@@ -26,7 +28,7 @@ inspect: $(VENV)/installed
 
 # The engine against its peers (benchmarks/README.md). Wants a quiet machine; about ten minutes.
 bench: $(VENV)/installed
-	$(PIP) -e '.[bench]' $(EDITABLE)
+	$(PIP) -e '.[bench]' $(EDITABLE) $(EMULATED)
 	$(PY) -m benchmarks.run
 
 # Time against N, M, K and d, drawn: build/benchmarks/charts.png. Two minutes.
@@ -87,13 +89,23 @@ nightly: emulator
 clean:
 	rm -rf build dist $(VENV)
 
+# Three stamps: the environment with torch and what builds the package, the package, everything that developers use.
 $(VENV)/tools: constraints.txt pyproject.toml
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PIP) pip  # a new virtual environment may have one too old for build settings
-	$(PIP) cmake ninja pybind11 scikit-build-core
-	$(PIP) numpy torch
-	touch $@
+	@test -x $(PY) || echo "creating $(VENV)"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "installing the build tools"
+	@$(PIP) pip  # a new virtual environment may have one too old for build settings
+	@$(PIP) cmake ninja pybind11 scikit-build-core
+	@echo "installing torch and numpy, the largest part (set PIP_ARGS for the CPU build of torch)"
+	@$(PIP) numpy torch
+	@touch $@
 
-$(VENV)/installed: $(VENV)/tools $(SOURCES) $(NATIVE_TESTS)
-	$(PIP) -e '.[test,lint,examples]' $(EDITABLE)
-	touch $@
+$(VENV)/package: $(VENV)/tools $(SOURCES)
+	@echo "building batchsampler_ext (one to three minutes at first, seconds later)"
+	@$(PIP) --no-deps -e . $(EDITABLE) --config-settings=cmake.define.BSE_EMULATED_CUDA=OFF
+	@touch $@
+
+$(VENV)/installed: $(VENV)/package $(NATIVE_TESTS)
+	@echo "installing what tests, linters and examples need"
+	@$(PIP) -e '.[test,lint,examples]' $(EDITABLE) $(EMULATED)
+	@touch $@

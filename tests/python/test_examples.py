@@ -267,8 +267,8 @@ def test_pretrained_model(programs, made_data, tmp_path):
 def test_training_improves_retrieval(programs, made_data):
     """A group's texts share two words: easy to learn, and not known before."""
     command = [*arguments("retrieval", made_data), "--max-samples", "1000", "--lr", "0.01"]
-    before, after = (programs["retrieval"].main([*command, "--epochs", epochs]) for epochs in ("0", "30"))
-    assert after["metrics"]["mrr"] > before["metrics"]["mrr"] + 0.1
+    before, after = (programs["retrieval"].main([*command, "--epochs", epochs]) for epochs in ("0", "10"))
+    assert after["metrics"]["recall_at_5"] > before["metrics"]["recall_at_5"] + 0.2
 
 
 def test_processes_together_train_as_one_does(programs, made_data, tmp_path):
