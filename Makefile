@@ -52,6 +52,7 @@ lint: $(VENV)/installed isa-symbols
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/clang-format --dry-run --Werror $(filter %.h %.cpp %.cu %.cuh,$(SOURCES)) $(NATIVE_TESTS)
 	$(VENV)/bin/mypy
+	$(PY) tests/tools/check_layers.py
 
 format: $(VENV)/installed
 	$(VENV)/bin/ruff check --fix
@@ -70,9 +71,9 @@ asan: $(VENV)/installed
 neon: $(VENV)/tools
 	tests/tools/run_neon.sh $(PY)
 
-# The wheel with the CUDA engine for all architectures; needs nvcc, no GPU.
+# The wheel with the CUDA engine; needs nvcc, no GPU. CUDA_ARCHITECTURES=90-real: for one kind of GPU instead of all.
 cuda: $(VENV)/tools
-	tests/tools/run_cuda_build.sh $(PY)
+	tests/tools/run_cuda_build.sh $(PY) $(CUDA_ARCHITECTURES)
 
 # Everything that needs a GPU, with what PYTHON has installed: no network, no virtual environment.
 gpu-check:
@@ -82,8 +83,9 @@ gpu-check:
 emulator:
 	tests/emulator/run.sh
 
-# What takes longer: the same under ThreadSanitizer, and which lines of device code were executed.
-nightly: emulator
+# What takes longer and seldom finds what the rest did not: the same under ThreadSanitizer, which lines of device code were
+# executed, and CUDA code for all architectures.
+nightly: emulator cuda
 	tests/emulator/run.sh tsan coverage
 
 clean:

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds the wheel with the CUDA engine for all architectures and looks at what came out; needs nvcc, but no GPU.
-#   tests/tools/run_cuda_build.sh PYTHON
-# The resources of every kernel are compared with tests/tools/cuda_resources.tsv. The wheel has to import and run its CPU engine
-# on a machine without a GPU or a driver, and to say which architectures it holds.
+# Builds the wheel with the CUDA engine and looks at what came out; needs nvcc, but no GPU.
+#   tests/tools/run_cuda_build.sh PYTHON [ARCHITECTURES]   e.g. 90-real; without: all that wheels are for
+# The resources of every kernel are compared with tests/tools/cuda_resources.tsv. The wheel has to import and run its CPU
+# engine on a machine without a GPU or a driver, and to say which architectures it holds.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=$(realpath -s "$(command -v "$1")") # what follows changes directory; the link is the virtual environment's
@@ -11,11 +11,13 @@ if ! command -v nvcc >/dev/null; then
   echo "not built: no nvcc here"
   exit 0
 fi
+architectures=()
+[ -z "${2:-}" ] || architectures=(--config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES="$2")
 rm -rf build/cuda build/cuda_wheel
 mkdir -p build/cuda_wheel
 "$python" -m pip --disable-pip-version-check wheel -v --no-build-isolation --no-deps -w build/cuda_wheel \
   --config-settings=build-dir=build/cuda/cmake --config-settings=cmake.define.BSE_CUDA=ON \
-  --config-settings=cmake.define.BSE_WERROR=ON . >build/cuda_wheel/build.log 2>&1 ||
+  --config-settings=cmake.define.BSE_WERROR=ON "${architectures[@]}" . >build/cuda_wheel/build.log 2>&1 ||
   { tail -40 build/cuda_wheel/build.log && exit 1; }
 "$python" tests/tools/cuda_resources.py build/cuda_wheel/build.log
 
