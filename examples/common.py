@@ -42,6 +42,17 @@ NOT_THE_RUN = {"out", "log", "checkpoint", "checkpoint_every", "resume", "stop_a
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------
+def program(
+    parse: Callable[[Sequence[str] | None], argparse.Namespace], train: Callable[[argparse.Namespace], dict[str, Any]]
+) -> Callable[..., dict[str, Any]]:
+    """``main(argv=None)`` of a training program: its result, for arguments like those of the command line."""
+
+    def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+        return train(parse(argv))
+
+    return main
+
+
 def new_parser(
     description: str | None, *, epochs: int, batch_size: int, lr: float, weight_decay: float = 0.0
 ) -> argparse.ArgumentParser:

@@ -161,9 +161,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    return train(parse(argv))
-
+main = common.program(parse, train)
 
 if __name__ == "__main__":
     main()

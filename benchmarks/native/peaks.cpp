@@ -1,4 +1,5 @@
-// What this machine can do at most: the denominators of the benchmark's shares. One call runs on all given threads at once.
+// What this machine can do at most: the denominators of the benchmark's shares. One call runs on all given threads at
+// once.
 #include <immintrin.h>
 
 #include <chrono>

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <optional>
 
-#include "cuda/search/search.h"
 #include "cuda/matrix_topk/matrix_topk.h"
+#include "cuda/search/search.h"
 #include "cuda/streaming_topk/streaming_topk.h"
 #include "cuda/types/tuning.h"
 

@@ -5,11 +5,11 @@
 #include <optional>
 
 #include "common/prefilter_bound.h"
-#include "cuda/search/search.h"
 #include "cuda/candidates/candidate_draw_kernel.cuh"
 #include "cuda/candidates/group_order_kernel.cuh"
 #include "cuda/fused_topk/fused_topk.h"
 #include "cuda/matrix_topk/matrix_topk.h"
+#include "cuda/search/search.h"
 #include "cuda/types/tuning.h"
 
 namespace bse::cuda {
