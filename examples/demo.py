@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-# Threads that spin while they wait would take a busy machine's cores; steps this small gain nothing from a second.
+# Steps are so small that a second thread gains nothing; threads that wait should sleep.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np

@@ -16,6 +16,7 @@
 
 #include "common/permutation.h"
 #include "cpu/walk/batch_walks.h"
+#include "cpu/walk/row_degrees.h"
 #include "cuda/runtime/status.h"
 #include "cuda/walk/walks.h"
 #include "kernels/scalar_kernels.h"

@@ -17,9 +17,9 @@ from batchsampler_ext import (
     knn_graph,
     proximity_graph,
     reference,
-    reference_partition,
     sample_batches,
 )
+from batchsampler_ext.reference import partition as reference_partition
 
 ORDERS = ("rwr", "rw", "bfs", "dfs", "knn", "uniform")
 

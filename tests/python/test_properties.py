@@ -12,9 +12,9 @@ from batchsampler_ext import (
     knn_graph,
     proximity_graph,
     reference,
-    reference_partition,
     sample_batches,
 )
+from batchsampler_ext.reference import partition as reference_partition
 
 # Derandomised: a test that fails sometimes is of no use in CI. The fixture `isa` is constant within a test.
 COMMON = settings(
