@@ -53,3 +53,11 @@ def test_query_has_the_docstring_and_code_does_not(demo, tmp_path):
 
 def test_identifiers_are_taken_apart(demo):
     assert demo.split_words("def readHTTPHeader_line2") == ["def", "read", "http", "header", "line", "2"]
+
+
+def test_both_kinds_of_batches_train(demo):
+    train_pairs, test_pairs = demo.load_pairs(300, demo.Progress())
+    for planner in ("uniform", "hard"):
+        recall = demo.train(train_pairs, train_pairs, planner, seed=0, num_epochs=4, progress=demo.Progress())
+        assert recall > 500 / len(train_pairs.queries)
+    assert len(test_pairs.queries)
