@@ -16,7 +16,7 @@ from ._bank.store import Rule, make_store
 from ._engine import validate
 from ._engine.arrays import TORCH_DTYPES, as_integers
 from ._engine.backend import require_engine
-from ._engine.cuda import moved
+from ._engine.cuda import to_device_async
 from ._engine.files import atomic_write
 
 __all__ = ["BankStats", "FeatureBank"]
@@ -306,7 +306,7 @@ class FeatureBank:
         if keys is not None:
             self._check_rows(keys, "keys", len(ids))
         rows = [self._store.prepare(part) for part in (embeddings, keys) if part is not None]
-        return moved(ids, self.device), rows
+        return to_device_async(ids, self.device), rows
 
     def _check_rows(self, value: Any, name: str, num_rows: int) -> None:
         if not isinstance(value, torch.Tensor) or not value.dtype.is_floating_point:

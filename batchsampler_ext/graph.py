@@ -13,7 +13,7 @@ from ._engine import validate
 from ._engine.arrays import address, require_device
 from ._engine.backend import engine, require_engine
 from ._engine.cuda import DeviceStatus, StreamOrder
-from ._engine.deferred_checks import LateChecks
+from ._engine.deferred_checks import DeferredChecks
 from ._engine.files import atomic_write
 
 __all__ = ["GraphStats", "ProximityGraph"]
@@ -80,7 +80,7 @@ class ProximityGraph:
             num_nodes = num_rows if ids is None else int(torch.as_tensor(ids, device=self.device).max()) + 1
         self.num_nodes = validate.integer(num_nodes, "num_nodes", num_rows, validate.MAX_NODES)
         self.ids = None
-        checks = LateChecks(self.device)
+        checks = DeferredChecks(self.device)
         if ids is None:
             if self.num_nodes != num_rows:
                 raise ValueError(f"ids: expected the instance of each of {num_rows} rows out of {num_nodes}, got None")

@@ -11,7 +11,7 @@ import torch
 from ._engine import validate
 from ._engine.arrays import Matrix, address, as_matrix, require_device
 from ._engine.backend import engine
-from ._engine.deferred_checks import LateChecks
+from ._engine.deferred_checks import DeferredChecks
 from .graph import ProximityGraph
 
 __all__ = ["GraphConfig", "Neighbors", "knn", "knn_graph", "proximity_graph"]
@@ -147,7 +147,7 @@ def proximity_graph(
         precision=precision, sort=sort, return_scores=return_scores, num_threads=num_threads, max_memory=max_memory,
     )  # fmt: skip
     query, key = _towers(features, keys)
-    checks = LateChecks(query.device)
+    checks = DeferredChecks(query.device)
     pool, num_rows = _pool(rows, query, checks)
     num_candidates, num_neighbors = _graph_sizes(config, num_candidates, num_neighbors, num_rows)
     rows_per_draw = 256 if config.rows_per_draw is None else config.rows_per_draw
@@ -214,7 +214,7 @@ def knn_graph(
         [1, 0, 1]
     """
     query, key = _towers(features, keys)
-    checks = LateChecks(query.device)
+    checks = DeferredChecks(query.device)
     pool, num_rows = _pool(rows, query, checks)
     num_neighbors = validate.integer(
         num_neighbors, "num_neighbors", 1, num_rows - 1, because=f" ({num_rows} rows, itself excluded)"
@@ -280,7 +280,7 @@ def knn(
     num_neighbors = validate.integer(
         num_neighbors, "num_neighbors", 1, other.num_rows, because=f" (base has {other.num_rows} rows)"
     )
-    request = _Selection.check(metric, precision, None, None, 0, other, LateChecks(other.device))
+    request = _Selection.check(metric, precision, None, None, 0, other, DeferredChecks(other.device))
     found = _Rows(query.num_rows, num_neighbors, True, query.device)
     status = engine(query.device).knn(
         queries=query.describe(precision),
@@ -336,7 +336,7 @@ class _Selection:
         max_score: float | None,
         range_min: int,
         instances: Matrix,
-        checks: LateChecks,
+        checks: DeferredChecks,
     ) -> _Selection:
         validate.choice(precision, "precision", _PRECISIONS)
         if labels is not None:
@@ -372,7 +372,7 @@ def _towers(features: Any, keys: Any) -> tuple[Matrix, Matrix | None]:
     return query, key
 
 
-def _pool(rows: Any, instances: Matrix, checks: LateChecks) -> tuple[torch.Tensor | None, int]:
+def _pool(rows: Any, instances: Matrix, checks: DeferredChecks) -> tuple[torch.Tensor | None, int]:
     if rows is None:
         return None, instances.num_rows
     pool = checks.ids(rows, "rows", 0, instances.num_rows)
@@ -384,10 +384,10 @@ def _pool(rows: Any, instances: Matrix, checks: LateChecks) -> tuple[torch.Tenso
     return pool, len(pool)
 
 
-def _ascending(pool: torch.Tensor, checks: LateChecks) -> torch.Tensor:
+def _ascending(pool: torch.Tensor, checks: DeferredChecks) -> torch.Tensor:
     """The same tensor if it is sorted already, and no device has to be asked: the engine then knows that queries and
     base are the same rows."""
-    return pool if not checks.are_late and bool((pool[1:] > pool[:-1]).all()) else pool.sort().values
+    return pool if not checks.is_deferred and bool((pool[1:] > pool[:-1]).all()) else pool.sort().values
 
 
 def _graph_sizes(

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import BatchSampler, Sampler
 
 from ._engine import validate
-from ._engine.cuda import moved, on_host
+from ._engine.cuda import to_device_async, to_host
 from ._sampler.epoch_cursor import EpochCursor, Plan, load_cursor, save_cursor
 from ._sampler.index_set import index_set
 from ._sampler.plan_maker import MadePlan, PlanMaker, on_device
@@ -212,7 +212,7 @@ class ProximityBatchSampler(BatchSampler):
     def _in_batch_similarity(self, plan: Plan) -> float:
         rows = self.bank.rows_for_graph()
         first = [plan.batch(i).long() for i in range(min(_NUM_MEASURED, plan.num_batches))]
-        is_known = on_host(rows.has_embedding[moved(torch.cat(first), self.bank.device)])
+        is_known = to_host(rows.has_embedding[to_device_async(torch.cat(first), self.bank.device)])
         parts = is_known.split([len(ids) for ids in first])
         known = [ids[part] for ids, part in zip(first, parts, strict=True)]
         return float(batch_stats(known, rows.features)["in_batch_similarity"])

@@ -8,7 +8,7 @@ import torch
 
 from .._engine.arrays import TORCH_DTYPES, address, as_matrix, out_of_range
 from .._engine.backend import core, engine, queued_engine
-from .._engine.cuda import StreamOrder, moved
+from .._engine.cuda import StreamOrder, to_device_async
 from .files import Tables
 
 
@@ -152,7 +152,7 @@ class DeviceStore:
         rows = rows.detach()
         if rows.dtype not in TORCH_DTYPES:
             rows = rows.to(torch.float32)
-        return _apart(moved(rows, self.device), self._tables)
+        return _apart(to_device_async(rows, self.device), self._tables)
 
     def store(self, ids: torch.Tensor, rows: list[torch.Tensor], step: int) -> None:
         """ids: int64 [B] on the device; rows: [B, D] of each tower, prepared."""

@@ -54,7 +54,7 @@ class StreamOrder:
             self._event.record(torch.cuda.current_stream(self._device))
 
 
-def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+def to_device_async(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """``tensor`` on ``device`` without waiting for it: to a CUDA device by pinned memory that nobody else writes to."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         staged = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
@@ -62,7 +62,7 @@ def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device)
 
 
-def on_host(tensor: torch.Tensor) -> torch.Tensor:
+def to_host(tensor: torch.Tensor) -> torch.Tensor:
     """``tensor`` on the CPU, by pinned memory; waits for the current stream only."""
     if tensor.device.type == "cpu":
         return tensor

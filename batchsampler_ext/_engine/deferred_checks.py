@@ -15,17 +15,17 @@ from .backend import engine
 from .cuda import DeviceStatus
 
 
-class LateChecks:
+class DeferredChecks:
     """Checks of the arguments of one call. statuses: those queued on a device, in order; empty on the CPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.statuses: list[DeviceStatus] = []
         self._device = device
-        self.are_late = engine(device).is_queued
+        self.is_deferred = engine(device).is_queued
 
     def ids(self, value: Any, name: str, low: int, high: int) -> torch.Tensor:
         """As as_ids(). Values out of range become others that are in it."""
-        if not self.are_late:
+        if not self.is_deferred:
             return as_ids(value, name, low, high, self._device)
         ids = as_integers(value, name, self._device)
         if len(ids) == 0:
@@ -42,13 +42,13 @@ class LateChecks:
 
     def are_all(self, ids: torch.Tensor, size: int) -> bool:
         """Whether ids are 0 .. size - 1 in order. False where finding out would wait for a device."""
-        return not self.are_late and len(ids) == size and torch.equal(ids, torch.arange(size, device=ids.device))
+        return not self.is_deferred and len(ids) == size and torch.equal(ids, torch.arange(size, device=ids.device))
 
     def require_distinct(self, ids: torch.Tensor, name: str) -> None:
         """ids: non-negative."""
         ordered = ids.sort().values
         is_repeated = ordered[1:] == ordered[:-1]
-        if self.are_late:
+        if self.is_deferred:
             nobody = torch.iinfo(torch.int64).max
             if len(is_repeated):
                 least = torch.where(is_repeated, ordered[1:], nobody).min()
@@ -63,7 +63,7 @@ class LateChecks:
         if len(rows) == 0:
             return
         is_wrong = rows < 0
-        if self.are_late:
+        if self.is_deferred:
             positions = torch.arange(len(rows), device=rows.device)
             first = torch.where(is_wrong, positions, len(rows)).min().clamp(max=len(rows) - 1)[None]
             words = torch.cat([rows.index_select(0, first), ids.index_select(0, first)])

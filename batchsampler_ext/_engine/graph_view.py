@@ -10,7 +10,7 @@ from ..graph import ProximityGraph
 from .arrays import address
 from .backend import engine
 from .cuda import DeviceStatus
-from .deferred_checks import LateChecks
+from .deferred_checks import DeferredChecks
 from .protocol import GraphDescription
 
 _FEW_IDS = 2**16  # are checked in some microseconds
@@ -46,7 +46,7 @@ class GraphView:
         self._degrees = None if can_wait else graph._short_degrees()
         self._has_degrees = not can_wait
         ids = graph.ids
-        if ids is not None and LateChecks(graph.device).are_all(ids, graph.num_nodes):
+        if ids is not None and DeferredChecks(graph.device).are_all(ids, graph.num_nodes):
             ids = None
         self._ids = ids  # of the rows; None if row i is instance i
         self._row_of = None if ids is None else row_of_instances(ids, graph.num_nodes)
@@ -84,7 +84,7 @@ class GraphView:
 
     def rows(self, ids: Any, name: str) -> torch.Tensor:
         """Rows (int64) of instances. On a device, wrong ones get another or -1, and ``graph.check()`` raises."""
-        checks = LateChecks(self.graph.device)
+        checks = DeferredChecks(self.graph.device)
         ids = checks.ids(ids, name, 0, self.graph.num_nodes)
         rows = ids
         if self._row_of is not None:

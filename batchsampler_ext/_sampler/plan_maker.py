@@ -11,7 +11,7 @@ import torch
 
 from .._engine import validate
 from .._engine.backend import core
-from .._engine.cuda import moved, on_host
+from .._engine.cuda import to_device_async, to_host
 from ..bank import FeatureBank
 from ..graph import ProximityGraph
 from ..graph_builders import GraphConfig, proximity_graph
@@ -110,7 +110,7 @@ class PlanMaker:
     ) -> tuple[ProximityGraph, int]:
         """A graph with a row for each id, without edges for those that have no embedding; and how many have none."""
         rows = bank.rows_for_graph()
-        ids = moved(ids, bank.device)
+        ids = to_device_async(ids, bank.device)
         is_known = rows.has_embedding[ids]
         num_known = int(is_known.sum())
         wanted = self.planner.graph_config(config, self.batch_size, num_known)
@@ -132,7 +132,7 @@ class PlanMaker:
         """Indices and tail, int32, in host memory of their own. Views would keep all batches alive, and write them
         into every saved state."""
         shape, size = batches.indices.shape, batches.indices.numel()
-        found = on_host(torch.cat([batches.indices.reshape(-1), batches.tail]).to(torch.int32))
+        found = to_host(torch.cat([batches.indices.reshape(-1), batches.tail]).to(torch.int32))
         self._check(batches, found, ids)
         return found[:size].view(shape).clone(), found[size:].clone()
 

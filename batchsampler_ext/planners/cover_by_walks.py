@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from .._engine.cuda import moved, on_host
+from .._engine.cuda import to_device_async, to_host
 from .._engine.graph_view import GraphView
 from ..graph import ProximityGraph
 from ..walk import run_row_walks
@@ -34,7 +34,7 @@ class CoverByWalksPlanner(WalkingPlanner):
         num_rows, batch_size = view.num_rows, request.batch_size
         arguments = self.walk_arguments(view, request)
         walks_at_once = 64 if graph.device.type == "cpu" else 1024
-        order = on_host(root_order(view, request))
+        order = to_host(root_order(view, request))
         drawn = _no_rows(num_rows) if request.drawn is None else request.drawn.clone()
         goal = num_rows // batch_size * batch_size
         num_drawn, position = int(drawn.sum()), 0
@@ -71,7 +71,7 @@ def _batches(view: GraphView, nodes: torch.Tensor, tail: torch.Tensor, totals: t
     is_member = _no_rows(view.num_rows)
     is_member[everything] = True
     graph.check()
-    ids = view.ids(moved(everything.to(torch.int32), graph.device))
+    ids = view.ids(to_device_async(everything.to(torch.int32), graph.device))
     stats = {"num_instances": int(is_member.sum()), **dict(zip(COUNTS, totals.tolist(), strict=True))}
     return Batches(ids[: nodes.numel()].view(nodes.shape), ids[nodes.numel() :], stats)
 
@@ -85,8 +85,10 @@ def _walk_to_host(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows int64 [R, B] and counts int64 [4, R], all on the host."""
     device = view.graph.device
-    walks = run_row_walks(view, moved(roots, device), moved(walk_ids, device), batch_size, **arguments)
-    everything = on_host(torch.cat([walks.nodes.long().reshape(-1), *walks[1:]]))
+    walks = run_row_walks(
+        view, to_device_async(roots, device), to_device_async(walk_ids, device), batch_size, **arguments
+    )
+    everything = to_host(torch.cat([walks.nodes.long().reshape(-1), *walks[1:]]))
     num_nodes = walks.nodes.numel()
     return everything[:num_nodes].view(walks.nodes.shape), everything[num_nodes:].view(len(COUNTS), -1)
 

@@ -10,7 +10,7 @@ import torch
 from .._engine import validate
 from .._engine.arrays import address
 from .._engine.backend import engine
-from .._engine.cuda import on_host
+from .._engine.cuda import to_host
 from .._engine.graph_view import GraphView
 from ..graph import ProximityGraph
 from ..walk import Walks, run_walks
@@ -59,5 +59,5 @@ def _stats(view: GraphView, walks: Walks, instances: torch.Tensor) -> dict[str, 
     graph.check()
     is_member = torch.zeros(graph.num_nodes, dtype=torch.bool, device=graph.device)
     is_member[instances.long()] = True
-    totals = on_host(torch.stack([is_member.sum(), *(counts.sum() for counts in walks[1:])])).tolist()
+    totals = to_host(torch.stack([is_member.sum(), *(counts.sum() for counts in walks[1:])])).tolist()
     return dict(zip(("num_instances", *COUNTS), totals, strict=True))

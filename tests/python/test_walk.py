@@ -15,7 +15,7 @@ from batchsampler_ext import (
     reference,
     sample_batches,
 )
-from batchsampler_ext._engine.deferred_checks import LateChecks
+from batchsampler_ext._engine.deferred_checks import DeferredChecks
 from batchsampler_ext.planners import CoverByWalksPlanner, WalkPlanner
 
 
@@ -256,7 +256,7 @@ def test_rows_that_are_all_instances_need_no_look_ups(rng, monkeypatch):
     assert proximity_graph(features, 9, rows=range(300)).ids is None
     assert proximity_graph(features, 9, rows=range(299)).ids is not None
     assert proximity_graph(features, 9, rows=range(299, -1, -1)).ids is not None
-    monkeypatch.setattr(LateChecks, "are_all", lambda *_: False)
+    monkeypatch.setattr(DeferredChecks, "are_all", lambda *_: False)
     assert proximity_graph(features, 9, rows=range(300)).ids is not None
     for first, second in zip(plain, run(), strict=True):
         assert torch.equal(first, second)

@@ -24,15 +24,15 @@ mkdir -p build/cuda_wheel
 "$python" -m zipfile -e build/cuda_wheel/*.whl build/cuda_wheel/site
 site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 cd build/cuda_wheel/site # before the editable install that the environment may have
-PYTHONSAFEPATH=1 "$python" -S - "$PWD" "$site" <<'PY'
+PYTHONSAFEPATH=1 "$python" -S - "$PWD" "$site" "${2:-80-real, 86-real}" <<'PY'
 import sys
-sys.path[:0] = sys.argv[1:]
+sys.path[:0] = sys.argv[1:3]
 import torch, batchsampler_ext
 from batchsampler_ext._engine.backend import cuda_load_error, cuda_module
 from batchsampler_ext.__main__ import main
 assert batchsampler_ext.__file__.startswith(sys.argv[1]), batchsampler_ext.__file__
 assert cuda_load_error is None, cuda_load_error
-assert cuda_module.architectures.startswith("80-real, 86-real"), cuda_module.architectures
+assert cuda_module.architectures.startswith(sys.argv[3]), cuda_module.architectures
 main(["info"])
 assert batchsampler_ext.knn_graph(torch.eye(4), 1).neighbors.shape == (4, 1)
 PY
