@@ -17,7 +17,7 @@ Parameters = dict[str, Any]
 
 SAMPLERS = ("uniform", "knn", "proximity")
 # Arms whose option has been cut since. Recorded results are reported, no new ones are run.
-RETIRED = ("warm start",)
+RETIRED = ("refresh_every=10", "refresh_every=30", "async_refresh", "async_refresh, refresh_every=30", "warm start")
 NUM_TRIALS, TUNE_SEED = 8, 1000
 # Phases in the order in which they are run; all but the first use what the search of the system has found.
 PHASES = ("tune", "confirm", "check", "ablations", "remedies", "sensitivity", "walks", "losses")
@@ -141,6 +141,10 @@ def ablations(system: System, best: Parameters) -> Variants:
         "alpha from 0.2 to 0.05": {"restart_prob_end": 0.05, "planner": "walks"},
         "fp32 bank": {"bank_dtype": "fp32"},
         "filled bank": {"fill_bank": True},
+        "refresh_every=10": {"refresh_every": 10},
+        "refresh_every=30": {"refresh_every": 30},
+        "async_refresh": {"async_refresh": True},
+        "async_refresh, refresh_every=30": {"async_refresh": True, "refresh_every": 30},
         "warm start": {"warm_start": True},
     }
 

@@ -46,7 +46,20 @@ class Row:
     date: str
 
     def key(self) -> tuple[str, ...]:
-        return (self.system, self.data, self.phase, self.arm, self.loss, self.seed, self.parameters)
+        return (self.system, self.data, self.phase, self.arm, self.loss, self.seed, current_names(self.parameters))
+
+
+# What options were called when results were recorded, and what they are called now.
+RENAMED = {"epoch_mode": "planner", "strategy": "order"}
+RENAMED_PLANNERS = {"independent": "walks", "paper": "cover_by_walks"}
+
+
+def current_names(parameters: str) -> str:
+    """Recorded parameters, JSON, by the names of today's options."""
+    renamed = {RENAMED.get(name, name): value for name, value in json.loads(parameters).items()}
+    if "planner" in renamed:
+        renamed["planner"] = RENAMED_PLANNERS.get(renamed["planner"], renamed["planner"])
+    return json.dumps(renamed, sort_keys=True)
 
 
 # Of the history of a run, by epoch.

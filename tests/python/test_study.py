@@ -144,3 +144,10 @@ def test_the_command_explains_itself(study, capsys):
         study("study").main(["run", "--help"])
     assert "--minutes" in capsys.readouterr().out
     assert "benchmarks.learning.study" in sys.modules
+
+
+def test_recorded_results_stay_in_the_report(study, systems):
+    """Also those of options that are called something else now, or are gone."""
+    results = study("results")
+    rows = results.read(results.RESULTS["cpu"])
+    assert results.planned(rows, systems) == rows
