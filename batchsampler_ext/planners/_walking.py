@@ -66,9 +66,8 @@ class WalkingPlanner(BatchPlanner):
                     f"a row, got {num_neighbors}"
                 )
             order = "uniform"  # of a graph without edges
-        restart_prob = request.restart_prob if self.restart_prob is None else self.restart_prob
         return {
-            "threshold": validate.restart_threshold(restart_prob),
+            "threshold": request.restart_threshold(self.restart_prob),
             "strategy": order,
             "seed": request.seed,
             "epoch": request.epoch,

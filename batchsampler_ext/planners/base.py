@@ -76,6 +76,10 @@ class PlanRequest:
         """(number of full batches, size of the ragged one or 0) of an epoch over num_rows."""
         return num_rows // self.batch_size, 0 if self.drop_last else num_rows % self.batch_size
 
+    def restart_threshold(self, own: float | None) -> int:
+        """As the engines take alpha: that of the planner's own option, or else of the request."""
+        return validate.restart_threshold(self.restart_prob if own is None else own)
+
 
 @runtime_checkable
 class BatchPlanner(Protocol):

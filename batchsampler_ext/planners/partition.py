@@ -47,11 +47,10 @@ class PartitionPlanner(BatchPlanner):
         graph.check()
         num_full, tail_size = request.sizes(view.num_rows)
         rows = torch.empty(num_full * request.batch_size + tail_size, dtype=torch.int32, device=graph.device)
-        restart_prob = request.restart_prob if self.restart_prob is None else self.restart_prob
         num_random = engine(graph.device).partition_epoch(
             graph=view.description,
             batch_size=request.batch_size,
-            restart_threshold=validate.restart_threshold(restart_prob),
+            restart_threshold=request.restart_threshold(self.restart_prob),
             drop_last=request.drop_last,
             hardness=HARDNESSES.index(self.hardness),
             seed=request.seed,
