@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 # address, dtype code, num_rows, dim, row stride in elements, round to bf16
 _Matrix = tuple[int, int, int, int, int, bool]
-# neighbors, num_rows, num_neighbors, degrees, row_of, num_nodes
+# neighbors, num_rows, num_neighbors, degrees, row_of, num_instances
 _Graph = tuple[int, int, int, int, int, int]
 
 def isa() -> str: ...
@@ -13,14 +13,14 @@ def supported_isas() -> list[str]: ...
 def update_bank(
     *,
     data: int,
-    keys: int,
+    documents: int,
     dtype: int,
-    num_samples: int,
+    num_instances: int,
     dim: int,
     last_update: int,
     ids: int,
     rows: int,
-    key_rows: int,
+    document_rows: int,
     num_rows: int,
     step: int,
     momentum: float,
@@ -32,12 +32,12 @@ def independent_roots(*, n: int, num_walks: int, seed: int, epoch: int, out: int
 def proximity_graph(
     *,
     features: _Matrix,
-    keys: _Matrix | None,
+    documents: _Matrix | None,
     rows: int,
     num_rows: int,
     num_neighbors: int,
     num_candidates: int,
-    rows_per_draw: int,
+    candidate_group_size: int,
     metric: int,
     labels: int,
     max_score: float | None,

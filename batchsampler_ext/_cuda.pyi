@@ -4,36 +4,36 @@ from collections.abc import Callable, Sequence
 
 # address, dtype code, num_rows, dim, row stride in elements, round to bf16
 _Matrix = tuple[int, int, int, int, int, bool]
-# neighbors, num_rows, num_neighbors, degrees, row_of, num_nodes
+# neighbors, num_rows, num_neighbors, degrees, row_of, num_instances
 _Graph = tuple[int, int, int, int, int, int]
 
 architectures: str
 bank_scratch_bytes: int
-num_bank_ledger_words: int
+num_bank_error_log_words: int
 num_status_words: int
 
 def use_device(index: int) -> None: ...
 def status_message(
-    words: Sequence[int], *, num_nodes: int = 0, features: str = "features", keys: str = "keys"
+    words: Sequence[int], *, num_instances: int = 0, features: str = "features", documents: str = "documents"
 ) -> str: ...
 def update_bank(
     *,
     data: int,
-    keys: int,
+    documents: int,
     dtype: int,
-    num_samples: int,
+    num_instances: int,
     dim: int,
     last_update: int,
     claims: int,
     ids: int,
     rows: _Matrix,
-    key_rows: _Matrix | None,
+    document_rows: _Matrix | None,
     step: int,
-    ticket: int,
+    update_number: int,
     momentum: float,
     normalize: bool,
     skips: bool,
-    ledger: int,
+    error_log: int,
     scratch: int,
     stream: int,
 ) -> None: ...
@@ -46,12 +46,12 @@ class ProximityGraphCall:
         self,
         *,
         features: _Matrix,
-        keys: _Matrix | None,
+        documents: _Matrix | None,
         rows: int,
         num_rows: int,
         num_neighbors: int,
         num_candidates: int,
-        rows_per_draw: int,
+        candidate_group_size: int,
         metric: int,
         labels: int,
         max_score: float | None,

@@ -22,7 +22,7 @@ from ._engine.files import atomic_write
 __all__ = ["BankStats", "FeatureBank"]
 
 _CPU = torch.device("cpu")
-_STATE_KEYS = {"data", "keys", "last_update", "step", "num_skipped"}
+_STATE_KEYS = {"data", "documents", "last_update", "step", "num_skipped"}
 
 
 class BankStats(NamedTuple):
@@ -46,7 +46,7 @@ class GraphRows(NamedTuple):
     """A row for each instance, as :func:`proximity_graph` takes them. Borrowed from the bank: do not change them."""
 
     features: Any  # [N, D]
-    keys: Any  # [N, D] of the second tower, or None
+    documents: Any  # [N, D] of the second tower, or None
     has_embedding: torch.Tensor  # bool [N] on the bank's device
 
 
@@ -54,14 +54,14 @@ class FeatureBank:
     """Latest embedding of each instance, updated from the training steps themselves (no extra forward pass).
 
     Args:
-        num_samples: N, number of instances.
+        num_instances: N, number of instances.
         dim: D, width of an embedding. Several views of an instance: concatenate them, ``torch.cat([z1, z2], 1)``, as
             the authors do.
-        two_towers: also keep the embeddings of a second tower, of the same width, in ``keys``.
+        two_towers: also keep the embeddings of a second tower, of the same width, in ``documents``.
         dtype: of the cache: bfloat16 (default), float16 or float32.
         device: of the tables, and so of the graphs and batches that are made from them. Name the device that you train
             on: embeddings from elsewhere are copied to it.
-        path: keeps the cache in memory-mapped files PATH, PATH.keys and PATH.last_update, described by PATH.json,
+        path: keeps the cache in memory-mapped files PATH, PATH.documents and PATH.last_update, described by PATH.json,
             instead of memory. Files that are there already are taken up with their contents. Ranks need one each. On
             the CPU only.
         normalize: store unit vectors (the norm of a zero vector stays 0). Rounding is defined in
@@ -72,15 +72,15 @@ class FeatureBank:
         nonfinite: "raise" a ValueError for embeddings with NaN or inf (nothing is stored), or "skip" those rows.
 
     Attributes:
-        data: [N, D]; keys: [N, D] or None; last_update: int64 [N], the step that stored each instance, -1 never, all on
-        ``device``; step: number of updates so far; num_skipped: rows left out by ``nonfinite="skip"``.
+        data: [N, D]; documents: [N, D] or None; last_update: int64 [N], the step that stored each instance or -1, all
+        on ``device``; step: number of updates so far; num_skipped: rows left out by ``nonfinite="skip"``.
 
     On a CUDA device :meth:`update` is queued on the caller's current stream and never waits. So what is wrong with its
     values (ids, non-finite numbers) is found later: nothing of that update is stored, those after it are, and the first
     such error is raised when the bank is next read on the host, which is :meth:`check`, ``missing_embedding_share``,
     ``num_skipped``, :meth:`stats`, a state, or the sampler's next refresh, which is by default that of the next epoch
-    (so call :meth:`check` after the last). Such an update counts as a step. ``data``, ``keys`` and ``last_update`` are
-    in order with updates on other streams when they are taken from the bank. Tables are the same to the bit on all
+    (so call :meth:`check` after the last). Such an update counts as a step. ``data``, ``documents`` and ``last_update``
+    are in order with updates on other streams when they are taken from the bank. Tables are the same to the bit on all
     devices, and states may move between them.
 
     Example:
@@ -93,7 +93,7 @@ class FeatureBank:
 
     def __init__(
         self,
-        num_samples: int,
+        num_instances: int,
         dim: int,
         *,
         two_towers: bool = False,
@@ -106,7 +106,7 @@ class FeatureBank:
         process_group: torch.distributed.ProcessGroup | None = None,
         nonfinite: str = "raise",
     ) -> None:
-        self.num_samples = validate.integer(num_samples, "num_samples", 1, validate.MAX_NODES)
+        self.num_instances = validate.integer(num_instances, "num_instances", 1, validate.MAX_NODES)
         self.dim = validate.integer(dim, "dim", 1)
         if dtype not in TORCH_DTYPES:
             raise TypeError(f"dtype: expected float32, bfloat16 or float16, got {dtype}")
@@ -122,21 +122,21 @@ class FeatureBank:
         self.momentum = momentum
         self.nonfinite = validate.choice(nonfinite, "nonfinite", ("raise", "skip"))
         self._gather, self._process_group = validate.flag(gather, "gather"), process_group
-        shape, has_keys = (self.num_samples, self.dim), validate.flag(two_towers, "two_towers")
+        shape, has_documents = (self.num_instances, self.dim), validate.flag(two_towers, "two_towers")
         if path is None:
-            tables = new_tables(shape, dtype, has_keys, place)
+            tables = new_tables(shape, dtype, has_documents, place)
         else:
-            tables = open_tables(path, shape, dtype, has_keys, self.normalize)
+            tables = open_tables(path, shape, dtype, has_documents, self.normalize)
         self._store = make_store(tables, self._rule())
         self.step = 0 if path is None else int(tables.last_update.max()) + 1
         self._update_seconds = 0.0
 
     def __len__(self) -> int:
-        return self.num_samples
+        return self.num_instances
 
     def __repr__(self) -> str:
         missing = f"missing_embedding_share={self._missing_share():.3f}"
-        return f"FeatureBank({self.num_samples}, {self.dim}, {missing}, step={self.step})"
+        return f"FeatureBank({self.num_instances}, {self.dim}, {missing}, step={self.step})"
 
     @property
     def device(self) -> torch.device:
@@ -147,8 +147,8 @@ class FeatureBank:
         return self._store.tables.data
 
     @property
-    def keys(self) -> torch.Tensor | None:
-        return self._store.tables.keys
+    def documents(self) -> torch.Tensor | None:
+        return self._store.tables.documents
 
     @property
     def last_update(self) -> torch.Tensor:
@@ -165,7 +165,7 @@ class FeatureBank:
         return self._missing_share()
 
     def _missing_share(self) -> float:
-        return int((self.last_update < 0).sum()) / self.num_samples
+        return int((self.last_update < 0).sum()) / self.num_instances
 
     def check(self) -> None:
         """Waits for the updates of a bank on a CUDA device; ``ValueError`` if one was refused since the last look."""
@@ -174,18 +174,18 @@ class FeatureBank:
     def rows_for_graph(self) -> GraphRows:
         """What a graph is built from. Behind all updates so far; raises what they found wrong."""
         self.check()
-        data, keys, last_update = self._store.tables
-        return GraphRows(data, keys, last_update >= 0)
+        data, documents, last_update = self._store.tables
+        return GraphRows(data, documents, last_update >= 0)
 
     @torch.no_grad()
-    def update(self, indices: Any, embeddings: torch.Tensor, keys: torch.Tensor | None = None) -> None:
+    def update(self, indices: Any, embeddings: torch.Tensor, documents: torch.Tensor | None = None) -> None:
         """Stores the embeddings of a training step.
 
         Args:
             indices: int [B], instances; of duplicates the last one is kept.
             embeddings: floating point [B, D] on any device, with or without gradient; moved to the bank's device. Of
                 other types than the bank's three, rounded to float32.
-            keys: [B, D] of the second tower, exactly if the bank has ``two_towers``.
+            documents: [B, D] of the second tower, exactly if the bank has ``two_towers``.
 
         Raises:
             TypeError, ValueError: wrong shape or type, ids out of range, non-finite values unless ``nonfinite="skip"``.
@@ -194,7 +194,7 @@ class FeatureBank:
         start = time.perf_counter()
         is_gathered = self._gather and is_distributed()
         try:
-            ids, rows = self._checked_update(indices, embeddings, keys)
+            ids, rows = self._checked_update(indices, embeddings, documents)
         except (TypeError, ValueError):
             if is_gathered:
                 announce_failure(self._process_group)
@@ -216,8 +216,8 @@ class FeatureBank:
         """Fills the bank before training, so that the first epoch is not uniform.
 
         Args:
-            encode_fn: takes a batch of the loader, returns ``(indices, embeddings)``, and ``keys`` third if there are
-                two towers.
+            encode_fn: takes a batch of the loader, returns ``(indices, embeddings)``, and ``documents`` third if there
+                are two towers.
             loader: any iterable of batches.
             progress: called as ``progress(batches_done, batches_in_all)``; -1 in all if the loader has no length.
         """
@@ -262,7 +262,7 @@ class FeatureBank:
         for name, table in tables.items():
             if _description(state[name]) != _description(table):
                 raise ValueError(f"state: expected {name} {_description(table)}, got {_description(state[name])}")
-        for name in ("data", "keys"):
+        for name in ("data", "documents"):
             if state[name] is not None and not bool(state[name].isfinite().all()):
                 raise ValueError(f"state: expected finite values in {name}, got nan or inf")
         latest = int(state["last_update"].max())
@@ -295,17 +295,19 @@ class FeatureBank:
         self.load_state_dict(state)
 
     def _checked_update(
-        self, indices: Any, embeddings: torch.Tensor, keys: torch.Tensor | None
+        self, indices: Any, embeddings: torch.Tensor, documents: torch.Tensor | None
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         ids = as_integers(indices, "indices", indices.device if isinstance(indices, torch.Tensor) else _CPU)
         self._check_rows(embeddings, "embeddings", len(ids))
-        has_keys = self._store.tables.keys is not None
-        if (keys is not None) != has_keys:
-            expected = "keys (the bank has two towers)" if has_keys else "no keys (the bank has one tower)"
-            raise ValueError(f"keys: expected {expected}, got {'None' if keys is None else 'some'}")
-        if keys is not None:
-            self._check_rows(keys, "keys", len(ids))
-        rows = [self._store.prepare(part) for part in (embeddings, keys) if part is not None]
+        has_documents = self._store.tables.documents is not None
+        if (documents is not None) != has_documents:
+            expected = (
+                "documents (the bank has two towers)" if has_documents else "no documents (the bank has one tower)"
+            )
+            raise ValueError(f"documents: expected {expected}, got {'None' if documents is None else 'some'}")
+        if documents is not None:
+            self._check_rows(documents, "documents", len(ids))
+        rows = [self._store.prepare(part) for part in (embeddings, documents) if part is not None]
         return to_device_async(ids, self.device), rows
 
     def _check_rows(self, value: Any, name: str, num_rows: int) -> None:

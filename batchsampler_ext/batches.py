@@ -45,8 +45,8 @@ def sample_batches(
     Returns:
         :class:`Batches` on the graph's device, which is waited for: once by independent walks, a few dozen times by a
         partition, once for about 1000 batches by the authors' epoch. Its stats are "num_instances" (distinct instances
-        drawn) and, for walks, totals of "steps", "restarts", "teleports" and "fills"; for a partition "fills", the
-        instances assigned at random.
+        drawn). Walks add totals of "steps", "restarts", "reroots" and "random_fills". A partition adds
+        "random_fills", the instances assigned at random.
 
     Raises:
         TypeError, ValueError: a bad argument, named, with what was expected and got.

@@ -45,7 +45,7 @@ class ProximityGraph:
         neighbors: int32 [R, K]; each row holds instance ids, then -1 where it has fewer than K neighbors.
         scores: float32 [R, K] in the same order (-inf past the end), or None.
         ids: int64 [R], the instance of each row, or None: row i is instance i.
-        num_nodes: number of instances N; ids are below it.
+        num_instances: number of instances N; ids are below it.
         num_neighbors: K.
         device: where the tensors are.
 
@@ -56,7 +56,7 @@ class ProximityGraph:
     Example:
         >>> import torch
         >>> graph = ProximityGraph(torch.tensor([[1, 2], [0, -1], [-1, -1]], dtype=torch.int32))
-        >>> graph.num_nodes, graph.num_neighbors, graph.stats().num_edges
+        >>> graph.num_instances, graph.num_neighbors, graph.stats().num_edges
         (3, 2, 3)
     """
 
@@ -65,7 +65,7 @@ class ProximityGraph:
         neighbors: torch.Tensor,
         scores: torch.Tensor | None = None,
         ids: torch.Tensor | None = None,
-        num_nodes: int | None = None,
+        num_instances: int | None = None,
     ) -> None:
         self.neighbors = _checked_table(neighbors, "neighbors", torch.int32)
         self.scores = None if scores is None else _checked_table(scores, "scores", torch.float32)
@@ -76,16 +76,18 @@ class ProximityGraph:
                 f"scores: expected the shape of neighbors, {list(self.neighbors.shape)}, got {list(self.scores.shape)}"
             )
         num_rows = len(self.neighbors)
-        if num_nodes is None:
-            num_nodes = num_rows if ids is None else int(torch.as_tensor(ids, device=self.device).max()) + 1
-        self.num_nodes = validate.integer(num_nodes, "num_nodes", num_rows, validate.MAX_NODES)
+        if num_instances is None:
+            num_instances = num_rows if ids is None else int(torch.as_tensor(ids, device=self.device).max()) + 1
+        self.num_instances = validate.integer(num_instances, "num_instances", num_rows, validate.MAX_NODES)
         self.ids = None
         checks = DeferredChecks(self.device)
         if ids is None:
-            if self.num_nodes != num_rows:
-                raise ValueError(f"ids: expected the instance of each of {num_rows} rows out of {num_nodes}, got None")
+            if self.num_instances != num_rows:
+                raise ValueError(
+                    f"ids: expected the instance of each of {num_rows} rows out of {num_instances}, got None"
+                )
         else:
-            self.ids = checks.ids(ids, "ids", 0, self.num_nodes)
+            self.ids = checks.ids(ids, "ids", 0, self.num_instances)
             if len(self.ids) != num_rows:
                 raise ValueError(f"ids: expected one for each of {num_rows} rows, got {len(self.ids)}")
             checks.require_distinct(self.ids, "ids")
@@ -99,12 +101,12 @@ class ProximityGraph:
         neighbors: torch.Tensor,
         scores: torch.Tensor | None,
         ids: torch.Tensor | None,
-        num_nodes: int,
+        num_instances: int,
         statuses: Iterable[DeviceStatus | None],
     ) -> ProximityGraph:
         """A graph of arrays that an engine has filled. ``statuses`` tell whether its work succeeded."""
         graph = cls.__new__(cls)
-        graph.neighbors, graph.scores, graph.ids, graph.num_nodes = neighbors, scores, ids, num_nodes
+        graph.neighbors, graph.scores, graph.ids, graph.num_instances = neighbors, scores, ids, num_instances
         graph._checked, graph._pending = None, []
         for status in statuses:
             graph._add_status(status)
@@ -147,7 +149,7 @@ class ProximityGraph:
 
     def __repr__(self) -> str:
         extra = "" if self.ids is None else f", rows={len(self)}"
-        return f"ProximityGraph(num_nodes={self.num_nodes}, num_neighbors={self.num_neighbors}{extra})"
+        return f"ProximityGraph(num_instances={self.num_instances}, num_neighbors={self.num_neighbors}{extra})"
 
     def degrees(self) -> torch.Tensor:
         """Number of neighbors of each row, int32 [R]. Checks every id: ``ValueError`` if one is out of range."""
@@ -165,7 +167,7 @@ class ProximityGraph:
             self._checked[2].enter()
             return self._checked[1]
         degrees = torch.empty(len(self), dtype=torch.int32, device=self.device)
-        description = (address(self.neighbors), len(self), self.num_neighbors, 0, 0, self.num_nodes)
+        description = (address(self.neighbors), len(self), self.num_neighbors, 0, 0, self.num_instances)
         status = engine(self.device).row_degrees(
             graph=description, num_threads=validate.num_threads(num_threads), degrees=address(degrees)
         )
@@ -185,13 +187,13 @@ class ProximityGraph:
         if neighbors is self.neighbors:
             return self
         scores, ids = (None if part is None else part.to(device) for part in (self.scores, self.ids))
-        return self._from_engine(neighbors, scores, ids, self.num_nodes, [])
+        return self._from_engine(neighbors, scores, ids, self.num_instances, [])
 
     def stats(self) -> GraphStats:
         """Degrees and scores, summed up. Reads the whole graph; raises what :meth:`check` would."""
         degrees = self.degrees()
         targets = self.neighbors[self.neighbors >= 0].long()
-        in_degrees = torch.bincount(targets, minlength=self.num_nodes)
+        in_degrees = torch.bincount(targets, minlength=self.num_instances)
         if self.ids is not None:
             in_degrees = in_degrees[self.ids]
         scores = None if self.scores is None else self.scores[self.neighbors >= 0]
@@ -211,7 +213,7 @@ class ProximityGraph:
         self.check()
         arrays = {
             "format": np.int64(_FORMAT),
-            "num_nodes": np.int64(self.num_nodes),
+            "num_instances": np.int64(self.num_instances),
             "neighbors": self.neighbors.cpu().numpy(),
         }
         if self.scores is not None:
@@ -242,13 +244,13 @@ class ProximityGraph:
 
     @classmethod
     def _from_arrays(cls, arrays: dict[str, np.ndarray]) -> ProximityGraph:
-        unexpected = arrays.keys() - {"format", "num_nodes", "neighbors", "scores", "ids"}
+        unexpected = arrays.keys() - {"format", "num_instances", "neighbors", "scores", "ids"}
         if unexpected or int(arrays["format"]) != _FORMAT:
             raise ValueError(f"expected format {_FORMAT}, got {arrays.get('format')} with members {sorted(arrays)}")
         tensors: dict[str, Any] = {
             name: torch.from_numpy(arrays[name]) for name in ("neighbors", "scores", "ids") if name in arrays
         }
-        graph = cls(**tensors, num_nodes=int(arrays["num_nodes"]))
+        graph = cls(**tensors, num_instances=int(arrays["num_instances"]))
         graph.degrees()
         return graph
 

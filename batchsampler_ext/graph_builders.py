@@ -1,4 +1,4 @@
-"""Building graphs and searching neighbours: the fused similarity and top-k kernels."""
+"""Building graphs and searching neighbors: the fused similarity and top-k kernels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .graph import ProximityGraph
 __all__ = ["GraphConfig", "Neighbors", "knn", "knn_graph", "proximity_graph"]
 
 _METRICS = ("cosine", "ip", "l2")  # in the order of csrc/common/score.h
-_PRECISIONS = ("fp32", "bf16")
+_COMPUTE_DTYPES = (torch.float32, torch.bfloat16)
 
 Progress = Callable[[int, int], object]
 
@@ -34,7 +34,7 @@ class GraphConfig:
     """Options of a proximity graph, for :func:`proximity_graph` and samplers. See there for what each means.
 
     ``num_candidates`` (M) and ``num_neighbors`` (K) are upper limits here: a graph over fewer rows has fewer of both.
-    ``rows_per_draw=None`` means 256, and for samplers that walk at most M / 16.
+    ``candidate_group_size=None`` means 256, and for samplers that walk at most M / 16.
 
     Example:
         >>> GraphConfig(metric="ip").num_candidates
@@ -44,11 +44,11 @@ class GraphConfig:
     num_candidates: int = 1000
     num_neighbors: int = 100
     metric: str = "cosine"
-    rows_per_draw: int | None = None
+    candidate_group_size: int | None = None
     labels: Any = None
     max_score: float | None = None
     range_min: int = 0
-    precision: str = "fp32"
+    compute_dtype: torch.dtype = torch.float32
     sort: bool = False
     return_scores: bool = False
     num_threads: int | None = None
@@ -70,14 +70,14 @@ def proximity_graph(
     *,
     num_candidates: int | None = None,
     config: GraphConfig | None = None,
-    keys: Any = None,
+    documents: Any = None,
     metric: str | None = None,
-    rows_per_draw: int | None = None,
+    candidate_group_size: int | None = None,
     rows: Any = None,
     labels: Any = None,
     max_score: float | None = None,
     range_min: int | None = None,
-    precision: str | None = None,
+    compute_dtype: torch.dtype | None = None,
     sort: bool | None = None,
     return_scores: bool | None = None,
     seed: int = 0,
@@ -96,32 +96,34 @@ def proximity_graph(
         num_neighbors: K, 1 to M. Default ``min(100, M)``.
         num_candidates: M, K to (number of rows) - 1. Default ``min(1000, number of rows - 1)``. Larger M gives harder
             batches and more false negatives: M = K is a uniform graph, M = N - 1 the exact kNN graph.
-        keys: [N, D] of a second tower: edge i -> j is scored by the similarity of ``features[i]`` and ``keys[j]``.
-        metric: "cosine", "ip" (inner product) or "l2" (minus the squared Euclidean distance).
-        rows_per_draw: rows that share one random candidate set, by default 256. 1 is the paper's own draw per row;
-            larger values leave each row's distribution exactly uniform and turn the gather into dense products, but
-            about exp(-M / rows_per_draw) of the instances then have no incoming edge. Partitions still place them,
-            using their outgoing edges. Walks never visit them.
-        rows: distinct int64 [R]: only these instances get a row and are candidates. Neighbours remain ids of
+        documents: [N, D] of a second tower. Edge i -> j then compares ``features[i]`` and ``documents[j]``.
+        metric: "cosine", "ip" (inner product) or "l2" (minus the squared Euclidean distance, never positive). A larger
+            score is always a better neighbor.
+        candidate_group_size: rows that share one random candidate set, by default 256. 1: each row draws its own.
+            Larger groups are faster and leave each row's distribution exactly uniform, but about exp(-M / group size)
+            of the instances then have no incoming edge. Partitions still place them, using their outgoing edges. Walks
+            never visit them.
+        rows: distinct int64 [R]: only these instances get a row and are candidates. Neighbors remain ids of
             ``features``. Default: all.
         labels: int64 [N]: equal labels are never linked (known false negatives); -1 is unknown. Two instances of one
-            label can still meet in a batch through a neighbour they share.
+            label can still meet in a batch through a neighbor they share.
         max_score: candidates scoring above it are never linked (suspected false negatives). Compared as float32.
         range_min: skip each row's best ``range_min`` candidates (after ``labels`` and ``max_score``), then keep K.
-        precision: "fp32": scores are defined to the bit (below). "bf16": every feature is first rounded to the nearest
-            bfloat16, then the same definition; a score of unit vectors moves by at most about 2**-7.
-        sort: list neighbours by score, ties by lower id; otherwise in the order they were drawn.
+        compute_dtype: ``torch.float32``: scores are defined to the bit (below). ``torch.bfloat16``: every
+            feature is first rounded to the nearest bfloat16, then the definition is the same. A score of unit
+            vectors moves by at most about 2**-7.
+        sort: list neighbors by score, ties by lower id; otherwise in the order they were drawn.
         return_scores: keep ``graph.scores``.
         seed: 0 to 2**64 - 1; the graph is a function of features, arguments and seed.
         num_threads: default ``torch.get_num_threads()``. The result does not depend on it.
         max_memory: bytes of scratch beyond the result. Default: a few MiB a thread and 8 bytes a row; with
-            ``rows_per_draw=1``, where the CPU multiplies bfloat16 fast, also 2 D bytes a row, up to 1 GiB in all. On a
-            CUDA device: scores at a time in 32 MiB (:func:`knn_graph` and :func:`knn`: up to 1 GiB, 16 K + 2,000
-            bytes a row, or 512 MiB of scores), and up to 12 bytes a row.
+            ``candidate_group_size=1``, where the CPU multiplies bfloat16 fast, also 2 D bytes a row, up to 1 GiB in
+            all. On a CUDA device: 32 MiB of scores at a time, and up to 12 bytes a row. There :func:`knn_graph` and
+            :func:`knn` take up to 1 GiB, 16 K + 2,000 bytes a row, or 512 MiB of scores.
         progress: called as ``progress(done, total)`` in rows, from the calling thread, now and then and at the end.
 
     Returns:
-        :class:`ProximityGraph` with int32 [R, K] neighbours on the device of the features. Rows are shorter
+        :class:`ProximityGraph` with int32 [R, K] neighbors on the device of the features. Rows are shorter
         (-1) only where ``labels``, ``max_score``, ``range_min`` or NaN scores leave fewer than K candidates.
 
     Raises:
@@ -140,26 +142,27 @@ def proximity_graph(
         >>> features = torch.randn(500, 16, generator=torch.Generator().manual_seed(0))
         >>> graph = proximity_graph(features, 10, num_candidates=100)
         >>> graph
-        ProximityGraph(num_nodes=500, num_neighbors=10)
+        ProximityGraph(num_instances=500, num_neighbors=10)
     """
     config = (GraphConfig() if config is None else config).with_given(
-        metric=metric, rows_per_draw=rows_per_draw, labels=labels, max_score=max_score, range_min=range_min,
-        precision=precision, sort=sort, return_scores=return_scores, num_threads=num_threads, max_memory=max_memory,
+        metric=metric, candidate_group_size=candidate_group_size, labels=labels, max_score=max_score,
+        range_min=range_min, compute_dtype=compute_dtype, sort=sort, return_scores=return_scores,
+        num_threads=num_threads, max_memory=max_memory,
     )  # fmt: skip
-    query, key = _towers(features, keys)
+    query, other = _towers(features, documents)
     checks = DeferredChecks(query.device)
-    pool, num_rows = _pool(rows, query, checks)
+    subset, num_rows = _subset(rows, query, checks)
     num_candidates, num_neighbors = _graph_sizes(config, num_candidates, num_neighbors, num_rows)
-    rows_per_draw = 256 if config.rows_per_draw is None else config.rows_per_draw
-    rows_per_draw = validate.integer(rows_per_draw, "rows_per_draw", 1)
+    candidate_group_size = 256 if config.candidate_group_size is None else config.candidate_group_size
+    candidate_group_size = validate.integer(candidate_group_size, "candidate_group_size", 1)
     request = _Selection.check(
-        config.metric, config.precision, config.labels, config.max_score, config.range_min, query, checks
+        config.metric, config.compute_dtype, config.labels, config.max_score, config.range_min, query, checks
     )
     with_scores = validate.flag(config.return_scores, "return_scores")
     graph_rows = _Rows(num_rows, num_neighbors, with_scores, query.device)
     arguments: dict[str, Any] = {
         "num_candidates": num_candidates,
-        "rows_per_draw": rows_per_draw,
+        "candidate_group_size": candidate_group_size,
         "sort": validate.flag(config.sort, "sort"),
         "seed": validate.seed(seed),
         "num_threads": validate.num_threads(config.num_threads),
@@ -169,16 +172,16 @@ def proximity_graph(
     status = None
     if num_candidates > 0:
         status = engine(query.device).proximity_graph(
-            features=query.describe(config.precision),
-            keys=None if key is None else key.describe(config.precision),
-            rows=address(pool),
+            features=query.describe(config.compute_dtype),
+            documents=None if other is None else other.describe(config.compute_dtype),
+            rows=address(subset),
             num_rows=num_rows,
             **arguments,
             **request.arguments(),
             **graph_rows.arguments(),
         )
     return ProximityGraph._from_engine(
-        graph_rows.neighbors, graph_rows.scores, pool, query.num_rows, [*checks.statuses, status]
+        graph_rows.neighbors, graph_rows.scores, subset, query.num_rows, [*checks.statuses, status]
     )
 
 
@@ -186,46 +189,47 @@ def knn_graph(
     features: Any,
     num_neighbors: int,
     *,
-    keys: Any = None,
+    documents: Any = None,
     metric: str = "cosine",
     rows: Any = None,
     labels: Any = None,
     max_score: float | None = None,
     range_min: int = 0,
-    precision: str = "fp32",
+    compute_dtype: torch.dtype = torch.float32,
     return_scores: bool = True,
     num_threads: int | None = None,
     max_memory: int | None = None,
     progress: Progress | None = None,
 ) -> ProximityGraph:
-    """The exact k-nearest-neighbour graph: the limit M = N - 1 of :func:`proximity_graph`.
+    """The exact k-nearest-neighbor graph: the limit M = N - 1 of :func:`proximity_graph`.
 
     Arguments, results, errors and determinism are those of :func:`proximity_graph`, except that every other row is a
-    candidate, neighbours are sorted by score, and ties go to the lower id. O(R**2 D) multiply-adds.
+    candidate, neighbors are sorted by score, and ties go to the lower id. O(R**2 D) multiply-adds.
 
-    Where queries and base are the same rows (no ``keys``; ``rows`` ascending, if given), each pair is scored once. That
-    takes scratch for the candidates of every row, about 16 K bytes each; beyond 1 GiB of it, or ``max_memory``, pairs
-    are scored twice, in 12 bytes a row and a few MiB a thread. Where the CPU multiplies bfloat16 fast, cosines are
-    found by rows rounded to it, 2 D bytes each up to 1 GiB in all, and only what is close is scored as defined.
+    Where queries and base are the same rows (no ``documents``; ``rows`` ascending, if given), each pair is scored once.
+    That takes scratch for the candidates of every row, about 16 K bytes each. Beyond 1 GiB of it, or ``max_memory``,
+    pairs are scored twice, in 12 bytes per row and a few MiB per thread. Where the CPU multiplies bfloat16 fast, rows
+    rounded to it find the likely neighbors of cosine searches, and only close candidates are scored exactly. Rounded
+    rows take 2 D bytes each, up to 1 GiB in all.
 
     Example:
         >>> import torch
         >>> knn_graph(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), 1).neighbors.ravel().tolist()
         [1, 0, 1]
     """
-    query, key = _towers(features, keys)
+    query, other = _towers(features, documents)
     checks = DeferredChecks(query.device)
-    pool, num_rows = _pool(rows, query, checks)
+    subset, num_rows = _subset(rows, query, checks)
     num_neighbors = validate.integer(
         num_neighbors, "num_neighbors", 1, num_rows - 1, because=f" ({num_rows} rows, itself excluded)"
     )
-    request = _Selection.check(metric, precision, labels, max_score, range_min, query, checks)
+    request = _Selection.check(metric, compute_dtype, labels, max_score, range_min, query, checks)
     graph_rows = _Rows(num_rows, num_neighbors, validate.flag(return_scores, "return_scores"), query.device)
-    base_ids = None if pool is None else _ascending(pool, checks)  # ties go to the lower id
+    base_ids = None if subset is None else _ascending(subset, checks)  # ties go to the lower id
     status = engine(query.device).knn(
-        queries=query.describe(precision),
-        base=None if key is None else key.describe(precision),
-        query_ids=address(pool),
+        queries=query.describe(compute_dtype),
+        base=None if other is None else other.describe(compute_dtype),
+        query_ids=address(subset),
         num_queries=num_rows,
         base_ids=address(base_ids),
         num_base=num_rows,
@@ -237,7 +241,7 @@ def knn_graph(
         **graph_rows.arguments(),
     )
     return ProximityGraph._from_engine(
-        graph_rows.neighbors, graph_rows.scores, pool, query.num_rows, [*checks.statuses, status]
+        graph_rows.neighbors, graph_rows.scores, subset, query.num_rows, [*checks.statuses, status]
     )
 
 
@@ -247,7 +251,7 @@ def knn(
     num_neighbors: int,
     *,
     metric: str = "cosine",
-    precision: str = "fp32",
+    compute_dtype: torch.dtype = torch.float32,
     num_threads: int | None = None,
     max_memory: int | None = None,
     progress: Progress | None = None,
@@ -258,7 +262,7 @@ def knn(
         queries: [Q, D]; base: [N, D]; both as ``features`` of :func:`proximity_graph`. A query that is also a row of
             the base finds itself.
         num_neighbors: K, 1 to N.
-        metric, precision, num_threads, max_memory, progress: see :func:`proximity_graph`.
+        metric, compute_dtype, num_threads, max_memory, progress: see :func:`proximity_graph`.
 
     Returns:
         :class:`Neighbors`: scores float32 [Q, K] descending, ids int32 [Q, K], ties by lower id, on the device of the
@@ -280,11 +284,11 @@ def knn(
     num_neighbors = validate.integer(
         num_neighbors, "num_neighbors", 1, other.num_rows, because=f" (base has {other.num_rows} rows)"
     )
-    request = _Selection.check(metric, precision, None, None, 0, other, DeferredChecks(other.device))
+    request = _Selection.check(metric, compute_dtype, None, None, 0, other, DeferredChecks(other.device))
     found = _Rows(query.num_rows, num_neighbors, True, query.device)
     status = engine(query.device).knn(
-        queries=query.describe(precision),
-        base=other.describe(precision),
+        queries=query.describe(compute_dtype),
+        base=other.describe(compute_dtype),
         query_ids=0,
         num_queries=query.num_rows,
         base_ids=0,
@@ -331,14 +335,14 @@ class _Selection:
     def check(
         cls,
         metric: str,
-        precision: str,
+        compute_dtype: torch.dtype,
         labels: Any,
         max_score: float | None,
         range_min: int,
         instances: Matrix,
         checks: DeferredChecks,
     ) -> _Selection:
-        validate.choice(precision, "precision", _PRECISIONS)
+        validate.choice(compute_dtype, "compute_dtype", _COMPUTE_DTYPES)
         if labels is not None:
             labels = checks.ids(labels, "labels", -1, 2**63 - 1)
             if len(labels) != instances.num_rows:
@@ -359,35 +363,36 @@ class _Selection:
         }
 
 
-def _towers(features: Any, keys: Any) -> tuple[Matrix, Matrix | None]:
+def _towers(features: Any, documents: Any) -> tuple[Matrix, Matrix | None]:
     query = as_matrix(features, "features")
-    if keys is None:
+    if documents is None:
         return query, None
-    key = as_matrix(keys, "keys")
-    require_device(key.device, "keys", query.device)
-    if (key.num_rows, key.dim) != (query.num_rows, query.dim):
+    other = as_matrix(documents, "documents")
+    require_device(other.device, "documents", query.device)
+    if (other.num_rows, other.dim) != (query.num_rows, query.dim):
         raise ValueError(
-            f"keys: expected the shape of features, [{query.num_rows}, {query.dim}], got [{key.num_rows}, {key.dim}]"
+            f"documents: expected the shape of features, [{query.num_rows}, {query.dim}], "
+            f"got [{other.num_rows}, {other.dim}]"
         )
-    return query, key
+    return query, other
 
 
-def _pool(rows: Any, instances: Matrix, checks: DeferredChecks) -> tuple[torch.Tensor | None, int]:
+def _subset(rows: Any, instances: Matrix, checks: DeferredChecks) -> tuple[torch.Tensor | None, int]:
     if rows is None:
         return None, instances.num_rows
-    pool = checks.ids(rows, "rows", 0, instances.num_rows)
-    if len(pool) == 0:
+    subset = checks.ids(rows, "rows", 0, instances.num_rows)
+    if len(subset) == 0:
         raise ValueError("rows: expected at least one instance, got none")
-    if checks.are_all(pool, instances.num_rows):
+    if checks.are_all(subset, instances.num_rows):
         return None, instances.num_rows
-    checks.require_distinct(pool, "rows")
-    return pool, len(pool)
+    checks.require_distinct(subset, "rows")
+    return subset, len(subset)
 
 
-def _ascending(pool: torch.Tensor, checks: DeferredChecks) -> torch.Tensor:
+def _ascending(subset: torch.Tensor, checks: DeferredChecks) -> torch.Tensor:
     """The same tensor if it is sorted already, and no device has to be asked: the engine then knows that queries and
     base are the same rows."""
-    return pool if not checks.is_deferred and bool((pool[1:] > pool[:-1]).all()) else pool.sort().values
+    return subset if not checks.is_deferred and bool((subset[1:] > subset[:-1]).all()) else subset.sort().values
 
 
 def _graph_sizes(

@@ -45,16 +45,16 @@ def batch_stats(
     """
     matrix = as_matrix(features, "features")
     source = matrix.owner
-    num_nodes = matrix.num_rows
+    num_instances = matrix.num_rows
     known_labels = None if labels is None else as_ids(_on_host(labels), "labels", -1, 2**63 - 1)
-    if known_labels is not None and len(known_labels) != num_nodes:
-        raise ValueError(f"labels: expected one for each of {num_nodes} instances, got {len(known_labels)}")
-    if graph is not None and graph.num_nodes != num_nodes:
-        raise ValueError(f"graph: expected {num_nodes} nodes as features has rows, got {graph.num_nodes}")
+    if known_labels is not None and len(known_labels) != num_instances:
+        raise ValueError(f"labels: expected one for each of {num_instances} instances, got {len(known_labels)}")
+    if graph is not None and graph.num_instances != num_instances:
+        raise ValueError(f"graph: expected {num_instances} nodes as features has rows, got {graph.num_instances}")
     edges = None if graph is None else _EdgeCounter(graph.to("cpu"))
     per_batch: dict[str, list[float]] = {"in_batch_similarity": []}
     for batch in batches:
-        members = as_ids(_on_host(batch), "batches", -1, num_nodes)
+        members = as_ids(_on_host(batch), "batches", -1, num_instances)
         members = members[members >= 0]
         per_batch["in_batch_similarity"].append(_member_cosine(source, members))
         if known_labels is not None:
@@ -124,8 +124,8 @@ class _EdgeCounter:
     def __init__(self, graph: ProximityGraph) -> None:
         graph.degrees()  # checks the ids
         self._neighbors = graph.neighbors
-        self._is_member = torch.zeros(graph.num_nodes, dtype=torch.bool, device="cpu")
-        self._row_of = torch.full((graph.num_nodes,), -1, dtype=torch.int64, device="cpu")
+        self._is_member = torch.zeros(graph.num_instances, dtype=torch.bool, device="cpu")
+        self._row_of = torch.full((graph.num_instances,), -1, dtype=torch.int64, device="cpu")
         ids = torch.arange(len(graph), device="cpu") if graph.ids is None else graph.ids
         self._row_of[ids] = torch.arange(len(graph), device="cpu")
 

@@ -108,7 +108,7 @@ class ProximityBatchSampler(BatchSampler):
         self.refresh_every = _checked_interval(refresh_every, self.planner)
         self._restart_prob = restart_prob
         validate.restart_threshold(self._alpha(0))
-        instances = index_set(sampler, bank.num_samples)
+        instances = index_set(sampler, bank.num_instances)
         self._instances_digest = hashlib.sha256(instances.numpy().tobytes()).hexdigest()[:16]
         self._maker = PlanMaker(
             instances, self.batch_size, self.drop_last, self.planner, self.refresh_every, validate.seed(seed)
@@ -188,7 +188,7 @@ class ProximityBatchSampler(BatchSampler):
             ValueError: not a whole state, or of a sampler with another index set, batch_size, drop_last, planner or
                 seed.
         """
-        cursor = load_cursor(state, self._settings(), len(self._maker.instances), self.bank.num_samples)
+        cursor = load_cursor(state, self._settings(), len(self._maker.instances), self.bank.num_instances)
         self.epoch, self._epoch_is_set = cursor.epoch, not cursor.is_finished
         self._refresh_wanted = state["refresh_wanted"]
         self._cursor = cursor if cursor.plans else None
@@ -232,7 +232,7 @@ class ProximityBatchSampler(BatchSampler):
     def _check_graph_config(self) -> None:
         """Finds now what a graph would complain of an epoch later."""
         config = self.planner.graph_config(self.graph_config, self.batch_size, len(self._maker.instances))
-        if config is None or self.bank.num_samples < 2:
+        if config is None or self.bank.num_instances < 2:
             return
         if config.range_min >= config.num_candidates:
             raise ValueError(
@@ -241,7 +241,7 @@ class ProximityBatchSampler(BatchSampler):
         rows = self.bank.rows_for_graph()
         two = torch.arange(2, device=self.bank.device)
         config = on_device(config, self.bank.device)
-        proximity_graph(rows.features, 1, num_candidates=1, config=config, keys=rows.keys, rows=two).check()
+        proximity_graph(rows.features, 1, num_candidates=1, config=config, documents=rows.documents, rows=two).check()
 
     # --- an epoch ----------------------------------------------------------------------------------------------------
     def _begin(self) -> EpochCursor:
@@ -284,7 +284,7 @@ class ProximityBatchSampler(BatchSampler):
 
     def _drawn_after(self, plan: Plan, num_drawn: int) -> torch.Tensor:
         """bool [num_instances]: drawn in the first num_drawn batches of the epoch, of which the plan has the last."""
-        is_member = torch.zeros(self.bank.num_samples, dtype=torch.bool, device="cpu")
+        is_member = torch.zeros(self.bank.num_instances, dtype=torch.bool, device="cpu")
         for i in range(num_drawn - plan.first):
             is_member[plan.batch(i).long()] = True
         return plan.drawn | is_member[self._maker.instances]

@@ -22,15 +22,15 @@ class Walks(NamedTuple):
     """Mini-batches and what they cost, one row a walk.
 
     nodes int32 [R, B]: distinct instances, the root first, in the order they were met; -1 at the end only if the graph
-    has fewer than B rows. steps, restarts, teleports, fills int64 [R]: moves along edges; segments ended by a drawn
-    restart; new roots after an exhausted neighborhood; nodes filled in at random.
+    has fewer than B rows. steps, restarts, reroots, random_fills int64 [R]: moves along edges; segments ended by a
+    drawn restart; new roots after an exhausted neighborhood; nodes filled in at random.
     """
 
     nodes: torch.Tensor
     steps: torch.Tensor
     restarts: torch.Tensor
-    teleports: torch.Tensor
-    fills: torch.Tensor
+    reroots: torch.Tensor
+    random_fills: torch.Tensor
 
 
 def random_walk_with_restart(

@@ -77,7 +77,7 @@ def graph_case(
     dim: int = 128,
     m: int = 1000,
     k: int = 100,
-    rows_per_draw: int = 256,
+    candidate_group_size: int = 256,
     is_real: bool = False,
 ) -> Maker:
     def make(inputs: Inputs) -> Case:
@@ -87,17 +87,17 @@ def graph_case(
         units = normalize(data.features, dim=1).to(dtype)
 
         def ours() -> bse.ProximityGraph:
-            return bse.proximity_graph(x, k, num_candidates=num_candidates, rows_per_draw=rows_per_draw)
+            return bse.proximity_graph(x, k, num_candidates=num_candidates, candidate_group_size=candidate_group_size)
 
         contestants = on_instruction_sets(ours)
-        if rows_per_draw > 1:
+        if candidate_group_size > 1:
             contestants["torch, shared draws"] = peers.TorchSharedDraws(units, num_candidates, k)
         done_share = {}
         if dtype == torch.float32:
             name, num_done = "authors: gather + bmm + topk", min(len(x), AUTHORS_ROWS)
             contestants[name] = peers.AuthorsGraph(units, num_candidates, k, num_done)
             done_share[name] = num_done / len(x)
-        draws = "one draw a row" if rows_per_draw == 1 else "shared draws"
+        draws = "one draw a row" if candidate_group_size == 1 else "shared draws"
         title = f"proximity graph of {described(data, dtype)}, M={num_candidates} K={k}, {draws}"
         peak = "fma" if dtype == torch.float32 else "bf16"
         work = Work(2.0 * len(x) * num_candidates * x.shape[1], peak)
@@ -125,7 +125,7 @@ def described(data: Embeddings, dtype: torch.dtype) -> str:
     return f"{data.name} N={num_rows:,} d={dim} {str(dtype).removeprefix('torch.')}"
 
 
-# --- exact nearest neighbours ----------------------------------------------------------------------------------------
+# --- exact nearest neighbors ----------------------------------------------------------------------------------------
 def knn_case(num_rows: int = 20_000, dim: int = 128, k: int = 100, *, is_real: bool = False) -> Maker:
     def make(inputs: Inputs) -> Case:
         data = inputs.text if is_real else inputs.noise(num_rows, dim)
@@ -155,15 +155,15 @@ def recall(found: np.ndarray, wanted: np.ndarray) -> float:
 # --- walks -----------------------------------------------------------------------------------------------------------
 def noise_graph(inputs: Inputs) -> tuple[str, torch.Tensor]:
     """Far beyond the caches."""
-    num_nodes, degree = inputs.size(1_000_000), 32
-    neighbors = torch.randint(num_nodes, (num_nodes, degree), dtype=torch.int32)
-    return f"a random graph N={num_nodes:,} K={degree}", neighbors
+    num_instances, degree = inputs.size(1_000_000), 32
+    neighbors = torch.randint(num_instances, (num_instances, degree), dtype=torch.int32)
+    return f"a random graph N={num_instances:,} K={degree}", neighbors
 
 
 def text_graph(inputs: Inputs) -> tuple[str, torch.Tensor]:
     neighbors = bse.proximity_graph(inputs.text.features).neighbors
-    num_nodes, degree = neighbors.shape
-    return f"the proximity graph of {inputs.text.name} N={num_nodes:,} K={degree}", neighbors
+    num_instances, degree = neighbors.shape
+    return f"the proximity graph of {inputs.text.name} N={num_instances:,} K={degree}", neighbors
 
 
 def walk_case(make_graph: Callable[[Inputs], tuple[str, torch.Tensor]]) -> Maker:

@@ -138,17 +138,17 @@ def knn_points(sizes: Sizes) -> list[Point]:
 
 
 def walk_points(sizes: Sizes) -> list[Point]:
-    def point(num_nodes: int) -> Point:
-        graph = bse.ProximityGraph(torch.randint(num_nodes, (num_nodes, WALK_DEGREE), dtype=torch.int32))
-        roots = torch.randint(num_nodes, (NUM_WALKS,))
+    def point(num_instances: int) -> Point:
+        graph = bse.ProximityGraph(torch.randint(num_instances, (num_instances, WALK_DEGREE), dtype=torch.int32))
+        roots = torch.randint(num_instances, (NUM_WALKS,))
 
         def run() -> bse.Walks:
             return bse.random_walk_with_restart(graph, roots, WALK_BATCH)
 
         work = Work(float(run().steps.sum()), "random_reads")
-        return Point("random_walk_with_restart, N", f"{NUM_WALKS:,} batches of {WALK_BATCH}", num_nodes, run, work)
+        return Point("random_walk_with_restart, N", f"{NUM_WALKS:,} batches of {WALK_BATCH}", num_instances, run, work)
 
-    return [point(num_nodes) for num_nodes in sizes.walk]
+    return [point(num_instances) for num_instances in sizes.walk]
 
 
 def name_of(dtype: torch.dtype) -> str:

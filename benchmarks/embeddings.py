@@ -37,7 +37,7 @@ def from_files(features: str, labels: str | None) -> Embeddings:
 
 
 def digits() -> Embeddings:
-    """scikit-learn's 1,797 handwritten digits, pixels, centred."""
+    """scikit-learn's 1,797 handwritten digits, pixels, centered."""
     from sklearn.datasets import load_digits
 
     data = load_digits()

@@ -142,7 +142,7 @@ def cases(device: torch.device, scale: int) -> list[Case]:
     case = Case(
         f"one draw a row, N={len(x):,} d=128 bfloat16",
         {
-            "batchsampler_ext": lambda x=x: bse.proximity_graph(x, K, num_candidates=M, rows_per_draw=1),
+            "batchsampler_ext": lambda x=x: bse.proximity_graph(x, K, num_candidates=M, candidate_group_size=1),
             "authors: gather + bmm + topk": torch_own_draws(x),
         },
         float(len(x)) * M, 128, float(len(x)) * M * 256,
@@ -185,7 +185,7 @@ def check_equality(device: torch.device) -> None:
     x = torch.randn(20_000, 128)
     for dtype in (torch.bfloat16, torch.float32):
         rows = x.to(dtype)
-        for options in ({}, {"rows_per_draw": 1}):
+        for options in ({}, {"candidate_group_size": 1}):
             expected = bse.proximity_graph(rows, K, num_candidates=M, **options)
             found = bse.proximity_graph(rows.to(device), K, num_candidates=M, **options).to("cpu")
             assert torch.equal(expected.neighbors, found.neighbors), f"proximity_graph {dtype} {options} differs"
@@ -298,7 +298,7 @@ def main() -> None:
     peak = peaks(timer, device)
     rows = [row for case in cases(device, scale) for row in measure(case, timer, peak, options.rounds)]
     del timer  # its memory is for training
-    beside = refresh_cost.measure(device, num_samples=1_280_000 // scale, refresh_every=100 // scale, num_blocks=2)
+    beside = refresh_cost.measure(device, num_instances=1_280_000 // scale, refresh_every=100 // scale, num_blocks=2)
     scaling = cpu_scaling(scale)
     gpu = torch.cuda.get_device_name(device)
     described = {"gpu": gpu, "cuda": torch.version.cuda, **machine.describe(torch.get_num_threads())}

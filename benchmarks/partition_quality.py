@@ -31,17 +31,17 @@ MAX_KMEANS_ROWS = 5000
 Epoch = Sequence[torch.Tensor] | Sequence[np.ndarray]
 
 
-def repeated_mates(first: Epoch, second: Epoch, num_nodes: int) -> float:
+def repeated_mates(first: Epoch, second: Epoch, num_instances: int) -> float:
     """Share of the pairs within a batch of `second` that are within a batch of `first`, counted for each of these."""
-    overlaps = (_membership(first, num_nodes) @ _membership(second, num_nodes).T).data
+    overlaps = (_membership(first, num_instances) @ _membership(second, num_instances).T).data
     sizes = np.array([len(batch) for batch in second], dtype=np.float64)
     return float((overlaps * (overlaps - 1)).sum() / (sizes * (sizes - 1)).sum())
 
 
-def _membership(epoch: Epoch, num_nodes: int) -> scipy.sparse.csr_matrix:
+def _membership(epoch: Epoch, num_instances: int) -> scipy.sparse.csr_matrix:
     starts = np.cumsum([0] + [len(batch) for batch in epoch])
     nodes = np.concatenate([np.asarray(batch) for batch in epoch])
-    return scipy.sparse.csr_matrix((np.ones(len(nodes)), nodes, starts), shape=(len(epoch), num_nodes))
+    return scipy.sparse.csr_matrix((np.ones(len(nodes)), nodes, starts), shape=(len(epoch), num_instances))
 
 
 def measure(make_epoch: Callable[[int], Epoch], features: torch.Tensor, labels: np.ndarray | None, num_epochs: int):

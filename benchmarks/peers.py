@@ -53,7 +53,7 @@ class AuthorsGraph:
         return torch.cat(parts)
 
 
-# --- exact nearest neighbours ----------------------------------------------------------------------------------------
+# --- exact nearest neighbors ----------------------------------------------------------------------------------------
 def torch_knn(units: torch.Tensor, num_neighbors: int) -> torch.Tensor:
     parts = []
     for rows in torch.arange(len(units)).split(1024):
@@ -130,8 +130,8 @@ class TorchClusterSteps:
     """torch_cluster's random walks of a fixed length, one thread: steps alone, its graph made beforehand."""
 
     def __init__(self, neighbors: torch.Tensor, roots: torch.Tensor, num_steps: int) -> None:
-        num_nodes, degree = neighbors.shape
-        self.starts = torch.arange(num_nodes + 1) * degree
+        num_instances, degree = neighbors.shape
+        self.starts = torch.arange(num_instances + 1) * degree
         self.targets, self.roots, self.num_steps = neighbors.flatten().long(), roots, num_steps
 
     def __call__(self) -> torch.Tensor:
@@ -151,12 +151,12 @@ def metis_partition(neighbors: torch.Tensor, batch_size: int) -> list[np.ndarray
     """METIS on the symmetrised graph. Its parts are not of equal size: batches would have to be mended."""
     import pymetis
 
-    num_nodes, degree = neighbors.shape
-    source = np.repeat(np.arange(num_nodes), degree)
+    num_instances, degree = neighbors.shape
+    source = np.repeat(np.arange(num_instances), degree)
     target = neighbors.numpy().ravel().astype(np.int64)
-    pairs = np.unique(np.concatenate([source * num_nodes + target, target * num_nodes + source]))
-    starts = np.searchsorted(pairs // num_nodes, np.arange(num_nodes + 1))
-    parts = pymetis.part_graph(-(-num_nodes // batch_size), xadj=starts, adjncy=pairs % num_nodes)[1]
+    pairs = np.unique(np.concatenate([source * num_instances + target, target * num_instances + source]))
+    starts = np.searchsorted(pairs // num_instances, np.arange(num_instances + 1))
+    parts = pymetis.part_graph(-(-num_instances // batch_size), xadj=starts, adjncy=pairs % num_instances)[1]
     order = np.argsort(parts, kind="stable")
     return np.split(order, np.cumsum(np.bincount(parts))[:-1])
 

@@ -97,7 +97,7 @@ class Training:
 def measure(
     device: torch.device,
     *,
-    num_samples: int = 1_280_000,
+    num_instances: int = 1_280_000,
     dim: int = 128,
     batch_size: int = 256,
     image_size: int = 224,
@@ -106,12 +106,12 @@ def measure(
     num_blocks: int = 3,
 ) -> RefreshCost:
     training = Training(device, batch_size, image_size, dim, width)
-    bank = FeatureBank(num_samples, dim)
-    for ids in torch.arange(num_samples).split(1 << 17):  # so that the first plan has a graph too
+    bank = FeatureBank(num_instances, dim)
+    for ids in torch.arange(num_instances).split(1 << 17):  # so that the first plan has a graph too
         bank.update(ids, torch.randn(len(ids), dim, device=device))
     sampler = ProximityBatchSampler(
-        num_samples, batch_size, drop_last=True, bank=bank, planner="walks", refresh_every=refresh_every,
-        graph=GraphConfig(num_candidates=min(1000, num_samples // 4), num_neighbors=min(100, num_samples // 4)),
+        num_instances, batch_size, drop_last=True, bank=bank, planner="walks", refresh_every=refresh_every,
+        graph=GraphConfig(num_candidates=min(1000, num_instances // 4), num_neighbors=min(100, num_instances // 4)),
     )  # fmt: skip
     batches = iter(sampler)
     training.seconds(3, batches, bank)  # warm; blocks begin in the middle of a plan

@@ -36,7 +36,7 @@ CASES: dict[str, list[Maker]] = {
         graph_case(k=10),
         graph_case(k=500),
         graph_case(num_rows=100_000),
-        graph_case(rows_per_draw=1),
+        graph_case(candidate_group_size=1),
         graph_case(is_real=True),
     ],
     "knn": [knn_case(), knn_case(is_real=True)],

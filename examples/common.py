@@ -94,7 +94,7 @@ def new_parser(
 
 # --- a run -----------------------------------------------------------------------------------------------------------
 class Run:
-    """A training run: epochs and steps with a progress bar, the optimiser's step, statistics, checkpoints, the result.
+    """A training run: epochs and steps with a progress bar, the optimizer's step, statistics, checkpoints, the result.
 
     Args:
         system: its name in the result; data: and that of the data.
@@ -162,7 +162,7 @@ class Run:
         )
 
     def fill_bank(self, loader: Any, encode: Callable[[Any], tuple[torch.Tensor, ...]]) -> None:
-        """With --fill-bank, before the first step: encode(samples) -> embeddings (and keys) of each batch.
+        """With --fill-bank, before the first step: encode(samples) -> embeddings (and documents) of each batch.
 
         loader: that of training, so every process embeds its share; the N mod B instances it leaves over stay unknown.
         """
@@ -239,12 +239,12 @@ class Run:
         self._schedule.step()
 
     def record(
-        self, indices: torch.Tensor, loss: torch.Tensor, embeddings: torch.Tensor, keys: torch.Tensor | None = None
+        self, indices: torch.Tensor, loss: torch.Tensor, embeddings: torch.Tensor, documents: torch.Tensor | None = None
     ) -> None:
         """The bank learns the embeddings of the step, [b, D] of this process; what the batch was like is counted."""
         embeddings = embeddings.detach()
         if self.args.sampler != "uniform":
-            self.bank.update(indices, embeddings, *(() if keys is None else (keys.detach(),)))
+            self.bank.update(indices, embeddings, *(() if documents is None else (documents.detach(),)))
         everyone = gather_rows(indices.to(self.device))
         share = torch.tensor(math.nan) if self._labels is None else equal_label_share(self._labels[everyone])
         row = torch.stack(
@@ -284,7 +284,7 @@ class Run:
             "seed": args.seed,
             "parameters": {name: value if _is_plain(value) else str(value) for name, value in vars(args).items()},
             "finished": is_finished,
-            "num_instances": self.bank.num_samples,
+            "num_instances": self.bank.num_instances,
             "num_steps": self.step,
             "train_seconds": self._seconds,
             "sampler_seconds": self._sampler_seconds(),

@@ -64,7 +64,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 
     model = Towers(args, tokens.size).to(args.device)
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=args.weight_decay)
-    # Shared tower: both texts of a pair, as the paper concatenates views. Two: a query looks for keys like its own.
+    # Shared tower: both texts of a pair, as the paper concatenates views. Two: a query looks for its own document.
     has_towers = args.towers == 2
     sampler = sampling.make_sampler(
         args, len(pairs), args.dim * (1 if has_towers else 2), two_towers=has_towers, labels=groups
@@ -120,17 +120,22 @@ def evaluate(
         embeddings = texts.embed(lambda part: model.embed(part, 0), tokens, device)
         return ranking(embeddings, rows, embeddings, rows, are_same=True)
     place = torch.cat([torch.arange(len(group)) for group in groups])
-    queries, keys = place % 2 == 0, place % 2 == 1
+    queries, documents = place % 2 == 0, place % 2 == 1
     a = texts.embed(lambda part: model.embed(part, 0), tokens[queries], device)
-    b = texts.embed(lambda part: model.embed(part, 1), tokens[keys], device)
-    return ranking(a, rows[queries], b, rows[keys], are_same=False)
+    b = texts.embed(lambda part: model.embed(part, 1), tokens[documents], device)
+    return ranking(a, rows[queries], b, rows[documents], are_same=False)
 
 
 def ranking(
-    queries: torch.Tensor, query_groups: torch.Tensor, keys: torch.Tensor, key_groups: torch.Tensor, *, are_same: bool
+    queries: torch.Tensor,
+    query_groups: torch.Tensor,
+    documents: torch.Tensor,
+    key_groups: torch.Tensor,
+    *,
+    are_same: bool,
 ) -> dict[str, float]:
-    """Of the first key of a query's group. are_same: queries are the keys, and do not find themselves."""
-    found = knn(queries, keys, min(len(keys), MAX_RANK + are_same)).ids.long()
+    """Of the first key of a query's group. are_same: queries are the documents, and do not find themselves."""
+    found = knn(queries, documents, min(len(documents), MAX_RANK + are_same)).ids.long()
     is_other = found != torch.arange(len(queries))[:, None] if are_same else torch.ones_like(found, dtype=torch.bool)
     is_hit = is_other & (key_groups[found] == query_groups[:, None])
     never = torch.tensor(2**31)

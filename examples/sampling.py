@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, fill_bank: bool = False) -
         "--sampler",
         choices=("uniform", "knn", "proximity"),
         default="proximity",
-        help="knn: a random root and its exact nearest neighbours, the comparison of the paper",
+        help="knn: a random root and its exact nearest neighbors, the comparison of the paper",
     )
     group.add_argument("--num-candidates", type=parsing.positive_int, default=1000, metavar="M")
     group.add_argument("--num-neighbors", type=parsing.positive_int, default=100, metavar="K")
@@ -50,13 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser, *, fill_bank: bool = False) -
                        help="cover_by_walks: the authors' epoch, ended where the others end")  # fmt: skip
     group.add_argument("--order", choices=("rwr", "rw", "bfs", "dfs"), default="rwr", help="of planners that walk")
     group.add_argument("--hardness", choices=("soft", "default", "hard"), default="default", help="of partitions")
-    group.add_argument("--rows-per-draw", type=parsing.positive_int, help="instances that share their candidates")
+    group.add_argument(
+        "--candidate-group-size", type=parsing.positive_int, help="instances that share their candidates"
+    )
     group.add_argument("--bank-dtype", choices=BANK_DTYPES, default="bf16")
 
 
 def make_sampler(
     args: argparse.Namespace,
-    num_samples: int,
+    num_instances: int,
     dim: int,
     *,
     labels: torch.Tensor | None = None,
@@ -66,15 +68,17 @@ def make_sampler(
 
     labels: int64 [N], -1 = unknown; for --no-link-labels.
     """
-    if args.batch_size > num_samples:
+    if args.batch_size > num_instances:
         raise SystemExit(
-            f"--batch-size: expected at most {num_samples}, the number of instances, got {args.batch_size}"
+            f"--batch-size: expected at most {num_instances}, the number of instances, got {args.batch_size}"
         )
     if args.sampler == "proximity" and args.num_neighbors > args.num_candidates:
         raise SystemExit(
             f"--num-neighbors: expected at most --num-candidates, {args.num_candidates}, got {args.num_neighbors}"
         )
-    bank = FeatureBank(num_samples, dim, two_towers=two_towers, dtype=BANK_DTYPES[args.bank_dtype], device=args.device)
+    bank = FeatureBank(
+        num_instances, dim, two_towers=two_towers, dtype=BANK_DTYPES[args.bank_dtype], device=args.device
+    )
     if not args.link_labels and labels is None:
         raise SystemExit("--no-link-labels: these data have no labels")
     first, last = args.restart_prob, args.restart_prob_end
@@ -86,15 +90,15 @@ def make_sampler(
         planner = make_planner(args)
         is_knn = args.sampler == "knn"
         config = GraphConfig(
-            num_candidates=num_samples - 1 if is_knn else args.num_candidates,
+            num_candidates=num_instances - 1 if is_knn else args.num_candidates,
             num_neighbors=max(1, args.batch_size - 1) if is_knn else args.num_neighbors,
-            rows_per_draw=args.rows_per_draw,
+            candidate_group_size=args.candidate_group_size,
             labels=None if args.link_labels else labels,
             max_score=args.max_score,
             range_min=args.range_min,
         )
         return ProximityBatchSampler(
-            num_samples, args.batch_size, drop_last=True, bank=bank, graph=config, planner=planner,
+            num_instances, args.batch_size, drop_last=True, bank=bank, graph=config, planner=planner,
             refresh_every=None if planner.covers_once else args.refresh_every, restart_prob=restart_prob,
             seed=args.seed,
         )  # fmt: skip

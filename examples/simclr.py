@@ -9,7 +9,7 @@ Data: a folder for each class in DATA/train and DATA/test (or DATA/val): CIFAR-1
 Classes are only used to judge, and to count false negatives. Views are made on the device, from images scaled to
 --image-size. Not as in the paper: no LARS, so take batches of up to about 1024.
 
-Metrics: test accuracy of 200 weighted nearest neighbours and of a linear classifier, on the backbone's frozen features.
+Metrics: test accuracy of 200 weighted nearest neighbors and of a linear classifier, on the backbone's frozen features.
 """
 
 from __future__ import annotations

@@ -21,14 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoder: str, width: int) 
         "--vocabulary",
         type=parsing.positive_int,
         default=8192,
-        help="tokens; from scratch, learnt from the training texts",
+        help="tokens; from scratch, learned from the training texts",
     )
     group.add_argument("--max-tokens", type=parsing.positive_int, default=32, help="of a text; the rest is cut off")
     group.add_argument("--pooler", choices=("cls", "mean"), default="mean", help="bert: the embedding of a text")
 
 
 class Tokens:
-    """Texts -> int64 [B, max_tokens], 0 past the end. Of a pretrained model, or learnt from the texts."""
+    """Texts -> int64 [B, max_tokens], 0 past the end. Of a pretrained model, or learned from the texts."""
 
     def __init__(self, args: argparse.Namespace, texts: Iterable[str]) -> None:
         self._max_tokens = args.max_tokens

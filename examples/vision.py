@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, crop_min: float) -> None:
         "--crop-min", type=parsing.share, default=crop_min, help="smallest share of the image that a view shows"
     )
     group.add_argument("--jitter", type=parsing.positive, metavar="S",
-                       help="strength of colour jitter (SimCLR, appendix A); default 0.5 for small images, else 1; "
+                       help="strength of color jitter (SimCLR, appendix A); default 0.5 for small images, else 1; "
                        "MoCo v3: its own")  # fmt: skip
     group.add_argument("--max-test", type=parsing.positive_int, metavar="N", help="a random choice of the test images")
     group.add_argument(
@@ -223,7 +223,7 @@ def synchronized(model: nn.Module, device: torch.device | str) -> nn.Module:
 
 # --- evaluation ------------------------------------------------------------------------------------------------------
 def evaluate(backbone: nn.Module, train: ImageFolder, test: ImageFolder, args: argparse.Namespace) -> dict[str, float]:
-    """Accuracy on the test images, of nearest neighbours and of a linear classifier on frozen features."""
+    """Accuracy on the test images, of nearest neighbors and of a linear classifier on frozen features."""
     (x, y), (test_x, test_y) = (features_of(backbone, images, args) for images in (train, test))
     return {
         "knn_accuracy": knn_accuracy(x, y, test_x, test_y, train.num_classes),
@@ -243,7 +243,7 @@ def features_of(
 def knn_accuracy(
     x: torch.Tensor, y: torch.Tensor, test_x: torch.Tensor, test_y: torch.Tensor, num_classes: int
 ) -> float:
-    """200 nearest neighbours, weighted by exp(cosine / 0.1) (Wu et al., CVPR 2018, section 3.4)."""
+    """200 nearest neighbors, weighted by exp(cosine / 0.1) (Wu et al., CVPR 2018, section 3.4)."""
     x, test_x = (nn.functional.normalize(rows, dim=1) for rows in (x, test_x))
     votes = torch.zeros((len(test_x), num_classes), device=x.device)
     for part, part_votes in zip(test_x.split(512), votes.split(512), strict=True):

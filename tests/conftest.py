@@ -93,7 +93,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def random_table(rng: np.random.Generator) -> Callable[..., np.ndarray]:
-    """random_table(N, K): int32 [N, K] neighbours with self-loops and repeats; rows of every length unless full."""
+    """random_table(N, K): int32 [N, K] neighbors with self-loops and repeats; rows of every length unless full."""
 
     def make(num_rows: int, num_neighbors: int, *, full: bool = False) -> np.ndarray:
         table = rng.integers(0, num_rows, (num_rows, num_neighbors)).astype(np.int32)

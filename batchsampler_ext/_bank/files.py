@@ -1,7 +1,7 @@
 """The tables of a bank: in memory, or in memory-mapped files that outlive the process.
 
-PATH holds the data, PATH.keys the second tower's, PATH.last_update the steps, and PATH.json, written last, says what
-they are. Without it, the files are unfinished or belong to something else.
+PATH holds the data, PATH.documents the second tower's, PATH.last_update the steps. PATH.json is written last and says
+what they are. Without it, the files are unfinished or belong to something else.
 """
 
 from __future__ import annotations
@@ -17,34 +17,36 @@ from .._engine.files import atomic_write, check_output
 
 class Tables(NamedTuple):
     data: torch.Tensor  # [N, D]
-    keys: torch.Tensor | None  # [N, D]
+    documents: torch.Tensor | None  # [N, D]
     last_update: torch.Tensor  # int64 [N], -1 never
 
 
-def new_tables(shape: tuple[int, int], dtype: torch.dtype, has_keys: bool, device: torch.device) -> Tables:
+def new_tables(shape: tuple[int, int], dtype: torch.dtype, has_documents: bool, device: torch.device) -> Tables:
     """Without embeddings, in memory of ``device``."""
-    data, *keys = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(1 + has_keys))
-    return Tables(data, keys[0] if keys else None, torch.full(shape[:1], -1, dtype=torch.int64, device=device))
+    data, *documents = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(1 + has_documents))
+    return Tables(
+        data, documents[0] if documents else None, torch.full(shape[:1], -1, dtype=torch.int64, device=device)
+    )
 
 
 def open_tables(
-    path: str | os.PathLike[str], shape: tuple[int, int], dtype: torch.dtype, has_keys: bool, normalize: bool
+    path: str | os.PathLike[str], shape: tuple[int, int], dtype: torch.dtype, has_documents: bool, normalize: bool
 ) -> Tables:
     """Those of the files at ``path``, which are made if there are none."""
     parts: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
         "": (shape, dtype),
         ".last_update": (shape[:1], torch.int64),
     }
-    if has_keys:
-        parts[".keys"] = (shape, dtype)
+    if has_documents:
+        parts[".documents"] = (shape, dtype)
     name = os.fspath(path)
     check_output(name, "path")
     content = {
         "format": 1,
-        "num_samples": shape[0],
+        "num_instances": shape[0],
         "dim": shape[1],
         "dtype": str(dtype).removeprefix("torch."),
-        "has_keys": has_keys,
+        "has_documents": has_documents,
         "normalize": normalize,
     }
     is_new = not os.path.exists(f"{name}.json")
@@ -59,7 +61,7 @@ def open_tables(
         tables[".last_update"].fill_(-1)
         with atomic_write(f"{name}.json") as file:
             file.write(json.dumps(content).encode())
-    return Tables(tables[""], tables.get(".keys"), tables[".last_update"])
+    return Tables(tables[""], tables.get(".documents"), tables[".last_update"])
 
 
 def _check_content(path: str, expected: dict[str, Any]) -> None:

@@ -55,17 +55,17 @@ class HostStore:
 
     def _update(self, ids: torch.Tensor, rows: list[torch.Tensor], step: int) -> tuple[int, int]:
         """(0, -1), or what is wrong with which row; nothing is stored then."""
-        data, keys, last_update = self.tables
+        data, documents, last_update = self.tables
         return core.update_bank(
             data=address(data),
-            keys=address(keys),
+            documents=address(documents),
             dtype=TORCH_DTYPES[data.dtype],
-            num_samples=len(data),
+            num_instances=len(data),
             dim=data.shape[1],
             last_update=address(last_update),
             ids=address(ids),
             rows=address(rows[0]),
-            key_rows=0 if keys is None else address(rows[1]),
+            document_rows=0 if documents is None else address(rows[1]),
             num_rows=len(ids),
             step=step,
             momentum=self._rule.momentum,
@@ -76,7 +76,7 @@ class HostStore:
         """Without the rows that are not finite once stored, if such are to be skipped."""
         dtype = self.tables.data.dtype
         storable = torch.ones(len(ids), dtype=torch.bool, device="cpu")
-        for name, tensor in zip(("embeddings", "keys"), rows, strict=False):
+        for name, tensor in zip(("embeddings", "documents"), rows, strict=False):
             is_finite = (tensor if self._rule.normalize else tensor.to(dtype)).isfinite().all(1)
             if not self._rule.skips and not bool(is_finite.all()):
                 wrong = int(torch.nonzero(~is_finite)[0])
@@ -101,11 +101,11 @@ class DeviceStore:
     def __init__(self, tables: Tables, rule: Rule) -> None:
         self._tables, self.device, self._rule = tables, tables.data.device, rule
         self._claims = torch.zeros(len(tables.data), dtype=torch.int64, device=self.device)
-        self._ledger = queued_engine(self.device).new_bank_ledger()
+        self._error_log = queued_engine(self.device).new_bank_error_log()
         self._order = StreamOrder(self.device)
-        self._ticket = 0
-        self._is_read = True  # the ledger, since the latest update
-        self._num_skipped = self._num_read = 0  # in all, and of these by the ledger when it was read
+        self._update_number = 0
+        self._is_read = True  # the error log, since the latest update
+        self._num_skipped = self._num_read = 0  # in all, and of these by the error log when it was read
 
     @property
     def tables(self) -> Tables:
@@ -129,19 +129,19 @@ class DeviceStore:
         if self._is_read:
             return
         self._order.enter()
-        ledger = self._ledger.tolist()
-        *_, refused_step, num_skipped = ledger
+        error_log = self._error_log.tolist()
+        *_, refused_step, num_skipped = error_log
         self._is_read = True
         self._num_skipped += num_skipped - self._num_read
         self._num_read = num_skipped
-        message = self._message(ledger)
+        message = self._message(error_log)
         if message:
-            self._ledger[:-1].fill_(-1)
+            self._error_log[:-1].fill_(-1)
             self._order.leave()
             raise ValueError(f"{message}; nothing of that update (step {refused_step}) was stored")
 
-    def _message(self, ledger: list[int]) -> str:
-        return str(queued_engine(self.device).bank_message(ledger, len(self._tables.data)))
+    def _message(self, error_log: list[int]) -> str:
+        return str(queued_engine(self.device).bank_message(error_log, len(self._tables.data)))
 
     def mark_changed(self) -> None:
         """Tables were written by others than :meth:`store`."""
@@ -160,26 +160,26 @@ class DeviceStore:
             return
         matrices = [as_matrix(tensor, "embeddings") for tensor in rows]
         self._order.enter()
-        self._ticket += 1
+        self._update_number += 1
         self._is_read = False
-        data, keys, last_update = self._tables
+        data, documents, last_update = self._tables
         queued_engine(self.device).update_bank(
             data=address(data),
-            keys=address(keys),
+            documents=address(documents),
             dtype=TORCH_DTYPES[data.dtype],
-            num_samples=len(data),
+            num_instances=len(data),
             dim=data.shape[1],
             last_update=address(last_update),
             claims=address(self._claims),
             ids=address(ids),
-            rows=matrices[0].describe("fp32"),
-            key_rows=None if keys is None else matrices[1].describe("fp32"),
+            rows=matrices[0].describe(torch.float32),
+            document_rows=None if documents is None else matrices[1].describe(torch.float32),
             step=step,
-            ticket=self._ticket,
+            update_number=self._update_number,
             momentum=self._rule.momentum,
             normalize=self._rule.normalize,
             skips=self._rule.skips,
-            ledger=address(self._ledger),
+            error_log=address(self._error_log),
         )
         self._order.leave()
         for tensor in (ids, *(matrix.owner for matrix in matrices)):
@@ -198,5 +198,5 @@ def _keep_last(ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[torch.Tenso
 
 
 def _apart(rows: torch.Tensor, tables: Tables) -> torch.Tensor:
-    storages = {table.untyped_storage().data_ptr() for table in (tables.data, tables.keys) if table is not None}
+    storages = {table.untyped_storage().data_ptr() for table in (tables.data, tables.documents) if table is not None}
     return rows.clone() if rows.untyped_storage().data_ptr() in storages else rows

@@ -27,9 +27,9 @@ class Matrix:
     dim: int
     row_stride: int
 
-    def describe(self, precision: str) -> tuple[int, int, int, int, int, bool]:
+    def describe(self, compute_dtype: torch.dtype) -> tuple[int, int, int, int, int, bool]:
         """What the engines take."""
-        round_to_bf16 = precision == "bf16" and self.dtype_code != TORCH_DTYPES[torch.bfloat16]
+        round_to_bf16 = compute_dtype == torch.bfloat16 and self.dtype_code != TORCH_DTYPES[torch.bfloat16]
         return self.address, self.dtype_code, self.num_rows, self.dim, self.row_stride, round_to_bf16
 
 

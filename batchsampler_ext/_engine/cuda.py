@@ -85,12 +85,12 @@ class CudaEngine:
         """As ``_core.proximity_graph``; threads and progress are those of a CPU."""
         has_scores = arguments["scores"] != 0
         return self._link(
-            self._module.ProximityGraphCall, self._names("features", "keys"), has_scores=has_scores, **arguments
+            self._module.ProximityGraphCall, self._names("features", "documents"), has_scores=has_scores, **arguments
         )
 
     def knn(self, *, num_threads: int, progress: object, **arguments: Any) -> DeviceStatus:
         """As ``_core.knn``."""
-        names = self._names("features", "keys") if arguments["exclude_self"] else self._names("queries", "base")
+        names = self._names("features", "documents") if arguments["exclude_self"] else self._names("queries", "base")
         return self._link(self._module.KnnCall, names, **arguments)
 
     def row_degrees(self, *, graph: tuple[int, ...], num_threads: int, degrees: int) -> DeviceStatus:
@@ -167,22 +167,26 @@ class CudaEngine:
         with self._current():
             self._module.root_order(**arguments, stream=_stream(self._device))
 
-    def new_bank_ledger(self) -> torch.Tensor:
+    def new_bank_error_log(self) -> torch.Tensor:
         """int64, where the updates of a bank leave what they find: csrc/cuda/bank/bank_update.h."""
-        ledger = torch.full((self._module.num_bank_ledger_words,), -1, dtype=torch.int64, device=self._device)
-        ledger[-1] = 0
-        return ledger
+        error_log = torch.full((self._module.num_bank_error_log_words,), -1, dtype=torch.int64, device=self._device)
+        error_log[-1] = 0
+        return error_log
 
     def update_bank(self, **arguments: Any) -> None:
-        """As ``_core.update_bank``, but what is wrong is left in the ledger."""
+        """As ``_core.update_bank``, but what is wrong is left in the error log."""
         with self._current():
             scratch = torch.empty(self._module.bank_scratch_bytes, dtype=torch.uint8, device=self._device)
             self._module.update_bank(scratch=scratch.data_ptr(), stream=_stream(self._device), **arguments)
 
-    def bank_message(self, ledger: list[int], num_samples: int) -> str:
+    def bank_message(self, error_log: list[int], num_instances: int) -> str:
         """What the first refused update is wrong in, if one was."""
-        words = ledger[: self._module.num_status_words]
-        return str(self._module.status_message(words, num_nodes=num_samples, features="embeddings", keys="keys"))
+        words = error_log[: self._module.num_status_words]
+        return str(
+            self._module.status_message(
+                words, num_instances=num_instances, features="embeddings", documents="documents"
+            )
+        )
 
     def _link(
         self, make_call: Callable[..., Any], message: Callable[[torch.Tensor], str], *, neighbors: int, scores: int,
@@ -215,11 +219,11 @@ class CudaEngine:
         return torch.full((self._module.num_status_words,), -1, dtype=torch.int64, device=self._device)
 
     def _graph_message(self, graph: tuple[int, ...]) -> Callable[[torch.Tensor], str]:
-        num_nodes = graph[-1]
-        return lambda words: self._module.status_message(words.tolist(), num_nodes=num_nodes)
+        num_instances = graph[-1]
+        return lambda words: self._module.status_message(words.tolist(), num_instances=num_instances)
 
-    def _names(self, features: str, keys: str) -> Callable[[torch.Tensor], str]:
-        return lambda words: self._module.status_message(words.tolist(), features=features, keys=keys)
+    def _names(self, features: str, documents: str) -> Callable[[torch.Tensor], str]:
+        return lambda words: self._module.status_message(words.tolist(), features=features, documents=documents)
 
 
 def _stream(device: torch.device) -> int:

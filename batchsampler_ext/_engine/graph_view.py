@@ -16,9 +16,9 @@ from .protocol import GraphDescription
 _FEW_IDS = 2**16  # are checked in some microseconds
 
 
-def row_of_instances(ids: torch.Tensor, num_nodes: int) -> torch.Tensor:
-    """int32 [num_nodes]: the row of each instance, -1 where it has none."""
-    row_of = torch.full((num_nodes,), -1, dtype=torch.int32, device=ids.device)
+def row_of_instances(ids: torch.Tensor, num_instances: int) -> torch.Tensor:
+    """int32 [num_instances]: the row of each instance, -1 where it has none."""
+    row_of = torch.full((num_instances,), -1, dtype=torch.int32, device=ids.device)
     row_of[ids] = torch.arange(len(ids), dtype=torch.int32, device=ids.device)
     return row_of
 
@@ -46,10 +46,10 @@ class GraphView:
         self._degrees = None if can_wait else graph._short_degrees()
         self._has_degrees = not can_wait
         ids = graph.ids
-        if ids is not None and DeferredChecks(graph.device).are_all(ids, graph.num_nodes):
+        if ids is not None and DeferredChecks(graph.device).are_all(ids, graph.num_instances):
             ids = None
         self._ids = ids  # of the rows; None if row i is instance i
-        self._row_of = None if ids is None else row_of_instances(ids, graph.num_nodes)
+        self._row_of = None if ids is None else row_of_instances(ids, graph.num_instances)
 
     @property
     def description(self) -> GraphDescription:
@@ -67,7 +67,7 @@ class GraphView:
         graph = self.graph
         return (
             address(graph.neighbors), self.num_rows, graph.num_neighbors, address(self._degrees), address(self._row_of),
-            graph.num_nodes,
+            graph.num_instances,
         )  # fmt: skip
 
     def require_checked(self) -> None:
@@ -85,7 +85,7 @@ class GraphView:
     def rows(self, ids: Any, name: str) -> torch.Tensor:
         """Rows (int64) of instances. On a device, wrong ones get another or -1, and ``graph.check()`` raises."""
         checks = DeferredChecks(self.graph.device)
-        ids = checks.ids(ids, name, 0, self.graph.num_nodes)
+        ids = checks.ids(ids, name, 0, self.graph.num_instances)
         rows = ids
         if self._row_of is not None:
             rows = self._row_of[ids].long()

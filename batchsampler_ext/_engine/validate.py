@@ -25,7 +25,7 @@ def integer(value: Any, name: str, low: int, high: int | None = None, *, because
     return number
 
 
-def choice(value: Any, name: str, options: Sequence[str]) -> str:
+def choice(value: Any, name: str, options: Sequence[Any]) -> Any:
     if value not in options:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")
     return value

@@ -16,7 +16,7 @@ class Plan(NamedTuple):
     """Batches from one graph. Never changed once made: states refer to it."""
 
     first: int  # number of batches of the epoch before it
-    drawn: torch.Tensor  # bool [num_instances], drawn in this epoch before it
+    drawn: torch.Tensor  # bool [num_listed], drawn in this epoch before it
     indices: torch.Tensor  # int32 [num_full, B], instance ids
     tail: torch.Tensor  # int32 [T]
 
@@ -69,7 +69,7 @@ def save_cursor(cursor: EpochCursor, settings: dict[str, Any], refresh_wanted: b
     return {**state, "plans": [plan._asdict() for plan in cursor.plans]}
 
 
-def load_cursor(state: Any, settings: dict[str, Any], num_instances: int, num_samples: int) -> EpochCursor:
+def load_cursor(state: Any, settings: dict[str, Any], num_listed: int, num_instances: int) -> EpochCursor:
     """Raises ``ValueError`` unless the state is whole and was saved by a sampler with these settings."""
     if not isinstance(state, dict) or state.get("version") != _VERSION or state.keys() != _FIELDS:
         raise ValueError(f"state: expected a state of version {_VERSION}, got {state!r:.100}")
@@ -92,20 +92,20 @@ def load_cursor(state: Any, settings: dict[str, Any], num_instances: int, num_sa
         validate.flag(state["is_finished"], "state: is_finished"),
     )
     validate.flag(state["refresh_wanted"], "state: refresh_wanted")
-    _check_plans(cursor, settings["batch_size"], num_instances, num_samples)
+    _check_plans(cursor, settings["batch_size"], num_listed, num_instances)
     return cursor
 
 
-def _check_plans(cursor: EpochCursor, batch_size: int, num_instances: int, num_samples: int) -> None:
+def _check_plans(cursor: EpochCursor, batch_size: int, num_listed: int, num_instances: int) -> None:
     low, high = 0, None  # the first plan begins anywhere, the next one where the one before it ends or was ended
     for plan in cursor.plans:
         first = validate.integer(plan.first, "state: first", low, high)
-        _check_tensor(plan.drawn, "drawn", torch.bool, [num_instances])
+        _check_tensor(plan.drawn, "drawn", torch.bool, [num_listed])
         _check_tensor(plan.indices, "indices", torch.int32, [None, batch_size])
         _check_tensor(plan.tail, "tail", torch.int32, [None])
         for ids in (plan.indices, plan.tail):
-            if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < num_samples:
-                raise ValueError(f"state: expected instances in [0, {num_samples}), got others")
+            if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < num_instances:
+                raise ValueError(f"state: expected instances in [0, {num_instances}), got others")
         low, high = first + 1, plan.end
     first, end = (cursor.plans[0].first, cursor.plans[-1].end) if cursor.plans else (0, 0)
     if not first <= cursor.num_drawn <= end:

@@ -14,8 +14,8 @@ from torch.utils.data.distributed import DistributedSampler
 from .._engine import validate
 
 
-def index_set(sampler: Any, num_samples: int) -> torch.Tensor:
-    """Distinct instances in [0, num_samples), int64, ascending."""
+def index_set(sampler: Any, num_instances: int) -> torch.Tensor:
+    """Distinct instances in [0, num_instances), int64, ascending."""
     if isinstance(sampler, RandomSampler) and (sampler.replacement or sampler.num_samples != len(sampler.data_source)):
         raise ValueError(
             f"sampler: expected a RandomSampler over all {len(sampler.data_source)} instances without replacement, got "
@@ -37,7 +37,7 @@ def index_set(sampler: Any, num_samples: int) -> torch.Tensor:
         ids = torch.as_tensor(list(indices), dtype=torch.int64, device="cpu").sort().values
     elif isinstance(sampler, (int, np.integer)) and not isinstance(sampler, bool):
         count = operator.index(sampler)
-        count = validate.integer(count, "sampler", 1, num_samples, because=" (bank.num_samples)")
+        count = validate.integer(count, "sampler", 1, num_instances, because=" (bank.num_instances)")
         ids = torch.arange(count, device="cpu")
     elif isinstance(sampler, Sized):
         ids = torch.arange(len(sampler), device="cpu")
@@ -46,9 +46,9 @@ def index_set(sampler: Any, num_samples: int) -> torch.Tensor:
     if len(ids) == 0:
         raise ValueError("sampler: expected at least one instance, got none")
     smallest, largest = int(ids[0]), int(ids[-1])
-    if smallest < 0 or largest >= num_samples:
+    if smallest < 0 or largest >= num_instances:
         wrong = smallest if smallest < 0 else largest
-        raise ValueError(f"sampler: expected instances in [0, {num_samples}) as the bank has, got {wrong}")
+        raise ValueError(f"sampler: expected instances in [0, {num_instances}) as the bank has, got {wrong}")
     if bool((ids[1:] == ids[:-1]).any()):
         raise ValueError("sampler: expected distinct instances, got some more than once")
     return ids

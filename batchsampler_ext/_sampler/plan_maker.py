@@ -91,7 +91,7 @@ class PlanMaker:
             graph if has_graph else None,
             1e3 * (built - start) if has_graph else float("nan"),
             1e6 * (time.perf_counter() - built) / max(1, len(batches)),
-            batches.stats.get("fills", 0) / max(1, batches.stats.get("num_instances", 0)),
+            batches.stats.get("random_fills", 0) / max(1, batches.stats.get("num_instances", 0)),
             num_missing / len(ids),
         )
 
@@ -114,18 +114,18 @@ class PlanMaker:
         is_known = rows.has_embedding[ids]
         num_known = int(is_known.sum())
         wanted = self.planner.graph_config(config, self.batch_size, num_known)
-        num_nodes = bank.num_samples
+        num_instances = bank.num_instances
         if num_known < 2 or wanted is None:
             empty = torch.empty((len(ids), 0), dtype=torch.int32, device=bank.device)
-            return ProximityGraph(empty, ids=ids, num_nodes=num_nodes), len(ids) - num_known
+            return ProximityGraph(empty, ids=ids, num_instances=num_instances), len(ids) - num_known
         graph = proximity_graph(
-            rows.features, config=wanted, keys=rows.keys, rows=ids[is_known], seed=seed, progress=progress
+            rows.features, config=wanted, documents=rows.documents, rows=ids[is_known], seed=seed, progress=progress
         )
         graph.check()
         if num_known < len(ids):
             neighbors = torch.full((len(ids), graph.num_neighbors), -1, dtype=torch.int32, device=bank.device)
             neighbors[is_known] = graph.neighbors
-            graph = ProximityGraph(neighbors, ids=ids, num_nodes=num_nodes)
+            graph = ProximityGraph(neighbors, ids=ids, num_instances=num_instances)
         return graph, len(ids) - num_known
 
     def _on_host(self, batches: Batches, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,7 +21,7 @@ from .costs_report import advice, report
 from .progress import shown_stages
 
 EXAMPLE = """example:
-  batchsampler-ext bench --num-samples 1280000 --dim 256 --batch-size 512 --step-ms 250"""
+  batchsampler-ext bench --num-instances 1280000 --dim 256 --batch-size 512 --step-ms 250"""
 
 SIZES = tuple(size.name for size in fields(Settings))
 
@@ -36,7 +36,7 @@ def add_parser(commands: Any) -> None:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--num-samples", type=int, default=100_000, metavar="N", help="default: %(default)s")
+    parser.add_argument("--num-instances", type=int, default=100_000, metavar="N", help="default: %(default)s")
     parser.add_argument("--dim", type=int, default=128, metavar="D", help="of an embedding; default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=256, metavar="B", help="default: %(default)s")
     parser.add_argument("--planner", default="partition", help=f"{', '.join(PLANNERS)}; default: %(default)s")
@@ -73,7 +73,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     """Sizes with the sampler's defaults for what was not said."""
     sizes = {name: getattr(options, name) for name in SIZES}
     if sizes["num_candidates"] is None:
-        sizes["num_candidates"] = min(1000, options.num_samples - 1)
+        sizes["num_candidates"] = min(1000, options.num_instances - 1)
     if sizes["num_neighbors"] is None:
         sizes["num_neighbors"] = min(100, sizes["num_candidates"])
     planner = PLANNERS.get(options.planner)

@@ -43,7 +43,7 @@ T = TypeVar("T")
 class Settings:
     """Sizes to be measured. ``refresh_every`` is None for planners that plan an epoch at once."""
 
-    num_samples: int  # N
+    num_instances: int  # N
     dim: int
     batch_size: int  # B
     refresh_every: int | None
@@ -58,10 +58,10 @@ class Settings:
         Raises:
             TypeError, ValueError: a bad argument, named; tables larger than the machine's memory.
         """
-        num_samples = validate.integer(self.num_samples, "num_samples", 2, validate.MAX_NODES)
+        num_instances = validate.integer(self.num_instances, "num_instances", 2, validate.MAX_NODES)
         validate.integer(self.dim, "dim", 1)
-        validate.integer(self.batch_size, "batch_size", 1, num_samples, because=" (num_samples)")
-        validate.integer(self.num_candidates, "num_candidates", 1, num_samples - 1, because=" (num_samples - 1)")
+        validate.integer(self.batch_size, "batch_size", 1, num_instances, because=" (num_instances)")
+        validate.integer(self.num_candidates, "num_candidates", 1, num_instances - 1, because=" (num_instances - 1)")
         validate.integer(self.num_neighbors, "num_neighbors", 1, self.num_candidates, because=" (num_candidates)")
         validate.choice(self.dtype, "dtype", DTYPES)
         validate.choice(self.planner, "planner", tuple(PLANNERS))
@@ -73,17 +73,17 @@ class Settings:
                 f"got {self.refresh_every}"
             )
         row_bytes = self.dim * getattr(torch, self.dtype).itemsize + 4 * self.num_neighbors + 16  # bank, graph, ids
-        needed, available = num_samples * row_bytes, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        needed, available = num_instances * row_bytes, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if needed > available:
             raise ValueError(
-                f"num_samples: expected bank and graph to fit into {available >> 20:,} MiB of memory, "
-                f"got {num_samples:,} instances, which need {needed >> 20:,} MiB"
+                f"num_instances: expected bank and graph to fit into {available >> 20:,} MiB of memory, "
+                f"got {num_instances:,} instances, which need {needed >> 20:,} MiB"
             )
 
     @property
     def num_batches(self) -> int:
         """Batches of a uniform epoch."""
-        return -(-self.num_samples // self.batch_size)
+        return -(-self.num_instances // self.batch_size)
 
     @property
     def steps_per_refresh(self) -> float:
@@ -154,7 +154,7 @@ def measure_costs(settings: Settings, step_seconds: float | None, stage: Stage) 
         TypeError, ValueError: what :meth:`Settings.check` complains of.
     """
     settings.check()
-    bank = FeatureBank(settings.num_samples, settings.dim, dtype=getattr(torch, settings.dtype))
+    bank = FeatureBank(settings.num_instances, settings.dim, dtype=getattr(torch, settings.dtype))
     fill(bank, stage("filling the bank"))
     sampler = make_sampler(bank, settings, stage("refresh"))
     with PrivateMemoryPeak() as peak:
@@ -195,7 +195,7 @@ def fill(bank: FeatureBank, progress: Progress) -> None:
 
 def make_sampler(bank: FeatureBank, settings: Settings, progress: Progress) -> ProximityBatchSampler:
     return ProximityBatchSampler(
-        settings.num_samples,
+        settings.num_instances,
         settings.batch_size,
         bank=bank,
         refresh_every=settings.refresh_every,

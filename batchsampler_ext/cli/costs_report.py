@@ -20,7 +20,7 @@ def report(costs: Costs, step_seconds: float | None) -> str:
     settings = costs.settings
     return "\n".join(
         [
-            f"{settings.num_samples:,} x {settings.dim:,} {settings.dtype}, M = {settings.num_candidates}, "
+            f"{settings.num_instances:,} x {settings.dim:,} {settings.dtype}, M = {settings.num_candidates}, "
             f"K = {settings.num_neighbors}, B = {settings.batch_size}, planner {settings.planner}, "
             f"{torch.get_num_threads()} threads, {core.isa()}",
             "",
@@ -62,24 +62,24 @@ def advice(costs: Costs, step_seconds: float | None) -> list[str]:
     """What the costs suggest: whether they matter, and what makes them less as far as it was measured."""
     cost = costs.step_seconds
     if step_seconds is None:
-        judgement = (
+        judgment = (
             f"A step costs {duration(cost)} more: below {TARGET_SHARE:.0%} if it takes "
             f"{duration(cost / TARGET_SHARE)} or longer. --step-ms S says it for yours."
         )
     else:
         side = "above" if costs.matters_to(step_seconds) else "below"
-        judgement = (
+        judgment = (
             f"A step costs {duration(cost)} more, {cost / step_seconds:.2%} of {duration(step_seconds)}: "
             f"{side} {TARGET_SHARE:.0%}."
         )
     if not costs.matters_to(step_seconds):
-        return [judgement]
+        return [judgment]
     helpful = {option: less for option, less in costs.remedies.items() if less.step_seconds <= (1 - MIN_SAVING) * cost}
     if helpful:
-        return [judgement, *(effect(costs, option, less, step_seconds) for option, less in helpful.items())]
+        return [judgment, *(effect(costs, option, less, step_seconds) for option, less in helpful.items())]
     if costs.call_seconds > costs.refresh_seconds_per_step:
-        return [judgement, "Most of it is updates and draws, which no option makes cheaper."]
-    return [judgement, "None of the options that were tried saves a tenth of it."] if costs.remedies else [judgement]
+        return [judgment, "Most of it is updates and draws, which no option makes cheaper."]
+    return [judgment, "None of the options that were tried saves a tenth of it."] if costs.remedies else [judgment]
 
 
 def effect(costs: Costs, option: str, less: Costs, step_seconds: float | None) -> str:

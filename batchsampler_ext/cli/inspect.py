@@ -21,10 +21,16 @@ EXAMPLE = """example:
 
 # Options handed on as they are to proximity_graph and sample_batches.
 GRAPH_OPTIONS = (
-    "num_candidates", "num_neighbors", "metric", "precision", "rows_per_draw", "range_min", "max_score", "seed",
-    "num_threads", "max_memory",
+    "num_candidates", "num_neighbors", "metric", "compute_dtype", "candidate_group_size", "range_min", "max_score",
+    "seed", "num_threads", "max_memory",
 )  # fmt: skip
 EPOCH_OPTIONS = ("planner", "restart_prob", "drop_last", "seed", "epoch", "num_threads")
+
+
+def compute_dtype(name: str) -> torch.dtype:
+    if name not in ("float32", "bfloat16"):
+        raise argparse.ArgumentTypeError(f"expected float32 or bfloat16, got {name}")
+    return torch.float32 if name == "float32" else torch.bfloat16
 
 
 def add_parser(commands: Any) -> None:
@@ -48,9 +54,11 @@ def add_parser(commands: Any) -> None:
     graph.add_argument("--num-candidates", type=int, metavar="M", help="default: min(1000, N - 1)")
     graph.add_argument("--num-neighbors", type=int, metavar="K", help="default: min(100, M)")
     graph.add_argument("--metric", default="cosine", help="cosine (default), ip or l2")
-    graph.add_argument("--precision", default="fp32", help="fp32 (default) or bf16")
     graph.add_argument(
-        "--rows-per-draw", type=int, default=256, help="rows sharing a candidate set; default: %(default)s"
+        "--compute-dtype", type=compute_dtype, default="float32", metavar="DTYPE", help="float32 (default) or bfloat16"
+    )
+    graph.add_argument(
+        "--candidate-group-size", type=int, default=256, help="rows sharing a candidate set; default: %(default)s"
     )
     graph.add_argument(
         "--range-min", type=int, default=0, help="skip each row's nearest candidates; default: %(default)s"

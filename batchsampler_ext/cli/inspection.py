@@ -154,8 +154,8 @@ def inspect_features(
         "walk_seconds": walk_seconds,
         "sampler_memory_bytes": sampler_memory.growth(),
         "peak_memory_bytes": memory.peak,
-        "filled_share": batches.stats["fills"] / max(1, batches.indices.numel() + len(batches.tail)),
-        "covered_share": batches.stats["num_instances"] / num_rows,
+        "random_fill_share": batches.stats["random_fills"] / max(1, batches.indices.numel() + len(batches.tail)),
+        "drawn_share": batches.stats["num_instances"] / num_rows,
     }
     edges = graph.stats()._asdict() | {"near_duplicate_share": near_duplicate_share(graph, graph_arguments["metric"])}
     settings = all_settings(features, batch_size, len(batches), graph.num_neighbors, graph_arguments, epoch_arguments)
@@ -173,7 +173,7 @@ def all_settings(
     """Sizes and arguments, with defaults filled in."""
     num_rows = len(features)
     return {
-        "num_samples": num_rows,
+        "num_instances": num_rows,
         "dim": features.shape[1],
         "dtype": str(features.dtype),
         "batch_size": batch_size,
@@ -181,6 +181,7 @@ def all_settings(
         **{name: value for name, value in graph_arguments.items() if name != "labels"},
         "exclude_same_label": graph_arguments["labels"] is not None,
         **epoch_arguments,
+        "compute_dtype": str(graph_arguments["compute_dtype"]).removeprefix("torch."),
         "num_candidates": graph_arguments["num_candidates"] or min(1000, num_rows - 1),
         "num_neighbors": num_neighbors,
         "num_threads": validate.num_threads(graph_arguments["num_threads"]),
@@ -219,7 +220,7 @@ def knn_batches(
     num_rows = len(features)
     generator = torch.Generator("cpu").manual_seed(graph_arguments.get("seed", 0) % 2**63)
     roots = torch.randperm(num_rows, generator=generator, device="cpu")[:NUM_KNN_ROOTS].sort().values.numpy()
-    shared = {name: graph_arguments[name] for name in ("metric", "precision", "num_threads", "max_memory")}
+    shared = {name: graph_arguments[name] for name in ("metric", "compute_dtype", "num_threads", "max_memory")}
     nearest = knn(features[roots], features, min(batch_size, num_rows), progress=progress, **shared).ids
     # A root is usually, but not always, its own nearest: duplicates may come before it.
     return [
@@ -241,7 +242,7 @@ def verdict(kinds: dict[str, dict[str, Any]], graph: dict[str, float], settings:
 
 
 def hardness_verdict(kinds: dict[str, dict[str, Any]], settings: dict[str, Any]) -> str:
-    batch_size, num_rows = settings["batch_size"], settings["num_samples"]
+    batch_size, num_rows = settings["batch_size"], settings["num_instances"]
     if batch_size > num_rows:
         return f"The batch size, {batch_size}, exceeds the {num_rows} instances: one batch holds them all."
     uniform, proximity, knn = (kinds[name]["in_batch_similarity"] for name in ("uniform", "proximity", "kNN"))
@@ -267,7 +268,7 @@ def falseness_verdict(kinds: dict[str, dict[str, Any]], graph: dict[str, float],
         return f"{found}: try --max-score {NEAR_DUPLICATE}." if is_advised else f"{found}."
     if np.isnan(share + base):
         return "False negatives are unknown: no batch has two known labels."
-    others = min(settings["batch_size"], settings["num_samples"]) - 1
+    others = min(settings["batch_size"], settings["num_instances"]) - 1
     count = f"about {share * others:,.1f} of an instance's {others:,} negatives have its label and may be false"
     if share <= max(1.2 * base, base + 0.01):
         return f"By the labels, {count}, no more than in uniform batches ({base * others:,.1f})."

@@ -21,7 +21,7 @@ def report(inspection: Inspection) -> str:
     settings = inspection.settings
     return "\n".join(
         [
-            f"{settings['num_samples']:,} x {settings['dim']:,} {settings['dtype']}, metric {settings['metric']}, "
+            f"{settings['num_instances']:,} x {settings['dim']:,} {settings['dtype']}, metric {settings['metric']}, "
             f"M = {settings['num_candidates']}, K = {settings['num_neighbors']}, B = {settings['batch_size']}, "
             f"{settings['num_batches']} batches, {settings['num_threads']} threads",
             "",
@@ -67,8 +67,8 @@ def cost_table(costs: dict[str, float | None], graph: dict[str, float]) -> str:
         ["batches of one epoch", f"{costs['walk_seconds']:.3f} s"],
         ["memory of graph and batches", mebibytes(costs["sampler_memory_bytes"])],
         ["peak of the process beyond the input", mebibytes(costs["peak_memory_bytes"])],
-        ["instances drawn", f"{costs['covered_share']:.1%}"],
-        ["places filled at random", f"{costs['filled_share']:.1%}"],
+        ["instances drawn", f"{costs['drawn_share']:.1%}"],
+        ["places filled at random", f"{costs['random_fill_share']:.1%}"],
         ["edges", f"{graph['num_edges']:,}"],
         ["mean edge score", number(graph["mean_score"], ".4f")],
         ["largest in-degree", f"{graph['max_in_degree']:,}"],
@@ -95,7 +95,7 @@ def save_figure(inspection: Inspection, path: str) -> None:
         panels[0][0].legend(title="batches")
     settings = inspection.settings
     figure.suptitle(
-        f"{settings['num_samples']:,} instances, B = {settings['batch_size']}, M = {settings['num_candidates']}, "
+        f"{settings['num_instances']:,} instances, B = {settings['batch_size']}, M = {settings['num_candidates']}, "
         f"K = {settings['num_neighbors']}"
     )
     with atomic_write(path) as file:

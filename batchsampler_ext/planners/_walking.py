@@ -40,10 +40,9 @@ class WalkingPlanner(BatchPlanner):
     def graph_config(self, config: GraphConfig, batch_size: int, num_instances: int) -> GraphConfig | None:
         if self.order == "uniform":
             return None
-        if config.rows_per_draw is None:
-            # Rows that share their candidates share the rows that nobody links to: about exp(-M / rows_per_draw) of
-            # all. Walks never visit those.
-            config = replace(config, rows_per_draw=max(1, min(256, config.num_candidates // 16)))
+        if config.candidate_group_size is None:
+            # About exp(-M / candidate_group_size) of the instances have no incoming edge, and walks never visit those.
+            config = replace(config, candidate_group_size=max(1, min(256, config.num_candidates // 16)))
         if self.order != "knn":
             return config
         for name in ("num_candidates", "num_neighbors"):

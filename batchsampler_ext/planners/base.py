@@ -123,4 +123,4 @@ def batches_in_order(view: GraphView, rows: torch.Tensor, request: PlanRequest, 
     tail = ids[num_full * request.batch_size :] if num_batches > num_full else ids[:0]
     num_full = min(num_full, num_batches)
     indices = ids[: num_full * request.batch_size].view(num_full, request.batch_size)
-    return Batches(indices, tail, {"num_instances": indices.numel() + len(tail), "fills": num_random})
+    return Batches(indices, tail, {"num_instances": indices.numel() + len(tail), "random_fills": num_random})

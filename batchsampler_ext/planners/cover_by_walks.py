@@ -89,8 +89,8 @@ def _walk_to_host(
         view, to_device_async(roots, device), to_device_async(walk_ids, device), batch_size, **arguments
     )
     everything = to_host(torch.cat([walks.nodes.long().reshape(-1), *walks[1:]]))
-    num_nodes = walks.nodes.numel()
-    return everything[:num_nodes].view(walks.nodes.shape), everything[num_nodes:].view(len(COUNTS), -1)
+    num_instances = walks.nodes.numel()
+    return everything[:num_instances].view(walks.nodes.shape), everything[num_instances:].view(len(COUNTS), -1)
 
 
 def _undrawn_places(drawn: torch.Tensor, order: torch.Tensor, position: int, count: int) -> torch.Tensor:

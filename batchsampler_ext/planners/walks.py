@@ -57,7 +57,7 @@ def _stats(view: GraphView, walks: Walks, instances: torch.Tensor) -> dict[str, 
     """Waits for a device."""
     graph = view.graph
     graph.check()
-    is_member = torch.zeros(graph.num_nodes, dtype=torch.bool, device=graph.device)
+    is_member = torch.zeros(graph.num_instances, dtype=torch.bool, device=graph.device)
     is_member[instances.long()] = True
     totals = to_host(torch.stack([is_member.sum(), *(counts.sum() for counts in walks[1:])])).tolist()
     return dict(zip(("num_instances", *COUNTS), totals, strict=True))

@@ -2,7 +2,7 @@
 
 Nothing here is fast and nothing here is imported by the rest of the package. Each function states one definition of
 the contract of results; the tests compare the C++ kernels with it, with ``==``. Arrays are NumPy; graphs are
-``int32 [R, K]`` neighbour lists whose rows hold a valid prefix and then -1.
+``int32 [R, K]`` neighbor lists whose rows hold a valid prefix and then -1.
 
 Source: Yang et al., "BatchSampler: Sampling Mini-Batches for Contrastive Learning in Vision, Language, and Graphs",
 KDD 2023 (arXiv 2306.03355). Partitions are in :mod:`batchsampler_ext.reference.partition`.
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 # Purposes of random streams (csrc/common/random_stream.h).
-CANDIDATES, GROUPS, WALK, TELEPORT, FILL, ROOTS, ROOT_ORDER, PARTITION_WALK, PARTITION_HASH = range(1, 10)
+CANDIDATES, GROUPS, WALK, REROOT, FILL, ROOTS, ROOT_ORDER, PARTITION_WALK, PARTITION_HASH = range(1, 10)
 MASK32, MASK64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 
 
@@ -106,18 +106,18 @@ def draw(words: WordStream, num_drawn: int, n: int) -> list[int]:
     return values[:num_drawn]
 
 
-def candidates(n: int, num_candidates: int, rows_per_draw: int, seed: int) -> np.ndarray:
+def candidates(n: int, num_candidates: int, candidate_group_size: int, seed: int) -> np.ndarray:
     """Candidates of each of n rows in draw order, int64 [n, M] (paper, section 4.1: M random instances each)."""
     result = np.empty((n, num_candidates), dtype=np.int64)
-    if rows_per_draw == 1:
+    if candidate_group_size == 1:
         for row in range(n):
             others = draw(WordStream(seed, CANDIDATES, major=row), num_candidates, n - 1)
             result[row] = [other + (other >= row) for other in others]
         return result
     order = keyed_permutation(n, seed, GROUPS)
-    for group in range(-(-n // rows_per_draw)):
+    for group in range(-(-n // candidate_group_size)):
         shared = draw(WordStream(seed, CANDIDATES, major=group), num_candidates + 1, n)
-        for row in order[group * rows_per_draw : (group + 1) * rows_per_draw]:
+        for row in order[group * candidate_group_size : (group + 1) * candidate_group_size]:
             result[row] = [c for c in shared if c != row][:num_candidates]
     return result
 
@@ -203,9 +203,9 @@ def proximity_graph(
     num_neighbors: int,
     num_candidates: int,
     *,
-    keys: np.ndarray | None = None,
+    documents: np.ndarray | None = None,
     metric: str = "cosine",
-    rows_per_draw: int = 256,
+    candidate_group_size: int = 256,
     rows: np.ndarray | None = None,
     labels: np.ndarray | None = None,
     max_score: float | None = None,
@@ -214,13 +214,13 @@ def proximity_graph(
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Paper, section 4.1: (neighbors int32 [R, K], scores float32 [R, K]), -1 and -inf past the end."""
-    keys = features if keys is None else keys
-    pool = np.arange(len(features)) if rows is None else np.asarray(rows)
-    drawn = pool[candidates(len(pool), num_candidates, rows_per_draw, seed)]  # [R, M] ids
+    documents = features if documents is None else documents
+    subset = np.arange(len(features)) if rows is None else np.asarray(rows)
+    drawn = subset[candidates(len(subset), num_candidates, candidate_group_size, seed)]  # [R, M] ids
     return _link(
         features,
-        keys,
-        pool,
+        documents,
+        subset,
         drawn,
         num_neighbors,
         np.arange(num_candidates),
@@ -236,25 +236,25 @@ def knn_graph(
     features: np.ndarray,
     num_neighbors: int,
     *,
-    keys: np.ndarray | None = None,
+    documents: np.ndarray | None = None,
     metric: str = "cosine",
     rows: np.ndarray | None = None,
     labels: np.ndarray | None = None,
     max_score: float | None = None,
     range_min: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Exact k nearest neighbours among the other rows, sorted by score, ties by lower id."""
-    keys = features if keys is None else keys
-    pool = np.arange(len(features)) if rows is None else np.asarray(rows)
-    others = np.stack([np.sort(pool[pool != i]) for i in pool])
-    return _link(features, keys, pool, others, num_neighbors, None, metric, labels, max_score, range_min, True)
+    """Exact k nearest neighbors among the other rows, sorted by score, ties by lower id."""
+    documents = features if documents is None else documents
+    subset = np.arange(len(features)) if rows is None else np.asarray(rows)
+    others = np.stack([np.sort(subset[subset != i]) for i in subset])
+    return _link(features, documents, subset, others, num_neighbors, None, metric, labels, max_score, range_min, True)
 
 
-def _link(features, keys, pool, drawn, num_neighbors, tiebreak, metric, labels, max_score, range_min, sort):
-    neighbors = np.full((len(pool), num_neighbors), -1, dtype=np.int32)
-    scores = np.full((len(pool), num_neighbors), -np.inf, dtype=np.float32)
-    for r, (i, others) in enumerate(zip(pool, drawn)):
-        row_scores = similarity(features[i][None, :], keys[others], metric)
+def _link(features, documents, subset, drawn, num_neighbors, tiebreak, metric, labels, max_score, range_min, sort):
+    neighbors = np.full((len(subset), num_neighbors), -1, dtype=np.int32)
+    scores = np.full((len(subset), num_neighbors), -np.inf, dtype=np.float32)
+    for r, (i, others) in enumerate(zip(subset, drawn)):
+        row_scores = similarity(features[i][None, :], documents[others], metric)
         if labels is not None and labels[i] >= 0:
             row_scores[labels[others] == labels[i]] = np.nan  # known false negatives
         if max_score is not None:
@@ -282,10 +282,10 @@ def restart_threshold(restart_prob: float) -> int:
 
 
 def walk_limits(batch_size: int, threshold: int) -> tuple[int, int, int]:
-    """(max steps of a segment, max barren segments in a row, max segments); csrc/common/walk.h says why."""
-    barren = min(max(256 * threshold // (2**32 - threshold) + 1, 4), 4096)
+    """(max steps of a segment, max unproductive segments in a row, max segments); csrc/common/walk.h says why."""
+    unproductive = min(max(256 * threshold // (2**32 - threshold) + 1, 4), 4096)
     segments_per_step = min(1 + threshold // (2**32 - threshold), 4096)
-    return max(batch_size, 64), barren, min(8 * (batch_size * segments_per_step + barren), MASK32)
+    return max(batch_size, 64), unproductive, min(8 * (batch_size * segments_per_step + unproductive), MASK32)
 
 
 def segment(
@@ -317,11 +317,11 @@ def random_walk_with_restart(
     walk: int = 0,
 ) -> tuple[list[int], dict[str, int]]:
     """The batch of one walk (paper, section 4.2) and its counts; -1 pads it if there are too few nodes."""
-    num_nodes, threshold = len(neighbors), restart_threshold(restart_prob)
+    num_instances, threshold = len(neighbors), restart_threshold(restart_prob)
     max_steps, max_barren, max_segments = walk_limits(batch_size, threshold)
-    target = min(batch_size, num_nodes)
-    batch, counts = [root], dict(steps=0, restarts=0, teleports=0, fills=0)
-    members, index, barren = {root}, 0, 0
+    target = min(batch_size, num_instances)
+    batch, counts = [root], dict(steps=0, restarts=0, reroots=0, random_fills=0)
+    members, index, unproductive = {root}, 0, 0
     while len(batch) < target and index < max_segments:
         visited, restarted = segment(neighbors, root, seed, epoch, walk, index, threshold, max_steps)
         size_before = len(batch)
@@ -334,18 +334,18 @@ def random_walk_with_restart(
                     return batch + [-1] * (batch_size - target), counts
         counts["restarts"] += restarted
         index += 1
-        barren = barren + 1 if len(batch) == size_before else 0
-        if barren == max_barren:
-            root, barren = WordStream(seed, TELEPORT, epoch, walk, index).next_below(num_nodes), 0
-            counts["teleports"] += 1
+        unproductive = unproductive + 1 if len(batch) == size_before else 0
+        if unproductive == max_barren:
+            root, unproductive = WordStream(seed, REROOT, epoch, walk, index).next_below(num_instances), 0
+            counts["reroots"] += 1
             if root not in members:
                 members.add(root)
                 batch.append(root)
     if len(batch) < target:
-        for node in keyed_permutation(num_nodes, seed, FILL, epoch, walk):
+        for node in keyed_permutation(num_instances, seed, FILL, epoch, walk):
             if node not in members and len(batch) < target:
                 batch.append(node)
-                counts["fills"] += 1
+                counts["random_fills"] += 1
     return batch + [-1] * (batch_size - target), counts
 
 
@@ -357,8 +357,8 @@ def walk_batch(neighbors, root, batch_size, *, strategy, restart_prob, seed, epo
         return random_walk_with_restart(
             neighbors, root, batch_size, restart_prob=alpha, seed=seed, epoch=epoch, walk=walk
         )[0]
-    num_nodes = len(neighbors)
-    target = min(batch_size, num_nodes)
+    num_instances = len(neighbors)
+    target = min(batch_size, num_instances)
     batch: dict[int, None] = {}
     if strategy == "dfs":
         stack = [root]
@@ -375,7 +375,7 @@ def walk_batch(neighbors, root, batch_size, *, strategy, restart_prob, seed, epo
                     batch[int(j)] = None
                     if strategy == "bfs":
                         queue.append(int(j))
-    for node in keyed_permutation(num_nodes, seed, FILL, epoch, walk):
+    for node in keyed_permutation(num_instances, seed, FILL, epoch, walk):
         if len(batch) < target:
             batch.setdefault(node)
     return list(batch) + [-1] * (batch_size - target)
@@ -395,12 +395,12 @@ def independent_batches(neighbors, batch_size, *, num_batches, strategy="rwr", r
 def paper_batches(neighbors, batch_size, *, strategy="rwr", restart_prob=0.2, seed=0, epoch=0):
     """The authors' epoch: (full batches, tail). Roots are random instances not yet drawn; once no full batch of undrawn
     instances is left to cover (fewer than N mod B + 1 remain), the rest is the ragged last batch."""
-    num_nodes = len(neighbors)
-    order = keyed_permutation(num_nodes, seed, ROOT_ORDER, epoch)
+    num_instances = len(neighbors)
+    order = keyed_permutation(num_instances, seed, ROOT_ORDER, epoch)
     drawn: set[int] = set()
     batches = []
     for position, root in enumerate(order):
-        if len(drawn) >= num_nodes // batch_size * batch_size:
+        if len(drawn) >= num_instances // batch_size * batch_size:
             break
         if root not in drawn:
             batches.append(

@@ -1,6 +1,6 @@
 """The oracle of partition epochs: every instance in exactly one batch, no batch left random.
 
-Short walks seed every batch at once, batches grow by capacity-limited votes of out-neighbours, and then harden or
+Short walks seed every batch at once, batches grow by capacity-limited votes of out-neighbors, and then harden or
 soften until they are about as linked as independent walks. Integers only; all decisions of a round read the state at
 its start, so that any schedule gives the same answer. The kernel is csrc/cpu/partition/partition.cpp.
 """
@@ -20,7 +20,7 @@ from ..reference import (
 )
 
 SEED_SIZE, MAX_FRUITLESS = 4, 64  # rows a seed walk collects, steps in vain
-# Neighbours a row asks; one that found no batch when it asked last; one that softens. Rounds end when less than one row
+# Neighbors a row asks; one that found no batch when it asked last; one that softens. Rounds end when less than one row
 # in FEW_PROPOSALS proposes.
 MAX_VOTES, FEW_VOTES, SOFT_VOTES, FEW_PROPOSALS = 128, 16, 2, 32
 NUM_VOTE_ROUNDS, NUM_GROWTH_ROUNDS, NUM_DISSOLVES = 12, 4, 2
@@ -46,10 +46,10 @@ def keyed_hash(key: int, value: int) -> int:
     return mix64((key + value * 0x9E3779B97F4A7C15) & MASK64)
 
 
-def uniform_partition(num_nodes, batch_size, *, drop_last=False, seed=0, epoch=0):
+def uniform_partition(num_instances, batch_size, *, drop_last=False, seed=0, epoch=0):
     """A shuffled epoch: (full batches, tail)."""
-    order = keyed_permutation(num_nodes, seed, ROOT_ORDER, epoch)
-    num_full = num_nodes // batch_size
+    order = keyed_permutation(num_instances, seed, ROOT_ORDER, epoch)
+    num_full = num_instances // batch_size
     batches = [order[b * batch_size : (b + 1) * batch_size] for b in range(num_full)]
     return batches, [] if drop_last else order[num_full * batch_size :]
 
@@ -69,8 +69,10 @@ class _Partition:
         order = keyed_permutation(n, seed, ROOT_ORDER, epoch)
         num_left_out = n % batch_size if drop_last else 0
         self.left_out = set(order[n - num_left_out :])
-        self.num_nodes = n - num_left_out
-        self.capacity = [min(batch_size, self.num_nodes - first) for first in range(0, self.num_nodes, batch_size)]
+        self.num_assigned = n - num_left_out
+        self.capacity = [
+            min(batch_size, self.num_assigned - first) for first in range(0, self.num_assigned, batch_size)
+        ]
         self.order = order
         self.owner = {node: -1 for node in range(n) if node not in self.left_out}
         self.count = [0] * len(self.capacity)
@@ -105,7 +107,7 @@ class _Partition:
 
         for stage in range(1 + NUM_DISSOLVES, FILL_STAGE):
             num_stuck = len(self.unassigned())
-            if num_stuck * 500 <= self.num_nodes:
+            if num_stuck * 500 <= self.num_assigned:
                 break
             open_batches = [b for b in range(num_batches) if self.free(b) > 0]
             batches = self.emptiest(open_batches, max(1, num_stuck // 8))
@@ -155,25 +157,25 @@ class _Partition:
         """Harder while the link share is below its goal, then softer while it is above."""
         if len(self.capacity) < 2:
             return
-        goal = WHOLE if self.hardness == "hard" else self.link_goal()
+        goal = WHOLE if self.hardness == "hard" else self.edge_share_goal()
         for limit in (goal, HARDLY_LINKED) if self.hardness == "hard" else (goal,):
             for _ in range(MAX_HARDENINGS):
-                if self.link_share() >= limit:
+                if self.edge_share() >= limit:
                     break
                 stage += 1
                 self.move(stage, HARDEN_MASK, MAX_VOTES, self.prefers_another)
         for _ in range(MAX_SOFTENINGS):
-            if self.link_share() <= goal:
+            if self.edge_share() <= goal:
                 break
             stage += 1
             self.move(stage, SOFTEN_MASK, SOFT_VOTES, lambda node, node_hash: True)
 
-    def link_goal(self):
+    def edge_share_goal(self):
         """From independent walks whose roots are the first of the order."""
-        num_nodes = len(self.neighbors)
-        size = min(self.batch_size, num_nodes)
+        num_instances = len(self.neighbors)
+        size = min(self.batch_size, num_instances)
         linked = asked = 0
-        for walk in range(min(NUM_MEASURED_WALKS, num_nodes // size)):
+        for walk in range(min(NUM_MEASURED_WALKS, num_instances // size)):
             members = walk_batch(
                 self.table, self.order[walk], size, strategy="rwr", restart_prob=self.restart_prob,
                 seed=self.seed, epoch=self.epoch, walk=walk,
@@ -184,10 +186,10 @@ class _Partition:
         goal = self.beyond_random(linked, asked) * 3 // 4 + WHOLE // 50
         return goal // 2 if self.hardness == "soft" else goal
 
-    def link_share(self):
-        """The share of a node's neighbours that are in its batch."""
+    def edge_share(self):
+        """The share of a node's neighbors that are in its batch."""
         linked = asked = 0
-        for node in self.order[max(0, self.num_nodes - NUM_MEASURED) : self.num_nodes]:
+        for node in self.order[max(0, self.num_assigned - NUM_MEASURED) : self.num_assigned]:
             row = self.neighbors[node][:MAX_VOTES]
             linked += sum(self.owner.get(j) == self.owner[node] for j in row)
             asked += len(row)
@@ -231,7 +233,7 @@ class _Partition:
                 self.count[batch] += 1
 
     def asked(self, node, node_hash, num_asked):
-        """Consecutive out-neighbours, from one that the hash picks."""
+        """Consecutive out-neighbors, from one that the hash picks."""
         row = self.neighbors[node]
         offset = (node_hash >> 32) * len(row) >> 32
         return [row[(offset + i) % len(row)] for i in range(min(num_asked, len(row)))]
@@ -253,7 +255,7 @@ class _Partition:
         return found
 
     def vote_round(self, key, room, max_votes):
-        """Every unassigned node proposes to the batch with room that most neighbours are in; batches take the best."""
+        """Every unassigned node proposes to the batch with room that most neighbors are in; batches take the best."""
         proposals: dict[int, list[tuple[int, int, int]]] = {}
         for node in self.unassigned():
             node_hash = keyed_hash(key, node)

@@ -122,7 +122,7 @@ def remedies(system: System, best: Parameters) -> Variants:
 def walks(system: System, best: Parameters) -> Variants:
     """Beside "independent walks" of the ablations, which are with restart.
 
-    Of a graph with K = M, where all candidates are neighbours: batches as uniform as uniform ones, but which have some
+    Of a graph with K = M, where all candidates are neighbors: batches as uniform as uniform ones, but which have some
     instances several times an epoch and others not at all. So that is what it costs by itself.
     """
     random_graph = {"num_candidates": best["num_neighbors"], "num_neighbors": best["num_neighbors"]}
@@ -133,7 +133,7 @@ def walks(system: System, best: Parameters) -> Variants:
 
 def ablations(system: System, best: Parameters) -> Variants:
     return {
-        "rows_per_draw=1": {"rows_per_draw": 1},
+        "rows_per_draw=1": {"candidate_group_size": 1},  # an arm has the name that it was recorded by
         "the paper's epoch": {"planner": "cover_by_walks"},
         "independent walks": {"planner": "walks"},
         "hardness=soft": {"hardness": "soft"},

@@ -50,7 +50,7 @@ class Row:
 
 
 # What options were called when results were recorded, and what they are called now.
-RENAMED = {"epoch_mode": "planner", "strategy": "order"}
+RENAMED = {"epoch_mode": "planner", "strategy": "order", "rows_per_draw": "candidate_group_size"}
 RENAMED_PLANNERS = {"independent": "walks", "paper": "cover_by_walks"}
 
 

@@ -4,7 +4,7 @@
 // likely by symmetry. With 2 m <= n each word is new with probability >= 1/2, so fewer than 1.4 m words are expected;
 // otherwise a Fisher-Yates shuffle stopped after m swaps gives the same distribution in m steps.
 // Candidates of a row ("each row's own distribution stays exactly uniform"):
-//   rows_per_draw = 1:  draw(M, n - 1) over the other rows (values >= the row's own index move up by one).
+//   candidate_group_size = 1:  draw(M, n - 1) over the other rows (values >= the row's own index move up by one).
 //   otherwise:          the group shares draw(M + 1, n); a row drops itself if it is there, else the last one.
 #pragma once
 

@@ -39,12 +39,12 @@ namespace partition_rules {
 
 constexpr int32_t kUnassigned = -1, kLeftOut = -2;  // owners of rows that are in no batch
 
-constexpr uint32_t kSeedSize = 4, kMaxFruitless = 64;
+constexpr uint32_t kSeedSize = 4, kMaxUnproductive = 64;
 constexpr uint32_t kMaxVotes = 128, kFewVotes = 16, kSoftVotes = 2;
 constexpr uint32_t kNumVoteRounds = 12, kNumGrowthRounds = 4, kNumDissolves = 2;
-constexpr uint32_t kNumTeleports = 32, kNumTeleportRounds = 6, kNumAdjustRounds = 6;
+constexpr uint32_t kNumReseeds = 32, kNumReseedRounds = 6, kNumAdjustRounds = 6;
 constexpr uint32_t kMaxHardenings = 2, kMaxSoftenings = 24;
-constexpr int64_t kHardlyLinked = LinkShare::kWhole / 10;
+constexpr int64_t kLowEdgeShare = EdgeShare::kWhole / 10;
 constexpr int64_t kFewProposals = 32;  // a round in which fewer than one row of these proposes brings little
 constexpr uint32_t kHardenMask = 3, kSoftenMask = 7;                 // a row takes part if these bits of its hash are 0
 constexpr int64_t kNumMeasured = 4096;                               // rows that the link share is measured at
@@ -52,7 +52,7 @@ constexpr int64_t kMaxMeasuredWalks = 64, kMaxMeasuredMembers = 64;  // walks, a
 
 // Which hash of a stage; stages are numbered in the order they run in.
 constexpr uint32_t kPickRows = 0, kClaim = 1, kFill = 2, kOrder = 3, kFirstRound = 4;
-constexpr uint32_t kFillStage = 1 + kNumDissolves + kNumTeleports;
+constexpr uint32_t kFillStage = 1 + kNumDissolves + kNumReseeds;
 
 // --- seeds ---------------------------------------------------------------------------------------------------------
 
@@ -66,23 +66,23 @@ template <class Degree, class NeighborRow, class IsUnassigned>
 BSE_HOST_DEVICE inline uint32_t seed_walk(SegmentWords words, uint32_t root, uint32_t limit, uint32_t restart_threshold,
                                           const Degree& degree, const NeighborRow& neighbor_row,
                                           const IsUnassigned& is_unassigned, uint32_t* found) {
-  uint32_t num_found = 1, row = root, num_fruitless = 0;
+  uint32_t num_found = 1, row = root, num_unproductive = 0;
   found[0] = root;
-  for (uint32_t step = 0; num_found < limit && num_fruitless < kMaxFruitless; ++step) {
+  for (uint32_t step = 0; num_found < limit && num_unproductive < kMaxUnproductive; ++step) {
     words.load(step);
     uint32_t num_neighbors = degree(row);
     if (words.restart_word() < restart_threshold || num_neighbors == 0) {
       row = root;
       num_neighbors = degree(row);
     }
-    ++num_fruitless;
+    ++num_unproductive;
     if (num_neighbors == 0) continue;
     row = neighbor_row(row, mulhi(words.neighbor_word(), num_neighbors));
     bool is_new = is_unassigned(row);
     for (uint32_t i = 0; i < num_found; ++i) is_new = is_new && found[i] != row;
     if (is_new) {
       found[num_found++] = row;
-      num_fruitless = 0;
+      num_unproductive = 0;
     }
   }
   return num_found;
@@ -112,7 +112,7 @@ BSE_HOST_DEVICE inline bool brings_much(int64_t num_proposals, int64_t num_askin
   return num_proposals * kFewProposals > num_asking;
 }
 
-// Neighbours that a row asks.
+// Neighbors that a row asks.
 BSE_HOST_DEVICE inline uint32_t num_votes(bool is_stranded, uint32_t max_votes) {
   return is_stranded && kFewVotes < max_votes ? kFewVotes : max_votes;
 }
@@ -130,9 +130,9 @@ BSE_HOST_DEVICE inline uint64_t proposal_rank(uint64_t row_hash, uint32_t votes)
 // --- goals ---------------------------------------------------------------------------------------------------------
 
 // A little more than three quarters of what walks have: their share says less where they dwell on hubs (kNN graphs),
-// and where members are hardly linked (few neighbours of many candidates) a partition needs more links to be as hard.
-inline int64_t link_goal(int64_t walk_share, Hardness hardness) {
-  const int64_t goal = walk_share * 3 / 4 + LinkShare::kWhole / 50;
+// and where members are hardly linked (few neighbors of many candidates) a partition needs more edges to be as hard.
+inline int64_t edge_share_goal(int64_t walk_share, Hardness hardness) {
+  const int64_t goal = walk_share * 3 / 4 + EdgeShare::kWhole / 50;
   return hardness == Hardness::kSoft ? goal / 2 : goal;
 }
 

@@ -1,9 +1,9 @@
 // A keyed pseudo-random permutation of 0..n-1 whose every element can be evaluated by itself.
 //
-// A generalised Feistel network (Black, Rogaway 2002) on the grid height x width >= n: alternately the row index is
+// A generalized Feistel network (Black, Rogaway 2002) on the grid height x width >= n: alternately the row index is
 // shifted by a hash of the column index and the column by a hash of the row; results outside [0, n) are mapped on until
 // they fall inside (cycle walking; fewer than one in sqrt(n) are outside). Integers only. It orders rows, roots and
-// fills; candidate draws, whose distribution is promised exactly, use draw.h instead.
+// random_fills; candidate draws, whose distribution is promised exactly, use draw.h instead.
 #pragma once
 
 #include <cstdint>

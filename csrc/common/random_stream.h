@@ -15,8 +15,8 @@ enum class Purpose : uint32_t {
   kCandidates = 1,     // candidate draw of a group of rows           (major = group)
   kGroups = 2,         // permutation that forms the groups
   kWalk = 3,           // steps of a walk                             (walk, segment)
-  kTeleport = 4,       // new root of a stuck walk                    (walk, segment)
-  kFill = 5,           // permutation that fills an unfinished batch  (walk)
+  kReroot = 4,         // new root of a stuck walk                    (walk, segment)
+  kFill = 5,           // permutation that random_fills an unfinished batch  (walk)
   kRoots = 6,          // root of an independent walk                 (walk)
   kRootOrder = 7,      // permutation of roots: partition, paper mode, uniform batches
   kPartitionWalk = 8,  // seed walks of a partition                   (batch, stage)

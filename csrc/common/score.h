@@ -19,17 +19,17 @@ namespace bse {
 enum class Metric : int { kCosine = 0, kInnerProduct = 1, kL2 = 2 };
 
 // What a metric needs of each row beside its elements: r for cosine, n for l2, nothing (0) for ip.
-BSE_HOST_DEVICE inline float row_term(Metric metric, float squared_norm) {
+BSE_HOST_DEVICE inline float row_norm(Metric metric, float squared_norm) {
   if (metric == Metric::kCosine) return squared_norm == 0.0f ? 0.0f : 1.0f / sqrtf(squared_norm);
   return metric == Metric::kL2 ? squared_norm : 0.0f;
 }
 
-BSE_HOST_DEVICE inline float finish_score(Metric metric, float acc, float term_i, float term_j) {
+BSE_HOST_DEVICE inline float finish_score(Metric metric, float acc, float norm_i, float norm_j) {
   float score = acc;
   if (metric == Metric::kCosine) {
-    score = acc * (term_i * term_j);
+    score = acc * (norm_i * norm_j);
   } else if (metric == Metric::kL2) {
-    const float distance = fmaf(-2.0f, acc, term_i + term_j);
+    const float distance = fmaf(-2.0f, acc, norm_i + norm_j);
     score = distance < 0.0f ? 0.0f : -distance;  // NaN stays NaN
   }
   return score + 0.0f;  // -0 becomes +0

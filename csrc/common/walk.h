@@ -1,10 +1,10 @@
 // The canonical random walk with restart: what a walk is, apart from how it is scheduled.
 //
 // Segment s of walk w starts at the current root. Each step draws a restart word, which ends the segment if it is below
-// the threshold floor(alpha * 2^32), then a neighbour word, which picks neighbour mulhi(word, degree). A segment also
-// ends at a node without neighbours and after max_segment_steps. It is a pure function of (seed, epoch, w, root, s).
-// The batch is the root and then the first distinct nodes in the order (segment, step). After max_barren_segments
-// segments in a row that add no node, a drawn node becomes the root (teleport); after max_segments segments in all, the
+// the threshold floor(alpha * 2^32), then a neighbor word, which picks neighbor mulhi(word, degree). A segment also
+// ends at a node without neighbors and after max_segment_steps. It is a pure function of (seed, epoch, w, root, s).
+// The batch is the root and then the first distinct nodes in the order (segment, step). After max_unproductive_segments
+// segments in a row that add no node, a drawn node becomes the root (reroot); after max_segments segments in all, the
 // rest is filled from a keyed permutation of all nodes. So every walk ends.
 //
 // Source: Yang et al., "BatchSampler: Sampling Mini-Batches for Contrastive Learning in Vision, Language, and Graphs",
@@ -20,23 +20,23 @@ namespace bse {
 
 struct WalkLimits {
   uint32_t max_segment_steps;
-  uint32_t max_barren_segments;
+  uint32_t max_unproductive_segments;
   uint32_t max_segments;
 };
 
-// About 256 fruitless steps in a row (a segment has 2^32 / threshold - 1 steps on average), at least 4 segments and at
-// most 4096, are taken for a sign that the root's neighbourhood is exhausted. The cap on all segments leaves room for
+// About 256 unproductive steps in a row (a segment has 2^32 / threshold - 1 steps on average), at least 4 segments and
+// at most 4096, are taken for a sign that the root's neighborhood is exhausted. The cap on all segments leaves room for
 // eight times the steps that batch_size new nodes would take, and for eight such streaks.
 BSE_HOST_DEVICE inline WalkLimits walk_limits(uint32_t batch_size, uint32_t restart_threshold) {
   const uint64_t steps_weight = (uint64_t{1} << 32) - restart_threshold;
-  uint64_t barren = uint64_t{256} * restart_threshold / steps_weight + 1;
-  if (barren < 4) barren = 4;
-  if (barren > 4096) barren = 4096;
+  uint64_t unproductive = uint64_t{256} * restart_threshold / steps_weight + 1;
+  if (unproductive < 4) unproductive = 4;
+  if (unproductive > 4096) unproductive = 4096;
   uint64_t segments_per_step = 1 + restart_threshold / steps_weight;
   if (segments_per_step > 4096) segments_per_step = 4096;
-  uint64_t segments = 8 * (batch_size * segments_per_step + barren);
+  uint64_t segments = 8 * (batch_size * segments_per_step + unproductive);
   if (segments > 0xFFFFFFFFu) segments = 0xFFFFFFFFu;
-  return {batch_size > 64 ? batch_size : 64, static_cast<uint32_t>(barren), static_cast<uint32_t>(segments)};
+  return {batch_size > 64 ? batch_size : 64, static_cast<uint32_t>(unproductive), static_cast<uint32_t>(segments)};
 }
 
 // The words of one segment's steps: one Philox block serves two steps.

@@ -42,7 +42,7 @@ View matrix_view(const pybind11::tuple& description) {
   return view;
 }
 
-// View: a struct as GraphView.      (neighbors, num_rows, num_neighbors, degrees or 0, row_of or 0, num_nodes)
+// View: a struct as GraphView.      (neighbors, num_rows, num_neighbors, degrees or 0, row_of or 0, num_instances)
 template <class View>
 View graph_view(const pybind11::tuple& description) {
   require(description.size() == 6, "a graph described by six values");
@@ -52,8 +52,8 @@ View graph_view(const pybind11::tuple& description) {
   graph.num_neighbors = description[2].cast<int64_t>();
   graph.degrees = pointer<const int32_t>(description[3].cast<uintptr_t>());
   graph.row_of = pointer<const int32_t>(description[4].cast<uintptr_t>());
-  graph.num_nodes = description[5].cast<int64_t>();
-  require(graph.num_rows > 0 && graph.num_nodes < int64_t{1} << 31, "1 <= rows and fewer than 2**31 nodes");
+  graph.num_instances = description[5].cast<int64_t>();
+  require(graph.num_rows > 0 && graph.num_instances < int64_t{1} << 31, "1 <= rows and fewer than 2**31 nodes");
   return graph;
 }
 

@@ -134,11 +134,11 @@ struct Built {
   std::vector<float> scores;
 };
 
-Built build(const MatrixView& features, Metric metric, int64_t rows_per_draw, int64_t num_neighbors, bool exact,
+Built build(const MatrixView& features, Metric metric, int64_t candidate_group_size, int64_t num_neighbors, bool exact,
             bool with_scores) {
   const auto size = static_cast<size_t>(features.num_rows * num_neighbors);
   Built built{std::vector<int32_t>(size), std::vector<float>(with_scores ? size : 0)};
-  const Links links{built.neighbors.data(), with_scores ? built.scores.data() : nullptr};
+  const Edges edges{built.neighbors.data(), with_scores ? built.scores.data() : nullptr};
   Selection selection;
   selection.metric = metric;
   selection.num_neighbors = num_neighbors;
@@ -151,17 +151,17 @@ Built build(const MatrixView& features, Metric metric, int64_t rows_per_draw, in
     request.selection = selection;
     request.num_threads = 2;
     request.max_memory_bytes = 1 << 28;
-    knn(request, links, monitor);
+    knn(request, edges, monitor);
   } else {
     ProximityGraphRequest request;
-    request.features = request.keys = features;
+    request.features = request.documents = features;
     request.num_rows = features.num_rows;
     request.num_candidates = features.num_rows / 2;
-    request.rows_per_draw = rows_per_draw;
+    request.candidate_group_size = candidate_group_size;
     request.selection = selection;
     request.num_threads = 2;
     request.max_memory_bytes = 1 << 28;
-    proximity_graph(request, links, monitor);
+    proximity_graph(request, edges, monitor);
   }
   return built;
 }
@@ -183,13 +183,13 @@ void test_graphs(const std::string& isa, std::mt19937& random) {
       features.num_rows = num_rows;
       features.dim = features.row_stride_elements = dim;
       for (const Metric metric : {Metric::kCosine, Metric::kInnerProduct, Metric::kL2}) {
-        for (const int64_t rows_per_draw : {1, 64}) {
+        for (const int64_t candidate_group_size : {1, 64}) {
           for (const bool exact : {false, true}) {
             for (const bool with_scores : {false, true}) {
               use_isa("scalar");
-              const Built expected = build(features, metric, rows_per_draw, 9, exact, with_scores);
+              const Built expected = build(features, metric, candidate_group_size, 9, exact, with_scores);
               use_isa(isa);
-              const Built built = build(features, metric, rows_per_draw, 9, exact, with_scores);
+              const Built built = build(features, metric, candidate_group_size, 9, exact, with_scores);
               expect(built.neighbors == expected.neighbors && same_bits(built.scores.data(), expected.scores.data(),
                                                                         static_cast<int64_t>(expected.scores.size())),
                      isa + ", graph of dim " + std::to_string(dim));

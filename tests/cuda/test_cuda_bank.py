@@ -24,7 +24,7 @@ def scaled_rows(count: int, dim: int, seed: int, dtype: torch.dtype = torch.floa
 def assert_equal(found: FeatureBank, expected: FeatureBank) -> None:
     found.check()
     assert torch.equal(found.last_update.cpu(), expected.last_update)
-    for name in ("data", "keys"):
+    for name in ("data", "documents"):
         a, b = getattr(found, name), getattr(expected, name)
         assert (a is None) == (b is None)
         if a is not None and b is not None:
@@ -34,13 +34,13 @@ def assert_equal(found: FeatureBank, expected: FeatureBank) -> None:
         assert getattr(found, name) == getattr(expected, name)
 
 
-def assert_same(device_engine, updates, num_samples: int, dim: int, **options) -> None:
-    """On the CPU and on the device, for updates (indices, embeddings, keys or None)."""
-    expected = FeatureBank(num_samples, dim, **options)
+def assert_same(device_engine, updates, num_instances: int, dim: int, **options) -> None:
+    """On the CPU and on the device, for updates (indices, embeddings, documents or None)."""
+    expected = FeatureBank(num_instances, dim, **options)
     for update in updates:
         expected.update(*update)
     with device_engine() as device:
-        found = FeatureBank(num_samples, dim, device=device, **options)
+        found = FeatureBank(num_instances, dim, device=device, **options)
         for ids, *rows in updates:
             found.update(ids, *(None if part is None else part.to(device) for part in rows))
         assert found.data.device.type == device.type
@@ -84,7 +84,7 @@ def test_many_duplicates(device_engine, momentum):
 
 
 def test_rounding_to_16_bits(device_engine):
-    """All 16-bit values, the midpoints between them, and their neighbours."""
+    """All 16-bit values, the midpoints between them, and their neighbors."""
     for dtype in (torch.bfloat16, torch.float16):
         values = torch.arange(-(2**15), 2**15, 7, dtype=torch.int32).to(torch.int16).view(dtype).float()
         values = values[values.isfinite()].sort().values
@@ -95,25 +95,25 @@ def test_rounding_to_16_bits(device_engine):
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 @pytest.mark.parametrize(
-    ("ids", "rows", "keys", "message"),
+    ("ids", "rows", "documents", "message"),
     [
         ([1, 8, -1], 1.0, 1.0, r"indices: expected values in \[0, 8\), got 8 at position 1; .* \(step 1\)"),
         ([2**40, 0, 1], NAN, 1.0, r"indices: expected values in \[0, 8\), got 2147483647 at position 0"),
         ([3, 5, 5], NAN, INF, r"embeddings: expected values that are finite .* instance 5 at position 1"),
-        ([3, 5, 6], 1.0, INF, r"keys: expected values that are finite .* instance 5 at position 1"),
+        ([3, 5, 6], 1.0, INF, r"documents: expected values that are finite .* instance 5 at position 1"),
         ([3, 5, 6], 65520.0, 1.0, r"embeddings: .* instance 5 at position 1"),
     ],
 )  # fmt: skip
-def test_bad_values_are_found_later_and_nothing_is_stored(device_engine, momentum, ids, rows, keys, message):
+def test_bad_values_are_found_later_and_nothing_is_stored(device_engine, momentum, ids, rows, documents, message):
     embeddings = torch.ones(3, 33)
-    bad, bad_keys = embeddings.clone(), embeddings.clone()
-    bad[1, 32], bad_keys[1, 32] = rows, keys
+    bad, bad_documents = embeddings.clone(), embeddings.clone()
+    bad[1, 32], bad_documents[1, 32] = rows, documents
     with device_engine() as device:
         options = {"two_towers": True, "normalize": False, "momentum": momentum, "dtype": torch.float16}
         bank, expected = (FeatureBank(8, 33, device=device, **options) for _ in range(2))
-        embeddings, bad, bad_keys = (part.to(device) for part in (embeddings, bad, bad_keys))
+        embeddings, bad, bad_documents = (part.to(device) for part in (embeddings, bad, bad_documents))
         bank.update([0, 3, 5], embeddings, 2 * embeddings)
-        bank.update(ids, bad, bad_keys)
+        bank.update(ids, bad, bad_documents)
         bank.update([0, 0, 1], 4 * embeddings, embeddings)  # the next one is stored
         bank.update([7, 9, 1], embeddings, embeddings)  # a second error: the first is told
         with pytest.raises(ValueError, match=message):
@@ -135,7 +135,7 @@ def test_arguments_are_checked_at_once(device_engine):
             (([0], torch.randn(2, 4)), ValueError, r"embeddings: expected shape \[1, 4\], got \[2, 4\]"),
             (([0], torch.zeros(1, 4, dtype=torch.int64)), TypeError, "embeddings: expected a floating point tensor"),
             (([0.5], torch.randn(1, 4)), TypeError, "indices: expected integers"),
-            (([0], torch.randn(1, 4), torch.randn(1, 4)), ValueError, "keys: expected no keys"),
+            (([0], torch.randn(1, 4), torch.randn(1, 4)), ValueError, "documents: expected no documents"),
         ]:
             with pytest.raises(error, match=message):
                 bank.update(*arguments)
@@ -144,14 +144,14 @@ def test_arguments_are_checked_at_once(device_engine):
 
 def test_skipped_rows_are_counted(device_engine):
     rows = torch.tensor([[1.0, 1.0], [INF, 1.0], [1.0, NAN], [2.0, 1.0]])
-    keys = torch.tensor([[NAN, 1.0], [INF, 1.0], [1.0, 1.0], [2.0, 1.0]])
-    updates = [([0, 1, 2, 3], rows, keys), ([3, 0, 3, 3], keys, rows)]
+    documents = torch.tensor([[NAN, 1.0], [INF, 1.0], [1.0, 1.0], [2.0, 1.0]])
+    updates = [([0, 1, 2, 3], rows, documents), ([3, 0, 3, 3], documents, rows)]
     assert_same(device_engine, updates, 4, 2, two_towers=True, nonfinite="skip")
     with device_engine() as device:
         bank = FeatureBank(4, 2, device=device, two_towers=True, nonfinite="skip")
-        bank.update([0, 1, 2, 3], rows, keys)
+        bank.update([0, 1, 2, 3], rows, documents)
         assert bank.num_skipped == 3
-        bank.update([0, 1, 2, 4], rows, keys)  # refused: none of it counts
+        bank.update([0, 1, 2, 4], rows, documents)  # refused: none of it counts
         with pytest.raises(ValueError, match="indices: .* got 4"):
             bank.stats()
         assert bank.stats().num_skipped == 3
@@ -225,7 +225,7 @@ def drift(bank: FeatureBank, batch: list[int]) -> None:
     """What training does: the embeddings of a batch move a little, as a function of the step."""
     generator = torch.Generator().manual_seed(bank.step)
     rows = bank.data.cpu()[batch].float() + 0.05 * torch.randn(len(batch), bank.dim, generator=generator)
-    bank.update(batch, rows, -rows if bank.keys is not None else None)
+    bank.update(batch, rows, -rows if bank.documents is not None else None)
 
 
 def two_epochs(
@@ -233,7 +233,7 @@ def two_epochs(
 ) -> tuple[list[list[list[int]]], list[float]]:
     rows = torch.randn(num_filled, bank.dim, generator=torch.Generator().manual_seed(3))
     if num_filled:
-        bank.update(range(num_filled), rows, rows.flip(0) if bank.keys is not None else None)
+        bank.update(range(num_filled), rows, rows.flip(0) if bank.documents is not None else None)
     sampler = ProximityBatchSampler(bank=bank, graph=graph, seed=5, **options)
     epochs = []
     for _ in range(2):

@@ -36,7 +36,7 @@ def test_graphs_and_neighbors(other_device):
     moved = features.to(other_device)
     for build, options in [
         (proximity_graph, {"num_candidates": 50}),
-        (proximity_graph, {"num_candidates": 50, "rows_per_draw": 1}),
+        (proximity_graph, {"num_candidates": 50, "candidate_group_size": 1}),
         (knn_graph, {}),
     ]:
         expected, found = build(features, 5, **options), build(moved, 5, **options)

@@ -51,42 +51,43 @@ def assert_same(build, *arrays, device_engine, **arguments) -> ProximityGraph:
 
 @pytest.mark.parametrize("kind", ["real", "integers", "equal", "scales"])
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("rows_per_draw", [1, 7, 256])
-def test_proximity_graph(device_engine, kind, metric, rows_per_draw):
+@pytest.mark.parametrize("candidate_group_size", [1, 7, 256])
+def test_proximity_graph(device_engine, kind, metric, candidate_group_size):
     features = features_of(kind, 150, 19)
     assert_same(
-        proximity_graph, features, 5, num_candidates=40, rows_per_draw=rows_per_draw, metric=metric, return_scores=True,
-        seed=3, device_engine=device_engine,
+        proximity_graph, features, 5, num_candidates=40, candidate_group_size=candidate_group_size, metric=metric,
+        return_scores=True, seed=3, device_engine=device_engine,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("num_rows", [2, 3, 17, 33, 65, 129])
-@pytest.mark.parametrize("rows_per_draw", [1, 16, 256])
-def test_every_candidate_kept_and_dense_draws(device_engine, num_rows, rows_per_draw):
+@pytest.mark.parametrize("candidate_group_size", [1, 16, 256])
+def test_every_candidate_kept_and_dense_draws(device_engine, num_rows, candidate_group_size):
     features = features_of("integers", num_rows, 3)
     for num_candidates in {1, (num_rows - 1) // 2 or 1, num_rows - 1}:
         for num_neighbors in {1, num_candidates}:
             assert_same(
-                proximity_graph, features, num_neighbors, num_candidates=num_candidates, rows_per_draw=rows_per_draw,
-                sort=num_neighbors == 1, return_scores=True, seed=num_rows, device_engine=device_engine,
+                proximity_graph, features, num_neighbors, num_candidates=num_candidates,
+                candidate_group_size=candidate_group_size, sort=num_neighbors == 1, return_scores=True, seed=num_rows,
+                device_engine=device_engine,
             )  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_dtypes(device_engine, dtype, precision):
+@pytest.mark.parametrize("compute_dtype", [torch.float32, torch.bfloat16])
+def test_dtypes(device_engine, dtype, compute_dtype):
     features = features_of("real", 90, 33).to(dtype)
-    for options in ({}, {"rows_per_draw": 1}):
+    for options in ({}, {"candidate_group_size": 1}):
         assert_same(
-            proximity_graph, features, 7, num_candidates=30, precision=precision, return_scores=True,
+            proximity_graph, features, 7, num_candidates=30, compute_dtype=compute_dtype, return_scores=True,
             device_engine=device_engine, **options,
         )  # fmt: skip
-    assert_same(knn_graph, features, 7, precision=precision, device_engine=device_engine)
+    assert_same(knn_graph, features, 7, compute_dtype=compute_dtype, device_engine=device_engine)
 
 
 @pytest.mark.parametrize("kind", ["real", "integers", "equal", "scales", "near", "no bound"])
 @pytest.mark.parametrize("dim", [8, 40, 136])
-def test_tensor_cores_screen_bfloat16(device_engine, kind, dim):
+def test_tensor_core_prefilter_of_bfloat16(device_engine, kind, dim):
     """Shared draws of bfloat16 rows without scores: only the borderline is scored as defined."""
     features = features_of("scales" if kind == "no bound" else "real" if kind == "near" else kind, 200, dim)
     if kind == "near":  # every score is on the borderline, few are equal
@@ -99,15 +100,15 @@ def test_tensor_cores_screen_bfloat16(device_engine, kind, dim):
         )
     features = features.bfloat16()
     labels = torch.arange(200) % 3 - 1
-    for options in ({}, {"labels": labels}, {"keys": features.flip(0)}, {"rows": torch.arange(0, 200, 2)}):
+    for options in ({}, {"labels": labels}, {"documents": features.flip(0)}, {"rows": torch.arange(0, 200, 2)}):
         assert_same(
-            proximity_graph, features, 20, num_candidates=90, rows_per_draw=70, seed=dim, device_engine=device_engine,
-            **options,
+            proximity_graph, features, 20, num_candidates=90, candidate_group_size=70, seed=dim,
+            device_engine=device_engine, **options,
         )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("num_rows", "dim", "num_candidates", "num_neighbors", "rows_per_draw"),
+    ("num_rows", "dim", "num_candidates", "num_neighbors", "candidate_group_size"),
     [
         (150, 40, 149, 149, 64),  # all are kept; a last group of fewer rows
         (150, 24, 99, 1, 150),
@@ -117,10 +118,10 @@ def test_tensor_cores_screen_bfloat16(device_engine, kind, dim):
     ],
 )
 def test_rows_selected_where_they_are_scored(
-    device_engine, num_rows, dim, num_candidates, num_neighbors, rows_per_draw
+    device_engine, num_rows, dim, num_candidates, num_neighbors, candidate_group_size
 ):
     """The same links as with scores, which go through a slab, and as the oracle's."""
-    shape = {"num_candidates": num_candidates, "rows_per_draw": rows_per_draw, "seed": dim}
+    shape = {"num_candidates": num_candidates, "candidate_group_size": candidate_group_size, "seed": dim}
     for kind in ("real", "integers"):
         features = features_of(kind, num_rows, dim).bfloat16()
         graph = assert_same(proximity_graph, features, num_neighbors, device_engine=device_engine, **shape)
@@ -144,30 +145,41 @@ def test_rows_selected_where_they_are_scored(
         {"range_min": 3, "labels": torch.arange(140) % 4 - 1, "rows": torch.arange(0, 140, 1).flip(0)},
     ],
 )
-def test_restricted_links_of_bfloat16(device_engine, options):
+def test_restricted_edges_of_bfloat16(device_engine, options):
     for kind in ("real", "integers"):
         features = features_of(kind, 140, 16).bfloat16()
         assert_same(
-            proximity_graph, features, 11, num_candidates=90, rows_per_draw=48, device_engine=device_engine, **options
+            proximity_graph,
+            features,
+            11,
+            num_candidates=90,
+            candidate_group_size=48,
+            device_engine=device_engine,
+            **options,
         )
 
 
 @pytest.mark.parametrize("build", ["shared", "own", "knn"])
 @pytest.mark.parametrize("kind", ["real", "integers"])
-def test_restricted_links(device_engine, build, kind):
-    features, keys = features_of(kind, 120, 8), features_of(kind, 120, 8).roll(1, 0)
+def test_restricted_edges(device_engine, build, kind):
+    features, documents = features_of(kind, 120, 8), features_of(kind, 120, 8).roll(1, 0)
     rows = torch.from_numpy(np.random.default_rng(5).permutation(120)[:75])
     labels = torch.arange(120) % 5 - 1
-    options = {"num_candidates": 60, "rows_per_draw": 1 if build == "own" else 32, "seed": 9, "return_scores": True}
+    options = {
+        "num_candidates": 60,
+        "candidate_group_size": 1 if build == "own" else 32,
+        "seed": 9,
+        "return_scores": True,
+    }
     make, options = (knn_graph, {}) if build == "knn" else (proximity_graph, options)
     for restricted in (
         {"rows": rows},
-        {"keys": keys},
+        {"documents": documents},
         {"labels": labels},
         {"max_score": 0.3},
         {"range_min": 13},
         {"range_min": 200},
-        {"rows": rows, "keys": keys, "labels": labels, "max_score": 0.5, "range_min": 4, "metric": "ip"},
+        {"rows": rows, "documents": documents, "labels": labels, "max_score": 0.5, "range_min": 4, "metric": "ip"},
     ):
         for sort in {False, True} if build != "knn" else {None}:
             chosen = options if sort is None else {**options, "sort": sort}
@@ -227,7 +239,7 @@ def test_restricted_lists(device_engine, dtype):
     for restricted in (
         {"labels": torch.zeros(1400, dtype=torch.int64)},
         {"rows": rows, "labels": labels, "max_score": some_score},
-        {"rows": rows, "keys": features.flip(0), "range_min": 13},
+        {"rows": rows, "documents": features.flip(0), "range_min": 13},
     ):
         assert_same(knn_graph, features, 6, device_engine=device_engine, **restricted)
 
@@ -242,12 +254,12 @@ def test_matrices_that_begin_at_one_address(device_engine):
     flat = features_of("real", 120, 8).flatten()
     queries, base = flat[:480].view(60, 8), flat.view(60, 16)[:, :8]
     assert_same(knn, queries, base, 5, device_engine=device_engine)
-    assert_same(proximity_graph, queries, 5, num_candidates=30, keys=base, device_engine=device_engine)
+    assert_same(proximity_graph, queries, 5, num_candidates=30, documents=base, device_engine=device_engine)
 
 
 def test_scratch_does_not_change_results(device_engine):
     features = features_of("real", 200, 6)
-    calls = [(proximity_graph, {"num_candidates": 50, "rows_per_draw": 16}), (knn_graph, {})]
+    calls = [(proximity_graph, {"num_candidates": 50, "candidate_group_size": 16}), (knn_graph, {})]
     with device_engine() as device:
         for build, options in calls:
             expected = build(features.to(device), 4, **options).neighbors
@@ -261,17 +273,17 @@ def test_scratch_does_not_change_results(device_engine):
 def test_hash_tables_and_sort_buffers_beyond_shared_memory(device_engine):
     features = features_of("integers", 4500, 2)
     assert_same(
-        proximity_graph, features[:2300], 3, num_candidates=900, rows_per_draw=2300, device_engine=device_engine
+        proximity_graph, features[:2300], 3, num_candidates=900, candidate_group_size=2300, device_engine=device_engine
     )
     assert_same(knn, features[:3], features, 4200, device_engine=device_engine)
 
 
 def test_oracle(device_engine):
     features = features_of("real", 60, 7)
-    neighbors, scores = reference.proximity_graph(features.numpy(), 5, 20, rows_per_draw=16, seed=1)
+    neighbors, scores = reference.proximity_graph(features.numpy(), 5, 20, candidate_group_size=16, seed=1)
     with device_engine() as device:
         graph = proximity_graph(
-            features.to(device), 5, num_candidates=20, rows_per_draw=16, seed=1, return_scores=True
+            features.to(device), 5, num_candidates=20, candidate_group_size=16, seed=1, return_scores=True
         ).to("cpu")
     np.testing.assert_array_equal(graph.neighbors.numpy(), neighbors)
     np.testing.assert_array_equal(graph.scores.numpy().view(np.int32), scores.view(np.int32))
@@ -294,8 +306,8 @@ def test_values_that_are_not_finite_are_reported_when_results_are_read(device_en
         good = features_of("real", 50, 40).to(device)
         with pytest.raises(ValueError, match=r"base\[31, 35\]: expected finite values"):
             knn(good, features.to(device), 3)
-        with pytest.raises(ValueError, match=r"keys\[31, 35\]: expected finite values"):
-            proximity_graph(good, 5, num_candidates=20, keys=features.to(device)).check()
+        with pytest.raises(ValueError, match=r"documents\[31, 35\]: expected finite values"):
+            proximity_graph(good, 5, num_candidates=20, documents=features.to(device)).check()
 
 
 BAD_VALUES = [
@@ -328,12 +340,12 @@ def test_building_does_not_wait(device_engine, no_host_reads):
     options = {"rows": rows, "labels": labels, "max_score": 0.9, "range_min": 1}
     expected = [build(features, 4, **options) for build in (proximity_graph, knn_graph)]
     with device_engine() as device:
-        features, keys = features.to(device), features.to(device)
+        features, documents = features.to(device), features.to(device)
         options |= {"rows": rows.to(device), "labels": labels.to(device)}
         proximity_graph(features, 4, **options)  # what is loaded and allocated at first use
         with no_host_reads():
             found = [build(features, 4, **options) for build in (proximity_graph, knn_graph)]
-            proximity_graph(features, 4, keys=keys, rows_per_draw=1, return_scores=True, sort=True)
+            proximity_graph(features, 4, documents=documents, candidate_group_size=1, return_scores=True, sort=True)
         assert all(torch.equal(a.neighbors, b.neighbors.cpu()) for a, b in zip(expected, found, strict=True))
 
 
@@ -341,11 +353,11 @@ def test_ids_of_graphs_are_reported_when_they_are_read(device_engine, no_host_re
     table, good = torch.tensor([[4], [2], [2]], dtype=torch.int32), torch.tensor([2, 4, 3])
     for ids, message in [([2, 5, 3], r"ids: expected values in \[0, 5\), got 5"), ([2, 4, 2], "ids: .* got 2 more")]:
         with pytest.raises(ValueError, match=message):
-            ProximityGraph(table, ids=torch.tensor(ids), num_nodes=5)
+            ProximityGraph(table, ids=torch.tensor(ids), num_instances=5)
         with device_engine() as device:
             moved, wrong, right = table.to(device), torch.tensor(ids).to(device), good.to(device)
             with no_host_reads():
-                graph = ProximityGraph(moved, ids=wrong, num_nodes=5)
-                assert ProximityGraph(moved, ids=right, num_nodes=5).ids is not None
+                graph = ProximityGraph(moved, ids=wrong, num_instances=5)
+                assert ProximityGraph(moved, ids=right, num_instances=5).ids is not None
             with pytest.raises(ValueError, match=message):
                 graph.stats()

@@ -38,27 +38,27 @@ size_t bytes_of(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 // Tables of one engine.
 struct Bank {
   DType dtype;
-  int64_t num_samples, dim;
-  Array<unsigned char> data, keys;
+  int64_t num_instances, dim;
+  Array<unsigned char> data, documents;
   Array<int64_t> last_update;
-  Array<uint64_t> claims, ledger;
+  Array<uint64_t> claims, error_log;
 
   Bank(DType type, int64_t rows, int64_t width)
       : dtype(type),
-        num_samples(rows),
+        num_instances(rows),
         dim(width),
         data(rows * width * bytes_of(type)),
-        keys(rows * width * bytes_of(type)),
+        documents(rows * width * bytes_of(type)),
         last_update(rows, -1),
         claims(rows),
-        ledger(cuda::kNumLedgerWords, ~uint64_t{0}) {
-    ledger[cuda::kNumSkippedWord] = 0;
+        error_log(cuda::kNumErrorLogWords, ~uint64_t{0}) {
+    error_log[cuda::kNumSkippedWord] = 0;
   }
 };
 
 struct Batch {
   std::vector<int64_t> ids;
-  std::vector<float> rows, keys;
+  std::vector<float> rows, documents;
 };
 
 // What the CPU engine asks of its callers: rows that are not storable left out, with momentum also all but the last of
@@ -69,7 +69,7 @@ Batch reduced(const Batch& batch, int64_t dim, bool skips, bool has_momentum) {
   for (int64_t i = count - 1; i >= 0; --i) {
     bool is_finite = true;
     for (int64_t k = 0; k < dim; ++k) {
-      is_finite &= std::isfinite(batch.rows[i * dim + k]) && std::isfinite(batch.keys[i * dim + k]);
+      is_finite &= std::isfinite(batch.rows[i * dim + k]) && std::isfinite(batch.documents[i * dim + k]);
     }
     is_kept[i] = is_finite || !skips;
     for (int64_t j = i + 1; has_momentum && j < count; ++j) {
@@ -81,7 +81,7 @@ Batch reduced(const Batch& batch, int64_t dim, bool skips, bool has_momentum) {
     if (!is_kept[i]) continue;
     result.ids.push_back(batch.ids[i]);
     result.rows.insert(result.rows.end(), &batch.rows[i * dim], &batch.rows[i * dim] + dim);
-    result.keys.insert(result.keys.end(), &batch.keys[i * dim], &batch.keys[i * dim] + dim);
+    result.documents.insert(result.documents.end(), &batch.documents[i * dim], &batch.documents[i * dim] + dim);
   }
   return result;
 }
@@ -89,11 +89,11 @@ Batch reduced(const Batch& batch, int64_t dim, bool skips, bool has_momentum) {
 void compare_updates(std::mt19937& random) {
   const auto below = [&](uint32_t limit) { return static_cast<int64_t>(random() % limit); };
   const int64_t dims[] = {1, 7, 8, 9, 31, 32, 33, 130};
-  const int64_t dim = dims[below(8)], num_samples = 1 + below(90);
+  const int64_t dim = dims[below(8)], num_instances = 1 + below(90);
   const auto dtype = static_cast<DType>(below(3));
   const bool normalize = below(2) == 0, skips = below(2) == 0, has_momentum = below(2) == 0;
   const float momentum = has_momentum ? 0.3f + 0.05f * static_cast<float>(below(10)) : 0.0f;
-  Bank expected(dtype, num_samples, dim), got(dtype, num_samples, dim);
+  Bank expected(dtype, num_instances, dim), got(dtype, num_instances, dim);
   uint64_t num_skipped = 0;
   bool was_refused = false;
   for (int64_t step = 0; step < 4; ++step) {
@@ -101,10 +101,10 @@ void compare_updates(std::mt19937& random) {
     const int64_t num_rows = below(3) == 0 ? below(5) : below(70);
     std::normal_distribution<float> normal;
     const bool has_bad_rows = below(3) == 0, has_bad_id = below(8) == 0;
-    for (int64_t i = 0; i < num_rows; ++i) batch.ids.push_back(below(static_cast<uint32_t>(num_samples)));
+    for (int64_t i = 0; i < num_rows; ++i) batch.ids.push_back(below(static_cast<uint32_t>(num_instances)));
     if (has_bad_id && num_rows > 0)
-      batch.ids[below(static_cast<uint32_t>(num_rows))] = below(2) == 0 ? -1 : num_samples;
-    for (auto* values : {&batch.rows, &batch.keys}) {
+      batch.ids[below(static_cast<uint32_t>(num_rows))] = below(2) == 0 ? -1 : num_instances;
+    for (auto* values : {&batch.rows, &batch.documents}) {
       for (int64_t i = 0; i < num_rows; ++i) {
         const float scale = below(5) == 0 ? 0.0f : std::pow(10.0f, static_cast<float>(below(7)) - 3);
         for (int64_t k = 0; k < dim; ++k) values->push_back(normal(random) * scale);
@@ -113,47 +113,48 @@ void compare_updates(std::mt19937& random) {
     }
 
     const Batch kept = reduced(batch, dim, skips, has_momentum);
-    const UpdateResult result =
-        update_bank({expected.data.data(), expected.keys.data(), dtype, num_samples, dim, expected.last_update.data()},
-                    {kept.ids.data(), kept.rows.data(), kept.keys.data(), static_cast<int64_t>(kept.ids.size()), step,
-                     momentum, normalize});
+    const UpdateResult result = update_bank(
+        {expected.data.data(), expected.documents.data(), dtype, num_instances, dim, expected.last_update.data()},
+        {kept.ids.data(), kept.rows.data(), kept.documents.data(), static_cast<int64_t>(kept.ids.size()), step,
+         momentum, normalize});
     bool is_refused = result.error != UpdateError::kNone;
     // A bad id of a row that the CPU engine was not given.
-    for (const int64_t id : batch.ids) is_refused |= id < 0 || id >= num_samples;
+    for (const int64_t id : batch.ids) is_refused |= id < 0 || id >= num_instances;
     if (is_refused && result.error == UpdateError::kNone) return;  // it has stored the rest: no use going on
     if (!is_refused) num_skipped += static_cast<uint64_t>(skips ? num_rows - static_cast<int64_t>(kept.ids.size()) : 0);
 
     Array<int64_t> ids(batch.ids.size());
-    Array<float> rows(batch.rows.size()), keys(batch.keys.size());
+    Array<float> rows(batch.rows.size()), documents(batch.documents.size());
     for (size_t i = 0; i < ids.size(); ++i) ids[i] = batch.ids[i];
     for (size_t i = 0; i < rows.size(); ++i) rows[i] = batch.rows[i];
-    for (size_t i = 0; i < keys.size(); ++i) keys[i] = batch.keys[i];
+    for (size_t i = 0; i < documents.size(); ++i) documents[i] = batch.documents[i];
     Array<uint64_t> scratch(cuda::bank_scratch_bytes() / sizeof(uint64_t));
     cuda::BankUpdate update;
     update.ids = ids.data();
     update.rows = {rows.data(), DType::kFloat32, num_rows, dim, dim, false};
-    update.key_rows = {keys.data(), DType::kFloat32, num_rows, dim, dim, false};
+    update.document_rows = {documents.data(), DType::kFloat32, num_rows, dim, dim, false};
     update.num_rows = num_rows;
     update.step = step;
-    update.ticket = static_cast<uint32_t>(step + 1);
+    update.update_number = static_cast<uint32_t>(step + 1);
     update.momentum = momentum;
     update.normalize = normalize;
     update.skips = skips;
     cuda::launch_bank_update(
-        {got.data.data(), got.keys.data(), dtype, num_samples, dim, got.last_update.data(), got.claims.data()}, update,
-        got.ledger.data(), scratch.data(), nullptr);
+        {got.data.data(), got.documents.data(), dtype, num_instances, dim, got.last_update.data(), got.claims.data()},
+        update, got.error_log.data(), scratch.data(), nullptr);
     synchronize();
 
     const std::string where =
         "step " + std::to_string(step) + ", dim " + std::to_string(dim) + ", " + std::to_string(num_rows) + " rows";
-    const std::string message = cuda::status_message(got.ledger.data(), num_samples);
+    const std::string message = cuda::status_message(got.error_log.data(), num_instances);
     was_refused |= is_refused;
     expect(message.empty() != was_refused, where + ": " + message);
     expect(std::memcmp(expected.data.data(), got.data.data(), got.data.size()) == 0, where + ": data");
-    expect(std::memcmp(expected.keys.data(), got.keys.data(), got.keys.size()) == 0, where + ": keys");
-    expect(std::memcmp(expected.last_update.data(), got.last_update.data(), sizeof(int64_t) * num_samples) == 0,
+    expect(std::memcmp(expected.documents.data(), got.documents.data(), got.documents.size()) == 0,
+           where + ": documents");
+    expect(std::memcmp(expected.last_update.data(), got.last_update.data(), sizeof(int64_t) * num_instances) == 0,
            where + ": last_update");
-    if (!has_momentum) expect(got.ledger[cuda::kNumSkippedWord] == num_skipped, where + ": skipped");
+    if (!has_momentum) expect(got.error_log[cuda::kNumSkippedWord] == num_skipped, where + ": skipped");
     ++num_compared;
     num_refused += is_refused;
   }

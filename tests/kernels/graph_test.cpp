@@ -25,26 +25,27 @@ using test::synchronize;
 
 int num_failures = 0;
 
-// Shared memory of a block with which all shapes of bands fit, of these cases.
+// Shared memory of a block with which all shapes of fused fit, of these cases.
 constexpr size_t kAmple = 163 << 10;
 
 enum class Data {
   kNormal,
   kIntegers,  // of -1, 0, 1: many ties
   kEqual,     // all rows
-  kNear,      // scores that screening can hardly tell apart
+  kNear,      // scores that prefiltering can hardly tell apart
   kHuge,      // one row whose norm overflows, and some of whose scores are NaN; and one of zeros
 };
 
 struct Case {
   const char* name;
-  int64_t num_rows, dim, num_candidates, num_neighbors, rows_per_draw;  // rows_per_draw = 0: exact neighbours
+  int64_t num_rows, dim, num_candidates, num_neighbors,
+      candidate_group_size;  // candidate_group_size = 0: exact neighbors
   bool is_bfloat16 = false, has_scores = false, sort = false;
   int64_t range_min = 0;
   int num_labels = 0;  // 0: none
   Data data = Data::kNormal;
   size_t max_bytes = size_t{1} << 30;
-  int band_rows = 0;  // that are expected, if shared memory has room; 0: slabs
+  int fused_rows = 0;  // that are expected, if shared memory has room; 0: matrices
 };
 
 struct Candidate {
@@ -56,7 +57,7 @@ class Reference {
  public:
   Reference(const Case& run, const std::vector<float>& features, const std::vector<int64_t>& labels)
       : run_(run), features_(features), labels_(labels) {
-    for (int64_t i = 0; i < run.num_rows; ++i) terms_.push_back(row_term(Metric::kCosine, dot(i, i)));
+    for (int64_t i = 0; i < run.num_rows; ++i) norms_.push_back(row_norm(Metric::kCosine, dot(i, i)));
   }
 
   std::vector<uint32_t> drawn(uint32_t group, uint32_t count, uint32_t n) const {
@@ -87,15 +88,15 @@ class Reference {
     std::vector<std::vector<uint32_t>> result(n);
     const KeyedPermutation permutation(n, kSeed, Purpose::kGroups, 0, 0);
     for (uint32_t i = 0; i < n; ++i) {
-      if (run_.rows_per_draw == 0) {
+      if (run_.candidate_group_size == 0) {
         for (uint32_t j = 0; j < n; ++j) {
           if (j != i) result[i].push_back(j);
         }
-      } else if (run_.rows_per_draw == 1) {
+      } else if (run_.candidate_group_size == 1) {
         for (const uint32_t value : drawn(i, m, n - 1)) result[i].push_back(other_row(value, i));
       } else {
         const uint32_t row = permutation(i);
-        for (const uint32_t value : drawn(i / static_cast<uint32_t>(run_.rows_per_draw), m + 1, n)) {
+        for (const uint32_t value : drawn(i / static_cast<uint32_t>(run_.candidate_group_size), m + 1, n)) {
           if (value != row && result[row].size() < m) result[row].push_back(value);
         }
       }
@@ -103,12 +104,12 @@ class Reference {
     return result;
   }
 
-  void link(int64_t row, const std::vector<uint32_t>& candidates, int32_t* neighbors, float* scores) const {
+  void select(int64_t row, const std::vector<uint32_t>& candidates, int32_t* neighbors, float* scores) const {
     std::vector<Candidate> usable;
     for (size_t c = 0; c < candidates.size(); ++c) {
       const uint32_t other = candidates[c];
       if (!labels_.empty() && labels_[row] >= 0 && labels_[row] == labels_[other]) continue;
-      const float score = finish_score(Metric::kCosine, dot(row, other), terms_[row], terms_[other]);
+      const float score = finish_score(Metric::kCosine, dot(row, other), norms_[row], norms_[other]);
       if (std::isnan(score)) continue;
       usable.push_back({candidate_rank(score, static_cast<uint32_t>(c)), other});
     }
@@ -120,9 +121,9 @@ class Reference {
       return candidate_rank(rank_score(a.rank), a.id) < candidate_rank(rank_score(b.rank), b.id);
     });
     for (int64_t k = 0; k < run_.num_neighbors; ++k) {
-      const bool is_link = k < static_cast<int64_t>(usable.size());
-      neighbors[k] = is_link ? static_cast<int32_t>(usable[k].id) : -1;
-      scores[k] = is_link ? rank_score(usable[k].rank) : -INFINITY;
+      const bool is_edge = k < static_cast<int64_t>(usable.size());
+      neighbors[k] = is_edge ? static_cast<int32_t>(usable[k].id) : -1;
+      scores[k] = is_edge ? rank_score(usable[k].rank) : -INFINITY;
     }
   }
 
@@ -138,7 +139,7 @@ class Reference {
   const Case& run_;
   const std::vector<float>& features_;
   const std::vector<int64_t>& labels_;
-  std::vector<float> terms_;
+  std::vector<float> norms_;
 };
 
 void check(const Case& run) {
@@ -177,14 +178,14 @@ void check(const Case& run) {
   selection.num_neighbors = run.num_neighbors;
   selection.range_min = run.range_min;
   selection.labels = labels.empty() ? nullptr : device_labels.data();
-  selection.sort = run.sort || run.rows_per_draw == 0;
+  selection.sort = run.sort || run.candidate_group_size == 0;
 
-  const int64_t num_links = run.num_rows * run.num_neighbors;
-  Array<int32_t> neighbors(num_links, -7);
-  Array<float> scores(num_links, 7.0f);
+  const int64_t num_edges = run.num_rows * run.num_neighbors;
+  Array<int32_t> neighbors(num_edges, -7);
+  Array<float> scores(num_edges, 7.0f);
   Array<uint64_t> status(cuda::kNumStatusWords, cuda::kNoReport);
-  const cuda::Links links{neighbors.data(), run.has_scores ? scores.data() : nullptr};
-  if (run.rows_per_draw == 0) {
+  const cuda::Edges edges{neighbors.data(), run.has_scores ? scores.data() : nullptr};
+  if (run.candidate_group_size == 0) {
     cuda::KnnRequest request;
     request.queries = request.base = matrix;
     request.num_queries = request.num_base = run.num_rows;
@@ -193,26 +194,26 @@ void check(const Case& run) {
     const cuda::KnnPlan plan = cuda::plan_knn(request, run.max_bytes);
     Array<unsigned char> scratch(plan.scratch_bytes + 256);
     void* aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(scratch.data()) + 255) / 256 * 256);
-    cuda::knn(request, plan, links, aligned, status.data(), nullptr);
+    cuda::knn(request, plan, edges, aligned, status.data(), nullptr);
     synchronize();
   } else {
     cuda::GraphRequest request;
-    request.features = request.keys = matrix;
+    request.features = request.documents = matrix;
     request.num_rows = run.num_rows;
     request.num_candidates = run.num_candidates;
-    request.rows_per_draw = run.rows_per_draw;
+    request.candidate_group_size = run.candidate_group_size;
     request.selection = selection;
     request.seed = Reference::kSeed;
     request.has_scores = run.has_scores;
-    const cuda::GraphPlan plan = cuda::plan_proximity_graph(request, run.max_bytes, run.band_rows);
-    const bool has_room = device::max_shared_bytes() >= kAmple || run.band_rows == 0;
-    const bool is_expected = has_room ? plan.band_rows == run.band_rows : plan.band_rows <= run.band_rows;
+    const cuda::GraphPlan plan = cuda::plan_proximity_graph(request, run.max_bytes, run.fused_rows);
+    const bool has_room = device::max_shared_bytes() >= kAmple || run.fused_rows == 0;
+    const bool is_expected = has_room ? plan.fused_rows == run.fused_rows : plan.fused_rows <= run.fused_rows;
     if (!is_expected && ++num_failures) {
-      std::printf("FAILED %s: bands of %d, expected %d\n", run.name, plan.band_rows, run.band_rows);
+      std::printf("FAILED %s: fused of %d, expected %d\n", run.name, plan.fused_rows, run.fused_rows);
     }
     Array<unsigned char> scratch(plan.scratch_bytes + 256);
     void* aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(scratch.data()) + 255) / 256 * 256);
-    cuda::proximity_graph(request, plan, links, aligned, status.data(), nullptr);
+    cuda::proximity_graph(request, plan, edges, aligned, status.data(), nullptr);
     synchronize();
   }
 
@@ -223,34 +224,34 @@ void check(const Case& run) {
   std::vector<int32_t> expected(run.num_neighbors);
   std::vector<float> expected_scores(run.num_neighbors);
   for (int64_t row = 0; row < run.num_rows; ++row) {
-    reference.link(row, candidates[row], expected.data(), expected_scores.data());
+    reference.select(row, candidates[row], expected.data(), expected_scores.data());
     for (int64_t k = 0; k < run.num_neighbors; ++k) {
       const int64_t place = row * run.num_neighbors + k;
       const float score = scores[place];
       const bool is_equal = neighbors[place] == expected[k] &&
                             (!run.has_scores || std::memcmp(&score, &expected_scores[k], sizeof score) == 0);
       if (!is_equal && ++num_failures <= 20) {
-        std::printf("FAILED %s: row %ld, link %ld: %d, expected %d\n", run.name, long{row}, long{k}, neighbors[place],
+        std::printf("FAILED %s: row %ld, select %ld: %d, expected %d\n", run.name, long{row}, long{k}, neighbors[place],
                     expected[k]);
       }
     }
   }
 }
 
-// The bands that graphs of bfloat16 rows get by default, by what shared memory a block may have.
-void check_default_bands() {
+// The fused that graphs of bfloat16 rows get by default, by what shared memory a block may have.
+void check_default_fused_rows() {
   const size_t bytes = device::max_shared_bytes();
   const int expected = bytes >= 227 << 10 ? 64 : bytes >= 163 << 10 ? 32 : bytes >= 99 << 10 ? 16 : 0;
-  const int rows = cuda::band_rows(256, 1001, 128, cuda::tuning::kMostBandRows);
+  const int rows = cuda::fused_rows(256, 1001, 128, cuda::tuning::kMaxFusedRows);
   if (rows == expected) return;
   ++num_failures;
-  std::printf("FAILED bands of %d rows by default, expected %d\n", rows, expected);
+  std::printf("FAILED fused of %d rows by default, expected %d\n", rows, expected);
 }
 
 }  // namespace
 
 int main() {
-  check_default_bands();
+  check_default_fused_rows();
   const Case cases[] = {
       {"shared draws", 150, 19, 40, 5, 60, false, true},
       {"shared draws, sorted", 150, 19, 40, 5, 60, false, true, true},
@@ -263,43 +264,44 @@ int main() {
       {"tensor cores", 200, 40, 150, 20, 128, true},
       {"tensor cores, ties and labels", 140, 16, 90, 11, 70, true, false, false, 0, 3, Data::kIntegers},
       {"tensor cores, rows beyond a tile", 300, 136, 40, 9, 290, true},
-      {"exact neighbours", 140, 21, 0, 6, 0, false, true},
-      {"exact neighbours, ties", 131, 2, 0, 130, 0, false, true, true, 0, 2, Data::kIntegers},
+      {"exact neighbors", 140, 21, 0, 6, 0, false, true},
+      {"exact neighbors, ties", 131, 2, 0, 130, 0, false, true, true, 0, 2, Data::kIntegers},
   };
   for (const Case& run : cases) check(run);
-  // Rows that are selected where they are scored, in bands of all heights, and by slabs.
-  const auto bands = [](const char* name, int64_t num_rows, int64_t dim, int64_t num_candidates, int64_t num_neighbors,
-                        int64_t rows_per_draw, Data data = Data::kNormal, int64_t range_min = 0, int num_labels = 0) {
-    return Case{name, num_rows, dim,   num_candidates, num_neighbors, rows_per_draw,
+  // Rows that are selected where they are scored, in fused of all heights, and by matrices.
+  const auto fused = [](const char* name, int64_t num_rows, int64_t dim, int64_t num_candidates, int64_t num_neighbors,
+                        int64_t candidate_group_size, Data data = Data::kNormal, int64_t range_min = 0,
+                        int num_labels = 0) {
+    return Case{name, num_rows, dim,   num_candidates, num_neighbors, candidate_group_size,
                 true, false,    false, range_min,      num_labels,    data};
   };
-  const Case in_bands[] = {
-      bands("bands, ragged", 150, 40, 100, 10, 70),
-      bands("bands, all candidates kept", 70, 8, 69, 69, 70),
-      bands("bands, one kept, one beyond a panel", 300, 24, 256, 1, 150),
-      bands("bands, ties, labels", 130, 16, 90, 11, 65, Data::kIntegers, 0, 3),
-      bands("bands, all equal", 180, 16, 170, 20, 40, Data::kEqual),
-      bands("bands, all close, ranks skipped", 150, 24, 97, 13, 64, Data::kNear, 5),
-      bands("bands, a huge row, more skipped than there are", 90, 16, 60, 5, 48, Data::kHuge, 58),
-      bands("bands, a huge row", 90, 16, 40, 7, 48, Data::kHuge),
-      bands("bands, a huge row, few candidates", 90, 64, 8, 3, 48, Data::kHuge),
+  const Case fused_cases[] = {
+      fused("fused, ragged", 150, 40, 100, 10, 70),
+      fused("fused, all candidates kept", 70, 8, 69, 69, 70),
+      fused("fused, one kept, one beyond a panel", 300, 24, 256, 1, 150),
+      fused("fused, ties, labels", 130, 16, 90, 11, 65, Data::kIntegers, 0, 3),
+      fused("fused, all equal", 180, 16, 170, 20, 40, Data::kEqual),
+      fused("fused, all close, ranks skipped", 150, 24, 97, 13, 64, Data::kNear, 5),
+      fused("fused, a huge row, more skipped than there are", 90, 16, 60, 5, 48, Data::kHuge, 58),
+      fused("fused, a huge row", 90, 16, 40, 7, 48, Data::kHuge),
+      fused("fused, a huge row, few candidates", 90, 64, 8, 3, 48, Data::kHuge),
   };
-  int num_bands = 0;
-  for (Case run : in_bands) {
+  int num_fused = 0;
+  for (Case run : fused_cases) {
     for (const int rows : {0, 16, 32, 64}) {
-      if (rows >= 2 * run.rows_per_draw) continue;
-      run.band_rows = rows;
+      if (rows >= 2 * run.candidate_group_size) continue;
+      run.fused_rows = rows;
       check(run);
-      ++num_bands;
+      ++num_fused;
     }
   }
-  Case wide = bands("bands, two parts of columns", 1200, 8, 1100, 30, 600);
-  wide.band_rows = 32;
+  Case wide = fused("fused, two parts of columns", 1200, 8, 1100, 30, 600);
+  wide.fused_rows = 32;
   check(wide);
-  Case by_default = bands("bands, shared memory as by default", 1002, 128, 1000, 100, 1002);
-  by_default.band_rows = 16;
+  Case by_default = fused("fused, shared memory as by default", 1002, 128, 1000, 100, 1002);
+  by_default.fused_rows = 16;
   check(by_default);
   if (num_failures > 0) return 1;
-  std::printf("graphs: %zu cases equal to the definitions\n", std::size(cases) + num_bands + 2);
+  std::printf("graphs: %zu cases equal to the definitions\n", std::size(cases) + num_fused + 2);
   return 0;
 }

@@ -1,5 +1,5 @@
-// Exact neighbours (csrc/cuda/search/knn.cu) by candidate lists and by a slab of all scores, against plain serial code,
-// to the bit. Sets are small, so that lists are forced; they are cut all the same, for a list of few neighbours is
+// Exact neighbors (csrc/cuda/search/knn.cu) by candidate lists and by a matrix of all scores, against plain serial
+// code, to the bit. Sets are small, so that lists are forced; they are cut all the same, for a list of few neighbors is
 // short.
 
 #include <algorithm>
@@ -27,11 +27,11 @@ enum class Kind {
   kNormal,
   kEqual,
   kIntegers,
-  kCluster,   // the scores of all pairs are closer to each other than what screening tells apart
-  kPermuted,  // sums differ less than by rounding: the best as defined are any of the screened ones
+  kCluster,   // the scores of all pairs are closer to each other than what prefiltering tells apart
+  kPermuted,  // sums differ less than by rounding: the best as defined are any of the approximate ones
   kMean,      // a large common mean
   kRising,    // each tile of columns is better than those before
-  kHeavy,     // norms of many scales, some rows of zeros, all within the bound of screening
+  kHeavy,     // norms of many scales, some rows of zeros, all within the bound of prefiltering
   kUnbounded  // beyond it
 };
 
@@ -127,12 +127,12 @@ struct Result {
 };
 
 Result run_device(const cuda::KnnRequest& request, cuda::KnnMethod method, size_t max_bytes) {
-  const int64_t num_links = request.num_queries * request.selection.num_neighbors;
-  Array<int32_t> neighbors(num_links, -7);
-  Array<float> scores(num_links, 7.0f);
+  const int64_t num_edges = request.num_queries * request.selection.num_neighbors;
+  Array<int32_t> neighbors(num_edges, -7);
+  Array<float> scores(num_edges, 7.0f);
   Array<uint64_t> status(cuda::kNumStatusWords, cuda::kNoReport);
   const cuda::KnnPlan plan = cuda::plan_knn(request, max_bytes, method);
-  if (plan.has_lists != (method == cuda::KnnMethod::kLists)) {
+  if (plan.is_streaming != (method == cuda::KnnMethod::kStreaming)) {
     ++num_failures;
     std::printf("FAILED: another method than asked for\n");
   }
@@ -140,7 +140,7 @@ Result run_device(const cuda::KnnRequest& request, cuda::KnnMethod method, size_
   void* aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(scratch.data()) + 255) / 256 * 256);
   cuda::knn(request, plan, {neighbors.data(), scores.data()}, aligned, status.data(), nullptr);
   test::synchronize();
-  return {{neighbors.data(), neighbors.data() + num_links}, {scores.data(), scores.data() + num_links}};
+  return {{neighbors.data(), neighbors.data() + num_edges}, {scores.data(), scores.data() + num_edges}};
 }
 
 class Reference {
@@ -150,10 +150,10 @@ class Reference {
 
   float score(int64_t query, int64_t other) const {
     const float *a = &queries_[query * run_.dim], *b = &base_[other * run_.dim];
-    return finish_score(run_.metric, dot(a, b), row_term(run_.metric, dot(a, a)), row_term(run_.metric, dot(b, b)));
+    return finish_score(run_.metric, dot(a, b), row_norm(run_.metric, dot(a, a)), row_norm(run_.metric, dot(b, b)));
   }
 
-  Result links(const cuda::KnnRequest& request) const {
+  Result edges(const cuda::KnnRequest& request) const {
     const Selection& selection = request.selection;
     Result result;
     for (int64_t i = 0; i < request.num_queries; ++i) {
@@ -170,9 +170,9 @@ class Reference {
       }
       std::sort(ranks.begin(), ranks.end());
       for (int64_t k = selection.range_min; k < selection.range_min + selection.num_neighbors; ++k) {
-        const bool is_link = k < static_cast<int64_t>(ranks.size());
-        result.neighbors.push_back(is_link ? static_cast<int32_t>(rank_tiebreak(ranks[k])) : -1);
-        result.scores.push_back(is_link ? rank_score(ranks[k]) : -INFINITY);
+        const bool is_edge = k < static_cast<int64_t>(ranks.size());
+        result.neighbors.push_back(is_edge ? static_cast<int32_t>(rank_tiebreak(ranks[k])) : -1);
+        result.scores.push_back(is_edge ? rank_score(ranks[k]) : -INFINITY);
       }
     }
     return result;
@@ -247,22 +247,22 @@ void check(const Case& run) {
     selection.max_score = reference.score(0, run.num_rows / 2);
   }
 
-  const Result expected = reference.links(request);
-  compare(run, "lists", run_device(request, cuda::KnnMethod::kLists, run.max_bytes), expected);
-  if (run.num_queries == 0) return;  // graph_test.cpp looks at slabs
-  compare(run, "slab", run_device(request, cuda::KnnMethod::kSlab, run.max_bytes), expected);
+  const Result expected = reference.edges(request);
+  compare(run, "lists", run_device(request, cuda::KnnMethod::kStreaming, run.max_bytes), expected);
+  if (run.num_queries == 0) return;  // graph_test.cpp looks at matrices
+  compare(run, "matrix", run_device(request, cuda::KnnMethod::kMatrix, run.max_bytes), expected);
 }
 
 // What plan_knn chooses by itself.
-void check_plan(int64_t num_base, int64_t num_neighbors, size_t max_bytes, bool has_lists) {
+void check_plan(int64_t num_base, int64_t num_neighbors, size_t max_bytes, bool is_streaming) {
   cuda::KnnRequest request;
   request.num_queries = 1000;
   request.num_base = num_base;
   request.selection.num_neighbors = num_neighbors;
   const cuda::KnnPlan plan = cuda::plan_knn(request, max_bytes);
-  if (plan.has_lists == has_lists && plan.scratch_bytes <= max_bytes) return;
+  if (plan.is_streaming == is_streaming && plan.scratch_bytes <= max_bytes) return;
   ++num_failures;
-  std::printf("FAILED plan for %ld neighbours of %ld\n", static_cast<long>(num_neighbors), static_cast<long>(num_base));
+  std::printf("FAILED plan for %ld neighbors of %ld\n", static_cast<long>(num_neighbors), static_cast<long>(num_base));
 }
 
 }  // namespace
@@ -271,9 +271,9 @@ int main() {
   constexpr bool kFloat = false;
   const Case cases[] = {
       {"normal", Kind::kNormal, 300, 40, 4},
-      {"one neighbour", Kind::kNormal, 257, 8, 1},
+      {"one neighbor", Kind::kNormal, 257, 8, 1},
       {"one element", Kind::kNormal, 300, 1, 3},
-      {"all neighbours", Kind::kNormal, 140, 16, 139},
+      {"all neighbors", Kind::kNormal, 140, 16, 139},
       {"a base of several splits", Kind::kNormal, 800, 24, 2, 30},
       {"few multiprocessors", Kind::kNormal, 700, 16, 2, 150, true, Metric::kCosine, 0, 0, false, false, 1 << 30, 1},
       {"dim is no multiple of 8", Kind::kNormal, 300, 13, 4},
@@ -318,6 +318,6 @@ int main() {
   check_plan(200000, 513, kGiB, false);
   check_plan(1500, 400, kGiB, false);
   if (num_failures > 0) return 1;
-  std::printf("exact neighbours: %zu cases equal to the definitions\n", std::size(cases));
+  std::printf("exact neighbors: %zu cases equal to the definitions\n", std::size(cases));
   return 0;
 }

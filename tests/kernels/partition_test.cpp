@@ -114,7 +114,7 @@ void test_select() {
 
 struct Graph {
   std::string name;
-  int64_t num_rows, num_neighbors, num_nodes;
+  int64_t num_rows, num_neighbors, num_instances;
   Array<int32_t> neighbors, degrees, row_of;
   bool is_full = true, is_subset = false;
 
@@ -124,12 +124,12 @@ struct Graph {
       : name(name),
         num_rows(num_rows),
         num_neighbors(num_neighbors),
-        num_nodes(num_rows * nodes_per_row),
+        num_instances(num_rows * nodes_per_row),
         neighbors(static_cast<size_t>(num_rows * num_neighbors), -1),
         degrees(static_cast<size_t>(num_rows)),
-        row_of(static_cast<size_t>(num_nodes), -1),
+        row_of(static_cast<size_t>(num_instances), -1),
         is_subset(nodes_per_row > 1) {
-    std::vector<int32_t> nodes(static_cast<size_t>(num_nodes));
+    std::vector<int32_t> nodes(static_cast<size_t>(num_instances));
     std::iota(nodes.begin(), nodes.end(), 0);
     if (is_subset) std::shuffle(nodes.begin(), nodes.end(), std::mt19937(7));
     for (int64_t row = 0; row < num_rows; ++row) row_of[nodes[row]] = static_cast<int32_t>(row);
@@ -150,7 +150,7 @@ struct Graph {
     view.num_neighbors = num_neighbors;
     view.degrees = is_full ? nullptr : degrees.data();
     view.row_of = is_subset ? row_of.data() : nullptr;
-    view.num_nodes = num_nodes;
+    view.num_instances = num_instances;
     return view;
   }
 };
@@ -168,7 +168,7 @@ Graph graph_of_kind(int kind, int64_t n, Random& random) {
   switch (kind) {
     case 0:
       return Graph("random", n, 12, [&](int64_t) { return all(12); });
-    case 1:  // more neighbours than a row asks
+    case 1:  // more neighbors than a row asks
       return Graph("clusters", n, 150, [&](int64_t row) {
         const int64_t begin = row / 40 * 40;
         return drawn(150, begin, std::min(n, begin + 40), random);

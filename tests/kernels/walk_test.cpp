@@ -53,13 +53,13 @@ struct Graph {
   std::string name;
   std::vector<std::vector<int32_t>> lists;
   std::vector<int32_t> rows;  // empty: row i is instance i
-  int64_t num_nodes = 0;
+  int64_t num_instances = 0;
 };
 
 Graph graph_of(const std::string& name, int num_rows, const std::function<std::vector<int32_t>(int)>& list) {
   Graph graph;
   graph.name = name;
-  graph.num_nodes = num_rows;
+  graph.num_instances = num_rows;
   for (int row = 0; row < num_rows; ++row) graph.lists.push_back(list(row));
   return graph;
 }
@@ -80,12 +80,12 @@ Graph short_rows(int num_rows, std::mt19937& random) {
   return graph;
 }
 
-// Instances without a row are never neighbours.
+// Instances without a row are never neighbors.
 Graph subset(int num_rows, std::mt19937& random) {
   Graph graph = short_rows(num_rows, random);
   graph.name = "subset";
-  graph.num_nodes = 3 * num_rows + 1;
-  std::vector<int32_t> instances(static_cast<size_t>(graph.num_nodes));
+  graph.num_instances = 3 * num_rows + 1;
+  std::vector<int32_t> instances(static_cast<size_t>(graph.num_instances));
   for (size_t i = 0; i < instances.size(); ++i) instances[i] = static_cast<int32_t>(i);
   std::shuffle(instances.begin(), instances.end(), random);
   graph.rows.assign(instances.begin(), instances.begin() + num_rows);
@@ -124,7 +124,7 @@ class Tables {
       : num_neighbors_(longest(graph)),
         neighbors_(graph.lists.size() * num_neighbors_, -1),
         degrees_(graph.lists.size()),
-        row_of_(graph.rows.empty() ? 0 : static_cast<size_t>(graph.num_nodes), -1) {
+        row_of_(graph.rows.empty() ? 0 : static_cast<size_t>(graph.num_instances), -1) {
     for (size_t row = 0; row < graph.lists.size(); ++row) {
       const std::vector<int32_t>& list = graph.lists[row];
       for (size_t k = 0; k < list.size(); ++k) neighbors_[row * num_neighbors_ + k] = list[k];
@@ -139,12 +139,12 @@ class Tables {
     view_.num_neighbors = static_cast<int64_t>(num_neighbors_);
     view_.degrees = all_full_ ? nullptr : degrees_.data();
     view_.row_of = graph.rows.empty() ? nullptr : row_of_.data();
-    view_.num_nodes = graph.num_nodes;
+    view_.num_instances = graph.num_instances;
   }
 
   const GraphView& cpu() const { return view_; }
   cuda::GraphView device() const {
-    return {view_.neighbors, view_.num_rows, view_.num_neighbors, view_.degrees, view_.row_of, view_.num_nodes};
+    return {view_.neighbors, view_.num_rows, view_.num_neighbors, view_.degrees, view_.row_of, view_.num_instances};
   }
   int32_t& neighbor(int64_t row, int64_t k) { return neighbors_[static_cast<size_t>(row * view_.num_neighbors + k)]; }
   void set_row_of(int32_t id, int32_t row) { row_of_[static_cast<size_t>(id)] = row; }
@@ -229,7 +229,7 @@ std::string walk_on_device(const Tables& tables, const Case& c, const int64_t* r
   cuda::launch_walks(request, {output.nodes.data(), counts, counts + n, counts + 2 * n, counts + 3 * n},
                      scratch_bytes > 0 ? scratch.data() : nullptr, status.data(), nullptr);
   synchronize();
-  return cuda::status_message(status.data(), request.graph.num_nodes);
+  return cuda::status_message(status.data(), request.graph.num_instances);
 }
 
 void compare_walks(const Graph& graph, const Case& c) {
@@ -246,7 +246,7 @@ void compare_walks(const Graph& graph, const Case& c) {
   expect(message.empty(), message + ": " + c.describe(graph));
   expect(std::equal(expected.nodes.data(), expected.nodes.data() + expected.nodes.size(), got.nodes.data()),
          "nodes: " + c.describe(graph));
-  const char* const names[] = {"steps", "restarts", "teleports", "fills"};
+  const char* const names[] = {"steps", "restarts", "reroots", "random_fills"};
   for (int kind = 0; kind < 4; ++kind) {
     const int64_t* const begin = expected.counts.data() + kind * c.num_walks;
     expect(std::equal(begin, begin + c.num_walks, got.counts.data() + kind * c.num_walks),
@@ -360,7 +360,7 @@ void test_bad_neighbors(std::mt19937& random) {
     Tables tables(graph);
     const auto row = static_cast<int64_t>(random() % 60);
     if (graph.lists[static_cast<size_t>(row)].empty()) continue;
-    const int32_t bad_ids[] = {-1, -5, static_cast<int32_t>(graph.num_nodes), INT32_MAX};
+    const int32_t bad_ids[] = {-1, -5, static_cast<int32_t>(graph.num_instances), INT32_MAX};
     int32_t bad_id = bad_ids[round / 2 % 4];
     if (round % 4 == 1) {  // an instance that has no row any more
       bad_id = graph.lists[static_cast<size_t>(row)][0];
@@ -411,7 +411,7 @@ void test_bad_tables(std::mt19937& random) {
   Output output(c);
   const std::string message = walk_on_device(tables, c, roots.data(), walk_ids.data(), output);
   expect(message.find("expected neighbors that are rows of the graph") != std::string::npos, "nothing but bad ids");
-  expect(output.counts[0] == 0 && output.counts[2 * 5] > 0, "nothing but bad ids: no steps, teleports");
+  expect(output.counts[0] == 0 && output.counts[2 * 5] > 0, "nothing but bad ids: no steps, reroots");
 
   const Tables good(graph);
   roots[1] = -1;
@@ -432,7 +432,7 @@ std::string degrees_on_device(const Tables& tables, Array<int32_t>& degrees) {
   cuda::clear_status(status.data(), nullptr);
   cuda::launch_row_degrees(tables.device(), degrees.data(), status.data(), nullptr);
   synchronize();
-  return cuda::status_message(status.data(), tables.cpu().num_nodes);
+  return cuda::status_message(status.data(), tables.cpu().num_instances);
 }
 
 std::string degrees_on_cpu(const Tables& tables, Array<int32_t>& degrees) {
@@ -462,7 +462,7 @@ void test_row_degrees(std::mt19937& random) {
       if (error.empty()) {
         expect(std::equal(got.data(), got.data() + got.size(), expected.data()), "degrees");
       }
-      const int32_t values[] = {-1, 0, -2, static_cast<int32_t>(graph.num_nodes)};
+      const int32_t values[] = {-1, 0, -2, static_cast<int32_t>(graph.num_instances)};
       tables.neighbor(static_cast<int64_t>(random()) % num_rows,
                       static_cast<int64_t>(random()) % tables.cpu().num_neighbors) = values[random() % 4];
     }

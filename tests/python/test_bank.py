@@ -48,7 +48,7 @@ def test_stored_rows_equal_the_oracle(dtype, normalize, momentum, dim):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_rounding_to_16_bits_is_that_of_torch(dtype):
-    """All 16-bit values, their neighbours, and the midpoints between them: ties to even, subnormals, no overflow."""
+    """All 16-bit values, their neighbors, and the midpoints between them: ties to even, subnormals, no overflow."""
     values = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype).float()
     values = values[values.isfinite()].sort().values
     middles = (values[1:].double() + values[:-1].double()).float() / 2
@@ -72,7 +72,7 @@ def test_values_too_large_for_the_dtype_are_refused():
     assert bank.last_update.tolist() == [-1, 0, -1, -1]
 
 
-def test_update_normalises_and_remembers_the_step():
+def test_update_normalizes_and_remembers_the_step():
     bank = FeatureBank(10, 4, dtype=torch.float32)
     first, second = torch.randn(3, 4), torch.randn(2, 4)
     bank.update([1, 5, 9], first)
@@ -112,10 +112,10 @@ def test_gradients_are_not_kept_and_16_bits_are_rounded():
 
 def test_two_towers():
     bank = FeatureBank(20, 4, two_towers=True)
-    rows, keys = torch.randn(20, 4), torch.randn(20, 4)
-    bank.update(range(20), rows, keys)
-    assert torch.equal(bank.keys, unit(keys).bfloat16())
-    assert proximity_graph(bank.data, 3, keys=bank.keys).neighbors.shape == (20, 3)
+    rows, documents = torch.randn(20, 4), torch.randn(20, 4)
+    bank.update(range(20), rows, documents)
+    assert torch.equal(bank.documents, unit(documents).bfloat16())
+    assert proximity_graph(bank.data, 3, documents=bank.documents).neighbors.shape == (20, 3)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_two_towers():
         (([8], torch.randn(1, 4)), ValueError, r"indices: expected values in \[0, 8\), got 8"),
         (([-1], torch.randn(1, 4)), ValueError, r"indices: expected values in \[0, 8\), got -1"),
         (([0.5], torch.randn(1, 4)), TypeError, "indices: expected integers"),
-        (([0], torch.randn(1, 4), torch.randn(1, 4)), ValueError, "keys: expected no keys"),
+        (([0], torch.randn(1, 4), torch.randn(1, 4)), ValueError, "documents: expected no documents"),
         (([0, 6], torch.tensor([[1.0] * 4, [float("nan")] * 4])), ValueError, "embeddings: .* for instance 6"),
     ],
 )
@@ -141,7 +141,7 @@ def test_bad_updates_store_nothing(arguments, error, message):
 
 def test_bad_banks():
     for arguments, error, message in [
-        ({"num_samples": 0}, ValueError, "num_samples: .* got 0"),
+        ({"num_instances": 0}, ValueError, "num_instances: .* got 0"),
         ({"dim": 0}, ValueError, "dim: .* got 0"),
         ({"dtype": torch.float64}, TypeError, "dtype: expected float32, bfloat16 or float16, got torch.float64"),
         ({"two_towers": 4}, TypeError, "two_towers: expected True or False, got 4"),
@@ -150,8 +150,8 @@ def test_bad_banks():
         ({"device": "meta"}, ValueError, "device: expected a CPU tensor"),
     ]:
         with pytest.raises(error, match=message):
-            FeatureBank(**{"num_samples": 8, "dim": 4, **arguments})
-    with pytest.raises(ValueError, match="keys: expected keys"):
+            FeatureBank(**{"num_instances": 8, "dim": 4, **arguments})
+    with pytest.raises(ValueError, match="documents: expected documents"):
         FeatureBank(8, 4, two_towers=True).update([0], torch.randn(1, 4))
 
 
@@ -177,12 +177,12 @@ def test_state_round_trips(tmp_path):
     bank.save(tmp_path / "bank.pt")
     other = FeatureBank(6, 3, two_towers=True)
     other.load(tmp_path / "bank.pt")
-    for name in ("data", "keys", "last_update"):
+    for name in ("data", "documents", "last_update"):
         assert torch.equal(getattr(other, name), getattr(bank, name))
     assert other.step == 1
     with pytest.raises(ValueError, match=r"state: expected data torch.bfloat16 \[5, 3\], got torch.bfloat16 \[6, 3\]"):
         FeatureBank(5, 3, two_towers=True).load_state_dict(bank.state_dict())
-    with pytest.raises(ValueError, match="state: expected keys None"):
+    with pytest.raises(ValueError, match="state: expected documents None"):
         FeatureBank(6, 3).load_state_dict(bank.state_dict())
     with pytest.raises(ValueError, match="state: expected a dict with"):
         other.load_state_dict({"data": bank.data})
@@ -197,16 +197,16 @@ def test_a_mapped_bank_outlives_its_process(tmp_path):
     rows = torch.randn(20, 8)
     bank.update(range(20), rows, -rows)
     bank.update([30], rows[:1], rows[:1])
-    assert sorted(os.listdir(tmp_path)) == ["bank", "bank.json", "bank.keys", "bank.last_update"]
+    assert sorted(os.listdir(tmp_path)) == ["bank", "bank.documents", "bank.json", "bank.last_update"]
     again = FeatureBank(50, 8, path=path, two_towers=True)
     assert torch.equal(again.data, bank.data)
-    assert torch.equal(again.keys, bank.keys)
+    assert torch.equal(again.documents, bank.documents)
     assert (again.step, again.missing_embedding_share) == (2, 29 / 50)
     assert np.memmap(path, dtype=np.int16, mode="r").size == 400
     for arguments, message in [
-        ((60, 8), "num_samples 60, got 50"),
+        ((60, 8), "num_instances 60, got 50"),
         ((50, 4), "dim 4, got 8"),
-        ((50, 8), "has_keys False, got True"),
+        ((50, 8), "has_documents False, got True"),
     ]:
         with pytest.raises(ValueError, match=f"path: expected files of a bank with {message}"):
             FeatureBank(*arguments, path=path)

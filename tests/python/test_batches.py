@@ -222,5 +222,5 @@ def test_batch_stats_equal_their_definition(rng):
     assert np.isnan(result["in_batch_similarity_per_batch"][2])
     assert result["num_batches"] == 3
     assert result["in_batch_similarity"] == pytest.approx(np.nanmean(result["in_batch_similarity_per_batch"]))
-    subset = ProximityGraph(torch.tensor([[7], [3]], dtype=torch.int32), ids=torch.tensor([3, 7]), num_nodes=40)
+    subset = ProximityGraph(torch.tensor([[7], [3]], dtype=torch.int32), ids=torch.tensor([3, 7]), num_instances=40)
     assert batch_stats([[3, 7, 9]], features, graph=subset)["edge_share"] == pytest.approx(2 / 6)

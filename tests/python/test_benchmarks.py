@@ -115,7 +115,7 @@ def test_cost_beside_training():
     assert sum(parameter.numel() for parameter in module.resnet50(1000).parameters()) == 25_557_032  # the published one
     cost = module.measure(
         torch.device("cpu"),
-        num_samples=600,
+        num_instances=600,
         dim=16,
         batch_size=8,
         image_size=32,

@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from batchsampler_ext.cli import inspection, main, progress
 from batchsampler_ext.cli.tables import table
@@ -209,7 +210,7 @@ sys.exit(main(sys.argv[1:]))
 """
     commands = (
         ["inspect", data["features"]],
-        ["bench", "--num-samples", "300", "--dim", "8", "--batch-size", "299"],
+        ["bench", "--num-instances", "300", "--dim", "8", "--batch-size", "299"],
     )
     for arguments in commands:
         result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
@@ -274,7 +275,7 @@ def test_long_epochs_are_measured_on_batches_spread_over_them(data, monkeypatch,
 
 def test_a_root_that_is_not_its_own_nearest_comes_first_and_once(rng):
     for features in (np.ones((40, 3), np.float32), np.arange(1, 41, dtype=np.float32)[:, None]):
-        arguments = {"metric": "ip", "precision": "fp32", "num_threads": 1, "max_memory": None, "seed": 3}
+        arguments = {"metric": "ip", "compute_dtype": torch.float32, "num_threads": 1, "max_memory": None, "seed": 3}
         batches = inspection.knn_batches(features, 8, arguments, lambda done, total: None)
         assert sorted(batch[0] for batch in batches) == list(range(40))
         assert all(len(set(batch)) == 8 for batch in batches)

@@ -15,7 +15,7 @@ from batchsampler_ext.cli.costs import Costs, Settings, cheaper_settings
 from batchsampler_ext.cli.costs_report import advice
 from batchsampler_ext.planners import PLANNERS
 
-SMALL = ["--num-samples", "300", "--dim", "8", "--batch-size", "16"]
+SMALL = ["--num-instances", "300", "--dim", "8", "--batch-size", "16"]
 
 
 @pytest.fixture(autouse=True)
@@ -67,8 +67,8 @@ def test_refreshes_are_counted_as_a_sampler_does_them(planner, refresh_every):
 def test_advice_names_what_was_measured_to_help():
     measured = replace(partition_costs(), remedies={"--num-candidates 12": partition_costs(0.25)})
     assert "below 1% if it takes 1.30 s or longer" in advice(measured, None)[0]
-    judgement, remedy = advice(measured, 0.5)
-    assert judgement == "A step costs 13.0 ms more, 2.60% of 500 ms: above 1%."
+    judgment, remedy = advice(measured, 0.5)
+    assert judgment == "A step costs 13.0 ms more, 2.60% of 500 ms: above 1%."
     assert remedy == (
         "With --num-candidates 12 a refresh takes 250 ms instead of 1.00 s, and a step costs 5.50 ms more (1.10%), "
         "with somewhat easier batches."
@@ -130,9 +130,9 @@ def test_bench_refreshes_as_a_sampler_does_by_default(planner, refresh_every):
 
 
 @pytest.mark.parametrize("planner", sorted(PLANNERS))
-@pytest.mark.parametrize(("num_samples", "batch_size"), [(2, 1), (2, 2), (3, 2), (9, 9)])
-def test_bench_of_few_instances(num_samples, batch_size, planner):
-    sizes = ["--num-samples", str(num_samples), "--dim", "3", "--batch-size", str(batch_size)]
+@pytest.mark.parametrize(("num_instances", "batch_size"), [(2, 1), (2, 2), (3, 2), (9, 9)])
+def test_bench_of_few_instances(num_instances, batch_size, planner):
+    sizes = ["--num-instances", str(num_instances), "--dim", "3", "--batch-size", str(batch_size)]
     assert main(["bench", *sizes, "--planner", planner]) == 0
 
 
@@ -146,16 +146,16 @@ def test_bench_uses_the_threads_it_is_told_and_gives_them_back(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--num-samples", "1"], "num_samples: expected an integer from 2 to 2147483647, got 1"),
-        (["--num-samples", "2000000000"], "num_samples: expected bank and graph to fit into"),
+        (["--num-instances", "1"], "num_instances: expected an integer from 2 to 2147483647, got 1"),
+        (["--num-instances", "2000000000"], "num_instances: expected bank and graph to fit into"),
         (["--dim", "0"], "dim: expected an integer at least 1, got 0"),
-        (["--batch-size", "301"], "batch_size: expected an integer from 1 to 300 (num_samples), got 301"),
+        (["--batch-size", "301"], "batch_size: expected an integer from 1 to 300 (num_instances), got 301"),
         (
             ["--planner", "cover_by_walks", "--refresh-every", "0"],
             "refresh_every: expected an integer at least 1, got 0",
         ),
         (["--refresh-every", "5"], "refresh_every: expected none with planner 'partition'"),
-        (["--num-candidates", "300"], "num_candidates: expected an integer from 1 to 299 (num_samples - 1), got 300"),
+        (["--num-candidates", "300"], "num_candidates: expected an integer from 1 to 299 (num_instances - 1), got 300"),
         (["--num-neighbors", "300"], "num_neighbors: expected an integer from 1 to 299 (num_candidates), got 300"),
         (["--dtype", "float64"], "dtype: expected one of 'float32', 'bfloat16', 'float16', got 'float64'"),
         (["--planner", "x"], "planner: expected one of"),

@@ -55,8 +55,8 @@ def test_bad_features(features, error, message, metric):
     for name, call in [("queries", lambda: knn(features, X, 1)), ("base", lambda: knn(X, features, 1))]:
         with pytest.raises(error, match=message.replace("features", name)):
             call()
-    with pytest.raises(error, match=message.replace("features", "keys")):
-        proximity_graph(X, 1, keys=features, metric=metric)
+    with pytest.raises(error, match=message.replace("features", "documents")):
+        proximity_graph(X, 1, documents=features, metric=metric)
 
 
 BAD_GRAPH_ARGUMENTS = [
@@ -70,8 +70,8 @@ BAD_GRAPH_ARGUMENTS = [
     ({"num_neighbors": 1.0}, TypeError, "num_neighbors: expected an integer, got 1.0"),
     ({"num_neighbors": True}, TypeError, "num_neighbors: expected an integer, got True"),
     ({"metric": "dot"}, ValueError, "metric: expected one of 'cosine', 'ip', 'l2', got 'dot'"),
-    ({"precision": "fp16"}, ValueError, "precision: expected one of 'fp32', 'bf16', got 'fp16'"),
-    ({"rows_per_draw": 0}, ValueError, "rows_per_draw: .* got 0"),
+    ({"compute_dtype": "bf16"}, ValueError, "compute_dtype: expected one of torch.float32, torch.bfloat16, got 'bf16'"),
+    ({"candidate_group_size": 0}, ValueError, "candidate_group_size: .* got 0"),
     ({"range_min": -1}, ValueError, "range_min: .* got -1"),
     ({"max_score": "high"}, TypeError, "max_score: expected a float or None, got 'high'"),
     ({"max_score": float("nan")}, ValueError, "max_score: expected a number, got nan"),
@@ -92,8 +92,8 @@ BAD_GRAPH_ARGUMENTS = [
     ({"rows": [0, 10]}, ValueError, r"rows: expected values in \[0, 10\), got 10"),
     ({"rows": [-1, 3]}, ValueError, r"rows: expected values in \[0, 10\), got -1"),
     ({"rows": torch.tensor([True, False])}, TypeError, "rows: expected integers, got torch.bool"),
-    ({"keys": X[:9]}, ValueError, r"keys: expected the shape of features, \[10, 4\], got \[9, 4\]"),
-    ({"keys": X[:, :3].contiguous()}, ValueError, r"keys: expected the shape of features"),
+    ({"documents": X[:9]}, ValueError, r"documents: expected the shape of features, \[10, 4\], got \[9, 4\]"),
+    ({"documents": X[:, :3].contiguous()}, ValueError, r"documents: expected the shape of features"),
 ]
 
 
@@ -101,7 +101,7 @@ BAD_GRAPH_ARGUMENTS = [
 def test_bad_graph_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         proximity_graph(X, **{"num_neighbors": 2 if "rows" in arguments else 3, **arguments})
-    if not arguments.keys() & {"num_candidates", "rows_per_draw", "seed", "sort"}:
+    if not arguments.keys() & {"num_candidates", "candidate_group_size", "seed", "sort"}:
         with pytest.raises(error, match=message.split(" .*")[0]):
             knn_graph(X, **{"num_neighbors": 1, **arguments})
 
@@ -220,13 +220,13 @@ def test_bad_graphs():
     with pytest.raises(TypeError, match="scores: expected torch.float32"):
         ProximityGraph(TABLE, scores=torch.zeros(4, 2, dtype=torch.float64))
     with pytest.raises(ValueError, match="ids: expected one for each of 4 rows, got 3"):
-        ProximityGraph(TABLE, ids=torch.tensor([0, 1, 2]), num_nodes=5)
+        ProximityGraph(TABLE, ids=torch.tensor([0, 1, 2]), num_instances=5)
     with pytest.raises(ValueError, match="ids: expected distinct ids, got 2 more than once"):
-        ProximityGraph(TABLE, ids=torch.tensor([0, 1, 2, 2]), num_nodes=5)
-    with pytest.raises(ValueError, match="num_nodes: .* got 3"):
-        ProximityGraph(TABLE, num_nodes=3)
+        ProximityGraph(TABLE, ids=torch.tensor([0, 1, 2, 2]), num_instances=5)
+    with pytest.raises(ValueError, match="num_instances: .* got 3"):
+        ProximityGraph(TABLE, num_instances=3)
     with pytest.raises(ValueError, match="ids: expected the instance of each of 4 rows out of 9, got None"):
-        ProximityGraph(TABLE, num_nodes=9)
+        ProximityGraph(TABLE, num_instances=9)
     with pytest.raises(ValueError, match="device: expected a CPU tensor"):
         ProximityGraph(TABLE).to("meta")
 

@@ -217,7 +217,7 @@ def test_other_losses_train(programs, made_data, program, loss):
         "--epochs 0",
         "--towers 2 --mask-known --no-link-labels --fill-bank",
         "--encoder bert --layers 1 --amp bf16 --pooler cls",
-        "--planner walks --order bfs --restart-prob-end 0.05 --rows-per-draw 1",
+        "--planner walks --order bfs --restart-prob-end 0.05 --candidate-group-size 1",
         "--range-min 2 --max-score 0.9 --hardness hard",
         "--planner cover_by_walks --bank-dtype fp32 --warmup-epochs 1 --schedule linear",
     ],

@@ -20,7 +20,7 @@ def graph(rng) -> ProximityGraph:
 
 def equal(first: ProximityGraph, second: ProximityGraph) -> bool:
     return (
-        first.num_nodes == second.num_nodes
+        first.num_instances == second.num_instances
         and torch.equal(first.neighbors, second.neighbors)
         and all(
             (a is None and b is None) or torch.equal(a, b)
@@ -81,9 +81,9 @@ def test_foreign_files_are_refused(tmp_path):
     with open(tmp_path / "array.npz", "wb") as file:
         np.save(file, np.zeros(3))
     neighbors = np.full((3, 2), 3, np.int32)  # out of range
-    np.savez(tmp_path / "range.npz", format=1, num_nodes=3, neighbors=neighbors)
-    np.savez(tmp_path / "pickle.npz", format=1, num_nodes=3, neighbors=np.array([None, 1], dtype=object))
-    np.savez(tmp_path / "future.npz", format=2, num_nodes=3, neighbors=np.zeros((3, 2), np.int32))
+    np.savez(tmp_path / "range.npz", format=1, num_instances=3, neighbors=neighbors)
+    np.savez(tmp_path / "pickle.npz", format=1, num_instances=3, neighbors=np.array([None, 1], dtype=object))
+    np.savez(tmp_path / "future.npz", format=2, num_instances=3, neighbors=np.zeros((3, 2), np.int32))
     for name in ("other", "array", "range", "pickle", "future"):
         with pytest.raises(ValueError, match="path: expected an intact graph"):
             ProximityGraph.load(tmp_path / f"{name}.npz")
@@ -115,4 +115,4 @@ def test_stats(graph):
     assert stats.mean_score == pytest.approx(float(graph.scores[graph.neighbors >= 0].mean()), abs=1e-6)
     reached = set(graph.neighbors.unique().tolist()) - {-1}
     assert stats.unreached_rows == 50 - len(reached)
-    assert repr(graph) == "ProximityGraph(num_nodes=60, num_neighbors=6, rows=50)"
+    assert repr(graph) == "ProximityGraph(num_instances=60, num_neighbors=6, rows=50)"

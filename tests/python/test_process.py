@@ -29,9 +29,10 @@ from batchsampler_ext import proximity_graph, sample_batches
 def epoch_hash(num_threads):
     features = torch.from_numpy(load_digits().data).to(torch.bfloat16)
     digest = hashlib.sha256()
-    for metric, rows_per_draw in [("cosine", 256), ("l2", 1)]:
-        graph = proximity_graph(features, 20, num_candidates=300, metric=metric, rows_per_draw=rows_per_draw,
-                                return_scores=True, seed=77, num_threads=num_threads)
+    for metric, candidate_group_size in [("cosine", 256), ("l2", 1)]:
+        graph = proximity_graph(features, 20, num_candidates=300, metric=metric,
+                                candidate_group_size=candidate_group_size, return_scores=True, seed=77,
+                                num_threads=num_threads)
         digest.update(graph.neighbors.numpy().tobytes() + graph.scores.numpy().tobytes())
         for planner in ("partition", "walks", "cover_by_walks"):
             batches = sample_batches(graph, 64, planner=planner, seed=77, epoch=5, num_threads=num_threads)

@@ -35,13 +35,13 @@ def graph_arguments(draw):
         "metric": draw(st.sampled_from(["cosine", "ip", "l2"])),
         "rows": rows,
         "labels": rng.integers(-1, 3, num_rows) if draw(st.booleans()) else None,
-        "keys": rng.integers(-2, 3, (num_rows, dim)).astype(np.float32) if draw(st.booleans()) else None,
+        "documents": rng.integers(-2, 3, (num_rows, dim)).astype(np.float32) if draw(st.booleans()) else None,
         "max_score": draw(st.sampled_from([None, -1.0, 0.0, 0.5, 4.0])),
         "range_min": draw(st.integers(0, 5)),
     }
     draws = {
         "num_candidates": num_candidates,
-        "rows_per_draw": draw(st.integers(1, 50)),
+        "candidate_group_size": draw(st.integers(1, 50)),
         "sort": draw(st.booleans()),
         "seed": draw(st.integers(0, 2**64 - 1)),
     }

@@ -52,24 +52,29 @@ def test_permutation_pairs_are_uniform(n):
     assert stats.chisquare(pairs).pvalue > 1e-4
 
 
-def draws(n: int, num_candidates: int, rows_per_draw: int, seed: int) -> np.ndarray:
+def draws(n: int, num_candidates: int, candidate_group_size: int, seed: int) -> np.ndarray:
     """[n, M] candidates in draw order: with K = M nothing is left out and sort=False keeps the order."""
     features = torch.ones(n, 1)
     graph = proximity_graph(
-        features, num_candidates, num_candidates=num_candidates, rows_per_draw=rows_per_draw, seed=seed, num_threads=1
+        features,
+        num_candidates,
+        num_candidates=num_candidates,
+        candidate_group_size=candidate_group_size,
+        seed=seed,
+        num_threads=1,
     )
     return graph.neighbors.numpy()
 
 
-@pytest.mark.parametrize("rows_per_draw", [1, 5, 256])
+@pytest.mark.parametrize("candidate_group_size", [1, 5, 256])
 @pytest.mark.parametrize("num_candidates", [1, 3, 1000])
-def test_draws_are_uniform_for_every_row_at_every_small_n(rows_per_draw, num_candidates):
+def test_draws_are_uniform_for_every_row_at_every_small_n(candidate_group_size, num_candidates):
     """Every position of a draw is uniform over the other rows: chi-square of the first and last position, each row."""
     num_seeds = 400
     pvalues = []
     for n in range(2, 65):
         m = min(num_candidates, n - 1)
-        found = np.stack([draws(n, m, rows_per_draw, seed) for seed in range(num_seeds)])  # [seeds, n, m]
+        found = np.stack([draws(n, m, candidate_group_size, seed) for seed in range(num_seeds)])  # [seeds, n, m]
         assert (found != np.arange(n)[:, None]).all()
         assert (np.diff(np.sort(found), axis=2) > 0).all()
         if n == 2:
@@ -80,14 +85,14 @@ def test_draws_are_uniform_for_every_row_at_every_small_n(rows_per_draw, num_can
                 pvalues.append(stats.chisquare(counts).pvalue)
     pvalues = np.asarray(pvalues)
     assert pvalues.min() > 1e-4 / len(pvalues)
-    if rows_per_draw == 1:  # independent rows: many mildly small p-values would betray a small bias
+    if candidate_group_size == 1:  # independent rows: many mildly small p-values would betray a small bias
         assert abs((pvalues < 0.05).mean() - 0.05) < 0.02
 
 
-@pytest.mark.parametrize("rows_per_draw", [1, 2, 256])
+@pytest.mark.parametrize("candidate_group_size", [1, 2, 256])
 @pytest.mark.parametrize(("n", "num_candidates"), [(5, 2), (9, 2), (9, 8)])
-def test_ordered_pairs_of_a_draw_are_uniform(rows_per_draw, n, num_candidates):
-    found = np.stack([draws(n, num_candidates, rows_per_draw, seed) for seed in range(4000)])
+def test_ordered_pairs_of_a_draw_are_uniform(candidate_group_size, n, num_candidates):
+    found = np.stack([draws(n, num_candidates, candidate_group_size, seed) for seed in range(4000)])
     for row in range(n):
         first, last = found[:, row, 0].astype(int), found[:, row, -1]
         pairs = np.bincount(first * n + last, minlength=n * n).reshape(n, n)
@@ -97,12 +102,12 @@ def test_ordered_pairs_of_a_draw_are_uniform(rows_per_draw, n, num_candidates):
         assert pairs[~possible].sum() == 0
 
 
-@pytest.mark.parametrize("rows_per_draw", [1, 256])
-def test_draws_are_uniform_at_large_n(rows_per_draw):
+@pytest.mark.parametrize("candidate_group_size", [1, 256])
+def test_draws_are_uniform_at_large_n(candidate_group_size):
     n, m = 100_003, 64
-    found = draws(n, m, rows_per_draw, seed=3)
+    found = draws(n, m, candidate_group_size, seed=3)
     # Shared draws repeat in all rows of a group: count each group once, by the first row that has it.
-    rows = np.unique(found[:, 0], return_index=True)[1] if rows_per_draw > 1 else np.arange(n)
+    rows = np.unique(found[:, 0], return_index=True)[1] if candidate_group_size > 1 else np.arange(n)
     values = found[rows].ravel()
     counts = np.bincount(values * 256 // n, minlength=256)
     exposure = np.bincount(np.arange(n) * 256 // n, minlength=256) / n
@@ -111,7 +116,7 @@ def test_draws_are_uniform_at_large_n(rows_per_draw):
 
 
 def test_draws_equal_the_oracle():
-    for n, m, rows_per_draw in [
+    for n, m, candidate_group_size in [
         (2, 1, 1),
         (2, 1, 256),
         (7, 3, 2),
@@ -120,5 +125,5 @@ def test_draws_equal_the_oracle():
         (300, 20, 256),
         (300, 299, 64),
     ]:
-        expected = reference.candidates(n, m, rows_per_draw, seed=11)
-        assert np.array_equal(draws(n, m, rows_per_draw, seed=11), expected)
+        expected = reference.candidates(n, m, candidate_group_size, seed=11)
+        assert np.array_equal(draws(n, m, candidate_group_size, seed=11), expected)

@@ -42,12 +42,12 @@ def drift(bank: FeatureBank, batch: list[int]) -> None:
 
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("is_subset", [False, True])
-@pytest.mark.parametrize("num_samples", [1797, 1792, 63])
-def test_every_instance_once_per_epoch_through_refreshes(num_samples, is_subset, drop_last):
+@pytest.mark.parametrize("num_instances", [1797, 1792, 63])
+def test_every_instance_once_per_epoch_through_refreshes(num_instances, is_subset, drop_last):
     """With N mod B of 5, 0 and N; also where the loader draws from a part of the bank's instances."""
-    bank = filled_bank(features() if is_subset else features()[:num_samples])
-    instances = torch.randperm(1797, generator=torch.Generator().manual_seed(1))[:num_samples].tolist()
-    source = SubsetRandomSampler(instances) if is_subset else num_samples
+    bank = filled_bank(features() if is_subset else features()[:num_instances])
+    instances = torch.randperm(1797, generator=torch.Generator().manual_seed(1))[:num_instances].tolist()
+    source = SubsetRandomSampler(instances) if is_subset else num_instances
     sampler = ProximityBatchSampler(source, 64, drop_last, bank=bank, graph=GraphConfig(num_candidates=200))
     for _ in range(5):
         epoch = []
@@ -58,8 +58,8 @@ def test_every_instance_once_per_epoch_through_refreshes(num_samples, is_subset,
                 sampler.refresh()
         drawn = [i for batch in epoch for i in batch]
         assert len(epoch) == len(sampler)
-        assert len(set(drawn)) == len(drawn) == (num_samples // 64 * 64 if drop_last else num_samples)
-        assert set(drawn) <= set(instances if is_subset else range(num_samples))
+        assert len(set(drawn)) == len(drawn) == (num_instances // 64 * 64 if drop_last else num_instances)
+        assert set(drawn) <= set(instances if is_subset else range(num_instances))
         assert all(len(batch) == 64 for batch in epoch[:-1])
     assert sampler.epoch == (4 if len(sampler) else 0)
     assert sampler.refreshes == 5 * -(-len(sampler) // 7)
@@ -341,7 +341,7 @@ def test_restart_schedule_and_options_reach_the_graph():
 def test_bad_samplers():
     bank = FeatureBank(100, 4)
     for arguments, error, message in [
-        ((101, 8), ValueError, r"sampler: expected an integer from 1 to 100 \(bank.num_samples\), got 101"),
+        ((101, 8), ValueError, r"sampler: expected an integer from 1 to 100 \(bank.num_instances\), got 101"),
         ((SubsetRandomSampler([1, 1]), 8), ValueError, "sampler: expected distinct instances"),
         ((SubsetRandomSampler([1, 100]), 8), ValueError, r"sampler: expected instances in \[0, 100\)"),
         ((SubsetRandomSampler([]), 8), ValueError, "sampler: expected at least one instance"),
@@ -364,7 +364,7 @@ def test_bad_samplers():
         ({"graph": {"metric": "ip"}}, TypeError, "graph: expected a GraphConfig, got dict"),
         ({"graph": GraphConfig(metric="dot")}, ValueError, "metric: expected one of"),
         ({"graph": GraphConfig(labels=[1, 2, 3])}, ValueError, "labels: expected one for each of 100 instances, got 3"),
-        ({"graph": GraphConfig(rows_per_draw=0)}, ValueError, "rows_per_draw: "),
+        ({"graph": GraphConfig(candidate_group_size=0)}, ValueError, "candidate_group_size: "),
         ({"graph": GraphConfig(range_min=1000)}, ValueError, "range_min: expected less than num_candidates, 1000"),
         ({"bank": None}, TypeError, "bank: expected a FeatureBank, got NoneType"),
     ]:

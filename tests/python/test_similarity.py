@@ -46,7 +46,7 @@ def features_of(rng: np.random.Generator, kind: str, n: int, dim: int) -> np.nda
 KINDS = ("normal", "integers", "equal rows", "zero rows", "subnormal", "overflowing", "common mean")
 
 
-DRAWS = [(1, False), (16, True), (256, False)]  # rows_per_draw, sort
+DRAWS = [(1, False), (16, True), (256, False)]  # candidate_group_size, sort
 
 
 @functools.lru_cache
@@ -54,8 +54,10 @@ def inputs_and_answers(kind: str, metric: str):
     """Features, and what the oracle makes of them: it is slow, and every instruction set is compared with it."""
     features = features_of(np.random.default_rng(7), kind, 70, 19)
     graphs = [
-        reference.proximity_graph(features, 6, 33, metric=metric, rows_per_draw=rows_per_draw, sort=sort, seed=7)
-        for rows_per_draw, sort in DRAWS
+        reference.proximity_graph(
+            features, 6, 33, metric=metric, candidate_group_size=candidate_group_size, sort=sort, seed=7
+        )
+        for candidate_group_size, sort in DRAWS
     ]
     return features, graphs, reference.knn_graph(features, 6, metric=metric)
 
@@ -65,10 +67,10 @@ def inputs_and_answers(kind: str, metric: str):
 def test_graphs_equal_the_oracle(isa, kind, metric):
     features, graphs, knn_answer = inputs_and_answers(kind, metric)
     for num_threads in (1, 2, 5):
-        for (rows_per_draw, sort), expected in zip(DRAWS, graphs, strict=True):
+        for (candidate_group_size, sort), expected in zip(DRAWS, graphs, strict=True):
             graph = proximity_graph(
-                features, 6, num_candidates=33, metric=metric, rows_per_draw=rows_per_draw, sort=sort, seed=7,
-                return_scores=True, num_threads=num_threads,
+                features, 6, num_candidates=33, metric=metric, candidate_group_size=candidate_group_size, sort=sort,
+                seed=7, return_scores=True, num_threads=num_threads,
             )  # fmt: skip
             assert same(graph, expected)
         assert same(knn_graph(features, 6, metric=metric, num_threads=num_threads), knn_answer)
@@ -86,8 +88,8 @@ def test_awkward_sizes_up_to_all_candidates_kept(rng, isa, n):
     features = rng.integers(-3, 4, (n, 5)).astype(np.float32)
     for m in {1, (n - 1) // 2, n - 1} - {0}:
         for k in {1, (m + 1) // 2, m}:
-            graph = proximity_graph(features, k, num_candidates=m, rows_per_draw=8, return_scores=True)
-            assert same(graph, reference.proximity_graph(features, k, m, rows_per_draw=8))
+            graph = proximity_graph(features, k, num_candidates=m, candidate_group_size=8, return_scores=True)
+            assert same(graph, reference.proximity_graph(features, k, m, candidate_group_size=8))
 
 
 def test_many_candidates_cross_every_block_boundary(rng, isa):
@@ -107,11 +109,11 @@ def test_many_candidates_cross_every_block_boundary(rng, isa):
 
 def test_filters_equal_the_oracle(rng, isa):
     features = rng.integers(-2, 3, (60, 4)).astype(np.float32)
-    keys = rng.integers(-2, 3, (60, 4)).astype(np.float32)
+    documents = rng.integers(-2, 3, (60, 4)).astype(np.float32)
     labels = rng.integers(-1, 4, 60)
     rows = rng.permutation(60)[:41]
     options = {
-        "keys": [None, keys],
+        "documents": [None, documents],
         "labels": [None, labels],
         "max_score": [None, 0.5],
         "range_min": [0, 3],
@@ -119,8 +121,8 @@ def test_filters_equal_the_oracle(rng, isa):
     }
     for values in itertools.product(*options.values()):
         chosen = dict(zip(options, values, strict=True))
-        graph = proximity_graph(features, 5, num_candidates=30, rows_per_draw=16, return_scores=True, **chosen)
-        assert same(graph, reference.proximity_graph(features, 5, 30, rows_per_draw=16, **chosen)), chosen
+        graph = proximity_graph(features, 5, num_candidates=30, candidate_group_size=16, return_scores=True, **chosen)
+        assert same(graph, reference.proximity_graph(features, 5, 30, candidate_group_size=16, **chosen)), chosen
         assert same(knn_graph(features, 5, **chosen), reference.knn_graph(features, 5, **chosen)), chosen
 
 
@@ -145,7 +147,7 @@ def test_rows_subset_draws_from_the_subset_only(rng):
     rows = rng.permutation(100)[:30]
     graph = proximity_graph(features, 10, num_candidates=20, rows=rows)
     assert graph.ids.tolist() == rows.tolist()
-    assert graph.num_nodes == 100
+    assert graph.num_instances == 100
     assert set(graph.neighbors.unique().tolist()) <= set(rows.tolist())
     assert not (graph.neighbors == graph.ids[:, None]).any()
     single = proximity_graph(features, rows=[4])
@@ -173,12 +175,12 @@ def test_16_bit_features_are_read_exactly(rng, isa, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_bf16_precision_is_rounding_first(rng, isa, dtype):
     features = torch.from_numpy(rng.standard_normal((50, 40))).to(dtype)
-    rounded = proximity_graph(features, 6, num_candidates=20, return_scores=True, precision="bf16")
+    rounded = proximity_graph(features, 6, num_candidates=20, return_scores=True, compute_dtype=torch.bfloat16)
     expected = proximity_graph(features.bfloat16(), 6, num_candidates=20, return_scores=True)
     assert torch.equal(rounded.neighbors, expected.neighbors)
     assert torch.equal(rounded.scores, expected.scores)
     exact = knn_graph(features, 49).scores.sum(1)
-    assert (knn_graph(features, 49, precision="bf16").scores.sum(1) - exact).abs().max() < 49 * 2**-7
+    assert (knn_graph(features, 49, compute_dtype=torch.bfloat16).scores.sum(1) - exact).abs().max() < 49 * 2**-7
 
 
 def test_agrees_with_float64_but_for_ties(rng):
@@ -326,21 +328,23 @@ def bfloat16_features(rng: np.random.Generator, kind: str, n: int, dim: int) -> 
 @functools.lru_cache
 def bfloat16_inputs_and_answers(kind: str, dim: int):
     rng = np.random.default_rng(3)
-    features, keys = (bfloat16_features(rng, kind, 90, dim) for _ in range(2))
+    features, documents = (bfloat16_features(rng, kind, 90, dim) for _ in range(2))
     options: list[dict] = [
         {},
         {"range_min": 7},
         {"labels": rng.integers(-1, 3, 90)},
-        {"rows": rng.permutation(90)[:80], "keys": keys},
+        {"rows": rng.permutation(90)[:80], "documents": documents},
         {"metric": "ip"},
     ]
     answers = []
     for chosen in options:
-        arrays = chosen | ({"keys": keys.float().numpy()} if "keys" in chosen else {})
+        arrays = chosen | ({"documents": documents.float().numpy()} if "documents" in chosen else {})
         answers.append(
             [
-                reference.proximity_graph(features.float().numpy(), 9, 70, rows_per_draw=rows_per_draw, **arrays)[0]
-                for rows_per_draw in (40, 1)
+                reference.proximity_graph(
+                    features.float().numpy(), 9, 70, candidate_group_size=candidate_group_size, **arrays
+                )[0]
+                for candidate_group_size in (40, 1)
             ]
         )
     return features, options, answers
@@ -356,21 +360,21 @@ def test_bfloat16_graphs_without_scores_equal_the_oracle(isa, kind, dim):
     wide = torch.zeros((90, dim + 3), dtype=torch.bfloat16)
     wide[:, 1 : dim + 1] = features  # rows that begin at odd addresses
     layouts = {
-        "tensor": (features, "fp32"),
-        "columns": (wide[:, 1 : dim + 1], "fp32"),
-        "float32": (features.float(), "bf16"),
+        "tensor": (features, torch.float32),
+        "columns": (wide[:, 1 : dim + 1], torch.float32),
+        "float32": (features.float(), torch.bfloat16),
     }
     for chosen, answer in zip(options, answers, strict=True):
-        for name, (layout, precision) in layouts.items():
-            for rows_per_draw, expected in zip((40, 1), answer, strict=True):
+        for name, (layout, compute_dtype) in layouts.items():
+            for candidate_group_size, expected in zip((40, 1), answer, strict=True):
                 graph = proximity_graph(
-                    layout, 9, num_candidates=70, rows_per_draw=rows_per_draw, precision=precision, num_threads=2,
-                    **chosen,
+                    layout, 9, num_candidates=70, candidate_group_size=candidate_group_size,
+                    compute_dtype=compute_dtype, num_threads=2, **chosen,
                 )  # fmt: skip
-                assert np.array_equal(graph.neighbors.numpy(), expected), (chosen, name, rows_per_draw)
+                assert np.array_equal(graph.neighbors.numpy(), expected), (chosen, name, candidate_group_size)
 
 
-def test_bfloat16_screening_of_many_candidates(isa):
+def test_bfloat16_prefilter_of_many_candidates(isa):
     """Several blocks of candidates, buffers cut back more than once."""
     rng = np.random.default_rng(5)
     for kind in ("normal", "near ties", "one cluster"):
@@ -381,7 +385,7 @@ def test_bfloat16_screening_of_many_candidates(isa):
 
 
 def test_knn_graph_where_its_sample_misleads(isa):
-    """The engine guesses thresholds from evenly spaced columns; here these are each other's neighbours."""
+    """The engine guesses thresholds from evenly spaced columns; here these are each other's neighbors."""
     rng = np.random.default_rng(2)
     features = rng.standard_normal((1300, 3)).astype(np.float32)
     features[np.arange(90) * 1300 // 512] = 50 + rng.standard_normal((90, 3))
@@ -397,7 +401,7 @@ def test_knn_graph_where_its_sample_misleads(isa):
 def float32_inputs_and_answers(kind: str, dim: int):
     rng = np.random.default_rng(4)
     # Beside bfloat16 values, by less than bfloat16 can tell.
-    features, keys = (
+    features, documents = (
         bfloat16_features(rng, kind, 90, dim).float() * (1 + 1e-4 * torch.from_numpy(rng.random((90, dim)))).float()
         for _ in range(2)
     )
@@ -405,12 +409,12 @@ def float32_inputs_and_answers(kind: str, dim: int):
         {},
         {"range_min": 7},
         {"labels": rng.integers(-1, 3, 90)},
-        {"rows": rng.permutation(90)[:80], "keys": keys},
+        {"rows": rng.permutation(90)[:80], "documents": documents},
     ]
     answers = []
     for chosen in options:
-        arrays = chosen | ({"keys": keys.numpy()} if "keys" in chosen else {})
-        answers.append(reference.proximity_graph(features.numpy(), 9, 70, rows_per_draw=1, **arrays))
+        arrays = chosen | ({"documents": documents.numpy()} if "documents" in chosen else {})
+        answers.append(reference.proximity_graph(features.numpy(), 9, 70, candidate_group_size=1, **arrays))
     return features, options, answers
 
 
@@ -424,7 +428,13 @@ def test_float32_own_draws_equal_the_oracle(isa, kind, dim):
     for chosen, (neighbors, scores) in zip(options, answers, strict=True):
         for wants_scores in (False, True):
             graph = proximity_graph(
-                features, 9, num_candidates=70, rows_per_draw=1, return_scores=wants_scores, num_threads=2, **chosen
+                features,
+                9,
+                num_candidates=70,
+                candidate_group_size=1,
+                return_scores=wants_scores,
+                num_threads=2,
+                **chosen,
             )
             assert np.array_equal(graph.neighbors.numpy(), neighbors), chosen
             if wants_scores:
@@ -434,7 +444,7 @@ def test_float32_own_draws_equal_the_oracle(isa, kind, dim):
 @pytest.mark.parametrize(
     "kind", ["normal", "near ties", "one cluster", "heavy tails", "cancelling", "zero rows", "tiny", "huge"]
 )
-def test_knn_graph_by_pairs_equals_knn(isa, kind):
+def test_symmetric_knn_graph_equals_knn(isa, kind):
     """Pairs are scored once, and screened; queries against a base of their own are not."""
     rng = np.random.default_rng(6)
     features = bfloat16_features(rng, kind, 1100, 40).float()

@@ -85,12 +85,12 @@ def test_a_single_node_and_fewer_nodes_than_the_batch():
 
 def exact_batch_distribution(table: np.ndarray, root: int, size: int, alpha: float) -> dict[tuple[int, ...], float]:
     """Probability of each ordered batch of the uncapped process, by absorbing Markov chains."""
-    num_nodes = len(table)
-    moves = np.zeros((num_nodes, num_nodes))
+    num_instances = len(table)
+    moves = np.zeros((num_instances, num_instances))
     for node, row in enumerate(table):
         for j in row:
             moves[node, j] += (1 - alpha) / len(row)
-    restart = np.zeros((num_nodes, num_nodes))
+    restart = np.zeros((num_instances, num_instances))
     restart[:, root] = alpha
 
     result: dict[tuple[int, ...], float] = {}
@@ -101,7 +101,7 @@ def exact_batch_distribution(table: np.ndarray, root: int, size: int, alpha: flo
             return
         seen = list(batch)
         within = (moves + restart)[np.ix_(seen, seen)]
-        new = [j for j in range(num_nodes) if j not in seen]
+        new = [j for j in range(num_instances) if j not in seen]
         leaving = np.linalg.inv(np.eye(len(seen)) - within) @ moves[np.ix_(seen, new)]
         for j, p in zip(new, leaving[seen.index(node)], strict=True):
             if p > 0:
@@ -119,7 +119,7 @@ def test_batches_follow_the_exact_process(alpha):
     assert sum(expected.values()) == pytest.approx(1)
     num_walks = 40_000
     walks = random_walk_with_restart(torch.from_numpy(table), [0] * num_walks, 4, restart_prob=alpha, seed=5)
-    assert walks.teleports.sum() + walks.fills.sum() < num_walks / 1000  # the caps hardly ever end a walk here
+    assert walks.reroots.sum() + walks.random_fills.sum() < num_walks / 1000  # the caps hardly ever end a walk here
     observed = dict.fromkeys(expected, 0)
     for batch in map(tuple, walks.nodes.tolist()):
         observed[batch] += 1
@@ -135,7 +135,7 @@ def test_every_move_is_an_edge(rng, random_table):
     walks = random_walk_with_restart(torch.from_numpy(table), list(range(50)), 40)
     for w in range(50):
         batch = walks.nodes[w].tolist()
-        if walks.teleports[w] + walks.fills[w] == 0:
+        if walks.reroots[w] + walks.random_fills[w] == 0:
             for i in range(1, 40):
                 assert any(batch[i] in table[earlier] for earlier in batch[:i])
 
@@ -153,7 +153,7 @@ def test_graph_over_a_subset_walks_in_its_instance_ids(rng, random_table):
     table = random_table(50, 5)
     ids = torch.from_numpy(rng.permutation(500)[:50])
     named = torch.where(torch.from_numpy(table) < 0, -1, ids[torch.from_numpy(table).clamp(min=0).long()]).int()
-    graph = ProximityGraph(named, ids=ids, num_nodes=500)
+    graph = ProximityGraph(named, ids=ids, num_instances=500)
     local = random_walk_with_restart(torch.from_numpy(table), [3, 11], 20)
     walks = random_walk_with_restart(graph, ids[[3, 11]], 20)
     assert torch.equal(walks.nodes.long(), ids[local.nodes.long()])
@@ -228,7 +228,7 @@ def test_a_bad_row_is_reported_where_walks_meet_it(rng, values, message):
         with pytest.raises(ValueError, match=message):
             random_walk_with_restart(table, list(range(200)), 16, num_threads=num_threads)
         clean = random_walk_with_restart(table, [25_000, 26_000], 4, num_threads=num_threads)
-        assert int(clean.teleports.sum() + clean.fills.sum()) == 0
+        assert int(clean.reroots.sum() + clean.random_fills.sum()) == 0
     with pytest.raises(ValueError, match=message.split(", got")[0]):
         sample_batches(table, 8)
     with pytest.raises(ValueError, match=message.split(", got")[0]):
@@ -244,7 +244,7 @@ def test_rows_that_are_all_instances_need_no_look_ups(rng, monkeypatch):
         for max_score in (None, 0.3):
             graph = proximity_graph(features, 9, num_candidates=60, rows=range(300), max_score=max_score, seed=2)
             exact = knn_graph(features, 5, rows=torch.arange(300), max_score=max_score)
-            for built in (graph, exact, ProximityGraph(graph.neighbors, ids=torch.arange(300), num_nodes=300)):
+            for built in (graph, exact, ProximityGraph(graph.neighbors, ids=torch.arange(300), num_instances=300)):
                 found.append(built.neighbors)
                 for planner in ("partition", "walks", "cover_by_walks"):
                     batches = sample_batches(built, 16, planner=planner, seed=5)

@@ -35,12 +35,12 @@ int64_t first_unstorable(const float* rows /* [num_rows, dim] */, const BankUpda
 
 UpdateResult check(const BankTables& bank, const BankUpdate& update) {
   for (int64_t i = 0; i < update.num_rows; ++i) {
-    if (update.ids[i] < 0 || update.ids[i] >= bank.num_samples) return {UpdateError::kId, i};
+    if (update.ids[i] < 0 || update.ids[i] >= bank.num_instances) return {UpdateError::kId, i};
   }
   if (const int64_t row = first_unstorable(update.rows, update, bank); row >= 0) return {UpdateError::kRow, row};
-  if (bank.keys != nullptr) {
-    if (const int64_t row = first_unstorable(update.key_rows, update, bank); row >= 0) {
-      return {UpdateError::kKeyRow, row};
+  if (bank.documents != nullptr) {
+    if (const int64_t row = first_unstorable(update.document_rows, update, bank); row >= 0) {
+      return {UpdateError::kDocumentRow, row};
     }
   }
   return {};
@@ -82,7 +82,7 @@ UpdateResult update_bank(const BankTables& bank, const BankUpdate& update) {
   const UpdateResult result = check(bank, update);
   if (result.error != UpdateError::kNone) return result;
   store_as(bank.data, update.rows, bank, update);
-  if (bank.keys != nullptr) store_as(bank.keys, update.key_rows, bank, update);
+  if (bank.documents != nullptr) store_as(bank.documents, update.document_rows, bank, update);
   for (int64_t i = 0; i < update.num_rows; ++i) bank.last_update[update.ids[i]] = update.step;
   return result;
 }

@@ -1,4 +1,4 @@
-// Storing embeddings in the bank: optional normalisation, optional mixing with what was there, rounding to its type.
+// Storing embeddings in the bank: optional normalization, optional mixing with what was there, rounding to its type.
 //
 // Unit row: with n = sum of x_k^2 in float64, added up in eight chains (chain j takes k = j, j + 8, ... ascending; then
 // ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7))), u_k = float32(x_k * (1 / sqrt(n))); a zero row stays zero.
@@ -14,27 +14,27 @@
 namespace bse {
 
 struct BankTables {
-  void* data;  // [num_samples, dim], of `dtype`
-  void* keys;  // the same of the second tower, or null
+  void* data;       // [num_instances, dim], of `dtype`
+  void* documents;  // the same of the second tower, or null
   DType dtype;
-  int64_t num_samples, dim;
-  int64_t* last_update;  // [num_samples], step of the latest update, -1 never
+  int64_t num_instances, dim;
+  int64_t* last_update;  // [num_instances], step of the latest update, -1 never
 };
 
 struct BankUpdate {
-  const int64_t* ids;     // [num_rows]; of equal ids the last one stays, but with momentum they must be distinct
-  const float* rows;      // [num_rows, dim]
-  const float* key_rows;  // [num_rows, dim], or null
+  const int64_t* ids;          // [num_rows]; of equal ids the last one stays, but with momentum they must be distinct
+  const float* rows;           // [num_rows, dim]
+  const float* document_rows;  // [num_rows, dim], or null
   int64_t num_rows, step;
   float momentum;  // m; 0: no mixing
   bool normalize;
 };
 
-enum class UpdateError { kNone, kId, kRow, kKeyRow };
+enum class UpdateError { kNone, kId, kRow, kDocumentRow };
 
 struct UpdateResult {
   UpdateError error = UpdateError::kNone;  // otherwise nothing was stored
-  int64_t position = -1;                   // of the first id outside [0, num_samples), or the first row with a value
+  int64_t position = -1;                   // of the first id outside [0, num_instances), or the first row with a value
                                            // that is not finite or would not be once stored
 };
 

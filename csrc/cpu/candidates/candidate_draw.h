@@ -76,8 +76,8 @@ class CandidateDraw {
   // A mark for every value while they stay in the cache; a hash table beyond. Marks are bytes, not bits: values that
   // share a word would wait for each other.
   static bool has_marks(int64_t num_drawn, int64_t n) {
-    constexpr int64_t kMostMarks = 1 << 18;
-    return n <= kMostMarks && draw_is_sparse(static_cast<uint32_t>(num_drawn), static_cast<uint32_t>(n));
+    constexpr int64_t kMaxMarks = 1 << 18;
+    return n <= kMaxMarks && draw_is_sparse(static_cast<uint32_t>(num_drawn), static_cast<uint32_t>(n));
   }
 
   uint32_t num_drawn_, n_;

@@ -10,11 +10,11 @@
 
 namespace bse {
 
-// What the builders of a proximity graph read: the request, and row_term() of each row of the pool.
-struct GraphPool {
+// What the builders of a proximity graph read: the request, and row_norm() of each row of the subset.
+struct GraphSubset {
   const ProximityGraphRequest& request;
-  const float* query_terms;  // [num_rows]
-  const float* key_terms;    // [num_rows]
+  const float* query_norms;     // [num_rows]
+  const float* document_norms;  // [num_rows]
 
   int64_t instance(int64_t row) const { return request.rows != nullptr ? request.rows[row] : row; }
 };
@@ -23,12 +23,12 @@ struct GraphPool {
 class DrawnCandidates {
  public:
   // size: of a draw; num_drawable: values that it draws from
-  DrawnCandidates(const GraphPool& pool, int64_t size, int64_t num_drawable)
-      : pool_(pool),
-        draw_(static_cast<uint32_t>(size), static_cast<uint32_t>(num_drawable), pool.request.seed),
+  DrawnCandidates(const GraphSubset& subset, int64_t size, int64_t num_drawable)
+      : subset_(subset),
+        draw_(static_cast<uint32_t>(size), static_cast<uint32_t>(num_drawable), subset.request.seed),
         rows_(static_cast<size_t>(size)),
         ids_(static_cast<size_t>(size)),
-        terms_(static_cast<size_t>(size)) {}
+        norms_(static_cast<size_t>(size)) {}
 
   static int64_t bytes(int64_t size, int64_t num_drawable) {
     return 16 * size + CandidateDraw::bytes(size, num_drawable);
@@ -50,26 +50,26 @@ class DrawnCandidates {
   }
 
   int64_t size() const { return static_cast<int64_t>(rows_.size()); }
-  const uint32_t* rows() const { return rows_.data(); }  // of the pool
+  const uint32_t* rows() const { return rows_.data(); }  // of the subset
   const int64_t* ids() const { return ids_.data(); }     // of the features
-  const float* terms() const { return terms_.data(); }
+  const float* norms() const { return norms_.data(); }
 
  private:
   void look_up() {
     const size_t size = rows_.size();
-    if (pool_.request.rows == nullptr) {
+    if (subset_.request.rows == nullptr) {
       std::copy(rows_.begin(), rows_.end(), ids_.begin());
     } else {
-      for (size_t c = 0; c < size; ++c) ids_[c] = pool_.request.rows[rows_[c]];
+      for (size_t c = 0; c < size; ++c) ids_[c] = subset_.request.rows[rows_[c]];
     }
-    for (size_t c = 0; c < size; ++c) terms_[c] = pool_.key_terms[rows_[c]];
+    for (size_t c = 0; c < size; ++c) norms_[c] = subset_.document_norms[rows_[c]];
   }
 
-  const GraphPool& pool_;
+  const GraphSubset& subset_;
   CandidateDraw draw_;
   std::vector<uint32_t> rows_;
   std::vector<int64_t> ids_;
-  std::vector<float> terms_;
+  std::vector<float> norms_;
 };
 
 }  // namespace bse

@@ -9,7 +9,7 @@ namespace bse {
 
 using namespace partition_rules;
 
-LinkShare walk_link_share(const PartitionRequest& request, const std::vector<uint32_t>& order, Monitor& monitor) {
+EdgeShare walk_edge_share(const PartitionRequest& request, const std::vector<uint32_t>& order, Monitor& monitor) {
   const GraphView& graph = request.graph;
   const int64_t batch_size = std::min(request.batch_size, graph.num_rows);
   const int64_t num_walks = num_measured_walks({graph.num_rows, request.batch_size, request.drop_last});
@@ -30,7 +30,7 @@ LinkShare walk_link_share(const PartitionRequest& request, const std::vector<uin
   walks.num_threads = request.num_threads;
   walk_batches(walks, {nodes.data(), unused.data(), unused.data(), unused.data(), unused.data()}, monitor);
 
-  LinkShare share;
+  EdgeShare share;
   VoteTally tally(1);  // members vote for batch 0
   std::vector<int32_t> membership(static_cast<size_t>(graph.num_rows), -1);
   const int64_t stride = (batch_size + kMaxMeasuredMembers - 1) / kMaxMeasuredMembers;

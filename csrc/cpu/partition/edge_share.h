@@ -11,6 +11,6 @@
 namespace bse {
 
 // Of independent walks from the first rows of `order`, measured at some of their members.
-LinkShare walk_link_share(const PartitionRequest& request, const std::vector<uint32_t>& order, Monitor& monitor);
+EdgeShare walk_edge_share(const PartitionRequest& request, const std::vector<uint32_t>& order, Monitor& monitor);
 
 }  // namespace bse

@@ -122,7 +122,7 @@ class Partition {
     seed_batches(batches, pick_roots(static_cast<int64_t>(batches.size()), stage), stage);
   }
 
-  void seed_open(int64_t num_batches, uint32_t stage) {
+  void seed_emptiest(int64_t num_batches, uint32_t stage) {
     std::vector<int64_t> open = all_batches();
     open.erase(std::remove_if(open.begin(), open.end(), [this](int64_t b) { return free_[b] == 0; }), open.end());
     const std::vector<int64_t> batches = emptiest(std::move(open), num_batches);
@@ -221,9 +221,9 @@ class Partition {
     drop_assigned();
   }
 
-  bool may_go_on() const { return brought_much_; }
+  bool should_continue() const { return brought_much_; }
 
-  // The batch with room that most neighbours are in, ties by hash.
+  // The batch with room that most neighbors are in, ties by hash.
   Proposal propose(uint32_t row, uint64_t round_key, uint32_t max_votes, VoteTally& tally) {
     const uint64_t row_hash = keyed_hash(round_key, row);
     tally.count(graph_, owner_.data(), row, static_cast<uint32_t>(row_hash >> 32),
@@ -246,13 +246,14 @@ class Partition {
   }
 
   // --- adjusting ---------------------------------------------------------------------------------------------------
-  int64_t link_goal() {
-    const LinkShare walks = walk_link_share(request_, order_, monitor_);
-    return partition_rules::link_goal(walks.beyond_random(request_.batch_size, graph_.num_rows), request_.hardness);
+  int64_t edge_share_goal() {
+    const EdgeShare walks = walk_edge_share(request_, order_, monitor_);
+    return partition_rules::edge_share_goal(walks.beyond_random(request_.batch_size, graph_.num_rows),
+                                            request_.hardness);
   }
 
-  int64_t link_share() {
-    LinkShare share;
+  int64_t edge_share() {
+    EdgeShare share;
     VoteTally& tally = tallies_[0];
     for (int64_t i = std::max<int64_t>(0, sizes_.num_assigned - kNumMeasured); i < sizes_.num_assigned; ++i) {
       const uint32_t row = order_[i];  // not the first ones: many of them are roots
@@ -262,9 +263,9 @@ class Partition {
     return share.beyond_random(request_.batch_size, graph_.num_rows);
   }
 
-  // Of a random share, those who have more neighbours in another batch.
-  void leave_for_another(uint32_t stage) {
-    leave_if(stage, kHardenMask, [this](uint32_t row, uint64_t row_hash, VoteTally& tally) {
+  // Of a random share, those who have more neighbors in another batch.
+  void eject_misplaced(uint32_t stage) {
+    eject_if(stage, kHardenMask, [this](uint32_t row, uint64_t row_hash, VoteTally& tally) {
       tally.count(graph_, owner_.data(), row, static_cast<uint32_t>(row_hash >> 32), kMaxVotes);
       const uint32_t own_count = tally.votes(owner_[row]);
       return std::any_of(tally.begin(), tally.end(), [&](int32_t batch) { return tally.votes(batch) > own_count; });
@@ -273,11 +274,11 @@ class Partition {
 
   // Of a random share, all.
   void leave(uint32_t stage) {
-    leave_if(stage, kSoftenMask, [](uint32_t, uint64_t, VoteTally&) { return true; });
+    eject_if(stage, kSoftenMask, [](uint32_t, uint64_t, VoteTally&) { return true; });
   }
 
   template <class Leaves>
-  void leave_if(uint32_t stage, uint64_t mask, const Leaves& leaves) {
+  void eject_if(uint32_t stage, uint64_t mask, const Leaves& leaves) {
     const uint64_t stage_key = key(stage, kPickRows);
     std::vector<uint32_t> picked;
     for (uint32_t row = 0; row < owner_.size(); ++row) {
@@ -303,7 +304,7 @@ class Partition {
   }
 
   // Who found no room anywhere better goes back home while there is some, lower rows first.
-  void go_back() {
+  void return_unplaced() {
     for (const uint32_t row : unassigned_) {
       if (free_[former_[row]] > 0) {
         owner_[row] = former_[row];

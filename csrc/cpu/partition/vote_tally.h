@@ -1,4 +1,4 @@
-// How many of a row's out-neighbours are in each batch of a partition, and which batches those are.
+// How many of a row's out-neighbors are in each batch of a partition, and which batches those are.
 #pragma once
 
 #include <algorithm>
@@ -20,7 +20,7 @@ class VoteTally {
 
   explicit VoteTally(size_t num_batches) : count_(num_batches, 0) {}
 
-  // Asks `num_asked` (at most kMaxVotes) consecutive out-neighbours, or all if there are fewer, from the one that
+  // Asks `num_asked` (at most kMaxVotes) consecutive out-neighbors, or all if there are fewer, from the one that
   // `offset_word` picks. owner: [num_rows] batch, or negative: has no vote.
   void count(const GraphView& graph, const int32_t* owner, uint32_t row, uint32_t offset_word, uint32_t num_asked) {
     for (const int32_t batch : *this) count_[static_cast<size_t>(batch)] = 0;
@@ -74,7 +74,7 @@ class VoteTally {
   }
 
   std::vector<uint16_t> count_;     // [num_batches]
-  int32_t voters_[kMaxVotes + 1];   // batches of the neighbours asked; one place to write to in vain
+  int32_t voters_[kMaxVotes + 1];   // batches of the neighbors asked; one place to write to in vain
   int32_t batches_[kMaxVotes + 1];  // the distinct ones
   uint32_t num_voters_ = 0, num_batches_ = 0;
 };

@@ -1,4 +1,4 @@
-// An uninitialised array aligned to cache lines.
+// An uninitialized array aligned to cache lines.
 #pragma once
 
 #include <cstddef>

@@ -9,23 +9,24 @@ namespace bse {
 
 namespace {
 
-// One thread's state: the draw of the group it works on, and the block it fills.
+// One thread's state: the draw of the group it works on, and the block it random_fills.
 class GroupWorkspace {
  public:
-  GroupWorkspace(const GraphPool& pool, const BlockPlan& plan, const uint32_t* order, double margin, const Links& links)
-      : pool_(pool),
+  GroupWorkspace(const GraphSubset& subset, const BlockPlan& plan, const uint32_t* order, double margin,
+                 const Edges& edges)
+      : subset_(subset),
         margin_(margin),
         order_(order),
-        candidates_(pool, pool.request.num_candidates + 1, pool.request.num_rows),
+        candidates_(subset, subset.request.num_candidates + 1, subset.request.num_rows),
         members_(plan.row_block),
         member_of_slot_(members_.num_slots()),
-        block_(plan, pool.request.features, pool.request.keys, pool.request.selection, links),
+        block_(plan, subset.request.features, subset.request.documents, subset.request.selection, edges),
         query_ids_(static_cast<size_t>(plan.row_block)),
-        query_terms_(static_cast<size_t>(plan.row_block)),
+        query_norms_(static_cast<size_t>(plan.row_block)),
         rows_(static_cast<size_t>(plan.row_block)),
         excluded_(static_cast<size_t>(plan.row_block)) {}
 
-  // Rows order[first .. first + count) of the pool, all of one group.
+  // Rows order[first .. first + count) of the subset, all of one group.
   void run(int64_t group, int64_t first, int64_t count, Worker& worker) {
     if (group != group_) candidates_.draw_shared(group);
     group_ = group;
@@ -40,15 +41,15 @@ class GroupWorkspace {
  private:
   void set_row(int64_t i, int64_t row) {
     rows_[i] = row;
-    query_ids_[i] = pool_.instance(row);
-    query_terms_[i] = pool_.query_terms[row];
+    query_ids_[i] = subset_.instance(row);
+    query_norms_[i] = subset_.query_norms[row];
   }
 
-  // Finishes the first *num_rows rows of the block, but for those that screening cannot decide: *num_rows of them come
-  // first then. Returns false if the worker was told to stop.
+  // Finishes the first *num_rows rows of the block, but for those that prefiltering cannot decide: *num_rows of them
+  // come first then. Returns false if the worker was told to stop.
   bool fill_block(int64_t* num_rows, double margin, Worker& worker) {
-    block_.begin(query_ids_.data(), query_terms_.data(), *num_rows, margin);
-    if (!block_.offer(candidates_.ids(), candidates_.terms(), candidates_.size(), excluded_.data(), worker)) {
+    block_.begin(query_ids_.data(), query_norms_.data(), *num_rows, margin);
+    if (!block_.offer(candidates_.ids(), candidates_.norms(), candidates_.size(), excluded_.data(), worker)) {
       return false;
     }
     int64_t num_undecided = 0;
@@ -76,46 +77,47 @@ class GroupWorkspace {
     }
   }
 
-  const GraphPool& pool_;
+  const GraphSubset& subset_;
   const double margin_;
-  const uint32_t* order_;  // [num_rows] rows of the pool by group
+  const uint32_t* order_;  // [num_rows] rows of the subset by group
   DrawnCandidates candidates_;
   IndexTable members_;
   std::vector<uint32_t> member_of_slot_;
   TopKBlock block_;
   std::vector<int64_t> query_ids_;
-  std::vector<float> query_terms_;
-  std::vector<int64_t> rows_;  // of the pool
+  std::vector<float> query_norms_;
+  std::vector<int64_t> rows_;  // of the subset
   std::vector<int64_t> excluded_;
   int64_t group_ = -1;
 };
 
 }  // namespace
 
-int64_t shared_draw_bytes(const ProximityGraphRequest& request) {
-  return DrawnCandidates::bytes(request.num_candidates + 1, request.num_rows) + 64 * BlockPlan::kMostRows;
+int64_t grouped_draw_bytes(const ProximityGraphRequest& request) {
+  return DrawnCandidates::bytes(request.num_candidates + 1, request.num_rows) + 64 * BlockPlan::kMaxRows;
 }
 
-void build_by_shared_draws(const GraphPool& pool, const BlockPlan& plan, double margin, const Links& links,
-                           ThreadTeam& team) {
-  const int64_t num_rows = pool.request.num_rows, rows_per_draw = std::min(pool.request.rows_per_draw, num_rows);
+void build_with_grouped_candidates(const GraphSubset& subset, const BlockPlan& plan, double margin, const Edges& edges,
+                                   ThreadTeam& team) {
+  const int64_t num_rows = subset.request.num_rows,
+                candidate_group_size = std::min(subset.request.candidate_group_size, num_rows);
   AlignedBuffer<uint32_t> order(num_rows);
-  const KeyedPermutation permutation(static_cast<uint32_t>(num_rows), pool.request.seed, Purpose::kGroups, 0, 0);
+  const KeyedPermutation permutation(static_cast<uint32_t>(num_rows), subset.request.seed, Purpose::kGroups, 0, 0);
   team.for_ranges(num_rows, 4096, [&](int64_t begin, int64_t end, Worker&) {
     for (int64_t i = begin; i < end; ++i) order[i] = permutation(static_cast<uint32_t>(i));
   });
 
   // A group is cut into row blocks; consecutive blocks of a group reuse its draw.
-  const int64_t blocks_per_group = (rows_per_draw + plan.row_block - 1) / plan.row_block;
-  const int64_t num_groups = (num_rows + rows_per_draw - 1) / rows_per_draw;
+  const int64_t blocks_per_group = (candidate_group_size + plan.row_block - 1) / plan.row_block;
+  const int64_t num_groups = (num_rows + candidate_group_size - 1) / candidate_group_size;
   std::vector<std::unique_ptr<GroupWorkspace>> workspaces(static_cast<size_t>(plan.num_threads));
   team.for_each(num_groups * blocks_per_group, [&](int64_t chunk, Worker& worker) {
     const int64_t group = chunk / blocks_per_group;
-    const int64_t group_end = std::min((group + 1) * rows_per_draw, num_rows);
-    const int64_t first = group * rows_per_draw + chunk % blocks_per_group * plan.row_block;
+    const int64_t group_end = std::min((group + 1) * candidate_group_size, num_rows);
+    const int64_t first = group * candidate_group_size + chunk % blocks_per_group * plan.row_block;
     if (first >= group_end) return;
     auto& workspace = workspaces[static_cast<size_t>(worker.index())];
-    if (workspace == nullptr) workspace = std::make_unique<GroupWorkspace>(pool, plan, order.data(), margin, links);
+    if (workspace == nullptr) workspace = std::make_unique<GroupWorkspace>(subset, plan, order.data(), margin, edges);
     workspace->run(group, first, std::min(plan.row_block, group_end - first), worker);
   });
 }

@@ -10,10 +10,10 @@
 namespace bse {
 
 // Scratch of a thread beside its blocks.
-int64_t shared_draw_bytes(const ProximityGraphRequest& request);
+int64_t grouped_draw_bytes(const ProximityGraphRequest& request);
 
-// margin: of a Screen by the features, or 0 for defined scores
-void build_by_shared_draws(const GraphPool& pool, const BlockPlan& plan, double margin, const Links& links,
-                           ThreadTeam& team);
+// margin: of a Prefilter by the features, or 0 for defined scores
+void build_with_grouped_candidates(const GraphSubset& subset, const BlockPlan& plan, double margin, const Edges& edges,
+                                   ThreadTeam& team);
 
 }  // namespace bse

@@ -7,8 +7,8 @@
 // Few scores pass, because every row has a threshold from the start: the score of a rank among evenly spaced columns
 // that makes it all but certain that the row's best are above. Where they are not, the row is searched again.
 //
-// Screened scores (prefilter.h) are treated alike, with a margin, and the candidates close to the last of the best are
-// scored anew when a row is finished.
+// Approximate scores (prefilter.h) are treated alike, with a margin, and the candidates close to the last of the best
+// are scored anew when a row is finished.
 
 #include "cpu/search/knn_symmetric.h"
 
@@ -25,10 +25,10 @@ namespace bse {
 
 namespace {
 
-constexpr int64_t kLeastSampled = 512, kMostSampled = 2048;
+constexpr int64_t kMinSampled = 512, kMaxSampled = 2048;
 
 // Columns sampled: more of many, as a tighter threshold saves more there.
-int64_t num_sampled_columns(int64_t num_rows) { return std::min(std::max(num_rows / 16, kLeastSampled), kMostSampled); }
+int64_t num_sampled_columns(int64_t num_rows) { return std::min(std::max(num_rows / 16, kMinSampled), kMaxSampled); }
 
 // The rank among the sampled columns whose score num_selected of all num_rows columns exceed, all but certainly: as
 // many of the sampled ones are expected to be among the best, plus 3.5 deviations of a Poisson variable, and some.
@@ -38,17 +38,17 @@ int64_t sample_rank(int64_t num_selected, int64_t num_rows) {
   return static_cast<int64_t>(std::ceil(expected + 3.5 * std::sqrt(expected) + 3.0));
 }
 
-class KnnByPairs {
+class SymmetricKnn {
  public:
-  KnnByPairs(const KnnRequest& request, const BlockPlan& plan, const Screen& screen, const int64_t* ids,
-             const float* terms, const Links& links, ThreadTeam& team)
+  SymmetricKnn(const KnnRequest& request, const BlockPlan& plan, const Prefilter& prefilter, const int64_t* ids,
+               const float* norms, const Edges& edges, ThreadTeam& team)
       : request_(request),
         plan_(plan),
-        screen_(screen),
+        prefilter_(prefilter),
         kernels_(kernel_table()),
         ids_(ids),
-        terms_(terms),
-        links_(links),
+        norms_(norms),
+        edges_(edges),
         team_(team),
         num_rows_(request.num_base),
         num_sampled_(num_sampled_columns(num_rows_)),
@@ -59,27 +59,27 @@ class KnnByPairs {
         workspaces_(static_cast<size_t>(team.num_threads())) {
     buffers_.reserve(static_cast<size_t>(num_rows_));
     for (int64_t row = 0; row < num_rows_; ++row) {
-      buffers_.push_back(storage_.buffer(row, num_selected_, screen.margin));
+      buffers_.push_back(storage_.buffer(row, num_selected_, prefilter.margin));
     }
   }
 
-  // To be called first. Returns how many rows have their best too close to each other, it seems, to be screened.
+  // To be called first. Returns how many rows have their best too close to each other, it seems, to be approximate.
   int64_t set_thresholds() {
     std::atomic<int64_t> num_close{0};
     const int64_t rank = sample_rank(num_selected_, num_rows_);
     std::vector<int64_t> columns(num_sampled_), ids(num_sampled_);
-    std::vector<float> terms(num_sampled_);
+    std::vector<float> norms(num_sampled_);
     for (int64_t s = 0; s < num_sampled_; ++s) {
       columns[s] = s * num_rows_ / num_sampled_;
       ids[s] = ids_[columns[s]];
-      terms[s] = terms_[columns[s]];
+      norms[s] = norms_[columns[s]];
     }
     team_.for_ranges(num_rows_, plan_.row_block, [&](int64_t begin, int64_t end, Worker& worker) {
       std::vector<TopKBuffer> samples;
       for (int64_t row = begin; row < end; ++row) samples.push_back(storage_.buffer(row, rank));
       BlockScorer& scorer = workspace(worker).scorer;
       start(scorer, begin, end);
-      scorer.score(ids.data(), terms.data(), num_sampled_, worker,
+      scorer.score(ids.data(), norms.data(), num_sampled_, worker,
                    [&](int64_t i, float* scores, int64_t first, int64_t size) {
                      const int64_t row = begin + i;
                      const auto own = std::lower_bound(columns.begin(), columns.end(), row) - columns.begin();
@@ -94,7 +94,7 @@ class KnnByPairs {
         if (sample.size() == rank) {
           buffers_[row].set_threshold(*std::min_element(sample.scores(), sample.scores() + rank));
         }
-        num_close += screen_.is_on() && is_close(sample);
+        num_close += prefilter_.is_on() && is_close(sample);
         entry_scores_[row] = buffers_[row].entry_score();
       }
     });
@@ -104,7 +104,7 @@ class KnnByPairs {
   std::vector<int64_t> run() {
     for (int64_t begin = 0; begin < num_rows_; begin += plan_.row_block) {
       const int64_t end = std::min(begin + plan_.row_block, num_rows_);
-      meet(begin, end);
+      score_block_pair(begin, end);
       finish(begin, end);
     }
     std::vector<int64_t> short_rows;
@@ -116,28 +116,28 @@ class KnnByPairs {
 
  private:
   struct Workspace {
-    Workspace(const KnnRequest& request, const BlockPlan& plan, const Screen& screen, const Links& links)
-        : scorer(plan, screen.is_on() ? screen.queries : request.queries, screen.is_on() ? screen.base : request.base,
-                 request.selection),
-          borderline(plan, request.queries, request.base, request.selection,
-                     request.selection.sort || links.scores != nullptr),
-          writer(request.selection, links, plan.top_k_capacity),
+    Workspace(const KnnRequest& request, const BlockPlan& plan, const Prefilter& prefilter, const Edges& edges)
+        : scorer(plan, prefilter.is_on() ? prefilter.queries : request.queries,
+                 prefilter.is_on() ? prefilter.base : request.base, request.selection),
+          rescorer(plan, request.queries, request.base, request.selection,
+                   request.selection.sort || edges.scores != nullptr),
+          writer(request.selection, edges, plan.top_k_capacity),
           hits(plan.candidate_block + 16) {}
 
     BlockScorer scorer;
-    Borderline borderline;
-    LinkWriter writer;
+    BorderlineRescorer rescorer;
+    EdgeWriter writer;
     AlignedBuffer<uint32_t> hits;
   };
 
   Workspace& workspace(const Worker& worker) {
     auto& workspace = workspaces_[static_cast<size_t>(worker.index())];
-    if (workspace == nullptr) workspace = std::make_unique<Workspace>(request_, plan_, screen_, links_);
+    if (workspace == nullptr) workspace = std::make_unique<Workspace>(request_, plan_, prefilter_, edges_);
     return *workspace;
   }
 
   void start(BlockScorer& scorer, int64_t begin, int64_t end) const {
-    scorer.begin(ids_ + begin, screen_.has_unit_rows ? nullptr : terms_ + begin, end - begin, screen_.is_on());
+    scorer.begin(ids_ + begin, prefilter_.has_unit_rows ? nullptr : norms_ + begin, end - begin, prefilter_.is_on());
   }
 
   // Whether more columns seem to be close to the last of a row's best than its buffer has room for.
@@ -149,12 +149,12 @@ class KnnByPairs {
     const int64_t most = std::min(std::max(last + 4, room), sample.size() - 1);
     std::vector<float> best(sample.scores(), sample.scores() + sample.size());
     std::nth_element(best.begin(), best.begin() + last, best.end(), std::greater<>());
-    const double limit = static_cast<double>(best[static_cast<size_t>(last)]) - screen_.margin;
+    const double limit = static_cast<double>(best[static_cast<size_t>(last)]) - prefilter_.margin;
     return std::count_if(best.begin(), best.end(), [&](float score) { return score > limit; }) > most;
   }
 
   // Rows [begin, end) against themselves and all later rows, and these against them.
-  void meet(int64_t begin, int64_t end) {
+  void score_block_pair(int64_t begin, int64_t end) {
     const int num_parts = team_.num_threads();
     const int64_t width = kernels_.panel_width;
     const int64_t num_panels = (num_rows_ - begin + width - 1) / width;
@@ -162,14 +162,14 @@ class KnnByPairs {
     team_.for_each(num_parts, [&](int64_t part, Worker& worker) {
       std::vector<TopKBuffer>& found = parts_[static_cast<size_t>(part)];
       for (int64_t row = begin; row < end; ++row) {
-        found.push_back(part_storage_.buffer(part * plan_.row_block + row - begin, num_selected_, screen_.margin));
+        found.push_back(part_storage_.buffer(part * plan_.row_block + row - begin, num_selected_, prefilter_.margin));
         found.back().take_threshold(buffers_[row]);
       }
       const int64_t part_begin = begin + num_panels * part / num_parts * width;
       const int64_t part_end = std::min(num_rows_, begin + num_panels * (part + 1) / num_parts * width);
       Workspace& own = workspace(worker);
       start(own.scorer, begin, end);
-      own.scorer.score(ids_ + part_begin, terms_ + part_begin, part_end - part_begin, worker,
+      own.scorer.score(ids_ + part_begin, norms_ + part_begin, part_end - part_begin, worker,
                        [&](int64_t i, float* scores, int64_t first, int64_t size) {
                          const int64_t column = part_begin + first;
                          drop_itself(begin + i, scores, column, size);
@@ -201,7 +201,7 @@ class KnnByPairs {
     constexpr int64_t kGrain = 32;
     team_.for_ranges(end - begin, kGrain, [&](int64_t first, int64_t last, Worker& worker) {
       Workspace& own = workspace(worker);
-      own.borderline.begin(ids_, terms_, screen_.margin, num_rows_ / 8);
+      own.rescorer.begin(ids_, norms_, prefilter_.margin, num_rows_ / 8);
       for (int64_t i = first; i < last; ++i) {
         TopKBuffer& buffer = buffers_[begin + i];
         for (const auto& found : parts_) buffer.append(kernels_, found[i]);
@@ -218,18 +218,18 @@ class KnnByPairs {
   // False if the buffer does not tell which are the best of the row.
   bool finish(Workspace& own, TopKBuffer& buffer, int64_t row) {
     if (buffer.size() < num_selected_) return false;
-    if (screen_.is_on()) return own.borderline.settle(buffer, ids_[row], terms_[row]);
+    if (prefilter_.is_on()) return own.rescorer.resolve(buffer, ids_[row], norms_[row]);
     buffer.finish(kernels_, request_.selection.range_min);
     return true;
   }
 
   const KnnRequest& request_;
   const BlockPlan plan_;
-  const Screen screen_;
+  const Prefilter prefilter_;
   const KernelTable& kernels_;
   const int64_t* ids_;
-  const float* terms_;
-  const Links& links_;
+  const float* norms_;
+  const Edges& edges_;
   ThreadTeam& team_;
   const int64_t num_rows_, num_sampled_, num_selected_;
   TopKStorage storage_;
@@ -242,24 +242,24 @@ class KnnByPairs {
 
 }  // namespace
 
-bool can_search_by_pairs(int64_t num_selected, int64_t num_rows) {
-  return num_rows >= 2 * kLeastSampled && sample_rank(num_selected, num_rows) <= num_sampled_columns(num_rows) / 2;
+bool can_search_symmetric(int64_t num_selected, int64_t num_rows) {
+  return num_rows >= 2 * kMinSampled && sample_rank(num_selected, num_rows) <= num_sampled_columns(num_rows) / 2;
 }
 
-int64_t knn_by_pairs_bytes(const BlockPlan& plan, int64_t num_rows) {
+int64_t knn_symmetric_bytes(const BlockPlan& plan, int64_t num_rows) {
   const auto per_buffer = static_cast<int64_t>(sizeof(TopKBuffer));
   const int64_t part_rows = plan.num_threads * plan.row_block;
   return TopKStorage::bytes(num_rows + part_rows, plan.top_k_capacity) + (num_rows + part_rows) * per_buffer +
          4 * num_rows + plan.num_threads * 4 * (plan.candidate_block + 16);
 }
 
-std::vector<int64_t> knn_by_pairs(const KnnRequest& request, const BlockPlan& plan, const Screen& screen,
-                                  const int64_t* ids, const float* terms, const Links& links, ThreadTeam& team) {
-  if (screen.is_on()) {
-    KnnByPairs screened(request, plan, screen, ids, terms, links, team);
-    if (screened.set_thresholds() <= request.num_base / 8) return screened.run();
+std::vector<int64_t> knn_symmetric(const KnnRequest& request, const BlockPlan& plan, const Prefilter& prefilter,
+                                   const int64_t* ids, const float* norms, const Edges& edges, ThreadTeam& team) {
+  if (prefilter.is_on()) {
+    SymmetricKnn approximate(request, plan, prefilter, ids, norms, edges, team);
+    if (approximate.set_thresholds() <= request.num_base / 8) return approximate.run();
   }
-  KnnByPairs exact(request, plan, Screen{}, ids, terms, links, team);
+  SymmetricKnn exact(request, plan, Prefilter{}, ids, norms, edges, team);
   exact.set_thresholds();
   return exact.run();
 }

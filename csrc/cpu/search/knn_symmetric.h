@@ -11,17 +11,17 @@
 namespace bse {
 
 // Scratch that is worth it when nothing is said about memory.
-constexpr int64_t kMostBytesByPairs = int64_t{1} << 30;
+constexpr int64_t kMaxBytesByPairs = int64_t{1} << 30;
 
 // Scratch: the buffers of all rows, and of a block of rows for each thread.
-int64_t knn_by_pairs_bytes(const BlockPlan& plan, int64_t num_rows);
+int64_t knn_symmetric_bytes(const BlockPlan& plan, int64_t num_rows);
 
 // Whether there are rows enough to sample.      num_selected: K + range_min
-bool can_search_by_pairs(int64_t num_selected, int64_t num_rows);
+bool can_search_symmetric(int64_t num_selected, int64_t num_rows);
 
-// Returns the rows that it could not finish, few of them. screen: may be off; ids: [num_rows], ascending; terms:
-// [num_rows], row_term() of each
-std::vector<int64_t> knn_by_pairs(const KnnRequest& request, const BlockPlan& plan, const Screen& screen,
-                                  const int64_t* ids, const float* terms, const Links& links, ThreadTeam& team);
+// Returns the rows that it could not finish, few of them. prefilter: may be off; ids: [num_rows], ascending; norms:
+// [num_rows], row_norm() of each
+std::vector<int64_t> knn_symmetric(const KnnRequest& request, const BlockPlan& plan, const Prefilter& prefilter,
+                                   const int64_t* ids, const float* norms, const Edges& edges, ThreadTeam& team);
 
 }  // namespace bse

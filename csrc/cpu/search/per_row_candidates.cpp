@@ -8,13 +8,13 @@ namespace bse {
 
 namespace {
 
-// Leaves a screen that seldom decides for the next one, and the last for none: one thread's choice, which only costs or
-// saves time.
-class ScreenLadder {
+// Leaves a prefilter that seldom decides for the next one, and the last for none: one thread's choice, which only costs
+// or saves time.
+class PrefilterLadder {
  public:
-  explicit ScreenLadder(const std::vector<Screen>& screens) : screens_(screens) {}
+  explicit PrefilterLadder(const std::vector<Prefilter>& prefilters) : prefilters_(prefilters) {}
 
-  const Screen* current() const { return level_ < screens_.size() ? &screens_[level_] : nullptr; }
+  const Prefilter* current() const { return level_ < prefilters_.size() ? &prefilters_[level_] : nullptr; }
 
   void report(bool has_decided) {
     num_undecided_ += !has_decided;
@@ -26,7 +26,7 @@ class ScreenLadder {
  private:
   static constexpr int kNumWatched = 64;
 
-  const std::vector<Screen>& screens_;
+  const std::vector<Prefilter>& prefilters_;
   size_t level_ = 0;
   int num_reported_ = 0, num_undecided_ = 0;
 };
@@ -34,50 +34,51 @@ class ScreenLadder {
 // One thread's state.
 class RowWorkspace {
  public:
-  RowWorkspace(const GraphPool& pool, const BlockPlan& plan, const std::vector<Screen>& screens, const Links& links)
-      : pool_(pool),
+  RowWorkspace(const GraphSubset& subset, const BlockPlan& plan, const std::vector<Prefilter>& prefilters,
+               const Edges& edges)
+      : subset_(subset),
         kernels_(kernel_table()),
-        screens_(screens),
-        candidates_(pool, pool.request.num_candidates, pool.request.num_rows - 1),
-        block_(plan, pool.request.features, pool.request.keys, pool.request.selection, links),
-        scores_(screens.empty() ? 0 : pool.request.num_candidates) {}
+        prefilters_(prefilters),
+        candidates_(subset, subset.request.num_candidates, subset.request.num_rows - 1),
+        block_(plan, subset.request.features, subset.request.documents, subset.request.selection, edges),
+        scores_(prefilters.empty() ? 0 : subset.request.num_candidates) {}
 
-  // A row of the pool.
+  // A row of the subset.
   void run(int64_t row, Worker& worker) {
     candidates_.draw_own(row);
-    if (const Screen* screen = screens_.current()) {
-      const bool is_linked = link(row, *screen);
-      screens_.report(is_linked);
-      if (is_linked) return;
+    if (const Prefilter* prefilter = prefilters_.current()) {
+      const bool is_decided = select_edges(row, *prefilter);
+      prefilters_.report(is_decided);
+      if (is_decided) return;
     }
     begin(row, 0.0);
     const int64_t nothing_excluded = -1;
-    if (!block_.offer(candidates_.ids(), candidates_.terms(), candidates_.size(), &nothing_excluded, worker)) return;
+    if (!block_.offer(candidates_.ids(), candidates_.norms(), candidates_.size(), &nothing_excluded, worker)) return;
     block_.finish_row(0, candidates_.ids(), row);
   }
 
  private:
   void begin(int64_t row, double margin) {
-    query_id_ = pool_.instance(row);
-    query_term_ = pool_.query_terms[row];
-    block_.begin(&query_id_, &query_term_, 1, margin);
+    query_id_ = subset_.instance(row);
+    query_norm_ = subset_.query_norms[row];
+    block_.begin(&query_id_, &query_norm_, 1, margin);
   }
 
   // False if that cannot tell which candidates are the best.
-  bool link(int64_t row, const Screen& screen) {
-    begin(row, screen.margin);
-    dots(screen);
-    const Selection& selection = pool_.request.selection;
-    if (!screen.has_unit_rows) {
-      kernels_.finish_scores(selection.metric, query_term_, candidates_.terms(), candidates_.size(), scores_.data());
+  bool select_edges(int64_t row, const Prefilter& prefilter) {
+    begin(row, prefilter.margin);
+    dots(prefilter);
+    const Selection& selection = subset_.request.selection;
+    if (!prefilter.has_unit_rows) {
+      kernels_.finish_scores(selection.metric, query_norm_, candidates_.norms(), candidates_.size(), scores_.data());
     }
-    forbid_links(selection, query_id_, candidates_.ids(), candidates_.size(), scores_.data());
-    block_.offer_screened(0, candidates_.ids(), candidates_.terms(), candidates_.size(), scores_.data());
+    forbid_edges(selection, query_id_, candidates_.ids(), candidates_.size(), scores_.data());
+    block_.offer_approximate(0, candidates_.ids(), candidates_.norms(), candidates_.size(), scores_.data());
     return block_.finish_row(0, candidates_.ids(), row);
   }
 
-  void dots(const Screen& screen) {
-    const MatrixView &queries = screen.queries, &base = screen.base;
+  void dots(const Prefilter& prefilter) {
+    const MatrixView &queries = prefilter.queries, &base = prefilter.base;
     const int64_t query = query_id_ * queries.row_stride_elements;
     const auto gather = [&](auto kernel, auto* query_elements, auto* base_elements) {
       kernel(query_elements + query, base_elements, base.row_stride_elements, base.dim, candidates_.ids(),
@@ -91,29 +92,29 @@ class RowWorkspace {
     }
   }
 
-  const GraphPool& pool_;
+  const GraphSubset& subset_;
   const KernelTable& kernels_;
-  ScreenLadder screens_;
+  PrefilterLadder prefilters_;
   DrawnCandidates candidates_;
   TopKBlock block_;
   AlignedBuffer<float> scores_;
   int64_t query_id_ = 0;
-  float query_term_ = 0.0f;
+  float query_norm_ = 0.0f;
 };
 
 }  // namespace
 
-int64_t own_draw_bytes(const ProximityGraphRequest& request) {
+int64_t per_row_draw_bytes(const ProximityGraphRequest& request) {
   return DrawnCandidates::bytes(request.num_candidates, request.num_rows - 1) + 4 * request.num_candidates;
 }
 
-void build_by_own_draws(const GraphPool& pool, const BlockPlan& plan, const std::vector<Screen>& screens,
-                        const Links& links, ThreadTeam& team) {
+void build_with_per_row_candidates(const GraphSubset& subset, const BlockPlan& plan,
+                                   const std::vector<Prefilter>& prefilters, const Edges& edges, ThreadTeam& team) {
   constexpr int64_t kGrain = 64;
   std::vector<std::unique_ptr<RowWorkspace>> workspaces(static_cast<size_t>(plan.num_threads));
-  team.for_ranges(pool.request.num_rows, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
+  team.for_ranges(subset.request.num_rows, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
     auto& workspace = workspaces[static_cast<size_t>(worker.index())];
-    if (workspace == nullptr) workspace = std::make_unique<RowWorkspace>(pool, plan, screens, links);
+    if (workspace == nullptr) workspace = std::make_unique<RowWorkspace>(subset, plan, prefilters, edges);
     for (int64_t row = begin; row < end && !worker.should_stop(); ++row) workspace->run(row, worker);
     worker.add_done(end - begin);
   });

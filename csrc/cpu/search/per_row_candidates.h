@@ -12,10 +12,10 @@
 namespace bse {
 
 // Scratch of a thread beside its block.
-int64_t own_draw_bytes(const ProximityGraphRequest& request);
+int64_t per_row_draw_bytes(const ProximityGraphRequest& request);
 
-// screens: in the order in which they are tried
-void build_by_own_draws(const GraphPool& pool, const BlockPlan& plan, const std::vector<Screen>& screens,
-                        const Links& links, ThreadTeam& team);
+// prefilters: in the order in which they are tried
+void build_with_per_row_candidates(const GraphSubset& subset, const BlockPlan& plan,
+                                   const std::vector<Prefilter>& prefilters, const Edges& edges, ThreadTeam& team);
 
 }  // namespace bse

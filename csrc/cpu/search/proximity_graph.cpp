@@ -9,44 +9,48 @@
 
 namespace bse {
 
-void proximity_graph(const ProximityGraphRequest& request, const Links& links, Monitor& monitor) {
+void proximity_graph(const ProximityGraphRequest& request, const Edges& edges, Monitor& monitor) {
   const int64_t num_rows = request.num_rows;
-  const bool is_shared = request.rows_per_draw > 1;
-  const MatrixView &features = request.features, &keys = request.keys;
-  // A mirror is no closer to bfloat16 rows than they are, and takes more from a shared draw than it gives.
-  const bool wants_mirror = !is_shared && !(features.dtype == DType::kBFloat16 && keys.dtype == DType::kBFloat16);
-  const int64_t mirror_bytes =
-      wants_mirror ? MirrorScreen::bytes(features, keys, !request.two_towers, num_rows, request.max_memory_bytes) : 0;
-  const int64_t fixed_bytes = mirror_bytes + num_rows * ((is_shared ? 4 : 0) + (request.two_towers ? 8 : 4));
-  const BlockPlan plan = BlockPlan::fit(request.selection, std::min(request.rows_per_draw, num_rows),
+  const bool is_shared = request.candidate_group_size > 1;
+  const MatrixView &features = request.features, &documents = request.documents;
+  // A normalized is no closer to bfloat16 rows than they are, and takes more from a shared draw than it gives.
+  const bool wants_copy = !is_shared && !(features.dtype == DType::kBFloat16 && documents.dtype == DType::kBFloat16);
+  const int64_t copy_bytes = wants_copy ? NormalizedPrefilter::bytes(features, documents, !request.two_towers, num_rows,
+                                                                     request.max_memory_bytes)
+                                        : 0;
+  const int64_t fixed_bytes = copy_bytes + num_rows * ((is_shared ? 4 : 0) + (request.two_towers ? 8 : 4));
+  const BlockPlan plan = BlockPlan::fit(request.selection, std::min(request.candidate_group_size, num_rows),
                                         request.num_candidates + 1, features.dim, request.num_threads,
-                                        is_shared ? shared_draw_bytes(request) : own_draw_bytes(request), fixed_bytes,
-                                        request.max_memory_bytes - fixed_bytes);
-  links.prefer_huge_pages(num_rows, request.selection.num_neighbors);
+                                        is_shared ? grouped_draw_bytes(request) : per_row_draw_bytes(request),
+                                        fixed_bytes, request.max_memory_bytes - fixed_bytes);
+  edges.prefer_huge_pages(num_rows, request.selection.num_neighbors);
   ThreadTeam team(plan.num_threads, monitor);
 
-  AlignedBuffer<float> query_terms(num_rows), other_terms(request.two_towers ? num_rows : 0);
-  compute_row_terms(team, features, "features", request.rows, num_rows, request.selection.metric, query_terms.data());
+  AlignedBuffer<float> query_norms(num_rows), other_norms(request.two_towers ? num_rows : 0);
+  compute_row_norms(team, features, "features", request.rows, num_rows, request.selection.metric, query_norms.data());
   if (request.two_towers) {
-    compute_row_terms(team, keys, "keys", request.rows, num_rows, request.selection.metric, other_terms.data());
+    compute_row_norms(team, documents, "documents", request.rows, num_rows, request.selection.metric,
+                      other_norms.data());
   }
-  const GraphPool pool{request, query_terms.data(), request.two_towers ? other_terms.data() : query_terms.data()};
-  const bool can_screen =
-      screening_is_bounded(features, pool.query_terms, keys, pool.key_terms, request.rows, num_rows, request.selection);
+  const GraphSubset subset{request, query_norms.data(), request.two_towers ? other_norms.data() : query_norms.data()};
+  const bool can_prefilter = prefilter_is_bounded(features, subset.query_norms, documents, subset.document_norms,
+                                                  request.rows, num_rows, request.selection);
   if (is_shared) {
-    // Scoring the neighbours once more would cost what screening saves.
-    const bool wants_scores = request.selection.sort || links.scores != nullptr;
-    const bool screens = can_screen && !wants_scores && can_screen_blocks(features, keys);
-    build_by_shared_draws(pool, plan, screens ? screen_by_features(features, keys).margin : 0.0, links, team);
+    // Scoring the neighbors once more would cost what prefiltering saves.
+    const bool wants_scores = request.selection.sort || edges.scores != nullptr;
+    const bool prefilters = can_prefilter && !wants_scores && can_prefilter_blocks(features, documents);
+    build_with_grouped_candidates(subset, plan, prefilters ? prefilter_by_features(features, documents).margin : 0.0,
+                                  edges, team);
   } else {
-    std::vector<Screen> screens;
-    std::optional<MirrorScreen> mirror;
-    if (can_screen && mirror_bytes > 0) {
-      mirror.emplace(features, pool.query_terms, keys, pool.key_terms, request.rows, num_rows, team);
-      screens.push_back(mirror->screen());
+    std::vector<Prefilter> prefilters;
+    std::optional<NormalizedPrefilter> normalized;
+    if (can_prefilter && copy_bytes > 0) {
+      normalized.emplace(features, subset.query_norms, documents, subset.document_norms, request.rows, num_rows, team);
+      prefilters.push_back(normalized->prefilter());
     }
-    if (can_screen && can_screen_gathered(features, keys)) screens.push_back(screen_by_features(features, keys));
-    build_by_own_draws(pool, plan, screens, links, team);
+    if (can_prefilter && can_prefilter_gathered(features, documents))
+      prefilters.push_back(prefilter_by_features(features, documents));
+    build_with_per_row_candidates(subset, plan, prefilters, edges, team);
   }
 }
 

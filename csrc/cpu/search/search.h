@@ -8,9 +8,9 @@
 namespace bse {
 
 // For each row the best of M random candidates: csrc/common/draw.h, score.h. O(R M D) fused multiply-adds.
-void proximity_graph(const ProximityGraphRequest& request, const Links& links, Monitor& monitor);
+void proximity_graph(const ProximityGraphRequest& request, const Edges& edges, Monitor& monitor);
 
 // Exact nearest base rows of each query, ties by lower id. O(num_queries num_base D).
-void knn(const KnnRequest& request, const Links& links, Monitor& monitor);
+void knn(const KnnRequest& request, const Edges& edges, Monitor& monitor);
 
 }  // namespace bse

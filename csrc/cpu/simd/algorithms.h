@@ -24,14 +24,14 @@ inline void squared_norms(const float* panel, int64_t depth, bool resume, float*
   for (int c = 0; c < kPanelWidth; ++c) norms[c] = chains[c];
 }
 
-// finish_score of a row: the compiler vectorises each branch of the metric.
-inline void finish_score_row(Metric metric, float row_term, const float* terms, int64_t count, float* acc) {
+// finish_score of a row: the compiler vectorizes each branch of the metric.
+inline void finish_score_row(Metric metric, float row_norm, const float* norms, int64_t count, float* acc) {
   if (metric == Metric::kCosine) {
-    for (int64_t c = 0; c < count; ++c) acc[c] = finish_score(Metric::kCosine, acc[c], row_term, terms[c]);
+    for (int64_t c = 0; c < count; ++c) acc[c] = finish_score(Metric::kCosine, acc[c], row_norm, norms[c]);
   } else if (metric == Metric::kL2) {
-    for (int64_t c = 0; c < count; ++c) acc[c] = finish_score(Metric::kL2, acc[c], row_term, terms[c]);
+    for (int64_t c = 0; c < count; ++c) acc[c] = finish_score(Metric::kL2, acc[c], row_norm, norms[c]);
   } else {
-    for (int64_t c = 0; c < count; ++c) acc[c] = finish_score(Metric::kInnerProduct, acc[c], row_term, terms[c]);
+    for (int64_t c = 0; c < count; ++c) acc[c] = finish_score(Metric::kInnerProduct, acc[c], row_norm, norms[c]);
   }
 }
 
@@ -117,7 +117,7 @@ inline unsigned first_set_bits(unsigned bits, int64_t count) {
 }
 
 // KernelTable::find_cut: regula falsi on the count of scores above; where that is slow, bisection of the order of
-// all floats. Ends when exactly num_best are above or two neighbouring floats are left.
+// all floats. Ends when exactly num_best are above or two neighboring floats are left.
 template <class Simd>
 inline TopKCut find_cut_by_counts(const float* scores, int64_t count, int64_t num_best) {
   constexpr int kNumInterpolations = 8;

@@ -263,8 +263,8 @@ struct FloatElements {
 template <class Elements, class Element = typename Elements::Element>
 void gather_dots(const Element* row, const Element* base, int64_t row_stride, int64_t dim, const int64_t* ids,
                  int64_t count, float* out) {
-  constexpr int64_t kElementsPerLine = 64 / sizeof(Element), kMostLines = 32;
-  const int64_t fetched = dim < kMostLines * kElementsPerLine ? dim : kMostLines * kElementsPerLine;
+  constexpr int64_t kElementsPerLine = 64 / sizeof(Element), kMaxLines = 32;
+  const int64_t fetched = dim < kMaxLines * kElementsPerLine ? dim : kMaxLines * kElementsPerLine;
   const int64_t whole = dim / Elements::kPerVector * Elements::kPerVector;
   const auto row_of = [&](int64_t c) { return base + ids[c < count ? c : count - 1] * row_stride; };
   for (int64_t first = 0; first < count; first += 16) {

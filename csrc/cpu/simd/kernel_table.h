@@ -44,8 +44,8 @@ struct KernelTable {
   // panel: [depth][panel_width]; norms: [panel_width]
   void (*squared_norms)(const float* panel, int64_t depth, bool resume, float* norms);
 
-  // acc[c] -> score, in place.      acc: [count]; terms: [count], row_term() of each candidate
-  void (*finish_scores)(Metric metric, float row_term, const float* terms, int64_t count, float* acc);
+  // acc[c] -> score, in place.      acc: [count]; norms: [count], row_norm() of each candidate
+  void (*finish_scores)(Metric metric, float row_norm, const float* norms, int64_t count, float* acc);
 
   // A threshold that about num_wanted of the scores are above, seldom fewer. False: no guess. Only a guess: the caller
   // counts what it finds.      scores: [count]

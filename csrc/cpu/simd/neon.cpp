@@ -250,8 +250,8 @@ void philox_blocks(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t
 // Eight rows at a time, the lanes along the row; the rows after the next are on their way meanwhile.
 void gather_dots(const float* row, const float* base, int64_t row_stride, int64_t dim, const int64_t* ids,
                  int64_t count, float* out) {
-  constexpr int64_t kAhead = 16, kElementsPerLine = 16, kMostLines = 32;
-  const int64_t fetched = dim < kMostLines * kElementsPerLine ? dim : kMostLines * kElementsPerLine;
+  constexpr int64_t kAhead = 16, kElementsPerLine = 16, kMaxLines = 32;
+  const int64_t fetched = dim < kMaxLines * kElementsPerLine ? dim : kMaxLines * kElementsPerLine;
   const int64_t whole = dim / 4 * 4;
   const auto row_of = [&](int64_t c) { return base + ids[c < count ? c : count - 1] * row_stride; };
   for (int64_t first = 0; first < count; first += 8) {

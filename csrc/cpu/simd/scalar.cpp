@@ -42,8 +42,8 @@ void squared_norms(const float* panel, int64_t depth, bool resume, float* norms)
   }
 }
 
-void finish_scores(Metric metric, float row_term, const float* terms, int64_t count, float* acc) {
-  for (int64_t c = 0; c < count; ++c) acc[c] = finish_score(metric, acc[c], row_term, terms[c]);
+void finish_scores(Metric metric, float row_norm, const float* norms, int64_t count, float* acc) {
+  for (int64_t c = 0; c < count; ++c) acc[c] = finish_score(metric, acc[c], row_norm, norms[c]);
 }
 
 // The reference makes no guess: every score is collected until the buffer cuts itself back.

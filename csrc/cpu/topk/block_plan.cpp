@@ -23,7 +23,7 @@ int64_t BlockPlan::workspace_bytes(int64_t dim) const {
 BlockPlan BlockPlan::fit(const Selection& selection, int64_t max_rows_per_block, int64_t num_candidates, int64_t dim,
                          int num_threads, int64_t extra_bytes, int64_t fixed_bytes, int64_t budget_bytes) {
   const int panel_width = kernel_table().panel_width;
-  const int64_t least_candidates = round_up(64, panel_width);
+  const int64_t min_candidates = round_up(64, panel_width);
   BlockPlan plan;
   plan.num_threads = num_threads;
   plan.row_block = std::max<int64_t>(1, std::min(plan.row_block, max_rows_per_block));
@@ -36,8 +36,8 @@ BlockPlan BlockPlan::fit(const Selection& selection, int64_t max_rows_per_block,
   while (needed() > budget_bytes) {
     if (plan.row_block > 32) {
       plan.row_block /= 2;
-    } else if (plan.candidate_block > least_candidates) {
-      plan.candidate_block = std::max(least_candidates, round_up(plan.candidate_block / 2, panel_width));
+    } else if (plan.candidate_block > min_candidates) {
+      plan.candidate_block = std::max(min_candidates, round_up(plan.candidate_block / 2, panel_width));
     } else if (plan.depth_block > 32) {
       plan.depth_block /= 2;
     } else if (plan.num_threads > 1) {

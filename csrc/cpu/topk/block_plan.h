@@ -10,9 +10,9 @@ namespace bse {
 
 // Sizes of a block and what one thread's workspace takes.
 struct BlockPlan {
-  static constexpr int64_t kMostRows = 512;
+  static constexpr int64_t kMaxRows = 512;
 
-  int64_t row_block = kMostRows, candidate_block = 1024, depth_block = 256;
+  int64_t row_block = kMaxRows, candidate_block = 1024, depth_block = 256;
   int64_t top_k_capacity = 0;
   int num_threads = 1;
 

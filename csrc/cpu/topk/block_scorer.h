@@ -21,20 +21,20 @@ class BlockScorer {
  public:
   BlockScorer(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base, const Selection& selection);
 
-  // Starts a block of rows. Arrays are borrowed until the next one. by_pairs: by KernelTable::accumulate_pairs,
-  // which only screens (prefilter.h).      query_ids: [num_rows]; query_terms: [num_rows], or null: dot products of
+  // Starts a block of rows. Arrays are borrowed until the next one. is_symmetric: by KernelTable::accumulate_pairs,
+  // which only prefilters (prefilter.h).      query_ids: [num_rows]; query_norms: [num_rows], or null: dot products of
   // unit rows, which need no finishing
-  void begin(const int64_t* query_ids, const float* query_terms, int64_t num_rows, bool by_pairs = false);
+  void begin(const int64_t* query_ids, const float* query_norms, int64_t num_rows, bool is_symmetric = false);
   int64_t num_rows() const { return num_rows_; }
 
   // For each row i of the block, by candidate blocks in order: visit(i, scores, first, size) with the scores of
   // candidates [first, first + size), NaN where labels or max_score forbid the link. Returns false if the worker was
-  // told to stop.      candidate_ids, candidate_terms: [count] (terms null with those of the queries); scores: [size],
+  // told to stop.      candidate_ids, candidate_norms: [count] (norms null with those of the queries); scores: [size],
   // the visitor's to change
   template <class Visit>
-  bool score(const int64_t* candidate_ids, const float* candidate_terms, int64_t count, Worker& worker,
+  bool score(const int64_t* candidate_ids, const float* candidate_norms, int64_t count, Worker& worker,
              const Visit& visit) {
-    const int64_t dim = by_pairs_ ? (base_.dim + 1) / 2 : base_.dim, max_rows = plan_.stripe_rows(dim);
+    const int64_t dim = is_symmetric_ ? (base_.dim + 1) / 2 : base_.dim, max_rows = plan_.stripe_rows(dim);
     for (int64_t first = 0; first < count; first += plan_.candidate_block) {
       const int64_t size = std::min(plan_.candidate_block, count - first);
       for (int64_t first_row = 0; first_row < num_rows_; first_row += max_rows) {
@@ -46,10 +46,10 @@ class BlockScorer {
         }
         for (int64_t i = first_row; i < first_row + num_rows; ++i) {
           float* scores = scores_.data() + (i - first_row) * plan_.candidate_block;
-          if (query_terms_ != nullptr) {
-            kernels_.finish_scores(selection_.metric, query_terms_[i], candidate_terms + first, size, scores);
+          if (query_norms_ != nullptr) {
+            kernels_.finish_scores(selection_.metric, query_norms_[i], candidate_norms + first, size, scores);
           }
-          forbid_links(selection_, query_ids_[i], candidate_ids + first, size, scores);
+          forbid_edges(selection_, query_ids_[i], candidate_ids + first, size, scores);
           visit(i, scores, first, size);
         }
       }
@@ -59,7 +59,8 @@ class BlockScorer {
 
  private:
   const float* read(const MatrixView& features, int64_t row, int64_t first_k, int64_t depth, float* scratch) const {
-    return by_pairs_ ? features.read_pairs(row, first_k, depth, scratch) : features.read(row, first_k, depth, scratch);
+    return is_symmetric_ ? features.read_pairs(row, first_k, depth, scratch)
+                         : features.read(row, first_k, depth, scratch);
   }
   void pack(const int64_t* candidate_ids, int64_t count, int64_t first_k, int64_t depth);
   bool accumulate(int64_t first_row, int64_t num_rows, int64_t count, int64_t first_k, int64_t depth, Worker& worker);
@@ -70,9 +71,9 @@ class BlockScorer {
   const KernelTable& kernels_;
 
   const int64_t* query_ids_ = nullptr;
-  const float* query_terms_ = nullptr;
+  const float* query_norms_ = nullptr;
   int64_t num_rows_ = 0;
-  bool by_pairs_ = false;  // then depths count pairs
+  bool is_symmetric_ = false;  // then depths count pairs
 
   AlignedBuffer<float> panels_;          // [candidate_block / panel_width][depth_block][panel_width]
   AlignedBuffer<float> scores_;          // [stripe_rows][candidate_block]

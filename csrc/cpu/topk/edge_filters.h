@@ -1,4 +1,4 @@
-// Which links labels and max_score forbid (results.h).
+// Which edges labels and max_score forbid (results.h).
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 namespace bse {
 
 // Scores of forbidden candidates of a row become NaN.      candidate_ids, scores: [count]
-inline void forbid_links(const Selection& selection, int64_t query_id, const int64_t* candidate_ids, int64_t count,
+inline void forbid_edges(const Selection& selection, int64_t query_id, const int64_t* candidate_ids, int64_t count,
                          float* scores) {
   constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
   const int64_t* labels = selection.labels;

@@ -9,22 +9,22 @@
 
 namespace bse {
 
-class LinkWriter {
+class EdgeWriter {
  public:
-  // max_links: most entries of a buffer to be written
-  LinkWriter(const Selection& selection, const Links& links, int64_t max_links);
+  // max_edges: most entries of a buffer to be written
+  EdgeWriter(const Selection& selection, const Edges& edges, int64_t max_edges);
 
   // Writes a finished buffer as row `result_row`.      tiebreak_ids: ids by tiebreak
   void write(const TopKBuffer& buffer, const int64_t* tiebreak_ids, int64_t result_row);
 
  private:
   const Selection selection_;
-  const Links links_;
+  const Edges edges_;
   const KernelTable& kernels_;
-  void sort(int64_t num_links);
+  void sort(int64_t num_edges);
 
-  AlignedBuffer<uint64_t> ranks_, sorted_;  // [max_links]
-  AlignedBuffer<uint32_t> places_;          // [max_links]
+  AlignedBuffer<uint64_t> ranks_, sorted_;  // [max_edges]
+  AlignedBuffer<uint32_t> places_;          // [max_edges]
 };
 
 }  // namespace bse

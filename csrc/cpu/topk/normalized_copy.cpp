@@ -8,8 +8,8 @@
 
 namespace bse {
 
-UnitMirror::UnitMirror(const MatrixView& features, const int64_t* ids, const float* terms, int64_t count,
-                       ThreadTeam& team)
+NormalizedCopy::NormalizedCopy(const MatrixView& features, const int64_t* ids, const float* norms, int64_t count,
+                               ThreadTeam& team)
     : num_rows_(features.num_rows),
       dim_(features.dim),
       stride_(stride(features.dim)),
@@ -19,30 +19,30 @@ UnitMirror::UnitMirror(const MatrixView& features, const int64_t* ids, const flo
   std::vector<float> largest(static_cast<size_t>(team.num_threads()));
   team.for_ranges(count, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
     std::vector<float> scratch(static_cast<size_t>(dim_));
-    float& most = largest[static_cast<size_t>(worker.index())];
+    float& largest_sum = largest[static_cast<size_t>(worker.index())];
     for (int64_t i = begin; i < end && !worker.should_stop(); ++i) {
       const int64_t id = ids != nullptr ? ids[i] : i;
       const float* row = features.read(id, 0, dim_, scratch.data());
-      uint16_t* mirrored = elements_.data() + id * stride_;
+      uint16_t* copied = elements_.data() + id * stride_;
       constexpr int64_t kLanes = 16;
       float sums[kLanes] = {};
       for (int64_t k = 0; k < dim_; ++k) {
-        const float element = row[k] * terms[i];
-        mirrored[k] = float_to_bfloat16(element);
-        const float difference = element - bfloat16_to_float(mirrored[k]);
+        const float element = row[k] * norms[i];
+        copied[k] = float_to_bfloat16(element);
+        const float difference = element - bfloat16_to_float(copied[k]);
         sums[k % kLanes] += difference * difference;
       }
-      std::fill(mirrored + dim_, mirrored + stride_, uint16_t{0});
+      std::fill(copied + dim_, copied + stride_, uint16_t{0});
       float sum = 0.0f;
       for (const float lane : sums) sum += lane;
-      most = std::max(most, sum);
+      largest_sum = std::max(largest_sum, sum);
     }
   });
-  // The factor has room for the rounding of these sums, the last term for that of the scaled elements.
+  // The factor has room for the rounding of these sums, the last norm for that of the scaled elements.
   residual_ = 1.001 * std::sqrt(static_cast<double>(*std::max_element(largest.begin(), largest.end()))) + 0x1p-23;
 }
 
-MatrixView UnitMirror::view() const {
+MatrixView NormalizedCopy::view() const {
   MatrixView view;
   view.data = elements_.data();
   view.dtype = DType::kBFloat16;

@@ -1,5 +1,5 @@
 // Rows scaled to unit length and rounded to bfloat16: their dot products, where an instruction set has fast ones,
-// screen the cosines of features of any type, in half the memory of float32 (prefilter.h).
+// prefilter the cosines of features of any type, in half the memory of float32 (prefilter.h).
 #pragma once
 
 #include <cstdint>
@@ -10,10 +10,10 @@
 
 namespace bse {
 
-class UnitMirror {
+class NormalizedCopy {
  public:
-  // Of rows `ids` of the features (null: the first count); the others are left unset. terms: [count], 1 / norm of each
-  UnitMirror(const MatrixView& features, const int64_t* ids, const float* terms, int64_t count, ThreadTeam& team);
+  // Of rows `ids` of the features (null: the first count); the others are left unset. norms: [count], 1 / norm of each
+  NormalizedCopy(const MatrixView& features, const int64_t* ids, const float* norms, int64_t count, ThreadTeam& team);
 
   static int64_t bytes(const MatrixView& features) { return 2 * features.num_rows * stride(features.dim); }
 

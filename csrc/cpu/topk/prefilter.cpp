@@ -18,61 +18,60 @@ bool is_small(const MatrixView& features, int64_t row) {
   return std::all_of(elements, elements + features.dim, [](float element) { return std::fabs(element) < 1.0f; });
 }
 
-bool rows_allow_screening(const MatrixView& features, const float* terms, const int64_t* ids, int64_t count) {
+bool rows_have_bound(const MatrixView& features, const float* norms, const int64_t* ids, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
-    if (allows_screening(terms[i])) continue;
-    if (terms[i] != 0.0f || !is_small(features, ids != nullptr ? ids[i] : i)) return false;
+    if (has_prefilter_bound(norms[i])) continue;
+    if (norms[i] != 0.0f || !is_small(features, ids != nullptr ? ids[i] : i)) return false;
   }
   return true;
 }
 
 }  // namespace
 
-bool can_screen_blocks(const MatrixView& queries, const MatrixView& base) {
+bool can_prefilter_blocks(const MatrixView& queries, const MatrixView& base) {
   return kernel_table().accumulate_pairs != nullptr && queries.holds_bfloat16() && base.holds_bfloat16();
 }
 
-bool can_screen_gathered(const MatrixView& queries, const MatrixView& base) {
+bool can_prefilter_gathered(const MatrixView& queries, const MatrixView& base) {
   if (queries.dtype != base.dtype) return false;
   if (queries.dtype == DType::kBFloat16) return kernel_table().gather_bfloat16_dots != nullptr;
   return kernel_table().gather_dots != nullptr && queries.reads_in_place() && base.reads_in_place();
 }
 
-bool screening_is_bounded(const MatrixView& queries, const float* query_terms, const MatrixView& base,
-                          const float* base_terms, const int64_t* ids, int64_t count, const Selection& selection) {
-  if (selection.metric != Metric::kCosine || selection.has_max_score || base.dim > kMostScreenedDimensions)
-    return false;
-  return rows_allow_screening(queries, query_terms, ids, count) &&
-         (base_terms == query_terms || rows_allow_screening(base, base_terms, ids, count));
+bool prefilter_is_bounded(const MatrixView& queries, const float* query_norms, const MatrixView& base,
+                          const float* base_norms, const int64_t* ids, int64_t count, const Selection& selection) {
+  if (selection.metric != Metric::kCosine || selection.has_max_score || base.dim > kMaxPrefilterDim) return false;
+  return rows_have_bound(queries, query_norms, ids, count) &&
+         (base_norms == query_norms || rows_have_bound(base, base_norms, ids, count));
 }
 
-Screen screen_by_features(const MatrixView& queries, const MatrixView& base) {
-  return {queries, base, false, 2.0 * screening_error(base.dim)};
+Prefilter prefilter_by_features(const MatrixView& queries, const MatrixView& base) {
+  return {queries, base, false, 2.0 * prefilter_error(base.dim)};
 }
 
-MirrorScreen::MirrorScreen(const MatrixView& queries, const float* query_terms, const MatrixView& base,
-                           const float* base_terms, const int64_t* ids, int64_t count, ThreadTeam& team)
-    : queries_(queries, ids, query_terms, count, team) {
-  if (base_terms != query_terms) base_.emplace(base, ids, base_terms, count, team);
+NormalizedPrefilter::NormalizedPrefilter(const MatrixView& queries, const float* query_norms, const MatrixView& base,
+                                         const float* base_norms, const int64_t* ids, int64_t count, ThreadTeam& team)
+    : queries_(queries, ids, query_norms, count, team) {
+  if (base_norms != query_norms) base_.emplace(base, ids, base_norms, count, team);
 }
 
-int64_t MirrorScreen::bytes(const MatrixView& queries, const MatrixView& base, bool is_same, int64_t count,
-                            int64_t budget_bytes) {
-  constexpr int64_t kMostBytes = int64_t{1} << 30, kLeastDimensions = 32;
+int64_t NormalizedPrefilter::bytes(const MatrixView& queries, const MatrixView& base, bool is_same, int64_t count,
+                                   int64_t budget_bytes) {
+  constexpr int64_t kMaxBytes = int64_t{1} << 30, kMinDimensions = 32;
   if (kernel_table().accumulate_pairs == nullptr || kernel_table().gather_bfloat16_dots == nullptr) return 0;
-  if (base.dim < kLeastDimensions || 2 * count < std::max(queries.num_rows, base.num_rows)) return 0;
-  const int64_t bytes = UnitMirror::bytes(queries) + (is_same ? 0 : UnitMirror::bytes(base));
-  return bytes <= std::min(kMostBytes, budget_bytes / 2) ? bytes : 0;
+  if (base.dim < kMinDimensions || 2 * count < std::max(queries.num_rows, base.num_rows)) return 0;
+  const int64_t bytes = NormalizedCopy::bytes(queries) + (is_same ? 0 : NormalizedCopy::bytes(base));
+  return bytes <= std::min(kMaxBytes, budget_bytes / 2) ? bytes : 0;
 }
 
-Screen MirrorScreen::screen() const {
-  const UnitMirror& base = base_ ? *base_ : queries_;
-  const double error = near_screening_error(base.view().dim, queries_.residual(), base.residual());
+Prefilter NormalizedPrefilter::prefilter() const {
+  const NormalizedCopy& base = base_ ? *base_ : queries_;
+  const double error = normalized_copy_error(base.view().dim, queries_.residual(), base.residual());
   return {queries_.view(), base.view(), true, 2.0 * error};
 }
 
-Borderline::Borderline(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base,
-                       const Selection& selection, bool wants_scores)
+BorderlineRescorer::BorderlineRescorer(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base,
+                                       const Selection& selection, bool wants_scores)
     : queries_(queries),
       base_(base),
       metric_(selection.metric),
@@ -87,10 +86,10 @@ Borderline::Borderline(const BlockPlan& plan, const MatrixView& queries, const M
       panel_(kernels_.panel_width * max_depth_),
       chains_(kernels_.panel_width) {}
 
-bool Borderline::settle(TopKBuffer& buffer, int64_t query_id, float query_term) {
+bool BorderlineRescorer::resolve(TopKBuffer& buffer, int64_t query_id, float query_norm) {
   query_id_ = query_id;
-  query_term_ = query_term;
-  if (!buffer.finish_screening(kernels_)) return false;
+  query_norm_ = query_norm;
+  if (!buffer.finish_prefilter(kernels_)) return false;
   if (wants_scores_) {
     rescore_all(buffer);
     buffer.finish(kernels_, range_min_);
@@ -119,8 +118,8 @@ bool Borderline::settle(TopKBuffer& buffer, int64_t query_id, float query_term) 
 }
 
 // Tells the best num_best: entries above *limit, and those of close_, which are not above it, that are best. False if
-// too many are close. cut: of the num_best best screened scores (TopKCut)
-bool Borderline::find_best(const TopKBuffer& buffer, int64_t num_best, float cut, float* limit) {
+// too many are close. cut: of the num_best best approximate scores (TopKCut)
+bool BorderlineRescorer::find_best(const TopKBuffer& buffer, int64_t num_best, float cut, float* limit) {
   // num_best scores are not below the cut, and as many at most are above it. So whoever is further above it than two
   // errors is among the best, and whoever is further below it is worse than num_best others.
   const float* scores = buffer.scores();
@@ -135,7 +134,7 @@ bool Borderline::find_best(const TopKBuffer& buffer, int64_t num_best, float cut
     num_above += scores[n] > high;
   }
   close_.resize(num_close);
-  if (static_cast<int64_t>(num_close) > most_close_) return false;
+  if (static_cast<int64_t>(num_close) > max_close_) return false;
   rescore(buffer);
   ranks_.resize(num_close);
   for (size_t c = 0; c < num_close; ++c) ranks_[c] = candidate_rank(close_scores_[c], static_cast<uint32_t>(c));
@@ -147,16 +146,16 @@ bool Borderline::find_best(const TopKBuffer& buffer, int64_t num_best, float cut
   return true;
 }
 
-void Borderline::rescore_all(TopKBuffer& buffer) {
+void BorderlineRescorer::rescore_all(TopKBuffer& buffer) {
   close_.resize(static_cast<size_t>(buffer.size()));
   std::iota(close_.begin(), close_.end(), 0);
   rescore(buffer);
   for (const int64_t n : close_) buffer.set_score(n, close_scores_[static_cast<size_t>(n)]);
-  buffer.end_screening();
+  buffer.end_prefilter();
 }
 
 // Defined scores of the entries at close_: a panel of candidates at a time.
-void Borderline::rescore(const TopKBuffer& buffer) {
+void BorderlineRescorer::rescore(const TopKBuffer& buffer) {
   const auto num_close = static_cast<int64_t>(close_.size()), width = int64_t{kernels_.panel_width};
   close_scores_.resize(close_.size());
   const auto tiebreak = [&](int64_t c) { return buffer.tiebreaks()[close_[static_cast<size_t>(c)]]; };
@@ -177,8 +176,8 @@ void Borderline::rescore(const TopKBuffer& buffer) {
       kernels_.accumulate(&query, 1, panel_.data(), 1, depth, k > 0, chains_.data(), width);
     }
     for (int64_t c = 0; c < count; ++c) {
-      const float term = candidate_terms_[tiebreak(first + c)];
-      close_scores_[static_cast<size_t>(first + c)] = finish_score(metric_, chains_[c], query_term_, term);
+      const float norm = candidate_norms_[tiebreak(first + c)];
+      close_scores_[static_cast<size_t>(first + c)] = finish_score(metric_, chains_[c], query_norm_, norm);
     }
   }
 }

@@ -1,4 +1,4 @@
-// Screening: dot products added in whatever order is fast find the few candidates among which the best by defined
+// Prefiltering: dot products added in whatever order is fast find the few candidates among which the best by defined
 // scores must be (csrc/common/prefilter_bound.h).
 #pragma once
 
@@ -17,63 +17,64 @@
 
 namespace bse {
 
-// What is multiplied to screen: the features themselves, or unit rows near them.
-struct Screen {
+// What is multiplied to prefilter: the features themselves, or unit rows near them.
+struct Prefilter {
   MatrixView queries, base;
   bool has_unit_rows = false;  // their dot products are cosines
-  double margin = 0.0;         // twice the error of a screened score; 0: there is no screening
+  double margin = 0.0;         // twice the error of a approximate score; 0: there is no prefiltering
 
   bool is_on() const { return margin > 0.0; }
 };
 
-// Whether this instruction set has dot products that screen candidates in blocks, or gathered for one row.
-bool can_screen_blocks(const MatrixView& queries, const MatrixView& base);
-bool can_screen_gathered(const MatrixView& queries, const MatrixView& base);
+// Whether this instruction set has dot products that prefilter candidates in blocks, or gathered for one row.
+bool can_prefilter_blocks(const MatrixView& queries, const MatrixView& base);
+bool can_prefilter_gathered(const MatrixView& queries, const MatrixView& base);
 
 // Whether the bounds of csrc/common/prefilter_bound.h hold: not for other metrics than cosine, for max_score, which
 // asks for every score, or for very small or large rows. ids: [count] rows of both matrices, or null: the first count;
-// terms: [count], row_term() of each
-bool screening_is_bounded(const MatrixView& queries, const float* query_terms, const MatrixView& base,
-                          const float* base_terms, const int64_t* ids, int64_t count, const Selection& selection);
+// norms: [count], row_norm() of each
+bool prefilter_is_bounded(const MatrixView& queries, const float* query_norms, const MatrixView& base,
+                          const float* base_norms, const int64_t* ids, int64_t count, const Selection& selection);
 
-// Screens by the features themselves, where screening_is_bounded().
-Screen screen_by_features(const MatrixView& queries, const MatrixView& base);
+// Prefilters by the features themselves, where prefilter_is_bounded().
+Prefilter prefilter_by_features(const MatrixView& queries, const MatrixView& base);
 
-// Screens by mirrors of both, where screening_is_bounded(). Arguments as there; owns what its screen() is a view of.
-class MirrorScreen {
+// Prefilters by normalized_copies of both, where prefilter_is_bounded(). Arguments as there; owns what its prefilter()
+// is a view of.
+class NormalizedPrefilter {
  public:
-  MirrorScreen(const MatrixView& queries, const float* query_terms, const MatrixView& base, const float* base_terms,
-               const int64_t* ids, int64_t count, ThreadTeam& team);
+  NormalizedPrefilter(const MatrixView& queries, const float* query_norms, const MatrixView& base,
+                      const float* base_norms, const int64_t* ids, int64_t count, ThreadTeam& team);
 
   // What they take, or 0 if there should be none for that many rows: no fast products, too much memory, or too narrow.
   static int64_t bytes(const MatrixView& queries, const MatrixView& base, bool is_same, int64_t count,
                        int64_t budget_bytes);
 
-  Screen screen() const;
+  Prefilter prefilter() const;
 
  private:
-  UnitMirror queries_;
-  std::optional<UnitMirror> base_;  // if it is other data
+  NormalizedCopy queries_;
+  std::optional<NormalizedCopy> base_;  // if it is other data
 };
 
-// Settles, by defined scores, which candidates of a screened buffer are the best. One thread's.
-class Borderline {
+// Settles, by defined scores, which candidates of a approximate buffer are the best. One thread's.
+class BorderlineRescorer {
  public:
-  Borderline(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base, const Selection& selection,
-             bool wants_scores);
+  BorderlineRescorer(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base,
+                     const Selection& selection, bool wants_scores);
 
-  // Candidates by tiebreak, as they were offered; borrowed until the next call. most_close: beyond which scoring the
+  // Candidates by tiebreak, as they were offered; borrowed until the next call. max_close: beyond which scoring the
   // row anew costs less
-  void begin(const int64_t* candidate_ids, const float* candidate_terms, double margin, int64_t most_close) {
+  void begin(const int64_t* candidate_ids, const float* candidate_norms, double margin, int64_t max_close) {
     candidate_ids_ = candidate_ids;
-    candidate_terms_ = candidate_terms;
+    candidate_norms_ = candidate_norms;
     margin_ = margin;
-    most_close_ = most_close;
+    max_close_ = max_close;
   }
 
   // Leaves the num_neighbors best that follow the range_min best, in order, with defined scores if these are wanted.
-  // False if screening cannot tell; the buffer is of no use then.
-  bool settle(TopKBuffer& buffer, int64_t query_id, float query_term);
+  // False if prefiltering cannot tell; the buffer is of no use then.
+  bool resolve(TopKBuffer& buffer, int64_t query_id, float query_norm);
 
  private:
   static constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -89,11 +90,11 @@ class Borderline {
   const int64_t max_depth_;
   const KernelTable& kernels_;
   const int64_t* candidate_ids_ = nullptr;
-  const float* candidate_terms_ = nullptr;
+  const float* candidate_norms_ = nullptr;
   double margin_ = 0.0;
-  int64_t most_close_ = 0;
+  int64_t max_close_ = 0;
   int64_t query_id_ = 0;
-  float query_term_ = 0.0f;
+  float query_norm_ = 0.0f;
 
   std::vector<int64_t> close_;  // places in the buffer, ascending
   std::vector<float> close_scores_;

@@ -9,7 +9,7 @@
 namespace bse {
 
 // Where the results go. Rows are indices of the result, not instance ids.
-struct Links {
+struct Edges {
   int32_t* neighbors;  // [R, K], a valid prefix then -1
   float* scores;       // [R, K] or null; -inf past the prefix
 

@@ -53,7 +53,7 @@ class FirstBadRow {
 
 }  // namespace
 
-void compute_row_terms(ThreadTeam& team, const MatrixView& features, const char* name, const int64_t* ids,
+void compute_row_norms(ThreadTeam& team, const MatrixView& features, const char* name, const int64_t* ids,
                        int64_t count, Metric metric, float* out) {
   const KernelTable& kernels = kernel_table();
   constexpr int64_t kDepth = 128;
@@ -74,7 +74,7 @@ void compute_row_terms(ThreadTeam& team, const MatrixView& features, const char*
       }
       for (int i = 0; i < num_rows; ++i) {
         if (!std::isfinite(norms[i])) first_bad.look_at(id(i));
-        out[first + i] = row_term(metric, norms[i]);
+        out[first + i] = row_norm(metric, norms[i]);
       }
     }
   });

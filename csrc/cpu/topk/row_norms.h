@@ -9,10 +9,10 @@
 
 namespace bse {
 
-// row_term() of each of `ids` (null: all rows 0..count-1) under the metric: out[i] belongs to ids[i].
+// row_norm() of each of `ids` (null: all rows 0..count-1) under the metric: out[i] belongs to ids[i].
 // Also the one place where non-finite features are found: throws std::invalid_argument "NAME[row, column]: expected
 // finite values, got nan".
-void compute_row_terms(ThreadTeam& team, const MatrixView& features, const char* name, const int64_t* ids,
+void compute_row_norms(ThreadTeam& team, const MatrixView& features, const char* name, const int64_t* ids,
                        int64_t count, Metric metric, float* out);
 
 }  // namespace bse

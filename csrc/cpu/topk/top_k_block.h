@@ -17,36 +17,36 @@ namespace bse {
 class TopKBlock {
  public:
   TopKBlock(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base, const Selection& selection,
-            const Links& links)
+            const Edges& edges)
       : plan_(plan),
         range_min_(selection.range_min),
         num_selected_(selection.num_neighbors + selection.range_min),
         kernels_(kernel_table()),
         scorer_(plan, queries, base, selection),
-        borderline_(plan, queries, base, selection, selection.sort || links.scores != nullptr),
-        writer_(selection, links, plan.top_k_capacity),
+        rescorer_(plan, queries, base, selection, selection.sort || edges.scores != nullptr),
+        writer_(selection, edges, plan.top_k_capacity),
         storage_(plan.row_block, plan.top_k_capacity) {
     buffers_.reserve(static_cast<size_t>(plan.row_block));
   }
 
-  // Starts a block of rows. Arrays are borrowed until the next one. margin: of a Screen, or 0 for defined scores.
-  //      query_ids: [num_rows]; query_terms: [num_rows]
-  void begin(const int64_t* query_ids, const float* query_terms, int64_t num_rows, double margin = 0.0) {
+  // Starts a block of rows. Arrays are borrowed until the next one. margin: of a Prefilter, or 0 for defined scores.
+  //      query_ids: [num_rows]; query_norms: [num_rows]
+  void begin(const int64_t* query_ids, const float* query_norms, int64_t num_rows, double margin = 0.0) {
     query_ids_ = query_ids;
-    query_terms_ = query_terms;
+    query_norms_ = query_norms;
     margin_ = margin;
-    scorer_.begin(query_ids, query_terms, num_rows, margin > 0.0);
+    scorer_.begin(query_ids, query_norms, num_rows, margin > 0.0);
     buffers_.clear();
     for (int64_t i = 0; i < num_rows; ++i) buffers_.push_back(storage_.buffer(i, num_selected_, margin));
   }
 
-  // Offers candidates in tiebreak order to all rows of the block, all that there are if they are screened. Returns
-  // false if the worker was told to stop. candidate_ids, candidate_terms: [count]; excluded: [num_rows], an index in
+  // Offers candidates in tiebreak order to all rows of the block, all that there are if they are approximate. Returns
+  // false if the worker was told to stop. candidate_ids, candidate_norms: [count]; excluded: [num_rows], an index in
   // [0, count) never to be linked, or -1
-  bool offer(const int64_t* candidate_ids, const float* candidate_terms, int64_t count, const int64_t* excluded,
+  bool offer(const int64_t* candidate_ids, const float* candidate_norms, int64_t count, const int64_t* excluded,
              Worker& worker) {
-    borderline_.begin(candidate_ids, candidate_terms, margin_, count / 32);
-    return scorer_.score(candidate_ids, candidate_terms, count, worker,
+    rescorer_.begin(candidate_ids, candidate_norms, margin_, count / 32);
+    return scorer_.score(candidate_ids, candidate_norms, count, worker,
                          [&](int64_t i, float* scores, int64_t first, int64_t size) {
                            if (excluded[i] >= first && excluded[i] < first + size) {
                              scores[excluded[i] - first] = std::numeric_limits<float>::quiet_NaN();
@@ -55,21 +55,21 @@ class TopKBlock {
                          });
   }
 
-  // Offers screened scores of row i that were found elsewhere: of all candidates there are.
-  // candidate_ids, candidate_terms, scores: [count]
-  void offer_screened(int64_t i, const int64_t* candidate_ids, const float* candidate_terms, int64_t count,
-                      const float* scores) {
-    borderline_.begin(candidate_ids, candidate_terms, margin_, count / 8);
+  // Offers approximate scores of row i that were found elsewhere: of all candidates there are.
+  // candidate_ids, candidate_norms, scores: [count]
+  void offer_approximate(int64_t i, const int64_t* candidate_ids, const float* candidate_norms, int64_t count,
+                         const float* scores) {
+    rescorer_.begin(candidate_ids, candidate_norms, margin_, count / 8);
     buffers_[static_cast<size_t>(i)].add(kernels_, scores, count, 0);
   }
 
-  // Writes row i of the block as row `result_row` of the links. False if screening could not tell which candidates are
-  // the best; never of defined scores.      tiebreak_ids: ids by tiebreak, as offered.
+  // Writes row i of the block as row `result_row` of the edges. False if prefiltering could not tell which candidates
+  // are the best; never of defined scores.      tiebreak_ids: ids by tiebreak, as offered.
   bool finish_row(int64_t i, const int64_t* tiebreak_ids, int64_t result_row) {
     TopKBuffer& buffer = buffers_[static_cast<size_t>(i)];
     if (margin_ == 0.0) {
       buffer.finish(kernels_, range_min_);
-    } else if (!borderline_.settle(buffer, query_ids_[i], query_terms_[i])) {
+    } else if (!rescorer_.resolve(buffer, query_ids_[i], query_norms_[i])) {
       return false;
     }
     writer_.write(buffer, tiebreak_ids, result_row);
@@ -81,11 +81,11 @@ class TopKBlock {
   const int64_t range_min_, num_selected_;
   const KernelTable& kernels_;
   const int64_t* query_ids_ = nullptr;
-  const float* query_terms_ = nullptr;
+  const float* query_norms_ = nullptr;
   double margin_ = 0.0;
   BlockScorer scorer_;
-  Borderline borderline_;
-  LinkWriter writer_;
+  BorderlineRescorer rescorer_;
+  EdgeWriter writer_;
   TopKStorage storage_;
   std::vector<TopKBuffer> buffers_;
 };

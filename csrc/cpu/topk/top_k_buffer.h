@@ -4,7 +4,7 @@
 // num_selected, in place and stably, and from then on only scores above a threshold can enter. Nothing is ever dropped
 // for lack of room. Because later candidates have larger tiebreaks, "above the worst kept" may be strict.
 //
-// Scores that only screen (prefilter.h) keep a margin: what is within it of the worst of the best is kept as well.
+// Scores that only prefilter (prefilter.h) keep a margin: what is within it of the worst of the best is kept as well.
 #pragma once
 
 #include <algorithm>
@@ -55,7 +55,7 @@ class TopKBuffer {
 
   // Cuts to the best num_selected, which end at cut_score() then, and what is within the margin of them. False
   // if that cannot be told: too many are, or what a threshold has kept out might belong to them.
-  bool finish_screening(const KernelTable& kernels) {
+  bool finish_prefilter(const KernelTable& kernels) {
     cut(kernels);
     return !bounded_ || (size_ >= num_selected_ && below_margin(cut_score_) >= threshold_);
   }
@@ -110,7 +110,7 @@ class TopKBuffer {
   void clear() { size_ = 0; }
   void set_score(int64_t n, float score) { scores_[n] = score; }
   // All scores are defined ones from here on.
-  void end_screening() { margin_ = 0.0; }
+  void end_prefilter() { margin_ = 0.0; }
 
   float cut_score() const { return cut_score_; }
   int64_t size() const { return size_; }

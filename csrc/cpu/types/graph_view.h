@@ -9,8 +9,8 @@ struct GraphView {
   const int32_t* neighbors = nullptr;  // [num_rows, num_neighbors], a valid prefix of instance ids, then -1
   int64_t num_rows = 0, num_neighbors = 0;
   const int32_t* degrees = nullptr;  // [num_rows] lengths of the prefixes, or null: all num_neighbors
-  const int32_t* row_of = nullptr;   // [num_nodes] row of an instance or -1, or null: row i is instance i
-  int64_t num_nodes = 0;             // instance ids are below this
+  const int32_t* row_of = nullptr;   // [num_instances] row of an instance or -1, or null: row i is instance i
+  int64_t num_instances = 0;         // instance ids are below this
   bool finds_degrees = false;        // without degrees: rows may be short, and degree() looks where they end
 
   uint32_t degree(int64_t row) const {
@@ -25,14 +25,14 @@ struct GraphView {
     return finds_degrees && num_neighbors > 0 ? last_slot(row) : nullptr;
   }
 
-  // Row of the i-th neighbour. The table may have changed since it was checked: a bad id raises, it is never followed.
+  // Row of the i-th neighbor. The table may have changed since it was checked: a bad id raises, it is never followed.
   uint32_t neighbor_row(int64_t row, uint32_t i) const {
     return row_of_checked(checked_id(neighbors[row * num_neighbors + i], row), row);
   }
 
   // The two halves of it, for who prefetches between them. row: where the id was found.
   int32_t checked_id(int32_t id, int64_t row) const {
-    if (static_cast<uint32_t>(id) >= static_cast<uint32_t>(num_nodes)) throw_bad_neighbor(id, row);
+    if (static_cast<uint32_t>(id) >= static_cast<uint32_t>(num_instances)) throw_bad_neighbor(id, row);
     return id;
   }
   uint32_t row_of_checked(int32_t id, int64_t row) const {

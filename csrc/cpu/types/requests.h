@@ -9,12 +9,12 @@
 namespace bse {
 
 struct ProximityGraphRequest {
-  MatrixView features, keys;      // [N, D] each; the same view unless there are two towers
-  bool two_towers = false;        // keys are other data than features
-  const int64_t* rows = nullptr;  // [num_rows] distinct ids, or null: all N
-  int64_t num_rows = 0;           // R: rows of the result, and the pool that candidates come from
-  int64_t num_candidates = 0;     // M <= R - 1
-  int64_t rows_per_draw = 256;
+  MatrixView features, documents;  // [N, D] each; the same view unless there are two towers
+  bool two_towers = false;         // documents are other data than features
+  const int64_t* rows = nullptr;   // [num_rows] distinct ids, or null: all N
+  int64_t num_rows = 0;            // R: rows of the result, and the subset that candidates come from
+  int64_t num_candidates = 0;      // M <= R - 1
+  int64_t candidate_group_size = 256;
   Selection selection;
   uint64_t seed = 0;
   int num_threads = 1;

@@ -31,13 +31,13 @@ class Collector {
     } else {
       breadth_first(root);
     }
-    result.steps[index] = result.restarts[index] = result.teleports[index] = 0;
-    result.fills[index] = batch_.fill(request_, static_cast<uint32_t>(request_.walk_ids[index]));
+    result.steps[index] = result.restarts[index] = result.reroots[index] = 0;
+    result.random_fills[index] = batch_.fill(request_, static_cast<uint32_t>(request_.walk_ids[index]));
     std::fill(nodes + target_, nodes + request_.batch_size, -1);
   }
 
  private:
-  // Also the root's neighbours alone (kNeighbors: one level) and the root alone (kUniform).
+  // Also the root's neighbors alone (kNeighbors: one level) and the root alone (kUniform).
   void breadth_first(uint32_t root) {
     batch_.add(root);
     const bool one_level = request_.strategy == Strategy::kNeighbors;
@@ -48,7 +48,7 @@ class Collector {
     }
   }
 
-  // Preorder; neighbours in row order.
+  // Preorder; neighbors in row order.
   void depth_first(uint32_t root) {
     stack_.assign(1, root);
     while (!stack_.empty() && !batch_.full()) {

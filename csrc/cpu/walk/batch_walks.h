@@ -27,8 +27,8 @@ struct WalkResult {
   int32_t* nodes;  // [num_walks, batch_size] rows, -1 past the last if there are fewer rows than batch_size
   int64_t* steps;  // [num_walks] each
   int64_t* restarts;
-  int64_t* teleports;
-  int64_t* fills;
+  int64_t* reroots;
+  int64_t* random_fills;
 };
 
 // Canonical walks (csrc/common/walk.h) or the other strategies, one batch each.

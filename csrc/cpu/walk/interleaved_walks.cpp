@@ -33,9 +33,9 @@ class WalkLane {
     index_ = index;
     walk_ = static_cast<uint32_t>(request_.walk_ids[index]);
     row_ = root_ = static_cast<uint32_t>(request_.roots[index]);
-    segment_ = num_barren_ = 0;
+    segment_ = num_unproductive_ = 0;
     found_any_ = false;
-    steps_ = restarts_ = teleports_ = 0;
+    steps_ = restarts_ = reroots_ = 0;
     nodes_ = nodes;
     batch_.begin(nodes, target());
     batch_.add(root_);
@@ -83,11 +83,11 @@ class WalkLane {
   bool is_over() const { return state_ == State::kOver; }
 
   void finish(const WalkResult& result) {
-    result.fills[index_] = batch_.fill(request_, walk_);
+    result.random_fills[index_] = batch_.fill(request_, walk_);
     std::fill(nodes_ + target(), nodes_ + request_.batch_size, -1);
     result.steps[index_] = steps_;
     result.restarts[index_] = restarts_;
-    result.teleports[index_] = teleports_;
+    result.reroots[index_] = reroots_;
   }
 
  private:
@@ -124,7 +124,7 @@ class WalkLane {
 
   void take_step() {
     const uint32_t degree = graph_.degree(row_);
-    if (degree == 0) {  // a row without neighbours ends its segment, and what was planned for it is void
+    if (degree == 0) {  // a row without neighbors ends its segment, and what was planned for it is void
       state_ = State::kChoice;
       if (end_segment()) plan_.begin(walk_, segment_);
       return;
@@ -137,13 +137,13 @@ class WalkLane {
   // False if that was the last one.
   bool end_segment() {
     ++segment_;
-    num_barren_ = found_any_ ? 0 : num_barren_ + 1;
+    num_unproductive_ = found_any_ ? 0 : num_unproductive_ + 1;
     found_any_ = false;
-    if (num_barren_ == limits_.max_barren_segments) {
-      WordStream words(request_.seed, Purpose::kTeleport, request_.epoch, walk_, segment_);
+    if (num_unproductive_ == limits_.max_unproductive_segments) {
+      WordStream words(request_.seed, Purpose::kReroot, request_.epoch, walk_, segment_);
       root_ = words.next_below(static_cast<uint32_t>(graph_.num_rows));
-      num_barren_ = 0;
-      ++teleports_;
+      num_unproductive_ = 0;
+      ++reroots_;
       batch_.add(root_);
     }
     row_ = root_;
@@ -160,8 +160,8 @@ class WalkLane {
   State state_ = State::kOver;
   const int32_t* neighbor_ = nullptr;
   int32_t* nodes_ = nullptr;
-  int64_t index_ = 0, row_ = 0, steps_ = 0, restarts_ = 0, teleports_ = 0;
-  uint32_t walk_ = 0, root_ = 0, segment_ = 0, num_barren_ = 0, neighbor_word_ = 0;
+  int64_t index_ = 0, row_ = 0, steps_ = 0, restarts_ = 0, reroots_ = 0;
+  uint32_t walk_ = 0, root_ = 0, segment_ = 0, num_unproductive_ = 0, neighbor_word_ = 0;
   int32_t id_ = 0;
   bool found_any_ = false;
 };

@@ -13,10 +13,10 @@ void row_degrees(ThreadTeam& team, const GraphView& graph, int32_t* degrees) {
       bool in_range = true;
       for (int64_t k = 0; k < graph.num_neighbors; ++k) {
         num_valid += ids[k] >= 0;
-        in_range &= ids[k] >= -1 && ids[k] < graph.num_nodes;
+        in_range &= ids[k] >= -1 && ids[k] < graph.num_instances;
       }
       if (!in_range) {
-        throw std::invalid_argument("graph: expected neighbors in [-1, " + std::to_string(graph.num_nodes) +
+        throw std::invalid_argument("graph: expected neighbors in [-1, " + std::to_string(graph.num_instances) +
                                     "), got another value in row " + std::to_string(row));
       }
       while (degree < graph.num_neighbors && ids[degree] >= 0) ++degree;

@@ -8,7 +8,7 @@
 
 namespace bse {
 
-// Lengths of the valid prefixes. Throws std::invalid_argument for an id outside [-1, num_nodes) or a -1 inside a
+// Lengths of the valid prefixes. Throws std::invalid_argument for an id outside [-1, num_instances) or a -1 inside a
 // prefix. degrees: [num_rows]
 void row_degrees(ThreadTeam& team, const GraphView& graph, int32_t* degrees);
 

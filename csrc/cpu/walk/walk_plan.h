@@ -22,7 +22,7 @@ struct PlannedStep {
 
 // Which blocks of which of the next segments are computed together.
 struct PlannedBlocks {
-  static constexpr int kNum = 16, kLogMostOfSegment = 3, kMostOfSegment = 1 << kLogMostOfSegment;
+  static constexpr int kNum = 16, kLogMostOfSegment = 3, kMaxOfSegment = 1 << kLogMostOfSegment;
   BlockOffset offsets[kLogMostOfSegment + 1][kNum] = {};  // by the logarithm of how many of a segment
 
   constexpr PlannedBlocks() {
@@ -63,8 +63,8 @@ class WalkPlan {
  private:
   static constexpr PlannedBlocks kBlocks{};
   static constexpr int kNumBlocks = PlannedBlocks::kNum, kLogMostBlocks = PlannedBlocks::kLogMostOfSegment;
-  static constexpr int kMostSteps = 2 * PlannedBlocks::kMostOfSegment;  // that are added at a time
-  static constexpr int kCapacity = 4 * kNumBlocks;                      // steps
+  static constexpr int kMaxSteps = 2 * PlannedBlocks::kMaxOfSegment;  // that are added at a time
+  static constexpr int kCapacity = 4 * kNumBlocks;                    // steps
 
   // So many blocks that most segments need no more. A block serves two steps.
   static int likely_log_blocks(uint32_t threshold) {
@@ -102,11 +102,11 @@ class WalkPlan {
     }
   }
 
-  bool has_room() const { return size_ + kMostSteps <= kCapacity; }
+  bool has_room() const { return size_ + kMaxSteps <= kCapacity; }
 
   // The rest of a segment; false if there is no room for it.
   bool go_on() {
-    constexpr int kNum = PlannedBlocks::kMostOfSegment;
+    constexpr int kNum = PlannedBlocks::kMaxOfSegment;
     uint32_t words[4 * kNum];
     while (has_room()) {
       kernels_.philox_blocks(seed_, tag_, walk_, segment_, block_, kBlocks.offsets[kLogMostBlocks], kNum, words);

@@ -1,7 +1,7 @@
-// An update of the bank in two kernels: check and claim, then normalise, mix and scatter.
+// An update of the bank in two kernels: check and claim, then normalize, mix and scatter.
 //
-//   claims[id] = max over the storable rows of (ticket, position)      the last duplicate wins, whatever the schedule
-//   table[id]  = stored(unit(m * table[id] + (1 - m) * unit(row)))     of the winners; rounding:
+//   claims[id] = max over the storable rows of (update_number, position)      the last duplicate wins, whatever the
+//   schedule table[id]  = stored(unit(m * table[id] + (1 - m) * unit(row)))     of the winners; rounding:
 //   csrc/cpu/bank/bank_update.h
 //
 // A squared norm is eight chains, chain j over the elements j, j + 8, ...: so eight lanes take a row, a chain each, and
@@ -22,10 +22,10 @@ constexpr int kBankRowsAtOnce = 4;  // of a warp, 8 lanes each
 
 // What the check finds: status words as in status.h, and the number of rows left out, less one: all words begin with
 // all bits set.
-constexpr int kNumVerdictWords = kNumStatusWords + 1, kSkippedLessOneWord = kNumStatusWords;
+constexpr int kNumCheckResultWords = kNumStatusWords + 1, kSkippedLessOneWord = kNumStatusWords;
 
 BSE_DEVICE uint64_t claim_of(const BankUpdate& update, int64_t position) {
-  return uint64_t{update.ticket} << 32 | static_cast<uint32_t>(position);
+  return uint64_t{update.update_number} << 32 | static_cast<uint32_t>(position);
 }
 
 // The same for all lanes. limit: first_infinite of common/bank_limit.h
@@ -35,27 +35,27 @@ BSE_DEVICE bool is_storable(const DeviceMatrix& rows, int64_t row, float limit) 
   return __all_sync(kAllLanes, storable) != 0;
 }
 
-// A warp a row. verdict: [kNumVerdictWords]
+// A warp a row. check_result: [kNumCheckResultWords]
 __global__ void __launch_bounds__(32 * kBankWarps)
-    bank_check_kernel(BankTables bank, BankUpdate update, float limit, uint64_t* verdict) {
+    bank_check_kernel(BankTables bank, BankUpdate update, float limit, uint64_t* check_result) {
   const int64_t warp = int64_t{blockIdx.x} * kBankWarps + threadIdx.x / 32, num_warps = int64_t{gridDim.x} * kBankWarps;
   for (int64_t row = warp; row < update.num_rows; row += num_warps) {
     const bool is_good = is_storable(update.rows, row, limit);
-    const bool is_key_good = bank.keys == nullptr || is_storable(update.key_rows, row, limit);
+    const bool is_key_good = bank.documents == nullptr || is_storable(update.document_rows, row, limit);
     if (threadIdx.x % 32 != 0) continue;
     const int64_t id = update.ids[row];
     const auto position = static_cast<uint32_t>(row);
-    if (id < 0 || id >= bank.num_samples) {
+    if (id < 0 || id >= bank.num_instances) {
       const int64_t nearest = id < INT32_MIN ? INT32_MIN : id > INT32_MAX ? INT32_MAX : id;
-      report(verdict, StatusKind::kBankIdOutOfRange, position, static_cast<uint32_t>(nearest));
+      report(check_result, StatusKind::kBankIdOutOfRange, position, static_cast<uint32_t>(nearest));
     } else if (is_good && is_key_good) {
       atomicMax(&bank.claims[id], claim_of(update, row));
     } else if (update.skips) {
-      atomicAdd(&verdict[kSkippedLessOneWord], uint64_t{1});
+      atomicAdd(&check_result[kSkippedLessOneWord], uint64_t{1});
     } else if (!is_good) {
-      report(verdict, StatusKind::kBankRowNotStorable, position, static_cast<uint32_t>(id));
+      report(check_result, StatusKind::kBankRowNotStorable, position, static_cast<uint32_t>(id));
     } else {
-      report(verdict, StatusKind::kBankKeyRowNotStorable, position, static_cast<uint32_t>(id));
+      report(check_result, StatusKind::kBankDocumentNotStorable, position, static_cast<uint32_t>(id));
     }
   }
 }
@@ -137,36 +137,37 @@ BSE_DEVICE void store_rows(const RowMixer& mixer, int64_t first, bool normalize,
   }
 }
 
-// verdict: [kNumVerdictWords], of the check      ledger: [kNumLedgerWords]
+// check_result: [kNumCheckResultWords], of the check      error_log: [kNumErrorLogWords]
 __global__ void __launch_bounds__(32 * kBankWarps)
-    bank_store_kernel(BankTables bank, BankUpdate update, const uint64_t* verdict, uint64_t* ledger) {
+    bank_store_kernel(BankTables bank, BankUpdate update, const uint64_t* check_result, uint64_t* error_log) {
   bool is_refused = false;
-  for (int kind = 0; kind < kNumStatusWords; ++kind) is_refused |= verdict[kind] != kNoReport;
+  for (int kind = 0; kind < kNumStatusWords; ++kind) is_refused |= check_result[kind] != kNoReport;
   if (blockIdx.x == 0 && threadIdx.x == 0) {
     bool is_first = true;  // that is refused since the host has looked
-    for (int kind = 0; kind < kNumStatusWords; ++kind) is_first &= ledger[kind] == kNoReport;
+    for (int kind = 0; kind < kNumStatusWords; ++kind) is_first &= error_log[kind] == kNoReport;
     if (!is_refused) {
-      ledger[kNumSkippedWord] += verdict[kSkippedLessOneWord] + 1;
+      error_log[kNumSkippedWord] += check_result[kSkippedLessOneWord] + 1;
     } else if (is_first) {
-      for (int kind = 0; kind < kNumStatusWords; ++kind) ledger[kind] = verdict[kind];
-      ledger[kRefusedStepWord] = static_cast<uint64_t>(update.step);
+      for (int kind = 0; kind < kNumStatusWords; ++kind) error_log[kind] = check_result[kind];
+      error_log[kRefusedStepWord] = static_cast<uint64_t>(update.step);
     }
   }
   if (is_refused) return;
   const unsigned lane = threadIdx.x % 32;
   const int64_t warp = int64_t{blockIdx.x} * kBankWarps + threadIdx.x / 32, num_warps = int64_t{gridDim.x} * kBankWarps;
   const float added = __fsub_rn(1.0f, update.momentum);
-  const DeviceMatrix table{bank.data, bank.dtype, bank.num_samples, bank.dim, bank.dim, false};
+  const DeviceMatrix table{bank.data, bank.dtype, bank.num_instances, bank.dim, bank.dim, false};
   for (int64_t first = warp * kBankRowsAtOnce; first < update.num_rows; first += num_warps * kBankRowsAtOnce) {
     const int64_t row = first + lane / 8;
     const int64_t id = row < update.num_rows ? update.ids[row] : 0;
     const bool is_kept = row < update.num_rows && bank.claims[id] == claim_of(update, row);
     const bool is_mixed = is_kept && update.momentum > 0 && bank.last_update[id] >= 0;
     store_rows({update.rows, table, update.momentum, added}, first, update.normalize, is_kept, is_mixed, id);
-    if (bank.keys != nullptr) {
+    if (bank.documents != nullptr) {
       DeviceMatrix key_table = table;
-      key_table.data = bank.keys;
-      store_rows({update.key_rows, key_table, update.momentum, added}, first, update.normalize, is_kept, is_mixed, id);
+      key_table.data = bank.documents;
+      store_rows({update.document_rows, key_table, update.momentum, added}, first, update.normalize, is_kept, is_mixed,
+                 id);
     }
     if (is_kept && lane % 8 == 0) bank.last_update[id] = update.step;
   }

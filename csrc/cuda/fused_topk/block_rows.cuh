@@ -1,4 +1,4 @@
-// Who the rows of a band are, in static shared memory; which candidate each of them loses; which rows keys cannot
+// Who the rows of a band are, in static shared memory; which candidate each of them loses; which rows quantized cannot
 // decide.
 #pragma once
 
@@ -11,9 +11,9 @@
 namespace bse::cuda {
 
 // Whether the bound of csrc/common/prefilter_bound.h holds for a row: it has a norm in range, or is one of zeros or of
-// numbers whose squares are. As row_terms_kernel says of all rows together.
-BSE_DEVICE bool has_bound(const DeviceMatrix& matrix, int64_t row, float term) {
-  if (term != 0.0f) return allows_screening(term);
+// numbers whose squares are. As row_norms_kernel says of all rows together.
+BSE_DEVICE bool has_bound(const DeviceMatrix& matrix, int64_t row, float norm) {
+  if (norm != 0.0f) return has_prefilter_bound(norm);
   for (int64_t k = 0; k < matrix.dim; ++k) {
     if (!(fabsf(matrix.element(row, k)) < 1.0f)) return false;
   }
@@ -21,44 +21,44 @@ BSE_DEVICE bool has_bound(const DeviceMatrix& matrix, int64_t row, float term) {
 }
 
 template <int kRows>
-struct BandRows {
+struct BlockRows {
   static constexpr uint32_t kNumSlots = 4 * kRows, kFree = ~0u;
 
-  uint32_t pool_rows[kRows], ids[kRows];
-  float terms[kRows];
-  uint32_t dropped[kRows];    // the column a row loses: itself, or the last one
-  uint32_t slots[kNumSlots];  // a hash table of places in the band, by pool row
-  uint32_t hard[kRows];       // places of rows that keys cannot decide, num_hard of them
-  uint32_t num_hard;
+  uint32_t graph_rows[kRows], ids[kRows];
+  float norms[kRows];
+  uint32_t dropped[kRows];        // the column a row loses: itself, or the last one
+  uint32_t slots[kNumSlots];      // a hash table of places in the band, by subset row
+  uint32_t needing_exact[kRows];  // places of rows that quantized cannot decide, num_needing_exact of them
+  uint32_t num_needing_exact;
   uint32_t is_unbounded[kRows];
-  uint32_t first_guess;  // KeyGuess::word()
+  uint32_t first_guess;  // ThresholdGuess::word()
 
-  // first: position of the band's first row; last_guess: what the last block to end has learnt. Ends with a barrier.
+  // first: position of the band's first row; last_guess: what the last block to end has learned. Ends with a barrier.
   BSE_DEVICE void load(const ScoreBlock& block, int64_t first, int num_rows, uint32_t* last_guess) {
     for (unsigned s = threadIdx.x; s < kNumSlots; s += blockDim.x) slots[s] = kFree;
     if (threadIdx.x == 0) {
-      num_hard = 0;
+      num_needing_exact = 0;
       first_guess = atomicOr(last_guess, 0u);
     }
     __syncthreads();
     const bool some_are_unbounded = *block.unbounded != 0;
     for (int i = threadIdx.x; i < num_rows; i += blockDim.x) {
       const int64_t row = block.query_row(first + i), id = block.query_id(row);
-      pool_rows[i] = static_cast<uint32_t>(row);
+      graph_rows[i] = static_cast<uint32_t>(row);
       ids[i] = static_cast<uint32_t>(id);
-      terms[i] = block.query_terms[row];
+      norms[i] = block.query_norms[row];
       dropped[i] = static_cast<uint32_t>(block.num_candidates - 1);
-      is_unbounded[i] = some_are_unbounded && !has_bound(block.queries, id, terms[i]);
-      uint32_t slot = mix32(pool_rows[i]) % kNumSlots;
+      is_unbounded[i] = some_are_unbounded && !has_bound(block.queries, id, norms[i]);
+      uint32_t slot = mix32(graph_rows[i]) % kNumSlots;
       while (atomicCAS(&slots[slot], kFree, static_cast<uint32_t>(i)) != kFree) slot = (slot + 1) % kNumSlots;
     }
     __syncthreads();
   }
 
   // Each candidate is offered by one thread, between two barriers.
-  BSE_DEVICE void drop_if_itself(uint32_t pool_row, uint32_t column) {
-    for (uint32_t slot = mix32(pool_row) % kNumSlots; slots[slot] != kFree; slot = (slot + 1) % kNumSlots) {
-      if (pool_rows[slots[slot]] != pool_row) continue;
+  BSE_DEVICE void drop_if_itself(uint32_t graph_row, uint32_t column) {
+    for (uint32_t slot = mix32(graph_row) % kNumSlots; slots[slot] != kFree; slot = (slot + 1) % kNumSlots) {
+      if (graph_rows[slots[slot]] != graph_row) continue;
       dropped[slots[slot]] = column;
       return;
     }

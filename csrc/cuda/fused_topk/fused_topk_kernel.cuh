@@ -1,11 +1,11 @@
-// Scores and selection of rows that share their candidates in one kernel: keys of a band of rows never leave shared
-// memory, and a warp selects from each row. Features in bfloat16, cosines.
+// Scores and selection of rows that share their candidates in one kernel: quantized of a band of rows never leave
+// shared memory, and a warp selects from each row. Features in bfloat16, cosines.
 //
-// A thread block has a band of one group: its products fill the keys (products.cuh), then each warp takes a row
+// A thread block has a band of one group: its products fill the quantized (products.cuh), then each warp takes a row
 // at a time, cuts it at ranks range_min and range_min + K (quantized_cut.cuh), scores as defined who is close
-// (rescore.cuh) and writes what lies between, in column order. A row that keys cannot decide (more close columns
-// than tuning::kMostClose, or a norm that the bound does not hold for, its own or a candidate's) is scored as defined
-// and selected by the whole block, as rows of a slab are. O(candidates D) a row.
+// (rescore.cuh) and writes what lies between, in column order. A row that quantized cannot decide (more close columns
+// than tuning::kMaxClose, or a norm that the bound does not hold for, its own or a candidate's) is scored as defined
+// and selected by the whole block, as rows of a scores are. O(candidates D) a row.
 #pragma once
 
 #include "cuda/fused_topk/products.cuh"
@@ -16,41 +16,41 @@
 namespace bse::cuda {
 
 // The band of the thread block. grid: bands of a group side by side, so that they share its candidates in L2
-struct BandRange {
+struct BlockRange {
   int64_t group, row_begin;  // row_begin: of all rows of `block`
   int num_rows;              // <= 0: nothing to do
 
-  BSE_DEVICE BandRange(const ScoreBlock& block, int band_rows) {
-    const auto bands_per_group = static_cast<unsigned>((block.rows_per_group + band_rows - 1) / band_rows);
-    group = blockIdx.x / bands_per_group;
-    row_begin = group * block.rows_per_group + int64_t{blockIdx.x % bands_per_group} * band_rows;
+  BSE_DEVICE BlockRange(const ScoreBlock& block, int fused_rows) {
+    const auto blocks_per_group = static_cast<unsigned>((block.rows_per_group + fused_rows - 1) / fused_rows);
+    group = blockIdx.x / blocks_per_group;
+    row_begin = group * block.rows_per_group + int64_t{blockIdx.x % blocks_per_group} * fused_rows;
     int64_t end = (group + 1) * block.rows_per_group;
     if (end > block.num_rows) end = block.num_rows;
-    num_rows = static_cast<int>(end - row_begin < band_rows ? end - row_begin : band_rows);
+    num_rows = static_cast<int>(end - row_begin < fused_rows ? end - row_begin : fused_rows);
   }
 };
 
 // Everything that is not rows: candidates, and whom they are. Returns whether one of them has no bound. Ends with a
 // barrier.
 template <class Shape>
-BSE_DEVICE bool load_candidates(const ScoreBlock& block, int64_t group, const BandMemory<Shape>& memory,
-                                BandRows<Shape::kRows>& rows) {
+BSE_DEVICE bool load_candidates(const ScoreBlock& block, int64_t group, const BlockMemory<Shape>& memory,
+                                BlockRows<Shape::kRows>& rows) {
   const bool some_are_unbounded = *block.unbounded != 0;
   int is_unbounded = 0;
   for (int c = threadIdx.x; c < memory.num_columns; c += Shape::kThreads) {
     const int64_t row = block.candidate_row(group, c), id = block.base_id(row);
     memory.base_ids[c] = static_cast<uint32_t>(id);
-    memory.base_terms[c] = block.base_terms[row];
+    memory.base_norms[c] = block.base_norms[row];
     rows.drop_if_itself(static_cast<uint32_t>(row), c);
-    if (some_are_unbounded && !has_bound(block.base, id, memory.base_terms[c])) is_unbounded = 1;
+    if (some_are_unbounded && !has_bound(block.base, id, memory.base_norms[c])) is_unbounded = 1;
   }
   return __syncthreads_or(is_unbounded) != 0;
 }
 
 // Pairs of equal labels become nobody's. Begins after a barrier, ends with one.
 template <class Shape>
-BSE_DEVICE void forbid_labels(const int64_t* labels, const BandMemory<Shape>& memory,
-                              const BandRows<Shape::kRows>& rows, int num_rows) {
+BSE_DEVICE void forbid_labels(const int64_t* labels, const BlockMemory<Shape>& memory,
+                              const BlockRows<Shape::kRows>& rows, int num_rows) {
   for (int c = threadIdx.x; c < memory.num_columns; c += Shape::kThreads) {
     const int64_t label = labels[memory.base_ids[c]];
     for (int i = 0; label >= 0 && i < num_rows; ++i) {
@@ -61,39 +61,40 @@ BSE_DEVICE void forbid_labels(const int64_t* labels, const BandMemory<Shape>& me
 }
 
 template <class Shape>
-BSE_DEVICE float defined_score(const ScoreBlock& block, const BandMemory<Shape>& memory,
-                               const BandRows<Shape::kRows>& rows, int i, uint32_t column) {
+BSE_DEVICE float defined_score(const ScoreBlock& block, const BlockMemory<Shape>& memory,
+                               const BlockRows<Shape::kRows>& rows, int i, uint32_t column) {
   const float dot = defined_dot(bfloat16_row(block.queries, rows.ids[i]),
                                 bfloat16_row(block.base, memory.base_ids[column]), block.queries.dim);
-  return finish_score(block.selection.metric, dot, rows.terms[i], memory.base_terms[column]);
+  return finish_score(block.selection.metric, dot, rows.norms[i], memory.base_norms[column]);
 }
 
-// A warp's row. False if keys cannot decide it.
+// A warp's row. False if quantized cannot decide it.
 template <class Shape>
-BSE_DEVICE bool link_by_keys(const ScoreBlock& block, uint32_t window, const BandMemory<Shape>& memory,
-                             const BandRows<Shape::kRows>& rows, int i, KeyGuess* guess, const Links& links) {
+BSE_DEVICE bool select_by_quantized_scores(const ScoreBlock& block, uint32_t window, const BlockMemory<Shape>& memory,
+                                           const BlockRows<Shape::kRows>& rows, int i, ThresholdGuess* guess,
+                                           const Edges& edges) {
   constexpr int kParts = Shape::kParts;
   const uint32_t lane = threadIdx.x % 32;
-  const auto num_links = static_cast<uint32_t>(block.selection.num_neighbors);
+  const auto num_edges = static_cast<uint32_t>(block.selection.num_neighbors);
   uint16_t* const list = memory.list();
   if (rows.dropped[i] / kChunkColumns % 32 == lane) forbid(memory.row(i), rows.dropped[i]);  // the lane that has it
-  const KeyRow<kParts> row(memory.row(i), memory.num_chunks);
+  const QuantizedRow<kParts> row(memory.row(i), memory.num_chunks);
   const auto score = [&](uint32_t column) { return defined_score(block, memory, rows, i, column); };
   // What the best range_min + K have beyond the best range_min.
   const int64_t num_columns = memory.num_columns;
   const auto range_min = static_cast<uint32_t>(min(block.selection.range_min, num_columns));
   ColumnSet<kParts> kept{};
   for (int bound = range_min > 0 ? 0 : 1; bound < 2; ++bound) {
-    const KeyCut<kParts> cut = cut_after(row, bound == 0 ? range_min : range_min + num_links, window, guess);
-    if (cut.num_close > tuning::kMostClose) return false;
-    const ColumnSet<kParts> best = cut.num_close == 0 ? cut.best : settle_close(cut, list, score);
+    const QuantizedCut<kParts> cut = cut_after(row, bound == 0 ? range_min : range_min + num_edges, window, guess);
+    if (cut.num_close > tuning::kMaxClose) return false;
+    const ColumnSet<kParts> best = cut.num_close == 0 ? cut.best : rescore_close(cut, list, score);
     kept = best.without(kept);
   }
   const uint32_t num_kept =
       kept.for_each([&](uint32_t place, uint32_t column) { list[place] = static_cast<uint16_t>(column); });
   __syncwarp();
-  int32_t* const neighbors = links.neighbors + int64_t{rows.pool_rows[i]} * num_links;
-  for (uint32_t k = lane; k < num_links; k += 32) {
+  int32_t* const neighbors = edges.neighbors + int64_t{rows.graph_rows[i]} * num_edges;
+  for (uint32_t k = lane; k < num_edges; k += 32) {
     neighbors[k] = k < num_kept ? static_cast<int32_t>(memory.base_ids[list[k]]) : -1;
   }
   __syncwarp();  // the next row reuses the list
@@ -102,9 +103,9 @@ BSE_DEVICE bool link_by_keys(const ScoreBlock& block, uint32_t window, const Ban
 
 // The block's row, as defined.
 template <class Shape>
-BSE_DEVICE void link_by_scores(const ScoreBlock& block, const BandMemory<Shape>& memory,
-                               const BandRows<Shape::kRows>& rows, int64_t row_begin, int i, const Links& links,
-                               SelectScratch& scratch) {
+BSE_DEVICE void select_by_defined_scores(const ScoreBlock& block, const BlockMemory<Shape>& memory,
+                                         const BlockRows<Shape::kRows>& rows, int64_t row_begin, int i,
+                                         const Edges& edges, SelectScratch& scratch) {
   const int64_t* const labels = block.selection.labels;
   const int64_t label = labels != nullptr ? labels[rows.ids[i]] : -1;
   for (int c = threadIdx.x; c < memory.num_columns; c += Shape::kThreads) {
@@ -116,34 +117,35 @@ BSE_DEVICE void link_by_scores(const ScoreBlock& block, const BandMemory<Shape>&
   }
   __syncthreads();
   ScoreRow<2, false, Shape::kThreads> row(memory.defined_scores, memory.num_columns);
-  link_row(row, block, SelectPlan{}, row_begin + i, links, nullptr, scratch);
+  select_edges(row, block, SelectPlan{}, row_begin + i, edges, nullptr, scratch);
   __syncthreads();  // the next row reuses the scores
 }
 
-// window: key_window()      last_guess: one word, at first 0
+// window: quantized_window()      last_guess: one word, at first 0
 template <class Shape>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
-    band_kernel(ScoreBlock block, uint32_t window, Links links, uint32_t* last_guess) {
-  BSE_SHARED(BandRows<Shape::kRows>, rows);
+    fused_topk_kernel(ScoreBlock block, uint32_t window, Edges edges, uint32_t* last_guess) {
+  BSE_SHARED(BlockRows<Shape::kRows>, rows);
   BSE_SHARED(SelectScratch, scratch);
-  const BandMemory<Shape> memory(block.num_candidates, block.queries.dim);
-  const BandRange range(block, Shape::kRows);
+  const BlockMemory<Shape> memory(block.num_candidates, block.queries.dim);
+  const BlockRange range(block, Shape::kRows);
   if (range.num_rows <= 0) return;  // the whole block
   rows.load(block, block.first_row + range.row_begin, range.num_rows, last_guess);
-  const bool all_are_hard = load_candidates(block, range.group, memory, rows);
-  fill_keys(block, memory, rows, range.num_rows);
+  const bool all_need_exact = load_candidates(block, range.group, memory, rows);
+  quantize_products(block, memory, rows, range.num_rows);
   if (block.selection.labels != nullptr) forbid_labels(block.selection.labels, memory, rows, range.num_rows);
 
-  KeyGuess guess(rows.first_guess);
+  ThresholdGuess guess(rows.first_guess);
   for (int i = threadIdx.x / 32; i < range.num_rows; i += Shape::kWarps) {
-    const bool is_hard = all_are_hard || rows.is_unbounded[i] != 0;
-    if (!is_hard && link_by_keys(block, window, memory, rows, i, &guess, links)) continue;
-    if (threadIdx.x % 32 == 0) rows.hard[atomicAdd(&rows.num_hard, 1u)] = i;
+    const bool needs_exact = all_need_exact || rows.is_unbounded[i] != 0;
+    if (!needs_exact && select_by_quantized_scores(block, window, memory, rows, i, &guess, edges)) continue;
+    if (threadIdx.x % 32 == 0) rows.needing_exact[atomicAdd(&rows.num_needing_exact, 1u)] = i;
   }
   if (threadIdx.x == 0) atomicExch(last_guess, guess.word());
   __syncthreads();
-  for (uint32_t n = 0; n < rows.num_hard; ++n) {
-    link_by_scores(block, memory, rows, range.row_begin, static_cast<int>(rows.hard[n]), links, scratch);
+  for (uint32_t n = 0; n < rows.num_needing_exact; ++n) {
+    select_by_defined_scores(block, memory, rows, range.row_begin, static_cast<int>(rows.needing_exact[n]), edges,
+                             scratch);
   }
 }
 

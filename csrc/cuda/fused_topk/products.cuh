@@ -1,9 +1,9 @@
-// The keys of a band of rows against all candidates of their group, by tensor cores.
+// The quantized of a band of rows against all candidates of their group, by tensor cores.
 //
 // The rows stay in shared memory; candidates come through it by cp.async, a panel of them and kDepth elements at a
 // time, kStages pieces in flight. Rows of a panel are ordered as mma tiles want them for a lane's two columns to share
-// a word of keys (quantized_row.cuh). O(rows candidates D) products; per band, all candidates are read once, from L2
-// where bands of a group run side by side.
+// a word of quantized (quantized_row.cuh). O(rows candidates D) products; per band, all candidates are read once, from
+// L2 where bands of a group run side by side.
 #pragma once
 
 #include "cuda/fused_topk/block_rows.cuh"
@@ -16,29 +16,29 @@ namespace bse::cuda {
 
 // Dynamic shared memory of a band.
 template <class Shape>
-struct BandMemory {
+struct BlockMemory {
   int num_columns, num_chunks, query_pitch;
-  KeyQuarter* keys;       // [kRows, row_quarters]
-  uint16_t* queries;      // [kRows, query_pitch], zeros past the last element
-  uint16_t* panels;       // [kStages, kPanelColumns, kPitch]; afterwards, a list of columns for each warp
-  uint32_t* base_ids;     // [num_columns]
-  float* base_terms;      // [num_columns]
-  float* defined_scores;  // [num_columns] of one row
+  QuantizedQuarter* quantized;  // [kRows, row_quarters]
+  uint16_t* queries;            // [kRows, query_pitch], zeros past the last element
+  uint16_t* panels;             // [kStages, kPanelColumns, kPitch]; afterwards, a list of columns for each warp
+  uint32_t* base_ids;           // [num_columns]
+  float* base_norms;            // [num_columns]
+  float* defined_scores;        // [num_columns] of one row
 
-  BSE_DEVICE BandMemory(int64_t columns, int64_t dim)
+  BSE_DEVICE BlockMemory(int64_t columns, int64_t dim)
       : num_columns(static_cast<int>(columns)),
         num_chunks(cuda::num_chunks(columns)),
         query_pitch(static_cast<int>(padded_dim(dim)) + 8) {
     device::SharedMemory shared;
-    keys = shared.take<KeyQuarter>(Shape::kRows * row_quarters(num_chunks));
+    quantized = shared.take<QuantizedQuarter>(Shape::kRows * row_quarters(num_chunks));
     queries = shared.take<uint16_t>(Shape::kRows * query_pitch);
     panels = shared.take<uint16_t>(Shape::kStages * Shape::kPanel);
     base_ids = shared.take<uint32_t>(num_columns);
-    base_terms = shared.take<float>(num_columns);
+    base_norms = shared.take<float>(num_columns);
     defined_scores = shared.take<float>(num_columns);
   }
 
-  BSE_DEVICE KeyQuarter* row(int i) const { return keys + i * row_quarters(num_chunks); }
+  BSE_DEVICE QuantizedQuarter* row(int i) const { return quantized + i * row_quarters(num_chunks); }
   BSE_DEVICE uint16_t* list() const { return panels + threadIdx.x / 32 * (kChunkColumns * num_chunks); }
 };
 
@@ -52,11 +52,11 @@ BSE_DEVICE void fetch_piece(const DeviceMatrix& matrix, bool is_row, int64_t row
 
 // The pieces of all panels, in the order in which they are multiplied: a step for each.
 template <class Shape>
-struct BandSteps {
+struct PanelSteps {
   int num_depths;  // steps of a panel
   int num_steps;
 
-  BSE_DEVICE BandSteps(int64_t dim, int num_columns)
+  BSE_DEVICE PanelSteps(int64_t dim, int num_columns)
       : num_depths(static_cast<int>(padded_dim(dim)) / Shape::kDepth),
         num_steps((num_columns + Shape::kPanelColumns - 1) / Shape::kPanelColumns * num_depths) {}
 
@@ -66,7 +66,7 @@ struct BandSteps {
 
 // Starts to bring the candidates of a step; past the last step, nothing.
 template <class Shape>
-BSE_DEVICE void fetch_step(const ScoreBlock& block, const BandMemory<Shape>& memory, const BandSteps<Shape>& steps,
+BSE_DEVICE void fetch_step(const ScoreBlock& block, const BlockMemory<Shape>& memory, const PanelSteps<Shape>& steps,
                            int step) {
   constexpr int kPieces = Shape::kDepth / 8;  // of 16 bytes, of a row of a panel
   if (step < steps.num_steps) {
@@ -88,8 +88,8 @@ BSE_DEVICE void fetch_step(const ScoreBlock& block, const BandMemory<Shape>& mem
 
 // Starts to bring the band's rows; they are part of the next group that is committed.
 template <class Shape>
-BSE_DEVICE void fetch_queries(const ScoreBlock& block, const BandMemory<Shape>& memory,
-                              const BandRows<Shape::kRows>& rows, int num_rows) {
+BSE_DEVICE void fetch_queries(const ScoreBlock& block, const BlockMemory<Shape>& memory,
+                              const BlockRows<Shape::kRows>& rows, int num_rows) {
   const int query_pieces = (memory.query_pitch - 8) / 8;
   for (int piece = threadIdx.x; piece < Shape::kRows * query_pieces; piece += Shape::kThreads) {
     const int i = piece / query_pieces, k = piece % query_pieces * 8;
@@ -98,41 +98,42 @@ BSE_DEVICE void fetch_queries(const ScoreBlock& block, const BandMemory<Shape>& 
   }
 }
 
-// Writes the keys of a warp's products with a chunk of columns, and sets the products to zero. Of each tile a lane has
-// two rows, eight apart, and a word: two columns.
+// Writes the quantized of a warp's products with a chunk of columns, and sets the products to zero. Of each tile a lane
+// has two rows, eight apart, and a word: two columns.
 template <class Shape, int kRowTiles, int kColumnTiles>
-BSE_DEVICE void write_keys(const BandMemory<Shape>& memory, int chunk, int warp_row,
-                           const float (&scaled_terms)[2 * kRowTiles], float (&acc)[kRowTiles][kColumnTiles][4]) {
+BSE_DEVICE void write_quantized(const BlockMemory<Shape>& memory, int chunk, int warp_row,
+                                const float (&scaled_norms)[2 * kRowTiles], float (&acc)[kRowTiles][kColumnTiles][4]) {
   const int lane = threadIdx.x % 32;
   BSE_UNROLL
   for (int j = 0; j < kColumnTiles; ++j) {
-    float terms[2];
+    float norms[2];
     bool is_column[2];
     BSE_UNROLL
     for (int half = 0; half < 2; ++half) {
       const int column = chunk * kChunkColumns + column_in_chunk(j, lane % 4, half);
       is_column[half] = column < memory.num_columns;
-      terms[half] = is_column[half] ? memory.base_terms[column] : 0.0f;
+      norms[half] = is_column[half] ? memory.base_norms[column] : 0.0f;
     }
     BSE_UNROLL
     for (int i = 0; i < 2 * kRowTiles; ++i) {
-      uint32_t keys[2];
+      uint32_t quantized[2];
       BSE_UNROLL
       for (int half = 0; half < 2; ++half) {
         float& dot = acc[i / 2][j][i % 2 * 2 + half];
-        keys[half] = is_column[half] ? flagged_key(dot, scaled_terms[i], terms[half]) : kKeyFlag;
+        quantized[half] = is_column[half] ? quantize_score(dot, scaled_norms[i], norms[half]) : kQuantizedFlag;
         dot = 0.0f;
       }
-      memory.row(warp_row + 8 * i + lane / 4)[quarter_place(chunk, j)].words[lane % 4] = keys[1] << 16 | keys[0];
+      memory.row(warp_row + 8 * i + lane / 4)[quarter_place(chunk, j)].words[lane % 4] =
+          quantized[1] << 16 | quantized[0];
     }
   }
 }
 
-// All threads of the block. Needs memory.base_ids, base_terms and rows; ends with a barrier.
+// All threads of the block. Needs memory.base_ids, base_norms and rows; ends with a barrier.
 template <class Shape>
-BSE_DEVICE void fill_keys(const ScoreBlock& block, const BandMemory<Shape>& memory, const BandRows<Shape::kRows>& rows,
-                          int num_rows) {
-  const BandSteps<Shape> steps(block.queries.dim, memory.num_columns);
+BSE_DEVICE void quantize_products(const ScoreBlock& block, const BlockMemory<Shape>& memory,
+                                  const BlockRows<Shape::kRows>& rows, int num_rows) {
+  const PanelSteps<Shape> steps(block.queries.dim, memory.num_columns);
   fetch_queries(block, memory, rows, num_rows);
   for (int step = 0; step < Shape::kStages - 1; ++step) fetch_step(block, memory, steps, step);
 
@@ -142,11 +143,11 @@ BSE_DEVICE void fill_keys(const ScoreBlock& block, const BandMemory<Shape>& memo
   // Where this lane points ldmatrix: rows of A in two halves, then columns; B's columns, two tiles at a time.
   const int a_row = warp_row + lane / 8 % 2 * 8 + lane % 8, a_element = lane / 16 * 8;
   const int b_row = warp_chunk * kChunkColumns + lane / 16 * 8 + lane % 8, b_element = lane / 8 % 2 * 8;
-  float scaled_terms[2 * kRowTiles];  // rows lane / 4 and eight further on, of each tile
+  float scaled_norms[2 * kRowTiles];  // rows lane / 4 and eight further on, of each tile
   BSE_UNROLL
   for (int i = 0; i < 2 * kRowTiles; ++i) {
     const int row = warp_row + 8 * i + lane / 4;
-    scaled_terms[i] = row < num_rows ? rows.terms[row] * kKeyScale : 0.0f;
+    scaled_norms[i] = row < num_rows ? rows.norms[row] * kQuantizedScale : 0.0f;
   }
   float acc[kRowTiles][kColumnTiles][4] = {};
   for (int step = 0; step < steps.num_steps; ++step) {
@@ -163,7 +164,7 @@ BSE_DEVICE void fill_keys(const ScoreBlock& block, const BandMemory<Shape>& memo
           [&](int j) { return base + (b_row + 8 * j) * Shape::kPitch + b_element + k; });
     }
     if (k0 + Shape::kDepth < memory.query_pitch - 8) continue;  // the panel goes on
-    write_keys(memory, chunk, warp_row, scaled_terms, acc);
+    write_quantized(memory, chunk, warp_row, scaled_norms, acc);
   }
   ptx::cp_async_wait<0>();
   __syncthreads();

@@ -1,11 +1,11 @@
-// The keys of a row (quantized_score.cuh): how they lie in shared memory, and how a warp holds and compares them.
+// The quantized of a row (quantized_score.cuh): how they lie in shared memory, and how a warp holds and compares them.
 //
 // A lane has chunks of 32 adjacent columns, one in 1024, so that a set of columns is a word a chunk (column_set.cuh).
 // A chunk is 16 words in four quarters. Word m of quarter q holds columns 16 (q / 2) + 4 (q % 2) + m and the one eight
-// further on: then eight comparisons of two words, each taking the four flags of keys that are eight columns apart,
-// shift into place as the 32 bits of the chunk, in order.
-// Quarters are moved around within a chunk, and a row has one quarter more than it needs: both so that lanes that load
-// their chunks, and those that store what mma left them (eight rows, four words of a quarter), all use other banks.
+// further on: then eight comparisons of two words, each taking the four flags of quantized that are eight columns
+// apart, shift into place as the 32 bits of the chunk, in order. Quarters are moved around within a chunk, and a row
+// has one quarter more than it needs: both so that lanes that load their chunks, and those that store what mma left
+// them (eight rows, four words of a quarter), all use other banks.
 #pragma once
 
 #include "cuda/fused_topk/quantized_score.cuh"
@@ -16,7 +16,7 @@ namespace bse::cuda {
 
 constexpr int kChunkColumns = 32;
 
-struct alignas(16) KeyQuarter {
+struct alignas(16) QuantizedQuarter {
   uint32_t words[4];
 };
 
@@ -32,22 +32,22 @@ BSE_DEVICE int column_in_chunk(int quarter, int m, int half) {
 }
 
 // Makes a column of a row nobody's.
-BSE_DEVICE void forbid(KeyQuarter* row, uint32_t column) {
+BSE_DEVICE void forbid(QuantizedQuarter* row, uint32_t column) {
   const int chunk = static_cast<int>(column / kChunkColumns), b = static_cast<int>(column % kChunkColumns);
   uint32_t* const word = &row[quarter_place(chunk, b / 16 * 2 + b / 4 % 2)].words[b % 4];
   atomicAnd(word, b / 8 % 2 == 0 ? 0xFFFF8000u : 0x8000FFFFu);  // the other half may be another thread's
 }
 
 template <int kParts>
-class KeyRow {
+class QuantizedRow {
  public:
-  BSE_DEVICE KeyRow(const KeyQuarter* row, int num_chunks) {
+  BSE_DEVICE QuantizedRow(const QuantizedQuarter* row, int num_chunks) {
     BSE_UNROLL
     for (int p = 0; p < kParts; ++p) {
       const int chunk = 32 * p + static_cast<int>(threadIdx.x % 32);
       BSE_UNROLL
       for (int q = 0; q < 4; ++q) {
-        KeyQuarter quarter{{kNobodies, kNobodies, kNobodies, kNobodies}};
+        QuantizedQuarter quarter{{kExcludedPair, kExcludedPair, kExcludedPair, kExcludedPair}};
         if (chunk < num_chunks) quarter = row[quarter_place(chunk, q)];
         BSE_UNROLL
         for (int m = 0; m < 4; ++m) words_[p][4 * q + m] = quarter.words[m];
@@ -55,9 +55,9 @@ class KeyRow {
     }
   }
 
-  // Columns whose key is not below `key`, 0 < key <= kKeyEnd.
-  BSE_DEVICE ColumnSet<kParts> at_least(uint32_t key) const {
-    const uint32_t both = key << 16 | key;
+  // Columns whose score is not below `score`, 0 < score <= kQuantizedEnd.
+  BSE_DEVICE ColumnSet<kParts> at_least(uint32_t score) const {
+    const uint32_t both = score << 16 | score;
     ColumnSet<kParts> result;
     BSE_UNROLL
     for (int p = 0; p < kParts; ++p) {

@@ -1,4 +1,4 @@
-// The best of a few columns by defined scores, where keys cannot tell. By a warp; ties go to the lower column.
+// The best of a few columns by defined scores, where sort_keys cannot tell. By a warp; ties go to the lower column.
 #pragma once
 
 #include "common/score.h"
@@ -8,25 +8,25 @@
 
 namespace bse::cuda {
 
-// Adds the num_wanted best of the close columns, at most tuning::kMostClose, to the best ones. list: room for all
+// Adds the num_wanted best of the close columns, at most tuning::kMaxClose, to the best ones. list: room for all
 // columns, of this warp; score(column): as defined
 template <int kParts, class Score>
-BSE_DEVICE ColumnSet<kParts> settle_close(const KeyCut<kParts>& cut, uint16_t* list, const Score& score) {
-  constexpr int kItems = tuning::kMostClose / 32;
+BSE_DEVICE ColumnSet<kParts> rescore_close(const QuantizedCut<kParts>& cut, uint16_t* list, const Score& score) {
+  constexpr int kItems = tuning::kMaxClose / 32;
   constexpr uint16_t kIsChosen = 0x8000;  // columns have fewer bits
   const uint32_t lane = threadIdx.x % 32;
   cut.close.for_each([&](uint32_t place, uint32_t column) { list[place] = static_cast<uint16_t>(column); });
   __syncwarp();
-  // Item i of a lane is place 32 i + lane, so items are in order of columns. Smaller keys are better.
-  uint32_t keys[kItems], worst = 0, least = ~0u;
+  // Item i of a lane is place 32 i + lane, so items are in order of columns. Smaller sort_keys are better.
+  uint32_t sort_keys[kItems], worst = 0, least = ~0u;
   BSE_UNROLL
   for (int i = 0; i < kItems; ++i) {
     const uint32_t place = 32 * i + lane;
-    keys[i] = ~0u;
+    sort_keys[i] = ~0u;
     if (place >= cut.num_close) continue;
-    keys[i] = ~ordered_bits(score(list[place]));
-    worst = max(worst, keys[i]);
-    least = min(least, keys[i]);
+    sort_keys[i] = ~ordered_bits(score(list[place]));
+    worst = max(worst, sort_keys[i]);
+    least = min(least, sort_keys[i]);
   }
   // The num_wanted-th best: as many are in (-inf, high], fewer in (-inf, low].
   uint32_t high = __reduce_max_sync(kAllLanes, worst), low = __reduce_min_sync(kAllLanes, least) - 1;
@@ -34,19 +34,19 @@ BSE_DEVICE ColumnSet<kParts> settle_close(const KeyCut<kParts>& cut, uint16_t* l
     const uint32_t middle = low + (high - low) / 2;
     uint32_t own = 0;
     BSE_UNROLL
-    for (int i = 0; i < kItems; ++i) own += keys[i] <= middle;
+    for (int i = 0; i < kItems; ++i) own += sort_keys[i] <= middle;
     (__reduce_add_sync(kAllLanes, own) >= cut.num_wanted ? high : low) = middle;
   }
   uint32_t own = 0;
   BSE_UNROLL
-  for (int i = 0; i < kItems; ++i) own += keys[i] < high;
+  for (int i = 0; i < kItems; ++i) own += sort_keys[i] < high;
   uint32_t num_left = cut.num_wanted - __reduce_add_sync(kAllLanes, own);  // of those that are equal to it
   BSE_UNROLL
   for (int i = 0; i < kItems; ++i) {
     const uint32_t place = 32 * i + lane;
-    const unsigned equal = __ballot_sync(kAllLanes, place < cut.num_close && keys[i] == high);
+    const unsigned equal = __ballot_sync(kAllLanes, place < cut.num_close && sort_keys[i] == high);
     const uint32_t rank = __popc(equal & ((1u << lane) - 1));
-    const bool is_chosen = keys[i] < high || (keys[i] == high && rank < num_left);
+    const bool is_chosen = sort_keys[i] < high || (sort_keys[i] == high && rank < num_left);
     if (place < cut.num_close && is_chosen) list[place] |= kIsChosen;
     const auto num_equal = static_cast<uint32_t>(__popc(equal));
     num_left -= min(num_left, num_equal);

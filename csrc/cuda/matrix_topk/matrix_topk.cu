@@ -21,31 +21,31 @@ dim3 tile_grid(const ScoreBlock& block) {
 }
 
 template <class Tile>
-void launch_tiles(const ScoreBlock& block, float* slab, device::Stream stream) {
-  device::launch(score_kernel<Tile>, tile_grid<Tile>(block), dim3(Tile::kThreads), 0, stream, block, slab);
+void launch_tiles(const ScoreBlock& block, float* scores, device::Stream stream) {
+  device::launch(score_kernel<Tile>, tile_grid<Tile>(block), dim3(Tile::kThreads), 0, stream, block, scores);
 }
 
 }  // namespace
 
-void launch_row_terms(const DeviceMatrix& matrix, const int64_t* ids, int64_t count, Metric metric, float* terms,
+void launch_row_norms(const DeviceMatrix& matrix, const int64_t* ids, int64_t count, Metric metric, float* norms,
                       StatusKind not_finite, uint64_t* status, uint32_t* unbounded, device::Stream stream) {
-  const auto num_blocks = static_cast<unsigned>(ceil_div(count, 32 * kTermWarps));
-  device::launch(row_terms_kernel, dim3(num_blocks), dim3(32 * kTermWarps), 0, stream, matrix, ids, count, metric,
-                 terms, not_finite, status, unbounded);
+  const auto num_blocks = static_cast<unsigned>(ceil_div(count, 32 * kNormWarps));
+  device::launch(row_norms_kernel, dim3(num_blocks), dim3(32 * kNormWarps), 0, stream, matrix, ids, count, metric,
+                 norms, not_finite, status, unbounded);
 }
 
-bool can_screen(const DeviceMatrix& queries, const DeviceMatrix& base, const Selection& selection, bool has_scores) {
+bool can_prefilter(const DeviceMatrix& queries, const DeviceMatrix& base, const Selection& selection, bool has_scores) {
   return holds_aligned_bfloat16(queries) && holds_aligned_bfloat16(base) && selection.metric == Metric::kCosine &&
-         queries.dim <= kMostScreenedDimensions && !selection.has_max_score && !selection.sort && !has_scores;
+         queries.dim <= kMaxPrefilterDim && !selection.has_max_score && !selection.sort && !has_scores;
 }
 
-void launch_scores(const ScoreBlock& block, float* slab, device::Stream stream) {
-  if (block.rows_per_group == 1) return launch_tiles<RowTile>(block, slab, stream);
+void launch_scores(const ScoreBlock& block, float* scores, device::Stream stream) {
+  if (block.rows_per_group == 1) return launch_tiles<RowTile>(block, scores, stream);
   if (block.unbounded != nullptr) {  // which of the two has anything to do is decided on the device
-    device::launch(screen_kernel, tile_grid<ScreenTile>(block), dim3(ScreenTile::kThreads), ScreenTile::kSharedBytes,
-                   stream, block, slab);
+    device::launch(prefilter_kernel, tile_grid<PrefilterTile>(block), dim3(PrefilterTile::kThreads),
+                   PrefilterTile::kSharedBytes, stream, block, scores);
   }
-  launch_tiles<WideTile>(block, slab, stream);
+  launch_tiles<WideTile>(block, scores, stream);
 }
 
 Selector::Selector(const Selection& selection, bool excludes_last, int64_t rows_at_once, Scratch& scratch)
@@ -58,11 +58,11 @@ Selector::Selector(const Selection& selection, bool excludes_last, int64_t rows_
   if (!plan_.sort_is_shared) sort_buffers_ = scratch.take<uint64_t>(max_blocks_ * plan_.sort_length);
 }
 
-void Selector::launch(const ScoreBlock& block, float* slab, const Links& links, device::Stream stream) const {
+void Selector::launch(const ScoreBlock& block, float* scores, const Edges& edges, device::Stream stream) const {
   const auto num_blocks = static_cast<unsigned>(std::min(block.num_rows, max_blocks_));
   const size_t shared_bytes = plan_.sort_is_shared ? device::shared_bytes<uint64_t>(plan_.sort_length) : 0;
   const auto launch = [&](auto* kernel) {
-    device::launch(kernel, dim3(num_blocks), dim3(kSelectThreads), shared_bytes, stream, block, plan_, slab, links,
+    device::launch(kernel, dim3(num_blocks), dim3(kSelectThreads), shared_bytes, stream, block, plan_, scores, edges,
                    sort_buffers_);
   };
   if (block.num_candidates <= 2 * kSelectThreads) return launch(select_kernel<2, true>);

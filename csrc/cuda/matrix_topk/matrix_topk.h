@@ -1,4 +1,4 @@
-// Launches that proximity graphs and exact neighbours share: row terms, and a slab of scores from which links are
+// Launches that proximity graphs and exact neighbors share: row norms, and a scores of scores from which edges are
 // selected.
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace bse::cuda {
 
-void launch_row_terms(const DeviceMatrix& matrix, const int64_t* ids, int64_t count, Metric metric, float* terms,
+void launch_row_norms(const DeviceMatrix& matrix, const int64_t* ids, int64_t count, Metric metric, float* norms,
                       StatusKind not_finite, uint64_t* status, uint32_t* unbounded, device::Stream stream);
 
 // How rows are selected, with the sort buffers that takes.
@@ -18,8 +18,8 @@ class Selector {
  public:
   Selector(const Selection& selection, bool excludes_last, int64_t rows_at_once, Scratch& scratch);
 
-  // Writes the links of the block's rows.      slab: [block.num_rows, block.num_candidates]
-  void launch(const ScoreBlock& block, float* slab, const Links& links, device::Stream stream) const;
+  // Writes the edges of the block's rows.      scores: [block.num_rows, block.num_candidates]
+  void launch(const ScoreBlock& block, float* scores, const Edges& edges, device::Stream stream) const;
 
  private:
   SelectPlan plan_{};
@@ -27,11 +27,11 @@ class Selector {
   int64_t max_blocks_;
 };
 
-// Whether shared candidates can be screened by tensor cores, and links settled: cosines of bfloat16 rows, of which
-// neither links nor their choice need each score.
-bool can_screen(const DeviceMatrix& queries, const DeviceMatrix& base, const Selection& selection, bool has_scores);
+// Whether shared candidates can be approximate by tensor cores, and edges settled: cosines of bfloat16 rows, of which
+// neither edges nor their choice need each score.
+bool can_prefilter(const DeviceMatrix& queries, const DeviceMatrix& base, const Selection& selection, bool has_scores);
 
-// Fills the slab for groups that share their candidates, or for rows with their own.
-void launch_scores(const ScoreBlock& block, float* slab, device::Stream stream);
+// Fills the scores for groups that share their candidates, or for rows with their own.
+void launch_scores(const ScoreBlock& block, float* scores, device::Stream stream);
 
 }  // namespace bse::cuda

@@ -1,5 +1,5 @@
-// Scores of bfloat16 rows by tensor cores, into a slab: near the defined ones (csrc/common/prefilter_bound.h), to
-// screen by.
+// Scores of bfloat16 rows by tensor cores, into a scores: near the defined ones (csrc/common/prefilter_bound.h), to
+// prefilter by.
 //
 // A thread block has 128 rows and 128 candidates of a group; its eight warps have 64 x 32 pairs each, as mma tiles of
 // 16 x 8. Rows are gathered by cp.async, kDepth elements at a time, kStages pieces in flight; beyond the last element
@@ -13,7 +13,7 @@
 
 namespace bse::cuda {
 
-struct ScreenTile {
+struct PrefilterTile {
   static constexpr int kRows = 128, kColumns = 128, kThreads = 256;
   static constexpr int kDepth = 32, kStages = 3;
   static constexpr int kWarpRows = 64, kWarpColumns = 32;
@@ -25,26 +25,26 @@ struct ScreenTile {
 
 // Starts to bring elements [k0, k0 + kDepth) of `count` rows into a panel.
 BSE_DEVICE void fetch_panel(const DeviceMatrix& matrix, const int64_t* ids, int count, int64_t k0, uint16_t* panel) {
-  constexpr int kPieces = ScreenTile::kDepth / 8;  // of a row
+  constexpr int kPieces = PrefilterTile::kDepth / 8;  // of a row
   const auto* elements = static_cast<const uint16_t*>(matrix.data);
   BSE_UNROLL
-  for (int p = 0; p < ScreenTile::kRows * kPieces / ScreenTile::kThreads; ++p) {
-    const int piece = p * ScreenTile::kThreads + threadIdx.x, i = piece / kPieces, k = piece % kPieces * 8;
+  for (int p = 0; p < PrefilterTile::kRows * kPieces / PrefilterTile::kThreads; ++p) {
+    const int piece = p * PrefilterTile::kThreads + threadIdx.x, i = piece / kPieces, k = piece % kPieces * 8;
     const bool is_inside = i < count && k0 + k < matrix.dim;
     const uint16_t* source = is_inside ? elements + ids[i] * matrix.row_stride_elements + k0 + k : elements;
-    ptx::cp_async16(panel + i * ScreenTile::kPitch + k, source, is_inside ? 16 : 0);
+    ptx::cp_async16(panel + i * PrefilterTile::kPitch + k, source, is_inside ? 16 : 0);
   }
 }
 
-// slab: [num_rows, num_candidates]
-__global__ void __launch_bounds__(ScreenTile::kThreads) screen_kernel(ScoreBlock block, float* slab) {
-  using Tile = ScreenTile;
+// scores: [num_rows, num_candidates]
+__global__ void __launch_bounds__(PrefilterTile::kThreads) prefilter_kernel(ScoreBlock block, float* scores) {
+  using Tile = PrefilterTile;
   using Instances = TileInstances<Tile::kRows, Tile::kColumns>;
   BSE_SHARED(Instances, tile);
   device::SharedMemory shared;
   uint16_t* panels = shared.take<uint16_t>(2 * Tile::kStages * Tile::kPanel);  // [stages][query, base][rows][pitch]
   const TileRange<Tile::kRows, Tile::kColumns> range(block);
-  if (range.num_rows <= 0 || !is_screened(block)) return;  // the whole block
+  if (range.num_rows <= 0 || !is_prefiltered(block)) return;  // the whole block
   tile.load(block, range);
 
   const int num_pieces = static_cast<int>((block.queries.dim + Tile::kDepth - 1) / Tile::kDepth);
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(ScreenTile::kThreads) screen_kernel(ScoreBlock
   BSE_UNROLL
   for (int j = 0; j < 2 * kColumnTiles; ++j) columns[j] = warp_column + j / 2 * 8 + lane % 4 * 2 + j % 2;
   const auto dot = [&](int i, int j) { return acc[i / 2][j / 2][i % 2 * 2 + j % 2]; };
-  write_scores(block, range, tile, rows, columns, dot, slab);
+  write_scores(block, range, tile, rows, columns, dot, scores);
 }
 
 }  // namespace bse::cuda

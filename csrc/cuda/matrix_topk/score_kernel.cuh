@@ -1,6 +1,6 @@
-// Scores of rows against candidates, to the bit (csrc/common/score.h), into a slab in device memory.
+// Scores of rows against candidates, to the bit (csrc/common/score.h), into a scores in device memory.
 //
-//   slab[r, c] = score(query r, candidate c); NaN where the link is forbidden (labels, max_score), and kItself where
+//   scores[r, c] = score(query r, candidate c); NaN where the link is forbidden (labels, max_score), and kItself where
 //   the candidate is the query itself
 //
 // A block computes a tile of one group: both operands are brought through shared memory, kDepth elements at a time,
@@ -22,9 +22,9 @@ struct ScoreTile {
 using WideTile = ScoreTile<8, 8, 16, 16>;  // groups that share their candidates
 using RowTile = ScoreTile<1, 1, 1, 128>;   // a row with its own
 
-// slab: [num_rows, num_candidates]
+// scores: [num_rows, num_candidates]
 template <class Tile>
-__global__ void __launch_bounds__(Tile::kThreads) score_kernel(ScoreBlock block, float* slab) {
+__global__ void __launch_bounds__(Tile::kThreads) score_kernel(ScoreBlock block, float* scores) {
   constexpr int kDepth = Tile::kDepth, kRows = Tile::kRows, kColumns = Tile::kColumns;
   constexpr int kColumnThreads = kColumns / Tile::kThreadColumns;
   using Instances = TileInstances<kRows, kColumns>;
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(Tile::kThreads) score_kernel(ScoreBlock block,
   BSE_SHARED(float, base_panel, [kDepth][kColumns + 1]);
   BSE_SHARED(Instances, tile);
   const TileRange<kRows, kColumns> range(block);
-  if (range.num_rows <= 0 || is_screened(block)) return;  // the whole block
+  if (range.num_rows <= 0 || is_prefiltered(block)) return;  // the whole block
   tile.load(block, range);
 
   const int row_thread = threadIdx.x / kColumnThreads, column_thread = threadIdx.x % kColumnThreads;
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(Tile::kThreads) score_kernel(ScoreBlock block,
   for (int i = 0; i < Tile::kThreadRows; ++i) rows[i] = row_thread * Tile::kThreadRows + i;
   BSE_UNROLL
   for (int j = 0; j < Tile::kThreadColumns; ++j) columns[j] = column_thread + j * kColumnThreads;
-  write_scores(block, range, tile, rows, columns, [&](int i, int j) { return acc[i][j]; }, slab);
+  write_scores(block, range, tile, rows, columns, [&](int i, int j) { return acc[i][j]; }, scores);
 }
 
 }  // namespace bse::cuda

@@ -1,4 +1,4 @@
-// What the kernels that fill a slab of scores have in common: which pairs a thread block has, and what becomes of a
+// What the kernels that fill a scores of scores have in common: which pairs a thread block has, and what becomes of a
 // score.
 #pragma once
 
@@ -12,7 +12,7 @@ namespace bse::cuda {
 // grid: (tiles, 1, groups), the tiles of candidates of one tile of rows side by side
 template <int kRows, int kColumns>
 struct TileRange {
-  int64_t group, row_begin, column_begin;  // row_begin: of all rows of the slab
+  int64_t group, row_begin, column_begin;  // row_begin: of all rows of the scores
   int num_rows, num_columns;               // num_rows <= 0: nothing to do
 
   BSE_DEVICE explicit TileRange(const ScoreBlock& block) : group(blockIdx.z) {
@@ -31,50 +31,50 @@ struct TileRange {
 template <int kRows, int kColumns>
 struct TileInstances {
   int64_t query_ids[kRows], base_ids[kColumns];
-  float query_terms[kRows], base_terms[kColumns];
+  float query_norms[kRows], base_norms[kColumns];
 
   // Ends with a barrier.
   BSE_DEVICE void load(const ScoreBlock& block, const TileRange<kRows, kColumns>& range) {
     for (int i = threadIdx.x; i < range.num_rows; i += blockDim.x) {
       const int64_t row = block.query_row(block.first_row + range.row_begin + i);
       query_ids[i] = block.query_id(row);
-      query_terms[i] = block.query_terms[row];
+      query_norms[i] = block.query_norms[row];
     }
     for (int i = threadIdx.x; i < range.num_columns; i += blockDim.x) {
       const int64_t row = block.candidate_row(range.group, range.column_begin + i);
       base_ids[i] = block.base_id(row);
-      base_terms[i] = block.base_terms[row];
+      base_norms[i] = block.base_norms[row];
     }
     __syncthreads();
   }
 };
 
-// Writes a thread's pairs to the slab. rows, columns: theirs in the tile, those past its end are left out; dot(i, j):
+// Writes a thread's pairs to the scores. rows, columns: theirs in the tile, those past its end are left out; dot(i, j):
 // the dot product of the i-th row and j-th column.
 template <int kThreadRows, int kThreadColumns, class Range, class Instances, class Dot>
 BSE_DEVICE void write_scores(const ScoreBlock& block, const Range& range, const Instances& tile,
                              const int (&rows)[kThreadRows], const int (&columns)[kThreadColumns], const Dot& dot,
-                             float* slab) {
+                             float* scores) {
   const Selection& selection = block.selection;
   int64_t base_ids[kThreadColumns], base_labels[kThreadColumns];
-  float base_terms[kThreadColumns];
+  float base_norms[kThreadColumns];
   BSE_UNROLL
   for (int j = 0; j < kThreadColumns; ++j) {
     const bool is_inside = columns[j] < range.num_columns;
     base_ids[j] = is_inside ? tile.base_ids[columns[j]] : -1;
-    base_terms[j] = is_inside ? tile.base_terms[columns[j]] : 0.0f;
+    base_norms[j] = is_inside ? tile.base_norms[columns[j]] : 0.0f;
     base_labels[j] = is_inside && selection.labels != nullptr ? selection.labels[base_ids[j]] : -1;
   }
   BSE_UNROLL
   for (int i = 0; i < kThreadRows; ++i) {
     const bool is_row = rows[i] < range.num_rows;
     const int64_t query = is_row ? tile.query_ids[rows[i]] : -1;
-    const float query_term = is_row ? tile.query_terms[rows[i]] : 0.0f;
+    const float query_norm = is_row ? tile.query_norms[rows[i]] : 0.0f;
     const int64_t label = is_row && selection.labels != nullptr ? selection.labels[query] : -1;
-    float* out = slab + (range.row_begin + rows[i]) * block.num_candidates + range.column_begin;
+    float* out = scores + (range.row_begin + rows[i]) * block.num_candidates + range.column_begin;
     BSE_UNROLL
     for (int j = 0; j < kThreadColumns; ++j) {
-      float score = finish_score(selection.metric, dot(i, j), query_term, base_terms[j]);
+      float score = finish_score(selection.metric, dot(i, j), query_norm, base_norms[j]);
       const bool has_same_label = label >= 0 && label == base_labels[j];
       if (has_same_label || (selection.has_max_score && score > selection.max_score)) {
         score = __uint_as_float(0x7FC00000u);

@@ -1,9 +1,9 @@
-// Selects from rows of a slab of scores, one block a row (row_topk.cuh).
+// Selects from rows of a scores of scores, one block a row (row_topk.cuh).
 //
-// Where scores are screened, with e = margin / 2 as their error and T the K-th best of them: who is above T + 2 e is
-// among the best K by defined scores (fewer than K screened scores are above T, and only those with a defined one above
-// T + e could be better), who is below T - 2 e is not (K of them have a defined score of at least T - e). Those between
-// are scored as defined, if it matters who of them is kept.
+// Where scores are approximate, with e = margin / 2 as their error and T the K-th best of them: who is above T + 2 e is
+// among the best K by defined scores (fewer than K approximate scores are above T, and only those with a defined one
+// above T + e could be better), who is below T - 2 e is not (K of them have a defined score of at least T - e). Those
+// between are scored as defined, if it matters who of them is kept.
 #pragma once
 
 #include "common/score.h"
@@ -22,16 +22,16 @@ BSE_DEVICE void exclude_last(Row& row) {
   row.for_each([&](int64_t, const float& score) { has_itself |= int{__float_as_uint(score) == kItselfBits}; });
   if (__syncthreads_or(has_itself) != 0) return;
   row.template for_each<true>([&](int64_t c, float& score) {
-    if (c == row.num_columns() - 1) score = Row::nobody();
+    if (c == row.num_columns() - 1) score = Row::excluded();
   });
 }
 
-// Turns screened scores into ones whose best K are those of the defined scores: infinity for who is among them, NaN for
-// who is not, and the defined score for the others.      r: row of the slab
+// Turns approximate scores into ones whose best K are those of the defined scores: infinity for who is among them, NaN
+// for who is not, and the defined score for the others.      r: row of the scores
 template <class Row>
-BSE_DEVICE void settle(Row& row, const ScoreBlock& block, int64_t r, SelectScratch& scratch) {
-  const auto num_links = static_cast<uint32_t>(block.selection.num_neighbors);
-  const RankBound last = bound_after(row, num_links - 1, scratch);
+BSE_DEVICE void rescore_borderline(Row& row, const ScoreBlock& block, int64_t r, SelectScratch& scratch) {
+  const auto num_edges = static_cast<uint32_t>(block.selection.num_neighbors);
+  const RankBound last = bound_after(row, num_edges - 1, scratch);
   if (last.key == 0xFFFFFFFFu) return;  // all are kept
   const double threshold = from_ordered_bits(~last.key);
   uint32_t num_above = 0, num_between = 0, total_above, total_between;
@@ -41,40 +41,40 @@ BSE_DEVICE void settle(Row& row, const ScoreBlock& block, int64_t r, SelectScrat
       score = __uint_as_float(0x7F800000u);
       ++num_above;
     } else if (score < threshold - block.margin) {
-      score = Row::nobody();
+      score = Row::excluded();
     } else {
       ++num_between;
     }
   });
   exclusive_sum(num_above, scratch.sums, &total_above);
   exclusive_sum(num_between, scratch.sums, &total_between);
-  if (total_above + total_between <= num_links) return;
+  if (total_above + total_between <= num_edges) return;
   const int64_t group = r / block.rows_per_group, query_row = block.query_row(block.first_row + r);
   row.template for_each<true>([&](int64_t c, float& score) {
     if (!Row::has_rank(score) || score == __uint_as_float(0x7F800000u)) return;
     const int64_t base_row = block.candidate_row(group, c);
     const float dot = defined_dot(bfloat16_row(block.queries, block.query_id(query_row)),
                                   bfloat16_row(block.base, block.base_id(base_row)), block.queries.dim);
-    score = finish_score(block.selection.metric, dot, block.query_terms[query_row], block.base_terms[base_row]);
+    score = finish_score(block.selection.metric, dot, block.query_norms[query_row], block.base_norms[base_row]);
   });
 }
 
 // Seven or five blocks a multiprocessor: left to itself, ptxas spills a few registers to have more.
-// slab: [block.num_rows, block.num_candidates]      sort_buffers: [gridDim.x, sort_length] or null
+// scores: [block.num_rows, block.num_candidates]      sort_buffers: [gridDim.x, sort_length] or null
 template <int kItems, bool kIsHeld>
 __global__ void __launch_bounds__(kSelectThreads, kIsHeld ? 7 : 5)
-    select_kernel(ScoreBlock block, SelectPlan plan, float* slab, Links links, uint64_t* sort_buffers) {
+    select_kernel(ScoreBlock block, SelectPlan plan, float* scores, Edges edges, uint64_t* sort_buffers) {
   using Row = ScoreRow<kItems, kIsHeld>;
   BSE_SHARED(SelectScratch, scratch);
   device::SharedMemory shared;
   uint64_t* ranks = plan.sort_is_shared ? shared.take<uint64_t>(plan.sort_length)
                                         : sort_buffers + size_t{blockIdx.x} * plan.sort_length;
-  const bool has_screened_scores = is_screened(block);
+  const bool has_approximate_scores = is_prefiltered(block);
   for (int64_t r = blockIdx.x; r < block.num_rows; r += gridDim.x) {
-    Row row(slab + r * block.num_candidates, block.num_candidates);
+    Row row(scores + r * block.num_candidates, block.num_candidates);
     if (plan.excludes_last) exclude_last(row);
-    if (has_screened_scores) settle(row, block, r, scratch);
-    link_row(row, block, plan, r, links, ranks, scratch);
+    if (has_approximate_scores) rescore_borderline(row, block, r, scratch);
+    select_edges(row, block, plan, r, edges, ranks, scratch);
   }
 }
 

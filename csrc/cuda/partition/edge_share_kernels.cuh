@@ -1,4 +1,4 @@
-// Link shares (csrc/common/edge_share.h): neighbours asked, and those in the same batch; a warp for each measured row.
+// Link shares (csrc/common/edge_share.h): neighbors asked, and those in the same batch; a warp for each measured row.
 // Sums of integers: their order does not matter.
 #pragma once
 
@@ -11,41 +11,41 @@
 namespace bse::cuda {
 
 // Adds up over the rows that a warp measures.
-class WarpLinkShare {
+class WarpEdgeShare {
  public:
-  // is_mate(row): whether it is in the same batch. Asks the first kMaxVotes neighbours.
+  // is_mate(row): whether it is in the same batch. Asks the first kMaxVotes neighbors.
   template <class IsMate>
   BSE_DEVICE void add(const PartitionState& state, uint32_t row, const IsMate& is_mate) {
     const uint32_t num_asked = min(degree_of(state.graph, row), partition_rules::kMaxVotes);
     num_asked_ += num_asked;
     for (uint32_t begin = 0; begin < num_asked; begin += 32) {
       const uint32_t place = begin + threadIdx.x % 32;
-      bool is_linked = false;
+      bool is_inside = false;
       if (place < num_asked) {
         const Neighbor neighbor = neighbor_of(state.graph, row, place);
         if (neighbor.is_row) {
-          is_linked = is_mate(neighbor.row);
+          is_inside = is_mate(neighbor.row);
         } else {
           report(state.status, StatusKind::kNeighborNotARow, row, static_cast<uint32_t>(neighbor.id));
         }
       }
-      num_linked_ += static_cast<uint32_t>(__popc(__ballot_sync(kAllLanes, is_linked)));
+      num_inside_ += static_cast<uint32_t>(__popc(__ballot_sync(kAllLanes, is_inside)));
     }
   }
 
   BSE_DEVICE void finish(const PartitionState& state) const {
     if (threadIdx.x % 32 != 0 || num_asked_ == 0) return;
-    atomicAdd(&state.counters[kNumLinked], num_linked_);
+    atomicAdd(&state.counters[kNumInside], num_inside_);
     atomicAdd(&state.counters[kNumAsked], num_asked_);
   }
 
  private:
-  uint64_t num_linked_ = 0, num_asked_ = 0;
+  uint64_t num_inside_ = 0, num_asked_ = 0;
 };
 
 // Of the partition, at the last rows of the order: many of the first ones are roots.
-__global__ void link_share_kernel(PartitionState state) {
-  WarpLinkShare share;
+__global__ void edge_share_kernel(PartitionState state) {
+  WarpEdgeShare share;
   const int64_t end = state.sizes.num_assigned, first = max(int64_t{0}, end - partition_rules::kNumMeasured);
   for (int64_t i = first + thread_index() / 32; i < end; i += num_threads() / 32) {
     const uint32_t row = state.order[i];
@@ -57,18 +57,18 @@ __global__ void link_share_kernel(PartitionState state) {
 
 // Membership of a row in up to 64 walks, a bit for each; the words of the claims serve for it. A node that is no row,
 // which a walk from a bad table may have, is nobody's member.
-__global__ void mark_walks_kernel(PartitionState state, const int32_t* walk_nodes /* [num_nodes] */,
-                                  int64_t num_nodes) {
-  for (int64_t i = thread_index(); i < num_nodes; i += num_threads()) {
+__global__ void mark_walks_kernel(PartitionState state, const int32_t* walk_nodes /* [num_instances] */,
+                                  int64_t num_instances) {
+  for (int64_t i = thread_index(); i < num_instances; i += num_threads()) {
     const auto row = static_cast<uint32_t>(walk_nodes[i]);
     if (row < state.sizes.num_rows) atomicOr(&state.claims[row], uint64_t{1} << (i / state.sizes.batch_size));
   }
 }
 
 // Of walks, at every `stride`-th member.
-__global__ void walk_link_share_kernel(PartitionState state, const int32_t* walk_nodes /* [num_walks, batch_size] */,
+__global__ void walk_edge_share_kernel(PartitionState state, const int32_t* walk_nodes /* [num_walks, batch_size] */,
                                        int64_t num_walks, int64_t stride) {
-  WarpLinkShare share;
+  WarpEdgeShare share;
   const int64_t num_members = (state.sizes.batch_size + stride - 1) / stride;
   for (int64_t i = thread_index() / 32; i < num_walks * num_members; i += num_threads() / 32) {
     const int64_t walk = i / num_members, member = i % num_members * stride;

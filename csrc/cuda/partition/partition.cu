@@ -1,7 +1,7 @@
 // Partition epochs on the GPU: the engine behind the schedule of csrc/common/partition_schedule.h.
 //
 // A vote round is six launches: who votes, proposals, their grouping by batch (two, or three if there are many
-// batches), acceptance, who is left. Small rounds cost their launches, large ones the owners of the neighbours asked,
+// batches), acceptance, who is left. Small rounds cost their launches, large ones the owners of the neighbors asked,
 // which are read at random from the L2 cache. The host waits once every kRoundsPerRead rounds and for each link share;
 // all else is decided on the device. Atomics decide about places in lists and groups, which no result depends on.
 #include <algorithm>
@@ -155,7 +155,7 @@ class Partition {
     seed_selected(num_batches, stage);
   }
 
-  void seed_open(int64_t num_batches, uint32_t stage) {
+  void seed_emptiest(int64_t num_batches, uint32_t stage) {
     select_emptiest(num_batches, true);
     seed_selected(num_batches, stage);
   }
@@ -180,7 +180,7 @@ class Partition {
     const Seeds seeds{batches, roots, max_seeds, stage, key(stage, kClaim), memory_.found};
     const unsigned grid = grid_size(max_seeds, kSeedThreads, kSmallBlocks);
     device::launch(seed_walk_kernel, grid, kSeedThreads, 0, stream_, state_, seeds);
-    device::launch(settle_claims_kernel, grid, kSeedThreads, 0, stream_, state_, seeds);
+    device::launch(resolve_claims_kernel, grid, kSeedThreads, 0, stream_, state_, seeds);
     list_unassigned(unassigned(), num_expected_);
   }
 
@@ -198,7 +198,7 @@ class Partition {
 
   // A round after one that brought little has no voters, which begin_round_kernel sees to. To launch such rounds costs
   // about as much as to wait and see.
-  bool may_go_on() {
+  bool should_continue() {
     if (num_expected_ == 0) return false;
     if ((last_round_ + 1) % kRoundsPerRead != 0) return true;
     read();
@@ -220,13 +220,13 @@ class Partition {
 
   // --- adjusting ---------------------------------------------------------------------------------------------------
 
-  int64_t link_share() {
+  int64_t edge_share() {
     clear_share();
-    launch_warps(link_share_kernel, std::min(sizes_.num_assigned, kNumMeasured), state_);
+    launch_warps(edge_share_kernel, std::min(sizes_.num_assigned, kNumMeasured), state_);
     return read_share();
   }
 
-  int64_t link_goal() {
+  int64_t edge_share_goal() {
     const int64_t num_walks = num_reference_walks(request_);
     const int64_t stride = (sizes_.batch_size + kMaxMeasuredMembers - 1) / kMaxMeasuredMembers;
     const size_t num_mark_bytes = static_cast<size_t>(sizes_.num_rows) * sizeof(uint64_t);
@@ -234,25 +234,25 @@ class Partition {
     device::fill_async(state_.claims, 0, num_mark_bytes, stream_);
     launch_over(mark_walks_kernel, num_walks * sizes_.batch_size, state_, request_.walk_nodes,
                 num_walks * sizes_.batch_size);
-    launch_warps(walk_link_share_kernel, num_walks * std::min(sizes_.batch_size, kMaxMeasuredMembers), state_,
+    launch_warps(walk_edge_share_kernel, num_walks * std::min(sizes_.batch_size, kMaxMeasuredMembers), state_,
                  request_.walk_nodes, num_walks, stride);
     device::fill_async(state_.claims, 0xFF, num_mark_bytes, stream_);  // kNoClaim again
-    return partition_rules::link_goal(read_share(), request_.hardness);
+    return partition_rules::edge_share_goal(read_share(), request_.hardness);
   }
 
   void clear_share() {
-    static_assert(kNumAsked == kNumLinked + 1, "cleared together");
-    device::fill_async(counter(kNumLinked), 0, 2 * sizeof(uint64_t), stream_);
+    static_assert(kNumAsked == kNumInside + 1, "cleared together");
+    device::fill_async(counter(kNumInside), 0, 2 * sizeof(uint64_t), stream_);
   }
 
   int64_t read_share() {
     read();
-    LinkShare share;
-    share.add(static_cast<uint32_t>(counts_[kNumLinked]), static_cast<uint32_t>(counts_[kNumAsked]));
+    EdgeShare share;
+    share.add(static_cast<uint32_t>(counts_[kNumInside]), static_cast<uint32_t>(counts_[kNumAsked]));
     return share.beyond_random(sizes_.batch_size, sizes_.num_rows);
   }
 
-  void leave_for_another(uint32_t stage) {
+  void eject_misplaced(uint32_t stage) {
     const uint64_t stage_key = key(stage, kPickRows);
     pick(stage_key, kHardenMask);
     launch_warps(prefers_another_kernel, num_expected_, state_, stage_key, spare(), state_.groups.slots);
@@ -272,11 +272,11 @@ class Partition {
 
   // is_leaving: [number of picked] or null: all are
   void leave_picked(const uint32_t* is_leaving) {
-    launch_over(leave_kernel, num_expected_, state_, spare(), is_leaving, unassigned());
+    launch_over(eject_kernel, num_expected_, state_, spare(), is_leaving, unassigned());
     is_exact_ = false;
   }
 
-  void go_back() {
+  void return_unplaced() {
     if (num_expected_ == 0) return;
     begin_round(false);
     launch_over(propose_former_kernel, num_expected_, state_, unassigned());

@@ -43,7 +43,7 @@ size_t partition_scratch_bytes(const PartitionRequest& request);
 
 // Every row in exactly one batch. nodes: [R], or [R - R mod batch_size] with drop_last: the full batches one after the
 // other, then the ragged one, the rows of each ascending. scratch: partition_scratch_bytes(request), aligned to 256.
-// status (status.h): a neighbour that is no row is reported if it is met, and has no vote; the result is a partition
+// status (status.h): a neighbor that is no row is reported if it is met, and has no vote; the result is a partition
 // even then. Returns the number of rows that were filled in at random.
 int64_t partition_epoch(const PartitionRequest& request, int32_t* nodes, void* scratch, uint64_t* status, void* stream,
                         CounterReader& reader);

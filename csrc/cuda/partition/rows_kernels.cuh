@@ -62,7 +62,7 @@ __global__ void pick_kernel(PartitionState state, uint64_t key, uint32_t mask, R
   });
 }
 
-// Of picked rows, whether they have more neighbours in another batch; a warp for each.
+// Of picked rows, whether they have more neighbors in another batch; a warp for each.
 __global__ void __launch_bounds__(kTallyThreads, kTallyBlocks)
     prefers_another_kernel(PartitionState state, uint64_t key, RowList picked,
                            uint32_t* is_leaving /* [number of picked] */) {
@@ -76,20 +76,20 @@ __global__ void __launch_bounds__(kTallyThreads, kTallyBlocks)
     const int32_t own_batch = state.owner[row];
     tally.count(state.graph, state.owner, row, static_cast<uint32_t>(keyed_hash(key, row) >> 32),
                 partition_rules::kMaxVotes, state.status);
-    uint32_t own_votes = 0, most_votes = 0;
+    uint32_t own_votes = 0, max_votes_cast = 0;
     BSE_UNROLL
     for (int k = 0; k < WarpTally::kPerLane; ++k) {
-      most_votes = max(most_votes, tally.votes(k));
+      max_votes_cast = max(max_votes_cast, tally.votes(k));
       if (tally.batch(k) == own_batch) own_votes = max(own_votes, tally.votes(k));
     }
     own_votes = __reduce_max_sync(kAllLanes, own_votes);
-    most_votes = __reduce_max_sync(kAllLanes, most_votes);
-    if (threadIdx.x % 32 == 0) is_leaving[i] = most_votes > own_votes ? 1 : 0;
+    max_votes_cast = __reduce_max_sync(kAllLanes, max_votes_cast);
+    if (threadIdx.x % 32 == 0) is_leaving[i] = max_votes_cast > own_votes ? 1 : 0;
   }
 }
 
 // is_leaving: [number of picked], or null: all are
-__global__ void leave_kernel(PartitionState state, RowList picked, const uint32_t* is_leaving, RowList unassigned) {
+__global__ void eject_kernel(PartitionState state, RowList picked, const uint32_t* is_leaving, RowList unassigned) {
   append_if(num_rows_of(picked), unassigned, [&](int64_t i, uint32_t* row) {
     if (is_leaving != nullptr && is_leaving[i] == 0) return false;
     *row = picked.rows[i];

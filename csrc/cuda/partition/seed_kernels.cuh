@@ -55,7 +55,7 @@ __global__ void seed_walk_kernel(PartitionState state, Seeds seeds) {
 }
 
 // Each row goes to its smallest claim, which is taken back.
-__global__ void settle_claims_kernel(PartitionState state, Seeds seeds) {
+__global__ void resolve_claims_kernel(PartitionState state, Seeds seeds) {
   using namespace partition_rules;
   const int64_t count = num_seeds(state, seeds);
   for (int64_t i = thread_index(); i < count; i += num_threads()) {

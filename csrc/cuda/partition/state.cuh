@@ -18,7 +18,7 @@ enum Counter : int {
   kNumVoters,      // rows that may propose in a round
   kNumGrouped,     // members of the last grouping
   kNumCandidates,  // batches that may be seeded
-  kNumLinked,      // of link shares
+  kNumInside,      // of link shares
   kNumAsked,
   kNumFilled,  // rows that are where they are at random
   kNumRows,    // R

@@ -1,4 +1,4 @@
-// Vote rounds: unassigned rows propose to the batch that most of their neighbours are in, batches take their best.
+// Vote rounds: unassigned rows propose to the batch that most of their neighbors are in, batches take their best.
 //
 // Proposals read the owners and free places at the start of the round; in between they are grouped by batch
 // (grouping.cuh). A batch selects by (rank, row) with a radix select: who is taken does not depend on the order in
@@ -42,17 +42,17 @@ __global__ void __launch_bounds__(kTallyThreads, kTallyBlocks)
     const uint64_t row_hash = keyed_hash(round_key, row);
     tally.count(state.graph, state.owner, row, static_cast<uint32_t>(row_hash >> 32),
                 partition_rules::num_votes(state.is_stranded[row] != 0, max_votes), state.status);
-    uint32_t votes[WarpTally::kPerLane], most_votes = 0;
+    uint32_t votes[WarpTally::kPerLane], max_votes_cast = 0;
     BSE_UNROLL
     for (int k = 0; k < WarpTally::kPerLane; ++k) {
       votes[k] = tally.votes(k);
       if (votes[k] > 0 && room_of(state, tally.batch(k), round) == 0) votes[k] = 0;
-      most_votes = max(most_votes, votes[k]);
+      max_votes_cast = max(max_votes_cast, votes[k]);
     }
-    most_votes = __reduce_max_sync(kAllLanes, most_votes);
+    max_votes_cast = __reduce_max_sync(kAllLanes, max_votes_cast);
     __syncwarp();  // all lanes have read is_stranded
-    if (lane == 0) state.is_stranded[row] = most_votes == 0 ? 1 : 0;
-    if (most_votes == 0) {
+    if (lane == 0) state.is_stranded[row] = max_votes_cast == 0 ? 1 : 0;
+    if (max_votes_cast == 0) {
       if (lane == 0) put_nothing(state.groups, i);
       continue;
     }
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kTallyThreads, kTallyBlocks)
     uint64_t hash = 0;
     BSE_UNROLL
     for (int k = 0; k < WarpTally::kPerLane; ++k) {
-      if (votes[k] != most_votes) continue;
+      if (votes[k] != max_votes_cast) continue;
       const uint64_t own_hash = partition_rules::choice_hash(row_hash, tally.batch(k));
       if (batch >= 0 && own_hash <= hash) continue;
       batch = tally.batch(k);
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kTallyThreads, kTallyBlocks)
     }
     const bool is_chosen = warp_max(hash) == hash && batch >= 0;
     if (is_chosen) {
-      put(state.groups, i, partition_rules::proposal_rank(row_hash, most_votes), row, static_cast<uint32_t>(batch));
+      put(state.groups, i, partition_rules::proposal_rank(row_hash, max_votes_cast), row, static_cast<uint32_t>(batch));
     }
   }
 }

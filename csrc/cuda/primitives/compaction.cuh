@@ -9,8 +9,8 @@ namespace bse::cuda {
 // counts: [32] in shared memory. places[i]: how many chosen items precede item i of this thread, plus `start`. Returns
 // `start` plus all chosen ones. All threads call it; it begins with a barrier.
 template <int kWarps, int kItems>
-BSE_DEVICE uint32_t place_chosen(const bool (&is_chosen)[kItems], uint32_t start, uint32_t* counts,
-                                 uint32_t (&places)[kItems]) {
+BSE_DEVICE uint32_t scan_selected(const bool (&is_chosen)[kItems], uint32_t start, uint32_t* counts,
+                                  uint32_t (&places)[kItems]) {
   static_assert(kItems * kWarps <= 32, "one lane for each count");
   const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, before = (1u << lane) - 1;
   __syncthreads();  // whoever used the counts has done with them

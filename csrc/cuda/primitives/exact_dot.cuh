@@ -1,5 +1,5 @@
 // The dot product of two rows as defined (csrc/common/score.h), one chain of fused multiply-adds, by one thread: for
-// the pairs that screening leaves undecided.
+// the pairs that prefiltering leaves undecided.
 #pragma once
 
 #include "common/float_types.h"

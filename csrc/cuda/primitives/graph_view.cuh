@@ -20,7 +20,7 @@ struct Neighbor {
 
 BSE_DEVICE Neighbor neighbor_of(const GraphView& graph, uint32_t row, uint32_t i) {
   const int32_t id = __ldg(graph.neighbors + row * graph.num_neighbors + i);
-  if (static_cast<uint32_t>(id) >= static_cast<uint32_t>(graph.num_nodes)) return {id, 0, false};
+  if (static_cast<uint32_t>(id) >= static_cast<uint32_t>(graph.num_instances)) return {id, 0, false};
   const auto found = static_cast<uint32_t>(graph.row_of != nullptr ? __ldg(graph.row_of + id) : id);
   return {id, found, found < static_cast<uint32_t>(graph.num_rows)};
 }

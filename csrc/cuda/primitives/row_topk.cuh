@@ -1,7 +1,7 @@
-// The links of a row of scores: its best K, exactly, by a radix search for the K-th rank, then one pass in order. By a
+// The edges of a row of scores: its best K, exactly, by a radix search for the K-th rank, then one pass in order. By a
 // block.
 //
-// Rank is (score descending, column ascending), where columns are in draw order or, for exact neighbours, in order of
+// Rank is (score descending, column ascending), where columns are in draw order or, for exact neighbors, in order of
 // ids; NaN has none. Per range bound: up to four passes over the row, each a histogram of eight bits of the score.
 // O(columns) a row, any K, any number of columns. Ranks range_min .. range_min + K - 1 are kept; in column order, or
 // (sort) by score and then lower id.
@@ -19,7 +19,7 @@ namespace bse::cuda {
 
 // A place in the ranking: all scores with a smaller key are before it, and so many of those with this key.
 struct RankBound {
-  uint32_t key;  // ScoreRow::key()
+  uint32_t key;  // ScoreRow::sort_key()
   uint32_t num_equal;
 };
 
@@ -40,7 +40,7 @@ BSE_DEVICE RankBound bound_after(Row& row, uint32_t rank, SelectScratch& scratch
     if (threadIdx.x == 0) scratch.chosen[0] = 256;
     __syncthreads();
     row.for_each([&](int64_t, const float& score) {
-      const uint32_t bits = Row::key(score);
+      const uint32_t bits = Row::sort_key(score);
       const bool is_in_prefix = shift == 24 || bits >> (shift + 8) == prefix;
       if (Row::has_rank(score) && is_in_prefix) atomicAdd(&scratch.histogram[bits >> shift & 255], 1u);
     });
@@ -66,20 +66,20 @@ BSE_DEVICE RankBound bound_after(Row& row, uint32_t rank, SelectScratch& scratch
   return {prefix, left};
 }
 
-// Writes the links of row r of the block. ranks: [sort_length] or null
+// Writes the edges of row r of the block. ranks: [sort_length] or null
 template <class Row>
-BSE_DEVICE void link_row(Row& row, const ScoreBlock& block, const SelectPlan& plan, int64_t r, const Links& links,
-                         uint64_t* ranks, SelectScratch& scratch) {
+BSE_DEVICE void select_edges(Row& row, const ScoreBlock& block, const SelectPlan& plan, int64_t r, const Edges& edges,
+                             uint64_t* ranks, SelectScratch& scratch) {
   constexpr int kItems = Row::kItems, kWarps = Row::kThreads / 32;
-  const auto num_links = static_cast<uint32_t>(block.selection.num_neighbors);
+  const auto num_edges = static_cast<uint32_t>(block.selection.num_neighbors);
   const auto range_min = static_cast<uint32_t>(block.selection.range_min);
-  const RankBound end = bound_after(row, range_min + num_links, scratch);
+  const RankBound end = bound_after(row, range_min + num_edges, scratch);
   const RankBound begin = range_min > 0 ? bound_after(row, range_min, scratch) : RankBound{0, 0};
 
   const int64_t group = r / block.rows_per_group;
   const int64_t result_row = block.query_row(block.first_row + r);
-  int32_t* neighbors = links.neighbors + result_row * num_links;
-  float* scores = links.scores != nullptr ? links.scores + result_row * num_links : nullptr;
+  int32_t* neighbors = edges.neighbors + result_row * num_edges;
+  float* scores = edges.scores != nullptr ? edges.scores + result_row * num_edges : nullptr;
   uint32_t num_at_begin = 0, num_at_end = 0, num_kept = 0;
   row.for_each_strip([&](int64_t first, const float (&items)[kItems]) {
     // Who is among the first `num_equal` of a bound's key is a matter of column order: counted, as kept ones are.
@@ -87,13 +87,13 @@ BSE_DEVICE void link_row(Row& row, const ScoreBlock& block, const SelectPlan& pl
     uint32_t places[kItems];
     BSE_UNROLL
     for (int i = 0; i < kItems; ++i) {
-      const uint32_t key = Row::key(items[i]);
+      const uint32_t key = Row::sort_key(items[i]);
       is_kept[i] = Row::has_rank(items[i]) && key >= begin.key && key <= end.key;
     }
     const auto cut = [&](const RankBound& bound, uint32_t* num_seen, bool keeps_first) {
       BSE_UNROLL
-      for (int i = 0; i < kItems; ++i) is_equal[i] = is_kept[i] && Row::key(items[i]) == bound.key;
-      *num_seen = place_chosen<kWarps>(is_equal, *num_seen, scratch.counts, places);
+      for (int i = 0; i < kItems; ++i) is_equal[i] = is_kept[i] && Row::sort_key(items[i]) == bound.key;
+      *num_seen = scan_selected<kWarps>(is_equal, *num_seen, scratch.counts, places);
       BSE_UNROLL
       for (int i = 0; i < kItems; ++i) {
         is_kept[i] = is_kept[i] && (!is_equal[i] || (places[i] < bound.num_equal) == keeps_first);
@@ -101,7 +101,7 @@ BSE_DEVICE void link_row(Row& row, const ScoreBlock& block, const SelectPlan& pl
     };
     if (end.num_equal != 0xFFFFFFFFu) cut(end, &num_at_end, true);
     if (range_min > 0) cut(begin, &num_at_begin, false);
-    num_kept = place_chosen<kWarps>(is_kept, num_kept, scratch.counts, places);
+    num_kept = scan_selected<kWarps>(is_kept, num_kept, scratch.counts, places);
     BSE_UNROLL
     for (int i = 0; i < kItems; ++i) {
       if (!is_kept[i]) continue;
@@ -125,7 +125,7 @@ BSE_DEVICE void link_row(Row& row, const ScoreBlock& block, const SelectPlan& pl
     }
     __syncthreads();  // the next row reuses the buffer
   }
-  for (uint32_t i = num_kept + threadIdx.x; i < num_links; i += blockDim.x) {
+  for (uint32_t i = num_kept + threadIdx.x; i < num_edges; i += blockDim.x) {
     neighbors[i] = -1;
     if (scores != nullptr) scores[i] = __uint_as_float(0xFF800000u);
   }

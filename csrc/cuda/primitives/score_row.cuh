@@ -17,7 +17,7 @@ class ScoreRow {
   static constexpr int kItems = kItems_, kThreads = kThreads_;
   static constexpr int kStrip = kItems * kThreads;
 
-  BSE_DEVICE ScoreRow(float* scores, int64_t num_columns) : slab_(scores), num_columns_(num_columns) {
+  BSE_DEVICE ScoreRow(float* scores, int64_t num_columns) : scores_(scores), num_columns_(num_columns) {
     if constexpr (kIsHeld) load(0);
   }
 
@@ -48,16 +48,16 @@ class ScoreRow {
   BSE_DEVICE static int64_t column(int64_t first, int item) { return first + item * kThreads + threadIdx.x; }
   BSE_DEVICE int64_t num_columns() const { return num_columns_; }
 
-  BSE_DEVICE static float nobody() { return __uint_as_float(0x7FC00000u); }
+  BSE_DEVICE static float excluded() { return __uint_as_float(0x7FC00000u); }
   BSE_DEVICE static bool has_rank(float score) { return score == score; }
-  BSE_DEVICE static uint32_t key(float score) { return ~ordered_bits(score); }  // smaller: better
+  BSE_DEVICE static uint32_t sort_key(float score) { return ~ordered_bits(score); }  // smaller: better
 
  private:
   BSE_DEVICE void load(int64_t first) {
     BSE_UNROLL
     for (int i = 0; i < kItems; ++i) {
       const int64_t c = column(first, i);
-      items_[i] = c < num_columns_ ? slab_[c] : nobody();
+      items_[i] = c < num_columns_ ? scores_[c] : excluded();
     }
   }
 
@@ -65,11 +65,11 @@ class ScoreRow {
     BSE_UNROLL
     for (int i = 0; i < kItems; ++i) {
       const int64_t c = column(first, i);
-      if (c < num_columns_) slab_[c] = items_[i];
+      if (c < num_columns_) scores_[c] = items_[i];
     }
   }
 
-  float* slab_;
+  float* scores_;
   int64_t num_columns_;
   float items_[kItems];
 };

@@ -1,7 +1,7 @@
-// How many of a row's out-neighbours are in each batch, counted by a warp: what csrc/cpu/partition/vote_tally.h is for
+// How many of a row's out-neighbors are in each batch, counted by a warp: what csrc/cpu/partition/vote_tally.h is for
 // the CPU.
 //
-// Up to kMaxVotes neighbours, kPerLane in each lane. Equal voters of 32 are found by a match, and those of several
+// Up to kMaxVotes neighbors, kPerLane in each lane. Equal voters of 32 are found by a match, and those of several
 // matches meet in an open-addressing table in shared memory, at load <= 1/2. No memory per batch.
 #pragma once
 
@@ -37,7 +37,7 @@ class WarpTally {
     __syncwarp();
   }
 
-  // Asks `num_asked` (at most kMaxVotes) consecutive out-neighbours, or all if there are fewer, from the one that
+  // Asks `num_asked` (at most kMaxVotes) consecutive out-neighbors, or all if there are fewer, from the one that
   // `offset_word` picks. owner: [num_rows] batch, or negative: has no vote. All lanes call it together.
   BSE_DEVICE void count(const GraphView& graph, const int32_t* owner, uint32_t row, uint32_t offset_word,
                         uint32_t num_asked, uint64_t* status) {

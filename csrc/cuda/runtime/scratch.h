@@ -30,9 +30,9 @@ class Scratch {
   size_t num_bytes_ = 0;
 };
 
-inline void require_scratch(size_t least_bytes, size_t max_bytes) {
-  if (least_bytes <= max_bytes) return;
-  throw std::invalid_argument("max_memory: expected at least " + std::to_string(least_bytes) +
+inline void require_scratch(size_t min_bytes, size_t max_bytes) {
+  if (min_bytes <= max_bytes) return;
+  throw std::invalid_argument("max_memory: expected at least " + std::to_string(min_bytes) +
                               " bytes of scratch for this call, got " + std::to_string(max_bytes));
 }
 

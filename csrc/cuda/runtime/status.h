@@ -10,16 +10,16 @@
 namespace bse::cuda {
 
 enum class StatusKind : int {
-  kIdOutOfRange = 0,      // row_degrees: where = row
-  kGapInPrefix = 1,       // row_degrees: where = row
-  kRootNotARow = 2,       // walks: where = index of the walk, value = the low 32 bits of its root
-  kNeighborNotARow = 3,   // walks: where = row, value = the neighbour's id
-  kFeatureNotFinite = 4,  // graphs: where = row of the features, value = column
-  kKeyNotFinite = 5,      // graphs: the same of the keys, or of knn's base
+  kIdOutOfRange = 0,       // row_degrees: where = row
+  kGapInPrefix = 1,        // row_degrees: where = row
+  kRootNotARow = 2,        // walks: where = index of the walk, value = the low 32 bits of its root
+  kNeighborNotARow = 3,    // walks: where = row, value = the neighbor's id
+  kFeatureNotFinite = 4,   // graphs: where = row of the features, value = column
+  kDocumentNotFinite = 5,  // graphs: the same of the keys, or of knn's base
   // Of bank updates: where = position in the update, value = instance, or the id as near as 32 bits come to it.
   kBankIdOutOfRange = 6,
   kBankRowNotStorable = 7,
-  kBankKeyRowNotStorable = 8,
+  kBankDocumentNotStorable = 8,
 };
 
 constexpr int kNumStatusWords = 9;
@@ -31,7 +31,7 @@ struct ArgumentNames {
 };
 
 // Of status words that were copied to the host, the error in the CPU engine's words; empty if there is none.
-inline std::string status_message(const uint64_t* status /* [kNumStatusWords] */, int64_t num_nodes,
+inline std::string status_message(const uint64_t* status /* [kNumStatusWords] */, int64_t num_instances,
                                   const ArgumentNames& names = {}) {
   const auto word = [&](StatusKind kind) { return status[static_cast<int>(kind)]; };
   const auto where = [&](StatusKind kind) { return std::to_string(word(kind) >> 32); };
@@ -40,7 +40,7 @@ inline std::string status_message(const uint64_t* status /* [kNumStatusWords] */
   };
   const uint64_t out_of_range = word(StatusKind::kIdOutOfRange), gap = word(StatusKind::kGapInPrefix);
   if (out_of_range != kNoReport && out_of_range < gap) {
-    return "graph: expected neighbors in [-1, " + std::to_string(num_nodes) + "), got another value in row " +
+    return "graph: expected neighbors in [-1, " + std::to_string(num_instances) + "), got another value in row " +
            where(StatusKind::kIdOutOfRange);
   }
   if (gap != kNoReport) {
@@ -60,9 +60,9 @@ inline std::string status_message(const uint64_t* status /* [kNumStatusWords] */
   };
   if (word(StatusKind::kFeatureNotFinite) != kNoReport)
     return not_finite(names.features, StatusKind::kFeatureNotFinite);
-  if (word(StatusKind::kKeyNotFinite) != kNoReport) return not_finite(names.keys, StatusKind::kKeyNotFinite);
+  if (word(StatusKind::kDocumentNotFinite) != kNoReport) return not_finite(names.keys, StatusKind::kDocumentNotFinite);
   if (word(StatusKind::kBankIdOutOfRange) != kNoReport) {
-    return "indices: expected values in [0, " + std::to_string(num_nodes) + "), got " +
+    return "indices: expected values in [0, " + std::to_string(num_instances) + "), got " +
            value(StatusKind::kBankIdOutOfRange) + " at position " + where(StatusKind::kBankIdOutOfRange);
   }
   const auto not_storable = [&](const char* name, StatusKind kind) {
@@ -71,8 +71,8 @@ inline std::string status_message(const uint64_t* status /* [kNumStatusWords] */
   };
   if (word(StatusKind::kBankRowNotStorable) != kNoReport)
     return not_storable(names.features, StatusKind::kBankRowNotStorable);
-  if (word(StatusKind::kBankKeyRowNotStorable) != kNoReport)
-    return not_storable(names.keys, StatusKind::kBankKeyRowNotStorable);
+  if (word(StatusKind::kBankDocumentNotStorable) != kNoReport)
+    return not_storable(names.keys, StatusKind::kBankDocumentNotStorable);
   return "";
 }
 

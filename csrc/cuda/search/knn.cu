@@ -1,4 +1,4 @@
-// Exact neighbours on the GPU: by candidate lists with running limits, or, where these do not pay, all scores of so
+// Exact neighbors on the GPU: by candidate lists with running limits, or, where these do not pay, all scores of so
 // many queries at a time as scratch holds, then selection.
 
 #include <algorithm>
@@ -13,25 +13,25 @@ namespace bse::cuda {
 
 namespace {
 
-constexpr size_t kSlabBytes = size_t{512} << 20;  // scores at a time, while memory allows: enough tiles for a GPU
+constexpr size_t kKnnScoreBytes = size_t{512} << 20;  // scores at a time, while memory allows: enough tiles for a GPU
 
 struct Layout {
   Layout(const KnnRequest& request, const KnnPlan& plan, void* buffer)
-      : scratch(buffer), has_same_terms(!request.separate_base && request.query_ids == request.base_ids) {
-    base_terms = scratch.take<float>(request.num_base);
-    query_terms = has_same_terms ? base_terms : scratch.take<float>(request.num_queries);
+      : scratch(buffer), has_same_norms(!request.separate_base && request.query_ids == request.base_ids) {
+    base_norms = scratch.take<float>(request.num_base);
+    query_norms = has_same_norms ? base_norms : scratch.take<float>(request.num_queries);
     unbounded = scratch.take<uint32_t>(1);
-    if (plan.has_lists) {
+    if (plan.is_streaming) {
       lists.emplace(request, plan.queries_at_once, plan.list_bytes, scratch);
     } else {
-      slab = scratch.take<float>(plan.queries_at_once * request.num_base);
+      scores = scratch.take<float>(plan.queries_at_once * request.num_base);
       selector.emplace(request.selection, false, plan.queries_at_once, scratch);
     }
   }
 
   Scratch scratch;
-  bool has_same_terms;
-  float *base_terms, *query_terms, *slab = nullptr;
+  bool has_same_norms;
+  float *base_norms, *query_norms, *scores = nullptr;
   uint32_t* unbounded;
   std::optional<ListSearch> lists;
   std::optional<Selector> selector;
@@ -43,7 +43,7 @@ size_t bytes_needed(const KnnRequest& request, const KnnPlan& plan) {
 
 // False if not even one query fits.
 bool plan_lists(const KnnRequest& request, size_t max_bytes, KnnPlan* plan) {
-  plan->has_lists = true;
+  plan->is_streaming = true;
   plan->list_bytes = std::min(tuning::kListBytes, max_bytes);
   plan->queries_at_once = ListSearch::rows_at_once(request, plan->list_bytes);
   while ((plan->scratch_bytes = bytes_needed(request, *plan)) > max_bytes) {
@@ -58,10 +58,10 @@ bool plan_lists(const KnnRequest& request, size_t max_bytes, KnnPlan* plan) {
 
 KnnPlan plan_knn(const KnnRequest& request, size_t max_bytes, KnnMethod method) {
   KnnPlan plan;
-  const bool wants_lists = method == KnnMethod::kAny ? lists_pay(request) : method == KnnMethod::kLists;
+  const bool wants_lists = method == KnnMethod::kAny ? lists_pay(request) : method == KnnMethod::kStreaming;
   if (wants_lists && plan_lists(request, max_bytes, &plan)) return plan;
   plan = KnnPlan{};
-  const auto most = static_cast<int64_t>(kSlabBytes / (sizeof(float) * static_cast<size_t>(request.num_base)));
+  const auto most = static_cast<int64_t>(kKnnScoreBytes / (sizeof(float) * static_cast<size_t>(request.num_base)));
   plan.queries_at_once = std::min(request.num_queries, std::max<int64_t>(1, most));
   while (plan.queries_at_once > 1 && bytes_needed(request, plan) > max_bytes) {
     plan.queries_at_once = (plan.queries_at_once + 1) / 2;
@@ -71,19 +71,19 @@ KnnPlan plan_knn(const KnnRequest& request, size_t max_bytes, KnnMethod method) 
   return plan;
 }
 
-void knn(const KnnRequest& request, const KnnPlan& plan, const Links& links, void* scratch, uint64_t* status,
+void knn(const KnnRequest& request, const KnnPlan& plan, const Edges& edges, void* scratch, uint64_t* status,
          void* raw_stream) {
   const auto stream = static_cast<device::Stream>(raw_stream);
   const Layout layout(request, plan, scratch);
   const Metric metric = request.selection.metric;
   // Where the base is the queries, what is wrong is theirs.
-  const auto base_kind = layout.has_same_terms ? StatusKind::kFeatureNotFinite : StatusKind::kKeyNotFinite;
-  uint32_t* const unbounded = plan.has_lists && can_screen_lists(request) ? layout.unbounded : nullptr;
+  const auto base_kind = layout.has_same_norms ? StatusKind::kFeatureNotFinite : StatusKind::kDocumentNotFinite;
+  uint32_t* const unbounded = plan.is_streaming && can_prefilter_lists(request) ? layout.unbounded : nullptr;
   if (unbounded != nullptr) device::fill_async(unbounded, 0, sizeof *unbounded, stream);
-  launch_row_terms(request.base, request.base_ids, request.num_base, metric, layout.base_terms, base_kind, status,
+  launch_row_norms(request.base, request.base_ids, request.num_base, metric, layout.base_norms, base_kind, status,
                    unbounded, stream);
-  if (!layout.has_same_terms) {
-    launch_row_terms(request.queries, request.query_ids, request.num_queries, metric, layout.query_terms,
+  if (!layout.has_same_norms) {
+    launch_row_norms(request.queries, request.query_ids, request.num_queries, metric, layout.query_norms,
                      StatusKind::kFeatureNotFinite, status, unbounded, stream);
   }
   if (layout.lists) layout.lists->launch_preparation(request, stream);
@@ -91,8 +91,8 @@ void knn(const KnnRequest& request, const KnnPlan& plan, const Links& links, voi
   ScoreBlock block{};
   block.queries = request.queries;
   block.base = request.base;
-  block.query_terms = layout.query_terms;
-  block.base_terms = layout.base_terms;
+  block.query_norms = layout.query_norms;
+  block.base_norms = layout.base_norms;
   block.query_ids = request.query_ids;
   block.base_ids = request.base_ids;
   block.num_candidates = request.num_base;
@@ -104,10 +104,10 @@ void knn(const KnnRequest& request, const KnnPlan& plan, const Links& links, voi
     block.num_rows = std::min(plan.queries_at_once, request.num_queries - first);
     block.rows_per_group = block.num_rows;
     if (layout.lists) {
-      layout.lists->launch(block, links, stream);
+      layout.lists->launch(block, edges, stream);
     } else {
-      launch_scores(block, layout.slab, stream);
-      layout.selector->launch(block, layout.slab, links, stream);
+      launch_scores(block, layout.scores, stream);
+      layout.selector->launch(block, layout.scores, edges, stream);
     }
   }
 }

@@ -1,5 +1,5 @@
 // Proximity graphs on the GPU: draws of as many groups at a time as scratch holds, then scores and selection, in one
-// kernel where that serves (fused_topk_kernel.cuh), else by slabs of so many groups that their scores stay in L2.
+// kernel where that serves (fused_topk_kernel.cuh), else by matrices of so many groups that their scores stay in L2.
 
 #include <algorithm>
 #include <optional>
@@ -16,17 +16,18 @@ namespace bse::cuda {
 
 namespace {
 
-constexpr int64_t kMostGroups = 65535;  // of a launch that fills a slab
+constexpr int64_t kMaxGroups = 65535;  // of a launch that random_fills a scores
 
-bool can_screen(const GraphRequest& request) {
-  return request.rows_per_draw > 1 && can_screen(request.features, request.keys, request.selection, request.has_scores);
+bool can_prefilter(const GraphRequest& request) {
+  return request.candidate_group_size > 1 &&
+         can_prefilter(request.features, request.documents, request.selection, request.has_scores);
 }
 
 // What a run lays out in scratch.
 struct Layout {
   Layout(const GraphRequest& request, const GraphPlan& plan, void* buffer) : scratch(buffer) {
-    const bool is_shared = request.rows_per_draw > 1;
-    rows_per_group = std::min(request.rows_per_draw, request.num_rows);
+    const bool is_shared = request.candidate_group_size > 1;
+    rows_per_group = std::min(request.candidate_group_size, request.num_rows);
     num_groups = ceil_div(request.num_rows, rows_per_group);
     num_columns = request.num_candidates + (is_shared ? 1 : 0);
     has_two_towers = request.two_towers;
@@ -45,13 +46,13 @@ struct Layout {
     if (is_sparse && !draw.is_shared) tables = scratch.take<uint64_t>(draw_blocks * draw.num_slots);
     draw.values_stride = is_sparse || draw.is_shared ? draw.num_drawn : draw.n;
 
-    query_terms = scratch.take<float>(request.num_rows);
-    base_terms = has_two_towers ? scratch.take<float>(request.num_rows) : query_terms;
+    query_norms = scratch.take<float>(request.num_rows);
+    base_norms = has_two_towers ? scratch.take<float>(request.num_rows) : query_norms;
     unbounded = scratch.take<uint32_t>(1);
     last_guess = scratch.take<uint32_t>(1);
     order = is_shared ? scratch.take<uint32_t>(request.num_rows) : nullptr;
     values = scratch.take<uint32_t>(plan.draws_at_once * draw.values_stride);
-    if (plan.band_rows == 0) slab = scratch.take<float>(plan.groups_at_once * rows_per_group * num_columns);
+    if (plan.fused_rows == 0) scores = scratch.take<float>(plan.groups_at_once * rows_per_group * num_columns);
   }
 
   Scratch scratch;
@@ -60,61 +61,62 @@ struct Layout {
   int64_t rows_per_group, num_groups, num_columns, draw_blocks;
   bool has_two_towers;
   uint64_t* tables = nullptr;
-  float *query_terms, *base_terms;
+  float *query_norms, *base_norms;
   uint32_t *order, *values, *unbounded, *last_guess;
-  float* slab = nullptr;
+  float* scores = nullptr;
 };
 
 Selector make_selector(const GraphRequest& request, const GraphPlan& plan, Layout& layout) {
-  return Selector(request.selection, request.rows_per_draw > 1, plan.groups_at_once * layout.rows_per_group,
+  return Selector(request.selection, request.candidate_group_size > 1, plan.groups_at_once * layout.rows_per_group,
                   layout.scratch);
 }
 
 size_t bytes_needed(const GraphRequest& request, const GraphPlan& plan) {
   Layout layout(request, plan, nullptr);
-  if (plan.band_rows == 0) make_selector(request, plan, layout);
+  if (plan.fused_rows == 0) make_selector(request, plan, layout);
   return layout.scratch.num_bytes();
 }
 
 }  // namespace
 
-GraphPlan plan_proximity_graph(const GraphRequest& request, size_t max_bytes, int max_band_rows) {
+GraphPlan plan_proximity_graph(const GraphRequest& request, size_t max_bytes, int max_fused_rows) {
   GraphPlan plan;
   plan.draws_at_once = plan.groups_at_once = 1;
   const Layout least(request, plan, nullptr);
-  if (can_screen(request)) {
-    plan.band_rows = band_rows(least.rows_per_group, least.num_columns, request.features.dim, max_band_rows);
+  if (can_prefilter(request)) {
+    plan.fused_rows = fused_rows(least.rows_per_group, least.num_columns, request.features.dim, max_fused_rows);
   }
   const auto fits = [&] { return bytes_needed(request, plan) <= max_bytes; };
   const size_t draw_bytes = sizeof(uint32_t) * least.draw.values_stride;
-  const auto most_draws =
+  const auto max_draws =
       std::min(least.num_groups, std::max<int64_t>(1, static_cast<int64_t>(tuning::kDrawBytes / draw_bytes)));
-  if (plan.band_rows == 0) {
+  if (plan.fused_rows == 0) {
     const size_t group_bytes = sizeof(float) * static_cast<size_t>(least.rows_per_group * least.num_columns);
-    plan.groups_at_once = std::min({kMostGroups, least.num_groups,
-                                    std::max<int64_t>(1, static_cast<int64_t>(tuning::kGraphSlabBytes / group_bytes))});
+    plan.groups_at_once =
+        std::min({kMaxGroups, least.num_groups,
+                  std::max<int64_t>(1, static_cast<int64_t>(tuning::kGraphScoreBytes / group_bytes))});
     plan.draws_at_once = plan.groups_at_once;
     while (plan.groups_at_once > 1 && !fits()) {
       plan.draws_at_once = plan.groups_at_once = (plan.groups_at_once + 1) / 2;
     }
   }
-  // More draws at a time where there is room, in whole slabs.
-  const int64_t least_draws = plan.groups_at_once;
-  for (int64_t draws = most_draws; draws > least_draws; draws /= 2) {
-    plan.draws_at_once = std::max<int64_t>(1, draws / least_draws) * least_draws;
+  // More draws at a time where there is room, in whole matrices.
+  const int64_t min_draws = plan.groups_at_once;
+  for (int64_t draws = max_draws; draws > min_draws; draws /= 2) {
+    plan.draws_at_once = std::max<int64_t>(1, draws / min_draws) * min_draws;
     if (fits()) break;
-    plan.draws_at_once = least_draws;
+    plan.draws_at_once = min_draws;
   }
   plan.scratch_bytes = bytes_needed(request, plan);
   require_scratch(plan.scratch_bytes, max_bytes);
   return plan;
 }
 
-void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const Links& links, void* scratch,
+void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const Edges& edges, void* scratch,
                      uint64_t* status, void* raw_stream) {
   const auto stream = static_cast<device::Stream>(raw_stream);
   Layout layout(request, plan, scratch);
-  const bool is_shared = request.rows_per_draw > 1;
+  const bool is_shared = request.candidate_group_size > 1;
   const Metric metric = request.selection.metric;
   const int64_t num_rows = request.num_rows;
   if (is_shared) {
@@ -125,9 +127,9 @@ void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const L
 
   ScoreBlock block{};
   block.queries = request.features;
-  block.base = request.keys;
-  block.query_terms = layout.query_terms;
-  block.base_terms = layout.base_terms;
+  block.base = request.documents;
+  block.query_norms = layout.query_norms;
+  block.base_norms = layout.base_norms;
   block.query_ids = block.base_ids = request.rows;
   block.order = layout.order;
   block.candidates = layout.values;
@@ -136,42 +138,42 @@ void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const L
   block.num_candidates = layout.num_columns;
   block.exclude_self = is_shared;
   block.selection = request.selection;
-  // A slab is screened by one threshold; bands know better.
-  const bool is_screened = can_screen(request) && (plan.band_rows > 0 || request.selection.range_min == 0);
-  uint32_t* const unbounded_word = is_screened ? layout.unbounded : nullptr;
+  // A scores is approximate by one threshold; bands know better.
+  const bool is_prefiltered = can_prefilter(request) && (plan.fused_rows > 0 || request.selection.range_min == 0);
+  uint32_t* const unbounded_word = is_prefiltered ? layout.unbounded : nullptr;
   if (unbounded_word != nullptr) {
     block.unbounded = unbounded_word;
-    block.margin = 2.0 * tensor_core_screening_error(request.features.dim);
+    block.margin = 2.0 * tensor_core_prefilter_error(request.features.dim);
     device::fill_async(unbounded_word, 0, sizeof(uint32_t), stream);
     device::fill_async(layout.last_guess, 0, sizeof(uint32_t), stream);
   }
-  launch_row_terms(request.features, request.rows, num_rows, metric, layout.query_terms, StatusKind::kFeatureNotFinite,
+  launch_row_norms(request.features, request.rows, num_rows, metric, layout.query_norms, StatusKind::kFeatureNotFinite,
                    status, unbounded_word, stream);
   if (layout.has_two_towers) {
-    launch_row_terms(request.keys, request.rows, num_rows, metric, layout.base_terms, StatusKind::kKeyNotFinite, status,
-                     unbounded_word, stream);
+    launch_row_norms(request.documents, request.rows, num_rows, metric, layout.base_norms,
+                     StatusKind::kDocumentNotFinite, status, unbounded_word, stream);
   }
   const auto take_groups = [&](int64_t first, int64_t count) {
     block.first_row = first * layout.rows_per_group;
     block.num_rows = std::min(count * layout.rows_per_group, num_rows - block.first_row);
   };
   std::optional<Selector> selector;
-  if (plan.band_rows == 0) selector = make_selector(request, plan, layout);
+  if (plan.fused_rows == 0) selector = make_selector(request, plan, layout);
   for (int64_t first_drawn = 0; first_drawn < layout.num_groups; first_drawn += plan.draws_at_once) {
     const int64_t num_drawn = std::min(plan.draws_at_once, layout.num_groups - first_drawn);
     device::launch(candidate_draw_kernel, dim3(static_cast<unsigned>(std::min(num_drawn, layout.draw_blocks))),
                    dim3(kDrawThreads), layout.draw_shared_bytes, stream, layout.draw,
                    static_cast<uint32_t>(first_drawn), static_cast<uint32_t>(num_drawn), layout.values, layout.tables);
-    if (plan.band_rows > 0) {
+    if (plan.fused_rows > 0) {
       take_groups(first_drawn, num_drawn);
-      launch_bands(block, plan.band_rows, links, layout.last_guess, stream);
+      launch_fused_topk(block, plan.fused_rows, edges, layout.last_guess, stream);
       continue;
     }
     for (int64_t first = 0; first < num_drawn; first += plan.groups_at_once) {
       take_groups(first_drawn + first, std::min(plan.groups_at_once, num_drawn - first));
       block.candidates = layout.values + first * layout.draw.values_stride;
-      launch_scores(block, layout.slab, stream);
-      selector->launch(block, layout.slab, links, stream);
+      launch_scores(block, layout.scores, stream);
+      selector->launch(block, layout.scores, edges, stream);
     }
   }
 }

@@ -16,29 +16,29 @@ namespace bse::cuda {
 // Scratch is taken from one buffer that the caller provides, of as many bytes as plan_*() says and aligned to 256. Any
 // `max_bytes` that suffices gives the same results; less throws std::invalid_argument.
 struct GraphPlan {
-  int band_rows = 0;           // 0: scores go through a slab in device memory
+  int fused_rows = 0;          // 0: scores go through a scores in device memory
   int64_t draws_at_once = 0;   // groups whose candidates are drawn together
   int64_t groups_at_once = 0;  // of these, that are scored and selected together
   size_t scratch_bytes = 0;
 };
-// max_band_rows: rows of a band (fused_topk_kernel.cuh), at most; 0: none. Tests choose it to reach each path.
+// max_fused_rows: rows of a band (fused_topk_kernel.cuh), at most; 0: none. Tests choose it to reach each path.
 GraphPlan plan_proximity_graph(const GraphRequest& request, size_t max_bytes,
-                               int max_band_rows = tuning::kMostBandRows);
-void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const Links& links, void* scratch,
+                               int max_fused_rows = tuning::kMaxFusedRows);
+void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const Edges& edges, void* scratch,
                      uint64_t* status, void* stream);
 
 struct KnnPlan {
   int64_t queries_at_once = 0;
-  bool has_lists = false;  // candidate lists with running limits, else a slab of all scores
-  size_t list_bytes = 0;   // for as many splits of the base as pay
+  bool is_streaming = false;  // candidate lists with running limits, else a scores of all scores
+  size_t list_bytes = 0;      // for as many splits of the base as pay
   size_t scratch_bytes = 0;
 };
-// How exact neighbours are found. All give the same results.
-enum class KnnMethod { kAny, kLists, kSlab };
+// How exact neighbors are found. All give the same results.
+enum class KnnMethod { kAny, kStreaming, kMatrix };
 
 // method: tests choose it to reach each path.
 KnnPlan plan_knn(const KnnRequest& request, size_t max_bytes, KnnMethod method = KnnMethod::kAny);
-void knn(const KnnRequest& request, const KnnPlan& plan, const Links& links, void* scratch, uint64_t* status,
+void knn(const KnnRequest& request, const KnnPlan& plan, const Edges& edges, void* scratch, uint64_t* status,
          void* stream);
 
 }  // namespace bse::cuda

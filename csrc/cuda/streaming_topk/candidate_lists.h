@@ -1,4 +1,4 @@
-// Lists of the candidates that may be among the best of a row: what exact neighbours are found with when not all scores
+// Lists of the candidates that may be among the best of a row: what exact neighbors are found with when not all scores
 // are kept.
 //
 // A thread block meets a tile of rows with the columns of one split of the base, in order. Scores that reach their
@@ -22,13 +22,13 @@ struct CandidateLists {
   uint32_t num_selected;
   uint32_t num_splits;
   int64_t columns_per_split;  // a multiple of kTile
-  // Of screened scores: who is further below num_selected others is not among the best; twice their error, and more.
-  float band;
+  // Of approximate scores: who is further below num_selected others is not among the best; twice their error, and more.
+  float margin;
 
   BSE_HOST_DEVICE uint32_t most() const { return capacity - kTile; }
-  // A cut leaves from num_selected to most_cut() entries, or fewer if there are not as many candidates; where scores
-  // are screened up to room().
-  BSE_HOST_DEVICE uint32_t most_cut() const { return num_selected + (most() - num_selected) / 8; }
+  // A cut leaves from num_selected to max_cut() entries, or fewer if there are not as many candidates; where scores
+  // are approximate up to room().
+  BSE_HOST_DEVICE uint32_t max_cut() const { return num_selected + (most() - num_selected) / 8; }
   BSE_HOST_DEVICE uint32_t room() const { return (num_selected + most()) / 2; }
 };
 

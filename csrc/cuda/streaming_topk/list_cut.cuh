@@ -1,10 +1,10 @@
 // Cutting a list of candidates to those that can still be among the best of its row; by one warp, in place.
 //
-// Entries are cut by rank, exactly. Where scores are screened, with e as their error and T as a score that num_selected
-// candidates reach: these have defined scores of at least T - e, so who is below T - 2 e is not among the best. If more
-// than there is room for are within that band (ties, clusters of near rows), the entries get their defined scores and
-// are cut by rank: num_selected always suffice then. A defined score is a screened one without an error, so that a list
-// may hold both.
+// Entries are cut by rank, exactly. Where scores are approximate, with e as their error and T as a score that
+// num_selected candidates reach: these have defined scores of at least T - e, so who is below T - 2 e is not among the
+// best. If more than there is room for are within that margin (ties, clusters of near rows), the entries get their
+// defined scores and are cut by rank: num_selected always suffice then. A defined score is a approximate one without an
+// error, so that a list may hold both.
 //
 // O(length) for each of 5 to 15 passes in search of T, 64 at the worst.
 #pragma once
@@ -74,36 +74,36 @@ BSE_DEVICE uint64_t find_bound(const uint64_t* list, uint32_t count, uint32_t le
 struct ListedQuery {
   const ScoreBlock& block;
   int64_t row, id, label;
-  float term;
-  bool is_screened;
+  float norm;
+  bool is_prefiltered;
 
   // position: among the rows of the block
-  BSE_DEVICE ListedQuery(const ScoreBlock& score_block, int64_t position, bool has_screened_scores)
+  BSE_DEVICE ListedQuery(const ScoreBlock& score_block, int64_t position, bool has_approximate_scores)
       : block(score_block),
         row(block.query_row(block.first_row + position)),
         id(block.query_id(row)),
         label(block.selection.labels != nullptr ? block.selection.labels[id] : -1),
-        term(block.query_terms[row]),
-        is_screened(has_screened_scores) {}
+        norm(block.query_norms[row]),
+        is_prefiltered(has_approximate_scores) {}
 
   BSE_DEVICE bool has_conditions() const { return block.exclude_self || label >= 0 || block.selection.has_max_score; }
 
-  // Whether the candidate may be linked. band: of its score, 0 if it is the defined one
-  BSE_DEVICE bool allows(uint64_t entry, float band) const {
+  // Whether the candidate may be linked. margin: of its score, 0 if it is the defined one
+  BSE_DEVICE bool allows(uint64_t entry, float margin) const {
     const Selection& selection = block.selection;
     const int64_t other = block.base_id(rank_tiebreak(entry));
     if (block.exclude_self && other == id) return false;
     if (label >= 0 && selection.labels[other] == label) return false;
-    if (!selection.has_max_score || rank_score(entry) <= selection.max_score - band) return true;
-    return rank_score(band > 0.0f ? with_defined_score(entry) : entry) <= selection.max_score;
+    if (!selection.has_max_score || rank_score(entry) <= selection.max_score - margin) return true;
+    return rank_score(margin > 0.0f ? with_defined_score(entry) : entry) <= selection.max_score;
   }
 
-  // Of rows that screening takes: aligned bfloat16, cosine.
+  // Of rows that prefiltering takes: aligned bfloat16, cosine.
   BSE_DEVICE uint64_t with_defined_score(uint64_t entry) const {
     const uint32_t column = rank_tiebreak(entry);
     const float dot = defined_dot(bfloat16_row(block.queries, id), bfloat16_row(block.base, block.base_id(column)),
                                   block.queries.dim);
-    return candidate_rank(finish_score(Metric::kCosine, dot, term, block.base_terms[column]), column);
+    return candidate_rank(finish_score(Metric::kCosine, dot, norm, block.base_norms[column]), column);
   }
 };
 
@@ -115,17 +115,17 @@ struct ListState {
 
 BSE_DEVICE void cut_list(const ListedQuery& query, const CandidateLists& lists, uint64_t* list, ListState& state) {
   if (query.has_conditions()) {
-    const float band = query.is_screened ? lists.band : 0.0f;
-    state.count =
-        filter_list(list, state.num_cut, state.count, [&](const uint64_t& entry) { return query.allows(entry, band); });
+    const float margin = query.is_prefiltered ? lists.margin : 0.0f;
+    state.count = filter_list(list, state.num_cut, state.count,
+                              [&](const uint64_t& entry) { return query.allows(entry, margin); });
   }
   float limit = state.limit;
-  bool has_defined_scores = !query.is_screened;
-  while (state.count > lists.most_cut()) {
-    const uint64_t bound = find_bound(list, state.count, lists.num_selected, lists.most_cut());
+  bool has_defined_scores = !query.is_prefiltered;
+  while (state.count > lists.max_cut()) {
+    const uint64_t bound = find_bound(list, state.count, lists.num_selected, lists.max_cut());
     const float reached = rank_score(bound);  // by num_selected entries
-    // Where nothing is screened later columns lose ties.
-    limit = query.is_screened ? reached - lists.band : from_ordered_bits(ordered_bits(reached) + 1);
+    // Where nothing is approximate later columns lose ties.
+    limit = query.is_prefiltered ? reached - lists.margin : from_ordered_bits(ordered_bits(reached) + 1);
     if (has_defined_scores) {
       state.count = filter_list(list, 0, state.count, [&](const uint64_t& entry) { return entry <= bound; });
       break;

@@ -1,6 +1,6 @@
-// From candidate lists to links: the lists of a row's splits become one, which is cut, scored as defined and sorted.
+// From candidate lists to edges: the lists of a row's splits become one, which is cut, scored as defined and sorted.
 //
-// Links are by score descending, then by lower column, that is lower id; ranks range_min .. range_min + K - 1 are kept.
+// Edges are by score descending, then by lower column, that is lower id; ranks range_min .. range_min + K - 1 are kept.
 // A warp takes a row. O(entries) for each pass of cut_list(), plus O(K log^2 K) to sort.
 #pragma once
 
@@ -12,7 +12,7 @@
 
 namespace bse::cuda {
 
-constexpr int kListLinkWarps = 4;
+constexpr int kListEdgeWarps = 4;
 
 // Moves the lists of all splits to follow the first one. Returns them as one.
 // list: the first
@@ -36,14 +36,14 @@ BSE_DEVICE ListState join_lists(const CandidateLists& lists, int64_t row, uint64
 
 // grid: a warp for each row of the block      sort_length: a power of two of at least lists.room()
 // 6 blocks a multiprocessor: up to 80 registers; with fewer there are spills
-__global__ void __launch_bounds__(32 * kListLinkWarps, 6)
-    list_links_kernel(ScoreBlock block, CandidateLists lists, uint32_t sort_length, Links links) {
+__global__ void __launch_bounds__(32 * kListEdgeWarps, 6)
+    list_edges_kernel(ScoreBlock block, CandidateLists lists, uint32_t sort_length, Edges edges) {
   device::SharedMemory shared;
   const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  uint64_t* ranks = shared.take<uint64_t>(kListLinkWarps * sort_length) + warp * sort_length;
-  const int64_t row = int64_t{blockIdx.x} * kListLinkWarps + warp;
+  uint64_t* ranks = shared.take<uint64_t>(kListEdgeWarps * sort_length) + warp * sort_length;
+  const int64_t row = int64_t{blockIdx.x} * kListEdgeWarps + warp;
   if (row >= block.num_rows) return;  // the whole warp
-  const ListedQuery query(block, row, is_screened(block));
+  const ListedQuery query(block, row, is_prefiltered(block));
   uint64_t* list = lists.entries + row * lists.num_splits * lists.capacity;
   ListState joined = join_lists(lists, row, list);
   cut_list(query, lists, list, joined);
@@ -51,17 +51,17 @@ __global__ void __launch_bounds__(32 * kListLinkWarps, 6)
   while (length < joined.count) length *= 2;
   for (uint32_t i = lane; i < length; i += 32) {
     const uint64_t entry = i < joined.count ? list[i] : ~uint64_t{0};
-    ranks[i] = i < joined.count && query.is_screened ? query.with_defined_score(entry) : entry;
+    ranks[i] = i < joined.count && query.is_prefiltered ? query.with_defined_score(entry) : entry;
   }
   warp_sort(ranks, length);
 
   const Selection& selection = block.selection;
   for (int64_t k = lane; k < selection.num_neighbors; k += 32) {
-    const bool is_link = selection.range_min + k < joined.count;
-    const uint64_t rank = is_link ? ranks[selection.range_min + k] : 0;
+    const bool is_edge = selection.range_min + k < joined.count;
+    const uint64_t rank = is_edge ? ranks[selection.range_min + k] : 0;
     const int64_t place = query.row * selection.num_neighbors + k;
-    links.neighbors[place] = is_link ? static_cast<int32_t>(block.base_id(rank_tiebreak(rank))) : -1;
-    if (links.scores != nullptr) links.scores[place] = is_link ? rank_score(rank) : __uint_as_float(0xFF800000u);
+    edges.neighbors[place] = is_edge ? static_cast<int32_t>(block.base_id(rank_tiebreak(rank))) : -1;
+    if (edges.scores != nullptr) edges.scores[place] = is_edge ? rank_score(rank) : __uint_as_float(0xFF800000u);
   }
 }
 

@@ -19,7 +19,7 @@
 
 namespace bse::cuda {
 
-struct ListScreenTile {
+struct ListPrefilterTile {
   static constexpr int kSize = CandidateLists::kTile, kThreads = 128;
   static constexpr int kDepth = 32, kStages = 4;
   static constexpr int kWarpSize = 64;           // rows and columns of a warp
@@ -61,7 +61,7 @@ struct ListScreenTile {
 
 // What the rows of a tile may not be linked to; in shared memory.
 struct ListRowConditions {
-  float ceilings[CandidateLists::kTile];  // of a dot product * base term: what is above it scores above max_score
+  float ceilings[CandidateLists::kTile];  // of a dot product * base norm: what is above it scores above max_score
   int32_t labels[CandidateLists::kTile];
 
   BSE_DEVICE void load(const ScoreBlock& block, const CandidateLists& lists, const NarrowLabels& narrow,
@@ -69,11 +69,11 @@ struct ListRowConditions {
     const Selection& selection = block.selection;
     for (int i = threadIdx.x; i < range.num_rows; i += blockDim.x) {
       const int64_t row = block.query_row(block.first_row + range.row_begin + i);
-      const float term = block.query_terms[row];
+      const float norm = block.query_norms[row];
       labels[i] = narrow.of_query(selection.labels != nullptr ? selection.labels[block.query_id(row)] : -1);
       ceilings[i] = __uint_as_float(0x7F800000u);
       // 2^-20: as with gates (list_rows.cuh)
-      if (selection.has_max_score && term != 0.0f) ceilings[i] = (selection.max_score + lists.band + 0x1p-20f) / term;
+      if (selection.has_max_score && norm != 0.0f) ceilings[i] = (selection.max_score + lists.margin + 0x1p-20f) / norm;
     }
     __syncthreads();
   }
@@ -81,17 +81,17 @@ struct ListRowConditions {
 
 // Dynamic shared memory of a block.
 struct ListPanelMemory {
-  using Tile = ListScreenTile;
+  using Tile = ListPrefilterTile;
   static constexpr int kNumWords = Tile::kStages * Tile::kSize;  // a tile can be as far ahead as panels are
   uint16_t *query_panels, *base_panels;
-  float* base_terms;
+  float* base_norms;
   int32_t* base_labels;
 
   BSE_DEVICE explicit ListPanelMemory(int num_query_panels) {
     device::SharedMemory shared;
     query_panels = shared.take<uint16_t>(num_query_panels * Tile::kPanel);
     base_panels = shared.take<uint16_t>(Tile::kStages * Tile::kPanel);
-    base_terms = shared.take<float>(kNumWords);
+    base_norms = shared.take<float>(kNumWords);
     base_labels = shared.take<int32_t>(kNumWords);
   }
 };
@@ -99,7 +99,7 @@ struct ListPanelMemory {
 // The stream of panels through shared memory: kStages of them in flight, in the order in which they are multiplied.
 class ListPanels {
  public:
-  using Tile = ListScreenTile;
+  using Tile = ListPrefilterTile;
   static constexpr int kRowTiles = Tile::kWarpSize / 16, kColumnTiles = Tile::kWarpSize / 8;
 
   // column_labels: of all columns, or null: there are none
@@ -158,7 +158,7 @@ class ListPanels {
             memory_.query_panels + (holds_queries_ ? next_piece_ : next_stage_) * Tile::kPanel);
       }
       if (next_piece_ == 0) {
-        Tile::fetch_words(block_.base_terms + next_column_, num_columns, memory_.base_terms + next_words_);
+        Tile::fetch_words(block_.base_norms + next_column_, num_columns, memory_.base_norms + next_words_);
         if (column_labels_ != nullptr) {
           Tile::fetch_words(column_labels_ + next_column_, num_columns, memory_.base_labels + next_words_);
         }
@@ -188,16 +188,16 @@ class ListPanels {
 // What the columns of a lane have: of each mma tile, two columns side by side.
 struct ListLaneColumns {
   static constexpr int kCount = 2 * ListPanels::kColumnTiles;
-  float terms[kCount];
+  float norms[kCount];
   int32_t labels[kCount];
 
   // place: of the lane's first column among the words in shared memory
   BSE_DEVICE ListLaneColumns(const ListPanelMemory& memory, int place, bool has_labels) {
     BSE_UNROLL
     for (int j = 0; j < kCount; j += 2) {
-      const float2 both_terms = *reinterpret_cast<const float2*>(memory.base_terms + place + 4 * j);
-      terms[j] = both_terms.x;
-      terms[j + 1] = both_terms.y;
+      const float2 both_norms = *reinterpret_cast<const float2*>(memory.base_norms + place + 4 * j);
+      norms[j] = both_norms.x;
+      norms[j + 1] = both_norms.y;
       int2 both_labels{NarrowLabels::kUnknown, NarrowLabels::kUnknown};
       if (has_labels) both_labels = *reinterpret_cast<const int2*>(memory.base_labels + place + 4 * j);
       labels[j] = both_labels.x;
@@ -221,7 +221,7 @@ BSE_DEVICE void append_passing(const ListRowState& state, const ListRowCondition
     const float ceiling = kIsRestricted ? conditions.ceilings[row] : 0.0f;
     const int32_t label = kIsRestricted ? conditions.labels[row] : 0;
     const auto passes = [&](int j) {
-      const float gated = dot(j) * columns.terms[j];
+      const float gated = dot(j) * columns.norms[j];
       return gated >= gate && (!kIsRestricted || (gated <= ceiling && label != columns.labels[j]));
     };
     constexpr int kAtOnce = kColumns / 2;  // few pass: whether any does comes first
@@ -234,7 +234,7 @@ BSE_DEVICE void append_passing(const ListRowState& state, const ListRowCondition
       BSE_UNROLL
       for (int j = first; j < first + kAtOnce; ++j) {
         if (!passes(j)) continue;
-        const float score = finish_score(Metric::kCosine, dot(j), state.terms[row], columns.terms[j]);
+        const float score = finish_score(Metric::kCosine, dot(j), state.norms[row], columns.norms[j]);
         rows.append(row, first_column + j / 2 * 8 + j % 2, score);
       }
     }
@@ -243,13 +243,13 @@ BSE_DEVICE void append_passing(const ListRowState& state, const ListRowCondition
 
 // num_query_panels: all that the rows have, or kStages
 template <bool kIsRestricted>
-__global__ void __launch_bounds__(ListScreenTile::kThreads, tuning::kListBlocksPerMultiprocessor)
-    list_screen_kernel(ScoreBlock block, CandidateLists lists, NarrowLabels labels, int num_query_panels) {
-  using Tile = ListScreenTile;
+__global__ void __launch_bounds__(ListPrefilterTile::kThreads, tuning::kListBlocksPerMultiprocessor)
+    list_prefilter_kernel(ScoreBlock block, CandidateLists lists, NarrowLabels labels, int num_query_panels) {
+  using Tile = ListPrefilterTile;
   BSE_SHARED(ListRowState, state);
   BSE_SHARED(ListRowConditions, conditions);
   const ListPanelMemory memory(num_query_panels);
-  if (!is_screened(block)) return;  // the whole block
+  if (!is_prefiltered(block)) return;  // the whole block
   const ListRange range(block, lists);
   if constexpr (kIsRestricted) conditions.load(block, lists, labels, range);
   ListRows<true> rows(block, lists, range, state);

@@ -1,4 +1,5 @@
-// The rows of a thread block that fills candidate lists: their lists, and the limits that scores are compared with.
+// The rows of a thread block that random_fills candidate lists: their lists, and the limits that scores are compared
+// with.
 #pragma once
 
 #include "cuda/streaming_topk/list_cut.cuh"
@@ -6,7 +7,7 @@
 
 namespace bse::cuda {
 
-// What a thread block has: a tile of rows, and a split of the columns. Blocks that run at once have neighbouring row
+// What a thread block has: a tile of rows, and a split of the columns. Blocks that run at once have neighboring row
 // tiles of the same split, so that they read the same base rows at about the same time.
 // grid: (row tiles x splits)
 struct ListRange {
@@ -30,15 +31,15 @@ struct ListRange {
 struct ListRowState {
   static constexpr int kRows = CandidateLists::kTile;
   int64_t query_ids[kRows];
-  float terms[kRows];
+  float norms[kRows];
   float limits[kRows];  // of scores
   float gates[kRows];   // of what a kernel compares instead
   uint32_t counts[kRows], num_cut[kRows];
   uint32_t is_full[2];  // some list has more than most() entries: after tiles of even, of odd number
 };
 
-// kIsScreened: gates are of dot product * base term, a multiplication less than a score takes.
-template <bool kIsScreened>
+// kIsPrefiltered: gates are of dot product * base norm, a multiplication less than a score takes.
+template <bool kIsPrefiltered>
 class ListRows {
  public:
   // Begins with empty lists; ends with a barrier.
@@ -54,9 +55,9 @@ class ListRows {
       const bool is_row = i < range.num_rows;
       const int64_t row = is_row ? block.query_row(block.first_row + range.row_begin + i) : 0;
       state.query_ids[i] = is_row ? block.query_id(row) : 0;
-      state.terms[i] = is_row ? block.query_terms[row] : 0.0f;
+      state.norms[i] = is_row ? block.query_norms[row] : 0.0f;
       state.limits[i] = minus_infinity();
-      state.gates[i] = is_row ? minus_infinity() : never();
+      state.gates[i] = is_row ? minus_infinity() : unreachable();
       state.counts[i] = state.num_cut[i] = 0;
     }
     if (threadIdx.x < 2) state.is_full[threadIdx.x] = 0;
@@ -85,7 +86,7 @@ class ListRows {
     if (threadIdx.x == 0) state_.is_full[parity_ ^ 1] = 0;
   }
 
-  // Leaves the lists, with their lengths, to list_links_kernel.
+  // Leaves the lists, with their lengths, to list_edges_kernel.
   BSE_DEVICE void finish() {
     __syncthreads();
     for (int i = threadIdx.x; i < range_.num_rows; i += blockDim.x) {
@@ -95,26 +96,26 @@ class ListRows {
 
  private:
   BSE_DEVICE static float minus_infinity() { return __uint_as_float(0xFF800000u); }
-  BSE_DEVICE static float never() { return __uint_as_float(0x7FC00000u); }  // no score is >= NaN
+  BSE_DEVICE static float unreachable() { return __uint_as_float(0x7FC00000u); }  // no score is >= NaN
 
   BSE_DEVICE void cut(int row) {
     ListState list{state_.counts[row], state_.num_cut[row], state_.limits[row]};
-    const ListedQuery query(block_, range_.row_begin + row, kIsScreened);
+    const ListedQuery query(block_, range_.row_begin + row, kIsPrefiltered);
     cut_list(query, lists_, entries_ + static_cast<uint32_t>(row) * row_stride_, list);
     __syncwarp();  // all have read the state
     if (threadIdx.x % 32 != 0) return;
     state_.counts[row] = list.count;
     state_.num_cut[row] = list.num_cut;
     state_.limits[row] = list.limit;
-    state_.gates[row] = gate(list.limit, query.term);
+    state_.gates[row] = gate(list.limit, query.norm);
   }
 
-  // A score is dot * (term * base term) in float32, a gated value dot * base term: 2^-20, against scores of at most
-  // 1.02, has room for the roundings of both and of this quotient, as terms are within [2^-20, 2^20]
-  // (allows_screening), or 0: then all scores are 0, and once there is a limit later columns lose the tie.
-  BSE_DEVICE static float gate(float limit, float term) {
-    if (!kIsScreened || limit == minus_infinity()) return limit;
-    return term == 0.0f ? never() : (limit - 0x1p-20f) / term;
+  // A score is dot * (norm * base norm) in float32, a gated value dot * base norm: 2^-20, against scores of at most
+  // 1.02, has room for the roundings of both and of this quotient, as norms are within [2^-20, 2^20]
+  // (has_prefilter_bound), or 0: then all scores are 0, and once there is a limit later columns lose the tie.
+  BSE_DEVICE static float gate(float limit, float norm) {
+    if (!kIsPrefiltered || limit == minus_infinity()) return limit;
+    return norm == 0.0f ? unreachable() : (limit - 0x1p-20f) / norm;
   }
 
   const ScoreBlock& block_;

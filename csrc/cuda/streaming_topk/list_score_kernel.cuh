@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(ListScoreTile::kThreads, tuning::kListBlocksPe
   BSE_SHARED(float, query_panel, [Tile::kDepth][Tile::kPitch]);
   BSE_SHARED(float, base_panel, [Tile::kDepth][Tile::kPitch]);
   BSE_SHARED(ListRowState, state);
-  if (is_screened(block)) return;  // the whole block
+  if (is_prefiltered(block)) return;  // the whole block
   const ListRange range(block, lists);
   ListRows<false> rows(block, lists, range, state);
 
@@ -63,19 +63,19 @@ __global__ void __launch_bounds__(ListScoreTile::kThreads, tuning::kListBlocksPe
     }
     rows.cut_full();
 
-    float column_terms[Tile::kThreadColumns];
+    float column_norms[Tile::kThreadColumns];
     BSE_UNROLL
     for (int j = 0; j < Tile::kThreadColumns; ++j) {
       const int c = first_column + j / 4 * (Tile::kSize / 2) + j % 4;
-      column_terms[j] = c < columns_left ? block.base_terms[column + c] : 0.0f;
+      column_norms[j] = c < columns_left ? block.base_norms[column + c] : 0.0f;
     }
     BSE_UNROLL
     for (int i = 0; i < Tile::kThreadRows; ++i) {
       const int row = first_row + i;
-      const float gate = state.gates[row], term = state.terms[row];
+      const float gate = state.gates[row], norm = state.norms[row];
       BSE_UNROLL
       for (int j = 0; j < Tile::kThreadColumns; ++j) {
-        const float score = finish_score(block.selection.metric, acc[i][j], term, column_terms[j]);
+        const float score = finish_score(block.selection.metric, acc[i][j], norm, column_norms[j]);
         if (!(score >= gate)) continue;  // nor NaN
         rows.append(row, static_cast<uint32_t>(column) + first_column + j / 4 * (Tile::kSize / 2) + j % 4, score);
       }

@@ -15,7 +15,7 @@ namespace bse::cuda {
 namespace {
 
 constexpr int64_t kTile = CandidateLists::kTile;
-constexpr size_t kStaticSharedBytes = 5 << 10;  // at most, of list_screen_kernel
+constexpr size_t kStaticSharedBytes = 5 << 10;  // at most, of list_prefilter_kernel
 static_assert(sizeof(ListRowState) + sizeof(ListRowConditions) <= kStaticSharedBytes, "room for both");
 constexpr size_t kReservedSharedBytes = 1 << 10;  // that the driver takes for each block
 
@@ -25,16 +25,16 @@ int64_t blocks_at_once() { return tuning::kListBlocksPerMultiprocessor * device:
 // blocks times their length, then joined lists.
 int64_t best_split(int64_t num_rows, int64_t num_columns, int64_t max_splits) {
   const int64_t row_tiles = ceil_div(num_rows, kTile), column_tiles = ceil_div(num_columns, kTile);
-  const int64_t most = std::min({max_splits, column_tiles / tuning::kLeastSplitTiles, blocks_at_once()});
+  const int64_t most = std::min({max_splits, column_tiles / tuning::kMinSplitTiles, blocks_at_once()});
   const int64_t cut_cost = tuning::kSplitCuts * ceil_div(std::min(num_rows, kTile), tuning::kCutRowsPerTile);
   const int64_t join_cost = ceil_div(num_rows, tuning::kJoinedRowsPerMultiprocessor * device::num_multiprocessors());
-  int64_t best = 1, least_cost = 0;
+  int64_t best = 1, min_cost = 0;
   for (int64_t splits = 1; splits <= most; ++splits) {
     const int64_t cost = ceil_div(row_tiles * splits, blocks_at_once()) * (ceil_div(column_tiles, splits) + cut_cost) +
                          splits * join_cost;
-    if (splits > 1 && cost >= least_cost) continue;
+    if (splits > 1 && cost >= min_cost) continue;
     best = splits;
-    least_cost = cost;
+    min_cost = cost;
   }
   return best;
 }
@@ -48,17 +48,17 @@ int64_t num_list_selected(const KnnRequest& request) {
 
 bool lists_pay(const KnnRequest& request) {
   const int64_t num_selected = num_list_selected(request);
-  return num_selected <= tuning::kMostListSelected && request.num_base >= tuning::kLeastListColumns &&
-         request.num_base >= tuning::kLeastColumnsPerSelected * num_selected;
+  return num_selected <= tuning::kMaxListSelected && request.num_base >= tuning::kMinListColumns &&
+         request.num_base >= tuning::kMinColumnsPerSelected * num_selected;
 }
 
-bool can_screen_lists(const KnnRequest& request) {
+bool can_prefilter_lists(const KnnRequest& request) {
   return holds_aligned_bfloat16(request.queries) && holds_aligned_bfloat16(request.base) &&
-         request.selection.metric == Metric::kCosine && request.queries.dim <= kMostScreenedDimensions;
+         request.selection.metric == Metric::kCosine && request.queries.dim <= kMaxPrefilterDim;
 }
 
 int64_t ListSearch::capacity(const KnnRequest& request) {
-  return ceil_div(tuning::most_listed(num_list_selected(request)) + kTile, 32) * 32;
+  return ceil_div(tuning::max_listed(num_list_selected(request)) + kTile, 32) * 32;
 }
 
 int64_t ListSearch::rows_at_once(const KnnRequest& request, size_t num_bytes) {
@@ -72,9 +72,9 @@ int64_t ListSearch::rows_at_once(const KnnRequest& request, size_t num_bytes) {
 ListSearch::ListSearch(const KnnRequest& request, int64_t rows_at_once, size_t max_bytes, Scratch& scratch) {
   lists_.capacity = static_cast<uint32_t>(capacity(request));
   lists_.num_selected = static_cast<uint32_t>(num_list_selected(request));
-  if (can_screen_lists(request)) {
+  if (can_prefilter_lists(request)) {
     // Limits are rounded in float32, scores of at most 1.02: by less than 2^-23.
-    lists_.band = static_cast<float>(2.0 * tensor_core_screening_error(request.queries.dim) + 0x1p-22);
+    lists_.margin = static_cast<float>(2.0 * tensor_core_prefilter_error(request.queries.dim) + 0x1p-22);
   }
   while (sort_length_ < lists_.room()) sort_length_ *= 2;
   const auto bytes_at = [&](int64_t splits) {
@@ -85,7 +85,7 @@ ListSearch::ListSearch(const KnnRequest& request, int64_t rows_at_once, size_t m
   while (max_splits_ < wanted && bytes_at(max_splits_ + 1) <= max_bytes) ++max_splits_;
   lists_.entries = scratch.take<uint64_t>(rows_at_once * max_splits_ * lists_.capacity);
   lists_.counts = scratch.take<uint32_t>(rows_at_once * max_splits_);
-  if (can_screen_lists(request) && request.selection.labels != nullptr) {
+  if (can_prefilter_lists(request) && request.selection.labels != nullptr) {
     labels_.of_base = scratch.take<int32_t>(request.num_base);
     labels_.has_wide = scratch.take<uint32_t>(1);
   }
@@ -99,7 +99,7 @@ void ListSearch::launch_preparation(const KnnRequest& request, device::Stream st
                  request.base_ids, request.num_base, labels_);
 }
 
-void ListSearch::launch(const ScoreBlock& block, const Links& links, device::Stream stream) const {
+void ListSearch::launch(const ScoreBlock& block, const Edges& edges, device::Stream stream) const {
   CandidateLists lists = lists_;
   const int64_t column_tiles = ceil_div(block.num_candidates, kTile);
   const int64_t split_tiles = ceil_div(column_tiles, best_split(block.num_rows, block.num_candidates, max_splits_));
@@ -107,7 +107,7 @@ void ListSearch::launch(const ScoreBlock& block, const Links& links, device::Str
   lists.num_splits = static_cast<uint32_t>(ceil_div(column_tiles, split_tiles));  // none is empty
   const dim3 grid(static_cast<unsigned>(ceil_div(block.num_rows, kTile) * lists.num_splits));
   if (block.unbounded != nullptr) {  // which of the two has anything to do is decided on the device
-    using Tile = ListScreenTile;
+    using Tile = ListPrefilterTile;
     const int64_t num_pieces = ceil_div(block.queries.dim, Tile::kDepth);
     // What a multiprocessor has is what one block may have, and what is reserved for that.
     const size_t room = (device::max_shared_bytes() + kReservedSharedBytes) / tuning::kListBlocksPerMultiprocessor -
@@ -115,15 +115,15 @@ void ListSearch::launch(const ScoreBlock& block, const Links& links, device::Str
     const bool holds_queries = Tile::shared_bytes(num_pieces) <= std::max(room, Tile::shared_bytes(Tile::kStages));
     const int64_t num_query_panels = holds_queries ? num_pieces : Tile::kStages;
     const bool is_restricted = labels_.of_base != nullptr || block.selection.has_max_score;
-    device::launch(is_restricted ? list_screen_kernel<true> : list_screen_kernel<false>, grid, dim3(Tile::kThreads),
-                   Tile::shared_bytes(num_query_panels), stream, block, lists, labels_,
+    device::launch(is_restricted ? list_prefilter_kernel<true> : list_prefilter_kernel<false>, grid,
+                   dim3(Tile::kThreads), Tile::shared_bytes(num_query_panels), stream, block, lists, labels_,
                    static_cast<int>(num_query_panels));
   }
   device::launch(list_score_kernel, grid, dim3(ListScoreTile::kThreads), 0, stream, block, lists);
-  const auto num_blocks = static_cast<unsigned>(ceil_div(block.num_rows, kListLinkWarps));
-  device::launch(list_links_kernel, dim3(num_blocks), dim3(32 * kListLinkWarps),
-                 device::shared_bytes<uint64_t>(kListLinkWarps * sort_length_), stream, block, lists, sort_length_,
-                 links);
+  const auto num_blocks = static_cast<unsigned>(ceil_div(block.num_rows, kListEdgeWarps));
+  device::launch(list_edges_kernel, dim3(num_blocks), dim3(32 * kListEdgeWarps),
+                 device::shared_bytes<uint64_t>(kListEdgeWarps * sort_length_), stream, block, lists, sort_length_,
+                 edges);
 }
 
 }  // namespace bse::cuda

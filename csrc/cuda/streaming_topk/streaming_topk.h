@@ -1,4 +1,4 @@
-// Exact neighbours by candidate lists: how many rows at a time, how many splits, and the launches.
+// Exact neighbors by candidate lists: how many rows at a time, how many splits, and the launches.
 #pragma once
 
 #include "cuda/runtime/device.h"
@@ -13,11 +13,11 @@ namespace bse::cuda {
 // How many best candidates of a row have to be found.
 int64_t num_list_selected(const KnnRequest& request);
 
-// Whether lists can and should be used: not for many neighbours, nor of few candidates.
+// Whether lists can and should be used: not for many neighbors, nor of few candidates.
 bool lists_pay(const KnnRequest& request);
 
-// Whether tensor cores can screen the rows, unless some has no bound.
-bool can_screen_lists(const KnnRequest& request);
+// Whether tensor cores can prefilter the rows, unless some has no bound.
+bool can_prefilter_lists(const KnnRequest& request);
 
 class ListSearch {
  public:
@@ -33,8 +33,8 @@ class ListSearch {
   // What all blocks of a request share; to be launched before them.
   void launch_preparation(const KnnRequest& request, device::Stream stream) const;
 
-  // Writes the links of the block's rows.
-  void launch(const ScoreBlock& block, const Links& links, device::Stream stream) const;
+  // Writes the edges of the block's rows.
+  void launch(const ScoreBlock& block, const Edges& edges, device::Stream stream) const;
 
  private:
   CandidateLists lists_{};

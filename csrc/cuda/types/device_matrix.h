@@ -12,7 +12,7 @@ struct DeviceMatrix {
   const void* data = nullptr;  // [num_rows, dim], rows row_stride_elements apart, elements of a row adjacent
   DType dtype = DType::kFloat32;
   int64_t num_rows = 0, dim = 0, row_stride_elements = 0;
-  bool round_to_bf16 = false;  // read every element rounded to bfloat16 (precision="bf16")
+  bool round_to_bf16 = false;  // read every element rounded to bfloat16 (compute_dtype=torch.bfloat16)
 
   BSE_HOST_DEVICE float element(int64_t row, int64_t k) const {
     const int64_t offset = row * row_stride_elements + k;

@@ -9,20 +9,20 @@
 
 namespace bse::cuda {
 
-struct Links {
+struct Edges {
   int32_t* neighbors = nullptr;  // [R, K], a valid prefix then -1
   float* scores = nullptr;       // [R, K] or null; -inf past the prefix
 };
 
 struct GraphRequest {
-  DeviceMatrix features, keys;    // [N, D] each; the same matrix unless there are two towers
-  bool two_towers = false;        // keys are other data than features
-  const int64_t* rows = nullptr;  // [num_rows] distinct ids, or null: all N
-  int64_t num_rows = 0;           // R: rows of the result, and the pool that candidates come from
-  int64_t num_candidates = 0;     // M <= R - 1
-  int64_t rows_per_draw = 256;
+  DeviceMatrix features, documents;  // [N, D] each; the same matrix unless there are two towers
+  bool two_towers = false;           // documents are other data than features
+  const int64_t* rows = nullptr;     // [num_rows] distinct ids, or null: all N
+  int64_t num_rows = 0;              // R: rows of the result, and the subset that candidates come from
+  int64_t num_candidates = 0;        // M <= R - 1
+  int64_t candidate_group_size = 256;
   Selection selection;
-  bool has_scores = false;  // the links have scores
+  bool has_scores = false;  // the edges have scores
   uint64_t seed = 0;
 };
 

@@ -9,23 +9,23 @@ namespace bse::cuda {
 constexpr uint32_t kItselfBits = 0xFFFFFFFFu;
 
 // Which rows meet which candidates. Row r of group g is position g * rows_per_group + r of the queries, and result row
-// of the links.
+// of the edges.
 struct ScoreBlock {
   DeviceMatrix queries, base;
-  const float* query_terms;    // by pool row
-  const float* base_terms;     // by pool row
-  const int64_t* query_ids;    // [pool rows] instance, or null: the row itself
-  const int64_t* base_ids;     // [pool rows] likewise
-  const uint32_t* order;       // [num_rows] pool row at a position, or null: the position itself
-  const uint32_t* candidates;  // [num_groups, candidates_stride] pool rows, or null: all base rows in order
+  const float* query_norms;    // by subset row
+  const float* base_norms;     // by subset row
+  const int64_t* query_ids;    // [subset rows] instance, or null: the row itself
+  const int64_t* base_ids;     // [subset rows] likewise
+  const uint32_t* order;       // [num_rows] subset row at a position, or null: the position itself
+  const uint32_t* candidates;  // [num_groups, candidates_stride] subset rows, or null: all base rows in order
   int64_t candidates_stride;
   int64_t first_row, num_rows;  // positions of all groups at hand: [first_row, first_row + num_rows)
   int64_t rows_per_group;
-  int64_t num_candidates;  // of a group: columns of the slab
+  int64_t num_candidates;  // of a group: columns of the scores
   bool exclude_self;       // the pair of equal ids becomes kItself
   Selection selection;
-  // Screening (prefilter_kernel.cuh). Null: none. A word that is not 0 if some row has no bound: then there is none
-  // either. Else the slab's scores are within margin / 2 of the defined ones.
+  // Prefiltering (prefilter_kernel.cuh). Null: none. A word that is not 0 if some row has no bound: then there is none
+  // either. Else the scores's scores are within margin / 2 of the defined ones.
   const uint32_t* unbounded;
   double margin;
 
@@ -38,14 +38,14 @@ struct ScoreBlock {
 };
 
 // Read on the device.
-BSE_HOST_DEVICE inline bool is_screened(const ScoreBlock& block) {
+BSE_HOST_DEVICE inline bool is_prefiltered(const ScoreBlock& block) {
   return block.unbounded != nullptr && *block.unbounded == 0;
 }
 
-// How the rows of a slab of scores are selected from.
+// How the rows of a scores of scores are selected from.
 struct SelectPlan {
   bool excludes_last;    // a row without kItself among its scores loses its last column
-  uint32_t sort_length;  // a power of two of at least K, or 0: links stay in column order
+  uint32_t sort_length;  // a power of two of at least K, or 0: edges stay in column order
   bool sort_is_shared;   // ranks are sorted in shared memory, else in a scratch buffer of each thread block
 };
 

@@ -1,6 +1,6 @@
-// Lengths of the valid prefixes of a neighbour table, and a check of its ids; a warp for each row.
+// Lengths of the valid prefixes of a neighbor table, and a check of its ids; a warp for each row.
 //
-// Reported are an id outside [-1, num_nodes) and, in rows without one, a -1 before a neighbour: as
+// Reported are an id outside [-1, num_instances) and, in rows without one, a -1 before a neighbor: as
 // csrc/cpu/types/graph_view.cpp does. One pass over the table, coalesced.
 #pragma once
 
@@ -21,7 +21,7 @@ __global__ void row_degrees_kernel(GraphView graph, int32_t* degrees /* [num_row
     bool is_in_range = true;
     for (int64_t begin = 0; begin < graph.num_neighbors; begin += 32) {
       const int32_t id = begin + lane < graph.num_neighbors ? ids[begin + lane] : -1;
-      is_in_range &= id >= -1 && id < graph.num_nodes;
+      is_in_range &= id >= -1 && id < graph.num_instances;
       const unsigned valid = __ballot_sync(kAllLanes, id >= 0);
       // The prefix goes on as long as everything before was valid.
       if (degree == begin) degree += valid == kAllLanes ? 32 : __ffs(static_cast<int>(~valid)) - 1;

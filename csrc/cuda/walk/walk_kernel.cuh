@@ -7,11 +7,11 @@
 //   2. the warp commits what comes next in the order (segment, step): all segments that are over, from the first one
 //      on, and what there is of the one after them, which goes on in the next round while later ones wait;
 //   3. the lanes of committed segments take the segments that enter the window.
-// Commits are what the serial walk does, 32 steps at a time: members, counts and caps are exact. A teleport changes the
+// Commits are what the serial walk does, 32 steps at a time: members, counts and caps are exact. A reroot changes the
 // root, hence all later segments, and they begin again; so no commit goes beyond the segment that may cause one. How
 // far lanes are ahead has no influence on the result.
 //
-// Loads of a step depend on each other (neighbour, its row, its degree); 32 segments of a walk and the walks of other
+// Loads of a step depend on each other (neighbor, its row, its degree); 32 segments of a walk and the walks of other
 // warps hide their latency. Time O(steps / 32) rounds of a warp for short segments, O(steps) for a single long one.
 //
 // Source: Yang et al., KDD 2023, section 4.2, for the walk; the schedule is ours.
@@ -62,11 +62,11 @@ class WarpWalk {
     const int64_t root = request.roots[index];
     const bool has_root = root >= 0 && root < graph_.num_rows;
     walk_ = static_cast<uint32_t>(request.walk_ids != nullptr ? request.walk_ids[index] : request.first_walk + index);
-    num_steps_ = num_restarts_ = num_teleports_ = 0;
+    num_steps_ = num_restarts_ = num_reroots_ = 0;
     uint32_t num_filled = 0;
     if (has_root) {
       batch_.begin(nodes);
-      first_ = num_barren_ = 0;
+      first_ = num_unproductive_ = 0;
       found_any_ = false;
       begin_at(static_cast<uint32_t>(root));
       while (!batch_.full() && first_ < setting_.limits.max_segments) {
@@ -83,8 +83,8 @@ class WarpWalk {
     if (lane_ == 0) {
       setting_.result.steps[index] = num_steps_;
       setting_.result.restarts[index] = num_restarts_;
-      setting_.result.teleports[index] = num_teleports_;
-      setting_.result.fills[index] = num_filled;
+      setting_.result.reroots[index] = num_reroots_;
+      setting_.result.random_fills[index] = num_filled;
     }
   }
 
@@ -108,7 +108,7 @@ class WarpWalk {
   // find one, and more of them while they bring nothing.
   BSE_DEVICE uint32_t window() const {
     const uint32_t likely = min(batch_.num_missing() >> setting_.log_segment_steps, 16u);
-    const uint32_t wanted = 2 * likely + kMinWindow + num_barren_;
+    const uint32_t wanted = 2 * likely + kMinWindow + num_unproductive_;
     return min(wanted, setting_.limits.max_segments - first_);
   }
 
@@ -166,9 +166,9 @@ class WarpWalk {
     const unsigned over = ranks_where(end_ != End::kNone);
     const unsigned restarted = ranks_where(end_ == End::kRestart);
     const uint32_t num_over = over == ~0u ? 32 : static_cast<uint32_t>(__ffs(static_cast<int>(~over)) - 1);
-    const uint32_t num_until_teleport = setting_.limits.max_barren_segments - num_barren_;
-    const uint32_t num_ended = min(num_over, num_until_teleport);  // segments that are committed to their end
-    const bool goes_on = num_ended < num_until_teleport;           // and the steps of the next one are, too
+    const uint32_t num_until_reroot = setting_.limits.max_unproductive_segments - num_unproductive_;
+    const uint32_t num_ended = min(num_over, num_until_reroot);  // segments that are committed to their end
+    const bool goes_on = num_ended < num_until_reroot;           // and the steps of the next one are, too
     const bool is_ended = rank() < num_ended, is_part = goes_on && rank() == num_ended;
 
     // From here on, lane r holds the number of steps of rank r, and the sum of them up to its own.
@@ -203,13 +203,13 @@ class WarpWalk {
     }
     count(total, restarted, num_ended);
 
-    const unsigned fruitful = found & ranks_below(num_ended);
-    num_barren_ = fruitful != 0 ? num_ended - (32 - static_cast<uint32_t>(__clz(static_cast<int>(fruitful))))
-                                : num_barren_ + num_ended;
+    const unsigned productive = found & ranks_below(num_ended);
+    num_unproductive_ = productive != 0 ? num_ended - (32 - static_cast<uint32_t>(__clz(static_cast<int>(productive))))
+                                        : num_unproductive_ + num_ended;
     found_any_ = goes_on && num_ended < 32 && (found >> num_ended & 1) != 0;
     first_ += num_ended;
-    if (num_barren_ == setting_.limits.max_barren_segments) {
-      teleport();
+    if (num_unproductive_ == setting_.limits.max_unproductive_segments) {
+      reroot();
     } else if (is_ended) {
       begin_segment();
     } else if (is_part) {
@@ -227,10 +227,10 @@ class WarpWalk {
   }
 
   // What lanes have walked from the old root is void.
-  BSE_DEVICE void teleport() {
-    WordStream words(setting_.request.seed, Purpose::kTeleport, setting_.request.epoch, walk_, first_);
-    num_barren_ = 0;
-    ++num_teleports_;
+  BSE_DEVICE void reroot() {
+    WordStream words(setting_.request.seed, Purpose::kReroot, setting_.request.epoch, walk_, first_);
+    num_unproductive_ = 0;
+    ++num_reroots_;
     begin_at(words.next_below(static_cast<uint32_t>(graph_.num_rows)));
   }
 
@@ -249,10 +249,10 @@ class WarpWalk {
   // The walk: the same in all lanes.
   WarpBatch batch_;
   uint32_t walk_ = 0, root_ = 0;
-  uint32_t first_ = 0;       // segments that are committed
-  uint32_t num_barren_ = 0;  // of those, the last that added nothing
-  bool found_any_ = false;   // has the next one, so far?
-  int64_t num_steps_ = 0, num_restarts_ = 0, num_teleports_ = 0;
+  uint32_t first_ = 0;             // segments that are committed
+  uint32_t num_unproductive_ = 0;  // of those, the last that added nothing
+  bool found_any_ = false;         // has the next one, so far?
+  int64_t num_steps_ = 0, num_restarts_ = 0, num_reroots_ = 0;
 };
 
 // kSharedTables: member tables in shared memory, else in setting.member_tables, one for each warp of the grid.

@@ -78,7 +78,7 @@ void register_walk(py::module_& module) {
       py::arg("restart_threshold"), py::arg("seed"), py::arg("epoch"), py::arg("num_threads"), py::arg("nodes"),
       py::arg("counts"),
       "finds_degrees: rows may be short though the graph has no degrees. Ids are checked where walks meet them.\n"
-      "nodes: int32 [num_walks, batch_size] rows; counts: int64 [4, num_walks] steps, restarts, teleports, fills");
+      "nodes: int32 [num_walks, batch_size] rows; counts: int64 [4, num_walks] steps, restarts, reroots, random_fills");
   module.def("partition_epoch", &core_partition_epoch, py::kw_only(), py::arg("graph"), py::arg("batch_size"),
              py::arg("restart_threshold"), py::arg("drop_last"), py::arg("hardness"), py::arg("seed"), py::arg("epoch"),
              py::arg("num_threads"), py::arg("nodes"), "nodes: int32 rows, batch after batch. Returns rows filled in.");

@@ -21,13 +21,14 @@ PYBIND11_MODULE(BSE_MODULE_NAME, module) {
   module.attr("num_status_words") = bse::cuda::kNumStatusWords;
   module.def(
       "status_message",
-      [](const std::vector<int64_t>& words, int64_t num_nodes, const std::string& features, const std::string& keys) {
+      [](const std::vector<int64_t>& words, int64_t num_instances, const std::string& features,
+         const std::string& documents) {
         bse::require(words.size() == bse::cuda::kNumStatusWords, "as many status words as there are kinds");
-        return bse::cuda::status_message(reinterpret_cast<const uint64_t*>(words.data()), num_nodes,
-                                         {features.c_str(), keys.c_str()});
+        return bse::cuda::status_message(reinterpret_cast<const uint64_t*>(words.data()), num_instances,
+                                         {features.c_str(), documents.c_str()});
       },
-      py::arg("words"), py::kw_only(), py::arg("num_nodes") = 0, py::arg("features") = "features",
-      py::arg("keys") = "keys", "What kernels found wrong, or nothing.");
+      py::arg("words"), py::kw_only(), py::arg("num_instances") = 0, py::arg("features") = "features",
+      py::arg("documents") = "documents", "What kernels found wrong, or nothing.");
   module.def("use_device", &bse::cuda::use_device, py::arg("index"), "For the calls of this thread that follow.");
   bse::register_cuda_bank(module);
   bse::register_cuda_graph(module);

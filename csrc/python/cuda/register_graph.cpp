@@ -9,30 +9,31 @@ namespace bse {
 
 namespace {
 
-cuda::Links make_links(uintptr_t neighbors, uintptr_t scores) {
+cuda::Edges make_edges(uintptr_t neighbors, uintptr_t scores) {
   return {pointer<int32_t>(neighbors), pointer<float>(scores)};
 }
 
 // A request that has been checked, and how much scratch it takes.
 class ProximityGraphCall {
  public:
-  ProximityGraphCall(const py::tuple& features, const py::object& keys, uintptr_t rows, int64_t num_rows,
-                     int64_t num_neighbors, int64_t num_candidates, int64_t rows_per_draw, int metric, uintptr_t labels,
-                     const py::object& max_score, int64_t range_min, bool sort, bool has_scores, uint64_t seed,
-                     int64_t max_memory) {
+  ProximityGraphCall(const py::tuple& features, const py::object& documents, uintptr_t rows, int64_t num_rows,
+                     int64_t num_neighbors, int64_t num_candidates, int64_t candidate_group_size, int metric,
+                     uintptr_t labels, const py::object& max_score, int64_t range_min, bool sort, bool has_scores,
+                     uint64_t seed, int64_t max_memory) {
     request_.features = matrix_view<cuda::DeviceMatrix>(features);
-    request_.two_towers = !keys.is_none();
-    request_.keys = keys.is_none() ? request_.features : matrix_view<cuda::DeviceMatrix>(keys.cast<py::tuple>());
+    request_.two_towers = !documents.is_none();
+    request_.documents =
+        documents.is_none() ? request_.features : matrix_view<cuda::DeviceMatrix>(documents.cast<py::tuple>());
     request_.rows = pointer<const int64_t>(rows);
     request_.num_rows = num_rows;
     request_.num_candidates = num_candidates;
-    request_.rows_per_draw = rows_per_draw;
+    request_.candidate_group_size = candidate_group_size;
     request_.selection = make_selection(metric, num_neighbors, range_min, labels, max_score, sort);
     request_.has_scores = has_scores;
     request_.seed = seed;
     require(num_rows > 1 && num_candidates > 0 && num_candidates < num_rows, "0 < M < number of rows");
-    require(num_neighbors <= num_candidates && rows_per_draw > 0 && max_memory > 0, "K <= M, positive counts");
-    require(request_.keys.dim == request_.features.dim, "keys as wide as features");
+    require(num_neighbors <= num_candidates && candidate_group_size > 0 && max_memory > 0, "K <= M, positive counts");
+    require(request_.documents.dim == request_.features.dim, "documents as wide as features");
     plan_ = cuda::plan_proximity_graph(request_, static_cast<size_t>(max_memory));
   }
 
@@ -40,7 +41,7 @@ class ProximityGraphCall {
 
   void run(uintptr_t neighbors, uintptr_t scores, uintptr_t scratch, uintptr_t status, uintptr_t stream) const {
     const py::gil_scoped_release no_gil;
-    cuda::proximity_graph(request_, plan_, make_links(neighbors, scores), pointer<void>(scratch),
+    cuda::proximity_graph(request_, plan_, make_edges(neighbors, scores), pointer<void>(scratch),
                           pointer<uint64_t>(status), pointer<void>(stream));
   }
 
@@ -72,7 +73,7 @@ class KnnCall {
 
   void run(uintptr_t neighbors, uintptr_t scores, uintptr_t scratch, uintptr_t status, uintptr_t stream) const {
     const py::gil_scoped_release no_gil;
-    cuda::knn(request_, plan_, make_links(neighbors, scores), pointer<void>(scratch), pointer<uint64_t>(status),
+    cuda::knn(request_, plan_, make_edges(neighbors, scores), pointer<void>(scratch), pointer<uint64_t>(status),
               pointer<void>(stream));
   }
 
@@ -96,8 +97,8 @@ void register_cuda_graph(py::module_& module) {
   py::class_<ProximityGraphCall> graph(module, "ProximityGraphCall");
   graph.def(py::init<const py::tuple&, const py::object&, uintptr_t, int64_t, int64_t, int64_t, int64_t, int, uintptr_t,
                      const py::object&, int64_t, bool, bool, uint64_t, int64_t>(),
-            py::kw_only(), py::arg("features"), py::arg("keys"), py::arg("rows"), py::arg("num_rows"),
-            py::arg("num_neighbors"), py::arg("num_candidates"), py::arg("rows_per_draw"), py::arg("metric"),
+            py::kw_only(), py::arg("features"), py::arg("documents"), py::arg("rows"), py::arg("num_rows"),
+            py::arg("num_neighbors"), py::arg("num_candidates"), py::arg("candidate_group_size"), py::arg("metric"),
             py::arg("labels"), py::arg("max_score"), py::arg("range_min"), py::arg("sort"), py::arg("has_scores"),
             py::arg("seed"), py::arg("max_memory"));
   add_run(graph);

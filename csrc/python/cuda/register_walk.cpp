@@ -72,7 +72,7 @@ void register_cuda_walk(py::module_& module) {
            py::arg("status"), py::arg("stream"),
            "Queues the walks.   nodes: int32 [num_walks, batch_size] rows; counts: int64 [4, num_walks] steps, "
            "restarts, "
-           "teleports, fills");
+           "reroots, random_fills");
   module.def("independent_roots", &cuda_independent_roots, py::kw_only(), py::arg("n"), py::arg("num_walks"),
              py::arg("seed"), py::arg("epoch"), py::arg("out"), py::arg("stream"), "out: int64 [num_walks]");
   module.def("root_order", &cuda_root_order, py::kw_only(), py::arg("n"), py::arg("seed"), py::arg("epoch"),

@@ -1,7 +1,7 @@
 // Stackful fibers: ten instructions a switch on x86-64, ucontext elsewhere (several times slower, for its system
 // calls).
 //
-// Switches are told to the sanitizers, to ThreadSanitizer as "no synchronisation": it then sees the fibers as threads
+// Switches are told to the sanitizers, to ThreadSanitizer as "no synchronization": it then sees the fibers as threads
 // that run at once, and reports races between them.
 #pragma once
 
@@ -70,7 +70,7 @@ class Fiber {
     owns_stack_ = true;
     // Stacks at equal distances would compete for the same cache sets: start each a little lower.
     static size_t num_created = 0;
-    colour_ = num_created++ % 32 * 128;
+    color_ = num_created++ % 32 * 128;
     create_tsan_fiber();
   }
 
@@ -94,7 +94,7 @@ class Fiber {
     fake_stack_ = nullptr;
     char* const bottom = static_cast<char*>(const_cast<void*>(stack_));
 #if BSE_EMULATOR_ASSEMBLY
-    void** top = reinterpret_cast<void**>(bottom + stack_size_ - colour_);
+    void** top = reinterpret_cast<void**>(bottom + stack_size_ - color_);
     *--top = nullptr;  // where `entry` would return to; also aligns its frame
     *--top = reinterpret_cast<void*>(entry);
     for (int i = 0; i < 6; ++i) *--top = nullptr;
@@ -102,7 +102,7 @@ class Fiber {
 #else
     getcontext(&context_);
     context_.uc_stack.ss_sp = bottom;
-    context_.uc_stack.ss_size = stack_size_ - colour_;
+    context_.uc_stack.ss_size = stack_size_ - color_;
     makecontext(&context_, entry, 0);
 #endif
   }
@@ -149,7 +149,7 @@ class Fiber {
 
   const void* stack_ = nullptr;  // the host's is known to AddressSanitizer only
   bool owns_stack_ = false;
-  size_t stack_size_ = 0, colour_ = 0;
+  size_t stack_size_ = 0, color_ = 0;
   void *fake_stack_ = nullptr, *tsan_ = nullptr;
 #if BSE_EMULATOR_ASSEMBLY
   void* stack_pointer_ = nullptr;

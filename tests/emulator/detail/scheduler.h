@@ -2,7 +2,7 @@
 //
 // Threads switch directly to each other; the host gets control when a block has ended, when nobody can run, and after
 // an error. Seed 0 runs threads in order, each until it waits. Otherwise the next one is drawn; every other launch has
-// favourites among the warps, so that some run far ahead.
+// favorites among the warps, so that some run far ahead.
 #pragma once
 
 #include <algorithm>
@@ -34,7 +34,7 @@ class Scheduler {
     yielded_.clear();
     error_.clear();
     is_random_ = config.seed != 0;
-    has_favourites_ = launch % 2 == 1;
+    has_favorites_ = launch % 2 == 1;
     random_ = Random(config.seed * 0xD1342543DE82EF95ull + launch);
     preemption_ = is_random_ ? config.preemption : 0;
     countdown_ = next_countdown();
@@ -74,7 +74,7 @@ class Scheduler {
     if (next == nullptr) return false;
     enter(*next);
     Fiber::switch_between(host_, *next->fiber);
-    leave_kernel();
+    eject_kernel();
     return true;
   }
 
@@ -119,7 +119,7 @@ class Scheduler {
     current_thread = &thread;
   }
 
-  void leave_kernel() {
+  void eject_kernel() {
     running_ = nullptr;
     current_thread = nullptr;
   }
@@ -144,7 +144,7 @@ class Scheduler {
     }
     if (is_random_) {
       size_t chosen = random_.below(ready_.size());
-      if (has_favourites_) {
+      if (has_favorites_) {
         const size_t other = random_.below(ready_.size());
         if (ready_[other]->warp->rank < ready_[chosen]->warp->rank) chosen = other;
       }
@@ -159,7 +159,7 @@ class Scheduler {
   Thread* running_ = nullptr;
   std::vector<Thread*> ready_, yielded_;  // the last of ready_ is next
   Random random_;
-  bool is_random_ = false, has_favourites_ = false;
+  bool is_random_ = false, has_favorites_ = false;
   uint64_t preemption_ = 0;
   int64_t countdown_ = 0;
   uint64_t num_steps_ = 0, max_steps_ = 0, num_idle_steps_ = 0, max_idle_steps_ = 0;

@@ -168,7 +168,7 @@ const Case kCases[] = {
     WRONG(rotate, kBarrierForSome, "pt"),
     WRONG(rotate, kBarrierAgainstVote, "pat"),
     WRONG(rotate, kSharedOffByOne, "pat"),
-    WRONG(rotate, kUninitialised, "pat"),
+    WRONG(rotate, kUninitialized, "pat"),
     WRONG(rotate, kTooLittleShared, "pat"),
     CORRECT(compact),
     WRONG(compact, kMissingLane, "pat"),

@@ -16,7 +16,7 @@ enum class Bug {
   kBarrierForSome,      // a barrier only some threads come to
   kBarrierAgainstVote,  // some wait at a barrier, others in a vote
   kSharedOffByOne,      // writes one element too far
-  kUninitialised,       // shared memory is not zero at first
+  kUninitialized,       // shared memory is not zero at first
   kTooLittleShared,     // takes more than it was launched with
   kMissingLane,         // a mask without the calling lane
   kFullMaskInBranch,    // a mask of lanes that are elsewhere
@@ -55,7 +55,7 @@ __global__ void rotate_kernel(int num_rounds, const int* in, int* out) {
   int* const values = shared.take<int>(kRotateThreads);
   const int thread = static_cast<int>(threadIdx.x);
   const size_t own = size_t{blockIdx.x} * kRotateThreads + threadIdx.x;
-  if (thread == 0 && kBug != Bug::kUninitialised) sum = 0;
+  if (thread == 0 && kBug != Bug::kUninitialized) sum = 0;
   int value = in[own];
   values[kBug == Bug::kSharedOffByOne ? thread + 1 : thread] = value;
   if (kBug != Bug::kNoBarrierBefore) __syncthreads();

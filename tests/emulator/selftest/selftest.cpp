@@ -513,7 +513,7 @@ void test_ldmatrix() {
   }
 }
 
-// Three stages under way; the last copies have fewer bytes to read. out[thread] adds up what its neighbour copied.
+// Three stages under way; the last copies have fewer bytes to read. out[thread] adds up what its neighbor copied.
 __global__ void cp_async_kernel(const uint32_t* in, int num_steps, int num_last_bytes, uint32_t* out) {
   constexpr int kStages = 3;
   BSE_SHARED(uint4, stages, [kStages][64]);
