@@ -6,6 +6,8 @@
 #include <sys/mman.h>
 #endif
 
+#include "common/requests.h"
+
 namespace bse {
 
 // Asks for huge pages where the system leaves it to programs (Linux, transparent_hugepage = madvise). Only a hint: what
@@ -19,6 +21,12 @@ inline void prefer_huge_pages(void* data, int64_t num_bytes) {
 #else
   (void)data, (void)num_bytes;
 #endif
+}
+
+// Of a result of num_rows rows.
+inline void prefer_huge_pages(const Edges& edges, int64_t num_rows, int64_t num_neighbors) {
+  prefer_huge_pages(edges.neighbors, 4 * num_rows * num_neighbors);
+  prefer_huge_pages(edges.scores, 4 * num_rows * num_neighbors);
 }
 
 }  // namespace bse

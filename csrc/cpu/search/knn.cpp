@@ -72,7 +72,7 @@ void knn(const KnnRequest& request, const Edges& edges, Monitor& monitor) {
   const BlockPlan plan =
       BlockPlan::fit(request.selection, rows_per_thread, num_base, request.queries.dim, request.num_threads,
                      QueryWorkspace::kBytes, fixed_bytes, request.max_memory_bytes - fixed_bytes);
-  edges.prefer_huge_pages(num_queries, request.selection.num_neighbors);
+  prefer_huge_pages(edges, num_queries, request.selection.num_neighbors);
   ThreadTeam team(plan.num_threads, monitor);
 
   AlignedBuffer<float> base_norms(num_base), other_norms(same_norms ? 0 : num_queries);

@@ -23,7 +23,7 @@ void proximity_graph(const ProximityGraphRequest& request, const Edges& edges, M
                                         request.num_candidates + 1, features.dim, request.num_threads,
                                         is_shared ? grouped_draw_bytes(request) : per_row_draw_bytes(request),
                                         fixed_bytes, request.max_memory_bytes - fixed_bytes);
-  edges.prefer_huge_pages(num_rows, request.selection.num_neighbors);
+  prefer_huge_pages(edges, num_rows, request.selection.num_neighbors);
   ThreadTeam team(plan.num_threads, monitor);
 
   AlignedBuffer<float> query_norms(num_rows), other_norms(request.two_towers ? num_rows : 0);

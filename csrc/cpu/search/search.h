@@ -2,7 +2,6 @@
 #pragma once
 
 #include "cpu/runtime/thread_team.h"
-#include "cpu/topk/results.h"
 #include "cpu/types/requests.h"
 
 namespace bse {

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "cpu/topk/results.h"
+#include "cpu/types/requests.h"
 
 namespace bse {
 

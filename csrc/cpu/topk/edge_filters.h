@@ -1,10 +1,10 @@
-// Which edges labels and max_score forbid (results.h).
+// Which edges labels and max_score forbid (csrc/common/selection.h).
 #pragma once
 
 #include <cstdint>
 #include <limits>
 
-#include "cpu/topk/results.h"
+#include "common/selection.h"
 
 namespace bse {
 

@@ -4,8 +4,8 @@
 #include <cstdint>
 
 #include "cpu/runtime/aligned_buffer.h"
-#include "cpu/topk/results.h"
 #include "cpu/topk/top_k_buffer.h"
+#include "cpu/types/requests.h"
 
 namespace bse {
 

@@ -11,9 +11,9 @@
 #include "cpu/simd/kernel_table.h"
 #include "cpu/topk/block_plan.h"
 #include "cpu/topk/normalized_copy.h"
-#include "cpu/topk/results.h"
 #include "cpu/topk/top_k_buffer.h"
 #include "cpu/types/matrix_view.h"
+#include "cpu/types/requests.h"
 
 namespace bse {
 

@@ -3,15 +3,12 @@
 
 #include <cstdint>
 
+#include "common/layouts.h"
+
 namespace bse {
 
-struct GraphView {
-  const int32_t* neighbors = nullptr;  // [num_rows, num_neighbors], a valid prefix of instance ids, then -1
-  int64_t num_rows = 0, num_neighbors = 0;
-  const int32_t* degrees = nullptr;  // [num_rows] lengths of the prefixes, or null: all num_neighbors
-  const int32_t* row_of = nullptr;   // [num_instances] row of an instance or -1, or null: row i is instance i
-  int64_t num_instances = 0;         // instance ids are below this
-  bool finds_degrees = false;        // without degrees: rows may be short, and degree() looks where they end
+struct GraphView : GraphLayout {
+  bool finds_degrees = false;  // without degrees: rows may be short, and degree() looks where they end
 
   uint32_t degree(int64_t row) const {
     if (degrees != nullptr) return static_cast<uint32_t>(degrees[row]);

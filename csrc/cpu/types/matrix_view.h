@@ -6,15 +6,11 @@
 #include <cstring>
 
 #include "common/float_types.h"
+#include "common/layouts.h"
 
 namespace bse {
 
-struct MatrixView {
-  const void* data = nullptr;  // [num_rows, dim], rows row_stride_elements apart, elements of a row adjacent
-  DType dtype = DType::kFloat32;
-  int64_t num_rows = 0, dim = 0, row_stride_elements = 0;
-  bool round_to_bf16 = false;  // read every element rounded to bfloat16 (compute_dtype=torch.bfloat16)
-
+struct MatrixView : MatrixLayout {
   // Elements [first, first + count) of a row as float32: in place where the data are, else converted into `scratch`.
   const float* read(int64_t row, int64_t first, int64_t count, float* scratch) const {
     const int64_t offset = row * row_stride_elements + first;

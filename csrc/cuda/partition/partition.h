@@ -9,8 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "common/partition_rules.h"
-#include "cuda/types/graph_view.h"
+#include "cuda/types/requests.h"
 
 namespace bse::cuda {
 
@@ -20,20 +19,6 @@ class CounterReader {
   virtual ~CounterReader() = default;
   // host, device: [count]
   virtual void read(int64_t* host, const int64_t* device, int64_t count) = 0;
-};
-
-struct PartitionRequest {
-  GraphView graph;  // fewer than 2^31 rows
-  int64_t batch_size = 0;
-  uint32_t restart_threshold = 0;  // floor(alpha * 2^32)
-  bool drop_last = false;
-  Hardness hardness = Hardness::kDefault;
-  uint64_t seed = 0;
-  uint32_t epoch = 0;
-  // [num_reference_walks(request), batch_size] rows: the nodes of canonical walks on the same graph, with the same
-  // threshold, seed and epoch. Walk w has id w, and as its root the w-th row of the root order (Purpose::kRootOrder).
-  // May be null if there are none.
-  const int32_t* walk_nodes = nullptr;
 };
 
 // Walks that tell how linked batches are to be; 0 where nothing depends on it.

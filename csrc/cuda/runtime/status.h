@@ -27,7 +27,7 @@ constexpr uint64_t kNoReport = ~uint64_t{0};
 
 // What the arrays of a call are named by its user.
 struct ArgumentNames {
-  const char *features = "features", *keys = "keys";
+  const char *features = "features", *documents = "documents";
 };
 
 // Of status words that were copied to the host, the error in the CPU engine's words; empty if there is none.
@@ -60,7 +60,7 @@ inline std::string status_message(const uint64_t* status /* [kNumStatusWords] */
   };
   if (word(StatusKind::kFeatureNotFinite) != kNoReport)
     return not_finite(names.features, StatusKind::kFeatureNotFinite);
-  if (word(StatusKind::kDocumentNotFinite) != kNoReport) return not_finite(names.keys, StatusKind::kDocumentNotFinite);
+  if (word(StatusKind::kDocumentNotFinite) != kNoReport) return not_finite(names.documents, StatusKind::kDocumentNotFinite);
   if (word(StatusKind::kBankIdOutOfRange) != kNoReport) {
     return "indices: expected values in [0, " + std::to_string(num_instances) + "), got " +
            value(StatusKind::kBankIdOutOfRange) + " at position " + where(StatusKind::kBankIdOutOfRange);
@@ -72,7 +72,7 @@ inline std::string status_message(const uint64_t* status /* [kNumStatusWords] */
   if (word(StatusKind::kBankRowNotStorable) != kNoReport)
     return not_storable(names.features, StatusKind::kBankRowNotStorable);
   if (word(StatusKind::kBankDocumentNotStorable) != kNoReport)
-    return not_storable(names.keys, StatusKind::kBankDocumentNotStorable);
+    return not_storable(names.documents, StatusKind::kBankDocumentNotStorable);
   return "";
 }
 

@@ -18,14 +18,14 @@ namespace {
 
 constexpr int64_t kMaxGroups = 65535;  // of a launch that random_fills a scores
 
-bool can_prefilter(const GraphRequest& request) {
+bool can_prefilter(const ProximityGraphRequest& request) {
   return request.candidate_group_size > 1 &&
          can_prefilter(request.features, request.documents, request.selection, request.has_scores);
 }
 
 // What a run lays out in scratch.
 struct Layout {
-  Layout(const GraphRequest& request, const GraphPlan& plan, void* buffer) : scratch(buffer) {
+  Layout(const ProximityGraphRequest& request, const GraphPlan& plan, void* buffer) : scratch(buffer) {
     const bool is_shared = request.candidate_group_size > 1;
     rows_per_group = std::min(request.candidate_group_size, request.num_rows);
     num_groups = ceil_div(request.num_rows, rows_per_group);
@@ -66,12 +66,12 @@ struct Layout {
   float* scores = nullptr;
 };
 
-Selector make_selector(const GraphRequest& request, const GraphPlan& plan, Layout& layout) {
+Selector make_selector(const ProximityGraphRequest& request, const GraphPlan& plan, Layout& layout) {
   return Selector(request.selection, request.candidate_group_size > 1, plan.groups_at_once * layout.rows_per_group,
                   layout.scratch);
 }
 
-size_t bytes_needed(const GraphRequest& request, const GraphPlan& plan) {
+size_t bytes_needed(const ProximityGraphRequest& request, const GraphPlan& plan) {
   Layout layout(request, plan, nullptr);
   if (plan.fused_rows == 0) make_selector(request, plan, layout);
   return layout.scratch.num_bytes();
@@ -79,7 +79,7 @@ size_t bytes_needed(const GraphRequest& request, const GraphPlan& plan) {
 
 }  // namespace
 
-GraphPlan plan_proximity_graph(const GraphRequest& request, size_t max_bytes, int max_fused_rows) {
+GraphPlan plan_proximity_graph(const ProximityGraphRequest& request, size_t max_bytes, int max_fused_rows) {
   GraphPlan plan;
   plan.draws_at_once = plan.groups_at_once = 1;
   const Layout least(request, plan, nullptr);
@@ -112,7 +112,7 @@ GraphPlan plan_proximity_graph(const GraphRequest& request, size_t max_bytes, in
   return plan;
 }
 
-void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const Edges& edges, void* scratch,
+void proximity_graph(const ProximityGraphRequest& request, const GraphPlan& plan, const Edges& edges, void* scratch,
                      uint64_t* status, void* raw_stream) {
   const auto stream = static_cast<device::Stream>(raw_stream);
   Layout layout(request, plan, scratch);

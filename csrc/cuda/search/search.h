@@ -22,9 +22,9 @@ struct GraphPlan {
   size_t scratch_bytes = 0;
 };
 // max_fused_rows: rows of a band (fused_topk_kernel.cuh), at most; 0: none. Tests choose it to reach each path.
-GraphPlan plan_proximity_graph(const GraphRequest& request, size_t max_bytes,
+GraphPlan plan_proximity_graph(const ProximityGraphRequest& request, size_t max_bytes,
                                int max_fused_rows = tuning::kMaxFusedRows);
-void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const Edges& edges, void* scratch,
+void proximity_graph(const ProximityGraphRequest& request, const GraphPlan& plan, const Edges& edges, void* scratch,
                      uint64_t* status, void* stream);
 
 struct KnnPlan {

@@ -61,7 +61,7 @@ class WarpWalk {
     int32_t* const nodes = setting_.result.nodes + index * request.batch_size;
     const int64_t root = request.roots[index];
     const bool has_root = root >= 0 && root < graph_.num_rows;
-    walk_ = static_cast<uint32_t>(request.walk_ids != nullptr ? request.walk_ids[index] : request.first_walk + index);
+    walk_ = static_cast<uint32_t>(request.walk_ids[index]);
     num_steps_ = num_restarts_ = num_reroots_ = 0;
     uint32_t num_filled = 0;
     if (has_root) {

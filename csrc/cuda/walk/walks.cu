@@ -73,7 +73,7 @@ void launch_walks(const WalkRequest& request, const WalkResult& result, void* sc
   setting.request = request;
   setting.result = result;
   setting.limits = walk_limits(static_cast<uint32_t>(request.batch_size), request.restart_threshold);
-  if (request.is_uniform) setting.limits.max_segments = 0;
+  if (request.strategy == Strategy::kUniform) setting.limits.max_segments = 0;
   setting.target = static_cast<uint32_t>(num_collected(request));
   const uint32_t mean_steps = request.restart_threshold == 0 ? 0xFFFFFFFFu : 0xFFFFFFFFu / request.restart_threshold;
   setting.log_segment_steps = floor_log2(std::min(mean_steps, setting.limits.max_segment_steps));

@@ -9,30 +9,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cuda/types/graph_view.h"
+#include "cuda/types/requests.h"
 
 namespace bse::cuda {
-
-struct WalkRequest {
-  GraphView graph;                    // at least one row, fewer than 2^31
-  bool is_uniform = false;            // no walk: the root, then the keyed permutation that random_fills batches
-  const int64_t* roots = nullptr;     // [num_walks] rows of the graph
-  const int64_t* walk_ids = nullptr;  // [num_walks] below 2^32, of the epoch; null: first_walk + index
-  int64_t first_walk = 0;
-  int64_t num_walks = 0;
-  int64_t batch_size = 0;
-  uint32_t restart_threshold = 0;  // floor(alpha * 2^32)
-  uint64_t seed = 0;
-  uint32_t epoch = 0;
-};
-
-struct WalkResult {
-  int32_t* nodes = nullptr;  // [num_walks, batch_size] rows, -1 past the last if there are fewer rows than batch_size
-  int64_t* steps = nullptr;  // [num_walks] each
-  int64_t* restarts = nullptr;
-  int64_t* reroots = nullptr;
-  int64_t* random_fills = nullptr;
-};
 
 // status: [kNumStatusWords]
 void clear_status(uint64_t* status, void* stream);
