@@ -79,8 +79,7 @@ BSE_DEVICE bool select_by_quantized_scores(const ScoreBlock& block, uint32_t win
   const uint32_t lane = threadIdx.x % 32;
   const auto num_edges = static_cast<uint32_t>(block.selection.num_neighbors);
   uint16_t* const list = memory.list();
-  if (rows.dropped[i] / kChunkColumns % 32 == lane)
-    forbid(memory.row(i), rows.dropped[i]);  // by the lane that reads it
+  if (rows.dropped[i] / kChunkColumns % 32 == lane) forbid(memory.row(i), rows.dropped[i]);  // by the lane that has it
   const QuantizedRow<kParts> row(memory.row(i), memory.num_chunks);
   const auto score = [&](uint32_t column) { return defined_score(block, memory, rows, i, column); };
   // Keeps the best range_min + K columns except the best range_min.

@@ -83,7 +83,7 @@ BSE_DEVICE void fetch_step(const ScoreBlock& block, const BlockMemory<Shape>& me
                   panel + i * Shape::kPitch + k);
     }
   }
-  ptx::cp_async_commit();  // commits an empty group too, for the wait to count
+  ptx::cp_async_commit();  // an empty group too, because the wait counts groups
 }
 
 // Starts copying the block's rows, as part of the next group that is committed.

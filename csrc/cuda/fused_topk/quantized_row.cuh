@@ -1,9 +1,9 @@
 // A row of quantized scores (quantized_score.cuh): layout in shared memory, and comparison with a threshold by a warp.
 //
 // A lane has one chunk of 32 adjacent columns in every 1024, so that a set of columns is one word per chunk
-// (column_set.cuh). A chunk is 16 words in four quarters. Word m of quarter q holds column c = 16 (q / 2) + 4 (q % 2) +
-// m of the chunk in its low half, and column c + 8 in its high half.
-// Comparing words i and i + 8 (quarters 0 and 1, then 2 and 3) yields four flags, the highest bits of four bytes:
+// (column_set.cuh). A chunk is 16 words in four quarters. Word m of quarter q holds two columns of the chunk:
+// c = 16 (q / 2) + 4 (q % 2) + m in its low half, and c + 8 in its high half.
+// Comparing word i (quarters 0 and 1) and word i + 8 (quarters 2 and 3) yields four flags, the high bits of four bytes:
 //   byte      3        2        1        0
 //   column    i + 24   i + 16   i + 8    i          i = 0 .. 7
 // Eight comparisons, with a shift by one bit between them, fill the 32 bits of the chunk in column order.

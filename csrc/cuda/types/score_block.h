@@ -8,8 +8,8 @@ namespace bse::cuda {
 // Marks the pair of a row and itself: a NaN that no arithmetic produces.
 constexpr uint32_t kItselfBits = 0xFFFFFFFFu;
 
-// Groups of rows, and the candidates of each group. Row r of group g has position first_row + g * rows_per_group + r.
-// Its edges go to result row query_row(position).
+// Groups of rows, and the candidates of each group. Groups are counted from the first one at hand: row r of group g has
+// position first_row + g * rows_per_group + r. Its edges go to result row query_row(position).
 struct ScoreBlock {
   DeviceMatrix queries, base;
   const float* query_norms;    // by subset row
@@ -24,7 +24,7 @@ struct ScoreBlock {
   int64_t num_candidates;  // per group: columns of the scores
   bool exclude_self;       // a pair of equal ids scores kItselfBits
   Selection selection;
-  // Prefilter. Null: all scores are exact. Else a device word, nonzero if the error bound fails for some row. Then the
+  // unbounded: null without prefilter. Otherwise a device word, nonzero if the error bound fails for some row. Then the
   // matrix and streaming engines score all rows exactly, the fused engine only the affected rows.
   // margin: twice the error bound of the approximate scores in a score matrix.
   const uint32_t* unbounded;

@@ -17,7 +17,7 @@ namespace bse::cuda::tuning {
 // Rows of a thread block: the largest of 64, 32 and 16 that fits shared memory. On an H200 the example uses 64: 132 KB
 // of quantized scores, 17 KB of rows, 61 KB of panels and 12 KB of candidates. A multiprocessor holds one block of 16
 // warps.
-// Each of the 20,000 blocks reads 256 KB of candidates, 5.1 GB from L2 in total. That takes 0.95 ms, more than the 0.55
+// Each of the 20,000 blocks reads 256 KB of candidates from L2. These 5.1 GB take 0.95 ms, more than the 0.55
 // ms of the products. 32 rows would double the reads. Products and selection of a block do not overlap, and even with
 // 32 rows two blocks do not fit one multiprocessor.
 constexpr int kMaxFusedRows = 64;
@@ -47,8 +47,8 @@ constexpr int kSmallFusedPanelStages = 2;
 constexpr int kInterpolations = 6;
 
 // Limit of the close columns that a warp rescores, a multiple of 32. A row with more is left to the whole block, at 20
-// times the cost. In the example (simulated) a quarter of the rows have close columns, at most 5. Each 32 of them take 420
-// instructions, 0.15 ms in total. Features whose cosines spread by .002 have about 27 per row.
+// times the cost. In the example (simulated) a quarter of the rows have close columns, at most 5. Each 32 of them take
+// 420 instructions, 0.15 ms in total. Features whose cosines spread by .002 have about 27 per row.
 constexpr int kMaxClose = 128;
 
 // --- Matrix top-k (score_kernel.cuh, prefilter_kernel.cuh, select_kernel.cuh), and draws
