@@ -1,5 +1,5 @@
-// The rows of a group that one thread block takes, in static shared memory: ids, norms, the candidate that each row
-// drops, and the rows that quantized scores cannot decide.
+// The rows of a group that one thread block takes, in static shared memory. Holds ids, norms, the column that each row
+// drops, and which rows need exact scores.
 #pragma once
 
 #include "common/hash.h"

@@ -1,10 +1,10 @@
 // Finds the best `rank` columns of a row of quantized scores, as far as these can tell, with one warp.
 //
-// Let T be the rank-th largest quantized score and w the window: exact scores are in the same order if quantized scores
-// differ by more than w (quantized_score.cuh). A candidate above T + w is certainly among the best: only candidates
-// above T could be better, and these are fewer than `rank`. One below T - w certainly is not: `rank` candidates reach
-// T, and all of them are better. Candidates in between are close. If all of them fit, they are among the best too. Else
-// exact scores decide.
+// Let T be the rank-th largest quantized score and w the window. If quantized scores differ by more than w, exact
+// scores are in the same order (quantized_score.cuh). A candidate above T + w is certainly among the best: only
+// candidates above T could be better, and these are fewer than `rank`. One below T - w certainly is not: `rank`
+// candidates reach T, and all of them are better. Candidates in between are close. If all of them fit, they are among
+// the best too. Else exact scores decide.
 //
 // T is found by counting the scores that reach a guess. The first guess is that of the previous row, as rows are much
 // alike. Later guesses interpolate between the counts on both sides, then bisect. At most tuning::kInterpolations + 15

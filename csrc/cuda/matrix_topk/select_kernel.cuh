@@ -1,9 +1,9 @@
 // Selects edges from the rows of a score matrix, one row per thread block (row_topk.cuh).
 //
 // If scores are approximate, let e = margin / 2 bound their error, and let T be the K-th best of them. A candidate
-// above T + 2 e is certainly in the exact top K: a better one has an approximate score above T, as fewer than K
-// candidates do. A candidate below T - 2 e certainly is not: K candidates have exact scores of at least T - e.
-// Candidates in between get exact scores, unless all of them are kept.
+// above T + 2 e is certainly in the exact top K: any better one is above T, and fewer than K candidates are. One below
+// T - 2 e certainly is not: K candidates have exact scores of at least T - e. Candidates in between get exact scores,
+// unless all of them are kept.
 #pragma once
 
 #include "common/score.h"

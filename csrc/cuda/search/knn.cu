@@ -1,5 +1,5 @@
-// Exact neighbors on the GPU, by candidate lists with running limits. Where these do not pay, a score matrix is filled
-// for as many queries at a time as scratch holds, then edges are selected from it.
+// Exact neighbors on the GPU, by candidate lists with running limits. Where these do not pay, edges are selected from a
+// score matrix of as many queries at a time as scratch holds.
 
 #include <algorithm>
 #include <optional>

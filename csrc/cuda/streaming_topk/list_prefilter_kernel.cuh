@@ -6,8 +6,8 @@
 // stream of tiles. The panels of the block's own rows stay in shared memory if they fit. O(rows columns D).
 //
 // Cuts of a list drop the candidates that may not become edges. If labels or max_score exclude many of the best, lists
-// would fill up with them and be cut often. kIsRestricted tests both before a score is appended, with two more
-// instructions per score.
+// would fill up with these and be cut often. Therefore kIsRestricted tests both before a score is appended, with two
+// more instructions per score.
 #pragma once
 
 #include "cuda/primitives/mma_tile.cuh"

@@ -16,10 +16,9 @@ namespace bse::cuda::tuning {
 
 // Rows of a thread block: the largest of 64, 32 and 16 that fits shared memory. On an H200 the example uses 64: 132 KB
 // of quantized scores, 17 KB of rows, 61 KB of panels and 12 KB of candidates. A multiprocessor holds one block of 16
-// warps.
-// Each of the 20,000 blocks reads 256 KB of candidates from L2. These 5.1 GB take 0.95 ms, more than the 0.55
-// ms of the products. 32 rows would double the reads. Products and selection of a block do not overlap, and even with
-// 32 rows two blocks do not fit one multiprocessor.
+// warps. Each of the 20,000 blocks reads 256 KB of candidates from L2. These 5.1 GB take 0.95 ms, more than the 0.55 ms
+// of the products. 32 rows would double the reads. Products and selection of a block do not overlap. Even with 32 rows,
+// two blocks do not fit one multiprocessor.
 constexpr int kMaxFusedRows = 64;
 
 // Candidates of a panel: 32 for each of 8 warps. For 8 mma a warp reads 32 + 32 rows: 16 clocks of shared memory,
@@ -54,7 +53,8 @@ constexpr int kMaxClose = 128;
 // --- Matrix top-k (score_kernel.cuh, prefilter_kernel.cuh, select_kernel.cuh), and draws
 
 // Bytes of a score matrix if memory allows: an amount that stays in L2. Without fused top-k the example takes 8 ms or
-// more: 160 rounds of three launches, histograms in shared memory, and 5.1 GB written once and read at least twice.
+// more, for 160 rounds of three launches. These write 5.1 GB once, read it at least twice, and fill histograms in
+// shared memory.
 constexpr size_t kGraphScoreBytes = size_t{32} << 20;
 
 // Bytes of candidates drawn by one launch if memory allows, enough to fill all multiprocessors. The example has 20 MB.
@@ -64,12 +64,11 @@ constexpr size_t kDrawBytes = size_t{64} << 20;
 
 // Prediction for exact neighbors with N = 200,000, d = 128, K = 100 in bfloat16:
 //   products   2 N^2 d = 10.2 Tflop: 17.5 ms of mma.sync. For 4096 scores a warp issues 256 mma, 64 ldmatrix and 256
-//              instructions of gates. While limits are tight, each append takes about 30 more. ldmatrix takes 60% of
-//              the bandwidth of shared memory.
+//              instructions of gates. While limits are tight, each list appended to takes about 30 more. ldmatrix
+//              takes 60% of the bandwidth of shared memory.
 //   lists      8 cuts and 1500 entries per row, 2.4 GB written. The first cut is at 320 entries, then one for each
 //              factor of 2.5 in columns (the longest of 128 lists sets off a cut of all). A cut takes about 2500
-//              cycles, mostly waiting, about half of it filled by the other block: 0.6M per warp, beside 5M of
-//              products.
+//              cycles, mostly waiting: 0.6M per warp, beside 5M of products. The other block fills about half of them.
 //   base       1563 row tiles read it from L2: 80 GB, 14 ms at 5.5 TB/s, hidden behind the products. It comes from
 //              device memory 6 times: 0.3 GB.
 //   edges      2 to 3 ms: 110 candidates per row are scored exactly, 5.6 GB from L2.
