@@ -108,9 +108,9 @@ class ListRows {
     state_.gates[row] = gate(list.limit, query.norm);
   }
 
-  // A kernel compares dot * base norm instead of the score dot * (norm * base norm). 2^-20 covers the rounding of both
-  // values and of this quotient, for scores of at most 1.02 and norms within [2^-20, 2^20] (has_prefilter_bound). If
-  // the norm is 0, all scores are 0. Then, once there is a limit, later columns lose the tie.
+  // If kIsPrefiltered, dot * base norm is compared instead of the score dot * (norm * base norm). 2^-20 covers the
+  // rounding of both values and of this quotient, for scores of at most 1.02 and norms within [2^-20, 2^20]
+  // (has_prefilter_bound). If the norm is 0, all scores are 0. Then, once there is a limit, later columns lose the tie.
   BSE_DEVICE static float gate(float limit, float norm) {
     if (!kIsPrefiltered || limit == minus_infinity()) return limit;
     return norm == 0.0f ? unreachable() : (limit - 0x1p-20f) / norm;
