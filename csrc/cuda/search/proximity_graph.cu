@@ -1,5 +1,5 @@
-// Proximity graphs on the GPU: draws of as many groups at a time as scratch holds, then scores and selection, in one
-// kernel where that serves (fused_topk_kernel.cuh), else by matrices of so many groups that their scores stay in L2.
+// Proximity graphs on the GPU. Draws candidates of as many groups at a time as scratch holds, then scores and selects.
+// One kernel does both where it fits (fused_topk_kernel.cuh). Else score matrices cover as many groups as stay in L2.
 
 #include <algorithm>
 #include <optional>
@@ -16,14 +16,14 @@ namespace bse::cuda {
 
 namespace {
 
-constexpr int64_t kMaxGroups = 65535;  // of a launch that random_fills a scores
+constexpr int64_t kMaxGroups = 65535;  // of a launch that fills a score matrix (grid.z)
 
 bool can_prefilter(const ProximityGraphRequest& request) {
   return request.candidate_group_size > 1 &&
          can_prefilter(request.features, request.documents, request.selection, request.has_scores);
 }
 
-// What a run lays out in scratch.
+// Layout of the scratch buffer, and the sizes that follow from the request.
 struct Layout {
   Layout(const ProximityGraphRequest& request, const GraphPlan& plan, void* buffer) : scratch(buffer) {
     const bool is_shared = request.candidate_group_size > 1;
@@ -100,7 +100,7 @@ GraphPlan plan_proximity_graph(const ProximityGraphRequest& request, size_t max_
       plan.draws_at_once = plan.groups_at_once = (plan.groups_at_once + 1) / 2;
     }
   }
-  // More draws at a time where there is room, in whole matrices.
+  // Draws for more groups at a time where there is room: a multiple of groups_at_once.
   const int64_t min_draws = plan.groups_at_once;
   for (int64_t draws = max_draws; draws > min_draws; draws /= 2) {
     plan.draws_at_once = std::max<int64_t>(1, draws / min_draws) * min_draws;
@@ -138,7 +138,7 @@ void proximity_graph(const ProximityGraphRequest& request, const GraphPlan& plan
   block.num_candidates = layout.num_columns;
   block.exclude_self = is_shared;
   block.selection = request.selection;
-  // A scores is approximate by one threshold; bands know better.
+  // Matrix top-k prefilters by one threshold, so it needs range_min = 0. Fused top-k cuts at both ranks.
   const bool is_prefiltered = can_prefilter(request) && (plan.fused_rows > 0 || request.selection.range_min == 0);
   uint32_t* const unbounded_word = is_prefiltered ? layout.unbounded : nullptr;
   if (unbounded_word != nullptr) {
