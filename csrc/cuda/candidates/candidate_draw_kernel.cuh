@@ -2,9 +2,9 @@
 //
 // If at most half of all n values are drawn, the draw is the first `num_drawn` distinct values of the group's word
 // stream. Each thread makes four words at a time (a Philox block), and the list keeps the first of equal values
-// (distinct_list.cuh). This is O(num_drawn) expected work per group. Otherwise the draw is a truncated Fisher-Yates
-// shuffle of all n values, O(n). Each swap depends on the one before, so one thread makes them all, in shared memory if
-// the values fit.
+// (distinct_list.cuh). Otherwise the draw is a Fisher-Yates shuffle of all values, stopped after num_drawn swaps. Each
+// swap depends on the one before, so one thread makes them all, in shared memory if the values fit. O(num_drawn)
+// expected work per group.
 #pragma once
 
 #include "common/draw.h"
