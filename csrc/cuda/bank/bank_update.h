@@ -35,9 +35,9 @@ struct BankUpdate {
   bool skips = false;  // whether rows that are not storable are skipped and counted; otherwise they are errors
 };
 
-// Layout of the error log in device memory: kNumStatusWords status words (status.h) of the first refused update that
-// has not been read yet, the step of that update, and the total number of skipped rows. Initially the last word is 0,
-// and all bits of the other words are set.
+// Layout of the error log in device memory. It begins with the kNumStatusWords status words (status.h) of the first
+// refused update that is still unread, and the step of that update. The total number of skipped rows follows.
+// Initially the last word is 0, and all bits of the other words are set.
 constexpr int kRefusedStepWord = kNumStatusWords, kNumSkippedWord = kNumStatusWords + 1;
 constexpr int kNumErrorLogWords = kNumStatusWords + 2;
 

@@ -4,10 +4,10 @@
 //   table[id]  = stored(unit(m * table[id] + (1 - m) * unit(row))), where row is the one that claims[id] names
 //
 // So the last of equal ids is kept, whatever the schedule. csrc/cpu/bank/bank_update.h defines the rounding.
-// A squared norm consists of eight chains, chain j over the elements j, j + 8, .... Eight lanes take a row, one chain
-// each. A butterfly adds up their sums in the defined order, since a + b equals b + a. A warp computes the scales of
-// four rows at once, and then writes the rows one after the other with all its lanes. A row may have any width, so it
-// is not kept in between. It is read and mixed again, with the same result. O(num_rows dim).
+// A squared norm consists of eight chains: chain j sums the elements j, j + 8, and so on. Eight lanes take a row, one
+// chain each. A butterfly adds up their sums in the defined order, since a + b equals b + a. A warp computes the scales
+// of four rows at once, and then writes the rows one after the other with all its lanes. A row may have any width, so
+// it is not kept in between. It is read and mixed again, with the same result. O(num_rows dim).
 #pragma once
 
 #include "cuda/bank/bank_update.h"
@@ -97,8 +97,8 @@ struct RowMixer {
   }
 };
 
-// Stores the four rows of a warp from `first` on. Lanes 8 i to 8 i + 7 pass for row first + i whether it is kept,
-// whether it is mixed, and its instance id.
+// Stores the four rows of a warp from `first` on. Lanes 8 i to 8 i + 7 pass is_kept, is_mixed and the instance id of
+// row first + i.
 BSE_DEVICE void store_rows(const RowMixer& mixer, int64_t first, bool normalize, bool is_kept, bool is_mixed,
                            int64_t id) {
   const unsigned lane = threadIdx.x % 32;

@@ -20,7 +20,7 @@ struct DrawPlan {
   uint32_t num_drawn, n;
   uint64_t seed;
   uint32_t num_slots;      // slots of the hash table, or 0 for a shuffle
-  bool is_shared;          // table or shuffle is in shared memory; otherwise in `tables`, or in `values`
+  bool is_shared;          // table or shuffle in shared memory; otherwise table in `tables`, shuffle in `values`
   uint32_t values_stride;  // distance between the draws of two groups
   bool are_own;            // per-row candidates: group g is row g, and n excludes the row itself
 };
@@ -36,7 +36,8 @@ __global__ void __launch_bounds__(kDrawThreads)
   uint64_t* table = tables + size_t{blockIdx.x} * plan.num_slots;
   if (is_sparse && plan.is_shared) table = shared.take<uint64_t>(plan.num_slots);
   uint32_t* const shuffled = !is_sparse && plan.is_shared ? shared.take<uint32_t>(plan.n) : nullptr;
-  const uint32_t num_surplus = (0u - plan.n) % plan.n;  // 2^32 mod n: words that uniform_below() skips
+  // 2^32 mod n. A word is skipped if the low half of word * n is below it, as in uniform_below().
+  const uint32_t num_surplus = (0u - plan.n) % plan.n;
   for (uint32_t g = blockIdx.x; g < num_groups; g += gridDim.x) {
     const uint32_t group = first_group + g;
     uint32_t* drawn = values + size_t{g} * plan.values_stride;

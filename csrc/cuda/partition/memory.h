@@ -30,7 +30,7 @@ struct PartitionMemory {
   uint32_t* selected_batches;  // [num_batches]
   uint32_t* selected_roots;    // [num_batches]
   uint32_t* found;             // [num_batches, kSeedSize]
-  uint32_t* batch_values;      // [num_batches + 1] numbers of first free places, later ranks of full batches
+  uint32_t* batch_values;      // [num_batches + 1] index of a batch's first free place; later ranks of full batches
   size_t num_bytes;
 
   PartitionMemory(const PartitionRequest& request, void* buffer, uint64_t* status) {

@@ -1,7 +1,7 @@
 // Groups for sorting (grouping.cuh): they ascend with the key and are small.
 //
-// Hashes are uniform, so grouping by their upper bits gives small groups. There may be many batches of equal emptiness,
-// and many rows in a batch, so these groups are divided by ranges of batch or row numbers. If a large batch has many
+// Hashes are uniform, so grouping by their upper bits gives small groups. Many batches may be equally empty, and
+// batches may have many rows, so these groups are divided by ranges of batch or row numbers. If a large batch has many
 // rows with close numbers, they still share a group. That costs only time.
 #pragma once
 

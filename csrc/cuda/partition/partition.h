@@ -2,8 +2,8 @@
 // that of csrc/cpu/partition/partition.cpp.
 //
 // All pointers are borrowed and point to memory of the current device. Work is queued on `stream` (a cudaStream_t).
-// Nothing here allocates. The number of rounds depends on the data, so the host waits for the stream once every few
-// vote rounds, through the caller's CounterReader.
+// Nothing here allocates. The number of rounds depends on the data, so the host must wait for the stream, about once
+// every few vote rounds. It does so through the caller's CounterReader.
 #pragma once
 
 #include <cstddef>

@@ -9,7 +9,7 @@
 
 namespace bse::cuda {
 
-constexpr size_t kSharedBytes = 32 << 10;  // largest dynamic shared memory of a block; larger buffers use scratch
+constexpr size_t kSharedBytes = 32 << 10;  // buffers of draws and sorts use shared memory up to this size, else scratch
 
 class Scratch {
  public:

@@ -105,8 +105,8 @@ class WarpWalk {
     end_ = End::kNone;
   }
 
-  // Number of segments to walk ahead. Steps beyond the end of the walk are wasted, so the window is twice the number of
-  // segments that the missing rows need if every step finds one. It widens while segments add no row.
+  // Number of segments to walk ahead, limited because steps beyond the end of the walk are wasted. It is about twice
+  // the number that the missing rows need if every step finds one. It grows while segments add no row.
   BSE_DEVICE uint32_t window() const {
     const uint32_t likely = min(batch_.num_missing() >> setting_.log_segment_steps, 16u);
     const uint32_t wanted = 2 * likely + kMinWindow + num_unproductive_;
@@ -218,7 +218,8 @@ class WarpWalk {
     }
   }
 
-  // Adds up committed steps, and restarts of the segments below rank_end. Reports bad neighbors that ended these.
+  // Counts committed steps, and the restarts of segments with ranks below rank_end. Reports bad neighbors that ended
+  // such segments.
   BSE_DEVICE void count(int num_steps, unsigned restarted, uint32_t rank_end) {
     num_steps_ += num_steps;
     num_restarts_ += __popc(restarted & ranks_below(rank_end));
