@@ -31,7 +31,7 @@ BSE_HOST_DEVICE inline void draw_sparse(Words& words, uint32_t num_drawn, uint32
   }
 }
 
-// Draws by a partial shuffle of values: [n], which holds 0..n-1 in order. Its first num_drawn entries become the draw.
+// Draws by a partial shuffle. values: [n], 0..n-1 in order; the first num_drawn entries become the draw.
 template <class Words>
 BSE_HOST_DEVICE inline void shuffle_front(Words& words, uint32_t num_drawn, uint32_t n, uint32_t* values) {
   for (uint32_t i = 0; i < num_drawn; ++i) {
@@ -42,7 +42,7 @@ BSE_HOST_DEVICE inline void shuffle_front(Words& words, uint32_t num_drawn, uint
   }
 }
 
-// As shuffle_front(), for values: [n] not yet initialized.
+// As shuffle_front(), but initializes the values first.
 template <class Words>
 BSE_HOST_DEVICE inline void draw_dense(Words& words, uint32_t num_drawn, uint32_t n, uint32_t* values) {
   for (uint32_t i = 0; i < n; ++i) values[i] = i;

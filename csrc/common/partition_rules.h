@@ -47,17 +47,17 @@ constexpr uint32_t kMaxHardenings = 2, kMaxSoftenings = 24;
 constexpr int64_t kLowEdgeShare = EdgeShare::kWhole / 10;
 constexpr int64_t kFewProposals = 32;  // a round brings little if at most one in this many voting rows proposes
 constexpr uint32_t kHardenMask = 3, kSoftenMask = 7;                 // a row takes part if these bits of its hash are 0
-constexpr int64_t kNumMeasured = 4096;                               // rows in the sample of a partition's edge share
-constexpr int64_t kMaxMeasuredWalks = 64, kMaxMeasuredMembers = 64;  // the same for walks: walks, members of each
+constexpr int64_t kNumMeasured = 4096;                               // sample for the edge share of a partition: rows
+constexpr int64_t kMaxMeasuredWalks = 64, kMaxMeasuredMembers = 64;  // sample for that of walks: walks, members of each
 
-// Index of a hash within its stage. Stages are numbered in the order they run in.
+// Indices of the hash keys of a stage. Stages are numbered in the order they run in.
 constexpr uint32_t kPickRows = 0, kClaim = 1, kFill = 2, kOrder = 3, kFirstRound = 4;
 constexpr uint32_t kFillStage = 1 + kNumDissolves + kNumReseeds;
 
 // --- seeds ---------------------------------------------------------------------------------------------------------
 
-// Collects unassigned rows into found: [kSeedSize], in the order in which a walk with restart meets them, root first.
-// Returns how many, at most `limit`. words: segment `stage` of walk `batch`. The callables are degree(row),
+// Collects unassigned rows in the order in which a walk with restart meets them, root first. Returns how many, at most
+// `limit`. words: segment `stage` of walk `batch`; found: [kSeedSize]. The callables are degree(row),
 // neighbor_row(row, i), which may return `row` itself without effect, and is_unassigned(row).
 #if defined(__CUDACC__)
 #pragma nv_exec_check_disable  // the callables may be device-only functions

@@ -25,21 +25,21 @@ namespace bse {
 
 constexpr int64_t kMaxPrefilterDim = 8192;
 
-// Bounds the error of an approximate cosine, for dim <= kMaxPrefilterDim.
+// Returns the error bound of an approximate cosine, for dim <= kMaxPrefilterDim.
 BSE_HOST_DEVICE inline double prefilter_error(int64_t dim) {
   const double unit = 0x1p-24, n = static_cast<double>(dim);
   const double gamma_chain = n * unit / (1.0 - n * unit), gamma_dot = 2.0 * n * unit / (1.0 - 2.0 * n * unit);
   return 1.02 * (gamma_chain + gamma_dot) + 0x1p-22;
 }
 
-// Bounds the error of a cosine computed by tensor cores. They align the products of a step and the sum so far to the
-// largest of these and drop the lower bits (Fasi, Higham, Mikaitis, Pranesh: Numerical behavior of NVIDIA tensor cores,
-// PeerJ CS 2021). So there is one truncation per product and one per step, each within 2 u of the sum of |a_k b_k|.
-// 4 d u covers both.
+// Returns the error bound of a cosine computed by tensor cores. They align the products of a step and the sum so far to
+// the largest of these and drop the lower bits (Fasi, Higham, Mikaitis, Pranesh: Numerical behavior of NVIDIA tensor
+// cores, PeerJ CS 2021). So there is one truncation per product and one per step, each within 2 u of the sum of |a_k
+// b_k|. 4 d u covers both.
 BSE_HOST_DEVICE inline double tensor_core_prefilter_error(int64_t dim) { return 2.0 * prefilter_error(dim); }
 
-// Bounds the error of a cosine computed as the dot product of normalized bf16 copies. residual: largest |y - y'| of the
-// rows, at most 2^-7.
+// Returns the error bound of a cosine computed as the dot product of normalized bf16 copies. residual: largest |y - y'|
+// of the rows, at most 2^-7.
 BSE_HOST_DEVICE inline double normalized_copy_error(int64_t dim, double query_residual, double base_residual) {
   const double residuals = query_residual + base_residual + query_residual * base_residual;
   return 1.001 * residuals + 1.02 * prefilter_error(dim);

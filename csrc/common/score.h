@@ -49,8 +49,8 @@ BSE_HOST_DEVICE inline float from_ordered_bits(uint32_t ordered) {
   return score;
 }
 
-// Returns the rank of a candidate as one integer, smaller for a better candidate: score descending, then tiebreak
-// ascending (draw position in a proximity graph, id in kNN).
+// Returns the rank of a candidate as one integer. Ranks ascend with falling scores, then with rising tiebreaks. The
+// tiebreak is the draw position in a proximity graph and the id in kNN.
 BSE_HOST_DEVICE inline uint64_t candidate_rank(float score, uint32_t tiebreak) {
   return uint64_t{~ordered_bits(score)} << 32 | tiebreak;
 }

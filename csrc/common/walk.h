@@ -1,11 +1,11 @@
 // Definition of the random walk with restart that collects a batch, whatever way an engine schedules it.
 //
 // Segment s of walk w starts at the current root. Each step draws a restart word, which ends the segment if it is below
-// the threshold floor(alpha * 2^32), then a neighbor word, which picks neighbor mulhi(word, degree). A segment also
-// ends at a row without neighbors and after max_segment_steps. It is a pure function of (seed, epoch, w, root, s).
-// The batch is the root and then the first distinct rows in the order (segment, step). After max_unproductive_segments
-// segments in a row that add no row, a random row becomes the root (reroot). After max_segments segments in all, random
-// fills from a keyed permutation of all rows complete the batch. So every walk ends.
+// the threshold floor(alpha * 2^32) for restart probability alpha. Then it draws a neighbor word, which picks neighbor
+// mulhi(word, degree). A segment also ends at a row without neighbors and after max_segment_steps. It is a pure
+// function of (seed, epoch, w, root, s). The batch is the root and then the first distinct rows in the order (segment,
+// step). After max_unproductive_segments segments in a row that add no row, a random row becomes the root (reroot).
+// After max_segments segments in all, random fills from a keyed permutation of all rows complete the batch.
 //
 // Source: Yang et al., "BatchSampler: Sampling Mini-Batches for Contrastive Learning in Vision, Language, and Graphs",
 // KDD 2023, section 4.2. Segments and their limits are not in the paper.

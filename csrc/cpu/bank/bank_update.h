@@ -2,8 +2,8 @@
 //
 // Normalization: u_k = float32(x_k * (1 / sqrt(n))) with n = sum of x_k^2 in float64. The sum has eight chains: chain j
 // adds k = j, j + 8, ... ascending. They are added as ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)). A zero row stays zero.
-// Mixing with momentum m, if the instance has a stored row: m * old + (1 - m) * u, where each operation rounds to
-// float32. The result is normalized again if normalization is on.
+// Mixing with momentum m, if the instance has a stored row: m * old + (1 - m) * u. Each operation rounds to float32.
+// The result is normalized again if normalization is on.
 // Everything is checked before anything is stored. Complexity O(num_rows * dim). All of it is one call, because caches
 // are cold between training steps and a further call from Python would cost more than the work.
 #pragma once

@@ -1,4 +1,4 @@
-// Partition epochs on the CPU: the engine that csrc/common/partition_schedule.h runs, where the result is defined.
+// Partition epochs on the CPU: the engine for csrc/common/partition_schedule.h, which defines the result.
 //
 // Rows vote in parallel, and all decisions of a round read the state at its start. A counting sort groups the proposals
 // by batch, and each batch selects its best. O(R) memory, O(R K) per round.
@@ -280,7 +280,7 @@ class Partition {
     eject_if(stage, kSoftenMask, [](uint32_t, uint64_t, VoteTally&) { return true; });
   }
 
-  // Ejects the assigned rows whose hash has no bit of the mask, if leaves(row, row_hash, tally).
+  // Ejects each assigned row whose hash has no bit of the mask set and for which leaves(row, row_hash, tally) is true.
   template <class Leaves>
   void eject_if(uint32_t stage, uint64_t mask, const Leaves& leaves) {
     const uint64_t stage_key = key(stage, kPickRows);

@@ -9,7 +9,7 @@ namespace bse {
 
 namespace {
 
-// State of one thread: the draw of the current group, and the block of rows in work.
+// State of one thread: the draw of the current group, and the current block of rows.
 class GroupWorkspace {
  public:
   GroupWorkspace(const GraphSubset& subset, const BlockPlan& plan, const uint32_t* order, double margin,

@@ -1,6 +1,6 @@
 // Rows and columns are the same instances. Row blocks are processed in order, each against the columns from its own
-// first row on. A score is offered to the buffer of its row and, if its column is in a later block, to the buffer of
-// that later row too. So when a block's turn comes, its buffers have already seen all columns before it.
+// first row on. A score is offered to the buffer of its row. If its column is in a later block, it is offered to that
+// later row's buffer too. So when a block's turn comes, its buffers have already seen all columns before it.
 //
 // Every buffer thus sees its candidates in ascending order, as ties require, on any number of threads. The columns are
 // split into one part per thread. Each part collects into buffers of its own for the rows of the block, which are

@@ -1,4 +1,4 @@
-// Exact kNN graph that scores each pair once. If base and queries are the same set, each score serves two rows.
+// Exact kNN graph of one set of rows. Each pair is scored once, because its score serves both rows.
 #pragma once
 
 #include <cstdint>

@@ -9,7 +9,7 @@ namespace bse {
 namespace {
 
 // Chooses the prefilter of one thread. If the current one leaves more than a quarter of 64 rows undecided, the next one
-// takes over, and after the last one there is none. The choice affects only speed.
+// takes over. After the last one there is none. The choice affects only speed.
 class PrefilterLadder {
  public:
   explicit PrefilterLadder(const std::vector<Prefilter>& prefilters) : prefilters_(prefilters) {}

@@ -47,13 +47,13 @@ struct KernelTable {
   // Turns acc[c] into the score of candidate c, in place. acc: [count]; norms: [count], row_norm() of each candidate
   void (*finish_scores)(Metric metric, float row_norm, const float* norms, int64_t count, float* acc);
 
-  // Guesses a threshold that about num_wanted of scores: [count] are above, seldom fewer. The caller must count the
-  // scores above. Returns false if there is no guess.
+  // Guesses a threshold that about num_wanted scores are above, seldom fewer. The caller must count them. Returns false
+  // if there is no guess. scores: [count]
   bool (*guess_threshold)(const float* scores, int64_t count, int64_t num_wanted, float* threshold);
 
-  // Appends in order every score that is not NaN and, if `bounded`, above `threshold`, with tiebreak first_tiebreak +
-  // c. Stops when fewer than panel_width places are free. Returns the number of scores processed. scores: [count];
-  // kept_scores, kept_tiebreaks: [capacity], *num_kept of them used
+  // Appends every score that is not NaN and, if `bounded`, above `threshold`. Keeps the order; the tiebreak of
+  // scores[c] is first_tiebreak + c. Stops when fewer than panel_width places are free. Returns the number of scores
+  // processed. scores: [count]; kept_scores, kept_tiebreaks: [capacity], *num_kept of them used
   int64_t (*collect)(const float* scores, int64_t count, uint32_t first_tiebreak, bool bounded, float threshold,
                      float* kept_scores, uint32_t* kept_tiebreaks, int64_t* num_kept, int64_t capacity);
 

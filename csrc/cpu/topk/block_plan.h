@@ -16,9 +16,10 @@ struct BlockPlan {
   int64_t top_k_capacity = 0;
   int num_threads = 1;
 
-  // Shrinks the default blocks, then the number of threads, until all workspaces fit into `budget_bytes`. `extra_bytes`
-  // is the scratch of a thread beside its workspace. Throws std::length_error if the smallest plan does not fit. The
-  // message names max_memory and the bytes needed, to which `fixed_bytes` is added.
+  // Shrinks the default blocks (rows down to 32), then the number of threads, then the rows further, until all
+  // workspaces fit into `budget_bytes`. `extra_bytes` is the scratch of a thread beside its workspace. If even the
+  // smallest plan does not fit, throws std::length_error, which names max_memory and the bytes needed. `fixed_bytes` is
+  // only added to that number.
   static BlockPlan fit(const Selection& selection, int64_t max_rows_per_block, int64_t num_candidates, int64_t dim,
                        int num_threads, int64_t extra_bytes, int64_t fixed_bytes, int64_t budget_bytes);
 

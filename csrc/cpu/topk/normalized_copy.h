@@ -14,8 +14,8 @@ namespace bse {
 
 class NormalizedCopy {
  public:
-  // Copies the rows `ids`: [count] of the features, or the first count if null. Other rows stay uninitialized. norms:
-  // [count], reciprocal norms of the copied rows
+  // Copies rows of the features; the others stay uninitialized. ids: [count] rows to copy, or null for the first count;
+  // norms: [count], their reciprocal norms
   NormalizedCopy(const MatrixView& features, const int64_t* ids, const float* norms, int64_t count, ThreadTeam& team);
 
   static int64_t bytes(const MatrixView& features) { return 2 * features.num_rows * stride(features.dim); }

@@ -11,7 +11,7 @@ namespace bse {
 
 namespace {
 
-// For a row with reciprocal norm 0: whether its squared norm is 0 (rather than infinite), as all elements are tiny.
+// For a row with reciprocal norm 0: whether its squared norm is 0 rather than infinite. Elements below 1 imply 0.
 bool is_small(const MatrixView& features, int64_t row) {
   std::vector<float> scratch(static_cast<size_t>(features.dim));
   const float* elements = features.read(row, 0, features.dim, scratch.data());
@@ -120,8 +120,8 @@ bool BorderlineRescorer::resolve(TopKBuffer& buffer, int64_t query_id, float que
 // Finds the num_best best entries: all above *limit, and the entries close_[c] with is_best_[c], which are not above.
 // Returns false if too many entries are close. cut: TopKCut::score of the num_best best approximate scores
 bool BorderlineRescorer::find_best(const TopKBuffer& buffer, int64_t num_best, float cut, float* limit) {
-  // At least num_best scores are not below the cut, and at most num_best are above it. So an entry more than two errors
-  // above the cut is among the best. An entry more than two errors below it is worse than num_best others.
+  // At least num_best scores are not below the cut, and at most num_best are above it. So an entry further above the
+  // cut than the margin is among the best. An entry further below it than the margin is worse than num_best others.
   const float* scores = buffer.scores();
   const float high = float_below(static_cast<double>(cut) + margin_);
   const float low = float_below(static_cast<double>(cut) - margin_);

@@ -1,5 +1,5 @@
-// Prefilter and rescore: fast approximate dot products find the few candidates that can be among the exact best, and
-// exact scores decide between those that are too close to call.
+// Prefilter and rescore. Fast approximate dot products find the few candidates that can be among the exact best. Exact
+// scores decide between those that are too close to call.
 //
 // Let e bound the error of a score (csrc/common/prefilter_bound.h) and T be the K-th best approximate score. A
 // candidate above T + 2e is certainly in the exact top K. One below T - 2e certainly is not. The margin is 2e.
@@ -49,8 +49,8 @@ class NormalizedPrefilter {
   NormalizedPrefilter(const MatrixView& queries, const float* query_norms, const MatrixView& base,
                       const float* base_norms, const int64_t* ids, int64_t count, ThreadTeam& team);
 
-  // Returns the memory of the copies, or 0 if they are not worth making: if there are no fast dot products, dim < 32,
-  // count is less than half the rows, or they exceed 1 GiB or half the budget.
+  // Returns the memory of the copies, or 0 if they should not be made. They should not if there are no fast dot
+  // products, if dim < 32, or if count is less than half the rows. They may take 1 GiB and half the budget at most.
   static int64_t bytes(const MatrixView& queries, const MatrixView& base, bool is_same, int64_t count,
                        int64_t budget_bytes);
 
