@@ -47,8 +47,8 @@ template <class Graph>
 struct BasicWalkRequest {
   Graph graph;  // at least one row, fewer than 2^31
   Strategy strategy = Strategy::kWalk;
-  const int64_t* roots = nullptr;     // [num_walks] rows of the graph
-  const int64_t* walk_ids = nullptr;  // [num_walks] below 2^32: number of each walk in the epoch
+  const int64_t* roots = nullptr;     // [num_walks] graph rows
+  const int64_t* walk_ids = nullptr;  // [num_walks] number of each walk in its epoch, below 2^32
   int64_t num_walks = 0;
   int64_t batch_size = 0;
   uint32_t restart_threshold = 0;  // floor(alpha * 2^32)
@@ -57,8 +57,8 @@ struct BasicWalkRequest {
 };
 
 struct WalkResult {
-  int32_t* nodes = nullptr;  // [num_walks, batch_size] rows, -1 past the last if there are fewer rows than batch_size
-  int64_t* steps = nullptr;  // [num_walks], as the three below
+  int32_t* nodes = nullptr;  // [num_walks, batch_size] graph rows, then -1 if the graph has fewer rows than batch_size
+  int64_t* steps = nullptr;  // [num_walks], as are the following counts
   int64_t* restarts = nullptr;
   int64_t* reroots = nullptr;
   int64_t* random_fills = nullptr;

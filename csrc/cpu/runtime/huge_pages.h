@@ -1,4 +1,4 @@
-// Large arrays that are first written here, or read at random: fewer page faults, fewer TLB misses.
+// Huge pages for large arrays. They save page faults at the first write and TLB misses in random reads.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,8 @@
 
 namespace bse {
 
-// Asks for huge pages where the system leaves it to programs (Linux, transparent_hugepage = madvise). Only a hint: what
-// is refused is harmless, and memory that is in use already keeps its pages.
+// Asks for huge pages if the system leaves the choice to programs (Linux, transparent_hugepage = madvise). This is only
+// a hint: the system may refuse it without harm, and memory already in use keeps its pages.
 inline void prefer_huge_pages(void* data, int64_t num_bytes) {
 #if defined(__linux__)
   constexpr uintptr_t kHugePage = uintptr_t{1} << 21;

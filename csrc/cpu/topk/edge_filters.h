@@ -1,4 +1,4 @@
-// Which edges labels and max_score forbid (csrc/common/selection.h).
+// Removes edges that labels or max_score forbid (Selection in common/selection.h).
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace bse {
 
-// Scores of forbidden candidates of a row become NaN.      candidate_ids, scores: [count]
+// Sets the scores of a row's forbidden candidates to NaN. candidate_ids, scores: [count]
 inline void forbid_edges(const Selection& selection, int64_t query_id, const int64_t* candidate_ids, int64_t count,
                          float* scores) {
   constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();

@@ -1,4 +1,4 @@
-// Entry points of the CPU engine that turn a graph into mini-batches. Pointers are borrowed; nothing is kept.
+// Entry points of the CPU engine that turn a graph into mini-batches. Pointers are borrowed for the call only.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +8,12 @@
 
 namespace bse {
 
-// Canonical walks (csrc/common/walk.h) or the other strategies, one batch each.
+// Collects one batch per root, by random walk (csrc/common/walk.h) or by another strategy.
 void walk_batches(const WalkRequest& request, const WalkResult& result, Monitor& monitor);
 
-// Every row in exactly one batch; csrc/common/partition_schedule.h says how. nodes: [R], or [R - R mod batch_size] with
-// drop_last: the full batches one after the other, then the ragged one. Returns the number of rows that were filled in
-// at random.
+// Puts every row into exactly one batch, as csrc/common/partition_schedule.h defines. nodes: [R], or
+// [R - R mod batch_size] with drop_last: the full batches one after another, then the ragged one. Returns the number of
+// random fills.
 int64_t partition_epoch(const PartitionRequest& request, int32_t* nodes, Monitor& monitor);
 
 }  // namespace bse

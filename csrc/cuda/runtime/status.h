@@ -62,7 +62,8 @@ inline std::string status_message(const uint64_t* status /* [kNumStatusWords] */
   };
   if (word(StatusKind::kFeatureNotFinite) != kNoReport)
     return not_finite(names.features, StatusKind::kFeatureNotFinite);
-  if (word(StatusKind::kDocumentNotFinite) != kNoReport) return not_finite(names.documents, StatusKind::kDocumentNotFinite);
+  if (word(StatusKind::kDocumentNotFinite) != kNoReport)
+    return not_finite(names.documents, StatusKind::kDocumentNotFinite);
   if (word(StatusKind::kBankIdOutOfRange) != kNoReport) {
     return "indices: expected values in [0, " + std::to_string(num_instances) + "), got " +
            value(StatusKind::kBankIdOutOfRange) + " at position " + where(StatusKind::kBankIdOutOfRange);

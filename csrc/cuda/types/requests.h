@@ -20,8 +20,8 @@ using WalkRequest = BasicWalkRequest<GraphView>;
 
 struct PartitionRequest : BasicPartitionRequest<GraphView> {
   // [num_reference_walks(request), batch_size] rows: the nodes of canonical walks on the same graph, with the same
-  // threshold, seed and epoch. Walk w has id w, and as its root the w-th row of the root order (Purpose::kRootOrder).
-  // May be null if there are none.
+  // threshold, seed and epoch. Walk w has id w, and its root is row w of the root order (Purpose::kRootOrder). May be
+  // null if there are no reference walks.
   const int32_t* walk_nodes = nullptr;
 };
 
