@@ -35,24 +35,75 @@ inline void finish_score_row(Metric metric, float row_norm, const float* norms, 
   }
 }
 
-// A register tile: some rows times one panel. Arguments as KernelTable::accumulate.
-using Tile = void (*)(const float* const* rows, const float* panel, int64_t depth, bool resume, float* acc,
-                      int64_t acc_stride);
+// The templates below take an instruction set as `Simd`, a struct of static members:
+//   kLanes, kPanelWidth, kRowTile         floats of a vector; columns of a panel; rows of a register tile
+//   Vector, Words                         kLanes floats; kLanes 32-bit words
+//   zero(), broadcast(x)                  all lanes equal
+//   load(p), load(p, left), store(p, v)   any alignment; lanes from `left` on are NaN
+//   broadcast_element(p), add(s, a, b)    an element of a row for all lanes; s + a b, fused
+//   load_words(p), words_from(x), next(w) words of memory; x, x + 1, ...; each word plus kLanes
+//   mask_above(a, b), mask_at_least(a, b), mask_equal(a, b)    a bit per lane; 0 if one of the two is NaN
+//   store_front(p, v, mask)               moves the lanes of the mask to the front and stores a whole vector; returns
+//                                         their number
 
-// KernelTable::accumulate by tiles: tiles[n - 1] takes n rows, max_rows at most.
-inline void accumulate_by_tiles(const Tile* tiles, int max_rows, int panel_width, const float* const* rows,
-                                int num_rows, const float* panels, int num_panels, int64_t depth, bool resume,
-                                float* acc, int64_t acc_stride) {
+// One register tile: kRows rows times one panel. Arguments as KernelTable::accumulate.
+template <class Simd, int kRows>
+inline void accumulate_tile(const float* const* rows, const float* panel, int64_t depth, bool resume, float* acc,
+                            int64_t acc_stride) {
+  constexpr int kLanes = Simd::kLanes, kVectors = Simd::kPanelWidth / kLanes;
+  typename Simd::Vector sums[kRows][kVectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      sums[i][v] = resume ? Simd::load(acc + i * acc_stride + kLanes * v) : Simd::zero();
+    }
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    typename Simd::Vector candidates[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) candidates[v] = Simd::load(panel + k * Simd::kPanelWidth + kLanes * v);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      const auto element = Simd::broadcast_element(rows[i] + k);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sums[i][v] = Simd::add(sums[i][v], element, candidates[v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) Simd::store(acc + i * acc_stride + kLanes * v, sums[i][v]);
+  }
+}
+
+// The tile of num_rows rows, 1 to kRows.
+template <class Simd, int kRows>
+inline void accumulate_rows(int num_rows, const float* const* rows, const float* panel, int64_t depth, bool resume,
+                            float* acc, int64_t acc_stride) {
+  if constexpr (kRows > 1) {
+    if (num_rows < kRows) {
+      return accumulate_rows<Simd, kRows - 1>(num_rows, rows, panel, depth, resume, acc, acc_stride);
+    }
+  }
+  accumulate_tile<Simd, kRows>(rows, panel, depth, resume, acc, acc_stride);
+}
+
+// KernelTable::accumulate.
+template <class Simd>
+void accumulate(const float* const* rows, int num_rows, const float* panels, int num_panels, int64_t depth, bool resume,
+                float* acc, int64_t acc_stride) {
   for (int p = 0; p < num_panels; ++p) {
-    const float* panel = panels + p * depth * panel_width;
-    for (int i = 0; i < num_rows; i += max_rows) {
-      const int tile_rows = num_rows - i < max_rows ? num_rows - i : max_rows;
-      tiles[tile_rows - 1](rows + i, panel, depth, resume, acc + i * acc_stride + p * panel_width, acc_stride);
+    const float* panel = panels + p * depth * Simd::kPanelWidth;
+    for (int i = 0; i < num_rows; i += Simd::kRowTile) {
+      const int tile_rows = num_rows - i < Simd::kRowTile ? num_rows - i : Simd::kRowTile;
+      accumulate_rows<Simd, Simd::kRowTile>(tile_rows, rows + i, panel, depth, resume,
+                                            acc + i * acc_stride + p * Simd::kPanelWidth, acc_stride);
     }
   }
 }
 
-// Of the scores of a row that are not NaN.
+// Statistics of the scores that are not NaN.
 struct RowStatistics {
   float sum = 0.0f, sum_of_squares = 0.0f;
   int64_t count = 0;
@@ -147,6 +198,146 @@ inline TopKCut find_cut_by_counts(const float* scores, int64_t count, int64_t nu
     }
   }
   return {high, num_best - above_high};
+}
+
+// KernelTable::collect. Compresses tiebreaks and fetches scores afterwards: one unaligned store per vector instead of
+// two.
+template <class Simd>
+int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, bool bounded, float threshold,
+                float* kept_scores, uint32_t* kept_tiebreaks, int64_t* num_kept, int64_t capacity) {
+  const auto limit = Simd::broadcast(threshold);
+  auto tiebreaks = Simd::words_from(first_tiebreak);
+  int64_t c = 0, used = *num_kept;
+  const auto append = [&](const auto& lanes) {
+    const unsigned wanted = bounded ? Simd::mask_above(lanes, limit) : Simd::mask_equal(lanes, lanes);
+    used += Simd::store_front(kept_tiebreaks + used, tiebreaks, wanted);
+    tiebreaks = Simd::next(tiebreaks);
+  };
+  const auto has_room = [&] { return used + Simd::kPanelWidth <= capacity; };
+  for (; c + Simd::kLanes <= count && has_room(); c += Simd::kLanes) append(Simd::load(scores + c));
+  if (c < count && c + Simd::kLanes > count && has_room()) {
+    append(Simd::load(scores + c, count - c));
+    c = count;
+  }
+  for (int64_t n = *num_kept; n < used; ++n) kept_scores[n] = scores[kept_tiebreaks[n] - first_tiebreak];
+  *num_kept = used;
+  return c;
+}
+
+// KernelTable::find_entries.
+template <class Simd>
+int64_t find_entries(const float* scores, const float* entry_scores, int64_t count, uint32_t* hits) {
+  auto places = Simd::words_from(0);
+  int64_t num_hits = 0;
+  for (int64_t c = 0; c < count; c += Simd::kLanes) {
+    const auto lanes = Simd::load(scores + c, count - c), limits = Simd::load(entry_scores + c, count - c);
+    num_hits += Simd::store_front(hits + num_hits, places, Simd::mask_at_least(lanes, limits));
+    places = Simd::next(places);
+  }
+  return num_hits;
+}
+
+// KernelTable::filter.
+template <class Simd>
+int64_t filter(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, bool keep_best) {
+  constexpr unsigned kAllLanes = (1u << Simd::kLanes) - 1;
+  const auto limit = Simd::broadcast(cut.score);
+  int64_t num_kept = 0, num_equal = 0;
+  for (int64_t c = 0; c < count; c += Simd::kLanes) {
+    const unsigned inside = count - c >= Simd::kLanes ? kAllLanes : (1u << (count - c)) - 1;
+    const auto lanes = Simd::load(scores + c);
+    const auto ties = Simd::load_words(tiebreaks + c);
+    const unsigned equal = inside & Simd::mask_equal(lanes, limit);
+    unsigned best = inside & Simd::mask_above(lanes, limit);
+    if (equal != 0) best |= first_set_bits(equal, cut.num_equal - num_equal);
+    num_equal += __builtin_popcount(equal);
+    const unsigned kept = keep_best ? best : inside & ~best;
+    Simd::store_front(scores + num_kept, lanes, kept);
+    num_kept += Simd::store_front(tiebreaks + num_kept, ties, kept);
+  }
+  return num_kept;
+}
+
+// The rounds of Philox (csrc/common/philox.h) on counters (w[0], w[1], w[2], w[3]), in place.
+// Simd: multiply(words, factor) -> {high, low} halves of the products; exclusive_or(a, b, key)
+template <class Simd>
+inline void philox_rounds(uint64_t key, typename Simd::Words (&w)[4]) {
+  uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    const auto product0 = Simd::multiply(w[0], kPhiloxFactor0), product1 = Simd::multiply(w[2], kPhiloxFactor1);
+    w[0] = Simd::exclusive_or(product1.high, w[1], k0);
+    w[1] = product1.low;
+    w[2] = Simd::exclusive_or(product0.high, w[3], k1);
+    w[3] = product0.low;
+    k0 += kPhiloxKeyStep0;
+    k1 += kPhiloxKeyStep1;
+  }
+}
+
+// KernelTable::gather_dots. Takes kRows rows at a time, with lanes along the row, and prefetches rows `kAhead` further
+// on. Simd: Element, kElements of a vector, load_elements(p), load_elements(p, left) with zeros from `left` on,
+// add_elements(); write_sums(sums, num_rows, out) writes the sum of the lanes of each
+template <class Simd, class Element = typename Simd::Element>
+void gather_dots(const Element* row, const Element* base, int64_t row_stride, int64_t dim, const int64_t* ids,
+                 int64_t count, float* out) {
+  constexpr int kRows = Simd::kGatheredRows;
+  constexpr int64_t kAhead = 16, kElementsPerLine = 64 / sizeof(Element), kMaxLines = 32;
+  const int64_t fetched = dim < kMaxLines * kElementsPerLine ? dim : kMaxLines * kElementsPerLine;
+  const int64_t whole = dim / Simd::kElements * Simd::kElements;
+  const auto row_of = [&](int64_t c) { return base + ids[c < count ? c : count - 1] * row_stride; };
+  for (int64_t first = 0; first < count; first += kRows) {
+    const Element* rows[kRows];
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      rows[i] = row_of(first + i);
+      const Element* ahead = row_of(first + kAhead + i);
+      for (int64_t k = 0; k < fetched; k += kElementsPerLine) __builtin_prefetch(ahead + k);
+    }
+    typename Simd::Vector sums[kRows];
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) sums[i] = Simd::zero();
+    for (int64_t k = 0; k < whole; k += Simd::kElements) {
+      const auto own = Simd::load_elements(row + k);
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) sums[i] = Simd::add_elements(sums[i], own, Simd::load_elements(rows[i] + k));
+    }
+    if (whole < dim) {
+      const auto own = Simd::load_elements(row + whole, dim - whole);
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) {
+        sums[i] = Simd::add_elements(sums[i], own, Simd::load_elements(rows[i] + whole, dim - whole));
+      }
+    }
+    Simd::write_sums(sums, count - first < kRows ? count - first : kRows, out + first);
+  }
+}
+
+// The table of an instruction set. Pairs: as Simd, whose elements are pairs of bfloat16; void: there is none.
+template <class Simd, class Counting, class Pairs = void>
+constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable::pack_panel) pack_panel,
+                                      decltype(KernelTable::philox_blocks) philox_blocks,
+                                      decltype(KernelTable::find_places) find_places) {
+  KernelTable table = {isa_name,
+                       Simd::kPanelWidth,
+                       pack_panel,
+                       accumulate<Simd>,
+                       nullptr,
+                       squared_norms<Simd::kPanelWidth>,
+                       finish_score_row,
+                       guess_from_counts<Counting>,
+                       collect<Simd>,
+                       find_entries<Simd>,
+                       find_cut_by_counts<Counting>,
+                       filter<Simd>,
+                       philox_blocks,
+                       gather_dots<Simd>,
+                       nullptr,
+                       find_places};
+  if constexpr (!__is_same(Pairs, void)) {
+    table.accumulate_pairs = accumulate<Pairs>;
+    table.gather_bfloat16_dots = gather_dots<Pairs>;
+  }
+  return table;
 }
 
 }  // namespace

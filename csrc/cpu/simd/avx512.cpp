@@ -1,10 +1,9 @@
-// AVX-512: compiled with -mavx512{f,bw,dq,vl}; reached only through the table after the CPU has been asked
-// (dispatch.cpp).
+// AVX-512. Compiled with -mavx512{f,bw,dq,vl}; dispatch.cpp asks the CPU before it uses the table.
 
 #include "cpu/simd/avx512_kernels.h"
 
 namespace bse {
 
-const KernelTable kAvx512Kernels = avx512_kernels("avx512", nullptr, nullptr);
+const KernelTable kAvx512Kernels = kernel_table_of<Avx512, Counting>("avx512", pack_panel, philox_blocks, find_places);
 
 }  // namespace bse

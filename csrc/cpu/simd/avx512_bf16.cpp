@@ -1,34 +1,33 @@
-// AVX-512 with BF16: as AVX-512, and bfloat16 pairs by vdpbf16ps. Compiled with -mavx512bf16 beside its flags.
+// AVX-512 with BF16: as AVX-512, with bfloat16 pairs multiplied by vdpbf16ps. Compiled with -mavx512bf16 beside its
+// flags.
 
 #include "cpu/simd/avx512_kernels.h"
 
 namespace bse {
 namespace {
 
-struct DotProduct {
-  static __m512 broadcast(const float* pair) {
+struct Avx512Pairs : Avx512 {
+  static Vector broadcast_element(const float* pair) {
     int32_t bits;
     __builtin_memcpy(&bits, pair, sizeof bits);
     return _mm512_castsi512_ps(_mm512_set1_epi32(bits));
   }
-  static __m512 add(__m512 sums, __m512 pair, __m512 candidates) {
+  static Vector add(Vector sums, Vector pair, Vector candidates) {
     return _mm512_dpbf16_ps(sums, (__m512bh)pair, (__m512bh)candidates);
   }
-};
 
-struct Bfloat16Elements {
   using Element = uint16_t;
-  static constexpr int64_t kPerVector = 32;
-  static __m512 load(const uint16_t* elements) { return _mm512_castsi512_ps(_mm512_loadu_si512(elements)); }
-  static __m512 load(const uint16_t* elements, int64_t count) {
-    return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(static_cast<__mmask32>((uint64_t{1} << count) - 1), elements));
+  static constexpr int kElements = 32;
+  static Vector load_elements(const uint16_t* elements) { return _mm512_castsi512_ps(_mm512_loadu_si512(elements)); }
+  static Vector load_elements(const uint16_t* elements, int64_t left) {
+    return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(static_cast<__mmask32>((uint64_t{1} << left) - 1), elements));
   }
-  static __m512 add(__m512 sums, __m512 a, __m512 b) { return DotProduct::add(sums, a, b); }
+  static Vector add_elements(Vector sums, Vector a, Vector b) { return add(sums, a, b); }
 };
 
 }  // namespace
 
 const KernelTable kAvx512Bf16Kernels =
-    avx512_kernels("avx512_bf16", accumulate<DotProduct>, gather_dots<Bfloat16Elements>);
+    kernel_table_of<Avx512, Counting, Avx512Pairs>("avx512_bf16", pack_panel, philox_blocks, find_places);
 
 }  // namespace bse

@@ -11,8 +11,6 @@ namespace bse {
 namespace {
 
 constexpr int kPanelWidth = 16;
-constexpr int kVectors = kPanelWidth / 4;
-constexpr int kRowTile = 6;
 
 // 4 x 4 transpose: rows[r][k .. k + 4) -> panel[(k + i) * kPanelWidth + r].
 inline void transpose_4x4(const float* const* rows, int64_t k, float* panel) {
@@ -41,93 +39,7 @@ void pack_panel(const float* const* rows, int num_rows, int64_t depth, float* pa
   }
 }
 
-template <int kRows>
-inline void accumulate_tile(const float* const* rows, const float* panel, int64_t depth, bool resume, float* acc,
-                            int64_t acc_stride) {
-  float32x4_t sums[kRows][kVectors];
-#pragma GCC unroll 6
-  for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      sums[i][v] = resume ? vld1q_f32(acc + i * acc_stride + 4 * v) : vdupq_n_f32(0.0f);
-    }
-  }
-  for (int64_t k = 0; k < depth; ++k) {
-    float32x4_t candidates[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) candidates[v] = vld1q_f32(panel + k * kPanelWidth + 4 * v);
-#pragma GCC unroll 6
-    for (int i = 0; i < kRows; ++i) {
-      const float32x4_t element = vdupq_n_f32(rows[i][k]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sums[i][v] = vfmaq_f32(sums[i][v], element, candidates[v]);
-    }
-  }
-#pragma GCC unroll 6
-  for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) vst1q_f32(acc + i * acc_stride + 4 * v, sums[i][v]);
-  }
-}
-
-void accumulate(const float* const* rows, int num_rows, const float* panels, int num_panels, int64_t depth, bool resume,
-                float* acc, int64_t acc_stride) {
-  static constexpr Tile kTiles[kRowTile] = {accumulate_tile<1>, accumulate_tile<2>, accumulate_tile<3>,
-                                            accumulate_tile<4>, accumulate_tile<5>, accumulate_tile<6>};
-  accumulate_by_tiles(kTiles, kRowTile, kPanelWidth, rows, num_rows, panels, num_panels, depth, resume, acc,
-                      acc_stride);
-}
-
-// Lanes past the end are NaN.
-inline float32x4_t load(const float* scores, int64_t left) {
-  if (left >= 4) return vld1q_f32(scores);
-  float padded[4];
-  for (int i = 0; i < 4; ++i) padded[i] = i < left ? scores[i] : __builtin_nanf("");
-  return vld1q_f32(padded);
-}
-
-// A bit for each lane.
-inline unsigned mask_of(uint32x4_t lanes) {
-  constexpr uint32_t kBits[4] = {1, 2, 4, 8};
-  return vaddvq_u32(vandq_u32(lanes, vld1q_u32(kBits)));
-}
-
-// What the searches of algorithms.h ask.
-struct Counting {
-  static RowStatistics statistics(const float* scores, int64_t count) {
-    float32x4_t sum = vdupq_n_f32(0.0f), squares = sum;
-    uint32x4_t num_known = vdupq_n_u32(0);
-    for (int64_t c = 0; c < count; c += 4) {
-      const float32x4_t lanes = load(scores + c, count - c);
-      const uint32x4_t known = vceqq_f32(lanes, lanes);
-      const float32x4_t values = vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(lanes), known));
-      sum = vaddq_f32(sum, values);
-      squares = vfmaq_f32(squares, values, values);
-      num_known = vsubq_u32(num_known, known);  // true is -1
-    }
-    return {vaddvq_f32(sum), vaddvq_f32(squares), static_cast<int64_t>(vaddvq_u32(num_known))};
-  }
-
-  static void extremes(const float* scores, int64_t count, float* lowest, float* highest) {
-    float32x4_t low = vdupq_n_f32(scores[0]), high = low;
-    for (int64_t c = 0; c < count; c += 4) {
-      const float32x4_t lanes = load(scores + c, count - c);
-      low = vminnmq_f32(low, lanes);  // of a NaN and a number: the number
-      high = vmaxnmq_f32(high, lanes);
-    }
-    *lowest = vminnmvq_f32(low);
-    *highest = vmaxnmvq_f32(high);
-  }
-
-  static int64_t count_above(const float* scores, int64_t count, float threshold) {
-    const float32x4_t limit = vdupq_n_f32(threshold);
-    uint32x4_t above = vdupq_n_u32(0);
-    for (int64_t c = 0; c < count; c += 4) above = vsubq_u32(above, vcgtq_f32(load(scores + c, count - c), limit));
-    return static_cast<int64_t>(vaddvq_u32(above));
-  }
-};
-
-// bytes[mask]: which byte goes where if the lanes of the mask are moved to the front.
+// bytes[mask]: the byte that comes to each place when the lanes of the mask move to the front.
 struct CompressTable {
   alignas(16) uint8_t bytes[16][16] = {};
   constexpr CompressTable() {
@@ -143,69 +55,111 @@ struct CompressTable {
 };
 constexpr CompressTable kCompress;
 
-// The lanes of the mask, moved to the front. Returns how many. A whole vector is stored: the caller leaves room for it.
-inline int64_t store_front(uint32_t* target, uint32x4_t lanes, unsigned mask) {
-  const uint8x16_t front = vqtbl1q_u8(vreinterpretq_u8_u32(lanes), vld1q_u8(kCompress.bytes[mask]));
-  vst1q_u32(target, vreinterpretq_u32_u8(front));
-  return __builtin_popcount(mask);
+// High halves of the products.
+inline uint32x4_t multiply_high(uint32x4_t words, uint32_t factor) {
+  const uint64x2_t low = vmull_n_u32(vget_low_u32(words), factor), high = vmull_high_n_u32(words, factor);
+  return vuzp2q_u32(vreinterpretq_u32_u64(low), vreinterpretq_u32_u64(high));
 }
 
-inline int64_t store_front(float* target, float32x4_t lanes, unsigned mask) {
-  const uint8x16_t front = vqtbl1q_u8(vreinterpretq_u8_f32(lanes), vld1q_u8(kCompress.bytes[mask]));
-  vst1q_f32(target, vreinterpretq_f32_u8(front));
-  return __builtin_popcount(mask);
-}
+struct Neon {
+  static constexpr int kLanes = 4, kPanelWidth = bse::kPanelWidth, kRowTile = 6;
+  using Vector = float32x4_t;
+  using Words = uint32x4_t;
 
-inline uint32x4_t four_from(uint32_t first) {
-  constexpr uint32_t kLanes[4] = {0, 1, 2, 3};
-  return vaddq_u32(vld1q_u32(kLanes), vdupq_n_u32(first));
-}
-
-// Tiebreaks are compressed and scores fetched afterwards: one unaligned store a vector instead of two.
-int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, bool bounded, float threshold,
-                float* kept_scores, uint32_t* kept_tiebreaks, int64_t* num_kept, int64_t capacity) {
-  const float32x4_t limit = vdupq_n_f32(threshold);
-  uint32x4_t tiebreaks = four_from(first_tiebreak);
-  int64_t c = 0, used = *num_kept;
-  for (; c < count && used + kPanelWidth <= capacity; c += 4) {
-    const float32x4_t lanes = load(scores + c, count - c);
-    const uint32x4_t wanted = bounded ? vcgtq_f32(lanes, limit) : vceqq_f32(lanes, lanes);
-    used += store_front(kept_tiebreaks + used, tiebreaks, mask_of(wanted));
-    tiebreaks = vaddq_u32(tiebreaks, vdupq_n_u32(4));
+  static Vector zero() { return vdupq_n_f32(0.0f); }
+  static Vector broadcast(float value) { return vdupq_n_f32(value); }
+  static Vector broadcast_element(const float* element) { return vdupq_n_f32(*element); }
+  static Vector load(const float* values) { return vld1q_f32(values); }
+  static Vector load(const float* values, int64_t left) {
+    return left >= 4 ? load(values) : padded(values, left, __builtin_nanf(""));
   }
-  for (int64_t n = *num_kept; n < used; ++n) kept_scores[n] = scores[kept_tiebreaks[n] - first_tiebreak];
-  *num_kept = used;
-  return c < count ? c : count;
-}
+  static void store(float* values, Vector lanes) { vst1q_f32(values, lanes); }
+  static Vector add(Vector sums, Vector a, Vector b) { return vfmaq_f32(sums, a, b); }
 
-int64_t find_entries(const float* scores, const float* entry_scores, int64_t count, uint32_t* hits) {
-  uint32x4_t places = four_from(0);
-  int64_t num_hits = 0;
-  for (int64_t c = 0; c < count; c += 4) {  // lanes past the end are NaN
-    const uint32x4_t entering = vcgeq_f32(load(scores + c, count - c), load(entry_scores + c, count - c));
-    num_hits += store_front(hits + num_hits, places, mask_of(entering));
-    places = vaddq_u32(places, vdupq_n_u32(4));
+  static Words load_words(const uint32_t* words) { return vld1q_u32(words); }
+  static Words words_from(uint32_t first) {
+    constexpr uint32_t kFirst[4] = {0, 1, 2, 3};
+    return vaddq_u32(vld1q_u32(kFirst), vdupq_n_u32(first));
   }
-  return num_hits;
-}
+  static Words next(Words words) { return vaddq_u32(words, vdupq_n_u32(4)); }
 
-int64_t filter(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, bool keep_best) {
-  const float32x4_t limit = vdupq_n_f32(cut.score);
-  int64_t num_kept = 0, num_equal = 0;
-  for (int64_t c = 0; c < count; c += 4) {
-    const unsigned inside = count - c >= 4 ? 0xF : (1u << (count - c)) - 1;
-    const float32x4_t lanes = vld1q_f32(scores + c);
-    const uint32x4_t ties = vld1q_u32(tiebreaks + c);
-    const unsigned equal = inside & mask_of(vceqq_f32(lanes, limit));
-    unsigned best = inside & mask_of(vcgtq_f32(lanes, limit));
-    if (equal != 0) best |= first_set_bits(equal, cut.num_equal - num_equal);
-    num_equal += __builtin_popcount(equal);
-    const unsigned kept = keep_best ? best : inside & ~best;
-    store_front(scores + num_kept, lanes, kept);
-    num_kept += store_front(tiebreaks + num_kept, ties, kept);
+  static unsigned mask_of(Words wanted) {
+    constexpr uint32_t kBits[4] = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(wanted, vld1q_u32(kBits)));
   }
-  return num_kept;
-}
+  static unsigned mask_above(Vector a, Vector b) { return mask_of(vcgtq_f32(a, b)); }
+  static unsigned mask_at_least(Vector a, Vector b) { return mask_of(vcgeq_f32(a, b)); }
+  static unsigned mask_equal(Vector a, Vector b) { return mask_of(vceqq_f32(a, b)); }
+
+  static int64_t store_front(uint32_t* target, Words lanes, unsigned mask) {
+    const uint8x16_t front = vqtbl1q_u8(vreinterpretq_u8_u32(lanes), vld1q_u8(kCompress.bytes[mask]));
+    vst1q_u32(target, vreinterpretq_u32_u8(front));
+    return __builtin_popcount(mask);
+  }
+  static int64_t store_front(float* target, Vector lanes, unsigned mask) {
+    return store_front(reinterpret_cast<uint32_t*>(target), vreinterpretq_u32_f32(lanes), mask);
+  }
+
+  struct Product {
+    Words high, low;
+  };
+  static Product multiply(Words words, uint32_t factor) {
+    return {multiply_high(words, factor), vmulq_n_u32(words, factor)};
+  }
+  static Words exclusive_or(Words a, Words b, uint32_t key) { return veorq_u32(veorq_u32(a, b), vdupq_n_u32(key)); }
+
+  using Element = float;
+  static constexpr int kElements = 4, kGatheredRows = 8;
+  static Vector load_elements(const float* elements) { return load(elements); }
+  static Vector load_elements(const float* elements, int64_t left) { return padded(elements, left, 0.0f); }
+  static Vector add_elements(Vector sums, Vector a, Vector b) { return add(sums, a, b); }
+  static void write_sums(const Vector* sums, int64_t num_rows, float* out) {
+    for (int64_t i = 0; i < num_rows; ++i) out[i] = vaddvq_f32(sums[i]);
+  }
+
+ private:
+  static Vector padded(const float* values, int64_t left, float filler) {
+    float all[4];
+    for (int i = 0; i < 4; ++i) all[i] = i < left ? values[i] : filler;
+    return vld1q_f32(all);
+  }
+};
+
+// What the searches of algorithms.h count.
+struct Counting {
+  static RowStatistics statistics(const float* scores, int64_t count) {
+    float32x4_t sum = vdupq_n_f32(0.0f), squares = sum;
+    uint32x4_t num_known = vdupq_n_u32(0);
+    for (int64_t c = 0; c < count; c += 4) {
+      const float32x4_t lanes = Neon::load(scores + c, count - c);
+      const uint32x4_t known = vceqq_f32(lanes, lanes);
+      const float32x4_t values = vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(lanes), known));
+      sum = vaddq_f32(sum, values);
+      squares = vfmaq_f32(squares, values, values);
+      num_known = vsubq_u32(num_known, known);  // true is -1
+    }
+    return {vaddvq_f32(sum), vaddvq_f32(squares), static_cast<int64_t>(vaddvq_u32(num_known))};
+  }
+
+  static void extremes(const float* scores, int64_t count, float* lowest, float* highest) {
+    float32x4_t low = vdupq_n_f32(scores[0]), high = low;
+    for (int64_t c = 0; c < count; c += 4) {
+      const float32x4_t lanes = Neon::load(scores + c, count - c);
+      low = vminnmq_f32(low, lanes);  // of a NaN and a number: the number
+      high = vmaxnmq_f32(high, lanes);
+    }
+    *lowest = vminnmvq_f32(low);
+    *highest = vmaxnmvq_f32(high);
+  }
+
+  static int64_t count_above(const float* scores, int64_t count, float threshold) {
+    const float32x4_t limit = vdupq_n_f32(threshold);
+    uint32x4_t above = vdupq_n_u32(0);
+    for (int64_t c = 0; c < count; c += 4)
+      above = vsubq_u32(above, vcgtq_f32(Neon::load(scores + c, count - c), limit));
+    return static_cast<int64_t>(vaddvq_u32(above));
+  }
+};
 
 void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
   for (int64_t i = 0; i < count; i += 2) {
@@ -218,83 +172,21 @@ void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
   }
 }
 
-// High halves of the products.
-inline uint32x4_t multiply_high(uint32x4_t words, uint32_t factor) {
-  const uint64x2_t low = vmull_n_u32(vget_low_u32(words), factor), high = vmull_high_n_u32(words, factor);
-  return vuzp2q_u32(vreinterpretq_u32_u64(low), vreinterpretq_u32_u64(high));
-}
-
-// Four blocks at a time, a lane each.
+// Four blocks at a time, one per lane.
 void philox_blocks(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, const BlockOffset* offsets,
                    int num_blocks, uint32_t* words) {
   for (int b = 0; b < num_blocks; b += 4) {
     const uint32x4x2_t offset = vld2q_u32(&offsets[b].minor);
-    uint32x4_t w0 = vdupq_n_u32(c0), w1 = vdupq_n_u32(c1);
-    uint32x4_t w2 = vaddq_u32(vdupq_n_u32(c2), offset.val[0]), w3 = vaddq_u32(vdupq_n_u32(c3), offset.val[1]);
-    uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-    for (int round = 0; round < kPhiloxRounds; ++round) {
-      const uint32x4_t high0 = multiply_high(w0, kPhiloxFactor0), low0 = vmulq_n_u32(w0, kPhiloxFactor0);
-      const uint32x4_t high1 = multiply_high(w2, kPhiloxFactor1), low1 = vmulq_n_u32(w2, kPhiloxFactor1);
-      w0 = veorq_u32(veorq_u32(high1, w1), vdupq_n_u32(k0));
-      w1 = low1;
-      w2 = veorq_u32(veorq_u32(high0, w3), vdupq_n_u32(k1));
-      w3 = low0;
-      k0 += kPhiloxKeyStep0;
-      k1 += kPhiloxKeyStep1;
-    }
-    const uint32x4x4_t blocks = {{w0, w1, w2, w3}};
-    vst4q_u32(words + 4 * b, blocks);  // word by word of each block
-  }
-}
-
-// Eight rows at a time, the lanes along the row; the rows after the next are on their way meanwhile.
-void gather_dots(const float* row, const float* base, int64_t row_stride, int64_t dim, const int64_t* ids,
-                 int64_t count, float* out) {
-  constexpr int64_t kAhead = 16, kElementsPerLine = 16, kMaxLines = 32;
-  const int64_t fetched = dim < kMaxLines * kElementsPerLine ? dim : kMaxLines * kElementsPerLine;
-  const int64_t whole = dim / 4 * 4;
-  const auto row_of = [&](int64_t c) { return base + ids[c < count ? c : count - 1] * row_stride; };
-  for (int64_t first = 0; first < count; first += 8) {
-    const float* rows[8];
-    for (int i = 0; i < 8; ++i) {
-      rows[i] = row_of(first + i);
-      const float* ahead = row_of(first + kAhead + i);
-      for (int64_t k = 0; k < fetched; k += kElementsPerLine) __builtin_prefetch(ahead + k);
-    }
-    float32x4_t sums[8];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) sums[i] = vdupq_n_f32(0.0f);
-    for (int64_t k = 0; k < whole; k += 4) {
-      const float32x4_t own = vld1q_f32(row + k);
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) sums[i] = vfmaq_f32(sums[i], own, vld1q_f32(rows[i] + k));
-    }
-    const int64_t size = count - first < 8 ? count - first : 8;
-    for (int i = 0; i < size; ++i) {
-      float sum = vaddvq_f32(sums[i]);
-      for (int64_t k = whole; k < dim; ++k) sum = fmaf(row[k], rows[i][k], sum);
-      out[first + i] = sum;
-    }
+    uint32x4_t w[4] = {vdupq_n_u32(c0), vdupq_n_u32(c1), vaddq_u32(vdupq_n_u32(c2), offset.val[0]),
+                       vaddq_u32(vdupq_n_u32(c3), offset.val[1])};
+    philox_rounds<Neon>(key, w);
+    const uint32x4x4_t blocks = {{w[0], w[1], w[2], w[3]}};
+    vst4q_u32(words + 4 * b, blocks);  // interleaves the words of each block
   }
 }
 
 }  // namespace
 
-const KernelTable kNeonKernels = {"neon",
-                                  kPanelWidth,
-                                  pack_panel,
-                                  accumulate,
-                                  nullptr,
-                                  squared_norms<kPanelWidth>,
-                                  finish_score_row,
-                                  guess_from_counts<Counting>,
-                                  collect,
-                                  find_entries,
-                                  find_cut_by_counts<Counting>,
-                                  filter,
-                                  philox_blocks,
-                                  gather_dots,
-                                  nullptr,
-                                  find_places};
+const KernelTable kNeonKernels = kernel_table_of<Neon, Counting>("neon", pack_panel, philox_blocks, find_places);
 
 }  // namespace bse
