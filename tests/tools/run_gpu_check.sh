@@ -38,7 +38,7 @@ if command -v compute-sanitizer >/dev/null; then
     # Without torch's own cache of memory the tool sees where each array ends.
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
       step "$tool" timeout 90 compute-sanitizer --tool "$tool" --error-exitcode 9 --target-processes all \
-      "${pytest[@]}" -m needs_cuda -k "oracle or test_walks or (test_partitions and soft) or (tensor_cores and near)" \
+      "${pytest[@]}" -m needs_cuda -k "equals_the_oracle or test_walks_equal or (test_partitions and soft) or (tensor_core and near)" \
       "${tests[@]}"
   done
 else
