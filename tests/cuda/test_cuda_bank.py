@@ -52,7 +52,7 @@ def assert_same(device_engine, updates, num_instances: int, dim: int, **options)
 @pytest.mark.parametrize("momentum", [0.0, 0.7])
 @pytest.mark.parametrize("dim", [1, 7, 8, 9, 130])
 def test_updates_equal_the_cpu(device_engine, dtype, normalize, momentum, dim):
-    """Two towers, duplicates of new and of known instances, and numbers of rows beside that of a warp's lanes."""
+    """Two towers, duplicates of new and of known instances, and 33 rows, one more than a warp's lanes."""
     first, second = torch.arange(33), torch.tensor([40, 7, 3, 40, 3, 59, 3])
     updates = [
         (ids, scaled_rows(len(ids), dim, i), scaled_rows(len(ids), dim, i + 9)) for i, ids in enumerate([first, second])

@@ -28,7 +28,7 @@ def features_of(kind: str, num_rows: int, dim: int) -> torch.Tensor:
 
 
 def assert_same(build, *arrays, device_engine, **arguments) -> ProximityGraph:
-    """Asserts equal results on the CPU and on the device, and returns the first."""
+    """Asserts equal results on the CPU and on the device, and returns that of the CPU."""
     expected = build(*arrays, **arguments)
     with device_engine() as device:
 
@@ -92,7 +92,7 @@ def test_bfloat16_tensor_core_prefilter_equals_the_cpu(device_engine, kind, dim)
     features = features_of("scales" if kind == "no bound" else "real" if kind == "near" else kind, 200, dim)
     if kind == "near":  # every score is too close to call, few are equal
         features = features[0] + 1e-2 * features
-    elif kind == "scales":  # with an error bound
+    elif kind == "scales":  # norms with an error bound
         features = (
             features
             / features.norm(dim=1, keepdim=True).clamp(min=1e-30)
@@ -206,7 +206,7 @@ def rows_for_lists(kind: str, num_rows: int, dim: int) -> torch.Tensor:
         values += 20 * rng.standard_normal(dim)
     elif kind == "rising":  # to most queries, every tile is better than the tiles before
         values = values[0] + values * np.linspace(1, 1e-2, num_rows)[:, None]
-    elif kind == "no bound":  # on the error, because of a few rows of extreme norms
+    elif kind == "no bound":  # a few rows of extreme norms leave no error bound
         values *= np.where(rng.random(num_rows) < 0.01, 1e12, 1.0)[:, None]
     return torch.from_numpy(values.astype(np.float32))
 

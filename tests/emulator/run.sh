@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds and runs the tests of the SIMT emulator, and compares kernels in it with the CPU engine.
-#   tests/emulator/run.sh [plain] [asan] [tsan] [coverage] [cuda]   without arguments: plain, asan, and cuda if there is nvcc
+#   tests/emulator/run.sh [plain] [asan] [tsan] [coverage] [cuda]   default: plain, asan, and cuda if there is nvcc
 # coverage prints which lines of csrc/cuda the kernel tests execute (coverage.py). Tests in Python execute more lines.
 # cuda compiles the same kernels for GPUs. On a machine with a GPU, it also runs the tests there.
 set -euo pipefail

@@ -112,9 +112,7 @@ def test_command_prints_its_usage():
 
 def test_refresh_cost_is_measured_against_training_steps():
     module = load("refresh_cost.py")
-    assert (
-        sum(parameter.numel() for parameter in module.resnet50(1000).parameters()) == 25_557_032
-    )  # the published number
+    assert sum(parameter.numel() for parameter in module.resnet50(1000).parameters()) == 25_557_032  # as published
     cost = module.measure(
         torch.device("cpu"),
         num_instances=600,

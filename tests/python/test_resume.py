@@ -47,8 +47,8 @@ def run(
 ) -> list[list[list[int]]]:
     """Returns the batches of each epoch, as training would see them.
 
-    stop_after: total number of batches to stop after, also within an epoch.
-    refresh_after: number of batches of an epoch after which a new plan is requested, repeatedly.
+    stop_after: stops after this many batches in all, also within an epoch.
+    refresh_after: requests a new plan each time that this many more batches of an epoch were drawn.
     """
     epochs: list[list[list[int]]] = []
     num_drawn = 0

@@ -257,7 +257,7 @@ def test_requested_refresh_uses_the_current_bank(place):
     without, asked, resumed = runs
     assert resumed == asked
     assert asked[:place] == without[:place]
-    assert asked[place:] != without[place:] or place == 12  # the last batch has no choice
+    assert asked[place:] != without[place:] or place == 12  # the last batch holds what is left either way
 
 
 def test_nonfinite_rows_of_the_bank_are_named():

@@ -296,7 +296,7 @@ def test_knn_graph_of_many_blocks_is_exact(isa, kind, metric, options):
 
 
 def test_knn_graph_is_independent_of_the_order_of_rows(rng, isa):
-    """Ascending rows are scored in symmetric pairs, rows in another order one by one."""
+    """If rows ascend, each pair is scored once. In another order, each row is scored by itself."""
     features = rng.integers(-3, 4, (900, 3)).astype(np.float32)
     rows = np.sort(rng.permutation(900)[:700])
     shuffled = rng.permutation(700)

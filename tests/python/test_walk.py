@@ -218,7 +218,7 @@ def test_walks_on_a_plain_table_equal_those_on_its_graph(rng, random_table, full
     ],
 )
 def test_bad_row_is_reported_if_a_walk_visits_it(rng, values, message):
-    """The error names the first bad row of the table, on any number of threads. Rows without visits are not read."""
+    """The error names the first bad row of the table, on any number of threads. Unvisited rows are not read."""
     table = torch.from_numpy(rng.integers(0, 20_000, (30_000, 3)).astype(np.int32))
     table[:20_000, 0] = 7
     table[60:70] = torch.tensor([20, 21, 2**30], dtype=torch.int32)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds the wheel with the CUDA engine and checks it. Needs nvcc, but no GPU.
 #   tests/tools/run_cuda_build.sh PYTHON [ARCHITECTURES]   e.g. 90-real; default: all architectures of wheels
-# Compares the resources of every kernel with tests/tools/cuda_resources.tsv. The wheel must import and run its CPU engine
-# on a machine without a GPU or a driver, and must name its architectures.
+# Compares the resources of every kernel with tests/tools/cuda_resources.tsv. The wheel must import and run its CPU
+# engine on a machine without a GPU or a driver, and must name its architectures.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=$(realpath -s "$(command -v "$1")") # absolute, and still the link of the virtual environment

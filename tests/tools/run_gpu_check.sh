@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs all checks that need a GPU, on a machine with one and without network: `make gpu-check PYTHON=python3`.
 #   tests/tools/run_gpu_check.sh PYTHON
-# PYTHON has torch, numpy, pybind11, scikit-build-core, cmake and pytest. Builds for the GPU at hand. Runs the emulator's
-# selftest and the kernel tests, all tests marked needs_cuda (none may be skipped), compute-sanitizer on a few of them,
-# and the benchmark, whose table comes last. Logs go to build/gpu (and to $OUT, if set).
+# PYTHON has torch, numpy, pybind11, scikit-build-core, cmake and pytest. Builds for the GPU at hand. Runs the selftest
+# of the emulator, the kernel tests, all tests marked needs_cuda (none may be skipped), compute-sanitizer on a few of
+# them, and the benchmark, whose table comes last. Logs go to build/gpu (and to $OUT, if set).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=$1
