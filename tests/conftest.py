@@ -26,9 +26,9 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.needs_cuda)])
 def device_engine(request: pytest.FixtureRequest) -> Callable[[], AbstractContextManager[torch.device]]:
-    """``with device_engine() as device``: tensors on that device are computed on by the CUDA engine.
+    """``with device_engine() as device``: the CUDA engine computes on tensors of this device.
 
-    Either on a GPU, or emulated: then the device is the CPU, and the context takes the CPU engine's place.
+    The device is a GPU, or it is the CPU with the emulated CUDA engine in the place of the CPU engine.
     """
     if request.param == "cuda":
         return cuda_device
@@ -55,8 +55,8 @@ def emulated_device() -> Iterator[torch.device]:
 
 @pytest.fixture
 def no_host_reads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
-    """``with no_host_reads():`` reading a tensor on the host is an error, also of an emulated device; on a GPU, so is
-    waiting in other ways."""
+    """``with no_host_reads():`` reading a tensor on the host is an error, also on an emulated device. On a GPU,
+    waiting in other ways is an error too."""
 
     @contextmanager
     def forbidden() -> Iterator[None]:
@@ -78,7 +78,7 @@ def no_host_reads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractConte
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tests that need a GPU are skipped without one, unless BSE_REQUIRE_CUDA=1: then that is a failure."""
+    """Skips tests that need a GPU where there is none, or fails them if BSE_REQUIRE_CUDA=1."""
     if item.get_closest_marker("needs_cuda") is None or torch.cuda.is_available():
         return
     if os.environ.get("BSE_REQUIRE_CUDA") == "1":

@@ -1,5 +1,5 @@
-// Every instruction set of this machine against the scalar one: kernels on awkward arrays, and whole graphs. Without
-// Python, so that it can be built for another processor and run under emulation (tests/tools/run_neon.sh).
+// Compares every instruction set of this machine with the scalar one: kernels on awkward arrays, and whole graphs. It
+// needs no Python, so it can be built for another processor and run under emulation (tests/tools/run_neon.sh).
 
 #include <cmath>
 #include <cstdio>
@@ -32,7 +32,7 @@ bool same_bits(const T* a, const T* b, int64_t count) {
   return std::memcmp(a, b, static_cast<size_t>(count) * sizeof(T)) == 0;
 }
 
-// Ties, infinities, NaN and numbers of all sizes.
+// Returns scores with ties, infinities, NaN or many magnitudes, by kind.
 std::vector<float> awkward_scores(std::mt19937& random, int64_t count, int kind) {
   std::vector<float> scores(static_cast<size_t>(count));
   for (float& score : scores) {

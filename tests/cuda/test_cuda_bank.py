@@ -35,7 +35,7 @@ def assert_equal(found: FeatureBank, expected: FeatureBank) -> None:
 
 
 def assert_same(device_engine, updates, num_instances: int, dim: int, **options) -> None:
-    """On the CPU and on the device, for updates (indices, embeddings, documents or None)."""
+    """Asserts equal banks on the CPU and on the device, after updates (indices, embeddings, documents or None)."""
     expected = FeatureBank(num_instances, dim, **options)
     for update in updates:
         expected.update(*update)
@@ -51,8 +51,8 @@ def assert_same(device_engine, updates, num_instances: int, dim: int, **options)
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("momentum", [0.0, 0.7])
 @pytest.mark.parametrize("dim", [1, 7, 8, 9, 130])
-def test_updates(device_engine, dtype, normalize, momentum, dim):
-    """Two towers, duplicates (one of them of an instance seen before), numbers of rows around those of a warp."""
+def test_updates_equal_the_cpu(device_engine, dtype, normalize, momentum, dim):
+    """Two towers, duplicates of new and of known instances, and 33 rows, one more than a warp's lanes."""
     first, second = torch.arange(33), torch.tensor([40, 7, 3, 40, 3, 59, 3])
     updates = [
         (ids, scaled_rows(len(ids), dim, i), scaled_rows(len(ids), dim, i + 9)) for i, ids in enumerate([first, second])
@@ -62,7 +62,7 @@ def test_updates(device_engine, dtype, normalize, momentum, dim):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("layout", ["dense", "columns", "expanded"])
-def test_embeddings_of_other_types_and_layouts(device_engine, dtype, layout):
+def test_embeddings_of_other_dtypes_and_layouts_equal_the_cpu(device_engine, dtype, layout):
     rows = scaled_rows(9, 12, 0).clamp(-6e4, 6e4).to(dtype)
     if layout == "columns":
         rows = rows.t().contiguous().t()
@@ -72,8 +72,8 @@ def test_embeddings_of_other_types_and_layouts(device_engine, dtype, layout):
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
-def test_many_duplicates(device_engine, momentum):
-    """The last storable one wins; the claims of earlier updates are out of date."""
+def test_last_finite_duplicate_wins(device_engine, momentum):
+    """Claims on rows by earlier updates are out of date."""
     generator = torch.Generator().manual_seed(2)
     updates = []
     for step in range(4):
@@ -83,8 +83,8 @@ def test_many_duplicates(device_engine, momentum):
     assert_same(device_engine, updates, 12, 3, momentum=momentum, nonfinite="skip")
 
 
-def test_rounding_to_16_bits(device_engine):
-    """All 16-bit values, the midpoints between them, and their neighbors."""
+def test_rounding_to_16_bits_equals_the_cpu(device_engine):
+    """Every seventh 16-bit value, the midpoints between them, and the next float32 above each midpoint."""
     for dtype in (torch.bfloat16, torch.float16):
         values = torch.arange(-(2**15), 2**15, 7, dtype=torch.int32).to(torch.int16).view(dtype).float()
         values = values[values.isfinite()].sort().values
@@ -104,7 +104,7 @@ def test_rounding_to_16_bits(device_engine):
         ([3, 5, 6], 65520.0, 1.0, r"embeddings: .* instance 5 at position 1"),
     ],
 )  # fmt: skip
-def test_bad_values_are_found_later_and_nothing_is_stored(device_engine, momentum, ids, rows, documents, message):
+def test_bad_values_are_reported_later_and_not_stored(device_engine, momentum, ids, rows, documents, message):
     embeddings = torch.ones(3, 33)
     bad, bad_documents = embeddings.clone(), embeddings.clone()
     bad[1, 32], bad_documents[1, 32] = rows, documents
@@ -114,21 +114,21 @@ def test_bad_values_are_found_later_and_nothing_is_stored(device_engine, momentu
         embeddings, bad, bad_documents = (part.to(device) for part in (embeddings, bad, bad_documents))
         bank.update([0, 3, 5], embeddings, 2 * embeddings)
         bank.update(ids, bad, bad_documents)
-        bank.update([0, 0, 1], 4 * embeddings, embeddings)  # the next one is stored
-        bank.update([7, 9, 1], embeddings, embeddings)  # a second error: the first is told
+        bank.update([0, 0, 1], 4 * embeddings, embeddings)  # the next update is stored
+        bank.update([7, 9, 1], embeddings, embeddings)  # a second error: the first is reported
         with pytest.raises(ValueError, match=message):
             _ = bank.missing_embedding_share
         expected.update([0, 3, 5], embeddings, 2 * embeddings)
         expected.step = 2
         expected.update([0, 0, 1], 4 * embeddings, embeddings)
         expected.step = 4
-        assert_equal(bank, expected)  # it is told once
+        assert_equal(bank, expected)  # an error is reported once
         bank.update([9, 0, 1], embeddings, embeddings)
         with pytest.raises(ValueError, match=r"got 9 at position 0; .* \(step 4\)"):
             bank.state_dict()
 
 
-def test_arguments_are_checked_at_once(device_engine):
+def test_arguments_are_checked_immediately(device_engine):
     with device_engine() as device:
         bank = FeatureBank(8, 4, device=device)
         for arguments, error, message in [
@@ -151,7 +151,7 @@ def test_skipped_rows_are_counted(device_engine):
         bank = FeatureBank(4, 2, device=device, two_towers=True, nonfinite="skip")
         bank.update([0, 1, 2, 3], rows, documents)
         assert bank.num_skipped == 3
-        bank.update([0, 1, 2, 4], rows, documents)  # refused: none of it counts
+        bank.update([0, 1, 2, 4], rows, documents)  # refused: its rows do not count
         with pytest.raises(ValueError, match="indices: .* got 4"):
             bank.stats()
         assert bank.stats().num_skipped == 3
@@ -187,7 +187,7 @@ def test_states_move_between_devices(device_engine, tmp_path):
     assert_equal(other, expected)
     expected.save(tmp_path / "host.pt")
     with device_engine() as device:
-        first, second = filled(new(device)), new(device)  # what the first had is replaced
+        first, second = filled(new(device)), new(device)  # loading replaces the rows of the first
         first.load_state_dict(expected.state_dict())
         second.load(tmp_path / "host.pt")
         assert_equal(first, expected)
@@ -199,8 +199,8 @@ def test_states_move_between_devices(device_engine, tmp_path):
         assert_equal(second, expected)
 
 
-def test_gathered_rows_come_back_to_the_device(device_engine):
-    """One rank; test_bank.py has two. The rows are of one type then, so that ranks may differ in theirs."""
+def test_gathered_rows_return_to_the_device(device_engine):
+    """Has one rank; test_bank.py has two. Gathered rows have one dtype, so ranks may pass different dtypes."""
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
         rows = scaled_rows(9, 5, 0, torch.bfloat16)
@@ -222,7 +222,7 @@ WALKS = {"planner": "walks", "refresh_every": 3}
 
 # --- samplers --------------------------------------------------------------------------------------------------------
 def drift(bank: FeatureBank, batch: list[int]) -> None:
-    """What training does: the embeddings of a batch move a little, as a function of the step."""
+    """Moves the embeddings of a batch a little, as training does. The move is a function of the step."""
     generator = torch.Generator().manual_seed(bank.step)
     rows = bank.data.cpu()[batch].float() + 0.05 * torch.randn(len(batch), bank.dim, generator=generator)
     bank.update(batch, rows, -rows if bank.documents is not None else None)
@@ -262,7 +262,7 @@ def two_epochs(
         {**WALKS, "sampler": torch.utils.data.SubsetRandomSampler(range(3, 90, 2))},
     ],
 )
-def test_samplers_draw_the_same_batches(device_engine, options):
+def test_samplers_draw_the_batches_of_the_cpu(device_engine, options):
     options = {"num_filled": 90, "sampler": 90, "batch_size": 8, "two_towers": False, **options}
     two_towers = options.pop("two_towers")
     expected, expected_stats = two_epochs(FeatureBank(90, 8, two_towers=two_towers), **options)
@@ -274,7 +274,7 @@ def test_samplers_draw_the_same_batches(device_engine, options):
     assert stats == pytest.approx(expected_stats, abs=1e-12, nan_ok=True)
 
 
-def test_samplers_tell_what_the_bank_has_found(device_engine):
+def test_samplers_report_errors_of_the_bank(device_engine):
     with device_engine() as device:
         bank = FeatureBank(30, 4, device=device)
         bank.update(range(30), torch.randn(30, 4))
@@ -284,11 +284,11 @@ def test_samplers_tell_what_the_bank_has_found(device_engine):
         bank.update([1], torch.full((1, 4), NAN))
         with pytest.raises(ValueError, match="embeddings: .* instance 1"):
             next(iterator)
-        drawn += list(sampler)  # goes on where it was
+        drawn += list(sampler)  # continues where it stopped
         assert len(drawn) == 6
 
 
-def test_states_of_samplers_are_those_of_the_cpu(device_engine):
+def test_sampler_states_equal_the_cpu(device_engine):
     def half(device: torch.device | str) -> ProximityBatchSampler:
         bank = FeatureBank(40, 4, device=device)
         bank.update(range(40), torch.randn(40, 4, generator=torch.Generator().manual_seed(0)))
@@ -308,9 +308,9 @@ def test_states_of_samplers_are_those_of_the_cpu(device_engine):
     assert list(again) == rest
 
 
-# --- what only a GPU shows -------------------------------------------------------------------------------------------
+# --- tests that need a GPU -------------------------------------------------------------------------------------------
 @pytest.mark.needs_cuda
-def test_tables_stay_where_the_caller_has_put_them():
+def test_bank_stays_on_its_device():
     bank = FeatureBank(4, 3)
     bank.update([0], torch.ones(1, 3, device="cuda"))
     assert bank.device == bank.data.device == torch.device("cpu")
@@ -320,7 +320,7 @@ def test_tables_stay_where_the_caller_has_put_them():
 
 
 @pytest.mark.needs_cuda
-def test_files_are_for_the_cpu(tmp_path):
+def test_only_banks_on_the_cpu_have_files(tmp_path):
     with pytest.raises(ValueError, match="path: expected None for a bank on 'cuda:0'"):
         FeatureBank(4, 3, device="cuda", path=tmp_path / "bank")
     bank = FeatureBank(4, 3, path=tmp_path / "bank")
@@ -331,7 +331,7 @@ def test_files_are_for_the_cpu(tmp_path):
 
 @pytest.mark.needs_cuda
 @pytest.mark.parametrize("place", ["cuda", "cpu", "pinned"])
-def test_updates_do_not_wait(place):
+def test_updates_do_not_wait_for_the_device(place):
     bank = FeatureBank(1000, 64, device="cuda", two_towers=True, momentum=0.5, nonfinite="skip")
     rows, ids = torch.randn(256, 64), torch.randint(0, 1000, (256,))
     if place == "cuda":
@@ -356,18 +356,18 @@ def test_updates_do_not_wait(place):
 
 @pytest.mark.needs_cuda
 def test_updates_are_queued_on_the_current_stream():
-    """Behind work of the caller's stream that takes a while, and before what others do with the bank afterwards."""
+    """Updates follow slow work of the caller's stream, and precede later work on the bank on any stream."""
     side = torch.cuda.Stream()
     bank = FeatureBank(64, 32, dtype=torch.float32, normalize=False, device="cuda")
     rows = torch.zeros(64, 32, device="cuda")
-    bank.update(range(64), rows)  # allocates the pinned memory that the next one takes
+    bank.update(range(64), rows)  # allocates the pinned memory of the next update
     torch.cuda.synchronize()
     with torch.cuda.stream(side):
         torch.cuda._sleep(200_000_000)
         rows.fill_(3.0)
         bank.update(range(64), rows)
     assert not side.query()  # update() has not waited
-    first = bank.data.clone()  # on another stream: in order all the same
+    first = bank.data.clone()  # on another stream, still in order
     bank.update([0], torch.full((1, 32), 5.0, device="cuda"))
     assert bool((first == 3.0).all())
     assert bank.data[:2, 0].tolist() == [5.0, 3.0]
@@ -379,7 +379,7 @@ def test_updates_are_queued_on_the_current_stream():
 
 
 @pytest.mark.needs_cuda
-def test_several_devices():
+def test_bank_on_another_device_equals_the_cpu():
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices")
     rows = torch.randn(16, 8)

@@ -1,4 +1,4 @@
-"""Arrays on another device than the current one: everything happens there, and the current one stays what it is."""
+"""Arrays on a device that is not the current one: all work runs there, and the current device stays current."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def other_device() -> Iterator[torch.device]:
         assert torch.cuda.memory_allocated(0) == before
 
 
-def test_graphs_and_neighbors(other_device):
+def test_graphs_and_neighbors_are_computed_on_the_device_of_the_features(other_device):
     features = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
     moved = features.to(other_device)
     for build, options in [
@@ -45,7 +45,7 @@ def test_graphs_and_neighbors(other_device):
     assert torch.equal(knn(moved[:9], moved, 4).ids.cpu(), knn(features[:9], features, 4).ids)
 
 
-def test_walks_and_epochs(other_device):
+def test_walks_and_epochs_are_computed_on_the_device_of_the_graph(other_device):
     features = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
     graphs = [proximity_graph(part, 8, num_candidates=50) for part in (features, features.to(other_device))]
     for options in ({}, {"planner": "walks"}, {"planner": "cover_by_walks"}):
@@ -57,7 +57,7 @@ def test_walks_and_epochs(other_device):
     assert torch.equal(found.nodes.cpu(), expected.nodes)
 
 
-def test_banks_and_samplers(other_device):
+def test_banks_and_samplers_on_another_device_equal_the_cpu(other_device):
     rows = torch.randn(160, 8, generator=torch.Generator().manual_seed(0))
     epochs = []
     for device in (torch.device("cpu"), other_device):

@@ -1,6 +1,6 @@
 """Graphs by the CUDA engine equal those of the CPU engine to the bit.
 
-The kernels run on a GPU where there is one, and on the CPU: the same source, compiled against the emulator of
+The kernels run on a GPU if there is one. The same source also runs on the CPU, compiled against the emulator of
 tests/emulator (the module _cuda_emulated of development builds).
 """
 
@@ -28,7 +28,7 @@ def features_of(kind: str, num_rows: int, dim: int) -> torch.Tensor:
 
 
 def assert_same(build, *arrays, device_engine, **arguments) -> ProximityGraph:
-    """On the CPU and on the device. Returns the first."""
+    """Asserts equal results on the CPU and on the device, and returns that of the CPU."""
     expected = build(*arrays, **arguments)
     with device_engine() as device:
 
@@ -52,7 +52,7 @@ def assert_same(build, *arrays, device_engine, **arguments) -> ProximityGraph:
 @pytest.mark.parametrize("kind", ["real", "integers", "equal", "scales"])
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("candidate_group_size", [1, 7, 256])
-def test_proximity_graph(device_engine, kind, metric, candidate_group_size):
+def test_proximity_graph_equals_the_cpu(device_engine, kind, metric, candidate_group_size):
     features = features_of(kind, 150, 19)
     assert_same(
         proximity_graph, features, 5, num_candidates=40, candidate_group_size=candidate_group_size, metric=metric,
@@ -62,7 +62,7 @@ def test_proximity_graph(device_engine, kind, metric, candidate_group_size):
 
 @pytest.mark.parametrize("num_rows", [2, 3, 17, 33, 65, 129])
 @pytest.mark.parametrize("candidate_group_size", [1, 16, 256])
-def test_every_candidate_kept_and_dense_draws(device_engine, num_rows, candidate_group_size):
+def test_keeping_every_candidate_equals_the_cpu(device_engine, num_rows, candidate_group_size):
     features = features_of("integers", num_rows, 3)
     for num_candidates in {1, (num_rows - 1) // 2 or 1, num_rows - 1}:
         for num_neighbors in {1, num_candidates}:
@@ -75,7 +75,7 @@ def test_every_candidate_kept_and_dense_draws(device_engine, num_rows, candidate
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("compute_dtype", [torch.float32, torch.bfloat16])
-def test_dtypes(device_engine, dtype, compute_dtype):
+def test_every_dtype_equals_the_cpu(device_engine, dtype, compute_dtype):
     features = features_of("real", 90, 33).to(dtype)
     for options in ({}, {"candidate_group_size": 1}):
         assert_same(
@@ -87,12 +87,12 @@ def test_dtypes(device_engine, dtype, compute_dtype):
 
 @pytest.mark.parametrize("kind", ["real", "integers", "equal", "scales", "near", "no bound"])
 @pytest.mark.parametrize("dim", [8, 40, 136])
-def test_tensor_core_prefilter_of_bfloat16(device_engine, kind, dim):
-    """Shared draws of bfloat16 rows without scores: only the borderline is scored as defined."""
+def test_bfloat16_tensor_core_prefilter_equals_the_cpu(device_engine, kind, dim):
+    """Grouped candidates of bfloat16 rows without scores: only those too close to call get exact scores."""
     features = features_of("scales" if kind == "no bound" else "real" if kind == "near" else kind, 200, dim)
-    if kind == "near":  # every score is on the borderline, few are equal
+    if kind == "near":  # every score is too close to call, few are equal
         features = features[0] + 1e-2 * features
-    elif kind == "scales":  # within the bound
+    elif kind == "scales":  # norms with an error bound
         features = (
             features
             / features.norm(dim=1, keepdim=True).clamp(min=1e-30)
@@ -110,17 +110,17 @@ def test_tensor_core_prefilter_of_bfloat16(device_engine, kind, dim):
 @pytest.mark.parametrize(
     ("num_rows", "dim", "num_candidates", "num_neighbors", "candidate_group_size"),
     [
-        (150, 40, 149, 149, 64),  # all are kept; a last group of fewer rows
+        (150, 40, 149, 149, 64),  # keeps every candidate; the last group has fewer rows
         (150, 24, 99, 1, 150),
-        (203, 16, 100, 9, 100),  # a last group of three
-        (97, 13, 50, 7, 40),  # no multiple of eight elements: slabs of scores
+        (203, 16, 100, 9, 100),  # the last group has three rows
+        (97, 13, 50, 7, 40),  # not a multiple of eight elements: matrix top-k
         (1100, 8, 1050, 20, 550),
     ],
 )
-def test_rows_selected_where_they_are_scored(
+def test_fused_topk_equals_matrix_topk_and_oracle(
     device_engine, num_rows, dim, num_candidates, num_neighbors, candidate_group_size
 ):
-    """The same links as with scores, which go through a slab, and as the oracle's."""
+    """The edges equal those with scores, which take matrix top-k, and those of the oracle."""
     shape = {"num_candidates": num_candidates, "candidate_group_size": candidate_group_size, "seed": dim}
     for kind in ("real", "integers"):
         features = features_of(kind, num_rows, dim).bfloat16()
@@ -145,7 +145,7 @@ def test_rows_selected_where_they_are_scored(
         {"range_min": 3, "labels": torch.arange(140) % 4 - 1, "rows": torch.arange(0, 140, 1).flip(0)},
     ],
 )
-def test_restricted_edges_of_bfloat16(device_engine, options):
+def test_restricted_edges_of_bfloat16_equal_the_cpu(device_engine, options):
     for kind in ("real", "integers"):
         features = features_of(kind, 140, 16).bfloat16()
         assert_same(
@@ -161,7 +161,7 @@ def test_restricted_edges_of_bfloat16(device_engine, options):
 
 @pytest.mark.parametrize("build", ["shared", "own", "knn"])
 @pytest.mark.parametrize("kind", ["real", "integers"])
-def test_restricted_edges(device_engine, build, kind):
+def test_restricted_edges_equal_the_cpu(device_engine, build, kind):
     features, documents = features_of(kind, 120, 8), features_of(kind, 120, 8).roll(1, 0)
     rows = torch.from_numpy(np.random.default_rng(5).permutation(120)[:75])
     labels = torch.arange(120) % 5 - 1
@@ -187,7 +187,7 @@ def test_restricted_edges(device_engine, build, kind):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_knn(device_engine, metric):
+def test_knn_equals_the_cpu(device_engine, metric):
     queries, base = features_of("integers", 37, 5), features_of("integers", 140, 5)
     assert_same(knn, queries, base, 9, metric=metric, device_engine=device_engine)
     assert_same(knn, queries, base, 140, metric=metric, device_engine=device_engine)
@@ -195,18 +195,18 @@ def test_knn(device_engine, metric):
 
 
 def rows_for_lists(kind: str, num_rows: int, dim: int) -> torch.Tensor:
-    """Enough rows for candidate lists instead of a slab."""
+    """Returns enough rows for streaming top-k instead of matrix top-k."""
     rng = np.random.default_rng(num_rows + dim)
     values = rng.standard_normal((num_rows, dim))
     if kind in ("real", "equal", "integers", "scales"):
         return features_of(kind, num_rows, dim)
-    if kind == "cluster":  # more of them within the error of screening than a list has room for
+    if kind == "cluster":  # more candidates within the error of the prefilter than there is room for
         values = values[0] + 1e-3 * values
     elif kind == "mean":
         values += 20 * rng.standard_normal(dim)
-    elif kind == "rising":  # every tile is better than those before, to most queries
+    elif kind == "rising":  # to most queries, every tile is better than the tiles before
         values = values[0] + values * np.linspace(1, 1e-2, num_rows)[:, None]
-    elif kind == "no bound":  # for the few rows of extreme norms
+    elif kind == "no bound":  # a few rows of extreme norms leave no error bound
         values *= np.where(rng.random(num_rows) < 0.01, 1e12, 1.0)[:, None]
     return torch.from_numpy(values.astype(np.float32))
 
@@ -216,23 +216,23 @@ LIST_KINDS = ("real", "equal", "integers", "scales", "cluster", "mean", "rising"
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("kind", LIST_KINDS)
-def test_knn_by_lists(device_engine, kind, dtype):
-    """Two tiles of queries, fewer than there are multiprocessors: the base is split."""
+def test_streaming_topk_equals_the_cpu(device_engine, kind, dtype):
+    """Has fewer tiles of queries (two) than there are multiprocessors, so the base is split."""
     base = rows_for_lists(kind, 1301, 40).to(dtype)
     assert_same(knn, base[::9], base, 5, device_engine=device_engine)
 
 
 @pytest.mark.parametrize("num_neighbors", [1, 37, 300])
-@pytest.mark.parametrize("dim", [1, 8, 9, 168])  # 9: no multiple of 8; 168: more pieces than stages
-def test_sizes_of_lists(device_engine, num_neighbors, dim):
+@pytest.mark.parametrize("dim", [1, 8, 9, 168])  # 9: not a multiple of 8; 168: more pieces than stages
+def test_streaming_topk_of_every_size_equals_the_cpu(device_engine, num_neighbors, dim):
     base = rows_for_lists("real", 1217, dim).bfloat16()
     assert_same(knn, base[:70].flip(0), base, num_neighbors, device_engine=device_engine)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_restricted_lists(device_engine, dtype):
+def test_restricted_streaming_topk_equals_the_cpu(device_engine, dtype):
     features = rows_for_lists("real", 1400, 16).to(dtype)
-    features[:500] = features[0] * (1 + torch.arange(500) % 3)[:, None]  # ties, and links above the best allowed score
+    features[:500] = features[0] * (1 + torch.arange(500) % 3)[:, None]  # ties, and edges above max_score
     rows = torch.from_numpy(np.random.default_rng(5).permutation(1400)[:1100])
     labels = torch.arange(1400) % 5 - 1
     some_score = float(knn(features[800:801], features, 30).scores[0, 20])
@@ -245,19 +245,19 @@ def test_restricted_lists(device_engine, dtype):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_metrics_of_lists(device_engine, metric):
+def test_streaming_topk_of_every_metric_equals_the_cpu(device_engine, metric):
     base = rows_for_lists("scales", 1100, 5)
     assert_same(knn, base[:40], base, 6, metric=metric, device_engine=device_engine)
 
 
-def test_matrices_that_begin_at_one_address(device_engine):
+def test_matrices_at_one_address_equal_the_cpu(device_engine):
     flat = features_of("real", 120, 8).flatten()
     queries, base = flat[:480].view(60, 8), flat.view(60, 16)[:, :8]
     assert_same(knn, queries, base, 5, device_engine=device_engine)
     assert_same(proximity_graph, queries, 5, num_candidates=30, documents=base, device_engine=device_engine)
 
 
-def test_scratch_does_not_change_results(device_engine):
+def test_result_independent_of_scratch_limit(device_engine):
     features = features_of("real", 200, 6)
     calls = [(proximity_graph, {"num_candidates": 50, "candidate_group_size": 16}), (knn_graph, {})]
     with device_engine() as device:
@@ -270,7 +270,7 @@ def test_scratch_does_not_change_results(device_engine):
                 build(features.to(device), 4, max_memory=1, **options)
 
 
-def test_hash_tables_and_sort_buffers_beyond_shared_memory(device_engine):
+def test_hash_tables_and_sort_buffers_beyond_shared_memory_equal_the_cpu(device_engine):
     features = features_of("integers", 4500, 2)
     assert_same(
         proximity_graph, features[:2300], 3, num_candidates=900, candidate_group_size=2300, device_engine=device_engine
@@ -278,7 +278,7 @@ def test_hash_tables_and_sort_buffers_beyond_shared_memory(device_engine):
     assert_same(knn, features[:3], features, 4200, device_engine=device_engine)
 
 
-def test_oracle(device_engine):
+def test_proximity_graph_equals_the_oracle(device_engine):
     features = features_of("real", 60, 7)
     neighbors, scores = reference.proximity_graph(features.numpy(), 5, 20, candidate_group_size=16, seed=1)
     with device_engine() as device:
@@ -290,11 +290,11 @@ def test_oracle(device_engine):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_not_finite_are_reported_when_results_are_read(device_engine, value):
+def test_nonfinite_values_are_reported_when_results_are_read(device_engine, value):
     features = features_of("real", 50, 40)
     features[31, 35] = features[40, 0] = value
     backwards = torch.arange(49, -1, -1)
-    for num_threads in (1, 3):  # the CPU engine names the same
+    for num_threads in (1, 3):  # the CPU engine names the same value
         with pytest.raises(ValueError, match=r"features\[31, 35\]: expected finite values"):
             proximity_graph(features, 5, rows=backwards, num_threads=num_threads)
     with device_engine() as device:
@@ -334,7 +334,7 @@ def test_bad_values_are_reported_when_results_are_read(device_engine, no_host_re
                 graph.check()
 
 
-def test_building_does_not_wait(device_engine, no_host_reads):
+def test_building_does_not_wait_for_the_device(device_engine, no_host_reads):
     features = features_of("real", 60, 8)
     rows, labels = torch.arange(59, -1, -1)[:40], torch.arange(60) % 7 - 1
     options = {"rows": rows, "labels": labels, "max_score": 0.9, "range_min": 1}
@@ -342,14 +342,14 @@ def test_building_does_not_wait(device_engine, no_host_reads):
     with device_engine() as device:
         features, documents = features.to(device), features.to(device)
         options |= {"rows": rows.to(device), "labels": labels.to(device)}
-        proximity_graph(features, 4, **options)  # what is loaded and allocated at first use
+        proximity_graph(features, 4, **options)  # loads and allocates what the first use needs
         with no_host_reads():
             found = [build(features, 4, **options) for build in (proximity_graph, knn_graph)]
             proximity_graph(features, 4, documents=documents, candidate_group_size=1, return_scores=True, sort=True)
         assert all(torch.equal(a.neighbors, b.neighbors.cpu()) for a, b in zip(expected, found, strict=True))
 
 
-def test_ids_of_graphs_are_reported_when_they_are_read(device_engine, no_host_reads):
+def test_bad_ids_of_graphs_are_reported_when_results_are_read(device_engine, no_host_reads):
     table, good = torch.tensor([[4], [2], [2]], dtype=torch.int32), torch.tensor([2, 4, 3])
     for ids, message in [([2, 5, 3], r"ids: expected values in \[0, 5\), got 5"), ([2, 4, 2], "ids: .* got 2 more")]:
         with pytest.raises(ValueError, match=message):

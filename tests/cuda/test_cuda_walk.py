@@ -1,6 +1,6 @@
 """Walks and epochs by the CUDA engine equal those of the CPU engine (see test_cuda_graph.py for where they run).
 
-tests/kernels/walk_test.cpp compares the kernels on many more graphs; here it is the Python API.
+This file tests the Python API. tests/kernels/walk_test.cpp compares the kernels on many more graphs.
 """
 
 import pytest
@@ -24,7 +24,7 @@ def equal(first, second) -> bool:
 
 @pytest.mark.parametrize("restart_prob", [0.0, 0.2])
 @pytest.mark.parametrize("full", [True, False])
-def test_walks(device_engine, random_table, restart_prob, full):
+def test_walks_equal_the_cpu(device_engine, random_table, restart_prob, full):
     table = torch.from_numpy(random_table(80, 6, full=full))
     roots = torch.arange(0, 80, 9)
     expected = random_walk_with_restart(table, roots, 20, restart_prob=restart_prob, seed=5, epoch=2, first_walk=3)
@@ -39,7 +39,7 @@ def test_walks(device_engine, random_table, restart_prob, full):
     "planner",
     [WalkPlanner("rwr"), WalkPlanner("rw"), CoverByWalksPlanner("rwr"), CoverByWalksPlanner("rw"), "uniform"],
 )
-def test_epochs_over_a_subset(device_engine, planner):
+def test_epochs_over_a_subset_equal_the_cpu(device_engine, planner):
     features = torch.randn(90, 6, generator=torch.Generator().manual_seed(1))
     options = {"planner": planner, "seed": 4, "epoch": 1}
     rows = torch.arange(89, -1, -1)[:71]
@@ -56,7 +56,7 @@ def test_epochs_over_a_subset(device_engine, planner):
 @pytest.mark.parametrize("hardness", ["soft", "default", "hard"])
 @pytest.mark.parametrize("drop_last", [True, False])
 @pytest.mark.parametrize("subset", [True, False])
-def test_partitions(device_engine, hardness, drop_last, subset):
+def test_partitions_equal_the_cpu(device_engine, hardness, drop_last, subset):
     features = torch.randn(150, 6, generator=torch.Generator().manual_seed(2))
     rows = torch.arange(149, -1, -1)[:131] if subset else None
     planner = PartitionPlanner(hardness)
@@ -71,7 +71,7 @@ def test_partitions(device_engine, hardness, drop_last, subset):
         assert expected.stats == found.stats
 
 
-def test_statistics_of_batches(device_engine):
+def test_batch_stats_equal_the_cpu(device_engine):
     features = torch.randn(60, 5, generator=torch.Generator().manual_seed(2))
     labels, rows = torch.arange(60) % 4 - 1, torch.arange(5, 60)
     graph = proximity_graph(features, 6, num_candidates=20, rows=rows)
@@ -102,8 +102,8 @@ def test_bad_tables_are_reported_when_results_are_read(device_engine, row, messa
 
 
 @pytest.mark.parametrize("is_subset", [False, True])
-def test_walking_does_not_wait(device_engine, no_host_reads, is_subset):
-    """What is wrong with roots is told when the graph is read; the walks of the others are what they should be."""
+def test_walks_do_not_wait_for_the_device(device_engine, no_host_reads, is_subset):
+    """Bad roots are reported when the graph is read. Walks from good roots are right all the same."""
     features = torch.randn(60, 4, generator=torch.Generator().manual_seed(2))
     rows = torch.arange(59, -1, -1)[:40] if is_subset else None
     graph = proximity_graph(features, 5, num_candidates=20, rows=rows)
@@ -127,7 +127,7 @@ def test_walking_does_not_wait(device_engine, no_host_reads, is_subset):
             graph.check()
 
 
-def test_ids_that_go_bad_after_the_check(device_engine):
+def test_neighbors_changed_after_the_check_are_reported(device_engine):
     with device_engine() as device:
         graph = ProximityGraph(torch.tensor([[1, 2], [2, 0], [0, 1]], dtype=torch.int32, device=device))
         graph.degrees()
@@ -138,8 +138,8 @@ def test_ids_that_go_bad_after_the_check(device_engine):
 
 @pytest.mark.parametrize("make_planner", [WalkPlanner, CoverByWalksPlanner])
 @pytest.mark.parametrize("full", [True, False])
-def test_uniform_batches(device_engine, random_table, make_planner, full):
-    """Self-loops and repeats, closed components, rows of every length and none, lists longer than a warp."""
+def test_uniform_orders_equal_the_cpu(device_engine, random_table, make_planner, full):
+    """Graphs with self-loops, repeats, closed components, empty rows, and rows longer than a warp."""
     for num_rows, num_neighbors, batch_size in [(90, 3, 16), (70, 40, 33), (200, 70, 50), (9, 20, 12), (40, 44, 40)]:
         table = torch.from_numpy(random_table(num_rows, num_neighbors, full=full))
         table[: num_rows // 4] %= max(1, num_rows // 8)
@@ -154,7 +154,7 @@ def test_uniform_batches(device_engine, random_table, make_planner, full):
 
 @pytest.mark.parametrize("order", ["bfs", "dfs", "knn"])
 @pytest.mark.parametrize("make_planner", [WalkPlanner, CoverByWalksPlanner])
-def test_comparisons_run_on_the_cpu_only(device_engine, order, make_planner):
+def test_orders_for_comparison_run_on_the_cpu_only(device_engine, order, make_planner):
     with device_engine() as device:
         graph = ProximityGraph(torch.tensor([[1, 2], [2, 0], [0, 1]], dtype=torch.int32, device=device))
         with pytest.raises(ValueError, match=r"order: expected 'rwr', 'rw' or 'uniform' .* graph.to\('cpu'\)"):

@@ -1,6 +1,6 @@
 """CUDA kernels on the CPU: the emulator's selftest, the bugs it must find, and kernels against the CPU engine.
 
-Here without sanitizers; `make emulator` runs it under ASan and UBSan too, `make nightly` under ThreadSanitizer.
+This test has no sanitizers. `make emulator` adds ASan and UBSan, and `make nightly` ThreadSanitizer.
 """
 
 import pathlib
@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-def test_emulator_and_kernels():
+def test_emulator_passes_and_kernels_equal_the_cpu():
     result = subprocess.run([ROOT / "tests/emulator/run.sh", "plain"], capture_output=True, text=True, timeout=250)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "selftest passed" in result.stdout

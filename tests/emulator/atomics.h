@@ -1,4 +1,4 @@
-// Atomics: relaxed, as CUDA's are. Each is a point at which the emulator may preempt the thread.
+// Atomics in relaxed order, as in CUDA. The emulator may preempt a thread at each of them.
 #pragma once
 
 #include <cstdint>
@@ -73,7 +73,7 @@ T atomicCAS(T* address, bse::emulator::NotDeduced<T> expected, bse::emulator::No
   return expected;
 }
 
-// Fences alone order nothing that ThreadSanitizer would believe: device::fetch_add_acq_rel and its like do.
+// Fences alone order nothing for ThreadSanitizer. device::fetch_add_acq_rel and its like do.
 inline void __threadfence(BSE_CALL_SITE) { bse::emulator::preemption_point({file, line}); }
 inline void __threadfence_block(BSE_CALL_SITE) { bse::emulator::preemption_point({file, line}); }
 inline void __nanosleep(unsigned, BSE_CALL_SITE) { bse::emulator::yield({file, line}); }

@@ -1,4 +1,4 @@
-// Barriers, votes, shuffles, matches and reductions. Only barriers order memory; ThreadSanitizer is told so.
+// Barriers, votes, shuffles, matches and reductions. Only barriers order memory, also for ThreadSanitizer.
 #pragma once
 
 #include <cstdint>

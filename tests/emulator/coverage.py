@@ -1,7 +1,7 @@
-"""Line coverage of csrc/cuda by what the emulator has executed: coverage.py FOLDER, that of a build's .gcda files.
+"""Line coverage of csrc/cuda in the emulator: coverage.py FOLDER, where FOLDER has a build's .gcda files.
 
-A kernel is compiled into several programs, and a template several times: a line counts as executed if it was in one of
-them. Prints a line a file, and the lines that nothing has executed.
+A kernel is compiled into several programs, and a template several times. A line counts as executed if one of them has
+executed it. Prints one line per file, with the lines that were never executed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def executed_lines(folder: Path) -> dict[str, dict[int, bool]]:
-    """By file of csrc/cuda and by line that has code."""
+    """Returns whether each line with code was executed, by file of csrc/cuda and line number."""
     files: dict[str, dict[int, bool]] = defaultdict(dict)
     for data in sorted(folder.rglob("*.gcda")):
         output = subprocess.run(

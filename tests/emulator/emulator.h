@@ -1,7 +1,7 @@
-// csrc/cuda/runtime/device.h for g++: kernels become functions that the runtime executes, a fiber for each thread.
+// csrc/cuda/runtime/device.h for g++: kernels become functions that the runtime executes, with one fiber per thread.
 //
-// What it emulates is the meaning of a kernel, under many schedules and with reports that name file and line; not
-// speed, weak memory, registers or bank conflicts. A kernel that works here still has to be run on a GPU.
+// It emulates the results of a kernel under many schedules, with reports that name file and line. It does not emulate
+// speed, weak memory, registers or bank conflicts. A kernel that works here must still be run on a GPU.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// CUDA's arithmetic built-ins with a defined result. Approximate ones (rsqrtf, __expf, ...) are not offered on purpose.
+// CUDA's arithmetic built-ins with a defined result. Approximate ones (rsqrtf, __expf, ...) are missing on purpose.
 #pragma once
 
 #include <cmath>
@@ -18,8 +18,8 @@ inline unsigned __brev(unsigned x) {
   return __builtin_bswap32(x);
 }
 
-// Byte i of the result is byte s of b:a, s the i-th digit of the selector; digits above 7, which spread a sign, are not
-// offered.
+// Byte i of the result is byte s of b:a, where s is the i-th hexadecimal digit of the selector. Digits above 7, which
+// replicate a sign, are not supported.
 inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
   const uint64_t both = uint64_t{b} << 32 | a;
   unsigned result = 0;
@@ -73,7 +73,7 @@ BSE_MIN_MAX(unsigned long)
 BSE_MIN_MAX(long long)
 BSE_MIN_MAX(unsigned long long)
 #undef BSE_MIN_MAX
-// The other argument if one is NaN.
+// If one argument is NaN, the result is the other.
 inline float min(float a, float b) { return std::fmin(a, b); }
 inline float max(float a, float b) { return std::fmax(a, b); }
 inline double min(double a, double b) { return std::fmin(a, b); }

@@ -1,4 +1,4 @@
-// What the instructions of csrc/cuda/runtime/ptx.h do, for the emulator.
+// The instructions of csrc/cuda/runtime/ptx.h in the emulator.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,7 @@ inline void mma_m16n8k8_tf32(float (&acc)[4], const uint32_t (&a)[4], const uint
 inline void ldmatrix_x4(uint32_t (&words)[4], const void* shared_row, BSE_CALL_SITE) {
   if (reinterpret_cast<uintptr_t>(shared_row) % 16 != 0) emulator::fail("ldmatrix: misaligned row", {file, line});
   emulator::LdmatrixOperands operands;
-  // Read here, word by word, where sanitizers see the access as this lane's.
+  // The row is read here, word by word, so that sanitizers see the access as this lane's.
   for (int i = 0; i < 4; ++i) operands.row[i] = static_cast<const uint32_t*>(shared_row)[i];
   emulator::warp_collective(emulator::WarpOperation::kLdmatrix, ~0u, reinterpret_cast<uintptr_t>(&operands), 0,
                             {file, line});
@@ -34,7 +34,8 @@ inline void cp_async16(void* shared_destination, const void* global_source, int 
   if (num_source_bytes < 0 || num_source_bytes > 16) emulator::fail("cp.async: source size", {file, line});
   const auto alignment = reinterpret_cast<uintptr_t>(shared_destination) | reinterpret_cast<uintptr_t>(global_source);
   if (alignment % 16 != 0) emulator::fail("cp.async: misaligned", {file, line});
-  // Touches both ends here, where sanitizers see the line; NaN until the copy lands.
+  // Source and destination are accessed here, where sanitizers see the line. The destination is NaN until the copy
+  // lands.
   for (int i = 0; i < num_source_bytes; ++i) (void)static_cast<const volatile unsigned char*>(global_source)[i];
   for (int i = 0; i < 16; ++i) static_cast<volatile unsigned char*>(shared_destination)[i] = 0xFF;
   emulator::async_copy(shared_destination, global_source, num_source_bytes, {file, line});

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds and runs the tests of the SIMT emulator, and of kernels in it against the CPU engine.
-#   tests/emulator/run.sh [plain] [asan] [tsan] [coverage] [cuda]   without arguments: plain, asan, and cuda if there is nvcc
-# coverage prints which lines of csrc/cuda the tests of kernels execute (coverage.py); those in Python execute more. cuda
-# compiles the same kernels for GPUs and, on a machine with one, runs the tests there.
+# Builds and runs the tests of the SIMT emulator, and compares kernels in it with the CPU engine.
+#   tests/emulator/run.sh [plain] [asan] [tsan] [coverage] [cuda]   default: plain, asan, and cuda if there is nvcc
+# coverage prints which lines of csrc/cuda the kernel tests execute (coverage.py). Tests in Python execute more lines.
+# cuda compiles the same kernels for GPUs. On a machine with a GPU, it also runs the tests there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=build/emulator
@@ -13,14 +13,14 @@ if [ ${#modes[@]} -eq 0 ]; then
   ! command -v nvcc >/dev/null || modes+=(cuda)
 fi
 
-# For the GPU at hand; without one, for an old and a new kind.
+# Compiles for the GPU at hand, or without one for an old and a new architecture.
 if nvidia-smi >/dev/null 2>&1; then
   gpus="-arch=native"
 else
   gpus="-gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a"
 fi
 flags="-std=c++17 -g -Wall -Wextra -Werror -ffp-contract=off -Icsrc -Itests"
-# The one file without sanitizers, whatever the mode.
+# This file is compiled without sanitizers in every mode.
 g++ $flags -O2 -fPIC -fvisibility=hidden -c tests/emulator/runtime.cpp -o "$build/runtime.o"
 
 # Tests of kernels against the CPU engine, and the launchers that they call.
@@ -32,7 +32,7 @@ declare -A launchers=(
   [walk_test]="csrc/cuda/walk/walks.cu"
   [partition_test]="csrc/cuda/partition/partition.cu"
 )
-# What they need of the CPU engine; no instruction set but the scalar one.
+# Files of the CPU engine that the tests need, with the scalar instruction set only.
 printf '%s\n' bank/bank_update partition/edge_share partition/partition runtime/thread_team simd/scalar types/graph_view \
   walk/batch_walks walk/interleaved_walks walk/row_degrees |
   xargs -P 2 -I NAME sh -c "g++ $flags -O2 -fno-math-errno -fvisibility=hidden -c csrc/cpu/NAME.cpp \
@@ -43,7 +43,7 @@ ar rcs "$build/cpu_engine.a" "$build"/cpu_*.o
 check() { # MODE
   "$build/selftest_$1"
   for test in "${!launchers[@]}"; do "$build/${test}_$1"; done
-  if [ "$1" = plain ]; then # other kinds of GPUs: those with less shared memory (sm_86, 89, 120), with more (from sm_90)
+  if [ "$1" = plain ]; then # GPUs with less shared memory (sm_86, 89, 120), and with more (from sm_90)
     BSE_EMULATOR_MAX_SHARED_BYTES=101376 "$build/graph_test_$1"
     BSE_EMULATOR_MAX_SHARED_BYTES=101376 "$build/knn_test_$1"
     BSE_EMULATOR_MAX_SHARED_BYTES=232448 "$build/graph_test_$1"
@@ -92,7 +92,7 @@ for mode in "${modes[@]}"; do
       rm -rf "$build/coverage"
       mkdir "$build/coverage"
       for test in "${!launchers[@]}"; do
-        # An object for each source: gcov's notes lie beside it.
+        # One object per source, because gcov's notes lie beside it.
         for source in "tests/kernels/$test.cpp" ${launchers[$test]}; do
           g++ $flags -O1 --coverage -x c++ -c "$source" -o "$build/coverage/$test-$(basename "$source").o"
         done

@@ -1,7 +1,7 @@
 // The emulator's runtime: grids, blocks, barriers, warp collectives, shared memory, asynchronous copies.
 //
-// The only file that must be compiled without sanitizers: what it does to the memory of threads is not theirs. Its own
-// types are in anonymous namespaces, so that it shares no template instance with instrumented files.
+// This is the only file that must be compiled without sanitizers: it accesses the memory of threads on their behalf.
+// Its types are in anonymous namespaces, so that it shares no template instance with instrumented files.
 
 #include "emulator/runtime.h"
 
@@ -30,7 +30,7 @@ const ThreadIdentity* current_thread = nullptr;
 
 namespace {
 
-constexpr size_t kMaxStaticSharedBytes = 48 << 10;  // what ptxas allows
+constexpr size_t kMaxStaticSharedBytes = 48 << 10;  // the limit of ptxas
 constexpr unsigned kMaxThreads = 1024, kMaxGridRows = 65535, kMaxBlockDepth = 64;
 
 struct Launch {
@@ -38,12 +38,12 @@ struct Launch {
   size_t dynamic_shared_bytes;
   KernelThread thread;
   const void* context;
-  char begin, end;  // what happened before the launch, and in it
+  char begin, end;  // their addresses order what precedes the launch, and what happens in it
 };
 
 struct Runtime {
   std::mutex mutex;
-  std::atomic<std::thread::id> owner{};  // of the mutex
+  std::atomic<std::thread::id> owner{};  // thread that holds the mutex
   Statistics statistics{};
   Scheduler scheduler;
   FiberPool fibers;
@@ -56,7 +56,7 @@ Runtime& runtime() {
   return instance;
 }
 
-// Found once: the functions below are called at every collective.
+// Looked up once: the functions below are called at every collective.
 Runtime& state = runtime();
 
 std::string describe_wait(const Thread& thread) {
@@ -110,8 +110,8 @@ void complete_barrier(Block& block) {
 
 // ---- collectives of a warp
 
-// Completes the collective of these lanes if all that have not exited are there. Lanes that wait with another mask may
-// be released by a later arrival; if none comes, it is a deadlock.
+// Completes the collective of the lanes in `mask` if all that have not exited have arrived with this mask. A later
+// arrival may release lanes that wait with another mask. Without one, they are in a deadlock.
 void complete_collective(Warp& warp, unsigned mask) {
   const unsigned members = mask & ~warp.exited;
   if (members == 0 || (members & ~warp.waiting) != 0) return;
@@ -143,7 +143,7 @@ void complete_collective(Warp& warp, unsigned mask) {
   }
 }
 
-// The address of the barrier at which lanes of this mask wait, or of a new one.
+// Returns the address of the barrier at which lanes wait with this mask, or of a new barrier.
 char* barrier_address(Warp& warp, unsigned mask) {
   char* address = nullptr;
   for_each_lane(warp, mask & warp.waiting, [&](const Thread& thread) {
@@ -164,7 +164,7 @@ void land(AsyncCopy& copy) {
   copy.has_landed = true;
 }
 
-// Others no longer wait for it.
+// Ends the thread. Barriers and collectives no longer wait for it.
 void exit_thread(Thread& thread) {
   if (!thread.async_copies.empty()) fail("a thread exits with cp.async under way", thread.async_copies[0].site);
   thread.state = ThreadState::kExited;
@@ -274,12 +274,12 @@ void end_block(size_t position) {
                               damage.piece->name + " (" + std::to_string(damage.piece->num_bytes) + " bytes), " +
                               describe(block.threads[0]));
   }
-  // For ThreadSanitizer a block starts anew: barriers at the same addresses would order it after this one.
+  // ThreadSanitizer gets a new block each time: barriers at the same addresses would order it after this block.
   if (!has_tsan()) state.idle_blocks.push_back(std::move(state.blocks[position]));
   state.blocks.erase(state.blocks.begin() + static_cast<std::ptrdiff_t>(position));
 }
 
-// Nobody can run: says where all wait.
+// Describes where all threads wait if none can run.
 std::string describe_deadlock() {
   std::map<std::string, int> waits;
   for (const auto& block : state.blocks) {

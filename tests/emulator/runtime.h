@@ -1,7 +1,8 @@
 // The interface between kernels compiled by g++ and the emulator's runtime (runtime.cpp).
 //
-// Everything here is called by a kernel's thread, except for config(), statistics() and run(). Kernels see it only
-// through emulator.h. An error (divergent barrier, deadlock, ...) ends the launch: run() throws std::runtime_error.
+// The threads of a kernel call all functions here but config(), statistics() and run(). Kernels see them
+// only through emulator.h. An error (divergent barrier, deadlock, ...) ends the launch: run() throws
+// std::runtime_error.
 #pragma once
 
 #include <cstddef>
@@ -11,36 +12,36 @@
 
 namespace bse::emulator {
 
-// How kernels are executed. The values at the program's start come from the environment, BSE_EMULATOR_<NAME>; they may
-// be changed between launches. Schedules depend on the seed and on how many launches came before.
+// Options for the execution of kernels. Initial values come from environment variables BSE_EMULATOR_<NAME>. Programs
+// may change them between launches. Schedules depend on the seed and on the number of earlier launches.
 struct Config {
   uint64_t seed = 1;                   // SEED; 0: a fixed order without preemption
   uint64_t preemption = 16;            // PREEMPTION: mean number of atomics between two preemptions; 0: hardly any
   uint64_t resident_blocks = 2;        // RESIDENT_BLOCKS: blocks whose threads interleave
-  uint64_t num_multiprocessors = 4;    // NUM_MULTIPROCESSORS: what launchers are told
-  uint64_t max_shared_bytes = 166912;  // MAX_SHARED_BYTES of a block; 163 KiB is what the oldest target (sm_80) has
-  uint64_t stack_bytes = 256 << 10;    // STACK_BYTES of a thread, at the first launch
-  uint64_t max_idle_steps = 1 << 20;   // MAX_IDLE_STEPS: turns without progress that are called a livelock
-  uint64_t max_steps = 1ull << 33;     // MAX_STEPS of a launch; beyond it, too
+  uint64_t num_multiprocessors = 4;    // NUM_MULTIPROCESSORS: number that launchers see
+  uint64_t max_shared_bytes = 166912;  // MAX_SHARED_BYTES per block; 163 KiB as on sm_80, the oldest target
+  uint64_t stack_bytes = 256 << 10;    // STACK_BYTES per thread; set before the first launch
+  uint64_t max_idle_steps = 1 << 20;   // MAX_IDLE_STEPS: turns without progress, then a livelock is reported
+  uint64_t max_steps = 1ull << 33;     // MAX_STEPS of a launch, then a livelock is reported
 };
 
 Config& config();
 
-// Of all launches so far.
+// Counts over all launches so far.
 struct Statistics {
   uint64_t num_launches, num_threads, num_switches, num_warp_collectives, num_barriers;
 };
 
 const Statistics& statistics();
 
-// Where in a kernel something was called.
+// Place of a call in a kernel.
 struct CallSite {
   const char* file;
   int line;
 };
 #define BSE_CALL_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
-// threadIdx and so on of the thread that is running. Launches exclude each other, so one pointer serves the process.
+// threadIdx and so on of the running thread. Launches exclude each other, so one pointer serves the process.
 struct ThreadIdentity {
   uint3 thread_index, block_index;
   dim3 block_dim, grid_dim;
@@ -53,11 +54,11 @@ void run(dim3 grid, dim3 block, size_t dynamic_shared_bytes, KernelThread thread
 // Ends the launch with this message.
 [[noreturn]] void fail(const char* message, CallSite site);
 
-// A point at which another thread may be scheduled; at yield, must be.
+// At a preemption point, another thread may be scheduled. At a yield, another one is scheduled if any can run.
 void preemption_point(CallSite site);
 void yield(CallSite site);
 
-// Waits for all threads of the block that have not exited; returns for how many the predicate held.
+// Waits for all threads of the block that have not exited. Returns the number of threads whose predicate held.
 int block_barrier(bool predicate, CallSite site);
 
 enum class WarpOperation {
@@ -83,19 +84,19 @@ struct MmaOperands {
 };
 
 struct LdmatrixOperands {
-  uint32_t row[4];  // what the lane's address points to
+  uint32_t row[4];  // data at the lane's address
   uint32_t words[4];
 };
 
-// Waits for the lanes of the mask that have not exited, combines their values, returns the calling lane's result.
+// Waits for the lanes of the mask that have not exited, and combines their values. Returns the calling lane's result.
 uint64_t warp_collective(WarpOperation operation, unsigned mask, uint64_t value, int argument, CallSite site);
 
-// Shared memory of the block; every piece has red zones and starts as garbage. `key` tells static variables apart.
+// Returns shared memory of the block. Every piece has red zones and starts as garbage. `key` identifies a variable.
 void* static_shared(const void* key, size_t num_bytes, const char* name, CallSite site);
-// The index-th piece of dynamic shared memory, `num_bytes_so_far` including this one.
+// Returns the index-th piece of dynamic shared memory. `num_bytes_so_far` includes this piece.
 void* dynamic_shared(int index, size_t num_bytes, size_t num_bytes_so_far, CallSite site);
 
-// cp.async: a copy of 16 bytes that lands at its wait, or at random earlier.
+// cp.async: a copy of 16 bytes that lands at its wait, or earlier at random.
 void async_copy(void* shared_destination, const void* source, int num_source_bytes, CallSite site);
 void async_commit();
 void async_wait(int num_pending_groups);

@@ -1,4 +1,4 @@
-// CUDA's vector types, as far as kernels use them. Their alignment is what makes a misaligned vector load detectable.
+// CUDA's vector types, as far as kernels use them. Their alignment makes misaligned vector loads detectable.
 #pragma once
 
 #define BSE_VECTOR_TYPE_2(Type, Element, alignment) \

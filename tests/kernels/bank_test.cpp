@@ -1,5 +1,5 @@
-// The CUDA engine's bank updates against the CPU engine's: tables must be equal to the bit, and so must be what is
-// refused or skipped. See walk_test.cpp for how it is compiled.
+// Compares the CUDA engine's bank updates with the CPU engine's: tables must be equal to the bit, and the same rows
+// must be refused or skipped. It is compiled as walk_test.cpp.
 
 #include <cmath>
 #include <cstdint>
@@ -61,8 +61,8 @@ struct Batch {
   std::vector<float> rows, documents;
 };
 
-// What the CPU engine asks of its callers: rows that are not storable left out, with momentum also all but the last of
-// equal ids.
+// Prepares a batch as the CPU engine requires: without rows that are not finite if these are skipped, and with momentum
+// without all but the last of equal ids.
 Batch reduced(const Batch& batch, int64_t dim, bool skips, bool has_momentum) {
   const auto count = static_cast<int64_t>(batch.ids.size());
   std::vector<bool> is_kept(batch.ids.size());
@@ -118,9 +118,9 @@ void compare_updates(std::mt19937& random) {
         {kept.ids.data(), kept.rows.data(), kept.documents.data(), static_cast<int64_t>(kept.ids.size()), step,
          momentum, normalize});
     bool is_refused = result.error != UpdateError::kNone;
-    // A bad id of a row that the CPU engine was not given.
+    // The bad id may be in a row that the CPU engine did not get.
     for (const int64_t id : batch.ids) is_refused |= id < 0 || id >= num_instances;
-    if (is_refused && result.error == UpdateError::kNone) return;  // it has stored the rest: no use going on
+    if (is_refused && result.error == UpdateError::kNone) return;  // the CPU engine has stored the other rows
     if (!is_refused) num_skipped += static_cast<uint64_t>(skips ? num_rows - static_cast<int64_t>(kept.ids.size()) : 0);
 
     Array<int64_t> ids(batch.ids.size());

@@ -1,6 +1,6 @@
-// The kernels of csrc/cuda/search/proximity_graph.cu and knn.cu against plain serial code, to the bit: what the
-// definitions in csrc/common say, a candidate at a time. The Python tests compare with the CPU engine; here sanitizers
-// look on.
+// Compares the kernels of csrc/cuda/search/proximity_graph.cu and knn.cu to the bit with serial code, which follows the
+// definitions in csrc/common one candidate at a time. The Python tests compare with the CPU engine. These tests also
+// run under sanitizers.
 
 #include <algorithm>
 #include <cmath>
@@ -25,15 +25,15 @@ using test::synchronize;
 
 int num_failures = 0;
 
-// Shared memory of a block with which all shapes of fused fit, of these cases.
+// Shared memory per block that suffices for fused top-k in all cases below.
 constexpr size_t kAmple = 163 << 10;
 
 enum class Data {
   kNormal,
-  kIntegers,  // of -1, 0, 1: many ties
-  kEqual,     // all rows
-  kNear,      // scores that prefiltering can hardly tell apart
-  kHuge,      // one row whose norm overflows, and some of whose scores are NaN; and one of zeros
+  kIntegers,  // -1, 0 and 1: many ties
+  kEqual,     // all rows are equal
+  kNear,      // scores that the prefilter can hardly tell apart
+  kHuge,      // the norm of one row overflows, some of its scores are NaN; another row is zero
 };
 
 struct Case {
@@ -42,10 +42,10 @@ struct Case {
       candidate_group_size;  // candidate_group_size = 0: exact neighbors
   bool is_bfloat16 = false, has_scores = false, sort = false;
   int64_t range_min = 0;
-  int num_labels = 0;  // 0: none
+  int num_labels = 0;  // 0: no labels
   Data data = Data::kNormal;
   size_t max_bytes = size_t{1} << 30;
-  int fused_rows = 0;  // that are expected, if shared memory has room; 0: matrices
+  int fused_rows = 0;  // expected rows per block of fused top-k, if shared memory has room; 0: matrix top-k
 };
 
 struct Candidate {
@@ -81,7 +81,7 @@ class Reference {
     return values;
   }
 
-  // Candidates of every row, in draw order.
+  // Returns the candidates of every row, in draw order.
   std::vector<std::vector<uint32_t>> candidates() const {
     const auto n = static_cast<uint32_t>(run_.num_rows);
     const auto m = static_cast<uint32_t>(run_.num_candidates);
@@ -238,7 +238,7 @@ void check(const Case& run) {
   }
 }
 
-// The fused that graphs of bfloat16 rows get by default, by what shared memory a block may have.
+// Checks how many rows per block fused top-k has by default, given the shared memory that a block may have.
 void check_default_fused_rows() {
   const size_t bytes = device::max_shared_bytes();
   const int expected = bytes >= 227 << 10 ? 64 : bytes >= 163 << 10 ? 32 : bytes >= 99 << 10 ? 16 : 0;
@@ -268,7 +268,7 @@ int main() {
       {"exact neighbors, ties", 131, 2, 0, 130, 0, false, true, true, 0, 2, Data::kIntegers},
   };
   for (const Case& run : cases) check(run);
-  // Rows that are selected where they are scored, in fused of all heights, and by matrices.
+  // bfloat16 rows by fused top-k with every number of rows per block, and by matrix top-k (0 rows).
   const auto fused = [](const char* name, int64_t num_rows, int64_t dim, int64_t num_candidates, int64_t num_neighbors,
                         int64_t candidate_group_size, Data data = Data::kNormal, int64_t range_min = 0,
                         int num_labels = 0) {

@@ -1,6 +1,6 @@
-// Exact neighbors (csrc/cuda/search/knn.cu) by candidate lists and by a matrix of all scores, against plain serial
-// code, to the bit. Sets are small, so that lists are forced; they are cut all the same, for a list of few neighbors is
-// short.
+// Compares exact neighbors (csrc/cuda/search/knn.cu) by streaming top-k and by matrix top-k with serial code, to the
+// bit. The sets are small, so the tests force streaming top-k. Its candidate lists are cut back all the same, because
+// lists for few neighbors are short.
 
 #include <algorithm>
 #include <cmath>
@@ -27,27 +27,27 @@ enum class Kind {
   kNormal,
   kEqual,
   kIntegers,
-  kCluster,   // the scores of all pairs are closer to each other than what prefiltering tells apart
-  kPermuted,  // sums differ less than by rounding: the best as defined are any of the approximate ones
+  kCluster,   // the scores of all pairs are closer to each other than the error of the prefilter
+  kPermuted,  // sums differ by less than rounding, so approximate scores do not rank exact ones
   kMean,      // a large common mean
-  kRising,    // each tile of columns is better than those before
-  kHeavy,     // norms of many scales, some rows of zeros, all within the bound of prefiltering
-  kUnbounded  // beyond it
+  kRising,    // each tile of columns is better than the tiles before
+  kHeavy,     // norms of many scales and some zero rows, with an error bound of the prefilter
+  kUnbounded  // norms of many scales, without an error bound
 };
 
 struct Case {
   const char* name;
   Kind kind;
   int64_t num_rows, dim, num_neighbors;
-  int64_t num_queries = 0;  // so many other rows against the base; 0: the base itself, without itself
+  int64_t num_queries = 0;  // queries apart from the base; 0: the base, each row without itself
   bool is_bfloat16 = true;
   Metric metric = Metric::kCosine;
   int64_t range_min = 0;
-  int num_labels = 0;  // 0: none; negative: some of them are equal in the low 32 bits only
+  int num_labels = 0;  // 0: no labels; negative: some labels are equal in the low 32 bits only
   bool has_max_score = false;
   bool has_subset = false;
   size_t max_bytes = size_t{1} << 30;
-  unsigned num_multiprocessors = 4;  // under the emulator: how much there is to fill by splitting the base
+  unsigned num_multiprocessors = 4;  // in the emulator; decides into how many splits the base goes
 };
 
 std::vector<float> make_features(const Case& run, int64_t num_rows, unsigned seed, bool are_queries) {
@@ -77,7 +77,7 @@ std::vector<float> make_features(const Case& run, int64_t num_rows, unsigned see
           value = center[k] * scale * (1.0f + (is_special ? 0.01f : 0.0f) * value);
           break;
         case Kind::kPermuted:
-          // Of several scales, or no sum would be rounded; the smallest differ, by no more than what rounding does.
+          // Elements have several scales, so that sums are rounded. The smallest differ, by no more than the rounding.
           value = are_queries ? 1.0f : std::fabs(center[k]) < 0.01f ? 3e-4f * value : std::fabs(center[k]);
           break;
         case Kind::kMean:
@@ -99,7 +99,7 @@ std::vector<float> make_features(const Case& run, int64_t num_rows, unsigned see
   return values;
 }
 
-// Features in memory of the device.
+// Features in memory that the device can read.
 struct Matrix {
   Matrix(const std::vector<float>& values, int64_t dim, bool is_bfloat16)
       : floats(is_bfloat16 ? 0 : values.size()), halves(is_bfloat16 ? values.size() + 8 : 0) {
@@ -242,18 +242,18 @@ void check(const Case& run) {
   selection.labels = num_labels > 0 ? labels.data() : nullptr;
   selection.sort = true;
   const Reference reference(run, query_values, base_values);
-  if (run.has_max_score) {  // a score that occurs: it may be linked, and what is next to it is told apart
+  if (run.has_max_score) {  // a score that occurs: edges may have it, but no larger one
     selection.has_max_score = true;
     selection.max_score = reference.score(0, run.num_rows / 2);
   }
 
   const Result expected = reference.edges(request);
   compare(run, "lists", run_device(request, cuda::KnnMethod::kStreaming, run.max_bytes), expected);
-  if (run.num_queries == 0) return;  // graph_test.cpp looks at matrices
+  if (run.num_queries == 0) return;  // graph_test.cpp tests matrix top-k of the base itself
   compare(run, "matrix", run_device(request, cuda::KnnMethod::kMatrix, run.max_bytes), expected);
 }
 
-// What plan_knn chooses by itself.
+// Checks which method plan_knn chooses by itself.
 void check_plan(int64_t num_base, int64_t num_neighbors, size_t max_bytes, bool is_streaming) {
   cuda::KnnRequest request;
   request.num_queries = 1000;

@@ -1,7 +1,7 @@
-// The CUDA engine's partitions against the CPU engine's: the same batches and the same number of filled rows.
+// Compares the CUDA engine's partitions with the CPU engine's: batches and numbers of filled rows must be equal.
 //
-// Compiled by g++ it executes the kernels in the emulator, under several schedules; compiled by nvcc (-x cu) it runs
-// them on a GPU. Of the CPU engine's instruction sets only the scalar one is linked: partitions do not use them.
+// Compiled by g++, it executes the kernels in the emulator, under several schedules. Compiled by nvcc (-x cu), it runs
+// them on a GPU. Only the scalar instruction set of the CPU engine is linked: partitions do not use the others.
 
 #include "cuda/partition/partition.h"
 
@@ -49,7 +49,7 @@ struct Silent : Monitor {
   bool poll(int64_t) override { return true; }
 };
 
-// Scratch is memory that the host sees too.
+// Copies counters directly, because the host can read scratch too.
 struct Reader : cuda::CounterReader {
   void read(int64_t* host, const int64_t* device, int64_t count) override {
     ++num_reads;
@@ -68,7 +68,7 @@ void use_schedule(uint64_t seed) {
 }
 #endif
 
-// ---- selection by digits, on ties that hashes do not have
+// ---- selection by digits, on ties that the hashes of real keys do not have
 
 __global__ void covers_kernel(const cuda::Member* members, uint32_t num_members, uint32_t count, uint8_t* is_covered) {
   const cuda::MemberPrefix prefix = cuda::select(members, num_members, count);
@@ -83,7 +83,7 @@ void test_select() {
   };
   Random random(2);
   use_schedule(3);
-  for (int spread = 0; spread < 3; ++spread) {  // keys: all equal, of few values, of any
+  for (int spread = 0; spread < 3; ++spread) {  // keys: all equal, few values, arbitrary
     for (const uint32_t size : {2u, 31u, 128u, 700u}) {
       Array<cuda::Member> members(size);
       Array<uint8_t> is_covered(size);
@@ -118,7 +118,7 @@ struct Graph {
   Array<int32_t> neighbors, degrees, row_of;
   bool is_full = true, is_subset = false;
 
-  // list(row): up to num_neighbors rows. With several nodes a row, row i is a node drawn at random.
+  // list(row): up to num_neighbors rows. With more than one node per row, row i is a node drawn at random.
   Graph(const std::string& name, int64_t num_rows, int64_t num_neighbors,
         const std::function<std::vector<int64_t>(int64_t)>& list, int64_t nodes_per_row = 1)
       : name(name),
@@ -168,7 +168,7 @@ Graph graph_of_kind(int kind, int64_t n, Random& random) {
   switch (kind) {
     case 0:
       return Graph("random", n, 12, [&](int64_t) { return all(12); });
-    case 1:  // more neighbors than a row asks
+    case 1:  // more neighbors than a row asks for votes
       return Graph("clusters", n, 150, [&](int64_t row) {
         const int64_t begin = row / 40 * 40;
         return drawn(150, begin, std::min(n, begin + 40), random);
@@ -224,7 +224,7 @@ cuda::PartitionRequest cuda_request(Graph& graph, const Setting& setting) {
   return request;
 }
 
-// The reference walks that a request asks for, by the CPU engine; [num_walks, batch_size].
+// Computes the reference walks of a request with the CPU engine. nodes: [num_walks, batch_size]
 void walk(Graph& graph, const Setting& setting, int64_t num_walks, int32_t* nodes) {
   Silent silent;
   const KeyedPermutation order(static_cast<uint32_t>(graph.num_rows), setting.seed, Purpose::kRootOrder, setting.epoch,
@@ -246,7 +246,7 @@ void walk(Graph& graph, const Setting& setting, int64_t num_walks, int32_t* node
   walk_batches(walks, {nodes, unused.data(), unused.data(), unused.data(), unused.data()}, silent);
 }
 
-// Returns the number of filled rows. nodes: [num_rows]; walk_nodes: as walk() makes them
+// Returns the number of filled rows. nodes: [num_rows]; walk_nodes: output of walk()
 int64_t cuda_partition(Graph& graph, const Setting& setting, Array<int32_t>& walk_nodes, Array<int32_t>& nodes,
                        Array<uint64_t>& status) {
   cuda::PartitionRequest request = cuda_request(graph, setting);
@@ -309,7 +309,7 @@ void test_graphs() {
   }
 }
 
-// The same graph under all hardness values and several schedules, where hardening and softening both happen.
+// Compares one graph under all hardness values and several schedules, so that batches both harden and soften.
 void test_hardness() {
   Random random(5);
   for (const int kind : {0, 1, 8, 9}) {
@@ -334,7 +334,7 @@ void test_small() {
   }
 }
 
-// Enough rows that scans have chunks and grids have blocks that go round.
+// Has so many rows that scans take several chunks and grid-stride loops several rounds.
 void test_large() {
   if (kIsSmall) return;
   Random random(13);
@@ -343,7 +343,7 @@ void test_large() {
   compare(graph, {1, 0.2, false, Hardness::kHard, 3, 0});
 }
 
-// Ids that changed after the table was checked are reported and never followed; the result is a partition all the same.
+// Ids that changed after the table was checked are reported and never followed. The result is still a partition.
 void test_bad_ids() {
   Random random(17);
   Graph graph = graph_of_kind(0, 150, random);

@@ -1,5 +1,4 @@
-// The CPU engine's kernels for tests that compare with it: the scalar ones, on any machine. Included by one file of a
-// program.
+// Gives tests that compare with the CPU engine its scalar kernels, on any machine. One file of a program includes it.
 #pragma once
 
 #include "cpu/simd/dispatch.h"

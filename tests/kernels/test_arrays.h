@@ -1,4 +1,4 @@
-// Arrays that host and kernels both see, for tests: ordinary memory under the emulator, managed memory on a GPU.
+// Arrays for tests that host and kernels both access: ordinary memory in the emulator, managed memory on a GPU.
 #pragma once
 
 #include <cstddef>
@@ -33,7 +33,7 @@ class Array {
 #else
 inline void synchronize() {}
 
-// A vector of its own allocation: AddressSanitizer sees where it ends.
+// Each array is an allocation of its own, so that AddressSanitizer knows where it ends.
 template <class T>
 class Array {
  public:

@@ -1,8 +1,8 @@
-// The CUDA engine's walks against the CPU engine's: batches, counts, roots and errors must be equal.
+// Compares the CUDA engine's walks with the CPU engine's: batches, counts, roots and errors must be equal.
 //
-// Compiled by g++ it executes the kernels in the emulator, under several schedules; compiled by nvcc (-x cu) it runs
-// them on a GPU. Of the CPU engine's instruction sets only the scalar one is linked: tests/cpu/isa_test.cpp compares
-// them.
+// Compiled by g++, it executes the kernels in the emulator, under several schedules. Compiled by nvcc (-x cu), it runs
+// them on a GPU. Only the scalar instruction set of the CPU engine is linked: tests/cpu/isa_test.cpp compares the
+// others.
 
 #include <algorithm>
 #include <cstdint>
@@ -48,7 +48,7 @@ struct Silent : Monitor {
 
 // ---- graphs
 
-// Lists of instance ids. rows: the instances that have a row, in the order of rows.
+// Neighbor lists of instance ids, and the instance of each row.
 struct Graph {
   std::string name;
   std::vector<std::vector<int32_t>> lists;
@@ -72,7 +72,7 @@ Graph random_graph(int num_rows, int num_neighbors, std::mt19937& random) {
   });
 }
 
-// Rows of all lengths, a fifth of them empty.
+// Rows of 0 to 9 neighbors, more than a quarter of them empty.
 Graph short_rows(int num_rows, std::mt19937& random) {
   Graph graph = random_graph(num_rows, 9, random);
   graph.name = "short rows";
@@ -80,7 +80,7 @@ Graph short_rows(int num_rows, std::mt19937& random) {
   return graph;
 }
 
-// Instances without a row are never neighbors.
+// A third of the instances have a row. The others are never neighbors.
 Graph subset(int num_rows, std::mt19937& random) {
   Graph graph = short_rows(num_rows, random);
   graph.name = "subset";
@@ -117,7 +117,7 @@ std::vector<Graph> awkward_graphs(std::mt19937& random) {
   return graphs;
 }
 
-// The graph in memory, as both engines see it.
+// The graph in memory that both engines read.
 class Tables {
  public:
   explicit Tables(const Graph& graph)
@@ -181,7 +181,7 @@ struct Case {
   }
 };
 
-// Memory for one call of either engine.
+// Output of one call of either engine.
 struct Output {
   explicit Output(const Case& c)
       : nodes(static_cast<size_t>(c.num_walks * c.batch_size), -7), counts(static_cast<size_t>(4 * c.num_walks), -7) {}
@@ -212,7 +212,7 @@ void walk_on_cpu(const Tables& tables, const Case& c, const int64_t* roots, cons
   walk_batches(request, {output.nodes.data(), counts, counts + n, counts + 2 * n, counts + 3 * n}, monitor);
 }
 
-// Returns the message of what was reported.
+// Returns the message of the reported error, empty if there is none.
 std::string walk_on_device(const Tables& tables, const Case& c, const int64_t* roots, const int64_t* walk_ids,
                            Output& output) {
   const auto request = request_of<cuda::WalkRequest>(tables.device(), c, roots, walk_ids);
@@ -252,7 +252,7 @@ void compare_walks(const Graph& graph, const Case& c) {
   for (int64_t i = 0; i < c.num_walks; ++i) num_steps_compared += expected.counts[static_cast<size_t>(i)];
 }
 
-// Every graph with every alpha and size, small numbers of walks.
+// Compares two walks on every graph with every alpha and batch size.
 void test_awkward_graphs(std::mt19937& random) {
   const std::vector<int64_t> sizes =
       kIsSmall ? std::vector<int64_t>{1, 2, 33} : std::vector<int64_t>{1, 2, 3, 31, 32, 33, 40, 65};
@@ -260,7 +260,7 @@ void test_awkward_graphs(std::mt19937& random) {
     for (const double restart_prob : {0.0, 0.005, 0.2, 0.6, 0.99}) {
       for (const int64_t batch_size : sizes) {
         if (kIsSmall && restart_prob == 0.99 && batch_size > 2) continue;
-        if (restart_prob == 0.005 && batch_size > 33) continue;  // slow, and alpha 0 is alike
+        if (restart_prob == 0.005 && batch_size > 33) continue;  // slow, and similar to alpha 0
         Case c;
         c.num_walks = 2;
         c.batch_size = batch_size;
@@ -273,7 +273,7 @@ void test_awkward_graphs(std::mt19937& random) {
   }
 }
 
-// Batches that fit well into large graphs: hardly any fill.
+// Compares batches that are much smaller than the graph, with hardly any random fill.
 void test_typical(std::mt19937& random) {
   const Graph graph = random_graph(kIsSmall ? 200 : 3000, 10, random);
   for (const int64_t batch_size : {16, 64, 256}) {
@@ -288,7 +288,7 @@ void test_typical(std::mt19937& random) {
   }
 }
 
-// Batches without a walk, also by warps that fill several batches.
+// Compares batches of random instances without a walk, also where a warp fills several batches.
 void test_uniform_batches(std::mt19937& random) {
   std::vector<Graph> graphs = awkward_graphs(random);
   graphs.push_back(random_graph(90, 70, random));
@@ -305,7 +305,7 @@ void test_uniform_batches(std::mt19937& random) {
   }
 }
 
-// Which walk of which epoch.
+// Compares walks at the limits of epoch and walk numbers, and small numbers of walks.
 void test_numbering(std::mt19937& random) {
   const Graph graph = random_graph(100, 5, random);
   Case c;
@@ -325,7 +325,7 @@ void test_numbering(std::mt19937& random) {
   }
 }
 
-// Member tables in global memory, some of them used by a second walk.
+// Compares batches whose member tables are in global memory. A second walk uses some of the tables again.
 void test_large_batches(std::mt19937& random) {
   Case c;
 #if !defined(__CUDACC__)
@@ -334,7 +334,7 @@ void test_large_batches(std::mt19937& random) {
   config.num_multiprocessors = 1;
   config.resident_blocks = 4;
   c.batch_size = 4100;
-  c.num_walks = 19;  // of which 16 at a time
+  c.num_walks = 19;  // 16 at a time
   compare_walks(short_rows(4300, random), c);
   config = before;
   if (kIsSmall) return;
@@ -348,7 +348,7 @@ void test_large_batches(std::mt19937& random) {
 
 // ---- bad values
 
-// Both engines must complain about the same row, or both not at all.
+// Both engines must report an error, or neither.
 void test_bad_neighbors(std::mt19937& random) {
   int num_bad = 0, num_good = 0;
   for (int round = 0; round < (kIsSmall ? 10 : 60); ++round) {
@@ -358,7 +358,7 @@ void test_bad_neighbors(std::mt19937& random) {
     if (graph.lists[static_cast<size_t>(row)].empty()) continue;
     const int32_t bad_ids[] = {-1, -5, static_cast<int32_t>(graph.num_instances), INT32_MAX};
     int32_t bad_id = bad_ids[round / 2 % 4];
-    if (round % 4 == 1) {  // an instance that has no row any more
+    if (round % 4 == 1) {  // an instance that has lost its row
       bad_id = graph.lists[static_cast<size_t>(row)][0];
       tables.set_row_of(bad_id, round % 8 == 1 ? -1 : 60);
     } else {
@@ -386,7 +386,7 @@ void test_bad_neighbors(std::mt19937& random) {
       continue;
     }
     ++num_bad;
-    // The CPU names the first that the walk meets, the device the one in the lowest row.
+    // Of several bad rows, the CPU engine names the first that the walk visits, the device the lowest.
     if (round % 4 != 1) expect(error == message, "bad neighbor: '" + message + "', expected '" + error + "'");
     std::set<int32_t> distinct(got.nodes.data(), got.nodes.data() + c.batch_size);
     expect(static_cast<int64_t>(distinct.size()) == c.batch_size && *distinct.begin() >= 0 && *distinct.rbegin() < 60,
@@ -486,7 +486,7 @@ void run_all(uint32_t seed) {
   test_typical(random);
   test_uniform_batches(random);
   test_numbering(random);
-  if (seed == 1) test_large_batches(random);  // takes as long as all the others
+  if (seed == 1) test_large_batches(random);  // takes as long as all other tests
   test_bad_neighbors(random);
   test_bad_tables(random);
   test_row_degrees(random);

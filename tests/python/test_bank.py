@@ -1,4 +1,4 @@
-"""The embedding cache."""
+"""The embedding bank: updates, duplicates, momentum, states, files and ranks."""
 
 from __future__ import annotations
 
@@ -47,8 +47,11 @@ def test_stored_rows_equal_the_oracle(dtype, normalize, momentum, dim):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_rounding_to_16_bits_is_that_of_torch(dtype):
-    """All 16-bit values, their neighbors, and the midpoints between them: ties to even, subnormals, no overflow."""
+def test_rounding_to_16_bits_equals_torch(dtype):
+    """All 16-bit values, the midpoints between them, and the float32 neighbors of the midpoints.
+
+    They cover ties to even and subnormals, without overflow.
+    """
     values = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype).float()
     values = values[values.isfinite()].sort().values
     middles = (values[1:].double() + values[:-1].double()).float() / 2
@@ -72,7 +75,7 @@ def test_values_too_large_for_the_dtype_are_refused():
     assert bank.last_update.tolist() == [-1, 0, -1, -1]
 
 
-def test_update_normalizes_and_remembers_the_step():
+def test_update_normalizes_and_records_the_step():
     bank = FeatureBank(10, 4, dtype=torch.float32)
     first, second = torch.randn(3, 4), torch.randn(2, 4)
     bank.update([1, 5, 9], first)
@@ -93,14 +96,14 @@ def test_last_duplicate_wins():
     assert bank.data.tolist() == [[0, 0], [6, 7], [0, 0], [8, 9]]
 
 
-def test_momentum_mixes_with_what_was_there():
+def test_momentum_mixes_old_and_new_rows():
     bank = FeatureBank(3, 2, dtype=torch.float32, momentum=0.75, normalize=False)
     bank.update([0], torch.tensor([[4.0, 0.0]]))
     bank.update([0, 1], torch.tensor([[0.0, 4.0], [0.0, 4.0]]))
     assert bank.data.tolist() == [[3, 1], [0, 4], [0, 0]]
 
 
-def test_gradients_are_not_kept_and_16_bits_are_rounded():
+def test_update_drops_gradients_and_rounds_to_16_bits():
     bank = FeatureBank(4, 8)
     rows = torch.randn(2, 8, requires_grad=True)
     bank.update([0, 2], rows)
@@ -110,7 +113,7 @@ def test_gradients_are_not_kept_and_16_bits_are_rounded():
     assert bank.missing_embedding_share == 0.25
 
 
-def test_two_towers():
+def test_two_towers_store_documents():
     bank = FeatureBank(20, 4, two_towers=True)
     rows, documents = torch.randn(20, 4), torch.randn(20, 4)
     bank.update(range(20), rows, documents)
@@ -139,7 +142,7 @@ def test_bad_updates_store_nothing(arguments, error, message):
     assert bank.missing_embedding_share == 1
 
 
-def test_bad_banks():
+def test_bad_bank_arguments_are_refused():
     for arguments, error, message in [
         ({"num_instances": 0}, ValueError, "num_instances: .* got 0"),
         ({"dim": 0}, ValueError, "dim: .* got 0"),
@@ -162,7 +165,7 @@ def test_nonfinite_rows_are_skipped_on_request():
     assert bank.stats().num_skipped == 2
 
 
-def test_fill_from_covers_the_bank():
+def test_fill_from_fills_every_row():
     bank = FeatureBank(10, 3)
     seen = []
     loader = [torch.arange(0, 6), torch.arange(6, 10)]
@@ -191,7 +194,7 @@ def test_state_round_trips(tmp_path):
         other.load(tmp_path / "bank.pt")
 
 
-def test_a_mapped_bank_outlives_its_process(tmp_path):
+def test_mapped_bank_is_reopened_from_its_files(tmp_path):
     path = tmp_path / "bank"
     bank = FeatureBank(50, 8, path=path, two_towers=True)
     rows = torch.randn(20, 8)
@@ -230,7 +233,7 @@ def test_rows_of_the_bank_itself_can_be_stored():
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
-def test_bad_duplicates_count_as_others_do(momentum):
+def test_nonfinite_duplicates_are_skipped_or_refused(momentum):
     rows = torch.tensor([[1.0, 1.0], [float("nan"), 1.0]])
     bank = FeatureBank(4, 2, momentum=momentum, nonfinite="skip")
     bank.update([1, 1], rows)
@@ -265,7 +268,7 @@ def gather_on_rank(rank: int, port: int, results) -> None:
         bank.update([0, 3], torch.tensor([[1.0, 1.0], [2.0, 2.0]]))
     else:
         bank.update([3, 5, 6], torch.tensor([[3.0, 3.0], [4.0, 4.0], [5.0, 5.0]]))
-    try:  # a bad call on one rank fails on all; the next one is in step again
+    try:  # a bad call on one rank fails on all ranks; the next update succeeds
         bank.update([rank], torch.ones(1, 2 + rank))
     except (RuntimeError, ValueError) as error:
         failure = str(error)
@@ -274,7 +277,7 @@ def gather_on_rank(rank: int, port: int, results) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_ranks_gather_in_rank_order():
+def test_ranks_gather_updates_in_rank_order():
     with torch.multiprocessing.Manager() as manager:
         results = manager.dict()
         port = 29500 + os.getpid() % 2000

@@ -1,4 +1,4 @@
-"""Epochs of mini-batches: partitions, independent walks, the authors' epoch, and the paper's other strategies."""
+"""Epochs of mini-batches: partitions, independent walks, covers by walks, and the other orders of the paper."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def test_every_epoch_ends_and_is_a_partition(name, drop_last):
             assert all(len(batch) == batch_size for batch in batches.indices)
 
 
-def test_partition_is_hard_throughout_and_covers_every_instance():
-    """Real data: similarity is far above uniform's, in the lowest tenth of the batches too."""
+def test_partition_batches_stay_hard_and_cover_every_instance():
+    """On real data, similarity is far above that of uniform batches, also in the lowest tenth of the batches."""
     digits = load_digits()
     features = digits.data.astype(np.float32) - digits.data.mean(0).astype(np.float32)
     graph = proximity_graph(features, 32, num_candidates=600, seed=2)
@@ -98,8 +98,8 @@ def test_partition_is_hard_throughout_and_covers_every_instance():
         assert order.pvalue > 1e-3  # no drift through the epoch
 
 
-def test_hardness_is_monotone_and_default_is_that_of_walks():
-    """Real data, on graphs where an unlimited partition is more than twice as hard as walks, and somewhat harder."""
+def test_similarity_grows_with_hardness_and_default_is_close_to_walks():
+    """On two graphs of real data, an unlimited partition is more than twice as hard as walks, and somewhat harder."""
     digits = load_digits()
     features = digits.data.astype(np.float32) - digits.data.mean(0).astype(np.float32)
     for graph in (proximity_graph(features, 100, num_candidates=1000, seed=2), knn_graph(features, 100)):
@@ -125,7 +125,7 @@ def test_instances_left_out_by_drop_last_are_random(random_table):
     assert stats.chisquare(left_out).pvalue > 1e-4
 
 
-def test_epochs_and_seeds_differ(random_table):
+def test_epochs_and_seeds_give_different_batches(random_table):
     table = torch.from_numpy(random_table(300, 10, full=True))
     batches = [sample_batches(table, 16, seed=s, epoch=e).indices for s in (0, 1, 2**63) for e in (0, 1)]
     for i, first in enumerate(batches):
@@ -134,7 +134,7 @@ def test_epochs_and_seeds_differ(random_table):
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("full", [True, False])
-def test_independent_and_paper_epochs_equal_the_oracle(random_table, order, full):
+def test_walks_and_cover_by_walks_equal_the_oracle(random_table, order, full):
     table = random_table(130, 12, full=full)
     for batch_size in (1, 10, 13):
         arguments = {"seed": 4, "epoch": 6}
@@ -159,7 +159,7 @@ def test_uniform_partition_equals_the_oracle(random_table):
         assert (batches.indices.tolist(), batches.tail.tolist()) == (expected, tail)
 
 
-def test_sizes_of_every_mode(random_table):
+def test_batch_sizes_follow_drop_last_and_num_batches(random_table):
     table = torch.from_numpy(random_table(50, 20, full=True))
     for mode in ("partition", "walks"):
         whole = sample_batches(table, 8, planner=mode)
@@ -188,7 +188,7 @@ def test_subset_graph_gives_batches_of_its_instances(rng):
     assert members(sample_batches(graph, 16, planner="uniform")) == sorted(rows.tolist())
 
 
-def test_batches_are_a_sequence(random_table):
+def test_batches_behave_as_a_sequence(random_table):
     batches = sample_batches(torch.from_numpy(random_table(20, 3)), 8)
     assert len(batches) == 3
     assert torch.equal(batches[-1], batches.tail)

@@ -1,4 +1,4 @@
-"""The benchmarks' own code: that it runs, and that its statistics are right. Timings are not tested."""
+"""The code of the benchmarks runs, and its statistics are right. Timings are not tested."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def load(path: str):
-    """A module by its file: the repository's root must not be importable here, its package is not the installed one."""
+    """Imports a module by its file. The root must not be importable: its package is not the installed one."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, BENCHMARKS / path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look there
+    sys.modules[spec.name] = module  # dataclasses look it up there
     spec.loader.exec_module(module)
     return module
 
 
-def test_partition_quality_of_digits(tmp_path):
+def test_partition_quality_of_digits_grows_with_hardness(tmp_path):
     digits = load_digits()
     np.save(tmp_path / "features.npy", (digits.data - digits.data.mean(0)).astype(np.float32))
     np.save(tmp_path / "labels.npy", digits.target)
@@ -39,11 +39,11 @@ def test_partition_quality_of_digits(tmp_path):
     ]  # fmt: skip
     assert keeps[:2].tolist() == [0, 1]
     assert mean[0] < mean[2] < mean[3] < mean[4]
-    assert false_negatives[0] == pytest.approx(10, abs=0.5)  # per cent, of ten classes
+    assert false_negatives[0] == pytest.approx(10, abs=0.5)  # percent, with ten classes
     assert repeated[0] == pytest.approx(63 / 1796, rel=0.1)
 
 
-def test_interleaved_timing_pairs_rounds(monkeypatch):
+def test_interleaved_timing_runs_every_contestant_each_round(monkeypatch):
     timing = load("timing.py")
     clock = iter(range(10**6))
     monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(clock)))
@@ -55,11 +55,11 @@ def test_interleaved_timing_pairs_rounds(monkeypatch):
     assert timings["theirs"].ratios.tolist() == [1, 1, 1]
     calls.clear()
     timings = timing.interleave(contestants, "ours", num_rounds=3, budget_seconds=0.5)
-    assert sorted(calls) == ["ours", "ours", "theirs", "theirs"]  # the round that warms up, and one that counts
+    assert sorted(calls) == ["ours", "ours", "theirs", "theirs"]  # one round to warm up, and one that counts
 
 
-def test_cases_run(tmp_path):
-    """With ours first, and a share of a measured peak in every row."""
+def test_cases_run_and_report_a_share_of_the_peak(tmp_path):
+    """Our row comes first, and every row has a share of a measured peak."""
     if importlib.util.find_spec("tqdm") is None:
         pytest.skip("needs tqdm")
     out = tmp_path / "results.json"
@@ -76,7 +76,7 @@ def test_cases_run(tmp_path):
         assert rows[0]["ratio_p10_median_p90"] == [1, 1, 1]
 
 
-def test_charts_are_drawn_with_their_numbers_beside_them(tmp_path):
+def test_charts_are_drawn_and_their_numbers_written(tmp_path):
     command = [sys.executable, "-m", "benchmarks.charts", "--quick", "--out", str(tmp_path)]
     subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True)
     assert (tmp_path / "charts.png").read_bytes().startswith(b"\x89PNG")
@@ -96,7 +96,7 @@ def test_charts_are_drawn_with_their_numbers_beside_them(tmp_path):
 def test_seeds_needed_agree_with_a_simulation():
     statistics = load("learning/statistics.py")
     count = statistics.seeds_needed(0.5, 0.5)
-    assert count == 10  # the textbook's: d = 1, two-sided 5%, power 80%
+    assert count == 10  # textbook value for d = 1, two-sided 5%, power 80%
     rng = np.random.default_rng(0)
     samples = 0.5 + 0.5 * rng.standard_normal((20_000, count))
     statistic = samples.mean(1) / (samples.std(1, ddof=1) / np.sqrt(count))
@@ -104,15 +104,15 @@ def test_seeds_needed_agree_with_a_simulation():
     assert 0.79 < (np.abs(statistic) > critical).mean() < 0.82
 
 
-def test_the_command_explains_itself():
+def test_command_prints_its_usage():
     pytest.importorskip("tqdm")
     command = [sys.executable, "-m", "benchmarks.run", "--help"]
     assert "usage" in subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True).stdout
 
 
-def test_cost_beside_training():
+def test_refresh_cost_is_measured_against_training_steps():
     module = load("refresh_cost.py")
-    assert sum(parameter.numel() for parameter in module.resnet50(1000).parameters()) == 25_557_032  # the published one
+    assert sum(parameter.numel() for parameter in module.resnet50(1000).parameters()) == 25_557_032  # as published
     cost = module.measure(
         torch.device("cpu"),
         num_instances=600,

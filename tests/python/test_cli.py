@@ -22,7 +22,7 @@ from batchsampler_ext.cli.tables import table
 
 @pytest.fixture
 def data(rng, tmp_path, monkeypatch) -> dict[str, str]:
-    """Files of 300 features in four classes, as labels say; the working directory is empty."""
+    """Writes 300 features in four classes, and their labels. Changes to an empty working directory."""
     labels = rng.integers(0, 4, 300)
     centers = 2 * rng.standard_normal((4, 16))
     np.save(tmp_path / "x.npy", (centers[labels] + rng.standard_normal((300, 16))).astype(np.float32))
@@ -32,14 +32,14 @@ def data(rng, tmp_path, monkeypatch) -> dict[str, str]:
     return {"features": str(tmp_path / "x.npy"), "labels": str(tmp_path / "y.npy")}
 
 
-def test_info(capsys):
+def test_info_prints_the_instruction_set(capsys):
     assert main(["info"]) == 0
     out = capsys.readouterr().out
     assert "instruction set" in out
     assert "scalar" in out
 
 
-def test_info_says_what_the_cuda_engine_was_built_for(capsys, monkeypatch):
+def test_info_prints_the_kind_of_cuda_engine(capsys, monkeypatch):
     emulated = pytest.importorskip("batchsampler_ext._cuda_emulated", reason="built without BSE_EMULATED_CUDA")
     monkeypatch.setattr("batchsampler_ext.cli.info.cuda_module", emulated)
     assert main(["info"]) == 0
@@ -80,14 +80,14 @@ def test_inspect_writes_a_partition_a_report_and_a_figure(data, tmp_path, capsys
     assert "\x1b" not in out
 
 
-def test_inspect_without_labels_or_figure(data, tmp_path, capsys):
+def test_inspect_works_without_labels_or_figure(data, tmp_path, capsys):
     assert main(["inspect", data["features"], "--batch-size", "32", "--drop-last", "--out", "b.npy"]) == 0
     assert np.load("b.npy").shape == (9, 32)
     assert "false negatives" not in capsys.readouterr().out.split("Cost")[0]
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["b.npy"]
 
 
-def test_excluding_equal_labels_leaves_no_false_link(data, capsys):
+def test_excluding_equal_labels_lowers_the_false_negative_share(data, capsys):
     options = [
         "inspect",
         data["features"],
@@ -109,7 +109,7 @@ def test_excluding_equal_labels_leaves_no_false_link(data, capsys):
 
 @pytest.mark.parametrize("num_rows", [2, 5])
 @pytest.mark.parametrize("planner", ["partition", "walks", "cover_by_walks"])
-def test_few_instances(tmp_path, num_rows, planner, capsys):
+def test_inspect_covers_few_instances(tmp_path, num_rows, planner, capsys):
     np.save(tmp_path / "x.npy", np.eye(num_rows, dtype=np.float16))
     arguments = [str(tmp_path / "x.npy"), "--planner", planner, "--out", str(tmp_path / "b.npy")]
     assert main(["inspect", *arguments]) == 0
@@ -156,7 +156,7 @@ def test_user_errors_end_with_code_2_and_name_the_argument(data, tmp_path, capsy
         assert message in captured.err, captured.err
 
 
-def test_the_module_runs_and_usage_errors_are_argparse_ones(data):
+def test_module_runs_and_usage_errors_come_from_argparse(data):
     result = subprocess.run(
         [sys.executable, "-W", "error", "-m", "batchsampler_ext", "inspect", data["features"]],
         capture_output=True,
@@ -175,7 +175,7 @@ def refuse_json_constant(name: str) -> None:
 
 
 @pytest.mark.parametrize("options", [["--batch-size", "1"], ["--labels", "unknown.npy"], ["--batch-size", "999"]])
-def test_what_is_not_defined_is_null_in_json_and_not_nan_in_the_table(data, options, capsys):
+def test_undefined_values_are_null_in_json_and_never_nan_in_the_table(data, options, capsys):
     np.save("unknown.npy", np.full(300, -1))
     assert main(["inspect", data["features"], *options, "--json", "r.json"]) == 0
     with open("r.json") as file:
@@ -186,13 +186,13 @@ def test_what_is_not_defined_is_null_in_json_and_not_nan_in_the_table(data, opti
     assert ("unknown without --labels" in out) == (options[0] != "--labels")
 
 
-def test_bad_sizes_and_outputs_are_found_before_the_work(data, monkeypatch, capsys):
+def test_bad_sizes_and_outputs_are_refused_before_the_graph_is_built(data, monkeypatch, capsys):
     monkeypatch.setattr(inspection, "proximity_graph", lambda *_, **__: pytest.fail("the graph was built"))
     for option in (["--batch-size", "0"], ["--restart-prob", "2"], ["--epoch", "-1"], ["--out", "no/where.npy"]):
         assert main(["inspect", data["features"], *option]) == 2, option
 
 
-def test_a_figure_without_matplotlib_is_refused_before_the_work(data, monkeypatch, capsys):
+def test_figure_without_matplotlib_is_refused_before_the_graph_is_built(data, monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(inspection, "proximity_graph", lambda *_, **__: pytest.fail("the graph was built"))
     assert main(["inspect", data["features"], "--figure", "f.png"]) == 2
@@ -201,7 +201,7 @@ def test_a_figure_without_matplotlib_is_refused_before_the_work(data, monkeypatc
 
 
 def test_inspect_and_bench_need_numpy_and_torch_only(data):
-    """As after a plain ``pip install .``: other packages cannot be imported."""
+    """Other packages cannot be imported, as after a plain ``pip install .``."""
     code = """
 import sys
 sys.modules.update(dict.fromkeys(("matplotlib", "rich", "scipy", "sklearn", "tqdm")))
@@ -229,7 +229,7 @@ def test_tables_are_aligned_and_never_cut():
     assert table("Title", [], [["a", "1"]]) == "Title\n  a  1"
 
 
-def test_the_verdict_comes_last_and_says_what_to_try(data, capsys):
+def test_report_ends_with_a_conclusion_and_advice(data, capsys):
     main(["inspect", data["features"], "--labels", data["labels"], "--batch-size", "32"])
     verdict = capsys.readouterr().out.split("Verdict\n")[1].splitlines()
     assert verdict[0].startswith("  Proximity batches are harder than uniform ones: in-batch similarity is 0.")
@@ -237,7 +237,7 @@ def test_the_verdict_comes_last_and_says_what_to_try(data, capsys):
     assert "Try --range-min, --max-score, --exclude-same-label or a smaller --num-candidates." in verdict[1]
 
 
-def test_the_verdict_without_labels_counts_near_duplicates(rng, tmp_path, capsys):
+def test_report_without_labels_counts_near_duplicates(rng, tmp_path, capsys):
     features = rng.standard_normal((100, 16)).astype(np.float32)
     np.save(tmp_path / "x.npy", np.concatenate([features, 1.01 * features]))
     main(["inspect", str(tmp_path / "x.npy"), "--num-neighbors", "5"])
@@ -248,13 +248,13 @@ def test_the_verdict_without_labels_counts_near_duplicates(rng, tmp_path, capsys
     assert "0.0% of the graph's edges score above 0.95 and are suspects.\n" in capsys.readouterr().out
 
 
-def test_the_verdict_on_noise_is_that_there_is_little_to_gain(rng, tmp_path, capsys):
+def test_report_on_noise_says_that_batches_are_hardly_harder(rng, tmp_path, capsys):
     np.save(tmp_path / "x.npy", rng.standard_normal((2000, 2048)).astype(np.float32))
     main(["inspect", str(tmp_path / "x.npy"), "--num-candidates", "200"])
     assert "hardly harder than uniform ones" in capsys.readouterr().out
 
 
-def test_only_regular_files_are_replaced_and_links_stay(data, tmp_path, capsys):
+def test_outputs_replace_regular_files_only_and_keep_symlinks(data, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     assert main(["inspect", data["features"], "--json", str(tmp_path / "pipe")]) == 2
     assert (tmp_path / "pipe").is_fifo()
@@ -264,7 +264,7 @@ def test_only_regular_files_are_replaced_and_links_stay(data, tmp_path, capsys):
     assert "kinds" in json.loads((tmp_path / "target").read_text())
 
 
-def test_long_epochs_are_measured_on_batches_spread_over_them(data, monkeypatch, capsys):
+def test_long_epochs_are_measured_on_evenly_spaced_batches(data, monkeypatch, capsys):
     monkeypatch.setattr(inspection, "MAX_MEASURED", 4)
     assert main(["inspect", data["features"], "--batch-size", "32", "--json", "r.json", "--out", "b.npy"]) == 0
     with open("r.json") as file:
@@ -273,7 +273,7 @@ def test_long_epochs_are_measured_on_batches_spread_over_them(data, monkeypatch,
     assert list(inspection.reported(range(10), lambda done, total: None)) == [0, 3, 6, 9]
 
 
-def test_a_root_that_is_not_its_own_nearest_comes_first_and_once(rng):
+def test_root_comes_first_and_once_even_if_not_its_own_nearest(rng):
     for features in (np.ones((40, 3), np.float32), np.arange(1, 41, dtype=np.float32)[:, None]):
         arguments = {"metric": "ip", "compute_dtype": torch.float32, "num_threads": 1, "max_memory": None, "seed": 3}
         batches = inspection.knn_batches(features, 8, arguments, lambda done, total: None)
@@ -284,7 +284,7 @@ def test_a_root_that_is_not_its_own_nearest_comes_first_and_once(rng):
 @pytest.mark.timed
 def test_ctrl_c_ends_with_code_130(tmp_path, capsys):
     np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (60_000, 256)).flush()
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # SIGINT may be ignored in the background
     timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     start = time.monotonic()
@@ -299,7 +299,7 @@ def test_ctrl_c_ends_with_code_130(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
 
 
-def test_the_example_writes_what_inspect_reads(tmp_path):
+def test_example_writes_features_and_labels_for_inspect(tmp_path):
     example = os.path.join(os.path.dirname(__file__), "..", "..", "examples", "digits_features.py")
     subprocess.run([sys.executable, example, str(tmp_path / "demo")], check=True)
     features, labels = (np.load(tmp_path / "demo" / f"digits_{name}.npy") for name in ("features", "labels"))
@@ -308,7 +308,7 @@ def test_the_example_writes_what_inspect_reads(tmp_path):
 
 
 class Stderr(io.StringIO):
-    """Collects text, and says whether it is a terminal."""
+    """Collects text, and claims to be a terminal or not."""
 
     def __init__(self, is_terminal: bool) -> None:
         super().__init__()
@@ -319,7 +319,7 @@ class Stderr(io.StringIO):
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
-def test_progress_changes_a_line_of_a_terminal_and_logs_one_every_few_seconds(is_terminal, monkeypatch):
+def test_progress_rewrites_a_terminal_line_or_logs_every_few_seconds(is_terminal, monkeypatch):
     stderr, clock = Stderr(is_terminal), [0.0]
     monkeypatch.setattr(sys, "stderr", stderr)
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])

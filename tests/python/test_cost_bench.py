@@ -1,4 +1,4 @@
-"""``bench``: from measurements to the cost of a step, and what the command prints, writes and refuses."""
+"""``bench``: computes the cost of a step from measurements, prints and writes it, and refuses bad input."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ def constant(seconds: float) -> timing.Timing:
 
 
 def settings_of(planner: str, refresh_every: int | None) -> Settings:
-    """100 batches of 10."""
+    """Settings of epochs with 100 batches of 10."""
     return Settings(1000, 4, 10, refresh_every, 50, 5, "float32", planner)
 
 
 def partition_costs(refresh_seconds: float = 1.0) -> Costs:
-    """1 ms of updates, 2 ms of draws and a hundredth of a refresh per step."""
+    """Costs of 1 ms of updates, 2 ms of draws and a hundredth of a refresh per step."""
     return Costs(settings_of("partition", None), constant(1e-3), constant(2e-3), constant(refresh_seconds), {})
 
 
 @pytest.mark.parametrize(("planner", "refresh_every", "steps"), [
     ("partition", None, 100), ("walks", 30, 25), ("walks", 500, 100), ("cover_by_walks", 30, 30),
 ])  # fmt: skip
-def test_steps_share_a_refresh(planner, refresh_every, steps):
+def test_steps_per_refresh_depend_on_the_planner(planner, refresh_every, steps):
     assert settings_of(planner, refresh_every).steps_per_refresh == steps
 
 
-def test_a_step_pays_its_calls_and_its_share_of_a_refresh():
+def test_step_cost_is_its_calls_plus_its_share_of_a_refresh():
     cost = partition_costs()
     assert cost.call_seconds == pytest.approx(0.003)
     assert cost.refresh_seconds_per_step == pytest.approx(0.01)
@@ -54,7 +54,7 @@ def test_a_step_pays_its_calls_and_its_share_of_a_refresh():
 
 
 @pytest.mark.parametrize(("planner", "refresh_every"), [("partition", None), ("walks", 5), ("walks", 100)])
-def test_refreshes_are_counted_as_a_sampler_does_them(planner, refresh_every):
+def test_refresh_count_equals_that_of_a_sampler(planner, refresh_every):
     settings = Settings(61, 4, 8, refresh_every, 5, 2, "float32", planner)
     bank = FeatureBank(61, 4)
     bank.update(torch.arange(61), torch.randn(61, 4))
@@ -64,7 +64,7 @@ def test_refreshes_are_counted_as_a_sampler_does_them(planner, refresh_every):
     assert settings.steps_per_refresh == num_batches / sampler.refreshes
 
 
-def test_advice_names_what_was_measured_to_help():
+def test_advice_names_options_that_were_measured_to_help():
     measured = replace(partition_costs(), remedies={"--num-candidates 12": partition_costs(0.25)})
     assert "below 1% if it takes 1.30 s or longer" in advice(measured, None)[0]
     judgment, remedy = advice(measured, 0.5)
@@ -79,7 +79,7 @@ def test_advice_names_what_was_measured_to_help():
     assert advice(partition_costs(0.1), 0.1)[1] == "Most of it is updates and draws, which no option makes cheaper."
 
 
-def test_remedies_are_tried_only_if_they_can_help():
+def test_cheaper_settings_are_tried_only_if_they_can_help():
     options = {planner: [option for option, _ in cheaper_settings(settings_of(planner, every))] for planner, every in (
         ("partition", None), ("walks", 30), ("cover_by_walks", 30),
     )}  # fmt: skip
@@ -115,7 +115,7 @@ def test_bench_measures_every_planner_and_writes_json(planner, capsys):
     assert ("per epoch (19 steps)" in out) == PLANNERS[planner].covers_once
 
 
-def test_no_remedies_are_measured_below_a_share_of_a_step(capsys):
+def test_no_cheaper_settings_are_measured_if_a_refresh_costs_little(capsys):
     assert main(["bench", *SMALL, "--step-ms", "1e9", "--json", "r.json"]) == 0
     with open("r.json") as file:
         assert json.load(file)["remedies"] == {}
@@ -123,7 +123,7 @@ def test_no_remedies_are_measured_below_a_share_of_a_step(capsys):
 
 
 @pytest.mark.parametrize(("planner", "refresh_every"), [("partition", None), ("walks", 100), ("cover_by_walks", 100)])
-def test_bench_refreshes_as_a_sampler_does_by_default(planner, refresh_every):
+def test_bench_has_the_default_refresh_interval_of_a_sampler(planner, refresh_every):
     assert main(["bench", *SMALL, "--planner", planner, "--json", "r.json"]) == 0
     with open("r.json") as file:
         assert json.load(file)["settings"]["refresh_every"] == refresh_every
@@ -131,12 +131,12 @@ def test_bench_refreshes_as_a_sampler_does_by_default(planner, refresh_every):
 
 @pytest.mark.parametrize("planner", sorted(PLANNERS))
 @pytest.mark.parametrize(("num_instances", "batch_size"), [(2, 1), (2, 2), (3, 2), (9, 9)])
-def test_bench_of_few_instances(num_instances, batch_size, planner):
+def test_bench_runs_on_few_instances(num_instances, batch_size, planner):
     sizes = ["--num-instances", str(num_instances), "--dim", "3", "--batch-size", str(batch_size)]
     assert main(["bench", *sizes, "--planner", planner]) == 0
 
 
-def test_bench_uses_the_threads_it_is_told_and_gives_them_back(capsys):
+def test_bench_uses_num_threads_and_restores_the_previous_number(capsys):
     before = torch.get_num_threads()
     assert main(["bench", *SMALL, "--num-threads", str(before + 1)]) == 0
     assert torch.get_num_threads() == before
@@ -164,7 +164,7 @@ def test_bench_uses_the_threads_it_is_told_and_gives_them_back(capsys):
         (["--json", "no/where.json"], "json: expected a path in a writable directory"),
     ],
 )
-def test_bad_input_is_refused_before_the_work(arguments, message, monkeypatch, capsys):
+def test_bad_input_is_refused_before_the_bank_is_filled(arguments, message, monkeypatch, capsys):
     monkeypatch.setattr(costs, "fill", lambda *_: pytest.fail("the bank was filled"))
     assert main(["bench", *SMALL, *arguments]) == 2
     captured = capsys.readouterr()
@@ -172,7 +172,7 @@ def test_bad_input_is_refused_before_the_work(arguments, message, monkeypatch, c
     assert message in captured.err, captured.err
 
 
-def test_only_the_work_is_timed_and_as_often_as_asked(monkeypatch):
+def test_timing_excludes_the_preparation_and_respects_run_limits(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
 
@@ -185,7 +185,7 @@ def test_only_the_work_is_timed_and_as_often_as_asked(monkeypatch):
         )
         return found.seconds.tolist()
 
-    assert runs(1, 10) == [2.0] * 3  # 21 s
+    assert runs(1, 10) == [2.0] * 3  # 3 * 7 s are beyond the budget
     assert runs(1, 2) == [2.0] * 2
     assert runs(4, 10) == [2.0] * 4
 

@@ -1,4 +1,4 @@
-"""examples/demo.py at a tiny size, and what it says of its numbers."""
+"""examples/demo.py runs at a tiny size, and its conclusion follows from its numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def demo():
     del sys.modules["demo"]
 
 
-def test_demo_prints_a_line_per_seed_and_draws(tmp_path):
+def test_demo_prints_a_line_per_seed_and_writes_a_figure(tmp_path):
     figure = tmp_path / "demo.png"
     arguments = ["--seeds", "2", "--epochs", "2", "--max-pairs", "600", "--figure", str(figure)]
     done = subprocess.run([sys.executable, DEMO, *arguments], capture_output=True, text=True, check=True)
@@ -45,17 +45,17 @@ def test_conclusion_follows_from_the_numbers(demo, differences, expected):
     assert expected in demo.conclusion(differences)
 
 
-def test_query_has_the_docstring_and_code_does_not(demo, tmp_path):
+def test_docstring_becomes_the_query_and_leaves_the_code(demo, tmp_path):
     file = tmp_path / "module.py"
     file.write_text('def f(x):\n    """Says it.\n\n    More."""\n    return x + 1\n\n\ndef g():\n    pass\n')
     assert list(demo.documented_functions(file)) == [("Says it.", "def f(x):\n    return x + 1")]
 
 
-def test_identifiers_are_taken_apart(demo):
+def test_identifiers_are_split_into_words(demo):
     assert demo.split_words("def readHTTPHeader_line2") == ["def", "read", "http", "header", "line", "2"]
 
 
-def test_both_kinds_of_batches_train(demo):
+def test_uniform_and_hard_batches_train(demo):
     train_pairs, test_pairs = demo.load_pairs(300, demo.Progress())
     for planner in ("uniform", "hard"):
         recall = demo.train(train_pairs, train_pairs, planner, seed=0, num_epochs=4, progress=demo.Progress())

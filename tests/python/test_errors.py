@@ -1,4 +1,4 @@
-"""Bad input: a clear TypeError or ValueError that names the argument, what was expected and what was given."""
+"""Bad input raises a TypeError or ValueError that names the argument, what was expected and what was given."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ BAD_FEATURES = [
 
 @pytest.mark.parametrize(("features", "error", "message"), BAD_FEATURES)
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
-def test_bad_features(features, error, message, metric):
+def test_bad_features_are_refused(features, error, message, metric):
     with pytest.raises(error, match=message):
         proximity_graph(features, 1, metric=metric)
     with pytest.raises(error, match=message):
@@ -98,7 +98,7 @@ BAD_GRAPH_ARGUMENTS = [
 
 
 @pytest.mark.parametrize(("arguments", "error", "message"), BAD_GRAPH_ARGUMENTS)
-def test_bad_graph_arguments(arguments, error, message):
+def test_bad_graph_arguments_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         proximity_graph(X, **{"num_neighbors": 2 if "rows" in arguments else 3, **arguments})
     if not arguments.keys() & {"num_candidates", "candidate_group_size", "seed", "sort"}:
@@ -106,7 +106,7 @@ def test_bad_graph_arguments(arguments, error, message):
             knn_graph(X, **{"num_neighbors": 1, **arguments})
 
 
-def test_bad_knn_arguments():
+def test_bad_knn_arguments_are_refused():
     with pytest.raises(ValueError, match="base: expected 4 columns as queries has, got 3"):
         knn(X, X[:, :3], 1)
     with pytest.raises(ValueError, match=r"num_neighbors: .* 1 to 10 \(base has 10 rows\), got 11"):
@@ -128,7 +128,7 @@ BAD_TABLES = [
 
 
 @pytest.mark.parametrize(("table", "error", "message"), BAD_TABLES)
-def test_bad_neighbor_tables(table, error, message):
+def test_bad_neighbor_tables_are_refused(table, error, message):
     with pytest.raises(error, match=message):
         walk(table, [0], 2)
     for mode in ("partition", "walks", "cover_by_walks"):
@@ -151,7 +151,7 @@ BAD_WALK_ARGUMENTS = [
 
 
 @pytest.mark.parametrize(("arguments", "error", "message"), BAD_WALK_ARGUMENTS)
-def test_bad_walk_arguments(arguments, error, message):
+def test_bad_walk_arguments_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         walk(TABLE, [0], **{"batch_size": 2, **arguments})
     with pytest.raises(error, match=message):
@@ -168,7 +168,7 @@ def test_bad_walk_arguments(arguments, error, message):
         ([[0], [1, 2]], ValueError, "roots: expected a one-dimensional array of integers"),
     ],
 )
-def test_bad_roots(roots, error, message):
+def test_bad_roots_are_refused(roots, error, message):
     with pytest.raises(error, match=message):
         walk(TABLE, roots, 2)
 
@@ -196,12 +196,12 @@ def test_no_roots_give_no_walks():
         ),
     ],
 )
-def test_bad_epochs(arguments, message):
+def test_bad_epoch_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         sample_batches(TABLE, **{"batch_size": 2, **arguments})
 
 
-def test_bad_planners():
+def test_bad_planners_are_refused():
     with pytest.raises(ValueError, match="hardness: expected one of 'soft', 'default', 'hard', got 'harder'"):
         PartitionPlanner(hardness="harder")
     with pytest.raises(ValueError, match="order: expected one of"):
@@ -214,7 +214,7 @@ def test_bad_planners():
             sample_batches(TABLE, 2, planner=planner)
 
 
-def test_bad_graphs():
+def test_bad_graphs_are_refused():
     with pytest.raises(ValueError, match=r"scores: expected the shape of neighbors, \[4, 2\], got \[4, 1\]"):
         ProximityGraph(TABLE, scores=torch.zeros(4, 1))
     with pytest.raises(TypeError, match="scores: expected torch.float32"):
@@ -231,7 +231,7 @@ def test_bad_graphs():
         ProximityGraph(TABLE).to("meta")
 
 
-def test_bad_batch_stats():
+def test_bad_batch_stats_arguments_are_refused():
     with pytest.raises(ValueError, match=r"batches: expected values in \[-1, 10\), got 10"):
         batch_stats([[0, 10]], X)
     with pytest.raises(ValueError, match="labels: expected one for each of 10 instances, got 2"):

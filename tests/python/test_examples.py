@@ -1,6 +1,6 @@
-"""The programs of examples/: that they run as documented, resume exactly and measure what they say; not how well.
+"""The programs of examples/ run as documented, resume exactly and measure what they say. Their gains are not tested.
 
-Data are made here; with BSE_DATA=DIR the same programs also run on slices of real data:
+The data are generated. With BSE_DATA=DIR the same programs also run on slices of real data:
 DIR/cifar10/{train,test}/CLASS/, DIR/text/{captions,sts}.tsv, DIR/text/sentences.txt, DIR/tu/NAME/raw/.
 """
 
@@ -33,13 +33,13 @@ METRICS = {
     "mvgrl": {"svm_accuracy"},
     "retrieval": {"recall_at_1", "recall_at_5", "mrr"},
 }
-# transformers, kornia and torch_geometric warn of what newer versions of torch deprecate.
+# transformers, kornia and torch_geometric use what newer versions of torch deprecate.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
 @pytest.fixture(scope="module")
 def programs() -> Iterator[dict[str, ModuleType]]:
-    """Modules by name, imported as `python examples/NAME.py` does: with their folder first on the path."""
+    """Modules by name, imported with their folder first on the path, as `python examples/NAME.py` does."""
     for package in ("kornia", "tokenizers", "torch_geometric", "tqdm", "transformers"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"needs {package}: the extra 'examples'")
@@ -75,7 +75,7 @@ def write_images(folder: Path) -> None:
 
 
 def write_texts(folder: Path, rng: np.random.Generator) -> None:
-    """Groups of four sentences that share a subject and an object; pairs rated by what they share."""
+    """Writes groups of four sentences that share a subject and an object, and pairs rated by how many they share."""
     folder.mkdir()
     subjects, verbs, objects = (
         [f"{word}{i}" for i in range(12)] for word in ("dog", "sees", "ball")
@@ -99,7 +99,7 @@ def write_texts(folder: Path, rng: np.random.Generator) -> None:
 
 
 def write_graphs(folder: Path, name: str, rng: np.random.Generator) -> None:
-    """Cycles and stars, with node labels, in the format of TU data sets."""
+    """Writes cycles and stars, with node labels, in the format of TU data sets."""
     raw = folder / name / "raw"
     raw.mkdir(parents=True)
     edges, owners, labels, first = [], [], [], 1
@@ -129,7 +129,7 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def arguments(program: str, data: Path) -> list[str]:
-    """A run of a second."""
+    """Arguments of a run that takes about a second."""
     words = {
         "simclr": f"{data}/cifar10 --image-size 16 --width 4 --depth 1 --max-test 60",
         "moco_v3": f"{data}/cifar10 --image-size 16 --width 4 --depth 1 --hidden 32 --max-test 60",
@@ -145,7 +145,7 @@ def arguments(program: str, data: Path) -> list[str]:
 # --- runs ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("sampler", ["uniform", "proximity"])
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_runs_and_reports(programs, data, tmp_path, program, sampler):
+def test_programs_run_and_report(programs, data, tmp_path, program, sampler):
     out, log = tmp_path / "result.json", tmp_path / "log.jsonl"
     command = [*arguments(program, data), "--sampler", sampler, "--eval-every", "1"]
     result = programs[program].main([*command, "--out", str(out), "--log", str(log)])
@@ -191,7 +191,7 @@ def without_times(history: list[dict]) -> list[dict]:
     return [{name: value for name, value in entry.items() if not name.endswith("seconds")} for entry in history]
 
 
-def test_stopping_between_epochs(programs, made_data, tmp_path):
+def test_run_stopped_between_epochs_equals_an_uninterrupted_one(programs, made_data, tmp_path):
     command = arguments("retrieval", made_data)
     whole = programs["retrieval"].main(command)
     parts = [*command, "--checkpoint", str(tmp_path / "checkpoint.pt"), "--resume"]
@@ -204,7 +204,7 @@ def test_stopping_between_epochs(programs, made_data, tmp_path):
 
 @pytest.mark.parametrize("loss", ["dcl", "hcl"])
 @pytest.mark.parametrize("program", ["simclr", "simcse", "graphcl"])
-def test_other_losses_train(programs, made_data, program, loss):
+def test_programs_train_with_other_losses(programs, made_data, program, loss):
     result = programs[program].main([*arguments(program, made_data), "--loss", loss, "--epochs", "1"])
     assert result["loss"] == loss
     assert math.isfinite(result["history"][0]["loss"])
@@ -222,21 +222,21 @@ def test_other_losses_train(programs, made_data, program, loss):
         "--planner cover_by_walks --bank-dtype fp32 --warmup-epochs 1 --schedule linear",
     ],
 )
-def test_options(programs, made_data, options):
+def test_retrieval_runs_with_other_options(programs, made_data, options):
     result = programs["retrieval"].main([*arguments("retrieval", made_data), *options.split()])
     assert result["finished"]
     assert 0 <= result["metrics"]["mrr"] <= 1
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_untrained(programs, made_data, program):
+def test_programs_evaluate_untrained_models(programs, made_data, program):
     result = programs[program].main([*arguments(program, made_data), "--epochs", "0"])
     assert (result["finished"], result["num_steps"]) == (True, 0)
     assert all(math.isfinite(value) for value in result["metrics"].values())
 
 
 def test_epochs_of_all_planners_are_equally_long(programs, made_data):
-    """So that schedules of the learning rate hold."""
+    """Schedules of the learning rate rely on it."""
     command = [*arguments("retrieval", made_data), "--epochs", "3"]
     for planner in ("partition", "walks", "cover_by_walks"):
         result = programs["retrieval"].main([*command, "--planner", planner])
@@ -244,13 +244,13 @@ def test_epochs_of_all_planners_are_equally_long(programs, made_data):
 
 
 @pytest.mark.parametrize("program", ["simclr", "moco_v3", "graphcl", "mvgrl"])
-def test_mixed_precision(programs, made_data, program):
+def test_programs_train_in_mixed_precision(programs, made_data, program):
     result = programs[program].main([*arguments(program, made_data), "--amp", "bf16", "--epochs", "1"])
     assert math.isfinite(result["history"][0]["loss"])
 
 
-def test_pretrained_model(programs, made_data, tmp_path):
-    """As --model bert-base-uncased, which would have to be downloaded."""
+def test_programs_train_a_pretrained_model(programs, made_data, tmp_path):
+    """Replaces --model bert-base-uncased, which would have to be downloaded."""
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     sentences = (made_data / "text" / "sentences.txt").read_text(encoding="utf-8")
@@ -265,19 +265,19 @@ def test_pretrained_model(programs, made_data, tmp_path):
 
 
 def test_training_improves_retrieval(programs, made_data):
-    """A group's texts share two words: easy to learn, and not known before."""
+    """The texts of a group share two words, which is easy to learn and unknown to a new model."""
     command = [*arguments("retrieval", made_data), "--max-samples", "1000", "--lr", "0.01"]
     before, after = (programs["retrieval"].main([*command, "--epochs", epochs]) for epochs in ("0", "10"))
     assert after["metrics"]["recall_at_5"] > before["metrics"]["recall_at_5"] + 0.2
 
 
-def test_processes_together_train_as_one_does(programs, made_data, tmp_path):
+def test_two_processes_train_as_one(programs, made_data, tmp_path):
     """The gathered loss is that of the whole batch, and every process draws the same batches from its bank."""
     command = [*arguments("retrieval", made_data), "--fill-bank"]
     alone = programs["retrieval"].main(command)
     out = tmp_path / "result.json"
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(EXAMPLES / "retrieval.py")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": ""}  # a program finds what is beside it
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": ""}  # programs import from their folder
     subprocess.run([sys.executable, *launch, *command, "--out", str(out)], check=True, env=environment, cwd=tmp_path)
     together = json.loads(out.read_text())
     assert together["num_steps"] == alone["num_steps"]
@@ -286,8 +286,8 @@ def test_processes_together_train_as_one_does(programs, made_data, tmp_path):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-3)
 
 
-def test_documented_commands_are_understood(programs):
-    """Those of README.md and of each program's head."""
+def test_documented_commands_are_accepted(programs):
+    """They are the commands in README.md and at the head of each program."""
     documents = [EXAMPLES / "README.md", *(EXAMPLES / f"{name}.py" for name in PROGRAMS)]
     text = "\n".join(path.read_text(encoding="utf-8") for path in documents).replace("\\\\\n", " ").replace("\\\n", " ")
     commands = re.findall(r"^ *(?:python|torchrun [-\w ]*\d) examples/(\w+)\.py (.*)$", text, re.MULTILINE)
@@ -300,8 +300,8 @@ def test_documented_commands_are_understood(programs):
 # --- parts -----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("temperature", [0.05, 0.5])
 @pytest.mark.parametrize("kind", ["infonce", "dcl", "hcl"])
-def test_losses_are_what_the_papers_say(programs, kind, temperature):
-    """Against the formulas, one anchor at a time in float64; SimCLR's pairs, one of which is no negative."""
+def test_losses_equal_the_formulas_of_the_papers(programs, kind, temperature):
+    """Computes the formulas in float64, one anchor at a time, on the pairs of SimCLR. One of them is no negative."""
     generator = torch.Generator().manual_seed(0)
     z1, z2 = torch.nn.functional.normalize(torch.randn(2, 6, 4, generator=generator), dim=2)
     positive, negatives = programs["losses"].all_pairs(z1, z2)
@@ -323,7 +323,7 @@ def test_losses_are_what_the_papers_say(programs, kind, temperature):
     assert float(loss) == pytest.approx(np.mean(expected), rel=1e-4)
 
 
-def test_variants_of_the_loss_meet(programs):
+def test_hcl_reduces_to_infonce_and_dcl(programs):
     contrastive_loss = programs["losses"].contrastive_loss
     a, b = torch.nn.functional.normalize(torch.randn(2, 8, 5, generator=torch.Generator().manual_seed(1)), dim=2)
     pairs = programs["losses"].cross_pairs(a, b)
@@ -332,14 +332,14 @@ def test_variants_of_the_loss_meet(programs):
     torch.testing.assert_close(contrastive_loss(*pairs, "hcl", 0.3, tau_plus=0.0, beta=0.0), plain)
     dcl = contrastive_loss(*pairs, "dcl", 0.3)
     torch.testing.assert_close(contrastive_loss(*pairs, "hcl", 0.3, beta=0.0), dcl)
-    for kind in ("infonce", "dcl", "hcl"):  # all anchors at the floor, or far from it: finite gradients
+    for kind in ("infonce", "dcl", "hcl"):  # gradients are finite, at the floor and far from it
         for scale in (1.0, -1.0):
             leaf = (scale * torch.eye(4)).requires_grad_()
             contrastive_loss(leaf.diagonal(), leaf + 0, kind, 0.02).backward()
             assert leaf.grad.isfinite().all()
 
 
-def test_graph_augmentations(programs):
+def test_graph_augmentations_keep_the_right_share(programs):
     from torch_geometric.data import Batch, Data
 
     ring = torch.stack([torch.arange(50), (torch.arange(50) + 1) % 50])
@@ -351,7 +351,7 @@ def test_graph_augmentations(programs):
         sizes, edges = view.batch.bincount(minlength=40), view.edge_index
         assert bool((view.batch[edges[0]] == view.batch[edges[1]]).all()), kind
         assert len(view.x) == len(view.batch)
-        if kind == "subgraph":  # a ring's region is a path of 40 nodes
+        if kind == "subgraph":  # in a ring, a path of 40 nodes
             assert sizes.tolist() == [40] * 40
             assert edges.shape[1] == 40 * 2 * 39
         elif kind == "nodes":
@@ -363,7 +363,7 @@ def test_graph_augmentations(programs):
     assert torch.equal(batch.x, Batch.from_data_list([graph] * 40).x)  # views are copies
 
 
-def test_diffusion_is_personalised_pagerank(programs):
+def test_diffusion_is_personalized_pagerank(programs):
     from torch_geometric.data import Data
 
     path = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
@@ -374,11 +374,11 @@ def test_diffusion_is_personalised_pagerank(programs):
     torch.testing.assert_close(found, series)
 
 
-def test_ranking_metrics(programs):
+def test_ranking_metrics_equal_values_computed_by_hand(programs):
     angles = torch.tensor([0.0, 0.1, 0.3, 1.0, 1.15, 3.0])
     points, groups = torch.stack([angles.cos(), angles.sin()], 1), torch.tensor([0, 1, 0, 1, 1, 2])
     metrics = programs["retrieval"].ranking(points, groups, points, groups, are_same=True)
-    # Ranks of the first of the same group: 2, 3, 2, 1, 1; the last has none.
+    # Ranks of the first point of the same group: 2, 3, 2, 1, 1. The last point has none.
     assert metrics["recall_at_1"] == pytest.approx(2 / 6)
     assert metrics["recall_at_5"] == pytest.approx(5 / 6)
     assert metrics["mrr"] == pytest.approx((1 / 2 + 1 / 3 + 1 / 2 + 1 + 1) / 6)

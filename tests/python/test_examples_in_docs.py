@@ -22,7 +22,7 @@ def python_blocks(path: str) -> list[str]:
 @pytest.mark.parametrize(
     "module", [bank, batches, build, graph, metrics, sampler, walk], ids=lambda module: module.__name__
 )
-def test_docstring_examples(module):
+def test_docstring_examples_run(module):
     result = doctest.testmod(module)
     assert result.attempted > 0
     assert result.failed == 0
@@ -49,14 +49,14 @@ DOCUMENTS = [p for pattern in ("*.md", "docs/**/*.md", "examples/*.md", "benchma
 
 
 @pytest.mark.parametrize("path", sorted(DOCUMENTS), ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_to_files(path):
+def test_links_in_documents_lead_to_files(path):
     targets = re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8"))
     absent = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
     assert absent == []
 
 
-def test_the_planner_of_the_guide_works():
-    """Also where rows are a subset, some are left out, and none has an embedding."""
+def test_planner_of_the_guide_works():
+    """It also works on a subset, with drop_last, and while no instance has an embedding."""
     guide = Path(__file__).parents[2] / "docs" / "adding_a_planner.md"
     (code,) = re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), flags=re.DOTALL)
     namespace: dict = {"__name__": "guide"}

@@ -1,4 +1,4 @@
-"""Saved graphs: read back equal, or refused."""
+"""Saved graphs are read back equal, or refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def equal(first: ProximityGraph, second: ProximityGraph) -> bool:
     )
 
 
-def test_round_trip(graph, tmp_path):
+def test_saved_graph_is_loaded_unchanged(graph, tmp_path):
     path = tmp_path / "graph.bin"  # the name is kept as it is
     graph.save(path)
     assert os.listdir(tmp_path) == ["graph.bin"]
@@ -57,7 +57,7 @@ def load_or_refusal(path: Path) -> ProximityGraph | str:
 
 
 def test_flipped_bits_are_refused_or_harmless(graph, tmp_path):
-    """A flipped bit is caught by a checksum or a check, unless it is in a field that says nothing (a date)."""
+    """A checksum or a check catches a flipped bit, unless it is in a field without effect, such as a date."""
     path = tmp_path / "graph.npz"
     graph.save(path)
     content = path.read_bytes()
@@ -91,7 +91,7 @@ def test_foreign_files_are_refused(tmp_path):
         ProximityGraph.load(tmp_path / "absent.npz")
 
 
-def test_a_failed_save_leaves_the_old_file(graph, tmp_path, monkeypatch):
+def test_failed_save_leaves_the_old_file(graph, tmp_path, monkeypatch):
     path = tmp_path / "graph.npz"
     graph.save(path)
     content = path.read_bytes()
@@ -106,7 +106,7 @@ def test_a_failed_save_leaves_the_old_file(graph, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["graph.npz"]
 
 
-def test_stats(graph):
+def test_stats_equal_their_definition(graph):
     stats = graph.stats()
     degrees = graph.degrees()
     assert stats.num_rows == 50

@@ -1,4 +1,4 @@
-"""Files that comments and documents name are there."""
+"""Files that comments and documents name exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Behaviour as a guest in somebody's process: reproducible elsewhere, interruptible, fork-safe, quiet."""
+"""Behavior within a user's process: reproducible, interruptible, fork-safe and quiet."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def epoch_hash(num_threads):
 EXPECTED_EPOCH = "ddc483d94799b396c7e1df5474a1919c8091ed4cd1e2394503ccfe90c91786e6"
 
 
-def test_epoch_is_the_same_in_a_fresh_process_on_other_threads_and_instruction_sets():
+def test_epoch_is_equal_across_processes_threads_and_instruction_sets():
     namespace: dict = {}
     exec(EPOCH, namespace)
     expected = namespace["epoch_hash"](2)
@@ -72,7 +72,7 @@ def test_unknown_instruction_sets_are_refused(name):
 
 
 def slow_call(isa: str, num_threads: int):
-    """A call of several seconds."""
+    """Returns a call that takes several seconds."""
     core.use_isa(isa)
     features = torch.randn(20_000 if isa == "scalar" else 60_000, 256)
     return lambda: knn_graph(features, 10, num_threads=num_threads)
@@ -80,7 +80,7 @@ def slow_call(isa: str, num_threads: int):
 
 @pytest.fixture
 def ctrl_c_raises() -> Iterator[None]:
-    """Python's usual handler, also where tests run in the background with the signal ignored."""
+    """Installs Python's usual handler. Tests in the background may run with the signal ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -89,7 +89,7 @@ def ctrl_c_raises() -> Iterator[None]:
 @pytest.mark.timed
 @pytest.mark.usefixtures("ctrl_c_raises")
 @pytest.mark.parametrize("num_threads", [1, 3])
-def test_ctrl_c_is_answered_within_a_fifth_of_a_second(isa, num_threads):
+def test_ctrl_c_interrupts_within_a_fifth_of_a_second(isa, num_threads):
     call = slow_call(isa, num_threads)
     delays = []
     for _ in range(3):
@@ -103,7 +103,7 @@ def test_ctrl_c_is_answered_within_a_fifth_of_a_second(isa, num_threads):
     assert sorted(delays)[1] < 0.2  # the median: the machine may be busy
 
 
-def test_progress_is_reported_and_may_stop_the_call(rng):
+def test_progress_is_reported_and_can_stop_the_call(rng):
     features = rng.standard_normal((20_000, 256)).astype(np.float32)
     seen = []
     proximity_graph(features, 10, num_candidates=1000, progress=lambda done, total: seen.append((done, total)))
@@ -115,12 +115,12 @@ def test_progress_is_reported_and_may_stop_the_call(rng):
 
     with pytest.raises(RuntimeError, match="enough"):
         knn_graph(features, 10, progress=stop)
-    assert knn_graph(features[:100], 3).neighbors.shape == (100, 3)  # nothing is left broken
+    assert knn_graph(features[:100], 3).neighbors.shape == (100, 3)  # the next call works
 
 
 @pytest.mark.timed
 @pytest.mark.usefixtures("ctrl_c_raises")
-def test_other_python_threads_run_meanwhile():
+def test_other_python_threads_run_during_a_call():
     call = slow_call(core.isa(), 1)
     ticks = 0
     done = threading.Event()
@@ -148,7 +148,7 @@ def fork_hash(seed: int) -> str:
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_worker_processes_give_the_same(method):
+def test_worker_processes_give_the_same_batches(method):
     expected = [fork_hash(seed) for seed in range(4)]
     with multiprocessing.get_context(method).Pool(2) as pool:
         assert pool.map(fork_hash, range(4)) == expected
@@ -166,7 +166,7 @@ def test_nothing_is_printed():
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads the peak from /proc")
 def test_peak_memory_stays_within_max_memory():
-    """In a fresh process: results + max_memory + a little for thread stacks and the allocator."""
+    """A fresh process may take results + max_memory + a little for thread stacks and the allocator."""
     code = textwrap.dedent("""
         import re, torch
         from batchsampler_ext import knn_graph, proximity_graph

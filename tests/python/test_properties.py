@@ -1,4 +1,4 @@
-"""Arbitrary arguments against the oracle: Hypothesis looks for the combination that nobody thought of."""
+"""Arbitrary arguments against the oracle. Hypothesis looks for combinations that other tests lack."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from batchsampler_ext import (
 )
 from batchsampler_ext.reference import partition as reference_partition
 
-# Derandomised: a test that fails sometimes is of no use in CI. The fixture `isa` is constant within a test.
+# Derandomized: a test that fails only sometimes is of no use in CI. The fixture `isa` is constant within a test.
 COMMON = settings(
     derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -23,7 +23,7 @@ KNOWN_ANSWERS = [
 
 
 @pytest.mark.parametrize(("counter", "key", "expected"), KNOWN_ANSWERS)
-def test_philox_known_answers(counter, key, expected):
+def test_philox_gives_the_known_answers(counter, key, expected):
     assert core.philox4x32(key, *counter) == expected
     assert tuple(reference.philox4x32(key, counter).tolist()) == expected
 
@@ -53,7 +53,7 @@ def test_permutation_pairs_are_uniform(n):
 
 
 def draws(n: int, num_candidates: int, candidate_group_size: int, seed: int) -> np.ndarray:
-    """[n, M] candidates in draw order: with K = M nothing is left out and sort=False keeps the order."""
+    """Returns [n, M] candidates in draw order: K = M keeps all of them, and sort=False keeps the order."""
     features = torch.ones(n, 1)
     graph = proximity_graph(
         features,
@@ -69,7 +69,7 @@ def draws(n: int, num_candidates: int, candidate_group_size: int, seed: int) -> 
 @pytest.mark.parametrize("candidate_group_size", [1, 5, 256])
 @pytest.mark.parametrize("num_candidates", [1, 3, 1000])
 def test_draws_are_uniform_for_every_row_at_every_small_n(candidate_group_size, num_candidates):
-    """Every position of a draw is uniform over the other rows: chi-square of the first and last position, each row."""
+    """Each position of a draw is uniform over the other rows. Chi-square of each row's first and last position."""
     num_seeds = 400
     pvalues = []
     for n in range(2, 65):
@@ -106,7 +106,7 @@ def test_ordered_pairs_of_a_draw_are_uniform(candidate_group_size, n, num_candid
 def test_draws_are_uniform_at_large_n(candidate_group_size):
     n, m = 100_003, 64
     found = draws(n, m, candidate_group_size, seed=3)
-    # Shared draws repeat in all rows of a group: count each group once, by the first row that has it.
+    # Rows of a group have the same candidates: count each group once, by its first row.
     rows = np.unique(found[:, 0], return_index=True)[1] if candidate_group_size > 1 else np.arange(n)
     values = found[rows].ravel()
     counts = np.bincount(values * 256 // n, minlength=256)

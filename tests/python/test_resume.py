@@ -1,4 +1,4 @@
-"""Interruption and resume: the exact sequence goes on, whatever was interrupted where; bad states are refused."""
+"""Interruption and resume: the exact sequence continues after any interruption. Bad states are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def filled_bank(count: int) -> FeatureBank:
 
 
 def drift(bank: FeatureBank, batch: list[int]) -> None:
-    """What training does: the embeddings of a batch move a little, as a function of the step."""
+    """Moves the embeddings of a batch a little, as training does. The move is a function of the step."""
     generator = torch.Generator().manual_seed(bank.step)
     bank.update(batch, bank.data[batch].float() + 0.05 * torch.randn(len(batch), bank.dim, generator=generator))
 
@@ -38,16 +38,17 @@ def make(count: int = 600, **arguments) -> ProximityBatchSampler:
 
 
 def walks(**arguments) -> ProximityBatchSampler:
-    """With a plan for each five batches."""
+    """Returns a sampler of walks, with a new plan every five batches."""
     return make(**{"planner": "walks", "refresh_every": 5, **arguments})
 
 
 def run(
     sampler: ProximityBatchSampler, num_epochs: int, stop_after: int | None = None, refresh_after: int | None = None
 ) -> list[list[list[int]]]:
-    """The batches of each epoch, as training would see them; stops within an epoch after that many batches in all.
+    """Returns the batches of each epoch, as training would see them.
 
-    refresh_after: asks for a new plan after every so many batches of an epoch.
+    stop_after: stops after this many batches in all, also within an epoch.
+    refresh_after: requests a new plan each time that this many more batches of an epoch were drawn.
     """
     epochs: list[list[list[int]]] = []
     num_drawn = 0
@@ -73,7 +74,7 @@ def run(
     ],
 )
 def test_kill_and_resume_continue_the_exact_sequence(options, refresh_after):
-    """Interruptions at random batches and at the ends of epochs, each resumed in fresh objects from pickled states."""
+    """Interrupts at random batches and at the ends of epochs, and resumes in fresh objects from pickled states."""
     expected = run(make(**options), 3, refresh_after=refresh_after)
     lengths = [len(epoch) for epoch in expected]
     total = sum(lengths)
@@ -96,7 +97,7 @@ def test_kill_and_resume_continue_the_exact_sequence(options, refresh_after):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_what_a_loader_drew_ahead_is_drawn_again(num_workers):
+def test_batches_prefetched_by_a_loader_are_drawn_again(num_workers):
     """state_dict(num_trained) goes back to what was trained, also across a refresh."""
     for num_trained in (1, 4, 5, 6, 9, 14):
         sampler = walks()
@@ -118,7 +119,7 @@ def test_what_a_loader_drew_ahead_is_drawn_again(num_workers):
             break  # processes are slow to start
 
 
-def test_only_kept_plans_can_be_gone_back_to():
+def test_num_trained_before_the_kept_plans_is_refused():
     sampler = walks()
     batches = iter(sampler)
     for _ in range(12):
@@ -129,7 +130,7 @@ def test_only_kept_plans_can_be_gone_back_to():
             sampler.state_dict(num_trained)
 
 
-def test_a_state_belongs_to_the_epoch_it_names():
+def test_state_resumes_the_epoch_it_names():
     sampler, expected = make(), make()
     list(sampler)
     sampler.set_epoch(1)  # a checkpoint at the start of an epoch
@@ -151,7 +152,7 @@ def test_a_state_belongs_to_the_epoch_it_names():
     assert len(list(resumed)) == len(resumed)
 
 
-def test_a_finished_epoch_is_followed_by_the_next():
+def test_state_of_a_finished_epoch_resumes_with_the_next():
     sampler = make()
     list(sampler)
     assert sampler.state_dict()["is_finished"]
@@ -162,7 +163,7 @@ def test_a_finished_epoch_is_followed_by_the_next():
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_an_interrupted_refresh_loses_nothing(error):
+def test_interrupted_refresh_loses_no_batches(error):
     expected = list(walks())
     wanted = []
 
@@ -187,7 +188,7 @@ def test_an_interrupted_refresh_loses_nothing(error):
     assert sampler.epoch == 0
 
 
-def test_a_wanted_refresh_is_saved_and_done_once():
+def test_requested_refresh_is_saved_and_done_once():
     sampler = make()
     batches = iter(sampler)
     drawn = [next(batches) for _ in range(3)]
@@ -196,7 +197,7 @@ def test_a_wanted_refresh_is_saved_and_done_once():
     resumed.load_state_dict(pickle.loads(pickle.dumps(sampler.state_dict())))
     assert drawn + list(resumed) == drawn + list(batches)
     count = sampler.refreshes
-    sampler.refresh()  # between epochs: the next one begins with a graph anyway
+    sampler.refresh()  # between epochs: the next epoch begins with a new graph anyway
     next(iter(sampler))
     assert sampler.refreshes == count + 1
 
@@ -209,7 +210,7 @@ def test_states_are_small(options, size):
     next(iter(sampler))
     file = io.BytesIO()
     torch.save(sampler.state_dict(), file)
-    assert file.tell() < 50_000 + 4 * size + 10_000  # a byte an instance and the plan
+    assert file.tell() < 50_000 + 4 * size + 10_000  # a byte per instance, and the plan
 
 
 @pytest.mark.parametrize(
@@ -283,12 +284,12 @@ def test_damaged_states_are_refused(damage):
     expected = list(make())
     with pytest.raises((TypeError, ValueError), match=r"^(state|epoch)"):
         sampler.load_state_dict(damaged_states()[damage])
-    assert list(sampler) == expected  # nothing of it was taken over
+    assert list(sampler) == expected  # the bad state has changed nothing
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda sampler: pickle.loads(pickle.dumps(sampler))])
 @pytest.mark.parametrize("place", [1, 5, 6])
-def test_copies_go_on_where_the_sampler_would(duplicate, place):
+def test_copies_continue_where_the_sampler_would(duplicate, place):
     sampler = walks()
     iterator = iter(sampler)
     begun = [next(iterator) for _ in range(place)]
@@ -297,7 +298,7 @@ def test_copies_go_on_where_the_sampler_would(duplicate, place):
     assert begun + list(iterator) == begun + list(other)
 
 
-def test_states_after_a_wanted_refresh_go_back_across_it():
+def test_states_go_back_across_a_requested_refresh():
     sampler, drawn = make(), []
     for batch in sampler:
         drawn.append(batch)

@@ -35,7 +35,7 @@ def filled_bank(rows: torch.Tensor | None = None) -> FeatureBank:
 
 
 def drift(bank: FeatureBank, batch: list[int]) -> None:
-    """What training does: the embeddings of a batch move a little, as a function of the step."""
+    """Moves the embeddings of a batch a little, as training does. The move is a function of the step."""
     generator = torch.Generator().manual_seed(bank.step)
     bank.update(batch, bank.data[batch].float() + 0.05 * torch.randn(len(batch), bank.dim, generator=generator))
 
@@ -43,8 +43,8 @@ def drift(bank: FeatureBank, batch: list[int]) -> None:
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("is_subset", [False, True])
 @pytest.mark.parametrize("num_instances", [1797, 1792, 63])
-def test_every_instance_once_per_epoch_through_refreshes(num_instances, is_subset, drop_last):
-    """With N mod B of 5, 0 and N; also where the loader draws from a part of the bank's instances."""
+def test_every_instance_is_drawn_once_per_epoch_despite_refreshes(num_instances, is_subset, drop_last):
+    """N mod B is 5, 0 and N. The sampler draws from all instances of the bank, or from a subset."""
     bank = filled_bank(features() if is_subset else features()[:num_instances])
     instances = torch.randperm(1797, generator=torch.Generator().manual_seed(1))[:num_instances].tolist()
     source = SubsetRandomSampler(instances) if is_subset else num_instances
@@ -65,7 +65,7 @@ def test_every_instance_once_per_epoch_through_refreshes(num_instances, is_subse
     assert sampler.refreshes == 5 * -(-len(sampler) // 7)
 
 
-def test_first_epoch_is_uniform_and_later_ones_are_hard():
+def test_first_epoch_is_uniform_and_later_epochs_are_hard():
     rows = features()
     bank = FeatureBank(len(rows), 64)
     config = GraphConfig(num_candidates=300, num_neighbors=30)
@@ -86,7 +86,7 @@ def test_first_epoch_is_uniform_and_later_ones_are_hard():
     assert parts[-1] > 0.8 * parts[0]
 
 
-def test_a_partition_has_one_graph():
+def test_partition_builds_one_graph_per_epoch():
     rows = torch.randn(2_450, 4, generator=torch.Generator().manual_seed(0))
     options = {"graph": GraphConfig(num_candidates=20, num_neighbors=4)}
     for drop_last, num_batches in ((False, 123), (True, 122)):
@@ -98,8 +98,8 @@ def test_a_partition_has_one_graph():
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_later_graphs_of_a_partition_know_nothing_newer(drop_last):
-    """Training moves what was drawn, and a later graph is over what was not: so an epoch has one plan."""
+def test_refreshed_partition_is_independent_of_training_within_the_epoch(drop_last):
+    """Training moves drawn instances only, and a later graph covers the others. So one plan per epoch is enough."""
     runs = []
     for trains in (False, True):
         sampler = ProximityBatchSampler(233, 10, drop_last, bank=filled_bank(features()[:233]))
@@ -114,7 +114,7 @@ def test_later_graphs_of_a_partition_know_nothing_newer(drop_last):
     assert runs[0] == runs[1]
 
 
-def test_instances_without_an_embedding_are_dealt_out():
+def test_instances_without_an_embedding_are_drawn_too():
     rows = features()
     bank = FeatureBank(len(rows), 64)
     covered = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:1200]
@@ -125,7 +125,7 @@ def test_instances_without_an_embedding_are_dealt_out():
 
 
 @pytest.mark.parametrize("kind", ["subset", "random", "dataset", "list", "distributed"])
-def test_index_sets_of_samplers(kind):
+def test_batches_hold_the_instances_of_the_given_sampler(kind):
     bank = filled_bank(features()[:300])
     subset = list(range(5, 300, 3))
     everything = list(range(300))
@@ -144,7 +144,7 @@ def test_index_sets_of_samplers(kind):
         assert len(drawn) == (len(expected) // 16 * 16 if drop_last else len(expected))
 
 
-def test_knn_batches_wait_for_embeddings_and_are_exact():
+def test_knn_batches_are_exact_once_the_bank_is_filled():
     rows = features()[:300]
     bank = FeatureBank(300, 64, dtype=torch.float32)
     arguments = {"bank": bank, "planner": WalkPlanner("knn"), "refresh_every": 2}
@@ -162,7 +162,7 @@ def test_knn_batches_wait_for_embeddings_and_are_exact():
         assert batch == [batch[0], *(i for i in expected if i != batch[0])][:32]
 
 
-def test_epoch_handling():
+def test_set_epoch_selects_the_epoch():
     bank = filled_bank(features()[:200])
     sampler = ProximityBatchSampler(200, 16, bank=bank)
     first, second = list(sampler), list(sampler)
@@ -184,7 +184,7 @@ def test_epoch_handling():
     assert len(list(sampler)) == len(sampler)
 
 
-def test_two_iterations_at_once_do_not_disturb_each_other():
+def test_concurrent_iterations_are_independent():
     bank = filled_bank(features()[:200])
     sampler = ProximityBatchSampler(200, 16, bank=bank)
     one, two = iter(sampler), iter(sampler)
@@ -205,7 +205,7 @@ def test_two_iterations_at_once_do_not_disturb_each_other():
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_loaders_with_worker_processes(workers):
+def test_loaders_with_worker_processes_deliver_every_instance_once(workers):
     rows = features()[:400]
     bank = filled_bank(rows)
     sampler = ProximityBatchSampler(400, 32, bank=bank)
@@ -232,8 +232,8 @@ def test_refresh_starts_a_new_plan():
 
 
 @pytest.mark.parametrize("place", range(1, 13))
-def test_a_plan_that_is_asked_for_is_of_the_bank_as_it_is(place):
-    """After any batch, and after a resume."""
+def test_requested_refresh_uses_the_current_bank(place):
+    """Refreshes after each possible batch, with and without a resume."""
     moved = torch.randn(400, 64, generator=torch.Generator().manual_seed(9))
     runs = []
     for refreshes, resumes in ((False, False), (True, False), (True, True)):
@@ -257,10 +257,10 @@ def test_a_plan_that_is_asked_for_is_of_the_bank_as_it_is(place):
     without, asked, resumed = runs
     assert resumed == asked
     assert asked[:place] == without[:place]
-    assert asked[place:] != without[place:] or place == 12  # when one batch is left, of those that are left
+    assert asked[place:] != without[place:] or place == 12  # the last batch holds what is left either way
 
 
-def test_rows_that_are_not_finite_are_named():
+def test_nonfinite_rows_of_the_bank_are_named():
     bank = FeatureBank(40, 4, dtype=torch.float32)
     bank.update(range(40), torch.randn(40, 4))
     sampler = ProximityBatchSampler(40, 5, bank=bank, planner="walks", refresh_every=2)
@@ -271,10 +271,10 @@ def test_rows_that_are_not_finite_are_named():
     with pytest.raises(ValueError, match=r"features\[7, 1\]: expected finite values"):
         next(iterator)
     bank.data[7, 1] = 0
-    assert len(list(sampler)) == 6  # goes on where it was
+    assert len(list(sampler)) == 6  # continues where it stopped
 
 
-def test_inference_mode_may_come_and_go():
+def test_result_independent_of_inference_mode():
     runs = []
     for first in (None, False, True):
         sampler = ProximityBatchSampler(230, 10, bank=filled_bank(features()[:230]), planner="walks", refresh_every=4)
@@ -288,8 +288,8 @@ def test_inference_mode_may_come_and_go():
 
 
 @pytest.mark.parametrize("planner", ["walks", "cover_by_walks"])
-def test_walks_reach_everybody_with_few_candidates(planner):
-    """Rows that share a draw share candidates: with 256 of them, most instances would be in nobody's list."""
+def test_walks_reach_most_instances_with_few_candidates(planner):
+    """If 256 rows shared their candidates, most instances would have no incoming edge."""
     rows = torch.randn(4000, 16, generator=torch.Generator().manual_seed(0))
     bank = filled_bank(rows)
     config = GraphConfig(num_candidates=64, num_neighbors=16)
@@ -298,12 +298,12 @@ def test_walks_reach_everybody_with_few_candidates(planner):
     if planner == "walks":
         assert len({i for batch in batches for i in batch}) > 0.5 * 4000
     else:
-        assert len(batches) < 600  # 63 would do if none repeated an instance
+        assert len(batches) < 600  # 63 would be enough if no instance were repeated
     assert sampler.graph.stats().unreached_rows < 20
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_no_graph_is_built_for_nothing(drop_last):
+def test_no_more_graphs_are_built_than_needed(drop_last):
     bank = filled_bank(features()[:500])
     sampler = ProximityBatchSampler(500, 32, drop_last, bank=bank, planner="cover_by_walks", refresh_every=10)
     num_batches = len(list(sampler))
@@ -319,7 +319,7 @@ def test_indexed_dataset_fetches_batches_at_once():
     assert IndexedDataset("abc").__getitems__([2, 0]) == [(2, "c"), (0, "a")]
 
 
-def test_restart_schedule_and_options_reach_the_graph():
+def test_restart_schedule_and_graph_options_are_used():
     bank = filled_bank(features()[:300])
     labels = torch.from_numpy(load_digits().target[:300])
     seen = []
@@ -338,7 +338,7 @@ def test_restart_schedule_and_options_reach_the_graph():
     assert -1 <= stats.in_batch_similarity <= 1
 
 
-def test_bad_samplers():
+def test_bad_sampler_arguments_are_refused():
     bank = FeatureBank(100, 4)
     for arguments, error, message in [
         ((101, 8), ValueError, r"sampler: expected an integer from 1 to 100 \(bank.num_instances\), got 101"),
@@ -376,7 +376,7 @@ def test_bad_samplers():
 
 
 class Planner(BatchPlanner):
-    """As a user may write one, wrong on demand."""
+    """A planner as a user may write one, wrong on demand."""
 
     name = "in order"
     covers_once = True
@@ -392,7 +392,7 @@ class Planner(BatchPlanner):
         return Batches(ids[: num_full * size].view(num_full, size), ids[num_full * size :] if num_full else ids[:0])
 
 
-def test_a_planner_of_ones_own():
+def test_batches_of_a_custom_planner_are_used_and_checked():
     bank = filled_bank(features()[:20])
     sampler = ProximityBatchSampler(20, 8, bank=bank, planner=Planner())
     assert list(sampler) == [list(range(8)), list(range(8, 16)), list(range(16, 20))]
@@ -406,8 +406,8 @@ def test_a_planner_of_ones_own():
 
 
 @pytest.mark.parametrize("planner", ["partition", "walks", "cover_by_walks", "uniform"])
-def test_the_default_device_does_not_matter(planner):
-    """What is on the host stays there."""
+def test_result_independent_of_default_device(planner):
+    """Tensors on the host stay there."""
     runs = []
     for default in (None, "meta"):
         bank = FeatureBank(66, 8, device="cpu")

@@ -15,7 +15,7 @@ METRICS = ("cosine", "ip", "l2")
 
 
 def same(graph: ProximityGraph, expected: tuple[np.ndarray, np.ndarray]) -> bool:
-    """Equality to the bit."""
+    """Returns whether neighbors and scores are equal to the bit."""
     neighbors, scores = expected
     assert graph.scores is not None
     return np.array_equal(graph.neighbors.numpy(), neighbors) and np.array_equal(
@@ -51,7 +51,7 @@ DRAWS = [(1, False), (16, True), (256, False)]  # candidate_group_size, sort
 
 @functools.lru_cache
 def inputs_and_answers(kind: str, metric: str):
-    """Features, and what the oracle makes of them: it is slow, and every instruction set is compared with it."""
+    """Returns features and the oracle's graphs of them. Cached: the oracle is slow."""
     features = features_of(np.random.default_rng(7), kind, 70, 19)
     graphs = [
         reference.proximity_graph(
@@ -77,14 +77,14 @@ def test_graphs_equal_the_oracle(isa, kind, metric):
 
 
 @pytest.mark.parametrize("dim", [1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 255, 256, 257, 300])
-def test_awkward_dimensions(rng, isa, dim):
+def test_awkward_dimensions_equal_the_oracle(rng, isa, dim):
     features = rng.standard_normal((40, dim)).astype(np.float32)
     graph = proximity_graph(features, 5, num_candidates=20, return_scores=True)
     assert same(graph, reference.proximity_graph(features, 5, 20))
 
 
 @pytest.mark.parametrize("n", [2, 3, 15, 16, 17, 31, 33, 63, 64, 65, 130])
-def test_awkward_sizes_up_to_all_candidates_kept(rng, isa, n):
+def test_awkward_sizes_equal_the_oracle(rng, isa, n):
     features = rng.integers(-3, 4, (n, 5)).astype(np.float32)
     for m in {1, (n - 1) // 2, n - 1} - {0}:
         for k in {1, (m + 1) // 2, m}:
@@ -92,7 +92,7 @@ def test_awkward_sizes_up_to_all_candidates_kept(rng, isa, n):
             assert same(graph, reference.proximity_graph(features, k, m, candidate_group_size=8))
 
 
-def test_many_candidates_cross_every_block_boundary(rng, isa):
+def test_graphs_are_exact_across_every_block_boundary(rng, isa):
     """More candidates, rows and buffer refills than one block of the engine holds."""
     features = rng.integers(-4, 5, (1300, 6)).astype(np.float32)
     exact = knn_graph(features, 40, metric="l2")
@@ -126,7 +126,7 @@ def test_filters_equal_the_oracle(rng, isa):
         assert same(knn_graph(features, 5, **chosen), reference.knn_graph(features, 5, **chosen)), chosen
 
 
-def test_filters_do_what_they_say(rng):
+def test_filters_exclude_labels_scores_and_ranks(rng):
     features = rng.standard_normal((200, 8)).astype(np.float32)
     labels = torch.from_numpy(rng.integers(-1, 5, 200))
     graph = proximity_graph(features, 150, num_candidates=199, labels=labels, max_score=0.4, return_scores=True)
@@ -142,7 +142,7 @@ def test_filters_do_what_they_say(rng):
     assert torch.equal(skipped.neighbors, sorted_graph.neighbors[:, 5:])
 
 
-def test_rows_subset_draws_from_the_subset_only(rng):
+def test_rows_draw_from_their_subset_only(rng):
     features = rng.standard_normal((100, 8)).astype(np.float32)
     rows = rng.permutation(100)[:30]
     graph = proximity_graph(features, 10, num_candidates=20, rows=rows)
@@ -173,7 +173,7 @@ def test_16_bit_features_are_read_exactly(rng, isa, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_bf16_precision_is_rounding_first(rng, isa, dtype):
+def test_computing_in_bfloat16_equals_rounding_the_features_first(rng, isa, dtype):
     features = torch.from_numpy(rng.standard_normal((50, 40))).to(dtype)
     rounded = proximity_graph(features, 6, num_candidates=20, return_scores=True, compute_dtype=torch.bfloat16)
     expected = proximity_graph(features.bfloat16(), 6, num_candidates=20, return_scores=True)
@@ -183,8 +183,8 @@ def test_bf16_precision_is_rounding_first(rng, isa, dtype):
     assert (knn_graph(features, 49, compute_dtype=torch.bfloat16).scores.sum(1) - exact).abs().max() < 49 * 2**-7
 
 
-def test_agrees_with_float64_but_for_ties(rng):
-    """An oracle that shares no code with the definition: torch in float64."""
+def test_knn_graph_equals_float64_except_at_ties(rng):
+    """Compares with torch in float64, which shares no code with the definition of the scores."""
     features = torch.from_numpy(rng.standard_normal((400, 64)).astype(np.float32))
     graph = knn_graph(features, 10)
     unit = torch.nn.functional.normalize(features.double(), dim=1)
@@ -196,7 +196,7 @@ def test_agrees_with_float64_but_for_ties(rng):
     assert (scores.gather(1, graph.neighbors.long()) - best.values)[different].abs().sum() < 1e-5
 
 
-def test_flush_to_zero_in_the_calling_thread_changes_nothing(rng):
+def test_result_independent_of_flush_to_zero_in_the_calling_thread(rng):
     features = features_of(rng, "subnormal", 60, 20)
     expected = proximity_graph(features, 5, num_candidates=30, metric="ip", return_scores=True)
     if not torch.set_flush_denormal(True):
@@ -212,7 +212,7 @@ def test_flush_to_zero_in_the_calling_thread_changes_nothing(rng):
         torch.set_flush_denormal(False)
 
 
-def test_scratch_limit_changes_nothing_but_memory(rng):
+def test_result_independent_of_scratch_limit(rng):
     features = rng.standard_normal((700, 300)).astype(np.float32)
     expected = proximity_graph(features, 20, num_candidates=600, return_scores=True)
     for max_memory in (300_000, 1_000_000):
@@ -226,7 +226,7 @@ def test_scratch_limit_changes_nothing_but_memory(rng):
         knn_graph(features, 20, max_memory=100)
 
 
-def test_every_layout_is_read_in_place_or_copied_right(rng, tmp_path):
+def test_every_layout_gives_the_same_graph(rng, tmp_path):
     features = rng.standard_normal((90, 24)).astype(np.float32)
     expected = knn_graph(features, 5)
     np.save(tmp_path / "features.npy", features)
@@ -249,7 +249,7 @@ def test_every_layout_is_read_in_place_or_copied_right(rng, tmp_path):
     assert torch.equal(inferred.degrees(), expected.degrees())
 
 
-def test_dlpack_objects_are_taken(rng):
+def test_dlpack_objects_are_accepted(rng):
     class Exported:
         def __init__(self, tensor: torch.Tensor) -> None:
             self._tensor = tensor
@@ -284,8 +284,8 @@ def large_inputs_and_answer(kind: str, metric: str, options: tuple[tuple[str, ob
         ("normal", "cosine", (("labels", True), ("max_score", 0.9), ("range_min", 3))),
     ],
 )
-def test_knn_graph_of_many_blocks(isa, kind, metric, options):
-    """Pairs scored once (several blocks of rows) and, in little memory, twice: both are the oracle's."""
+def test_knn_graph_of_many_blocks_is_exact(isa, kind, metric, options):
+    """Each pair is scored once, in several blocks of rows, or twice in little memory. Both equal the oracle."""
     features, labels, answer = large_inputs_and_answer(kind, metric, options)
     chosen = {key: value for key, value in options if key != "labels"}
     for num_threads in (1, 2, 5):
@@ -295,8 +295,8 @@ def test_knn_graph_of_many_blocks(isa, kind, metric, options):
     assert same(little, answer)
 
 
-def test_knn_graph_of_rows_in_any_order(rng, isa):
-    """Ascending rows are scored by pairs, others each for itself."""
+def test_knn_graph_is_independent_of_the_order_of_rows(rng, isa):
+    """If rows ascend, each pair is scored once. In another order, each row is scored by itself."""
     features = rng.integers(-3, 4, (900, 3)).astype(np.float32)
     rows = np.sort(rng.permutation(900)[:700])
     shuffled = rng.permutation(700)
@@ -306,7 +306,7 @@ def test_knn_graph_of_rows_in_any_order(rng, isa):
 
 
 def bfloat16_features(rng: np.random.Generator, kind: str, n: int, dim: int) -> torch.Tensor:
-    """Where products of bfloat16 pairs, which only screen, are far from deciding: near ties, extremes, zeros."""
+    """Returns features that a prefilter by bfloat16 products cannot decide: near ties, extremes, zeros."""
     normal = rng.standard_normal((n, dim))
     if kind == "near ties":  # scores differ by a few units in the last place of float32
         normal = 1 + np.where(rng.random((n, dim)) < 3 / dim, 2.0**-7, 0)
@@ -355,7 +355,7 @@ def bfloat16_inputs_and_answers(kind: str, dim: int):
     "kind", ["normal", "near ties", "one cluster", "heavy tails", "cancelling", "zero rows", "tiny", "huge"]
 )
 def test_bfloat16_graphs_without_scores_equal_the_oracle(isa, kind, dim):
-    """Without scores the engine may screen by bfloat16 products and rescore what is too close to call."""
+    """Without scores, the engine may prefilter by bfloat16 products and rescore what is too close to call."""
     features, options, answers = bfloat16_inputs_and_answers(kind, dim)
     wide = torch.zeros((90, dim + 3), dtype=torch.bfloat16)
     wide[:, 1 : dim + 1] = features  # rows that begin at odd addresses
@@ -374,8 +374,8 @@ def test_bfloat16_graphs_without_scores_equal_the_oracle(isa, kind, dim):
                 assert np.array_equal(graph.neighbors.numpy(), expected), (chosen, name, candidate_group_size)
 
 
-def test_bfloat16_prefilter_of_many_candidates(isa):
-    """Several blocks of candidates, buffers cut back more than once."""
+def test_bfloat16_prefilter_of_many_candidates_is_exact(isa):
+    """Takes several blocks of candidates, and cuts buffers back more than once."""
     rng = np.random.default_rng(5)
     for kind in ("normal", "near ties", "one cluster"):
         features = bfloat16_features(rng, kind, 2600, 24)
@@ -384,8 +384,8 @@ def test_bfloat16_prefilter_of_many_candidates(isa):
         assert torch.equal(graph.neighbors.sort(1).values, expected.neighbors.sort(1).values), kind
 
 
-def test_knn_graph_where_its_sample_misleads(isa):
-    """The engine guesses thresholds from evenly spaced columns; here these are each other's neighbors."""
+def test_knn_graph_is_exact_where_sampled_columns_mislead(isa):
+    """The engine guesses thresholds from evenly spaced columns. Here these columns are each other's neighbors."""
     rng = np.random.default_rng(2)
     features = rng.standard_normal((1300, 3)).astype(np.float32)
     features[np.arange(90) * 1300 // 512] = 50 + rng.standard_normal((90, 3))
@@ -400,7 +400,7 @@ def test_knn_graph_where_its_sample_misleads(isa):
 @functools.lru_cache
 def float32_inputs_and_answers(kind: str, dim: int):
     rng = np.random.default_rng(4)
-    # Beside bfloat16 values, by less than bfloat16 can tell.
+    # Values differ from bfloat16 values by less than bfloat16 can resolve.
     features, documents = (
         bfloat16_features(rng, kind, 90, dim).float() * (1 + 1e-4 * torch.from_numpy(rng.random((90, dim)))).float()
         for _ in range(2)
@@ -422,8 +422,8 @@ def float32_inputs_and_answers(kind: str, dim: int):
 @pytest.mark.parametrize(
     "kind", ["normal", "near ties", "one cluster", "heavy tails", "cancelling", "zero rows", "tiny", "huge"]
 )
-def test_float32_own_draws_equal_the_oracle(isa, kind, dim):
-    """The engine may screen by rows rounded to bfloat16 and rescore what is too close to call."""
+def test_float32_graphs_of_per_row_candidates_equal_the_oracle(isa, kind, dim):
+    """The engine may prefilter by rows rounded to bfloat16 and rescore what is too close to call."""
     features, options, answers = float32_inputs_and_answers(kind, dim)
     for chosen, (neighbors, scores) in zip(options, answers, strict=True):
         for wants_scores in (False, True):
@@ -445,7 +445,7 @@ def test_float32_own_draws_equal_the_oracle(isa, kind, dim):
     "kind", ["normal", "near ties", "one cluster", "heavy tails", "cancelling", "zero rows", "tiny", "huge"]
 )
 def test_symmetric_knn_graph_equals_knn(isa, kind):
-    """Pairs are scored once, and screened; queries against a base of their own are not."""
+    """knn_graph scores each pair once, behind a prefilter. knn of queries in a base does neither."""
     rng = np.random.default_rng(6)
     features = bfloat16_features(rng, kind, 1100, 40).float()
     features *= (1 + 1e-4 * torch.from_numpy(rng.random((1100, 40)))).float()
@@ -469,8 +469,8 @@ def test_symmetric_knn_graph_equals_knn(isa, kind):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_knn_graph_of_as_many_as_pass_the_threshold(isa, seed):
-    """Row 1 has exactly K columns above its threshold, the last of them closer to one at it than can be screened."""
+def test_knn_graph_is_exact_with_k_columns_above_the_threshold(isa, seed):
+    """Row 1 has exactly K columns above its threshold. The prefilter cannot tell the last from one at the threshold."""
     rng = np.random.default_rng(seed)
     num_rows, num_neighbors = 1100, 100
     cosines = np.zeros(num_rows)

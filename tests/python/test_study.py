@@ -1,4 +1,4 @@
-"""The learning study: its plan, that it resumes, and that its tables say what the CSV says. No training here."""
+"""The learning study: its plan, its resumption, and its tables of the CSV. Nothing is trained here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import batchsampler_ext  # noqa: F401  the installed one, before the repository's root can be imported from
+import batchsampler_ext  # noqa: F401  the installed one, before the root becomes importable
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +28,7 @@ def systems(study):
 
 
 def fake_result(task, value: float) -> dict:
-    """As a program writes it; better over the epochs, the last one is the result."""
+    """Returns a result as a program writes it. The metric grows over the epochs, and the last value is the result."""
     num_epochs = 0 if task.num_epochs == 0 else 4
     history = [
         {"train_seconds": 1.0 + epoch, "in_batch_similarity": 0.1, "false_negative_share": 0.01, "m": value - 3 + epoch}
@@ -41,14 +41,14 @@ def fake_result(task, value: float) -> dict:
 
 
 def complete(study, system, path: Path, value_of) -> None:
-    """A CSV of all phases."""
+    """Writes a CSV of all phases."""
     results = study("results")
     for phase in study("plan").PHASES:
         for task in study("study").pending_tasks(system, phase, results.read(path)):
             results.append(path, results.make_row(task, "m", fake_result(task, value_of(task)), 5.0, "c0de"))
 
 
-def test_plans_have_no_task_twice_and_samplers_share_what_they_can(study, systems):
+def test_tasks_are_distinct_and_samplers_share_common_parameters(study, systems):
     plan = study("plan")
     for system in systems.values():
         best = {sampler: plan.draw_parameters(system, sampler, 0) for sampler in plan.SAMPLERS}
@@ -61,7 +61,7 @@ def test_plans_have_no_task_twice_and_samplers_share_what_they_can(study, system
             assert len({json.dumps(plan.common(system, parameters)) for parameters in drawn}) == 1
 
 
-def test_a_study_resumes_where_it_was(study, systems, tmp_path):
+def test_study_resumes_where_it_stopped(study, systems, tmp_path):
     system, path = systems["graphcl"], tmp_path / "study.csv"
     pending, read = study("study").pending_tasks, study("results").read
 
@@ -80,13 +80,13 @@ def test_a_study_resumes_where_it_was(study, systems, tmp_path):
     append(confirmed[0], 0.5)
     assert list(pending(system, "confirm", read(path))) == confirmed[1:]
     text = path.read_text("utf-8")
-    path.write_text(text[:-20], "utf-8")  # as if the machine had stopped while it was written
+    path.write_text(text[:-20], "utf-8")  # as if the machine had stopped during the write
     assert list(pending(system, "confirm", read(path))) == confirmed
     append(confirmed[0], 0.5)
     assert path.read_text("utf-8") == text
 
 
-def test_tables_and_figures_are_those_of_the_csv(study, systems, tmp_path):
+def test_tables_and_figures_show_the_csv(study, systems, tmp_path):
     gain = {"uniform": 0.0, "knn": -0.02, "proximity": 0.01}
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.001, 1000)
@@ -108,7 +108,7 @@ def test_tables_and_figures_are_those_of_the_csv(study, systems, tmp_path):
     assert all(file.stat().st_size > 10_000 for file in files)
 
 
-def test_time_to_the_final_value_of_uniform_batches(study):
+def test_time_to_reach_counts_to_the_final_value_of_uniform_batches(study):
     plan, results, tables = study("plan"), study("results"), study("tables")
 
     def rows_of(sampler: str, value: float) -> list:
@@ -122,8 +122,8 @@ def test_time_to_the_final_value_of_uniform_batches(study):
 
 
 @pytest.mark.parametrize("profile", ["cpu", "gpu"])
-def test_programs_take_the_arguments_of_the_plan(study, profile, monkeypatch):
-    """Each program's own parser reads what the study would call it with."""
+def test_programs_accept_the_arguments_of_the_plan(study, profile, monkeypatch):
+    """The parser of each program reads the arguments that the study passes."""
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     plan, words_of = study("plan"), study("study").program_arguments
     for system in study("systems").profile_systems(profile).values():
@@ -139,7 +139,7 @@ def test_programs_take_the_arguments_of_the_plan(study, profile, monkeypatch):
                     assert getattr(parsed, name) == value
 
 
-def test_the_command_explains_itself(study, capsys):
+def test_command_prints_its_usage(study, capsys):
     with pytest.raises(SystemExit):
         study("study").main(["run", "--help"])
     assert "--minutes" in capsys.readouterr().out
@@ -147,7 +147,7 @@ def test_the_command_explains_itself(study, capsys):
 
 
 def test_recorded_results_stay_in_the_report(study, systems):
-    """Also those of options that are called something else now, or are gone."""
+    """Results of options that were renamed or removed stay as well."""
     results = study("results")
     rows = results.read(results.RESULTS["cpu"])
     assert results.planned(rows, systems) == rows

@@ -1,4 +1,4 @@
-"""Walks against the oracle, against the exact process, and to their end on every graph."""
+"""Walks equal the oracle, follow the exact process, and end on every graph."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from batchsampler_ext.planners import CoverByWalksPlanner, WalkPlanner
 
 
 def check_against_oracle(table: np.ndarray, roots, batch_size: int, *, first_walk: int = 0, **arguments) -> None:
-    """Equality of batches and counts, on 1, 2 and 5 threads."""
+    """Asserts equal batches and counts, on 1, 2 and 5 threads."""
     walks = [
         random_walk_with_restart(
             torch.from_numpy(table), roots, batch_size, first_walk=first_walk, num_threads=num_threads, **arguments
@@ -72,11 +72,11 @@ def test_every_walk_ends(name, restart_prob):
             assert len(set(members)) == len(members)
             assert all(0 <= node < 40 for node in members)
             assert batch[40:] == [-1] * max(0, batch_size - 40)
-    if restart_prob < 0.9:  # the oracle takes its time over thousands of empty segments
+    if restart_prob < 0.9:  # the oracle is slow on thousands of empty segments
         check_against_oracle(table, [0, 7], 16, restart_prob=restart_prob)
 
 
-def test_a_single_node_and_fewer_nodes_than_the_batch():
+def test_batches_larger_than_the_graph_are_padded():
     single = ProximityGraph(torch.empty((1, 0), dtype=torch.int32))
     assert random_walk_with_restart(single, [0], 3).nodes.tolist() == [[0, -1, -1]]
     pair = torch.tensor([[1], [0]], dtype=torch.int32)
@@ -84,7 +84,7 @@ def test_a_single_node_and_fewer_nodes_than_the_batch():
 
 
 def exact_batch_distribution(table: np.ndarray, root: int, size: int, alpha: float) -> dict[tuple[int, ...], float]:
-    """Probability of each ordered batch of the uncapped process, by absorbing Markov chains."""
+    """Returns the probability of each ordered batch of the uncapped process, by absorbing Markov chains."""
     num_instances = len(table)
     moves = np.zeros((num_instances, num_instances))
     for node, row in enumerate(table):
@@ -125,7 +125,7 @@ def test_batches_follow_the_exact_process(alpha):
         observed[batch] += 1
     counts, probabilities = np.array(list(observed.values())), np.array(list(expected.values()))
     assert stats.chisquare(counts, probabilities * num_walks).pvalue > 1e-4
-    # A segment draws restarts until one comes: about alpha of all draws are restarts.
+    # A segment draws until it restarts, so about alpha of all draws are restarts.
     draws = int(walks.steps.sum() + walks.restarts.sum())
     assert stats.binomtest(int(walks.restarts.sum()), draws, alpha).pvalue > 1e-4
 
@@ -140,7 +140,7 @@ def test_every_move_is_an_edge(rng, random_table):
                 assert any(batch[i] in table[earlier] for earlier in batch[:i])
 
 
-def test_an_epoch_may_be_computed_in_pieces(rng, random_table):
+def test_epoch_in_pieces_equals_the_whole(rng, random_table):
     table = torch.from_numpy(random_table(200, 8))
     roots = list(range(30))
     whole = random_walk_with_restart(table, roots, 20, seed=3)
@@ -149,7 +149,7 @@ def test_an_epoch_may_be_computed_in_pieces(rng, random_table):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(piece, name) for piece in pieces]))
 
 
-def test_graph_over_a_subset_walks_in_its_instance_ids(rng, random_table):
+def test_walks_over_a_subset_return_instance_ids(rng, random_table):
     table = random_table(50, 5)
     ids = torch.from_numpy(rng.permutation(500)[:50])
     named = torch.where(torch.from_numpy(table) < 0, -1, ids[torch.from_numpy(table).clamp(min=0).long()]).int()
@@ -168,7 +168,7 @@ def test_changes_in_place_are_seen(rng, random_table):
     graph.neighbors[4, 1] = 30
     with pytest.raises(ValueError, match=r"graph: expected neighbors in \[-1, 30\), got another value in row 4"):
         random_walk_with_restart(graph, [0], 5)
-    table = np.asarray(graph.neighbors)  # behind torch's back: the kernel itself does not follow a bad id
+    table = np.asarray(graph.neighbors)  # changes that torch does not see: the kernel itself does not follow a bad id
     table[4, 1] = 3
     random_walk_with_restart(graph, [0], 5)
     table[:] = 2**30
@@ -188,8 +188,8 @@ def test_restarts_keep_batches_near_the_root():
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_a_plain_table_is_walked_as_its_graph(rng, random_table, full):
-    """The engine finds the degrees of a table where walks meet its rows."""
+def test_walks_on_a_plain_table_equal_those_on_its_graph(rng, random_table, full):
+    """On a plain table, the engine finds the degree of a row when a walk visits it."""
     table = torch.from_numpy(random_table(10_000, 7, full=full))
     if not full:
         table[:1000] = -1
@@ -217,8 +217,8 @@ def test_a_plain_table_is_walked_as_its_graph(rng, random_table, full):
         ([-1, 4, 5], "graph: expected a valid prefix and then -1, got -1 before a neighbor in row 7"),
     ],
 )
-def test_a_bad_row_is_reported_where_walks_meet_it(rng, values, message):
-    """The error names the first bad row of the table, whichever a thread has met first. Unmet rows are not read."""
+def test_bad_row_is_reported_if_a_walk_visits_it(rng, values, message):
+    """The error names the first bad row of the table, on any number of threads. Unvisited rows are not read."""
     table = torch.from_numpy(rng.integers(0, 20_000, (30_000, 3)).astype(np.int32))
     table[:20_000, 0] = 7
     table[60:70] = torch.tensor([20, 21, 2**30], dtype=torch.int32)
@@ -235,8 +235,8 @@ def test_a_bad_row_is_reported_where_walks_meet_it(rng, values, message):
         random_walk_with_restart(ProximityGraph(table), [25_000], 8)
 
 
-def test_rows_that_are_all_instances_need_no_look_ups(rng, monkeypatch):
-    """``rows`` or ``ids`` that are 0 .. N - 1 give what a subset of all would, to the bit, without its tables."""
+def test_rows_of_all_instances_need_no_lookup_tables(rng, monkeypatch):
+    """``rows`` or ``ids`` equal to 0 .. N - 1 give the results of a subset to the bit, without its tables."""
     features = torch.from_numpy(rng.standard_normal((300, 8)).astype(np.float32))
 
     def run() -> list[torch.Tensor]:

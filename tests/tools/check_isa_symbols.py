@@ -1,4 +1,4 @@
-"""Fails if an object file compiled for one instruction set defines a weak symbol: the linker may then call it anywhere.
+"""Fails if an object file of one instruction set defines a weak symbol, which the linker may then use anywhere.
 
 python tests/tools/check_isa_symbols.py BUILD_DIR
 """

@@ -1,9 +1,9 @@
-"""Registers, spills and shared memory of every kernel on every architecture, from ptxas' report in a build's log.
+"""Prints registers, spills and shared memory of every kernel, from the report of ptxas in the log of a build.
 
     python tests/tools/cuda_resources.py BUILD.log [--update]
 
-Compared with cuda_resources.tsv: a kernel that spills more than it did, or whose local memory grew, is a failure. Other
-compilers than the one of the table decide otherwise; then there is only the report.
+Fails if a kernel spills more than in cuda_resources.tsv, or has a larger stack frame, on one of the architectures. If
+the compiler is not that of the table, results are not compared.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def read_log(path: Path) -> Report:
 
 
 def demangled(symbols: set[str]) -> dict[str, str]:
-    """Names without namespaces and parameters."""
+    """Returns names without namespaces and parameters, by symbol."""
     ordered = sorted(symbols)
     names = subprocess.run(["c++filt"], input="\n".join(ordered), capture_output=True, text=True, check=True).stdout
     short = [re.sub(r"^void |bse::cuda::|\((?!\w*\)\d).*$", "", name) for name in names.splitlines()]

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs the kernel tests against a build with AddressSanitizer and UndefinedBehaviorSanitizer.
 #   tests/tools/run_asan.sh PYTHON
-# The sanitized package lives in a virtual environment of its own that borrows the other packages of PYTHON's. Leaks are
-# not looked for: the interpreter and torch keep their own.
+# The sanitized package has a virtual environment of its own, which uses the other packages of PYTHON's environment.
+# Leaks are not checked: the interpreter and torch have some of their own.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=$1
@@ -14,7 +14,7 @@ site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("pureli
 "$python" -m pip --python "$venv/bin/python" --disable-pip-version-check -q install --no-build-isolation --no-deps --force-reinstall \
   --config-settings=build-dir=build/asan/cmake --config-settings=cmake.build-type=RelWithDebInfo \
   --config-settings=cmake.define.BSE_ASAN=ON --config-settings=install.strip=false .
-# libstdc++ too: otherwise the sanitizer cannot find the real __cxa_throw and aborts at the first exception.
+# Without libstdc++, the sanitizer cannot find the real __cxa_throw and aborts at the first exception.
 libraries=$(for name in libasan.so libubsan.so libstdc++.so; do g++ -print-file-name=$name; done | paste -sd:)
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1
 LD_PRELOAD="$libraries" "$venv/bin/python" - <<'PY'

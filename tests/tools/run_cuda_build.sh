@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds the wheel with the CUDA engine and looks at what came out; needs nvcc, but no GPU.
-#   tests/tools/run_cuda_build.sh PYTHON [ARCHITECTURES]   e.g. 90-real; without: all that wheels are for
-# The resources of every kernel are compared with tests/tools/cuda_resources.tsv. The wheel has to import and run its CPU
-# engine on a machine without a GPU or a driver, and to say which architectures it holds.
+# Builds the wheel with the CUDA engine and checks it. Needs nvcc, but no GPU.
+#   tests/tools/run_cuda_build.sh PYTHON [ARCHITECTURES]   e.g. 90-real; default: all architectures of wheels
+# Compares the resources of every kernel with tests/tools/cuda_resources.tsv. The wheel must import and run its CPU
+# engine on a machine without a GPU or a driver, and must name its architectures.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-python=$(realpath -s "$(command -v "$1")") # what follows changes directory; the link is the virtual environment's
+python=$(realpath -s "$(command -v "$1")") # absolute, and still the link of the virtual environment
 export PATH="$(dirname "$python"):$PATH"     # cmake and ninja
 if ! command -v nvcc >/dev/null; then
   echo "not built: no nvcc here"
@@ -23,7 +23,7 @@ mkdir -p build/cuda_wheel
 
 "$python" -m zipfile -e build/cuda_wheel/*.whl build/cuda_wheel/site
 site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-cd build/cuda_wheel/site # before the editable install that the environment may have
+cd build/cuda_wheel/site # comes before an editable install in the environment
 PYTHONSAFEPATH=1 "$python" -S - "$PWD" "$site" "${2:-80-real, 86-real}" <<'PY'
 import sys
 sys.path[:0] = sys.argv[1:3]

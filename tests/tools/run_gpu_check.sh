@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, on a machine that has one and no network: `make gpu-check PYTHON=python3`.
+# Runs all checks that need a GPU, on a machine with one and without network: `make gpu-check PYTHON=python3`.
 #   tests/tools/run_gpu_check.sh PYTHON
-# PYTHON has torch, numpy, pybind11, scikit-build-core, cmake and pytest. Builds for the GPU at hand, runs the emulator's
-# selftest and the kernels' native tests on it, all tests marked needs_cuda with no way to skip, compute-sanitizer on a few
-# of them, and the benchmark, whose table comes last. Logs: build/gpu (and $OUT, if set).
+# PYTHON has torch, numpy, pybind11, scikit-build-core, cmake and pytest. Builds for the GPU at hand. Runs the selftest
+# of the emulator, the kernel tests, all tests marked needs_cuda (none may be skipped), compute-sanitizer on a few of
+# them, and the benchmark, whose table comes last. Logs go to build/gpu (and to $OUT, if set).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=$1
@@ -11,7 +11,7 @@ build=build/gpu
 rm -rf "$build/site"
 mkdir -p "$build"
 failures=()
-step() { # NAME COMMAND...: goes on after a failure, and says so at the end
+step() { # NAME COMMAND...: continues after a failure, which is reported at the end
   local name=$1
   shift
   local start=$SECONDS
@@ -35,16 +35,16 @@ step selftests tests/emulator/run.sh cuda
 step tests timeout 150 "${pytest[@]}" -m needs_cuda "${tests[@]}"
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
-    # Without torch's own cache of memory the tool sees where each array ends.
+    # Without torch's cache of memory, the tool sees where each array ends.
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
       step "$tool" timeout 90 compute-sanitizer --tool "$tool" --error-exitcode 9 --target-processes all \
-      "${pytest[@]}" -m needs_cuda -k "oracle or test_walks or (test_partitions and soft) or (tensor_cores and near)" \
+      "${pytest[@]}" -m needs_cuda -k "equals_the_oracle or test_walks_equal or (test_partitions and soft) or (tensor_core and near)" \
       "${tests[@]}"
   done
 else
   echo "compute-sanitizer: not here"
 fi
-# Safe path off: benchmarks is a package of this folder.
+# Without the safe path, because benchmarks is a package of this folder.
 export PYTHONPATH="$PWD/$build/site:$PWD"
 step benchmark timeout 240 "$python" -m benchmarks.gpu
 if [ -n "${OUT:-}" ]; then

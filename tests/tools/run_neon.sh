@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Compiles the CPU engine for aarch64 and runs tests/cpu/isa_test.cpp under emulation: NEON against scalar, to the bit.
+# Compiles the CPU engine for aarch64 and runs tests/cpu/isa_test.cpp under emulation: NEON equals scalar to the bit.
 #   tests/tools/run_neon.sh PYTHON
-# The compiler is clang as packaged by ziglang (pip), the emulator qemu-user: an installed one, or Debian's package
-# unpacked under build/. Where neither is to be had it is compiled only, and that is said.
+# The compiler is clang as packaged by ziglang (pip). The emulator is qemu-user, either installed or unpacked from the
+# Debian package under build/. Without either, the program is compiled but not run, and the script says so.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=$1

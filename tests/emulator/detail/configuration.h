@@ -1,4 +1,4 @@
-// Config from the environment.
+// Reads the Config from environment variables.
 #pragma once
 
 #include <cerrno>

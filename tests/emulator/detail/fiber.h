@@ -1,8 +1,8 @@
-// Stackful fibers: ten instructions a switch on x86-64, ucontext elsewhere (several times slower, for its system
-// calls).
+// Fibers with stacks of their own. A switch takes 15 instructions on x86-64. Elsewhere it uses ucontext, which is
+// several times slower because of its system calls.
 //
-// Switches are told to the sanitizers, to ThreadSanitizer as "no synchronization": it then sees the fibers as threads
-// that run at once, and reports races between them.
+// Sanitizers are notified of switches, ThreadSanitizer with the flag for "no synchronization". So it sees the fibers as
+// concurrent threads, and reports races between them.
 #pragma once
 
 #include <sys/mman.h>
@@ -17,7 +17,7 @@
 
 #if defined(__x86_64__) && !defined(BSE_EMULATOR_UCONTEXT)
 #define BSE_EMULATOR_ASSEMBLY 1
-// Saves the callee-saved registers on the stack, stores the stack pointer, and continues where the other did so.
+// Saves the callee-saved registers on the stack, stores the stack pointer, and continues on the other stack.
 extern "C" void bse_emulator_switch(void** saved_stack_pointer, void* stack_pointer);
 asm(R"(
 .text
@@ -53,12 +53,12 @@ namespace {
 
 class Fiber {
  public:
-  // Without a stack: stands for the thread that calls launch().
+  // A fiber without a stack of its own: the host thread that calls launch().
   Fiber() = default;
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
 
-  // A stack of whole pages with a page below it that faults.
+  // A fiber with a stack of whole pages. The page below it faults.
   explicit Fiber(size_t num_stack_bytes) {
     const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
     stack_size_ = (num_stack_bytes + page - 1) / page * page;
@@ -68,7 +68,7 @@ class Fiber {
     mprotect(mapping, page, PROT_NONE);
     stack_ = static_cast<char*>(mapping) + page;
     owns_stack_ = true;
-    // Stacks at equal distances would compete for the same cache sets: start each a little lower.
+    // Stacks at equal distances would compete for the same cache sets, so each starts at another offset.
     static size_t num_created = 0;
     color_ = num_created++ % 32 * 128;
     create_tsan_fiber();
@@ -81,7 +81,7 @@ class Fiber {
     munmap(static_cast<char*>(const_cast<void*>(stack_)) - page, stack_size_ + page);
   }
 
-  // Before the host's first switch of a launch.
+  // Must be called before the host's first switch of a launch.
   void become_host() {
     stack_ = nullptr;
     stack_size_ = 0;
@@ -90,12 +90,12 @@ class Fiber {
 
   // The next switch to this fiber calls `entry`, which must not return.
   void prepare(void (*entry)()) {
-    unpoison(stack_, stack_size_);  // a fiber that was abandoned after an error left red zones
+    unpoison(stack_, stack_size_);  // a fiber abandoned after an error has left red zones
     fake_stack_ = nullptr;
     char* const bottom = static_cast<char*>(const_cast<void*>(stack_));
 #if BSE_EMULATOR_ASSEMBLY
     void** top = reinterpret_cast<void**>(bottom + stack_size_ - color_);
-    *--top = nullptr;  // where `entry` would return to; also aligns its frame
+    *--top = nullptr;  // return address of `entry`; also aligns its frame
     *--top = reinterpret_cast<void*>(entry);
     for (int i = 0; i < 6; ++i) *--top = nullptr;
     stack_pointer_ = top;
@@ -107,7 +107,7 @@ class Fiber {
 #endif
   }
 
-  // After an error: the fiber will not continue, and what it did happened before what `address` is acquired for.
+  // Gives the fiber up after an error. Its work so far happens before all that follows an acquire of `address`.
   void abandon(Fiber& host, void* address) {
     if (tsan_ == nullptr) return;
     __tsan_switch_to_fiber(tsan_, 1);
@@ -132,7 +132,7 @@ class Fiber {
     }
   }
 
-  // To be called first in `entry`. The first fiber of a launch learns the host's stack.
+  // Must be called first in `entry`. The first fiber of a launch stores the host's stack.
   static void entered(Fiber& host) {
     if (__sanitizer_finish_switch_fiber == nullptr) return;
     const void* bottom = nullptr;
@@ -147,7 +147,7 @@ class Fiber {
  private:
   void create_tsan_fiber() { tsan_ = has_tsan() ? __tsan_create_fiber(0) : nullptr; }
 
-  const void* stack_ = nullptr;  // the host's is known to AddressSanitizer only
+  const void* stack_ = nullptr;  // only AddressSanitizer knows the host's stack
   bool owns_stack_ = false;
   size_t stack_size_ = 0, color_ = 0;
   void *fake_stack_ = nullptr, *tsan_ = nullptr;
@@ -158,8 +158,8 @@ class Fiber {
 #endif
 };
 
-// Fibers for the threads of blocks, kept between blocks and launches. Last in, first out: of two blocks one after the
-// other, equal threads rarely get the same fiber, which would order them for ThreadSanitizer and hide their races.
+// Fibers for the threads of blocks, kept between blocks and launches, last in, first out. So equal threads of
+// consecutive blocks rarely get the same fiber. One fiber would order them for ThreadSanitizer and hide their races.
 class FiberPool {
  public:
   ~FiberPool() {

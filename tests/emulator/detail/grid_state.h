@@ -1,4 +1,4 @@
-// Threads, warps and blocks while they run.
+// State of running threads, warps and blocks.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +34,7 @@ struct Thread : ThreadIdentity {
   int lane;
   ThreadState state;
 
-  // What it waits for, where, and what comes of it.
+  // What the thread waits for and where, with arguments and result.
   CallSite site;
   WarpOperation operation;
   unsigned mask;
@@ -42,18 +42,18 @@ struct Thread : ThreadIdentity {
   uint64_t value;
   char* barrier_address;  // of a __syncwarp
 
-  int num_async_groups;  // closed ones
+  int num_async_groups;  // committed groups
   std::vector<AsyncCopy> async_copies;
 };
 
 struct Warp {
   Thread* lanes[kNumLanes];
-  unsigned exited;   // lanes that have, or never were
+  unsigned exited;   // lanes that have exited, or do not exist
   unsigned waiting;  // lanes in a collective
   uint32_t rank;     // for schedules that prefer some warps
 
-  // Addresses that stand for the warp's barriers, in turn: a lane may wait again before others have left. Should a slow
-  // one meet a much later barrier at its address, that can hide a race, never invent one.
+  // Addresses that stand for the warp's barriers, used in rotation: a lane may wait again before others have left. If a
+  // slow lane leaves after a much later barrier at its address, a race may stay hidden, but none is invented.
   char barrier_addresses[64];
   unsigned num_barriers;
 };
@@ -61,7 +61,7 @@ struct Warp {
 struct Block {
   std::vector<Thread> threads;
   std::vector<Warp> warps;
-  size_t num_threads, num_warps;  // of the vectors, those in use
+  size_t num_threads, num_warps;  // elements of the vectors in use
   unsigned num_running, num_at_barrier;
   int predicate_count, barrier_result;
   int barrier_turn;

@@ -1,4 +1,4 @@
-// SplitMix64 (Steele, Lea, Flood 2014): schedules and garbage.
+// SplitMix64 (Steele, Lea, Flood 2014), for schedules and for garbage in memory.
 #pragma once
 
 #include <cstddef>

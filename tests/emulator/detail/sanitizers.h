@@ -1,4 +1,4 @@
-// What the runtime tells AddressSanitizer and ThreadSanitizer, where a program is linked with them.
+// Notifies AddressSanitizer and ThreadSanitizer of the runtime's actions, if the program is linked with them.
 #pragma once
 
 #include <cstddef>
@@ -35,7 +35,7 @@ inline void unpoison(const void* begin, size_t size) {
   if (__asan_unpoison_memory_region != nullptr) __asan_unpoison_memory_region(begin, size);
 }
 
-// What a thread did before release(x) happened before what another does after a later acquire(x).
+// Work of a thread before release(x) happens before work of another thread after a later acquire(x).
 inline void release(void* address) {
   if (__tsan_release != nullptr) __tsan_release(address);
 }
@@ -52,8 +52,8 @@ inline void note_write(void* begin, size_t size) {
   if (__tsan_write_range != nullptr && size > 0) __tsan_write_range(begin, size);
 }
 
-// The runtime's own work is no event in the kernel's history: it hides what intercepted functions (memset, free) would
-// report. Not to be held across a switch.
+// Hides the runtime's own work from ThreadSanitizer, such as intercepted functions (memset, free). Must not be held
+// across a switch.
 class UnseenByTsan {
  public:
   UnseenByTsan() {

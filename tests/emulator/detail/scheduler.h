@@ -1,8 +1,8 @@
-// Who runs next.
+// Decides which thread runs next.
 //
-// Threads switch directly to each other; the host gets control when a block has ended, when nobody can run, and after
-// an error. Seed 0 runs threads in order, each until it waits. Otherwise the next one is drawn; every other launch has
-// favorites among the warps, so that some run far ahead.
+// Threads switch directly to each other. The host gets control when a block has ended, when no thread can run, and
+// after an error. With seed 0, threads run in order, each until it waits. Otherwise the next thread is drawn at random.
+// Every other launch prefers some warps, so that these run far ahead.
 #pragma once
 
 #include <algorithm>
@@ -54,7 +54,7 @@ class Scheduler {
     if (error_.empty()) error_ = std::move(error);
   }
 
-  // So that lists never grow while a kernel's thread runs.
+  // Reserves memory, so that lists never grow while a kernel's thread runs.
   void reserve(size_t num_threads) {
     ready_.reserve(num_threads);
     yielded_.reserve(num_threads);
@@ -65,10 +65,10 @@ class Scheduler {
     ready_.push_back(&thread);
   }
 
-  // Something happened that others may have waited for.
+  // Must be called when something happens that other threads may wait for.
   void note_progress() { num_idle_steps_ = 0; }
 
-  // From the host: runs threads until the host is needed. False if no thread can run.
+  // Called by the host. Runs threads until the host is needed. Returns false if no thread can run.
   bool run_threads() {
     Thread* const next = pick();
     if (next == nullptr) return false;
@@ -78,7 +78,7 @@ class Scheduler {
     return true;
   }
 
-  // From a thread that waits for others, or has exited.
+  // Called by a thread that waits for others or has exited. Runs the next thread.
   void switch_away(bool has_exited = false) {
     Thread& from = *running_;
     Thread* const to = pick();
@@ -92,7 +92,7 @@ class Scheduler {
     }
   }
 
-  // From a thread: back to the host.
+  // Called by a thread. Returns to the host.
   void switch_to_host(bool has_exited) { Fiber::switch_between(*running_->fiber, host_, has_exited); }
 
   void preempt(CallSite site) {
@@ -103,7 +103,7 @@ class Scheduler {
 
   void yield(CallSite site) { step_aside(yielded_, site); }
 
-  // Ends the launch. The thread never continues nor unwinds, so it must own no memory: the message is moved from.
+  // Ends the launch. The thread neither continues nor unwinds, so it must own no memory. The message is moved from.
   [[noreturn]] void fail(std::string&& message, CallSite site) {
     {
       UnseenByTsan unseen;
@@ -157,7 +157,7 @@ class Scheduler {
 
   Fiber host_;
   Thread* running_ = nullptr;
-  std::vector<Thread*> ready_, yielded_;  // the last of ready_ is next
+  std::vector<Thread*> ready_, yielded_;  // the last element of ready_ runs next
   Random random_;
   bool is_random_ = false, has_favorites_ = false;
   uint64_t preemption_ = 0;

@@ -1,6 +1,7 @@
-// The shared memory of one block: pieces between red zones, garbage at first.
+// The shared memory of one block: pieces between red zones, filled with garbage at first.
 //
-// AddressSanitizer sees the red zones at once; without it their pattern is checked when the block ends.
+// AddressSanitizer reports an access to a red zone at once. Without it, the pattern of the red zones is checked when
+// the block ends.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +32,7 @@ class SharedArena {
   void begin_block(size_t max_shared_bytes) {
     UnseenByTsan unseen;
     const size_t capacity = max_shared_bytes + kMaxPieces * (kPieceAlignment + 2 * kRedZone);
-    // New memory has no history; old memory would be one long race between blocks.
+    // New memory has no history. In old memory, ThreadSanitizer would see races between blocks.
     if (memory_ == nullptr || capacity_ != capacity || has_tsan()) {
       free_memory();
       capacity_ = capacity;
@@ -51,7 +52,7 @@ class SharedArena {
     return nullptr;
   }
 
-  // Null if there are too many.
+  // Adds a piece. Returns null if there is no room for it.
   const SharedPiece* add(const void* key, size_t num_bytes, const char* name, Random& random) {
     UnseenByTsan unseen;
     unsigned char* const begin = next_ + kRedZone;
@@ -79,11 +80,11 @@ class SharedArena {
   }
 
   struct Damage {
-    const SharedPiece* piece;  // null: none
+    const SharedPiece* piece;  // null: no damage
     bool behind;
   };
 
-  // Looks at the red zones and takes the pieces back.
+  // Ends the use of all pieces and checks their red zones. Returns the first damage.
   Damage end_block() {
     UnseenByTsan unseen;
     unpoison(memory_, capacity_);

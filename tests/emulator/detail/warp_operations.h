@@ -1,4 +1,4 @@
-// What each warp collective computes once its lanes are there.
+// Computes the results of warp collectives, once all their lanes have arrived.
 #pragma once
 
 #include <cstdint>
@@ -71,7 +71,7 @@ inline float float_of_bits(uint32_t bits) {
   return value;
 }
 
-// Fragments: csrc/cuda/runtime/ptx.h. The sum is rounded once; a GPU rounds more often, and truncates.
+// Layout of fragments: csrc/cuda/runtime/ptx.h. The sum is rounded once. A GPU rounds more often, and truncates.
 template <int kDepth>
 struct Tile {
   float a[16][kDepth], b[kDepth][8];
@@ -129,7 +129,7 @@ inline void ldmatrix(const Warp& warp) {
   }
 }
 
-// Gives the members (lanes of the mask that have not exited) their results. Null, or the member with an error.
+// Gives the members (lanes of the mask that have not exited) their results. Returns null, or a member with an error.
 inline const Thread* combine(const Warp& warp, unsigned members, const char** error) {
   const Thread& first = *warp.lanes[__builtin_ctz(members)];
   switch (first.operation) {

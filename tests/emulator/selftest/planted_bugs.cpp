@@ -1,9 +1,10 @@
-// Does the emulator find bugs? Each kernel of planted_kernels.h, right and with each of its bugs, under several seeds.
+// Checks that the emulator finds bugs: runs each kernel of planted_kernels.h, correct and with each of its bugs, under
+// several seeds.
 //
 //   planted_bugs MODE       plain, asan or tsan: how this program was compiled
-// A run counts as caught if the result is wrong, the launch throws, or a sanitizer stops the process. A bug must be
-// caught by at least one seed in the modes that its line in the table names; a correct kernel never. Reports go to
-// stderr. Compiled by nvcc, the correct kernels run on the GPU.
+// A run counts as caught if the result is wrong, the launch throws, or a sanitizer stops the process. In the modes that
+// its line in the table names, at least one seed must catch a bug. A correct kernel must never be caught. Reports go to
+// stderr. Compiled by nvcc, the program runs the correct kernels on the GPU.
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -35,7 +36,7 @@ using planted::Bug;
 using test::Array;
 using test::synchronize;
 
-// ---- one run of each kernel: is the result right?
+// ---- one run of each kernel: returns whether the result is right
 
 template <Bug kBug>
 bool rotate() {
@@ -148,8 +149,8 @@ bool last_block() {
 
 struct Case {
   const char* kernel;
-  const char* bug;    // null: none
-  const char* modes;  // in which it must be caught: p(lain), a(san), t(san)
+  const char* bug;    // null: correct
+  const char* modes;  // modes that must catch it: p(lain), a(san), t(san)
   bool (*run)();
 };
 
@@ -221,7 +222,7 @@ const char* const kOutcomeNames[] = {"right", "wrong", "report", "sanitizer", "c
 
 constexpr int kFirstCode = 100;  // exit codes apart from those of sanitizers
 
-// In a process of its own.
+// Runs a case in a process of its own.
 Outcome run_case(const Case& test, uint64_t seed) {
   std::fflush(stdout);
   const pid_t child = fork();
@@ -250,7 +251,7 @@ Outcome run_case(const Case& test, uint64_t seed) {
 }
 
 int run_matrix(const std::string& mode) {
-  const int num_seeds = mode == "plain" ? 16 : 3;  // seed 0, the fixed order, among them
+  const int num_seeds = mode == "plain" ? 16 : 3;  // including seed 0, the fixed order
   int num_failures = 0;
   for (const Case& test : kCases) {
     int counts[kNumOutcomes] = {};

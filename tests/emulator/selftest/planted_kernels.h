@@ -1,4 +1,4 @@
-// Small kernels in the shapes of the package's own, each right as kNone and wrong in one way as any other Bug.
+// Small kernels that resemble those of the package. Each is correct with kNone, and wrong in one way with another Bug.
 #pragma once
 
 #include <cstdint>
@@ -10,32 +10,32 @@ namespace bse::planted {
 
 enum class Bug {
   kNone,
-  kNoBarrierBefore,     // reads what others have not yet written
-  kNoBarrierAfter,      // overwrites what others have not yet read
+  kNoBarrierBefore,     // reads before other threads have written
+  kNoBarrierAfter,      // overwrites before other threads have read
   kDivergentBarrier,    // two barriers in two branches
-  kBarrierForSome,      // a barrier only some threads come to
-  kBarrierAgainstVote,  // some wait at a barrier, others in a vote
+  kBarrierForSome,      // a barrier that only some threads reach
+  kBarrierAgainstVote,  // some threads wait at a barrier, others in a vote
   kSharedOffByOne,      // writes one element too far
-  kUninitialized,       // shared memory is not zero at first
-  kTooLittleShared,     // takes more than it was launched with
+  kUninitialized,       // reads shared memory before it is set
+  kTooLittleShared,     // takes more shared memory than the launch has
   kMissingLane,         // a mask without the calling lane
-  kFullMaskInBranch,    // a mask of lanes that are elsewhere
+  kFullMaskInBranch,    // a full mask where some lanes are elsewhere
   kInactiveSource,      // shuffles from a lane that does not take part
-  kExitBeforeShuffle,   // lanes beyond n return, then a full mask
+  kExitBeforeShuffle,   // lanes beyond n return before a full mask
   kNoSyncwarp,          // a warp exchanges through shared memory without a barrier
-  kVoteAsBarrier,       // or with a vote, which orders nothing
+  kVoteAsBarrier,       // the same with a vote, which orders nothing
   kCheckThenAct,        // claims a hash slot by a plain read and write
   kLostUpdate,          // counts without an atomic
   kWrapsLate,           // probes one slot beyond the table
-  kNotCleared,          // hash table is not emptied
+  kNotCleared,          // does not clear the hash table
   kRaceBetweenBlocks,   // adds to global memory without an atomic
   kSameValueWrites,     // many threads write the same value
   kNoWait,              // uses a cp.async copy before its wait
   kSwappedFragments,    // mma registers in the wrong order
   kWrongLdmatrixRow,    // ldmatrix rows in the wrong order
-  kMisalignedCopy,      // cp.async to 8 bytes beyond
-  kCopiesBeyondRow,     // a tail that is not filled with zeros
-  kMisalignedVector,    // float4 load from an odd address
+  kMisalignedCopy,      // cp.async to an address that is 8 bytes off
+  kCopiesBeyondRow,     // does not fill the tail with zeros
+  kMisalignedVector,    // float4 load from a misaligned address
   kGlobalOffByOne,      // reads one element too far
   kFenceOnly,           // "last block done" with relaxed atomics
   kGridBarrier,         // waits for blocks that are not resident
@@ -88,7 +88,7 @@ __global__ void rotate_kernel(int num_rounds, const int* in, int* out) {
 
 // ---- warps
 
-// Appends the positive ones of in[n] to kept, in any order; reversed[i] is in[i] with each warp's 32 values reversed.
+// Appends the positive values of in[n] to kept, in any order. reversed[n] is in[n] with each warp's 32 values reversed.
 template <Bug kBug>
 __global__ void compact_kernel(const int* in, int n, int* num_kept, int* kept, int* reversed) {
   BSE_SHARED(int, stage, [4][32]);
@@ -124,7 +124,7 @@ constexpr uint32_t kEmpty = ~0u;
 
 BSE_DEVICE int hash_slot(uint32_t key) { return static_cast<int>(key * 2654435769u >> 26); }
 
-// histogram[key] += how often key is in in[block, n]. At most kNumSlots different keys; the table may be full.
+// histogram[key] += count of key in in[block, n]. At most kNumSlots keys are distinct, so the table may become full.
 template <Bug kBug>
 __global__ void histogram_kernel(const uint32_t* in, int n, int* histogram, int* is_full) {
   BSE_SHARED(uint32_t, keys, [kNumSlots]);
@@ -237,7 +237,7 @@ __global__ void vector_kernel(const float* in, int n, float* out) {
   out[thread] = v.x + v.y + v.z + v.w + in[kBug == Bug::kGlobalOffByOne ? 4 * n : 4 * n - 1];
 }
 
-// total = sum over blocks of (block + 1), added up by the last one to finish.
+// total = sum over blocks of (block + 1), added up by the last block to finish.
 template <Bug kBug>
 __global__ void last_block_kernel(int* parts, unsigned* num_done, int* total) {
   if (threadIdx.x != 0) return;

@@ -1,7 +1,7 @@
-// Every built-in of csrc/cuda/runtime/device.h and ptx.h against known answers.
+// Compares every built-in of csrc/cuda/runtime/device.h and ptx.h with known answers.
 //
-// Compiled by g++ it tests the emulator, under several schedules; compiled by nvcc (-x cu) and run on a GPU it tests
-// that the emulator's answers are the device's.
+// Compiled by g++, it tests the emulator under several schedules. Compiled by nvcc (-x cu) and run on a GPU, it tests
+// that the device gives the same answers.
 
 #include <cmath>
 #include <cstdint>
@@ -32,7 +32,7 @@ int num_failures = 0;
 
 constexpr unsigned kAllLanes = ~0u;
 
-// ---- who am I
+// ---- indices of threads and blocks
 
 __global__ void identity_kernel(int* out) {
   const unsigned thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
@@ -143,7 +143,7 @@ void test_warp() {
   }
 }
 
-// Lanes that loop for different times, and a last warp that is not full.
+// Lanes loop different numbers of times, and the last warp may not be full.
 __global__ void divergent_kernel(int* out) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
   int sum = 0;
@@ -195,7 +195,7 @@ void test_barriers() {
   }
 }
 
-// Static and dynamic shared memory, exchanged across the block in rounds.
+// Exchanges static shared memory across the block in rounds, and uses dynamic shared memory.
 __global__ void shared_kernel(int num_rounds, int* out) {
   BSE_SHARED(int, table, [2][128]);
   BSE_SHARED(int, total);
@@ -306,7 +306,7 @@ void test_atomics() {
   EXPECT(got.compared64 == uint64_t{9} << 40);
 }
 
-// The last block adds up what all have written; a lock guards a counter that is not atomic.
+// The last block adds up what all blocks have written. A lock guards a counter that is not atomic.
 __global__ void last_block_kernel(int* parts, unsigned* num_done, unsigned* lock, int* counter, int* total) {
   if (threadIdx.x != 0) return;
   while (atomicCAS(lock, 0u, 1u) != 0) device::yield();
@@ -513,7 +513,7 @@ void test_ldmatrix() {
   }
 }
 
-// Three stages under way; the last copies have fewer bytes to read. out[thread] adds up what its neighbor copied.
+// Keeps three stages in flight. The last copies read fewer bytes. out[thread] adds up what the next thread copied.
 __global__ void cp_async_kernel(const uint32_t* in, int num_steps, int num_last_bytes, uint32_t* out) {
   constexpr int kStages = 3;
   BSE_SHARED(uint4, stages, [kStages][64]);

@@ -1,4 +1,4 @@
-// What only the emulator has: reports, reproducible schedules, launches from several host threads.
+// Tests what only the emulator has: reports, reproducible schedules, and launches from several host threads.
 
 #include <cstdint>
 #include <cstdio>
@@ -123,7 +123,7 @@ __global__ void count_kernel(int num_rounds, int* out) {
   }
 }
 
-// The order in which threads of two blocks come to an atomic.
+// Records the order in which threads of two blocks reach an atomic.
 __global__ void order_kernel(unsigned* num_tickets, unsigned* out) {
   for (int i = 0; i < 3; ++i) out[(blockIdx.x * blockDim.x + threadIdx.x) * 3 + i] = atomicAdd(num_tickets, 1u);
 }
