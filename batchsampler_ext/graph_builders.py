@@ -12,7 +12,7 @@ from ._engine import validate
 from ._engine.arrays import Matrix, address, as_matrix, require_device
 from ._engine.backend import engine
 from ._engine.deferred_checks import DeferredChecks
-from ._engine.requests import KnnRequest, ProximityGraphRequest, Selection
+from ._engine.requests import Edges, KnnRequest, ProximityGraphRequest, Resources, Selection
 from .graph import ProximityGraph
 
 __all__ = ["GraphConfig", "Neighbors", "knn", "knn_graph", "proximity_graph"]
@@ -174,7 +174,7 @@ def proximity_graph(
     resources = _resources(config.num_threads, config.max_memory, progress)
     status = None
     if num_candidates > 0:
-        status = engine(query.device).proximity_graph(request, **graph_rows.addresses(), **resources)
+        status = engine(query.device).proximity_graph(request, graph_rows.edges(), resources)
     return ProximityGraph._from_engine(
         graph_rows.neighbors, graph_rows.scores, subset, query.num_rows, [*checks.statuses, status]
     )
@@ -232,7 +232,7 @@ def knn_graph(
         selection=filters.selection(num_neighbors, sort=True),
     )
     resources = _resources(num_threads, max_memory, progress)
-    status = engine(query.device).knn(request, **graph_rows.addresses(), **resources)
+    status = engine(query.device).knn(request, graph_rows.edges(), resources)
     return ProximityGraph._from_engine(
         graph_rows.neighbors, graph_rows.scores, subset, query.num_rows, [*checks.statuses, status]
     )
@@ -290,7 +290,7 @@ def knn(
         selection=filters.selection(num_neighbors, sort=True),
     )
     resources = _resources(num_threads, max_memory, progress)
-    status = engine(query.device).knn(request, **found.addresses(), **resources)
+    status = engine(query.device).knn(request, found.edges(), resources)
     assert found.scores is not None
     if status is not None:
         status.check()
@@ -305,16 +305,12 @@ class _Rows:
         self.neighbors = torch.empty(shape, dtype=torch.int32, device=device)
         self.scores = torch.empty(shape, dtype=torch.float32, device=device) if with_scores else None
 
-    def addresses(self) -> dict[str, Any]:
-        return {"neighbors": address(self.neighbors), "scores": address(self.scores)}
+    def edges(self) -> Edges:
+        return Edges(address(self.neighbors), address(self.scores))
 
 
-def _resources(num_threads: Any, max_memory: Any, progress: Any) -> dict[str, Any]:
-    return {
-        "num_threads": validate.num_threads(num_threads),
-        "max_memory": validate.max_memory(max_memory),
-        "progress": validate.progress(progress),
-    }
+def _resources(num_threads: Any, max_memory: Any, progress: Any) -> Resources:
+    return Resources(validate.num_threads(num_threads), validate.max_memory(max_memory), validate.progress(progress))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .requests import BankTables, GraphLayout, KnnRequest, PartitionRequest, ProximityGraphRequest, WalkRequest
+from . import requests
 
 _WALK, _UNIFORM = 0, 4  # the codes of csrc/common/strategy.h that run on a device
 
@@ -84,28 +84,24 @@ class CudaEngine:
         self._module, self._device = module, device
 
     def proximity_graph(
-        self, request: ProximityGraphRequest, *, neighbors: int, scores: int, num_threads: int, max_memory: int,
-        progress: object,
-    ) -> DeviceStatus:  # fmt: skip
-        """As ``_core.proximity_graph``. Threads and progress are for CPUs only."""
-        names = ("features", "documents")
-        return self._find_edges(self._module.ProximityGraphCall, request, names, neighbors, scores, max_memory)
-
-    def knn(
-        self, request: KnnRequest, *, neighbors: int, scores: int, num_threads: int, max_memory: int, progress: object
+        self, request: requests.ProximityGraphRequest, edges: requests.Edges, resources: requests.Resources
     ) -> DeviceStatus:
-        """As ``_core.knn``. Threads and progress are for CPUs only."""
-        names = ("features", "documents") if request.exclude_self else ("queries", "base")
-        return self._find_edges(self._module.KnnCall, request, names, neighbors, scores, max_memory)
+        """As ``_core.proximity_graph``."""
+        return self._find_edges("ProximityGraphCall", request, ("features", "documents"), edges, resources)
 
-    def row_degrees(self, graph: GraphLayout, *, num_threads: int, degrees: int) -> DeviceStatus:
+    def knn(self, request: requests.KnnRequest, edges: requests.Edges, resources: requests.Resources) -> DeviceStatus:
+        """As ``_core.knn``."""
+        names = ("features", "documents") if request.exclude_self else ("queries", "base")
+        return self._find_edges("KnnCall", request, names, edges, resources)
+
+    def row_degrees(self, graph: requests.GraphLayout, *, num_threads: int, degrees: int) -> DeviceStatus:
         """As ``_core.row_degrees``."""
         with self._current():
             status = self._new_status()
             self._module.row_degrees(graph, degrees=degrees, status=status.data_ptr(), stream=_stream(self._device))
         return DeviceStatus(status, self._graph_message(graph))
 
-    def walk_batches(self, request: WalkRequest, *, num_threads: int, nodes: int, counts: int) -> DeviceStatus:
+    def walk_batches(self, request: requests.WalkRequest, *, num_threads: int, nodes: int, counts: int) -> DeviceStatus:
         """As ``_core.walk_batches``, for walks and uniform batches; the graph has its degrees."""
         assert not request.graph.finds_degrees
         if request.strategy not in (_WALK, _UNIFORM):
@@ -116,7 +112,7 @@ class CudaEngine:
         call = self._module.WalkCall(request)
         return self._queue(call, self._graph_message(request.graph), nodes=nodes, counts=counts)
 
-    def partition_epoch(self, request: PartitionRequest, *, num_threads: int, nodes: int) -> int:
+    def partition_epoch(self, request: requests.PartitionRequest, *, num_threads: int, nodes: int) -> int:
         """As ``_core.partition_epoch``. Waits for the device now and then: what comes next depends on its counters."""
         call = self._module.PartitionCall(request)
         walks = self._reference_walks(call.num_reference_walks, request)
@@ -139,7 +135,7 @@ class CudaEngine:
         DeviceStatus(status, self._graph_message(request.graph)).check()
         return num_filled
 
-    def _reference_walks(self, num_walks: int, partition: PartitionRequest) -> torch.Tensor | None:
+    def _reference_walks(self, num_walks: int, partition: requests.PartitionRequest) -> torch.Tensor | None:
         """Nodes of independent walks from the first rows of the root order; their own status is the partition's."""
         if num_walks == 0:
             return None
@@ -149,7 +145,7 @@ class CudaEngine:
         nodes = torch.empty((num_walks, partition.batch_size), dtype=torch.int32, device=self._device)
         counts = torch.empty((4, num_walks), dtype=torch.int64, device=self._device)
         ids = torch.arange(num_walks, device=self._device)
-        walks = WalkRequest(
+        walks = requests.WalkRequest(
             partition.graph, _WALK, order.data_ptr(), ids.data_ptr(), num_walks, partition.batch_size,
             partition.restart_threshold, seed, epoch,
         )  # fmt: skip
@@ -172,7 +168,7 @@ class CudaEngine:
         error_log[-1] = 0
         return error_log
 
-    def update_bank(self, tables: BankTables, **arguments: Any) -> None:
+    def update_bank(self, tables: requests.BankTables, **arguments: Any) -> None:
         """As ``_core.update_bank``, but what is wrong is left in the error log."""
         with self._current():
             scratch = torch.empty(self._module.bank_scratch_bytes, dtype=torch.uint8, device=self._device)
@@ -188,20 +184,21 @@ class CudaEngine:
         )
 
     def _find_edges(
-        self, make_call: Callable[..., Any], request: ProximityGraphRequest | KnnRequest, names: tuple[str, str],
-        neighbors: int, scores: int, max_memory: int,
+        self, call_name: str, request: requests.ProximityGraphRequest | requests.KnnRequest, names: tuple[str, str], edges: requests.Edges,
+        resources: requests.Resources,
     ) -> DeviceStatus:  # fmt: skip
         """names: what the two matrices are called in messages."""
+        make_call = getattr(self._module, call_name)
         with self._current():  # a plan depends on the device
-            call = make_call(request, has_scores=scores != 0, max_memory=max_memory)
+            call = make_call(request, has_scores=edges.scores != 0, max_memory=resources.max_memory)
         features, documents = names
 
         def message(words: torch.Tensor) -> str:
             return self._module.status_message(words.tolist(), features=features, documents=documents)
 
-        return self._queue(call, message, neighbors=neighbors, scores=scores)
+        return self._queue(call, message, edges=edges)
 
-    def _queue(self, call: Any, message: Callable[[torch.Tensor], str], **results: int) -> DeviceStatus:
+    def _queue(self, call: Any, message: Callable[[torch.Tensor], str], **results: Any) -> DeviceStatus:
         """Runs a call that has been checked."""
         with self._current():
             # Freed on return, but the allocator hands it to others only after what is queued on this stream.
@@ -223,7 +220,7 @@ class CudaEngine:
     def _new_status(self) -> torch.Tensor:
         return torch.full((self._module.num_status_words,), -1, dtype=torch.int64, device=self._device)
 
-    def _graph_message(self, graph: GraphLayout) -> Callable[[torch.Tensor], str]:
+    def _graph_message(self, graph: requests.GraphLayout) -> Callable[[torch.Tensor], str]:
         return lambda words: self._module.status_message(words.tolist(), num_instances=graph.num_instances)
 
 

@@ -6,14 +6,11 @@ in the docstrings of ``_core``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 from .. import _core
 from .cuda import DeviceStatus
-from .requests import GraphLayout, KnnRequest, PartitionRequest, ProximityGraphRequest, WalkRequest
-
-Progress = Callable[[int, int], object]
+from . import requests
 
 
 class Engine(Protocol):
@@ -28,34 +25,20 @@ class Engine(Protocol):
         """Whether ``walk_batches`` takes a graph without degrees and with unchecked ids, and checks what it reads."""
 
     def proximity_graph(
-        self,
-        request: ProximityGraphRequest,
-        *,
-        neighbors: int,
-        scores: int,
-        num_threads: int,
-        max_memory: int,
-        progress: Progress | None,
+        self, request: requests.ProximityGraphRequest, edges: requests.Edges, resources: requests.Resources
     ) -> DeviceStatus | None: ...
 
     def knn(
-        self,
-        request: KnnRequest,
-        *,
-        neighbors: int,
-        scores: int,
-        num_threads: int,
-        max_memory: int,
-        progress: Progress | None,
+        self, request: requests.KnnRequest, edges: requests.Edges, resources: requests.Resources
     ) -> DeviceStatus | None: ...
 
-    def row_degrees(self, graph: GraphLayout, *, num_threads: int, degrees: int) -> DeviceStatus | None: ...
+    def row_degrees(self, graph: requests.GraphLayout, *, num_threads: int, degrees: int) -> DeviceStatus | None: ...
 
     def walk_batches(
-        self, request: WalkRequest, *, num_threads: int, nodes: int, counts: int
+        self, request: requests.WalkRequest, *, num_threads: int, nodes: int, counts: int
     ) -> DeviceStatus | None: ...
 
-    def partition_epoch(self, request: PartitionRequest, *, num_threads: int, nodes: int) -> int:
+    def partition_epoch(self, request: requests.PartitionRequest, *, num_threads: int, nodes: int) -> int:
         """Never queued. Returns the number of random fills."""
 
     def root_order(self, *, n: int, seed: int, epoch: int, out: int) -> None: ...

@@ -6,6 +6,7 @@ field are in csrc/common/requests.h and csrc/common/layouts.h.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 
@@ -57,6 +58,21 @@ class KnnRequest(NamedTuple):
     num_base: int
     exclude_self: bool
     selection: Selection
+
+
+class Edges(NamedTuple):
+    """Where the result of a search goes."""
+
+    neighbors: int
+    scores: int
+
+
+class Resources(NamedTuple):
+    """What a search on the CPU may use. Other engines take ``max_memory`` alone."""
+
+    num_threads: int
+    max_memory: int
+    progress: Callable[[int, int], object] | None
 
 
 class WalkRequest(NamedTuple):

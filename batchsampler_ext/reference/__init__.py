@@ -60,12 +60,15 @@ class WordStream:
                 return product >> 32
 
 
+def mix(x: int, mask: int, shifts: tuple[int, int, int], factors: tuple[int, int]) -> int:
+    """The hash of csrc/common/hash.h, for words of the mask's width."""
+    x = (x ^ x >> shifts[0]) * factors[0] & mask
+    x = (x ^ x >> shifts[1]) * factors[1] & mask
+    return x ^ x >> shifts[2]
+
+
 def mix32(x: int) -> int:
-    x ^= x >> 16
-    x = x * 0x7FEB352D & MASK32
-    x ^= x >> 15
-    x = x * 0x846CA68B & MASK32
-    return x ^ x >> 16
+    return mix(x, MASK32, (16, 15, 16), (0x7FEB352D, 0x846CA68B))
 
 
 def keyed_permutation(n: int, seed: int, purpose: int, epoch: int = 0, major: int = 0) -> list[int]:

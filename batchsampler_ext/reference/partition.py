@@ -14,6 +14,7 @@ from ..reference import (
     ROOT_ORDER,
     WordStream,
     keyed_permutation,
+    mix,
     philox4x32,
     restart_threshold,
     walk_batch,
@@ -35,11 +36,7 @@ FILL_STAGE = 1 + NUM_DISSOLVES + NUM_TELEPORTS
 
 
 def mix64(x: int) -> int:
-    x ^= x >> 30
-    x = x * 0xBF58476D1CE4E5B9 & MASK64
-    x ^= x >> 27
-    x = x * 0x94D049BB133111EB & MASK64
-    return x ^ x >> 31
+    return mix(x, MASK64, (30, 27, 31), (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 def keyed_hash(key: int, value: int) -> int:

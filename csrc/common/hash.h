@@ -11,22 +11,17 @@
 
 namespace bse {
 
-BSE_HOST_DEVICE inline uint32_t mix32(uint32_t x) {
-  x ^= x >> 16;
-  x *= 0x7FEB352Du;
-  x ^= x >> 15;
-  x *= 0x846CA68Bu;
-  x ^= x >> 16;
-  return x;
+template <class Word>
+BSE_HOST_DEVICE inline Word mix(Word x, int shift0, Word factor0, int shift1, Word factor1, int shift2) {
+  x = (x ^ x >> shift0) * factor0;
+  x = (x ^ x >> shift1) * factor1;
+  return x ^ x >> shift2;
 }
 
+BSE_HOST_DEVICE inline uint32_t mix32(uint32_t x) { return mix(x, 16, 0x7FEB352Du, 15, 0x846CA68Bu, 16); }
+
 BSE_HOST_DEVICE inline uint64_t mix64(uint64_t x) {
-  x ^= x >> 30;
-  x *= 0xBF58476D1CE4E5B9ull;
-  x ^= x >> 27;
-  x *= 0x94D049BB133111EBull;
-  x ^= x >> 31;
-  return x;
+  return mix(x, 30, uint64_t{0xBF58476D1CE4E5B9}, 27, uint64_t{0x94D049BB133111EB}, 31);
 }
 
 BSE_HOST_DEVICE inline uint64_t keyed_hash(uint64_t key, uint64_t value) {

@@ -6,139 +6,128 @@
 
 #include <pybind11/pybind11.h>
 
+#include <utility>
+
+#include "common/layouts.h"
 #include "common/random_stream.h"
 #include "common/requests.h"
 #include "python/pointers.h"
 
 namespace bse {
 
-template <class T>
-void read(const pybind11::handle& object, const char* name, T& field) {
-  field = object.attr(name).cast<T>();
-}
+// Reads fields by name: from("rows", request.rows)("seed", request.seed).
+class Fields {
+ public:
+  explicit Fields(pybind11::object object) : object_(std::move(object)) {}
 
-template <class T>
-void read(const pybind11::handle& object, const char* name, T*& field) {
-  field = pointer<T>(object.attr(name).cast<uintptr_t>());
-}
+  bool has(const char* name) const { return !object_.attr(name).is_none(); }
+  Fields inner(const char* name) const { return Fields(object_.attr(name)); }
 
-inline void read(const pybind11::handle& object, const char* name, MatrixLayout& matrix) {
-  const pybind11::object layout = object.attr(name);
-  read(layout, "address", matrix.data);
-  matrix.dtype = dtype_of_code(layout.attr("dtype_code").cast<int>());
-  read(layout, "num_rows", matrix.num_rows);
-  read(layout, "dim", matrix.dim);
-  read(layout, "row_stride", matrix.row_stride_elements);
-  read(layout, "round_to_bf16", matrix.round_to_bf16);
+  template <class T>
+  const Fields& operator()(const char* name, T& field) const {
+    field = object_.attr(name).cast<T>();
+    return *this;
+  }
+  template <class T>
+  const Fields& operator()(const char* name, T*& field) const {
+    field = pointer<T>(object_.attr(name).cast<uintptr_t>());
+    return *this;
+  }
+  // An enumeration with the codes 0 to last.
+  template <class T>
+  const Fields& code(const char* name, T& field, T last) const {
+    const int value = object_.attr(name).cast<int>();
+    require(value >= 0 && value <= static_cast<int>(last), name);
+    field = static_cast<T>(value);
+    return *this;
+  }
+
+ private:
+  pybind11::object object_;
+};
+
+inline void read(const Fields& from, MatrixLayout& matrix) {
+  from("address", matrix.data).code("dtype_code", matrix.dtype, DType::kFloat16)("num_rows", matrix.num_rows);
+  from("dim", matrix.dim)("row_stride", matrix.row_stride_elements)("round_to_bf16", matrix.round_to_bf16);
   require(matrix.data != nullptr && matrix.num_rows > 0 && matrix.dim > 0, "a matrix that is not empty");
 }
 
-// The matrix `name`, or `other` if it is None. Returns whether there is one.
+// Reads the matrix `name`, or takes `other` if it is None. Returns whether there is one.
 template <class Matrix>
-bool read_optional(const pybind11::handle& object, const char* name, Matrix& matrix, const Matrix& other) {
+bool read_optional(const Fields& from, const char* name, Matrix& matrix, const Matrix& other) {
   matrix = other;
-  if (object.attr(name).is_none()) return false;
-  read(object, name, static_cast<MatrixLayout&>(matrix));
+  if (!from.has(name)) return false;
+  read(from.inner(name), matrix);
   require(matrix.dim == other.dim, "two matrices of one width");
   return true;
 }
 
-inline void read(const pybind11::handle& layout, GraphLayout& graph) {
-  read(layout, "neighbors", graph.neighbors);
-  read(layout, "num_rows", graph.num_rows);
-  read(layout, "num_neighbors", graph.num_neighbors);
-  read(layout, "degrees", graph.degrees);
-  read(layout, "row_of", graph.row_of);
-  read(layout, "num_instances", graph.num_instances);
+inline void read(const Fields& from, GraphLayout& graph) {
+  from("neighbors", graph.neighbors)("num_rows", graph.num_rows)("num_neighbors", graph.num_neighbors);
+  from("degrees", graph.degrees)("row_of", graph.row_of)("num_instances", graph.num_instances);
   require(graph.num_rows > 0 && graph.num_instances < int64_t{1} << 31, "1 <= rows and fewer than 2**31 instances");
 }
 
-inline void read(const pybind11::handle& object, const char* name, Selection& selection) {
-  const pybind11::object fields = object.attr(name);
-  const int metric = fields.attr("metric").cast<int>();
-  selection.metric = static_cast<Metric>(metric);
-  read(fields, "num_neighbors", selection.num_neighbors);
-  read(fields, "range_min", selection.range_min);
-  read(fields, "labels", selection.labels);
-  selection.has_max_score = !fields.attr("max_score").is_none();
-  if (selection.has_max_score) read(fields, "max_score", selection.max_score);
-  read(fields, "sort", selection.sort);
-  require(metric >= 0 && metric <= 2 && selection.num_neighbors > 0 && selection.range_min >= 0,
-          "a metric code, K > 0, range_min >= 0");
+inline void read(const Fields& from, Selection& selection) {
+  from.code("metric", selection.metric, Metric::kL2)("num_neighbors", selection.num_neighbors);
+  from("range_min", selection.range_min)("labels", selection.labels)("sort", selection.sort);
+  selection.has_max_score = from.has("max_score");
+  if (selection.has_max_score) from("max_score", selection.max_score);
+  require(selection.num_neighbors > 0 && selection.range_min >= 0, "K > 0, range_min >= 0");
 }
 
 // Tables: an engine's BankTables.
 template <class Tables>
-void read_tables(const pybind11::handle& object, Tables& bank) {
-  read(object, "data", bank.data);
-  read(object, "documents", bank.documents);
-  bank.dtype = dtype_of_code(object.attr("dtype_code").cast<int>());
-  read(object, "num_instances", bank.num_instances);
-  read(object, "dim", bank.dim);
-  read(object, "last_update", bank.last_update);
+void read_tables(const Fields& from, Tables& bank) {
+  from("data", bank.data)("documents", bank.documents).code("dtype_code", bank.dtype, DType::kFloat16);
+  from("num_instances", bank.num_instances)("dim", bank.dim)("last_update", bank.last_update);
 }
 
 template <class Matrix>
-void read(const pybind11::handle& object, BasicProximityGraphRequest<Matrix>& request) {
-  read(object, "features", static_cast<MatrixLayout&>(request.features));
-  request.two_towers = read_optional(object, "documents", request.documents, request.features);
-  read(object, "rows", request.rows);
-  read(object, "num_rows", request.num_rows);
-  read(object, "num_candidates", request.num_candidates);
-  read(object, "candidate_group_size", request.candidate_group_size);
-  read(object, "selection", request.selection);
-  read(object, "seed", request.seed);
+void read(const Fields& from, BasicProximityGraphRequest<Matrix>& request) {
+  read(from.inner("features"), request.features);
+  request.two_towers = read_optional(from, "documents", request.documents, request.features);
+  from("rows", request.rows)("num_rows", request.num_rows)("num_candidates", request.num_candidates);
+  from("candidate_group_size", request.candidate_group_size)("seed", request.seed);
+  read(from.inner("selection"), request.selection);
   require(request.num_candidates > 0 && request.num_candidates < request.num_rows, "0 < M < number of rows");
   require(request.selection.num_neighbors <= request.num_candidates && request.candidate_group_size > 0,
           "K <= M, positive counts");
 }
 
 template <class Matrix>
-void read(const pybind11::handle& object, BasicKnnRequest<Matrix>& request) {
-  read(object, "queries", static_cast<MatrixLayout&>(request.queries));
-  request.separate_base = read_optional(object, "base", request.base, request.queries);
-  read(object, "query_ids", request.query_ids);
-  read(object, "num_queries", request.num_queries);
-  read(object, "base_ids", request.base_ids);
-  read(object, "num_base", request.num_base);
-  read(object, "exclude_self", request.exclude_self);
-  read(object, "selection", request.selection);
+void read(const Fields& from, BasicKnnRequest<Matrix>& request) {
+  read(from.inner("queries"), request.queries);
+  request.separate_base = read_optional(from, "base", request.base, request.queries);
+  from("query_ids", request.query_ids)("num_queries", request.num_queries);
+  from("base_ids", request.base_ids)("num_base", request.num_base)("exclude_self", request.exclude_self);
+  read(from.inner("selection"), request.selection);
   require(request.num_queries > 0 && request.num_base > 0, "positive counts");
 }
 
 template <class Graph>
-void read(const pybind11::handle& object, BasicWalkRequest<Graph>& request) {
-  read(object.attr("graph"), static_cast<GraphLayout&>(request.graph));
-  const int strategy = object.attr("strategy").cast<int>();
-  request.strategy = static_cast<Strategy>(strategy);
-  read(object, "roots", request.roots);
-  read(object, "walk_ids", request.walk_ids);
-  read(object, "num_walks", request.num_walks);
-  read(object, "batch_size", request.batch_size);
-  read(object, "restart_threshold", request.restart_threshold);
-  read(object, "seed", request.seed);
-  read(object, "epoch", request.epoch);
-  require(strategy >= 0 && strategy <= 4, "a strategy code from 0 to 4");
+void read(const Fields& from, BasicWalkRequest<Graph>& request) {
+  read(from.inner("graph"), request.graph);
+  from.code("strategy", request.strategy, Strategy::kUniform)("roots", request.roots)("walk_ids", request.walk_ids);
+  from("num_walks", request.num_walks)("batch_size", request.batch_size);
+  from("restart_threshold", request.restart_threshold)("seed", request.seed)("epoch", request.epoch);
   require(request.batch_size > 0 && request.num_walks >= 0 && request.epoch < kEpochLimit,
           "positive counts and an epoch below 2**24");
 }
 
 template <class Graph>
-void read(const pybind11::handle& object, BasicPartitionRequest<Graph>& request) {
-  read(object.attr("graph"), static_cast<GraphLayout&>(request.graph));
-  read(object, "batch_size", request.batch_size);
-  read(object, "restart_threshold", request.restart_threshold);
-  read(object, "drop_last", request.drop_last);
-  const int hardness = object.attr("hardness").cast<int>();
-  request.hardness = static_cast<Hardness>(hardness);
-  read(object, "seed", request.seed);
-  read(object, "epoch", request.epoch);
-  require(hardness >= 0 && hardness <= 2, "a hardness code from 0 to 2");
+void read(const Fields& from, BasicPartitionRequest<Graph>& request) {
+  read(from.inner("graph"), request.graph);
+  from("batch_size", request.batch_size)("restart_threshold", request.restart_threshold);
+  from("drop_last", request.drop_last).code("hardness", request.hardness, Hardness::kHard);
+  from("seed", request.seed)("epoch", request.epoch);
   require(request.batch_size > 0 && request.epoch < kEpochLimit, "a positive batch size and an epoch below 2**24");
 }
 
-inline Edges edges_at(uintptr_t neighbors, uintptr_t scores) {
-  return {pointer<int32_t>(neighbors), pointer<float>(scores)};
+inline Edges read_edges(const Fields& from) {
+  Edges edges;
+  from("neighbors", edges.neighbors)("scores", edges.scores);
+  return edges;
 }
 
 // counts: [4, num_walks]

@@ -11,27 +11,17 @@
 
 #include "cpu/bank/bank_update.h"
 #include "cuda/bank/bank_update.h"
+#include "kernels/checks.h"
 #include "kernels/test_arrays.h"
 
 namespace {
 
 using namespace bse;
-using test::Array;
-using test::synchronize;
+using namespace bse::test;
 
-#if defined(__SANITIZE_THREAD__)
-constexpr int kNumRounds = 20;
-#else
-constexpr int kNumRounds = 120;
-#endif
+constexpr int kNumRounds = test::kIsSmall ? 20 : 120;
 
-int num_failures = 0;
 int64_t num_compared = 0, num_refused = 0;
-
-void expect(bool condition, const std::string& what) {
-  if (condition) return;
-  if (++num_failures <= 20) std::printf("FAILED: %s\n", what.c_str());
-}
 
 size_t bytes_of(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 

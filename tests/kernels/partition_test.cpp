@@ -20,34 +20,18 @@
 #include "cpu/walk/batch_walks.h"
 #include "cuda/primitives/member_select.cuh"
 #include "cuda/runtime/status.h"
+#include "kernels/checks.h"
 #include "kernels/scalar_kernels.h"
 #include "kernels/test_arrays.h"
 
 namespace {
 
 using namespace bse;
-using test::Array;
-using test::synchronize;
-
-#if defined(__SANITIZE_THREAD__)
-constexpr bool kIsSmall = true;
-#else
-constexpr bool kIsSmall = false;
-#endif
+using namespace bse::test;
 
 using Random = std::mt19937;
 
-int num_failures = 0;
 int64_t num_compared = 0, num_rows_compared = 0, num_rows_filled = 0, num_reads = 0;
-
-void expect(bool condition, const std::string& what) {
-  if (condition) return;
-  if (++num_failures <= 20) std::printf("FAILED: %s\n", what.c_str());
-}
-
-struct Silent : Monitor {
-  bool poll(int64_t) override { return true; }
-};
 
 // Copies counters directly, because the host can read scratch too.
 struct Reader : cuda::CounterReader {
@@ -212,9 +196,11 @@ struct Setting {
 
 uint32_t threshold(const Setting& setting) { return static_cast<uint32_t>(setting.restart_prob * 4294967296.0); }
 
-cuda::PartitionRequest cuda_request(Graph& graph, const Setting& setting) {
-  cuda::PartitionRequest request;
-  request.graph = graph.view<cuda::GraphView>();
+// Request: of one of the engines
+template <class Request>
+Request request_of(Graph& graph, const Setting& setting) {
+  Request request;
+  request.graph = graph.view<decltype(request.graph)>();
   request.batch_size = setting.batch_size;
   request.restart_threshold = threshold(setting);
   request.drop_last = setting.drop_last;
@@ -249,7 +235,7 @@ void walk(Graph& graph, const Setting& setting, int64_t num_walks, int32_t* node
 // Returns the number of filled rows. nodes: [num_rows]; walk_nodes: output of walk()
 int64_t cuda_partition(Graph& graph, const Setting& setting, Array<int32_t>& walk_nodes, Array<int32_t>& nodes,
                        Array<uint64_t>& status) {
-  cuda::PartitionRequest request = cuda_request(graph, setting);
+  cuda::PartitionRequest request = request_of<cuda::PartitionRequest>(graph, setting);
   request.walk_nodes = walk_nodes.size() > 0 ? walk_nodes.data() : nullptr;
   Array<uint4> scratch((cuda::partition_scratch_bytes(request) + 255) / 16 + 1);
   const size_t misalignment = reinterpret_cast<uintptr_t>(scratch.data()) % 256;
@@ -266,18 +252,11 @@ void compare(Graph& graph, const Setting& setting) {
                            ", hardness " + std::to_string(static_cast<int>(setting.hardness)) + ", seed " +
                            std::to_string(setting.seed);
   Silent silent;
-  PartitionRequest request;
-  request.graph = graph.view<GraphView>();
-  request.batch_size = setting.batch_size;
-  request.restart_threshold = threshold(setting);
-  request.drop_last = setting.drop_last;
-  request.hardness = setting.hardness;
-  request.seed = setting.seed;
-  request.epoch = setting.epoch;
+  const auto request = request_of<PartitionRequest>(graph, setting);
   std::vector<int32_t> expected(static_cast<size_t>(graph.num_rows), -7);
   const int64_t expected_filled = partition_epoch(request, expected.data(), silent);
 
-  const int64_t num_walks = cuda::num_reference_walks(cuda_request(graph, setting));
+  const int64_t num_walks = cuda::num_reference_walks(request_of<cuda::PartitionRequest>(graph, setting));
   Array<int32_t> walk_nodes(static_cast<size_t>(num_walks * setting.batch_size)), nodes(expected.size(), -7);
   if (num_walks > 0) walk(graph, setting, num_walks, walk_nodes.data());
   Array<uint64_t> status(cuda::kNumStatusWords, cuda::kNoReport);
@@ -352,7 +331,7 @@ void test_bad_ids() {
       graph.neighbors[row * 12 + k] = static_cast<int32_t>(row % 2 == 0 ? -row : 150 + k);
   }
   const Setting setting{16, 0.2, false, Hardness::kDefault, 8, 0};
-  const int64_t num_walks = cuda::num_reference_walks(cuda_request(graph, setting));
+  const int64_t num_walks = cuda::num_reference_walks(request_of<cuda::PartitionRequest>(graph, setting));
   Array<int32_t> walk_nodes(static_cast<size_t>(num_walks * 16)), nodes(150, -7);
   for (size_t i = 0; i < walk_nodes.size(); ++i) walk_nodes[i] = static_cast<int32_t>(i % 150) - 1;
   Array<uint64_t> status(cuda::kNumStatusWords, cuda::kNoReport);

@@ -19,32 +19,16 @@
 #include "cpu/walk/row_degrees.h"
 #include "cuda/runtime/status.h"
 #include "cuda/walk/walks.h"
+#include "kernels/checks.h"
 #include "kernels/scalar_kernels.h"
 #include "kernels/test_arrays.h"
 
 namespace {
 
 using namespace bse;
-using test::Array;
-using test::synchronize;
+using namespace bse::test;
 
-#if defined(__SANITIZE_THREAD__)
-constexpr bool kIsSmall = true;
-#else
-constexpr bool kIsSmall = false;
-#endif
-
-int num_failures = 0;
 int64_t num_walks_compared = 0, num_steps_compared = 0;
-
-void expect(bool condition, const std::string& what) {
-  if (condition) return;
-  if (++num_failures <= 20) std::printf("FAILED: %s\n", what.c_str());
-}
-
-struct Silent : Monitor {
-  bool poll(int64_t) override { return true; }
-};
 
 // ---- graphs
 

@@ -3,7 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "cpu/simd/dispatch.h"
-#include "python/cpu/bindings.h"
+#include "python/bindings.h"
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "CPU engine of batchsampler_ext. Private: pointers are passed as integers and not checked.";

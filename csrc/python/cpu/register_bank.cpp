@@ -1,5 +1,5 @@
 #include "cpu/bank/bank_update.h"
-#include "python/cpu/bindings.h"
+#include "python/bindings.h"
 #include "python/requests.h"
 
 namespace py = pybind11;
@@ -12,7 +12,7 @@ void register_bank(py::module_& module) {
       [](const py::object& tables, uintptr_t ids, uintptr_t rows, uintptr_t document_rows, int64_t num_rows,
          int64_t step, float momentum, bool normalize) {
         BankTables bank{};
-        read_tables(tables, bank);
+        read_tables(Fields(tables), bank);
         require((bank.documents == nullptr) == (document_rows == 0), "documents exactly where the bank has them");
         const BankUpdate update{pointer<const int64_t>(ids),
                                 pointer<const float>(rows),

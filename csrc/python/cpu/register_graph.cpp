@@ -1,5 +1,5 @@
 #include "cpu/search/search.h"
-#include "python/cpu/bindings.h"
+#include "python/bindings.h"
 #include "python/cpu/monitor.h"
 #include "python/requests.h"
 
@@ -9,41 +9,38 @@ namespace bse {
 
 namespace {
 
-// Request: with fields num_threads and max_memory_bytes
-template <class Request>
-Request cpu_request(const py::object& fields, int num_threads, int64_t max_memory) {
+// search: proximity_graph() or knn(); num_rows(request): rows of the result
+template <class Request, class Search, class NumRows>
+void find_edges(const py::object& fields, const py::object& edges, const py::object& resources, const Search& search,
+                const NumRows& num_rows) {
   Request request;
-  read(fields, request);
-  request.num_threads = num_threads;
-  request.max_memory_bytes = max_memory;
-  require(num_threads > 0 && max_memory > 0, "positive counts");
-  return request;
+  read(Fields(fields), request);
+  const Fields from(resources);
+  from("num_threads", request.num_threads)("max_memory", request.max_memory_bytes);
+  require(request.num_threads > 0 && request.max_memory_bytes > 0, "positive counts");
+  py::object progress;
+  from("progress", progress);
+  PythonMonitor monitor(progress, num_rows(request));
+  const Edges result = read_edges(Fields(edges));
+  monitor.run([&] { search(request, result, monitor); });
 }
 
-void core_proximity_graph(const py::object& fields, uintptr_t neighbors, uintptr_t scores, int num_threads,
-                          int64_t max_memory, const py::object& progress) {
-  const auto request = cpu_request<ProximityGraphRequest>(fields, num_threads, max_memory);
-  PythonMonitor monitor(progress, request.num_rows);
-  monitor.run([&] { proximity_graph(request, edges_at(neighbors, scores), monitor); });
+void core_proximity_graph(const py::object& request, const py::object& edges, const py::object& resources) {
+  find_edges<ProximityGraphRequest>(request, edges, resources, proximity_graph,
+                                    [](const auto& checked) { return checked.num_rows; });
 }
 
-void core_knn(const py::object& fields, uintptr_t neighbors, uintptr_t scores, int num_threads, int64_t max_memory,
-              const py::object& progress) {
-  const auto request = cpu_request<KnnRequest>(fields, num_threads, max_memory);
-  PythonMonitor monitor(progress, request.num_queries);
-  monitor.run([&] { knn(request, edges_at(neighbors, scores), monitor); });
+void core_knn(const py::object& request, const py::object& edges, const py::object& resources) {
+  find_edges<KnnRequest>(request, edges, resources, knn, [](const auto& checked) { return checked.num_queries; });
 }
 
 }  // namespace
 
 void register_graph(py::module_& module) {
-  const auto define = [&](const char* name, auto function) {
-    module.def(name, function, py::arg("request"), py::kw_only(), py::arg("neighbors"), py::arg("scores"),
-               py::arg("num_threads"), py::arg("max_memory"), py::arg("progress"),
-               "neighbors: int32 [R, K]; scores: float32 [R, K] or 0");
-  };
-  define("proximity_graph", &core_proximity_graph);
-  define("knn", &core_knn);
+  const char* const description = "edges: int32 [R, K] neighbors; float32 [R, K] scores or 0";
+  module.def("proximity_graph", &core_proximity_graph, py::arg("request"), py::arg("edges"), py::arg("resources"),
+             description);
+  module.def("knn", &core_knn, py::arg("request"), py::arg("edges"), py::arg("resources"), description);
 }
 
 }  // namespace bse

@@ -1,6 +1,7 @@
 #include "common/permutation.h"
 #include "common/random_stream.h"
-#include "python/cpu/bindings.h"
+#include "python/bindings.h"
+#include "python/pointers.h"
 
 namespace py = pybind11;
 

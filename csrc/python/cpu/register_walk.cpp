@@ -1,6 +1,6 @@
 #include "cpu/walk/batch_walks.h"
 #include "cpu/walk/row_degrees.h"
-#include "python/cpu/bindings.h"
+#include "python/bindings.h"
 #include "python/cpu/monitor.h"
 #include "python/requests.h"
 
@@ -12,7 +12,7 @@ namespace {
 
 void core_row_degrees(const py::object& fields, int num_threads, uintptr_t degrees) {
   GraphView graph;
-  read(fields, graph);
+  read(Fields(fields), graph);
   PythonMonitor monitor(py::none(), graph.num_rows);
   monitor.run([&] {
     ThreadTeam team(num_threads, monitor);
@@ -22,8 +22,8 @@ void core_row_degrees(const py::object& fields, int num_threads, uintptr_t degre
 
 void core_walk_batches(const py::object& fields, int num_threads, uintptr_t nodes, uintptr_t counts) {
   WalkRequest request;
-  read(fields, request);
-  read(fields.attr("graph"), "finds_degrees", request.graph.finds_degrees);
+  read(Fields(fields), request);
+  Fields(fields).inner("graph")("finds_degrees", request.graph.finds_degrees);
   request.num_threads = num_threads;
   require(num_threads > 0, "positive counts");
   for (int64_t w = 0; w < request.num_walks; ++w) {
@@ -35,7 +35,7 @@ void core_walk_batches(const py::object& fields, int num_threads, uintptr_t node
 
 int64_t core_partition_epoch(const py::object& fields, int num_threads, uintptr_t nodes) {
   PartitionRequest request;
-  read(fields, request);
+  read(Fields(fields), request);
   request.num_threads = num_threads;
   require(num_threads > 0, "positive counts");
   int64_t num_filled = 0;

@@ -10,7 +10,7 @@
 
 #include "cuda/runtime/current_device.h"
 #include "cuda/runtime/status.h"
-#include "python/cuda/bindings.h"
+#include "python/bindings.h"
 #include "python/pointers.h"
 
 namespace py = pybind11;

@@ -1,5 +1,5 @@
 #include "cuda/bank/bank_update.h"
-#include "python/cuda/bindings.h"
+#include "python/bindings.h"
 #include "python/requests.h"
 
 namespace py = pybind11;
@@ -12,12 +12,13 @@ void cuda_update_bank(const py::object& tables, uintptr_t claims, uintptr_t ids,
                       uint32_t update_number, float momentum, bool normalize, bool skips, uintptr_t error_log,
                       uintptr_t scratch, uintptr_t stream) {
   cuda::BankTables bank;
-  read_tables(tables, bank);
+  read_tables(Fields(tables), bank);
   bank.claims = pointer<uint64_t>(claims);
   cuda::BankUpdate update;
   update.ids = pointer<const int64_t>(ids);
-  read(rows, "embeddings", static_cast<MatrixLayout&>(update.rows));
-  const bool has_documents = read_optional(rows, "documents", update.document_rows, update.rows);
+  const Fields from(rows);
+  read(from.inner("embeddings"), update.rows);
+  const bool has_documents = read_optional(from, "documents", update.document_rows, update.rows);
   require((bank.documents != nullptr) == has_documents, "documents exactly where the bank has them");
   update.num_rows = update.rows.num_rows;
   update.step = step;

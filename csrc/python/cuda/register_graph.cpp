@@ -1,5 +1,5 @@
 #include "cuda/search/search.h"
-#include "python/cuda/bindings.h"
+#include "python/bindings.h"
 #include "python/requests.h"
 
 namespace py = pybind11;
@@ -14,7 +14,7 @@ template <class Request, class Plan, Plan (*make_plan)(const Request&, size_t),
 class EdgesCall {
  public:
   EdgesCall(const py::object& fields, [[maybe_unused]] bool has_scores, int64_t max_memory) {
-    read(fields, request_);
+    read(Fields(fields), request_);
     if constexpr (std::is_same_v<Request, cuda::ProximityGraphRequest>) request_.has_scores = has_scores;
     require(max_memory > 0, "a positive max_memory");
     plan_ = make_plan(request_, static_cast<size_t>(max_memory));
@@ -22,10 +22,10 @@ class EdgesCall {
 
   size_t scratch_bytes() const { return plan_.scratch_bytes; }
 
-  void run(uintptr_t neighbors, uintptr_t scores, uintptr_t scratch, uintptr_t status, uintptr_t stream) const {
+  void run(const py::object& fields, uintptr_t scratch, uintptr_t status, uintptr_t stream) const {
+    const Edges edges = read_edges(Fields(fields));
     const py::gil_scoped_release no_gil;
-    queue(request_, plan_, edges_at(neighbors, scores), pointer<void>(scratch), pointer<uint64_t>(status),
-          pointer<void>(stream));
+    queue(request_, plan_, edges, pointer<void>(scratch), pointer<uint64_t>(status), pointer<void>(stream));
   }
 
  private:
@@ -51,10 +51,9 @@ void register_call(py::module_& module, const char* name) {
       .def(py::init<const py::object&, bool, int64_t>(), py::arg("request"), py::kw_only(), py::arg("has_scores"),
            py::arg("max_memory"))
       .def_property_readonly("scratch_bytes", &Call::scratch_bytes, "bytes of device memory that run() takes")
-      .def(
-          "run", &Call::run, py::kw_only(), py::arg("neighbors"), py::arg("scores"), py::arg("scratch"),
-          py::arg("status"), py::arg("stream"),
-          "Queues the work.   neighbors: int32 [R, K]; scores: float32 [R, K] or 0; status: uint64 [num_status_words]");
+      .def("run", &Call::run, py::kw_only(), py::arg("edges"), py::arg("scratch"), py::arg("status"), py::arg("stream"),
+           "Queues the work.   edges: int32 [R, K] neighbors, float32 [R, K] scores or 0; status: uint64 "
+           "[num_status_words]");
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 #include "cuda/partition/partition.h"
-#include "python/cuda/bindings.h"
+#include "python/bindings.h"
 #include "python/requests.h"
 
 namespace py = pybind11;
@@ -26,7 +26,7 @@ class PythonReader : public cuda::CounterReader {
 
 class PartitionCall {
  public:
-  explicit PartitionCall(const py::object& fields) { read(fields, request_); }
+  explicit PartitionCall(const py::object& fields) { read(Fields(fields), request_); }
 
   int64_t num_reference_walks() const { return cuda::num_reference_walks(request_); }
   size_t scratch_bytes() const { return cuda::partition_scratch_bytes(request_); }

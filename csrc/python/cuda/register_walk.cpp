@@ -1,5 +1,5 @@
 #include "cuda/walk/walks.h"
-#include "python/cuda/bindings.h"
+#include "python/bindings.h"
 #include "python/requests.h"
 
 namespace py = pybind11;
@@ -10,7 +10,7 @@ namespace {
 
 void cuda_row_degrees(const py::object& fields, uintptr_t degrees, uintptr_t status, uintptr_t stream) {
   cuda::GraphView graph;
-  read(fields, graph);
+  read(Fields(fields), graph);
   const py::gil_scoped_release no_gil;
   cuda::launch_row_degrees(graph, pointer<int32_t>(degrees), pointer<uint64_t>(status), pointer<void>(stream));
 }
@@ -18,7 +18,7 @@ void cuda_row_degrees(const py::object& fields, uintptr_t degrees, uintptr_t sta
 class WalkCall {
  public:
   explicit WalkCall(const py::object& fields) {
-    read(fields, request_);
+    read(Fields(fields), request_);
     require(request_.strategy == Strategy::kWalk || request_.strategy == Strategy::kUniform,
             "the code of rwr, rw or uniform");
   }
