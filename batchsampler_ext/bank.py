@@ -175,7 +175,7 @@ class FeatureBank:
         return int((self.last_update < 0).sum()) / self.num_instances
 
     def check(self) -> None:
-        """Waits for the updates of a bank on a CUDA device. Raises ``ValueError`` if one failed since the last check."""
+        """Waits for the updates on a CUDA device. Raises ``ValueError`` for one that failed since the last check."""
         self._store.check()
 
     def rows_for_graph(self) -> GraphRows:
@@ -189,7 +189,7 @@ class FeatureBank:
         """Stores the embeddings of a training step.
 
         Args:
-            indices: int [B], instance ids: a list, an array, or a tensor on any device. Of equal ids the last is stored.
+            indices: int [B], instance ids, as a list, an array or a tensor on any device. Of equal ids the last counts.
             embeddings: floating point tensor [B, D] on any device, with or without gradient. It is moved to the bank's
                 device. Dtypes other than float32, bfloat16 and float16 are rounded to float32 first.
             documents: as ``embeddings``, for the second tower. Required with ``two_towers``, otherwise None.

@@ -225,7 +225,7 @@ def test_bad_graphs():
         ProximityGraph(TABLE, ids=torch.tensor([0, 1, 2, 2]), num_instances=5)
     with pytest.raises(ValueError, match="num_instances: .* got 3"):
         ProximityGraph(TABLE, num_instances=3)
-    with pytest.raises(ValueError, match="ids: expected the instance of each of 4 rows out of 9, got None"):
+    with pytest.raises(ValueError, match="ids: expected the instance ids of 4 rows out of 9, got None"):
         ProximityGraph(TABLE, num_instances=9)
     with pytest.raises(ValueError, match="device: expected a CPU tensor"):
         ProximityGraph(TABLE).to("meta")
@@ -236,5 +236,5 @@ def test_bad_batch_stats():
         batch_stats([[0, 10]], X)
     with pytest.raises(ValueError, match="labels: expected one for each of 10 instances, got 2"):
         batch_stats([[0, 1]], X, labels=[0, 1])
-    with pytest.raises(ValueError, match="graph: expected 10 nodes as features has rows, got 4"):
+    with pytest.raises(ValueError, match="graph: expected a graph over 10 instances, the rows of features, got 4"):
         batch_stats([[0, 1]], X, graph=ProximityGraph(TABLE))
