@@ -53,7 +53,7 @@ def comparison_table(inspection: Inspection) -> str:
         cells = [kind, f"{stats['num_batches']:,}"]
         for name in measures:
             values = spread(stats[f"{name}_per_batch"])
-            if name == "in_batch_similarity":  # p10: the easiest tenth; p90 below: most false negatives
+            if name == "in_batch_similarity":  # p10: the easiest batches; p90 below: the most false ones
                 cells += [number(values["mean"], ".4f"), number(values["p10"], ".4f")]
             else:
                 cells += [number(values["mean"], ".2%"), number(values["p90"], ".2%")]
@@ -68,7 +68,7 @@ def cost_table(costs: dict[str, float | None], graph: dict[str, float]) -> str:
         ["memory of graph and batches", mebibytes(costs["sampler_memory_bytes"])],
         ["peak memory of the process, without the input", mebibytes(costs["peak_memory_bytes"])],
         ["instances drawn", f"{costs['drawn_share']:.1%}"],
-        ["instances assigned at random", f"{costs['random_fill_share']:.1%}"],
+        ["random fills", f"{costs['random_fill_share']:.1%}"],
         ["edges", f"{graph['num_edges']:,}"],
         ["mean edge score", number(graph["mean_score"], ".4f")],
         ["largest in-degree", f"{graph['max_in_degree']:,}"],
