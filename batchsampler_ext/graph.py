@@ -15,6 +15,7 @@ from ._engine.backend import engine, require_engine
 from ._engine.cuda import DeviceStatus, StreamOrder
 from ._engine.deferred_checks import DeferredChecks
 from ._engine.files import atomic_write
+from ._engine.requests import GraphLayout
 
 __all__ = ["GraphStats", "ProximityGraph"]
 
@@ -178,9 +179,9 @@ class ProximityGraph:
             self._checked[2].enter()
             return self._checked[1]
         degrees = torch.empty(len(self), dtype=torch.int32, device=self.device)
-        description = (address(self.neighbors), len(self), self.num_neighbors, 0, 0, self.num_instances)
+        layout = GraphLayout(address(self.neighbors), len(self), self.num_neighbors, 0, 0, self.num_instances)
         status = engine(self.device).row_degrees(
-            graph=description, num_threads=validate.num_threads(num_threads), degrees=address(degrees)
+            layout, num_threads=validate.num_threads(num_threads), degrees=address(degrees)
         )
         self._add_status(status)
         # Finding out whether all rows are full would wait for a device, so it is done on the CPU only.

@@ -12,6 +12,7 @@ from ._engine import validate
 from ._engine.arrays import Matrix, address, as_matrix, require_device
 from ._engine.backend import engine
 from ._engine.deferred_checks import DeferredChecks
+from ._engine.requests import KnnRequest, ProximityGraphRequest, Selection
 from .graph import ProximityGraph
 
 __all__ = ["GraphConfig", "Neighbors", "knn", "knn_graph", "proximity_graph"]
@@ -168,31 +169,25 @@ def proximity_graph(
     num_candidates, num_neighbors = _graph_sizes(config, num_candidates, num_neighbors, num_rows)
     candidate_group_size = 256 if config.candidate_group_size is None else config.candidate_group_size
     candidate_group_size = validate.integer(candidate_group_size, "candidate_group_size", 1)
-    request = _Selection.check(
+    filters = _Filters.check(
         config.metric, config.compute_dtype, config.labels, config.max_score, config.range_min, query, checks
+    )
+    request = ProximityGraphRequest(
+        features=query.describe(config.compute_dtype),
+        documents=None if other is None else other.describe(config.compute_dtype),
+        rows=address(subset),
+        num_rows=num_rows,
+        num_candidates=num_candidates,
+        candidate_group_size=candidate_group_size,
+        selection=filters.selection(num_neighbors, sort=validate.flag(config.sort, "sort")),
+        seed=validate.seed(seed),
     )
     with_scores = validate.flag(config.return_scores, "return_scores")
     graph_rows = _Rows(num_rows, num_neighbors, with_scores, query.device)
-    arguments: dict[str, Any] = {
-        "num_candidates": num_candidates,
-        "candidate_group_size": candidate_group_size,
-        "sort": validate.flag(config.sort, "sort"),
-        "seed": validate.seed(seed),
-        "num_threads": validate.num_threads(config.num_threads),
-        "max_memory": validate.max_memory(config.max_memory),
-        "progress": validate.progress(progress),
-    }
+    resources = _resources(config.num_threads, config.max_memory, progress)
     status = None
     if num_candidates > 0:
-        status = engine(query.device).proximity_graph(
-            features=query.describe(config.compute_dtype),
-            documents=None if other is None else other.describe(config.compute_dtype),
-            rows=address(subset),
-            num_rows=num_rows,
-            **arguments,
-            **request.arguments(),
-            **graph_rows.arguments(),
-        )
+        status = engine(query.device).proximity_graph(request, **graph_rows.addresses(), **resources)
     return ProximityGraph._from_engine(
         graph_rows.neighbors, graph_rows.scores, subset, query.num_rows, [*checks.statuses, status]
     )
@@ -243,10 +238,10 @@ def knn_graph(
     num_neighbors = validate.integer(
         num_neighbors, "num_neighbors", 1, num_rows - 1, because=f" ({num_rows} rows, itself excluded)"
     )
-    request = _Selection.check(metric, compute_dtype, labels, max_score, range_min, query, checks)
+    filters = _Filters.check(metric, compute_dtype, labels, max_score, range_min, query, checks)
     graph_rows = _Rows(num_rows, num_neighbors, validate.flag(return_scores, "return_scores"), query.device)
     base_ids = None if subset is None else _ascending(subset, checks)  # ties go to the lower id
-    status = engine(query.device).knn(
+    request = KnnRequest(
         queries=query.describe(compute_dtype),
         base=None if other is None else other.describe(compute_dtype),
         query_ids=address(subset),
@@ -254,12 +249,10 @@ def knn_graph(
         base_ids=address(base_ids),
         num_base=num_rows,
         exclude_self=True,
-        num_threads=validate.num_threads(num_threads),
-        max_memory=validate.max_memory(max_memory),
-        progress=validate.progress(progress),
-        **request.arguments(),
-        **graph_rows.arguments(),
+        selection=filters.selection(num_neighbors, sort=True),
     )
+    resources = _resources(num_threads, max_memory, progress)
+    status = engine(query.device).knn(request, **graph_rows.addresses(), **resources)
     return ProximityGraph._from_engine(
         graph_rows.neighbors, graph_rows.scores, subset, query.num_rows, [*checks.statuses, status]
     )
@@ -305,9 +298,9 @@ def knn(
     num_neighbors = validate.integer(
         num_neighbors, "num_neighbors", 1, other.num_rows, because=f" (base has {other.num_rows} rows)"
     )
-    request = _Selection.check(metric, compute_dtype, None, None, 0, other, DeferredChecks(other.device))
+    filters = _Filters.check(metric, compute_dtype, None, None, 0, other, DeferredChecks(other.device))
     found = _Rows(query.num_rows, num_neighbors, True, query.device)
-    status = engine(query.device).knn(
+    request = KnnRequest(
         queries=query.describe(compute_dtype),
         base=other.describe(compute_dtype),
         query_ids=0,
@@ -315,12 +308,10 @@ def knn(
         base_ids=0,
         num_base=other.num_rows,
         exclude_self=False,
-        num_threads=validate.num_threads(num_threads),
-        max_memory=validate.max_memory(max_memory),
-        progress=validate.progress(progress),
-        **request.arguments(),
-        **found.arguments(),
+        selection=filters.selection(num_neighbors, sort=True),
     )
+    resources = _resources(num_threads, max_memory, progress)
+    status = engine(query.device).knn(request, **found.addresses(), **resources)
     assert found.scores is not None
     if status is not None:
         status.check()
@@ -335,16 +326,20 @@ class _Rows:
         self.neighbors = torch.empty(shape, dtype=torch.int32, device=device)
         self.scores = torch.empty(shape, dtype=torch.float32, device=device) if with_scores else None
 
-    def arguments(self) -> dict[str, Any]:
-        return {
-            "num_neighbors": self.neighbors.shape[1],
-            "neighbors": address(self.neighbors),
-            "scores": address(self.scores),
-        }
+    def addresses(self) -> dict[str, Any]:
+        return {"neighbors": address(self.neighbors), "scores": address(self.scores)}
+
+
+def _resources(num_threads: Any, max_memory: Any, progress: Any) -> dict[str, Any]:
+    return {
+        "num_threads": validate.num_threads(num_threads),
+        "max_memory": validate.max_memory(max_memory),
+        "progress": validate.progress(progress),
+    }
 
 
 @dataclass(frozen=True)
-class _Selection:
+class _Filters:
     """The checked arguments that say which candidates may become neighbors. All builders take them."""
 
     metric: int
@@ -362,7 +357,7 @@ class _Selection:
         range_min: int,
         instances: Matrix,
         checks: DeferredChecks,
-    ) -> _Selection:
+    ) -> _Filters:
         validate.choice(compute_dtype, "compute_dtype", _COMPUTE_DTYPES)
         if labels is not None:
             labels = checks.ids(labels, "labels", -1, 2**63 - 1)
@@ -375,13 +370,9 @@ class _Selection:
             validate.integer(range_min, "range_min", 0, validate.MAX_NODES),
         )
 
-    def arguments(self) -> dict[str, Any]:
-        return {
-            "metric": self.metric,
-            "labels": address(self.labels),
-            "max_score": self.max_score,
-            "range_min": self.range_min,
-        }
+    def selection(self, num_neighbors: int, *, sort: bool) -> Selection:
+        """Valid while this object lives: it owns the labels."""
+        return Selection(self.metric, num_neighbors, self.range_min, address(self.labels), self.max_score, sort)
 
 
 def _towers(features: Any, documents: Any) -> tuple[Matrix, Matrix | None]:

@@ -10,6 +10,7 @@ from ._engine import validate
 from ._engine.arrays import address
 from ._engine.backend import engine
 from ._engine.graph_view import GraphView
+from ._engine.requests import WalkRequest
 
 __all__ = ["Walks", "random_walk_with_restart"]
 
@@ -126,8 +127,8 @@ def run_row_walks(
     nodes = torch.empty((num_walks, batch_size), dtype=torch.int32, device=device)
     counts = torch.zeros((4, num_walks), dtype=torch.int64, device=device)
     try:
-        status = engine(device).walk_batches(
-            **view.walk_arguments(),
+        request = WalkRequest(
+            graph=view.unchecked_layout,
             strategy=_STRATEGY_CODES[strategy],
             roots=address(root_rows),
             walk_ids=address(walk_ids),
@@ -136,9 +137,9 @@ def run_row_walks(
             restart_threshold=0 if strategy == "rw" else threshold,
             seed=seed,
             epoch=epoch,
-            num_threads=num_threads,
-            nodes=address(nodes),
-            counts=address(counts),
+        )
+        status = engine(device).walk_batches(
+            request, num_threads=num_threads, nodes=address(nodes), counts=address(counts)
         )
     except ValueError:
         view.require_checked()

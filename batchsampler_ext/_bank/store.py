@@ -9,6 +9,7 @@ import torch
 from .._engine.arrays import TORCH_DTYPES, address, as_matrix, out_of_range
 from .._engine.backend import core, engine, queued_engine
 from .._engine.cuda import StreamOrder, to_device_async
+from .._engine.requests import BankRows, BankTables
 from .files import Tables
 
 
@@ -55,17 +56,11 @@ class HostStore:
 
     def _update(self, ids: torch.Tensor, rows: list[torch.Tensor], step: int) -> tuple[int, int]:
         """Returns (0, -1), or the code of an error and the position of its row. Nothing is stored then."""
-        data, documents, last_update = self.tables
         return core.update_bank(
-            data=address(data),
-            documents=address(documents),
-            dtype=TORCH_DTYPES[data.dtype],
-            num_instances=len(data),
-            dim=data.shape[1],
-            last_update=address(last_update),
+            _described(self.tables),
             ids=address(ids),
             rows=address(rows[0]),
-            document_rows=0 if documents is None else address(rows[1]),
+            document_rows=0 if self.tables.documents is None else address(rows[1]),
             num_rows=len(ids),
             step=step,
             momentum=self._rule.momentum,
@@ -162,18 +157,12 @@ class DeviceStore:
         self._order.enter()
         self._update_number += 1
         self._is_read = False
-        data, documents, last_update = self._tables
+        layouts = [matrix.describe(torch.float32) for matrix in matrices]
         queued_engine(self.device).update_bank(
-            data=address(data),
-            documents=address(documents),
-            dtype=TORCH_DTYPES[data.dtype],
-            num_instances=len(data),
-            dim=data.shape[1],
-            last_update=address(last_update),
+            _described(self._tables),
             claims=address(self._claims),
             ids=address(ids),
-            rows=matrices[0].describe(torch.float32),
-            document_rows=None if documents is None else matrices[1].describe(torch.float32),
+            rows=BankRows(layouts[0], layouts[1] if len(layouts) == 2 else None),
             step=step,
             update_number=self._update_number,
             momentum=self._rule.momentum,
@@ -185,6 +174,13 @@ class DeviceStore:
         for tensor in (ids, *(matrix.owner for matrix in matrices)):
             if tensor.is_cuda:  # it may come from another stream, which must not reuse its memory yet
                 tensor.record_stream(torch.cuda.current_stream(self.device))
+
+
+def _described(tables: Tables) -> BankTables:
+    data, documents, last_update = tables
+    return BankTables(
+        address(data), address(documents), TORCH_DTYPES[data.dtype], len(data), data.shape[1], address(last_update)
+    )
 
 
 def _keep_last(ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:

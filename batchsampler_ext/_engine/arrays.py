@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from .backend import require_engine
+from .requests import MatrixLayout
 
 TORCH_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _CPU = torch.device("cpu")
@@ -27,10 +28,10 @@ class Matrix:
     dim: int
     row_stride: int
 
-    def describe(self, compute_dtype: torch.dtype) -> tuple[int, int, int, int, int, bool]:
+    def describe(self, compute_dtype: torch.dtype) -> MatrixLayout:
         """What the engines take."""
         round_to_bf16 = compute_dtype == torch.bfloat16 and self.dtype_code != TORCH_DTYPES[torch.bfloat16]
-        return self.address, self.dtype_code, self.num_rows, self.dim, self.row_stride, round_to_bf16
+        return MatrixLayout(self.address, self.dtype_code, self.num_rows, self.dim, self.row_stride, round_to_bf16)
 
 
 def as_matrix(value: Any, name: str) -> Matrix:

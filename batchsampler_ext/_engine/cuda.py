@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from .requests import BankTables, GraphLayout, KnnRequest, PartitionRequest, ProximityGraphRequest, WalkRequest
+
 _WALK, _UNIFORM = 0, 4  # the codes of csrc/common/strategy.h that run on a device
 
 
@@ -81,45 +83,43 @@ class CudaEngine:
     def __init__(self, module: Any, device: torch.device) -> None:
         self._module, self._device = module, device
 
-    def proximity_graph(self, *, num_threads: int, progress: object, **arguments: Any) -> DeviceStatus:
-        """As ``_core.proximity_graph``; threads and progress are those of a CPU."""
-        has_scores = arguments["scores"] != 0
-        return self._link(
-            self._module.ProximityGraphCall, self._names("features", "documents"), has_scores=has_scores, **arguments
-        )
+    def proximity_graph(
+        self, request: ProximityGraphRequest, *, neighbors: int, scores: int, num_threads: int, max_memory: int,
+        progress: object,
+    ) -> DeviceStatus:  # fmt: skip
+        """As ``_core.proximity_graph``. Threads and progress are for CPUs only."""
+        names = ("features", "documents")
+        return self._find_edges(self._module.ProximityGraphCall, request, names, neighbors, scores, max_memory)
 
-    def knn(self, *, num_threads: int, progress: object, **arguments: Any) -> DeviceStatus:
-        """As ``_core.knn``."""
-        names = self._names("features", "documents") if arguments["exclude_self"] else self._names("queries", "base")
-        return self._link(self._module.KnnCall, names, **arguments)
+    def knn(
+        self, request: KnnRequest, *, neighbors: int, scores: int, num_threads: int, max_memory: int, progress: object
+    ) -> DeviceStatus:
+        """As ``_core.knn``. Threads and progress are for CPUs only."""
+        names = ("features", "documents") if request.exclude_self else ("queries", "base")
+        return self._find_edges(self._module.KnnCall, request, names, neighbors, scores, max_memory)
 
-    def row_degrees(self, *, graph: tuple[int, ...], num_threads: int, degrees: int) -> DeviceStatus:
+    def row_degrees(self, graph: GraphLayout, *, num_threads: int, degrees: int) -> DeviceStatus:
         """As ``_core.row_degrees``."""
         with self._current():
             status = self._new_status()
-            self._module.row_degrees(
-                graph=graph, degrees=degrees, status=status.data_ptr(), stream=_stream(self._device)
-            )
+            self._module.row_degrees(graph, degrees=degrees, status=status.data_ptr(), stream=_stream(self._device))
         return DeviceStatus(status, self._graph_message(graph))
 
-    def walk_batches(
-        self, *, graph: tuple[int, ...], finds_degrees: bool, strategy: int, num_threads: int, nodes: int, counts: int,
-        **request: Any,
-    ) -> DeviceStatus:  # fmt: skip
+    def walk_batches(self, request: WalkRequest, *, num_threads: int, nodes: int, counts: int) -> DeviceStatus:
         """As ``_core.walk_batches``, for walks and uniform batches; the graph has its degrees."""
-        assert not finds_degrees
-        if strategy not in (_WALK, _UNIFORM):
+        assert not request.graph.finds_degrees
+        if request.strategy not in (_WALK, _UNIFORM):
             raise ValueError(
                 "order: expected 'rwr', 'rw' or 'uniform' for a graph on a CUDA device; 'bfs', 'dfs' and 'knn' run "
                 "on the CPU only: move the graph there, graph.to('cpu')"
             )
-        call = self._module.WalkCall(graph=graph, strategy=strategy, **request)
-        return self._queue(call, self._graph_message(graph), nodes=nodes, counts=counts)
+        call = self._module.WalkCall(request)
+        return self._queue(call, self._graph_message(request.graph), nodes=nodes, counts=counts)
 
-    def partition_epoch(self, *, graph: tuple[int, ...], num_threads: int, nodes: int, **request: Any) -> int:
+    def partition_epoch(self, request: PartitionRequest, *, num_threads: int, nodes: int) -> int:
         """As ``_core.partition_epoch``. Waits for the device now and then: what comes next depends on its counters."""
-        call = self._module.PartitionCall(graph=graph, **request)
-        walks = self._reference_walks(call.num_reference_walks, graph, request)
+        call = self._module.PartitionCall(request)
+        walks = self._reference_walks(call.num_reference_walks, request)
         with self._current():
             scratch = torch.empty(call.scratch_bytes, dtype=torch.uint8, device=self._device)
             status = self._new_status()
@@ -136,25 +136,24 @@ class CudaEngine:
                 stream=_stream(self._device),
                 read=read,
             )
-        DeviceStatus(status, self._graph_message(graph)).check()
+        DeviceStatus(status, self._graph_message(request.graph)).check()
         return num_filled
 
-    def _reference_walks(self, num_walks: int, graph: tuple[int, ...], request: dict[str, Any]) -> torch.Tensor | None:
+    def _reference_walks(self, num_walks: int, partition: PartitionRequest) -> torch.Tensor | None:
         """Nodes of independent walks from the first rows of the root order; their own status is the partition's."""
         if num_walks == 0:
             return None
-        num_rows, batch_size = graph[1], request["batch_size"]
+        num_rows, seed, epoch = partition.graph.num_rows, partition.seed, partition.epoch
         order = torch.empty(num_rows, dtype=torch.int64, device=self._device)
-        self.root_order(n=num_rows, seed=request["seed"], epoch=request["epoch"], out=order.data_ptr())
-        nodes = torch.empty((num_walks, batch_size), dtype=torch.int32, device=self._device)
+        self.root_order(n=num_rows, seed=seed, epoch=epoch, out=order.data_ptr())
+        nodes = torch.empty((num_walks, partition.batch_size), dtype=torch.int32, device=self._device)
         counts = torch.empty((4, num_walks), dtype=torch.int64, device=self._device)
         ids = torch.arange(num_walks, device=self._device)
-        self.walk_batches(
-            graph=graph, finds_degrees=False, strategy=_WALK, num_threads=1, roots=order.data_ptr(),
-            walk_ids=ids.data_ptr(), num_walks=num_walks, batch_size=batch_size,
-            restart_threshold=request["restart_threshold"],
-            seed=request["seed"], epoch=request["epoch"], nodes=nodes.data_ptr(), counts=counts.data_ptr(),
+        walks = WalkRequest(
+            partition.graph, _WALK, order.data_ptr(), ids.data_ptr(), num_walks, partition.batch_size,
+            partition.restart_threshold, seed, epoch,
         )  # fmt: skip
+        self.walk_batches(walks, num_threads=1, nodes=nodes.data_ptr(), counts=counts.data_ptr())
         return nodes
 
     def independent_roots(self, **arguments: int) -> None:
@@ -173,11 +172,11 @@ class CudaEngine:
         error_log[-1] = 0
         return error_log
 
-    def update_bank(self, **arguments: Any) -> None:
+    def update_bank(self, tables: BankTables, **arguments: Any) -> None:
         """As ``_core.update_bank``, but what is wrong is left in the error log."""
         with self._current():
             scratch = torch.empty(self._module.bank_scratch_bytes, dtype=torch.uint8, device=self._device)
-            self._module.update_bank(scratch=scratch.data_ptr(), stream=_stream(self._device), **arguments)
+            self._module.update_bank(tables, scratch=scratch.data_ptr(), stream=_stream(self._device), **arguments)
 
     def bank_message(self, error_log: list[int], num_instances: int) -> str:
         """What the first refused update is wrong in, if one was."""
@@ -188,12 +187,18 @@ class CudaEngine:
             )
         )
 
-    def _link(
-        self, make_call: Callable[..., Any], message: Callable[[torch.Tensor], str], *, neighbors: int, scores: int,
-        **request: Any,
+    def _find_edges(
+        self, make_call: Callable[..., Any], request: ProximityGraphRequest | KnnRequest, names: tuple[str, str],
+        neighbors: int, scores: int, max_memory: int,
     ) -> DeviceStatus:  # fmt: skip
+        """names: what the two matrices are called in messages."""
         with self._current():  # a plan depends on the device
-            call = make_call(**request)
+            call = make_call(request, has_scores=scores != 0, max_memory=max_memory)
+        features, documents = names
+
+        def message(words: torch.Tensor) -> str:
+            return self._module.status_message(words.tolist(), features=features, documents=documents)
+
         return self._queue(call, message, neighbors=neighbors, scores=scores)
 
     def _queue(self, call: Any, message: Callable[[torch.Tensor], str], **results: int) -> DeviceStatus:
@@ -218,12 +223,8 @@ class CudaEngine:
     def _new_status(self) -> torch.Tensor:
         return torch.full((self._module.num_status_words,), -1, dtype=torch.int64, device=self._device)
 
-    def _graph_message(self, graph: tuple[int, ...]) -> Callable[[torch.Tensor], str]:
-        num_instances = graph[-1]
-        return lambda words: self._module.status_message(words.tolist(), num_instances=num_instances)
-
-    def _names(self, features: str, documents: str) -> Callable[[torch.Tensor], str]:
-        return lambda words: self._module.status_message(words.tolist(), features=features, documents=documents)
+    def _graph_message(self, graph: GraphLayout) -> Callable[[torch.Tensor], str]:
+        return lambda words: self._module.status_message(words.tolist(), num_instances=graph.num_instances)
 
 
 def _stream(device: torch.device) -> int:

@@ -11,7 +11,7 @@ from .arrays import address
 from .backend import engine
 from .cuda import DeviceStatus
 from .deferred_checks import DeferredChecks
-from .protocol import GraphDescription
+from .requests import GraphLayout
 
 _FEW_IDS = 2**16  # are checked in some microseconds
 
@@ -52,22 +52,20 @@ class GraphView:
         self._row_of = None if ids is None else row_of_instances(ids, graph.num_instances)
 
     @property
-    def description(self) -> GraphDescription:
+    def layout(self) -> GraphLayout:
         """What the engines take for work that reads the whole graph. All ids have been checked."""
         if not self._has_degrees:
             self._degrees = self.graph._short_degrees()
             self._has_degrees = True
-        return self._describe()
+        return self.unchecked_layout
 
-    def walk_arguments(self) -> dict[str, Any]:
-        """The graph as an engine's ``walk_batches`` takes it. Ids of a table may still be unchecked."""
-        return {"graph": self._describe(), "finds_degrees": not self._has_degrees}
-
-    def _describe(self) -> GraphDescription:
+    @property
+    def unchecked_layout(self) -> GraphLayout:
+        """What an engine's ``walk_batches`` takes. Ids of a table may still be unchecked."""
         graph = self.graph
-        return (
+        return GraphLayout(
             address(graph.neighbors), self.num_rows, graph.num_neighbors, address(self._degrees), address(self._row_of),
-            graph.num_instances,
+            graph.num_instances, finds_degrees=not self._has_degrees,
         )  # fmt: skip
 
     def require_checked(self) -> None:

@@ -1,7 +1,7 @@
 """The interface of an engine: the compiled calls on one kind of device.
 
-Arrays are passed as addresses on the engine's device; 0 stands for an absent optional array. Shapes and dtypes are in
-the docstrings of ``_core``.
+Results are written to addresses on the engine's device; 0 stands for an absent optional array. Shapes and dtypes are
+in the docstrings of ``_core``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,8 @@ from typing import Protocol
 
 from .. import _core
 from .cuda import DeviceStatus
+from .requests import GraphLayout, KnnRequest, PartitionRequest, ProximityGraphRequest, WalkRequest
 
-# address, dtype code, number of rows, dim, row stride in elements, round to bf16
-MatrixDescription = tuple[int, int, int, int, int, bool]
-# neighbors, number of rows, number of neighbors, degrees, row_of, number of nodes
-GraphDescription = tuple[int, int, int, int, int, int]
 Progress = Callable[[int, int], object]
 
 
@@ -32,83 +29,34 @@ class Engine(Protocol):
 
     def proximity_graph(
         self,
+        request: ProximityGraphRequest,
         *,
-        features: MatrixDescription,
-        documents: MatrixDescription | None,
-        rows: int,
-        num_rows: int,
-        num_neighbors: int,
-        num_candidates: int,
-        candidate_group_size: int,
-        metric: int,
-        labels: int,
-        max_score: float | None,
-        range_min: int,
-        sort: bool,
-        seed: int,
+        neighbors: int,
+        scores: int,
         num_threads: int,
         max_memory: int,
         progress: Progress | None,
-        neighbors: int,
-        scores: int,
     ) -> DeviceStatus | None: ...
 
     def knn(
         self,
+        request: KnnRequest,
         *,
-        queries: MatrixDescription,
-        base: MatrixDescription | None,
-        query_ids: int,
-        num_queries: int,
-        base_ids: int,
-        num_base: int,
-        exclude_self: bool,
-        num_neighbors: int,
-        metric: int,
-        labels: int,
-        max_score: float | None,
-        range_min: int,
+        neighbors: int,
+        scores: int,
         num_threads: int,
         max_memory: int,
         progress: Progress | None,
-        neighbors: int,
-        scores: int,
     ) -> DeviceStatus | None: ...
 
-    def row_degrees(self, *, graph: GraphDescription, num_threads: int, degrees: int) -> DeviceStatus | None: ...
+    def row_degrees(self, graph: GraphLayout, *, num_threads: int, degrees: int) -> DeviceStatus | None: ...
 
     def walk_batches(
-        self,
-        *,
-        graph: GraphDescription,
-        finds_degrees: bool,
-        strategy: int,
-        roots: int,
-        walk_ids: int,
-        num_walks: int,
-        batch_size: int,
-        restart_threshold: int,
-        seed: int,
-        epoch: int,
-        num_threads: int,
-        nodes: int,
-        counts: int,
+        self, request: WalkRequest, *, num_threads: int, nodes: int, counts: int
     ) -> DeviceStatus | None: ...
 
-    def partition_epoch(
-        self,
-        *,
-        graph: GraphDescription,
-        batch_size: int,
-        restart_threshold: int,
-        drop_last: bool,
-        hardness: int,
-        seed: int,
-        epoch: int,
-        num_threads: int,
-        nodes: int,
-    ) -> int:
-        """Never queued. Returns the number of rows that were filled in at random."""
+    def partition_epoch(self, request: PartitionRequest, *, num_threads: int, nodes: int) -> int:
+        """Never queued. Returns the number of random fills."""
 
     def root_order(self, *, n: int, seed: int, epoch: int, out: int) -> None: ...
 

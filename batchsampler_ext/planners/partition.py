@@ -11,6 +11,7 @@ from .._engine import validate
 from .._engine.arrays import address
 from .._engine.backend import engine
 from .._engine.graph_view import GraphView
+from .._engine.requests import PartitionRequest
 from ..graph import ProximityGraph
 from .base import Batches, BatchPlanner, PlanRequest, batches_in_order
 
@@ -48,15 +49,16 @@ class PartitionPlanner(BatchPlanner):
         graph.check()
         num_full, tail_size = request.sizes(view.num_rows)
         rows = torch.empty(num_full * request.batch_size + tail_size, dtype=torch.int32, device=graph.device)
-        num_random = engine(graph.device).partition_epoch(
-            graph=view.description,
+        partition = PartitionRequest(
+            graph=view.layout,
             batch_size=request.batch_size,
             restart_threshold=request.restart_threshold(self.restart_prob),
             drop_last=request.drop_last,
             hardness=HARDNESSES.index(self.hardness),
             seed=request.seed,
             epoch=request.epoch,
-            num_threads=request.num_threads,
-            nodes=address(rows),
+        )
+        num_random = engine(graph.device).partition_epoch(
+            partition, num_threads=request.num_threads, nodes=address(rows)
         )
         return batches_in_order(view, rows, request, num_random)

@@ -1,4 +1,4 @@
-// Which values a bank can hold.
+// Range of the values that an embedding bank can store.
 #pragma once
 
 #include <limits>
@@ -7,7 +7,8 @@
 
 namespace bse {
 
-// Values of this magnitude and more round to infinity once stored, or are it already. Unit rows cannot.
+// Returns the smallest magnitude that is stored as infinity in `dtype`: halfway from the largest finite value to the
+// next power of two. Normalized rows are never that large, so for them (and float32) it is infinity itself.
 inline float first_infinite(DType dtype, bool normalize) {
   if (normalize || dtype == DType::kFloat32) return std::numeric_limits<float>::infinity();
   return dtype == DType::kFloat16 ? 65520.0f : 0x1.FFp127f;

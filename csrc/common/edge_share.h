@@ -1,6 +1,7 @@
-// How linked a mini-batch is: the share of its members' out-neighbors that are members too.
+// Edge share of mini-batches: the share of their members' out-neighbors that are in the same batch.
 //
-// A measure of hardness that needs no features. Integers: the result decides what a partition does, on every machine.
+// It measures hardness without features. It is computed in integers, because a partition branches on it and must come
+// out the same on every machine.
 #pragma once
 
 #include <cstdint>
@@ -9,14 +10,15 @@ namespace bse {
 
 class EdgeShare {
  public:
-  static constexpr int64_t kWhole = int64_t{1} << 20;  // a share of one
+  static constexpr int64_t kWhole = int64_t{1} << 20;  // a share of 1
 
+  // Counts one member: num_inside of its num_asked neighbors are in its batch.
   void add(uint32_t num_inside, uint32_t num_asked) {
     num_inside_ += num_inside;
     num_asked_ += num_asked;
   }
 
-  // In units of 1 / kWhole, beyond that of a batch drawn at random; 0 if it is not.
+  // Returns the edge share less that of a uniformly random batch, in units of 1 / kWhole; 0 if it is lower.
   int64_t beyond_random(int64_t batch_size, int64_t num_rows) const {
     if (num_asked_ == 0) return 0;
     const int64_t share = kWhole * num_inside_ / num_asked_ - kWhole * batch_size / num_rows;

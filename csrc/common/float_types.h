@@ -1,4 +1,4 @@
-// The 16-bit floating point types as bits, converted to and from float32. Rounding is to nearest, ties to even.
+// Conversions between float32 and the bits of bfloat16 and float16. Rounding is to nearest, ties to even.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +35,7 @@ BSE_HOST_DEVICE inline float float16_to_float(uint16_t value) {
   return result;
 }
 
-// Nearest bfloat16, ties to even, as a float32. NaN stays NaN.
+// Rounds to the nearest bfloat16 and returns it as a float32. NaN stays NaN.
 BSE_HOST_DEVICE inline float round_to_bfloat16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
@@ -52,7 +52,7 @@ BSE_HOST_DEVICE inline uint16_t float_to_bfloat16(float value) {
   return static_cast<uint16_t>(bits >> 16);
 }
 
-// Of a finite value; beyond the largest float16 it becomes infinity.
+// Requires a finite value. Magnitudes that round beyond the largest float16 become infinity.
 BSE_HOST_DEVICE inline uint16_t float_to_float16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
@@ -62,7 +62,7 @@ BSE_HOST_DEVICE inline uint16_t float_to_float16(float value) {
   if (magnitude >= 0x38800000u) {                                              // 2^-14: normal float16
     return static_cast<uint16_t>(sign | (magnitude - 0x38000000u + 0xFFFu + (magnitude >> 13 & 1)) >> 13);
   }
-  // Subnormal float16: a multiple of 2^-24. Adding 1/2 to the magnitude makes the addition itself round there.
+  // A subnormal float16 is a multiple of 2^-24, the spacing of float32 in [1/2, 1). Adding 1/2 thus rounds to it.
   float small;
   std::memcpy(&small, &magnitude, sizeof small);
   small += 0.5f;

@@ -1,6 +1,6 @@
-// Keyed integer hashes, for decisions too many to spend a Philox block on each.
+// Keyed integer hashes, for decisions that are too many for a Philox block each.
 //
-// mix32: C. Wellons' "lowbias32" (hash-prospector, public domain); mix64: the finalizer of SplitMix64 (Steele, Lea,
+// mix32 is C. Wellons' "lowbias32" (hash-prospector, public domain). mix64 is the finalizer of SplitMix64 (Steele, Lea,
 // Flood 2014). Keys come from Philox (random_stream.h), so hashes of different seeds, epochs and rounds are unrelated.
 #pragma once
 

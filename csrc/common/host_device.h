@@ -1,8 +1,8 @@
 // Marks a function that both the CPU and the GPU compile.
 //
-// Everything in csrc/common is plain C++17 without the standard library's containers, torch, Python or CUDA types, so
-// that the same header defines a result once for every device. On the CPU these functions are always inlined: a weak
-// out-of-line copy from a file compiled for AVX could otherwise be linked into the baseline path.
+// Everything in csrc/common is plain C++17 without standard containers, torch, Python or CUDA types. So one header
+// defines a result for every device. On the CPU these functions are always inlined. Otherwise the linker could pick a
+// weak out-of-line copy from a file compiled for AVX, and the baseline path would run it.
 #pragma once
 
 #if defined(__CUDACC__)

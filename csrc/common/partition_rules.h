@@ -1,5 +1,5 @@
-// What a partition is made of, for any device: its sizes, and the integer rules of seeds, votes and goals. How they
-// follow each other is in partition_schedule.h.
+// Sizes of a partition and the integer rules of its seeds, votes and goals, for any device. partition_schedule.h says
+// in which order they apply.
 #pragma once
 
 #include <cstdint>
@@ -12,13 +12,13 @@
 
 namespace bse {
 
-// How linked the batches of a partition are to be, compared with walks; partition_schedule.h, step 6.
+// Edge share that the batches of a partition should have, relative to walks (step 6 in partition_schedule.h).
 enum class Hardness : int { kSoft = 0, kDefault = 1, kHard = 2 };
 
 struct PartitionSizes {
   int64_t num_rows = 0, batch_size = 0;
-  int64_t num_assigned = 0;  // rows that get a batch: all but those left out by drop_last
-  int64_t num_batches = 0;   // only the last one may be ragged
+  int64_t num_assigned = 0;  // rows that get a batch: all but those that drop_last leaves out
+  int64_t num_batches = 0;   // all full, except perhaps the last one
 
   PartitionSizes() = default;
   PartitionSizes(int64_t num_rows, int64_t batch_size, bool drop_last) : num_rows(num_rows), batch_size(batch_size) {
@@ -28,7 +28,7 @@ struct PartitionSizes {
 
   BSE_HOST_DEVICE inline int64_t num_full() const { return num_assigned / batch_size; }
 
-  // Places of a batch.
+  // Returns the number of places of a batch.
   BSE_HOST_DEVICE inline int64_t capacity(int64_t batch) const {
     const int64_t rest = num_assigned - batch * batch_size;
     return rest < batch_size ? rest : batch_size;
@@ -37,7 +37,7 @@ struct PartitionSizes {
 
 namespace partition_rules {
 
-constexpr int32_t kUnassigned = -1, kLeftOut = -2;  // owners of rows that are in no batch
+constexpr int32_t kUnassigned = -1, kLeftOut = -2;  // owner values of rows that are in no batch
 
 constexpr uint32_t kSeedSize = 4, kMaxUnproductive = 64;
 constexpr uint32_t kMaxVotes = 128, kFewVotes = 16, kSoftVotes = 2;
@@ -45,22 +45,22 @@ constexpr uint32_t kNumVoteRounds = 12, kNumGrowthRounds = 4, kNumDissolves = 2;
 constexpr uint32_t kNumReseeds = 32, kNumReseedRounds = 6, kNumAdjustRounds = 6;
 constexpr uint32_t kMaxHardenings = 2, kMaxSoftenings = 24;
 constexpr int64_t kLowEdgeShare = EdgeShare::kWhole / 10;
-constexpr int64_t kFewProposals = 32;  // a round in which fewer than one row of these proposes brings little
+constexpr int64_t kFewProposals = 32;  // a round brings little if at most one in this many voting rows proposes
 constexpr uint32_t kHardenMask = 3, kSoftenMask = 7;                 // a row takes part if these bits of its hash are 0
-constexpr int64_t kNumMeasured = 4096;                               // rows that the link share is measured at
-constexpr int64_t kMaxMeasuredWalks = 64, kMaxMeasuredMembers = 64;  // walks, and members of each
+constexpr int64_t kNumMeasured = 4096;                               // sample for the edge share of a partition: rows
+constexpr int64_t kMaxMeasuredWalks = 64, kMaxMeasuredMembers = 64;  // sample for that of walks: walks, members of each
 
-// Which hash of a stage; stages are numbered in the order they run in.
+// Indices of the hash keys of a stage. Stages are numbered in the order they run in.
 constexpr uint32_t kPickRows = 0, kClaim = 1, kFill = 2, kOrder = 3, kFirstRound = 4;
 constexpr uint32_t kFillStage = 1 + kNumDissolves + kNumReseeds;
 
 // --- seeds ---------------------------------------------------------------------------------------------------------
 
-// Collects unassigned rows in the order a walk with restart meets them, the root first; returns how many, `limit` at
-// most. words: those of segment `stage` of walk `batch`. degree(row); neighbor_row(row, i), of which `row` itself has
-// no effect; is_unassigned(row). found: [kSeedSize]
+// Collects unassigned rows in the order in which a walk with restart meets them, root first. Returns how many, at most
+// `limit`. words: segment `stage` of walk `batch`; found: [kSeedSize]. The callables are degree(row),
+// neighbor_row(row, i), which may return `row` itself without effect, and is_unassigned(row).
 #if defined(__CUDACC__)
-#pragma nv_exec_check_disable  // what it calls may be for the device only
+#pragma nv_exec_check_disable  // the callables may be device-only functions
 #endif
 template <class Degree, class NeighborRow, class IsUnassigned>
 BSE_HOST_DEVICE inline uint32_t seed_walk(SegmentWords words, uint32_t root, uint32_t limit, uint32_t restart_threshold,
@@ -88,7 +88,8 @@ BSE_HOST_DEVICE inline uint32_t seed_walk(SegmentWords words, uint32_t root, uin
   return num_found;
 }
 
-// Position in the walk, 24 bits of hash, batch: the smallest claim takes the row. No two are equal.
+// Claim of a batch to a row: position in the walk, 24 bits of hash, batch. The smallest claim gets the row. No two
+// claims to a row are equal.
 BSE_HOST_DEVICE inline uint64_t seed_claim(uint64_t claim_key, uint32_t position, uint32_t row, uint32_t batch) {
   const uint64_t hash = keyed_hash(claim_key, uint64_t{row} << 32 | batch);
   return uint64_t{position} << 56 | hash >> 40 << 32 | batch;
@@ -98,7 +99,7 @@ BSE_HOST_DEVICE inline int32_t claiming_batch(uint64_t claim) { return static_ca
 
 // --- votes ---------------------------------------------------------------------------------------------------------
 
-// Places that a batch gives away in a round: it widens from kSeedSize to all of its capacity.
+// Returns how many places a batch offers in a round: filling it to a target that grows from kSeedSize to its capacity.
 BSE_HOST_DEVICE inline int64_t room_in_round(int64_t capacity, int64_t num_free, uint32_t round) {
   if (round + 1 >= kNumGrowthRounds) return num_free;
   const int64_t widening = capacity > kSeedSize ? capacity - kSeedSize : 0;
@@ -107,17 +108,17 @@ BSE_HOST_DEVICE inline int64_t room_in_round(int64_t capacity, int64_t num_free,
   return room < 0 ? 0 : room < num_free ? room : num_free;
 }
 
-// Whether rows still find batches.
+// Returns whether more than one in kFewProposals voting rows found a batch to propose to.
 BSE_HOST_DEVICE inline bool brings_much(int64_t num_proposals, int64_t num_asking) {
   return num_proposals * kFewProposals > num_asking;
 }
 
-// Neighbors that a row asks.
+// Returns how many neighbors a row asks. A row is stranded if it found no batch in its last vote.
 BSE_HOST_DEVICE inline uint32_t num_votes(bool is_stranded, uint32_t max_votes) {
   return is_stranded && kFewVotes < max_votes ? kFewVotes : max_votes;
 }
 
-// Of the batches with most votes a row proposes to the one with the largest of these; no two are equal.
+// Breaks ties: of the batches with the most votes, a row proposes to the one with the largest hash. No two are equal.
 BSE_HOST_DEVICE inline uint64_t choice_hash(uint64_t row_hash, int32_t batch) {
   return keyed_hash(row_hash, static_cast<uint64_t>(batch));
 }
@@ -129,8 +130,9 @@ BSE_HOST_DEVICE inline uint64_t proposal_rank(uint64_t row_hash, uint32_t votes)
 
 // --- goals ---------------------------------------------------------------------------------------------------------
 
-// A little more than three quarters of what walks have: their share says less where they dwell on hubs (kNN graphs),
-// and where members are hardly linked (few neighbors of many candidates) a partition needs more edges to be as hard.
+// Returns the edge share that a partition aims at: 3/4 of the walks' share plus 1/50, and half of that if soft. Where
+// walks dwell on hubs (kNN graphs), their share overstates their hardness, thus 3/4. Where members share few edges (few
+// neighbors of many candidates), a partition needs a higher share than walks to be as hard, thus the 1/50.
 inline int64_t edge_share_goal(int64_t walk_share, Hardness hardness) {
   const int64_t goal = walk_share * 3 / 4 + EdgeShare::kWhole / 50;
   return hardness == Hardness::kSoft ? goal / 2 : goal;

@@ -1,26 +1,27 @@
-// Partition epochs: every row in exactly one batch, and no batch left random. What follows what, for any engine.
+// Order of the steps of a partition epoch, for any engine. Every row gets exactly one batch, and no batch is random.
 //
-// Walking over what is still unclaimed starts hard and ends random. Here short walks seed every batch at once, and
-// batches then grow by capacity-limited votes of out-neighbors:
-//   1. seeds     each batch walks with restart from its root until it has kSeedSize unassigned rows or
-//                kMaxUnproductive steps in vain; a row claimed twice goes to the smaller (rank in the walk, hash,
-//                batch)
-//   2. votes     each unassigned row asks its out-neighbors (kMaxVotes consecutive ones at most; kFewVotes if it found
-//                no batch when it asked last) and proposes to the batch with room that most of them are in; each batch
-//                takes its best proposals up to its room, which widens over kNumGrowthRounds rounds from kSeedSize to
-//                all places; until a round brings little
-//   3. dissolve  twice, the emptiest batches are emptied and rooted anew among the unassigned; 1 and 2 again
-//   4. reroot  while more than R / 500 rows are left, the emptiest open batches seed and grow from new roots
-//   5. fill      what is left, in hash order
-//   6. adjust    to a goal for the link share: the share of a row's neighbors that are in its batch. Independent walks
-//                on the same graph say what it should be. While it is lower, batches harden: of a random quarter,
-//                those rows leave that have more neighbors in another batch; they vote again, and who finds no room
-//                goes back. While it is higher, batches soften: a random eighth leaves and asks kSoftVotes neighbors.
-//                Where a few hubs are in everybody's list (raw pixels, sentences) a single vote says little, and
-//                hardening is what makes batches hard; on small or tight graphs, votes are harder than walks.
-// Then the full batches are put into hash order. Integers and hashes of (seed, epoch, stage, row) only; each round
-// reads the state at its start: the result does not depend on threads or devices. O(R) memory, O(R K) a round. Oracle:
-// batchsampler_ext/reference/partition.py.
+// Batches collected one after another from the rows still free would start hard and end random. Here short walks seed
+// all batches at once. Batches then grow by votes of out-neighbors, within their capacity:
+//   1. seeds     Each batch walks with restart from its root until it has kSeedSize unassigned rows, or takes
+//                kMaxUnproductive steps in a row without a new one. A row claimed by several batches goes to the
+//                smallest (position in the walk, hash, batch).
+//   2. votes     Each unassigned row asks up to kMaxVotes consecutive out-neighbors, or kFewVotes if it found no batch
+//                in its last vote. It proposes to the batch with room that most of them are in. Each batch accepts its
+//                best proposals up to its room, which grows from kSeedSize to all places over kNumGrowthRounds rounds.
+//                After these, voting ends once a round brings little (brings_much()), or at the limit of rounds.
+//   3. dissolve  Twice, the emptiest batches are emptied and get new roots among the unassigned rows. Then 1 and 2.
+//   4. reroot    While more than R / 500 rows are left, the emptiest open batches walk from new roots and grow. This
+//                ends after kNumReseeds stages, or once a stage places fewer than one in 50 of the rows left.
+//   5. fill      The rows left take the free places in hash order.
+//   6. adjust    The edge share of the batches is moved to a goal derived from walks on the same graph. While it is
+//                below, batches harden: from a random quarter of the rows, those with more neighbors in another batch
+//                leave. They vote again, and return if they find no room. While it is above, batches soften: a random
+//                eighth of the rows leaves, and asks kSoftVotes neighbors. If a few hubs are neighbors of most rows
+//                (raw pixels, sentences), single votes say little, and only hardening makes batches hard. On small or
+//                tight graphs, votes give harder batches than walks.
+// Finally the full batches are put into hash order. All steps use only integers and hashes of (seed, epoch, stage,
+// row), and each round reads the state at its start. So the result does not depend on threads or devices. O(R) memory,
+// O(R K) per round. Oracle: batchsampler_ext/reference/partition.py.
 #pragma once
 
 #include <cstdint>
@@ -31,26 +32,24 @@ namespace bse {
 
 struct VoteRound {
   uint32_t stage, index;
-  bool is_growing;      // batches widen; otherwise they give away all places
-  bool is_conditional;  // it takes place only if the round before brought much
+  bool is_growing;      // batches offer room_in_round() places; otherwise all free places
+  bool is_conditional;  // the round takes place only if the round before brought much
   uint32_t max_votes;
 };
 
-// What an engine does. Each stage has hashes of its own.
-// clang-format off
+// Runs the schedule on an Engine with these functions. Each stage has its own hashes.
 //   int64_t num_unassigned()
-//   void seed_all()                           Roots are the first rows of the root order.
-//   void seed_dissolved(num_batches, stage)   Empties the emptiest batches and seeds them again.
-//   void seed_emptiest(num_batches, stage)        Seeds the emptiest open batches, fewer if there are fewer.
+//   void seed_all()                          Seeds all batches; roots are the first rows of the root order.
+//   void seed_dissolved(num_batches, stage)  Empties the emptiest batches and seeds them again.
+//   void seed_emptiest(num_batches, stage)   Seeds the emptiest open batches, or all if they are fewer.
 //   void vote(round)
-//   bool should_continue()                          Whether the last vote placed many rows. Always true if the engine itself
-//                                             makes the rounds after it have no effect.
+//   bool should_continue()                   Returns whether the last vote brought much. An engine may always return
+//                                            true if it turns conditional rounds into no-ops by itself.
 //   void fill(stage)
-//   int64_t edge_share_goal(), edge_share()
-//   void eject_misplaced(stage)             Rows leave their batch, to harden batches.
-//   void leave(stage)                         Rows leave their batch, to soften batches.
-//   void return_unplaced()                            Rows return to the batch last left, while it has room.
-// clang-format on
+//   int64_t edge_share_goal(), edge_share()  Both are in units of EdgeShare.
+//   void eject_misplaced(stage)              Ejects misplaced rows of a random quarter, to harden batches.
+//   void leave(stage)                        Ejects a random eighth of the rows, to soften batches.
+//   void return_unplaced()                   Returns rows to the batch that they left last, while it has room.
 template <class Engine>
 class PartitionSchedule {
  public:
@@ -97,7 +96,7 @@ class PartitionSchedule {
     const int64_t goal = is_hard ? EdgeShare::kWhole : engine_.edge_share_goal();
     int64_t share = engine_.edge_share();
     for (uint32_t pass = 0; pass < kMaxHardenings && share < goal; ++pass) share = harden(++stage);
-    if (is_hard) {  // more of it makes batches harder only where their members are hardly linked
+    if (is_hard) {  // more passes make batches harder only if the edge share is low
       for (uint32_t pass = 0; pass < kMaxHardenings && share < kLowEdgeShare; ++pass) share = harden(++stage);
     }
     for (uint32_t pass = 0; pass < kMaxSoftenings && share > goal; ++pass) share = soften(++stage);
@@ -113,7 +112,7 @@ class PartitionSchedule {
     return reassign(stage, partition_rules::kSoftVotes);
   }
 
-  // Finds batches for those who left; returns the link share.
+  // Finds batches for the ejected rows; returns the new edge share.
   int64_t reassign(uint32_t stage, uint32_t max_votes) {
     for (uint32_t round = 0; round < partition_rules::kNumAdjustRounds; ++round) {
       engine_.vote({stage, round, false, round > 0, max_votes});

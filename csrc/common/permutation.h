@@ -1,9 +1,9 @@
-// A keyed pseudo-random permutation of 0..n-1 whose every element can be evaluated by itself.
+// A keyed pseudo-random permutation of 0..n-1. Each element is evaluated by itself, in integers only.
 //
-// A generalized Feistel network (Black, Rogaway 2002) on the grid height x width >= n: alternately the row index is
-// shifted by a hash of the column index and the column by a hash of the row; results outside [0, n) are mapped on until
-// they fall inside (cycle walking; fewer than one in sqrt(n) are outside). Integers only. It orders rows, roots and
-// random_fills; candidate draws, whose distribution is promised exactly, use draw.h instead.
+// It is a generalized Feistel network (Black, Rogaway 2002) on a grid of height * width >= n cells. Rounds alternately
+// shift the row index by a hash of the column index and the column by a hash of the row. A result outside [0, n) is
+// mapped again until it falls inside (cycle walking); fewer than one cell in sqrt(n) is outside. The permutation orders
+// rows, roots and random fills. Candidate draws, whose distribution must be exact, use draw.h instead.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 namespace bse {
 
-// ceil(sqrt(n)) for 1 <= n < 2**31.
+// Returns ceil(sqrt(n)) for 1 <= n < 2^31.
 BSE_HOST_DEVICE inline uint32_t ceil_sqrt(uint32_t n) {
   uint32_t root = 0;  // largest root with root^2 < n
   for (uint32_t bit = 1u << 15; bit != 0; bit >>= 1) {
@@ -24,7 +24,7 @@ BSE_HOST_DEVICE inline uint32_t ceil_sqrt(uint32_t n) {
   return root + 1;
 }
 
-// Requires 1 <= n < 2**31 and positions in [0, n).
+// Requires 1 <= n < 2^31 and positions in [0, n).
 class KeyedPermutation {
  public:
   BSE_HOST_DEVICE KeyedPermutation(uint32_t n, uint64_t seed, Purpose purpose, uint32_t epoch, uint32_t major) : n_(n) {

@@ -1,8 +1,8 @@
 // Philox4x32-10, the counter-based generator behind every random choice of the package.
 //
-// Source: Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011. A block of four 32-bit
-// words is a pure function of a 128-bit counter and a 64-bit key, so no state is carried between threads or devices.
-// The Random123 known-answer vectors pin it in tests/python/test_random.py.
+// A block of four 32-bit words is a pure function of a 128-bit counter and a 64-bit key. So threads and devices share
+// no state. tests/python/test_random.py checks it against the known answers of Random123.
+// Source: Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
-// Which random words belong to which decision: named streams of Philox words, and unbiased integers from them.
+// Named streams of Philox words, one per random decision, and unbiased integers from them.
 //
-// counter = (purpose << 24 | epoch, major, minor, block), key = seed. `major` is a walk, group or batch, `minor` a
-// segment or round. Two decisions never share a counter, whatever thread or device takes them.
+// A stream has key = seed and counters (purpose << 24 | epoch, major, minor, block). `major` is a walk, group, batch or
+// stage; `minor` is a segment, stage or round. Two decisions never share a counter, on any thread or device.
 #pragma once
 
 #include <cstdint>
@@ -12,15 +12,15 @@
 namespace bse {
 
 enum class Purpose : uint32_t {
-  kCandidates = 1,     // candidate draw of a group of rows           (major = group)
+  kCandidates = 1,     // candidate draw of a group of rows                       (major = group)
   kGroups = 2,         // permutation that forms the groups
-  kWalk = 3,           // steps of a walk                             (walk, segment)
-  kReroot = 4,         // new root of a stuck walk                    (walk, segment)
-  kFill = 5,           // permutation that random_fills an unfinished batch  (walk)
-  kRoots = 6,          // root of an independent walk                 (walk)
-  kRootOrder = 7,      // permutation of roots: partition, paper mode, uniform batches
-  kPartitionWalk = 8,  // seed walks of a partition                   (batch, stage)
-  kPartitionHash = 9,  // keys of the partition's hashes              (stage, round)
+  kWalk = 3,           // steps of a walk                                         (walk, segment)
+  kReroot = 4,         // new root of a walk in an exhausted neighborhood         (walk, segment)
+  kFill = 5,           // permutation for the random fills of a batch             (walk)
+  kRoots = 6,          // root of an independent walk                             (walk)
+  kRootOrder = 7,      // permutation of roots: partition, cover_by_walks, uniform batches
+  kPartitionWalk = 8,  // seed walks of a partition                               (batch, stage)
+  kPartitionHash = 9,  // keys of a partition's hashes                            (stage, index of the hash)
 };
 
 constexpr uint32_t kEpochLimit = 1u << 24;
@@ -29,12 +29,13 @@ BSE_HOST_DEVICE inline uint32_t stream_tag(Purpose purpose, uint32_t epoch) {
   return static_cast<uint32_t>(purpose) << 24 | epoch;
 }
 
-// High 32 bits of a 32 x 32 bit product: maps a word to [0, n).
+// Returns the high 32 bits of word * n, which maps a word to [0, n).
 BSE_HOST_DEVICE inline uint32_t mulhi(uint32_t word, uint32_t n) {
   return static_cast<uint32_t>(uint64_t{word} * n >> 32);
 }
 
-// Exactly uniform in [0, n), n >= 1: words that would make some values likelier are skipped (Lemire 2019).
+// Returns an exactly uniform integer in [0, n), n >= 1. Words that would make some values likelier are skipped (Lemire,
+// "Fast random integer generation in an interval", 2019).
 template <class Words>
 BSE_HOST_DEVICE inline uint32_t uniform_below(Words& words, uint32_t n) {
   uint64_t product = uint64_t{words.next()} * n;

@@ -1,11 +1,11 @@
-// The defined rounding of a similarity score, and the total order of selection.
+// The exact score: the definition of a similarity score down to its rounding, and the total order of selection.
 //
 //   acc    = +0, then acc = fma(a[k], b[k], acc) for k ascending      n = the same chain with b = a
 //   r      = 1 / sqrt(n), both correctly rounded; r = 0 for n = 0
 //   cosine = acc * (r_i * r_j)      ip = acc      l2 = -max(0, fma(-2, acc, n_i + n_j))       (-0 becomes +0)
 //
-// Needs round-to-nearest, subnormals kept, no contraction other than the fma written here (-ffp-contract=off). The
-// chain is symmetric in i and j. A NaN score is never selected.
+// This needs round-to-nearest, subnormals kept, and no contraction other than the fma written here (-ffp-contract=off).
+// Scores are symmetric in i and j. A NaN score is never selected.
 #pragma once
 
 #include <cmath>
@@ -18,7 +18,7 @@ namespace bse {
 
 enum class Metric : int { kCosine = 0, kInnerProduct = 1, kL2 = 2 };
 
-// What a metric needs of each row beside its elements: r for cosine, n for l2, nothing (0) for ip.
+// Returns the per-row term of a metric: r for cosine, n for l2, 0 for ip, which needs none.
 BSE_HOST_DEVICE inline float row_norm(Metric metric, float squared_norm) {
   if (metric == Metric::kCosine) return squared_norm == 0.0f ? 0.0f : 1.0f / sqrtf(squared_norm);
   return metric == Metric::kL2 ? squared_norm : 0.0f;
@@ -49,8 +49,8 @@ BSE_HOST_DEVICE inline float from_ordered_bits(uint32_t ordered) {
   return score;
 }
 
-// Rank of a candidate as one integer: a smaller rank is a better candidate. Score descending, then tiebreak ascending
-// (draw position in a proximity graph, id in kNN).
+// Returns the rank of a candidate as one integer. Ranks ascend with falling scores, then with rising tiebreaks. The
+// tiebreak is the draw position in a proximity graph and the id in kNN.
 BSE_HOST_DEVICE inline uint64_t candidate_rank(float score, uint32_t tiebreak) {
   return uint64_t{~ordered_bits(score)} << 32 | tiebreak;
 }

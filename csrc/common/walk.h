@@ -1,14 +1,14 @@
-// The canonical random walk with restart: what a walk is, apart from how it is scheduled.
+// Definition of the random walk with restart that collects a batch, whatever way an engine schedules it.
 //
 // Segment s of walk w starts at the current root. Each step draws a restart word, which ends the segment if it is below
-// the threshold floor(alpha * 2^32), then a neighbor word, which picks neighbor mulhi(word, degree). A segment also
-// ends at a node without neighbors and after max_segment_steps. It is a pure function of (seed, epoch, w, root, s).
-// The batch is the root and then the first distinct nodes in the order (segment, step). After max_unproductive_segments
-// segments in a row that add no node, a drawn node becomes the root (reroot); after max_segments segments in all, the
-// rest is filled from a keyed permutation of all nodes. So every walk ends.
+// the threshold floor(alpha * 2^32) for restart probability alpha. Then it draws a neighbor word, which picks neighbor
+// mulhi(word, degree). A segment also ends at a row without neighbors and after max_segment_steps. It is a pure
+// function of (seed, epoch, w, root, s). The batch is the root and then the first distinct rows in the order (segment,
+// step). After max_unproductive_segments segments in a row that add no row, a random row becomes the root (reroot).
+// After max_segments segments in all, random fills from a keyed permutation of all rows complete the batch.
 //
 // Source: Yang et al., "BatchSampler: Sampling Mini-Batches for Contrastive Learning in Vision, Language, and Graphs",
-// KDD 2023, section 4.2; segments and caps are ours.
+// KDD 2023, section 4.2. Segments and their limits are not in the paper.
 #pragma once
 
 #include <cstdint>
@@ -24,9 +24,9 @@ struct WalkLimits {
   uint32_t max_segments;
 };
 
-// About 256 unproductive steps in a row (a segment has 2^32 / threshold - 1 steps on average), at least 4 segments and
-// at most 4096, are taken for a sign that the root's neighborhood is exhausted. The cap on all segments leaves room for
-// eight times the steps that batch_size new nodes would take, and for eight such streaks.
+// The root's neighborhood counts as exhausted after about 256 unproductive steps in a row, in 4 to 4096 segments. A
+// segment has 2^32 / threshold - 1 steps on average. The limit on all segments is eight times the segments of
+// batch_size steps and of one such unproductive streak.
 BSE_HOST_DEVICE inline WalkLimits walk_limits(uint32_t batch_size, uint32_t restart_threshold) {
   const uint64_t steps_weight = (uint64_t{1} << 32) - restart_threshold;
   uint64_t unproductive = uint64_t{256} * restart_threshold / steps_weight + 1;
@@ -39,13 +39,13 @@ BSE_HOST_DEVICE inline WalkLimits walk_limits(uint32_t batch_size, uint32_t rest
   return {batch_size > 64 ? batch_size : 64, static_cast<uint32_t>(unproductive), static_cast<uint32_t>(segments)};
 }
 
-// The words of one segment's steps: one Philox block serves two steps.
+// The random words of the steps of one segment. One Philox block serves two steps.
 class SegmentWords {
  public:
   BSE_HOST_DEVICE SegmentWords(uint64_t seed, Purpose purpose, uint32_t epoch, uint32_t walk, uint32_t segment)
       : seed_(seed), tag_(stream_tag(purpose, epoch)), walk_(walk), segment_(segment) {}
 
-  // Must be called with step = 0, 1, 2, ... in order.
+  // Loads the words of a step. Must be called with step = 0, 1, 2, ... in order.
   BSE_HOST_DEVICE void load(uint32_t step) {
     if ((step & 1) == 0) block_ = philox4x32(seed_, tag_, walk_, segment_, step >> 1);
     offset_ = 2 * (step & 1);

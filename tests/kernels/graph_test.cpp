@@ -184,7 +184,7 @@ void check(const Case& run) {
   Array<int32_t> neighbors(num_edges, -7);
   Array<float> scores(num_edges, 7.0f);
   Array<uint64_t> status(cuda::kNumStatusWords, cuda::kNoReport);
-  const cuda::Edges edges{neighbors.data(), run.has_scores ? scores.data() : nullptr};
+  const Edges edges{neighbors.data(), run.has_scores ? scores.data() : nullptr};
   if (run.candidate_group_size == 0) {
     cuda::KnnRequest request;
     request.queries = request.base = matrix;
@@ -197,7 +197,7 @@ void check(const Case& run) {
     cuda::knn(request, plan, edges, aligned, status.data(), nullptr);
     synchronize();
   } else {
-    cuda::GraphRequest request;
+    cuda::ProximityGraphRequest request;
     request.features = request.documents = matrix;
     request.num_rows = run.num_rows;
     request.num_candidates = run.num_candidates;

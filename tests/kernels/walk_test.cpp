@@ -189,9 +189,10 @@ struct Output {
   Array<int64_t> counts;  // [4, num_walks]
 };
 
-void walk_on_cpu(const Tables& tables, const Case& c, const int64_t* roots, const int64_t* walk_ids, Output& output) {
-  WalkRequest request;
-  request.graph = tables.cpu();
+template <class Request, class Graph>
+Request request_of(const Graph& graph, const Case& c, const int64_t* roots, const int64_t* walk_ids) {
+  Request request;
+  request.graph = graph;
   request.strategy = c.is_uniform ? Strategy::kUniform : Strategy::kWalk;
   request.roots = roots;
   request.walk_ids = walk_ids;
@@ -200,6 +201,11 @@ void walk_on_cpu(const Tables& tables, const Case& c, const int64_t* roots, cons
   request.restart_threshold = c.threshold();
   request.seed = c.seed;
   request.epoch = c.epoch;
+  return request;
+}
+
+void walk_on_cpu(const Tables& tables, const Case& c, const int64_t* roots, const int64_t* walk_ids, Output& output) {
+  const auto request = request_of<WalkRequest>(tables.cpu(), c, roots, walk_ids);
   Silent monitor;
   int64_t* const counts = output.counts.data();
   const int64_t n = c.num_walks;
@@ -209,17 +215,7 @@ void walk_on_cpu(const Tables& tables, const Case& c, const int64_t* roots, cons
 // Returns the message of what was reported.
 std::string walk_on_device(const Tables& tables, const Case& c, const int64_t* roots, const int64_t* walk_ids,
                            Output& output) {
-  cuda::WalkRequest request;
-  request.graph = tables.device();
-  request.is_uniform = c.is_uniform;
-  request.roots = roots;
-  request.walk_ids = c.has_walk_ids ? walk_ids : nullptr;
-  request.first_walk = c.first_walk;
-  request.num_walks = c.num_walks;
-  request.batch_size = c.batch_size;
-  request.restart_threshold = c.threshold();
-  request.seed = c.seed;
-  request.epoch = c.epoch;
+  const auto request = request_of<cuda::WalkRequest>(tables.device(), c, roots, walk_ids);
   const size_t scratch_bytes = cuda::walk_scratch_bytes(request);
   Array<uint32_t> scratch(scratch_bytes / sizeof(uint32_t), 0xABABABABu);
   Array<uint64_t> status(cuda::kNumStatusWords);

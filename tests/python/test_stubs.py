@@ -47,7 +47,7 @@ def arguments_in_stub(function: ast.FunctionDef) -> Arguments:
 def kind_in_stub(annotation: ast.expr | None) -> str:
     assert annotation is not None
     text = ast.unparse(annotation)
-    kinds = {"_Matrix": "tuple", "_Graph": "tuple", "Sequence[int]": "sequence"}
+    kinds = {"Sequence[int]": "sequence"}
     return text if text in ("bool", "int", "float", "str") else kinds.get(text, "object")
 
 

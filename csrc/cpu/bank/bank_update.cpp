@@ -22,12 +22,12 @@ void make_unit(float* row /* [dim] */, int64_t dim) {
   for (k = 0; k < dim; ++k) row[k] = static_cast<float>(row[k] * scale);
 }
 
-// The first row with a value that could not be stored, or -1.
+// Returns the first row with a value that cannot be stored, or -1.
 int64_t first_unstorable(const float* rows /* [num_rows, dim] */, const BankUpdate& update, const BankTables& bank) {
   const float limit = first_infinite(bank.dtype, update.normalize);
   for (int64_t i = 0; i < update.num_rows; ++i) {
     bool storable = true;
-    for (int64_t k = 0; k < bank.dim; ++k) storable &= std::fabs(rows[i * bank.dim + k]) < limit;  // NaN: false
+    for (int64_t k = 0; k < bank.dim; ++k) storable &= std::fabs(rows[i * bank.dim + k]) < limit;  // false for NaN
     if (!storable) return i;
   }
   return -1;
@@ -46,7 +46,7 @@ UpdateResult check(const BankTables& bank, const BankUpdate& update) {
   return {};
 }
 
-// One instance for each element type of the table.
+// Normalizes, mixes and stores the rows. Instantiated for each element type of the table.
 template <class Element, float (*kLoad)(Element), Element (*kStore)(float)>
 void store(void* table, const float* rows, const BankTables& bank, const BankUpdate& update) {
   std::vector<float> row(bank.dim);

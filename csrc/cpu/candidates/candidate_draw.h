@@ -1,4 +1,4 @@
-// The ordered candidate draw of one group of rows, with the scratch it takes (csrc/common/draw.h says what it is).
+// The ordered candidate draw of one group of rows (defined in csrc/common/draw.h), with its scratch.
 #pragma once
 
 #include <algorithm>
@@ -27,7 +27,7 @@ class CandidateDraw {
     return 4 * num_drawn + (has_marks(num_drawn, n) ? n : IndexTable::bytes(num_drawn));
   }
 
-  // The draw of a group, valid until the next call.      returns [num_drawn]
+  // Returns the draw of a group: [num_drawn], valid until the next call.
   const uint32_t* operator()(uint32_t group) {
     BufferedWordStream words(seed_, Purpose::kCandidates, 0, group, 0);
     if (!is_sparse_) {
@@ -42,7 +42,7 @@ class CandidateDraw {
   }
 
  private:
-  // As draw_sparse.
+  // Same result as draw_sparse(), with an array of marks for the set.
   void draw_marked(BufferedWordStream& words) {
     if (++mark_ == 0) {
       std::fill(marks_.begin(), marks_.end(), uint8_t{0});
@@ -53,7 +53,7 @@ class CandidateDraw {
     for (uint32_t count = 0; count < num_drawn_;) {
       int num_words = static_cast<int>(std::min<uint32_t>(num_drawn_ - count, BufferedWordStream::kNumWords));
       const uint32_t* next = words.peek(&num_words);
-      bool is_plain = true;  // no word that uniform_below() might skip
+      bool is_plain = true;  // none of these words might be skipped by uniform_below()
       for (int w = 0; w < num_words; ++w) is_plain &= next[w] * n_ >= n_;
       if (!is_plain) {
         const uint32_t value = words.next_below(n_);
@@ -73,8 +73,8 @@ class CandidateDraw {
     }
   }
 
-  // A mark for every value while they stay in the cache; a hash table beyond. Marks are bytes, not bits: values that
-  // share a word would wait for each other.
+  // Whether a mark per value replaces the hash table: as long as all marks fit in the cache. Marks are bytes, not bits,
+  // because updates of values that share a word would wait for each other.
   static bool has_marks(int64_t num_drawn, int64_t n) {
     constexpr int64_t kMaxMarks = 1 << 18;
     return n <= kMaxMarks && draw_is_sparse(static_cast<uint32_t>(num_drawn), static_cast<uint32_t>(n));
@@ -83,7 +83,7 @@ class CandidateDraw {
   uint32_t num_drawn_, n_;
   uint64_t seed_;
   bool is_sparse_;
-  std::vector<uint8_t> marks_;  // [n], or empty; drawn values have this call's mark
+  std::vector<uint8_t> marks_;  // [n], or empty; marks_[value] == mark_ if this call has drawn the value
   uint8_t mark_ = 0;
   IndexTable seen_;
   std::vector<uint32_t> values_;

@@ -1,4 +1,4 @@
-// The candidates that a proximity graph has drawn for a row or for a group of rows.
+// The candidates drawn for one row of a proximity graph, or for a group of rows.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 
 namespace bse {
 
-// What the builders of a proximity graph read: the request, and row_norm() of each row of the subset.
+// Input of the builders of a proximity graph: the request, and row_norm() of each row of the subset.
 struct GraphSubset {
   const ProximityGraphRequest& request;
   const float* query_norms;     // [num_rows]
@@ -19,10 +19,10 @@ struct GraphSubset {
   int64_t instance(int64_t row) const { return request.rows != nullptr ? request.rows[row] : row; }
 };
 
-// One thread's. Arrays hold `size` entries.
+// Belongs to one thread. Arrays are [size].
 class DrawnCandidates {
  public:
-  // size: of a draw; num_drawable: values that it draws from
+  // size: number of candidates per draw; num_drawable: number of values to draw from
   DrawnCandidates(const GraphSubset& subset, int64_t size, int64_t num_drawable)
       : subset_(subset),
         draw_(static_cast<uint32_t>(size), static_cast<uint32_t>(num_drawable), subset.request.seed),
@@ -34,14 +34,14 @@ class DrawnCandidates {
     return 16 * size + CandidateDraw::bytes(size, num_drawable);
   }
 
-  // Those that a group of rows shares.
+  // Draws the candidates that a group of rows shares.
   void draw_shared(int64_t group) {
     const uint32_t* drawn = draw_(static_cast<uint32_t>(group));
     std::copy(drawn, drawn + size(), rows_.begin());
     look_up();
   }
 
-  // A row's own: the draw is over the other rows.
+  // Draws candidates for one row, among all other rows.
   void draw_own(int64_t row) {
     const uint32_t* drawn = draw_(static_cast<uint32_t>(row));
     const auto own = static_cast<uint32_t>(row);
@@ -50,8 +50,8 @@ class DrawnCandidates {
   }
 
   int64_t size() const { return static_cast<int64_t>(rows_.size()); }
-  const uint32_t* rows() const { return rows_.data(); }  // of the subset
-  const int64_t* ids() const { return ids_.data(); }     // of the features
+  const uint32_t* rows() const { return rows_.data(); }  // rows of the subset
+  const int64_t* ids() const { return ids_.data(); }     // their instance ids
   const float* norms() const { return norms_.data(); }
 
  private:

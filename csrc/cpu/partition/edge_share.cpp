@@ -31,7 +31,7 @@ EdgeShare walk_edge_share(const PartitionRequest& request, const std::vector<uin
   walk_batches(walks, {nodes.data(), unused.data(), unused.data(), unused.data(), unused.data()}, monitor);
 
   EdgeShare share;
-  VoteTally tally(1);  // members vote for batch 0
+  VoteTally tally(1);  // counts neighbors that are members: membership is batch 0
   std::vector<int32_t> membership(static_cast<size_t>(graph.num_rows), -1);
   const int64_t stride = (batch_size + kMaxMeasuredMembers - 1) / kMaxMeasuredMembers;
   for (int64_t walk = 0; walk < num_walks; ++walk) {

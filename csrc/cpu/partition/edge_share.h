@@ -1,4 +1,4 @@
-// How linked independent walks are (csrc/common/edge_share.h).
+// Edge share of batches from independent walks (csrc/common/edge_share.h).
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace bse {
 
-// Of independent walks from the first rows of `order`, measured at some of their members.
+// Walks from the first rows of `order` and returns the edge share of their batches, sampled over some of their members.
 EdgeShare walk_edge_share(const PartitionRequest& request, const std::vector<uint32_t>& order, Monitor& monitor);
 
 }  // namespace bse

@@ -1,6 +1,7 @@
-// Partition epochs on the CPU: the engine behind the schedule of csrc/common/partition_schedule.h, which says what is
-// computed. Rows are asked in parallel; all decisions of a round read the state at its start. Proposals are counted
-// into batches and each batch selects its best. O(R) memory, O(R K) a round.
+// Partition epochs on the CPU: the engine for csrc/common/partition_schedule.h, which defines the result.
+//
+// Rows vote in parallel, and all decisions of a round read the state at its start. A counting sort groups the proposals
+// by batch, and each batch selects its best. O(R) memory, O(R K) per round.
 
 #include <algorithm>
 #include <numeric>
@@ -19,9 +20,10 @@ namespace {
 
 using namespace partition_rules;
 
-// Rows that one thread takes at a time. Fewer are not worth waking another one, at about 20 phases a partition.
+// Rows that a thread takes at a time. With fewer, waking another thread costs more than it saves, at about 20 parallel
+// loops per partition.
 constexpr int64_t kGrain = 4096;
-// Rows between the one that is asked and the one that is fetched.
+// Distance in rows from the row that votes to the row that is prefetched.
 constexpr int64_t kAhead = 4;
 
 class Partition {
@@ -50,6 +52,7 @@ class Partition {
     refresh_unassigned();
   }
 
+  // Writes the batches and returns the number of random fills.
   int64_t run(int32_t* nodes) {
     PartitionSchedule<Partition>(*this, sizes_, request_.hardness).run();
     write(nodes);
@@ -78,7 +81,7 @@ class Partition {
     return batches;
   }
 
-  // The `count` batches with the most free places, ties by lower number.
+  // Returns the `count` batches with the most free places, ties by lower number.
   std::vector<int64_t> emptiest(std::vector<int64_t> batches, int64_t count) const {
     std::sort(batches.begin(), batches.end(),
               [this](int64_t a, int64_t b) { return free_[a] != free_[b] ? free_[a] > free_[b] : a < b; });
@@ -104,7 +107,7 @@ class Partition {
     return hashed;
   }
 
-  // Distinct unassigned rows, at random.
+  // Returns distinct random unassigned rows.
   std::vector<uint32_t> pick_roots(int64_t count, uint32_t stage) const {
     auto hashed = hashed_unassigned(key(stage, kPickRows));
     std::partial_sort(hashed.begin(), hashed.begin() + count, hashed.end());
@@ -151,7 +154,7 @@ class Partition {
       }
     }
     std::sort(claims.begin(), claims.end(), [](const Claim& a, const Claim& b) { return a.rank < b.rank; });
-    for (const Claim& claim : claims) {  // the smallest rank comes first and takes the row
+    for (const Claim& claim : claims) {  // the smallest claim to a row comes first and gets it
       const int32_t batch = claiming_batch(claim.rank);
       if (owner_[claim.row] == kUnassigned) {
         owner_[claim.row] = batch;
@@ -174,7 +177,7 @@ class Partition {
   struct Proposal {
     uint64_t rank;
     uint32_t row;
-    int32_t batch;  // or kUnassigned
+    int32_t batch;  // kUnassigned if the row found none
   };
 
   void vote(const VoteRound& round) {
@@ -192,7 +195,7 @@ class Partition {
       }
     });
 
-    // Counting sort by batch, then each batch takes its best.
+    // A counting sort groups proposals by batch. Then each batch accepts its best.
     std::vector<int64_t> first(free_.size() + 1, 0);
     for (const Proposal& proposal : proposals_) {
       if (proposal.batch >= 0) ++first[proposal.batch + 1];
@@ -223,7 +226,7 @@ class Partition {
 
   bool should_continue() const { return brought_much_; }
 
-  // The batch with room that most neighbors are in, ties by hash.
+  // Proposes to the batch with room that most of the row's neighbors are in, ties by hash.
   Proposal propose(uint32_t row, uint64_t round_key, uint32_t max_votes, VoteTally& tally) {
     const uint64_t row_hash = keyed_hash(round_key, row);
     tally.count(graph_, owner_.data(), row, static_cast<uint32_t>(row_hash >> 32),
@@ -256,14 +259,14 @@ class Partition {
     EdgeShare share;
     VoteTally& tally = tallies_[0];
     for (int64_t i = std::max<int64_t>(0, sizes_.num_assigned - kNumMeasured); i < sizes_.num_assigned; ++i) {
-      const uint32_t row = order_[i];  // not the first ones: many of them are roots
+      const uint32_t row = order_[i];  // the last of the order, because many of the first are roots
       tally.count(graph_, owner_.data(), row, 0, kMaxVotes);
       share.add(tally.votes(owner_[row]), std::min(kMaxVotes, graph_.degree(row)));
     }
     return share.beyond_random(request_.batch_size, graph_.num_rows);
   }
 
-  // Of a random share, those who have more neighbors in another batch.
+  // Ejects, from a random quarter of the rows, those with more neighbors in another batch than in their own.
   void eject_misplaced(uint32_t stage) {
     eject_if(stage, kHardenMask, [this](uint32_t row, uint64_t row_hash, VoteTally& tally) {
       tally.count(graph_, owner_.data(), row, static_cast<uint32_t>(row_hash >> 32), kMaxVotes);
@@ -272,11 +275,12 @@ class Partition {
     });
   }
 
-  // Of a random share, all.
+  // Ejects a random eighth of the rows.
   void leave(uint32_t stage) {
     eject_if(stage, kSoftenMask, [](uint32_t, uint64_t, VoteTally&) { return true; });
   }
 
+  // Ejects each assigned row whose hash has no bit of the mask set and for which leaves(row, row_hash, tally) is true.
   template <class Leaves>
   void eject_if(uint32_t stage, uint64_t mask, const Leaves& leaves) {
     const uint64_t stage_key = key(stage, kPickRows);
@@ -303,7 +307,7 @@ class Partition {
     }
   }
 
-  // Who found no room anywhere better goes back home while there is some, lower rows first.
+  // Returns rows that found no batch to the one they left, while it has room; lower rows first.
   void return_unplaced() {
     for (const uint32_t row : unassigned_) {
       if (free_[former_[row]] > 0) {
@@ -320,6 +324,7 @@ class Partition {
   }
 
   // --- end ---------------------------------------------------------------------------------------------------------
+  // Gives the free places to the unassigned rows in hash order.
   void fill(uint32_t stage) {
     auto hashed = hashed_unassigned(key(stage, kFill));
     std::sort(hashed.begin(), hashed.end());
@@ -333,6 +338,7 @@ class Partition {
     unassigned_.clear();
   }
 
+  // Writes the full batches in hash order, then the ragged one; rows of a batch ascend.
   void write(int32_t* nodes) const {
     const int64_t num_full = sizes_.num_full();
     std::vector<std::pair<uint64_t, int64_t>> shuffled(static_cast<size_t>(num_full));
@@ -354,18 +360,18 @@ class Partition {
   const PartitionSizes sizes_;
   Monitor& monitor_;
   ThreadTeam team_;
-  std::vector<uint32_t> order_;       // [R] keyed permutation: roots first, rows left out by drop_last at the end
+  std::vector<uint32_t> order_;       // [R] keyed permutation: roots first, rows that drop_last leaves out at the end
   std::vector<int32_t> owner_;        // [R] batch, kUnassigned or kLeftOut
   std::vector<int64_t> free_;         // [num_batches] places left
-  std::vector<int64_t> room_;         // [num_batches] places to give away in this round
+  std::vector<int64_t> room_;         // [num_batches] places offered in this round
   std::vector<uint32_t> unassigned_;  // rows, ascending
   std::vector<int32_t> former_;       // [R] batch that a row left last
-  std::vector<char> filled_;          // [R] 1 if the row is where it is at random
-  std::vector<char> is_stranded_;     // [R] 1 if the row found no batch when it asked last
+  std::vector<char> filled_;          // [R] 1 if the row is a random fill
+  std::vector<char> is_stranded_;     // [R] 1 if the row found no batch in its last vote
   std::vector<VoteTally> tallies_;    // [num_threads]
-  bool brought_much_ = false;         // whether many rows had a batch to propose to when they voted last
-  std::vector<Proposal> proposals_;   // of a round; kept for their memory
-  std::vector<std::pair<uint64_t, uint32_t>> by_batch_;  // rank, row; the same
+  bool brought_much_ = false;         // whether many rows found a batch to propose to in the last vote
+  std::vector<Proposal> proposals_;   // scratch of vote(), by row
+  std::vector<std::pair<uint64_t, uint32_t>> by_batch_;  // scratch of vote(): (rank, row), grouped by batch
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// How many of a row's out-neighbors are in each batch of a partition, and which batches those are.
+// Counts a row's out-neighbors in each batch of a partition, and lists these batches.
 #pragma once
 
 #include <algorithm>
@@ -12,16 +12,16 @@
 
 namespace bse {
 
-// One per thread, so that counting needs no hash table. Without branches on who is assigned where, which is as good as
-// random; owners are read in a loop of their own, so that their cache misses overlap.
+// Each thread has one, with a counter per batch, so that counting needs no hash table. There are no branches on owners,
+// which are unpredictable. Owners are read in a separate loop, so that their cache misses overlap.
 class VoteTally {
  public:
   static constexpr uint32_t kMaxVotes = partition_rules::kMaxVotes;
 
   explicit VoteTally(size_t num_batches) : count_(num_batches, 0) {}
 
-  // Asks `num_asked` (at most kMaxVotes) consecutive out-neighbors, or all if there are fewer, from the one that
-  // `offset_word` picks. owner: [num_rows] batch, or negative: has no vote.
+  // Asks `num_asked` (at most kMaxVotes) consecutive out-neighbors, or all if there are fewer. The random word
+  // `offset_word` picks the first one. owner: [num_rows] batch of each row; rows with a negative owner do not count
   void count(const GraphView& graph, const int32_t* owner, uint32_t row, uint32_t offset_word, uint32_t num_asked) {
     for (const int32_t batch : *this) count_[static_cast<size_t>(batch)] = 0;
     num_batches_ = 0;
@@ -43,8 +43,8 @@ class VoteTally {
     }
   }
 
-  // Starts to fetch what a later count() of this row reads first. Rows are asked in gaps, which processors do not
-  // guess.
+  // Prefetches the neighbors that a later count() of this row reads. Rows vote at irregular distances, which hardware
+  // prefetchers do not predict.
   static void prefetch(const GraphView& graph, uint32_t row) {
     constexpr int64_t kLine = 64 / sizeof(int32_t);
     const int32_t* neighbors = graph.neighbors + int64_t{row} * graph.num_neighbors;
@@ -55,7 +55,7 @@ class VoteTally {
 
   uint32_t votes(int32_t batch) const { return count_[static_cast<size_t>(batch)]; }
 
-  // The batches with votes, in the order they were met.
+  // The batches with votes, in the order of their first vote.
   const int32_t* begin() const { return batches_; }
   const int32_t* end() const { return batches_ + num_batches_; }
 
@@ -74,8 +74,8 @@ class VoteTally {
   }
 
   std::vector<uint16_t> count_;     // [num_batches]
-  int32_t voters_[kMaxVotes + 1];   // batches of the neighbors asked; one place to write to in vain
-  int32_t batches_[kMaxVotes + 1];  // the distinct ones
+  int32_t voters_[kMaxVotes + 1];   // batches of the neighbors asked; one spare place for branch-free writes
+  int32_t batches_[kMaxVotes + 1];  // the distinct ones, likewise
   uint32_t num_voters_ = 0, num_batches_ = 0;
 };
 

@@ -1,7 +1,7 @@
-// Puts the thread's floating-point unit into the state that defined rounding needs, for the life of the object.
+// Sets the thread's floating-point unit to the rounding that exact scores need, for the lifetime of the object.
 //
-// torch.set_flush_denormal(True) and other libraries set flush-to-zero in the calling thread (and new threads inherit
-// it); scores would then differ in their last bits from those of another process.
+// torch.set_flush_denormal(True) and some libraries set flush-to-zero in the calling thread, and new threads inherit
+// it. Scores would then differ in their last bits from those of other processes.
 #pragma once
 
 #include <cfenv>

@@ -1,4 +1,4 @@
-// Large arrays that are first written here, or read at random: fewer page faults, fewer TLB misses.
+// Huge pages for large arrays. They save page faults at the first write and TLB misses in random reads.
 #pragma once
 
 #include <cstdint>
@@ -6,10 +6,12 @@
 #include <sys/mman.h>
 #endif
 
+#include "common/requests.h"
+
 namespace bse {
 
-// Asks for huge pages where the system leaves it to programs (Linux, transparent_hugepage = madvise). Only a hint: what
-// is refused is harmless, and memory that is in use already keeps its pages.
+// Asks for huge pages if the system leaves the choice to programs (Linux, transparent_hugepage = madvise). This is only
+// a hint: the system may refuse it without harm, and memory already in use keeps its pages.
 inline void prefer_huge_pages(void* data, int64_t num_bytes) {
 #if defined(__linux__)
   constexpr uintptr_t kHugePage = uintptr_t{1} << 21;
@@ -19,6 +21,12 @@ inline void prefer_huge_pages(void* data, int64_t num_bytes) {
 #else
   (void)data, (void)num_bytes;
 #endif
+}
+
+// Of a result of num_rows rows.
+inline void prefer_huge_pages(const Edges& edges, int64_t num_rows, int64_t num_neighbors) {
+  prefer_huge_pages(edges.neighbors, 4 * num_rows * num_neighbors);
+  prefer_huge_pages(edges.scores, 4 * num_rows * num_neighbors);
 }
 
 }  // namespace bse

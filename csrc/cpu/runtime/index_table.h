@@ -1,7 +1,7 @@
-// Open-addressing hash table from small unsigned integers to unsigned integers, reused from one batch to the next.
+// Open-addressing hash set of uint32 keys below 2^32 - 1, reused from one batch to the next.
 //
-// Sized once for a number of entries at load <= 1/4, so that probes seldom collide; clear() costs its size. Keys must
-// be below 2^32 - 1.
+// Callers may keep values beside it, indexed by slot. The table is sized once, for a load of at most 1/4, so that
+// probes seldom collide. clear() takes time proportional to its size.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +23,7 @@ class IndexTable {
 
   void clear() { std::fill(keys_.begin(), keys_.end(), kAbsent); }
 
-  // Adds a key; false if it was there.
+  // Adds a key. Returns false if the table already holds it.
   bool insert(uint32_t key) {
     const uint32_t slot = find(key);
     if (keys_[slot] == key) return false;
@@ -33,7 +33,7 @@ class IndexTable {
 
   bool contains(uint32_t key) const { return keys_[find(key)] == key; }
 
-  // The slot that holds the key or would hold it: an index below num_slots() for values kept beside the table.
+  // Returns the slot that holds the key or would hold it, below num_slots().
   uint32_t find(uint32_t key) const {
     const uint32_t mask = static_cast<uint32_t>(keys_.size()) - 1;
     uint32_t slot = (key * 2654435761u) >> (32 - bits_);

@@ -1,8 +1,8 @@
-// A team of threads for one call: created by it, joined by it.
+// A team of threads that lives as long as one call.
 //
-// Nothing outlives the call, so forked processes (DataLoader workers) inherit no dead threads and no second OpenMP
-// runtime is loaded beside torch's. The calling thread works too and, every 50 ms, asks the Monitor whether to go on
-// (Ctrl-C, progress). Chunks are handed out dynamically: results must not depend on who runs which.
+// No thread outlives the call, so forked processes (DataLoader workers) inherit no dead threads. No second OpenMP
+// runtime is loaded beside torch's. The calling thread works too and asks the Monitor every 50 ms whether to continue
+// (Ctrl-C, progress). Chunks are handed out dynamically, so results must not depend on which thread runs a chunk.
 #pragma once
 
 #include <atomic>
@@ -17,7 +17,7 @@
 
 namespace bse {
 
-// Thrown out of a call that its Monitor stopped.
+// Thrown by a call that its Monitor has stopped.
 struct Interrupted : std::exception {
   const char* what() const noexcept override { return "interrupted"; }
 };
@@ -25,17 +25,18 @@ struct Interrupted : std::exception {
 class Monitor {
  public:
   virtual ~Monitor() = default;
-  // Called on the calling thread only. `done` counts what workers have reported. False stops the call.
+  // Called on the calling thread only. `done` is the sum of what workers have reported. Returning false stops the call.
   virtual bool poll(int64_t done) = 0;
 };
 
 class ThreadTeam;
 
-// What the body of a parallel loop knows of the thread that runs it.
+// Handle of the running thread, passed to the body of a parallel loop.
 class Worker {
  public:
   int index() const { return index_; }
-  // Cheap; to be asked at least every 50 ms of work. Once true, the body should return: its results are discarded.
+  // Cheap; the body should call it at least every 50 ms of work. Once it is true, the body should return: its results
+  // are discarded.
   bool should_stop();
   void add_done(int64_t amount);
 
@@ -57,10 +58,11 @@ class ThreadTeam {
 
   int num_threads() const { return num_threads_; }
 
-  // Runs body(chunk, worker) once for every chunk in [0, num_chunks). Rethrows what a body threw; throws Interrupted.
+  // Runs body(chunk, worker) once for every chunk in [0, num_chunks). Rethrows the first exception of a body. Throws
+  // Interrupted if the Monitor stops the call.
   void for_each(int64_t num_chunks, const Body& body);
 
-  // The same over [0, size) in ranges of `grain`: body(begin, end, worker).
+  // Runs body(begin, end, worker) over [0, size) in ranges of `grain`.
   template <class RangeBody>
   void for_ranges(int64_t size, int64_t grain, const RangeBody& body) {
     for_each((size + grain - 1) / grain, [&](int64_t chunk, Worker& worker) {

@@ -9,7 +9,7 @@ namespace bse {
 
 namespace {
 
-// One thread's state: the draw of the group it works on, and the block it random_fills.
+// State of one thread: the draw of the current group, and the current block of rows.
 class GroupWorkspace {
  public:
   GroupWorkspace(const GraphSubset& subset, const BlockPlan& plan, const uint32_t* order, double margin,
@@ -26,7 +26,7 @@ class GroupWorkspace {
         rows_(static_cast<size_t>(plan.row_block)),
         excluded_(static_cast<size_t>(plan.row_block)) {}
 
-  // Rows order[first .. first + count) of the subset, all of one group.
+  // Finishes rows order[first, first + count) of the subset, all of the same group.
   void run(int64_t group, int64_t first, int64_t count, Worker& worker) {
     if (group != group_) candidates_.draw_shared(group);
     group_ = group;
@@ -45,8 +45,8 @@ class GroupWorkspace {
     query_norms_[i] = subset_.query_norms[row];
   }
 
-  // Finishes the first *num_rows rows of the block, but for those that prefiltering cannot decide: *num_rows of them
-  // come first then. Returns false if the worker was told to stop.
+  // Finishes the first *num_rows rows of the block, except those that the prefilter cannot decide. These are moved to
+  // the front, and *num_rows becomes their number. Returns false if the worker should stop.
   bool fill_block(int64_t* num_rows, double margin, Worker& worker) {
     block_.begin(query_ids_.data(), query_norms_.data(), *num_rows, margin);
     if (!block_.offer(candidates_.ids(), candidates_.norms(), candidates_.size(), excluded_.data(), worker)) {
@@ -62,7 +62,7 @@ class GroupWorkspace {
     return true;
   }
 
-  // A row drops itself if it was drawn, else the last candidate of the draw.
+  // Finds the candidate that each row drops: itself if it was drawn, else the last candidate of the draw.
   void find_excluded(int64_t count) {
     members_.clear();
     for (int64_t i = 0; i < count; ++i) {
@@ -79,15 +79,15 @@ class GroupWorkspace {
 
   const GraphSubset& subset_;
   const double margin_;
-  const uint32_t* order_;  // [num_rows] rows of the subset by group
+  const uint32_t* order_;  // [num_rows] rows of the subset, ordered by group
   DrawnCandidates candidates_;
   IndexTable members_;
   std::vector<uint32_t> member_of_slot_;
   TopKBlock block_;
   std::vector<int64_t> query_ids_;
   std::vector<float> query_norms_;
-  std::vector<int64_t> rows_;  // of the subset
-  std::vector<int64_t> excluded_;
+  std::vector<int64_t> rows_;      // rows of the subset
+  std::vector<int64_t> excluded_;  // candidate that each row drops
   int64_t group_ = -1;
 };
 
@@ -107,7 +107,7 @@ void build_with_grouped_candidates(const GraphSubset& subset, const BlockPlan& p
     for (int64_t i = begin; i < end; ++i) order[i] = permutation(static_cast<uint32_t>(i));
   });
 
-  // A group is cut into row blocks; consecutive blocks of a group reuse its draw.
+  // Each group is cut into row blocks. A thread that gets several blocks of a group in a row draws once for them.
   const int64_t blocks_per_group = (candidate_group_size + plan.row_block - 1) / plan.row_block;
   const int64_t num_groups = (num_rows + candidate_group_size - 1) / candidate_group_size;
   std::vector<std::unique_ptr<GroupWorkspace>> workspaces(static_cast<size_t>(plan.num_threads));

@@ -1,4 +1,4 @@
-// Proximity graphs whose rows share their draws: the gather becomes dense block products.
+// Proximity graphs whose rows share candidates within groups. Scoring is then a dense product of blocks, not a gather.
 #pragma once
 
 #include <cstdint>
@@ -9,10 +9,10 @@
 
 namespace bse {
 
-// Scratch of a thread beside its blocks.
+// Returns the scratch of a thread beside its workspace (BlockPlan), in bytes.
 int64_t grouped_draw_bytes(const ProximityGraphRequest& request);
 
-// margin: of a Prefilter by the features, or 0 for defined scores
+// Builds the graph. margin: margin of prefilter_by_features(), or 0 for exact scores only
 void build_with_grouped_candidates(const GraphSubset& subset, const BlockPlan& plan, double margin, const Edges& edges,
                                    ThreadTeam& team);
 

@@ -1,4 +1,5 @@
-// Exact k nearest neighbors on the CPU: blocks of queries against all of the base, streamed through top-k buffers.
+// Exact k nearest neighbors on the CPU. Blocks of queries are scored against the whole base, and the scores stream
+// through top-k buffers.
 
 #include <memory>
 #include <optional>
@@ -13,7 +14,7 @@ namespace bse {
 namespace {
 
 struct QueryWorkspace {
-  static constexpr int64_t kBytes = 28 * BlockPlan::kMaxRows;  // beside the block
+  static constexpr int64_t kBytes = 28 * BlockPlan::kMaxRows;  // scratch beside the block
 
   QueryWorkspace(const KnnRequest& request, const BlockPlan& plan, const Edges& edges)
       : block(plan, request.queries, request.base, request.selection, edges),
@@ -23,13 +24,13 @@ struct QueryWorkspace {
         excluded(rows.size(), -1) {}
 
   TopKBlock block;
-  std::vector<int64_t> rows;  // of the result
+  std::vector<int64_t> rows;  // rows of the result
   std::vector<int64_t> query_ids;
   std::vector<float> query_norms;
-  std::vector<int64_t> excluded;  // place of each query in the base, or -1
+  std::vector<int64_t> excluded;  // index in the base of each query's own id, or -1
 };
 
-// Each query against all of the base.      rows: [count] rows of the result, or null: the first count
+// Searches each query in the whole base. rows: [count] rows of the result, or null for the first count
 void search(const KnnRequest& request, const BlockPlan& plan, const int64_t* rows, int64_t count,
             const float* query_norms, const int64_t* base_ids, const float* base_norms, const Edges& edges,
             ThreadTeam& team) {
@@ -67,12 +68,12 @@ void knn(const KnnRequest& request, const Edges& edges, Monitor& monitor) {
       is_symmetric ? NormalizedPrefilter::bytes(request.base, request.base, true, num_base, request.max_memory_bytes)
                    : 0;
   const int64_t fixed_bytes = copy_bytes + 12 * num_base + (same_norms ? 0 : 4 * num_queries);
-  // Small sets of queries are spread over all threads.
+  // If there are few queries, smaller row blocks spread them over all threads.
   const int64_t rows_per_thread = (num_queries + request.num_threads - 1) / request.num_threads;
   const BlockPlan plan =
       BlockPlan::fit(request.selection, rows_per_thread, num_base, request.queries.dim, request.num_threads,
                      QueryWorkspace::kBytes, fixed_bytes, request.max_memory_bytes - fixed_bytes);
-  edges.prefer_huge_pages(num_queries, request.selection.num_neighbors);
+  prefer_huge_pages(edges, num_queries, request.selection.num_neighbors);
   ThreadTeam team(plan.num_threads, monitor);
 
   AlignedBuffer<float> base_norms(num_base), other_norms(same_norms ? 0 : num_queries);
@@ -91,7 +92,7 @@ void knn(const KnnRequest& request, const Edges& edges, Monitor& monitor) {
     for (int64_t j = begin; j < end; ++j) base_ids[j] = request.base_ids != nullptr ? request.base_ids[j] : j;
   });
 
-  const int64_t budget_bytes = std::min(request.max_memory_bytes - fixed_bytes, kMaxBytesByPairs);
+  const int64_t budget_bytes = std::min(request.max_memory_bytes - fixed_bytes, kMaxSymmetricBytes);
   if (is_symmetric && knn_symmetric_bytes(plan, num_base) <= budget_bytes) {
     std::optional<NormalizedPrefilter> normalized;
     if (copy_bytes > 0 && prefilter_is_bounded(request.base, query_norms, request.base, base_norms.data(),

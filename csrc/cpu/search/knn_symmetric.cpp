@@ -1,14 +1,17 @@
-// Rows are taken in blocks, in order. A block meets the columns from its own on; what it scores against a later row is
-// offered to that row's buffer too, so that a block, when its turn comes, has met all columns before it. Hence every
-// buffer sees its candidates in ascending order, as ties demand, on any number of threads: the columns of a block are
-// split into one part a thread, whose finds for the rows of the block are appended in order, and whose columns no
-// other thread touches.
+// Rows and columns are the same instances. Row blocks are processed in order, each against the columns from its own
+// first row on. A score is offered to the buffer of its row. If its column is in a later block, it is offered to that
+// later row's buffer too. So when a block's turn comes, its buffers have already seen all columns before it.
 //
-// Few scores pass, because every row has a threshold from the start: the score of a rank among evenly spaced columns
-// that makes it all but certain that the row's best are above. Where they are not, the row is searched again.
+// Every buffer thus sees its candidates in ascending order, as ties require, on any number of threads. The columns are
+// split into one part per thread. Each part collects into buffers of its own for the rows of the block, which are
+// appended in order at the end. Only the thread of a part writes to the buffers of its columns.
 //
-// Approximate scores (prefilter.h) are treated alike, with a margin, and the candidates close to the last of the best
-// are scored anew when a row is finished.
+// Few scores enter a buffer, because every row has a threshold from the start: the score at a certain rank among evenly
+// spaced columns. The rank makes it almost certain that the row's best are above. A row for which they are not is
+// returned, to be searched again.
+//
+// Approximate scores (prefilter.h) take the same path with a margin. When a row is finished, candidates too close to
+// call are rescored exactly.
 
 #include "cpu/search/knn_symmetric.h"
 
@@ -27,11 +30,11 @@ namespace {
 
 constexpr int64_t kMinSampled = 512, kMaxSampled = 2048;
 
-// Columns sampled: more of many, as a tighter threshold saves more there.
+// Returns the number of columns to sample. It grows with num_rows, where a tighter threshold saves more.
 int64_t num_sampled_columns(int64_t num_rows) { return std::min(std::max(num_rows / 16, kMinSampled), kMaxSampled); }
 
-// The rank among the sampled columns whose score num_selected of all num_rows columns exceed, all but certainly: as
-// many of the sampled ones are expected to be among the best, plus 3.5 deviations of a Poisson variable, and some.
+// Returns the rank among the sampled columns whose score is almost certainly exceeded by num_selected of all num_rows
+// columns. It is the expected number of sampled columns among the best, plus 3.5 Poisson standard deviations, plus 3.
 int64_t sample_rank(int64_t num_selected, int64_t num_rows) {
   const double num_sampled = static_cast<double>(num_sampled_columns(num_rows));
   const double expected = static_cast<double>(num_selected) * num_sampled / static_cast<double>(num_rows);
@@ -63,7 +66,8 @@ class SymmetricKnn {
     }
   }
 
-  // To be called first. Returns how many rows have their best too close to each other, it seems, to be approximate.
+  // Sets the thresholds of all rows; must be called first. Returns for how many rows the prefilter seems useless,
+  // because too many scores are within its margin.
   int64_t set_thresholds() {
     std::atomic<int64_t> num_close{0};
     const int64_t rank = sample_rank(num_selected_, num_rows_);
@@ -101,6 +105,7 @@ class SymmetricKnn {
     return num_close;
   }
 
+  // Writes the edges. Returns the rows that could not be finished.
   std::vector<int64_t> run() {
     for (int64_t begin = 0; begin < num_rows_; begin += plan_.row_block) {
       const int64_t end = std::min(begin + plan_.row_block, num_rows_);
@@ -140,7 +145,7 @@ class SymmetricKnn {
     scorer.begin(ids_ + begin, prefilter_.has_unit_rows ? nullptr : norms_ + begin, end - begin, prefilter_.is_on());
   }
 
-  // Whether more columns seem to be close to the last of a row's best than its buffer has room for.
+  // Estimates from the sample whether a row's buffer cannot hold all columns within the margin of its best.
   bool is_close(const TopKBuffer& sample) const {
     const double share = static_cast<double>(num_sampled_) / static_cast<double>(num_rows_);
     const auto last = static_cast<int64_t>(static_cast<double>(num_selected_) * share);
@@ -153,7 +158,7 @@ class SymmetricKnn {
     return std::count_if(best.begin(), best.end(), [&](float score) { return score > limit; }) > most;
   }
 
-  // Rows [begin, end) against themselves and all later rows, and these against them.
+  // Scores rows [begin, end) against themselves and all later rows, for both sides of each pair.
   void score_block_pair(int64_t begin, int64_t end) {
     const int num_parts = team_.num_threads();
     const int64_t width = kernels_.panel_width;
@@ -215,7 +220,7 @@ class SymmetricKnn {
     });
   }
 
-  // False if the buffer does not tell which are the best of the row.
+  // Returns false if the buffer does not determine the best candidates of the row.
   bool finish(Workspace& own, TopKBuffer& buffer, int64_t row) {
     if (buffer.size() < num_selected_) return false;
     if (prefilter_.is_on()) return own.rescorer.resolve(buffer, ids_[row], norms_[row]);

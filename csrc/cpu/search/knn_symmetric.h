@@ -1,4 +1,4 @@
-// The exact kNN graph with each pair scored once: where base is the query set, a score belongs to two rows.
+// Exact kNN graph of one set of rows. Each pair is scored once, because its score serves both rows.
 #pragma once
 
 #include <cstdint>
@@ -10,17 +10,17 @@
 
 namespace bse {
 
-// Scratch that is worth it when nothing is said about memory.
-constexpr int64_t kMaxBytesByPairs = int64_t{1} << 30;
+// Upper bound on the scratch of knn_symmetric(), even if max_memory allows more.
+constexpr int64_t kMaxSymmetricBytes = int64_t{1} << 30;
 
-// Scratch: the buffers of all rows, and of a block of rows for each thread.
+// Returns the scratch in bytes: mainly the buffers of all rows, and those of a row block for each thread.
 int64_t knn_symmetric_bytes(const BlockPlan& plan, int64_t num_rows);
 
-// Whether there are rows enough to sample.      num_selected: K + range_min
+// Whether there are enough rows to set thresholds by sampling. num_selected: K + range_min
 bool can_search_symmetric(int64_t num_selected, int64_t num_rows);
 
-// Returns the rows that it could not finish, few of them. prefilter: may be off; ids: [num_rows], ascending; norms:
-// [num_rows], row_norm() of each
+// Writes the edges of all rows except the few that it returns, which it could not finish. prefilter: may be off; ids:
+// [num_rows], ascending; norms: [num_rows], row_norm() of each
 std::vector<int64_t> knn_symmetric(const KnnRequest& request, const BlockPlan& plan, const Prefilter& prefilter,
                                    const int64_t* ids, const float* norms, const Edges& edges, ThreadTeam& team);
 

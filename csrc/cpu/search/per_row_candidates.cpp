@@ -8,8 +8,8 @@ namespace bse {
 
 namespace {
 
-// Leaves a prefilter that seldom decides for the next one, and the last for none: one thread's choice, which only costs
-// or saves time.
+// Chooses the prefilter of one thread. If the current one leaves more than a quarter of 64 rows undecided, the next one
+// takes over. After the last one there is none. The choice affects only speed.
 class PrefilterLadder {
  public:
   explicit PrefilterLadder(const std::vector<Prefilter>& prefilters) : prefilters_(prefilters) {}
@@ -31,7 +31,7 @@ class PrefilterLadder {
   int num_reported_ = 0, num_undecided_ = 0;
 };
 
-// One thread's state.
+// State of one thread.
 class RowWorkspace {
  public:
   RowWorkspace(const GraphSubset& subset, const BlockPlan& plan, const std::vector<Prefilter>& prefilters,
@@ -43,7 +43,7 @@ class RowWorkspace {
         block_(plan, subset.request.features, subset.request.documents, subset.request.selection, edges),
         scores_(prefilters.empty() ? 0 : subset.request.num_candidates) {}
 
-  // A row of the subset.
+  // Finishes one row of the subset.
   void run(int64_t row, Worker& worker) {
     candidates_.draw_own(row);
     if (const Prefilter* prefilter = prefilters_.current()) {
@@ -64,7 +64,7 @@ class RowWorkspace {
     block_.begin(&query_id_, &query_norm_, 1, margin);
   }
 
-  // False if that cannot tell which candidates are the best.
+  // Selects the edges of a row by approximate scores. Returns false if these cannot decide which candidates are best.
   bool select_edges(int64_t row, const Prefilter& prefilter) {
     begin(row, prefilter.margin);
     dots(prefilter);
@@ -77,6 +77,7 @@ class RowWorkspace {
     return block_.finish_row(0, candidates_.ids(), row);
   }
 
+  // Writes the dot products of the row and its candidates to scores_.
   void dots(const Prefilter& prefilter) {
     const MatrixView &queries = prefilter.queries, &base = prefilter.base;
     const int64_t query = query_id_ * queries.row_stride_elements;

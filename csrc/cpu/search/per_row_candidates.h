@@ -1,4 +1,4 @@
-// Proximity graphs in which every row has a draw of its own, as in the paper: bound by the gather of its candidates.
+// Proximity graphs in which every row draws its own candidates, as in the paper. Gathering them limits the speed.
 #pragma once
 
 #include <cstdint>
@@ -11,10 +11,10 @@
 
 namespace bse {
 
-// Scratch of a thread beside its block.
+// Returns the scratch of a thread beside its workspace (BlockPlan), in bytes.
 int64_t per_row_draw_bytes(const ProximityGraphRequest& request);
 
-// prefilters: in the order in which they are tried
+// Builds the graph. prefilters: in the order in which they are tried
 void build_with_per_row_candidates(const GraphSubset& subset, const BlockPlan& plan,
                                    const std::vector<Prefilter>& prefilters, const Edges& edges, ThreadTeam& team);
 

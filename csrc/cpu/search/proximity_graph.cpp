@@ -1,4 +1,4 @@
-// Proximity graph on the CPU: what its two builders, by shared draws and by own draws, have in common.
+// Proximity graph on the CPU: memory, norms and prefilters of its two builders, for grouped and for per-row candidates.
 
 #include <optional>
 
@@ -13,7 +13,8 @@ void proximity_graph(const ProximityGraphRequest& request, const Edges& edges, M
   const int64_t num_rows = request.num_rows;
   const bool is_shared = request.candidate_group_size > 1;
   const MatrixView &features = request.features, &documents = request.documents;
-  // A normalized is no closer to bfloat16 rows than they are, and takes more from a shared draw than it gives.
+  // A normalized copy is no better a prefilter than bfloat16 features are. With grouped candidates it costs more than
+  // it saves.
   const bool wants_copy = !is_shared && !(features.dtype == DType::kBFloat16 && documents.dtype == DType::kBFloat16);
   const int64_t copy_bytes = wants_copy ? NormalizedPrefilter::bytes(features, documents, !request.two_towers, num_rows,
                                                                      request.max_memory_bytes)
@@ -23,7 +24,7 @@ void proximity_graph(const ProximityGraphRequest& request, const Edges& edges, M
                                         request.num_candidates + 1, features.dim, request.num_threads,
                                         is_shared ? grouped_draw_bytes(request) : per_row_draw_bytes(request),
                                         fixed_bytes, request.max_memory_bytes - fixed_bytes);
-  edges.prefer_huge_pages(num_rows, request.selection.num_neighbors);
+  prefer_huge_pages(edges, num_rows, request.selection.num_neighbors);
   ThreadTeam team(plan.num_threads, monitor);
 
   AlignedBuffer<float> query_norms(num_rows), other_norms(request.two_towers ? num_rows : 0);
@@ -36,7 +37,7 @@ void proximity_graph(const ProximityGraphRequest& request, const Edges& edges, M
   const bool can_prefilter = prefilter_is_bounded(features, subset.query_norms, documents, subset.document_norms,
                                                   request.rows, num_rows, request.selection);
   if (is_shared) {
-    // Scoring the neighbors once more would cost what prefiltering saves.
+    // If exact scores are wanted, rescoring all neighbors would cost what the prefilter saves.
     const bool wants_scores = request.selection.sort || edges.scores != nullptr;
     const bool prefilters = can_prefilter && !wants_scores && can_prefilter_blocks(features, documents);
     build_with_grouped_candidates(subset, plan, prefilters ? prefilter_by_features(features, documents).margin : 0.0,

@@ -1,16 +1,15 @@
-// Entry points of the CPU engine that turn features into edges. Pointers are borrowed; nothing is kept.
+// Entry points of the CPU engine that turn features into edges. Pointers are borrowed for the call only.
 #pragma once
 
 #include "cpu/runtime/thread_team.h"
-#include "cpu/topk/results.h"
 #include "cpu/types/requests.h"
 
 namespace bse {
 
-// For each row the best of M random candidates: csrc/common/draw.h, score.h. O(R M D) fused multiply-adds.
+// Selects for each row the best of M random candidates (csrc/common/draw.h, score.h). O(R M D) fused multiply-adds.
 void proximity_graph(const ProximityGraphRequest& request, const Edges& edges, Monitor& monitor);
 
-// Exact nearest base rows of each query, ties by lower id. O(num_queries num_base D).
+// Finds the exact nearest base rows of each query, ties by lower id. O(num_queries num_base D).
 void knn(const KnnRequest& request, const Edges& edges, Monitor& monitor);
 
 }  // namespace bse

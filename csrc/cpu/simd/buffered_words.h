@@ -1,4 +1,4 @@
-// The words of a WordStream (csrc/common/random_stream.h), many blocks at a time.
+// The same words as a WordStream (csrc/common/random_stream.h), computed many Philox blocks at a time.
 #pragma once
 
 #include <algorithm>
@@ -23,13 +23,13 @@ class BufferedWordStream {
     return words_[position_++];
   }
 
-  // The next *count words without taking them, or as many of them as there are; at least one.
+  // Returns the next words without consuming them: *count, or fewer if fewer are buffered, but at least one.
   const uint32_t* peek(int* count) {
     if (position_ == kNumWords) refill();
     *count = std::min(*count, kNumWords - position_);
     return words_ + position_;
   }
-  // Takes words that were peeked at; they stay until the next call.
+  // Consumes words returned by peek(). They stay valid until the next call.
   void skip(int count) { position_ += count; }
 
   uint32_t next_below(uint32_t n) { return uniform_below(*this, n); }

@@ -20,7 +20,7 @@ bool has_avx512() {
 }
 #endif
 
-// Slowest first. A new instruction set is one more file and one more line here.
+// Slowest first. A new instruction set adds one file and one line here.
 const Candidate kCandidates[] = {
     {&kScalarKernels, [] { return true; }},
 #if defined(__x86_64__)

@@ -1,4 +1,4 @@
-// Which kernels this process uses: the best the CPU has, or what BSE_ISA says. Decided at the first use.
+// Choice of the kernels of this process, at the first use: the best that the CPU supports, or those that BSE_ISA names.
 #pragma once
 
 #include <string>
@@ -8,13 +8,15 @@
 
 namespace bse {
 
-// Throws std::invalid_argument if BSE_ISA names an unknown instruction set or one this CPU lacks.
+// Returns the kernels in use. Throws std::invalid_argument if BSE_ISA names an unknown instruction set or one that this
+// CPU lacks.
 const KernelTable& kernel_table();
 
-// Switches to another instruction set, for tests and benchmarks. Not to be called while a kernel runs.
+// Switches to another instruction set, for tests and benchmarks. Must not be called while a kernel runs. Throws as
+// kernel_table() does.
 void use_isa(const std::string& name);
 
-// Names of the instruction sets that were compiled in and that this CPU can run, slowest first.
+// Returns the names of the instruction sets that are compiled in and supported by this CPU, slowest first.
 std::vector<std::string> supported_isas();
 
 }  // namespace bse

@@ -1,8 +1,8 @@
-// The table of kernels: one per instruction set, chosen once at run time (dispatch.h).
+// The table of kernels. There is one table per instruction set, chosen once at run time (dispatch.h).
 //
 // Scores are computed in tiles. Candidates are packed into panels of `panel_width` columns, [depth][panel_width], so
-// that one SIMD lane owns one (row, candidate) pair and its accumulation is the ordered chain of fused multiply-adds
-// that csrc/common/score.h defines: every instruction set returns the same bits.
+// that each SIMD lane owns one (row, candidate) pair. It accumulates the ordered chain of fused multiply-adds that
+// csrc/common/score.h defines. So every instruction set returns the same bits.
 #pragma once
 
 #include <cstdint>
@@ -11,13 +11,13 @@
 
 namespace bse {
 
-// The best scores of an array in draw order: all above `score`, and the first num_equal of those equal to it.
+// Separates the best scores of an array, in tiebreak order: all above `score`, and the first num_equal equal to it.
 struct TopKCut {
   float score;
   int64_t num_equal;
 };
 
-// Of a Philox block, from the first of several.
+// Offset of a Philox block's counter from that of the first block.
 struct BlockOffset {
   uint32_t minor, block;
 };
@@ -35,8 +35,8 @@ struct KernelTable {
   void (*accumulate)(const float* const* rows, int num_rows, const float* panels, int num_panels, int64_t depth,
                      bool resume, float* acc, int64_t acc_stride);
 
-  // The same of bfloat16 pairs, one in each float's place and half as many of them, by dot product instructions: within
-  // what csrc/common/prefilter_bound.h allows of the exact sum, no closer. Null: this instruction set has none.
+  // As accumulate(), by dot product instructions on pairs of bfloat16 elements: each float holds one pair, and depth
+  // counts pairs. The error is only bounded by csrc/common/prefilter_bound.h. Null if the instruction set has none.
   void (*accumulate_pairs)(const float* const* rows, int num_rows, const float* panels, int num_panels, int64_t depth,
                            bool resume, float* acc, int64_t acc_stride);
 
@@ -44,27 +44,28 @@ struct KernelTable {
   // panel: [depth][panel_width]; norms: [panel_width]
   void (*squared_norms)(const float* panel, int64_t depth, bool resume, float* norms);
 
-  // acc[c] -> score, in place.      acc: [count]; norms: [count], row_norm() of each candidate
+  // Turns acc[c] into the score of candidate c, in place. acc: [count]; norms: [count], row_norm() of each candidate
   void (*finish_scores)(Metric metric, float row_norm, const float* norms, int64_t count, float* acc);
 
-  // A threshold that about num_wanted of the scores are above, seldom fewer. False: no guess. Only a guess: the caller
-  // counts what it finds.      scores: [count]
+  // Guesses a threshold that about num_wanted scores are above, seldom fewer. The caller must count them. Returns false
+  // if there is no guess. scores: [count]
   bool (*guess_threshold)(const float* scores, int64_t count, int64_t num_wanted, float* threshold);
 
-  // Appends every score that is not NaN and, if `bounded`, above `threshold`, with its tiebreak first_tiebreak + c, in
-  // order, until fewer than panel_width free places are left. Returns how many scores it has looked at.
-  // scores: [count]; kept_scores, kept_tiebreaks: [capacity], *num_kept of them used
+  // Appends every score that is not NaN and, if `bounded`, above `threshold`. Keeps the order; the tiebreak of
+  // scores[c] is first_tiebreak + c. Stops when fewer than panel_width places are free. Returns the number of scores
+  // processed. scores: [count]; kept_scores, kept_tiebreaks: [capacity], *num_kept of them used
   int64_t (*collect)(const float* scores, int64_t count, uint32_t first_tiebreak, bool bounded, float threshold,
                      float* kept_scores, uint32_t* kept_tiebreaks, int64_t* num_kept, int64_t capacity);
 
-  // Writes every c with scores[c] >= entry_scores[c], ascending. Returns how many.
+  // Writes every c with scores[c] >= entry_scores[c] to hits, ascending. Returns how many.
   // scores, entry_scores: [count]; hits: [count + 16]
   int64_t (*find_entries)(const float* scores, const float* entry_scores, int64_t count, uint32_t* hits);
 
-  // Where the best num_best end.      scores: [count] without NaN; 1 <= num_best <= count
+  // Returns the cut after the best num_best. scores: [count] without NaN; 1 <= num_best <= count
   TopKCut (*find_cut)(const float* scores, int64_t count, int64_t num_best);
 
-  // Keeps the best side of a cut, or (keep_best false) the other one, in order and in place. Returns how many.
+  // Keeps the scores on the best side of a cut, or on the other side if !keep_best, in order and in place. Returns how
+  // many.
   // scores, tiebreaks: [count], readable and writable up to the next multiple of 16
   int64_t (*filter)(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, bool keep_best);
 
@@ -73,16 +74,16 @@ struct KernelTable {
   void (*philox_blocks)(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, const BlockOffset* offsets,
                         int num_blocks, uint32_t* words);
 
-  // out[c] = the inner product of `row` and row ids[c] of `base`, added in any order: within what
-  // csrc/common/prefilter_bound.h allows. Null: this instruction set has none.
+  // out[c] = the inner product of `row` and row ids[c] of `base`, added in any order. csrc/common/prefilter_bound.h
+  // bounds the error. Null if the instruction set has none.
   // row: [dim]; base: rows of [dim], row_stride elements apart; ids, out: [count]
   void (*gather_dots)(const float* row, const float* base, int64_t row_stride, int64_t dim, const int64_t* ids,
                       int64_t count, float* out);
-  // The same of bfloat16 elements.
+  // As gather_dots(), for bfloat16 elements.
   void (*gather_bfloat16_dots)(const uint16_t* row, const uint16_t* base, int64_t row_stride, int64_t dim,
                                const int64_t* ids, int64_t count, float* out);
 
-  // places[i] = how many ranks are smaller than ranks[i]; O(count^2), for short lists.      ranks: [count], distinct
+  // places[i] = number of ranks smaller than ranks[i]. O(count^2), for short lists. ranks: [count], distinct
   void (*find_places)(const uint64_t* ranks, int64_t count, uint32_t* places);
 };
 

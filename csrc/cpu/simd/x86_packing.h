@@ -1,4 +1,4 @@
-// Packing of panels for the x86 instruction sets, compiled anew in each of their files (see algorithms.h).
+// Packing of panels for the x86 instruction sets. Each of their files compiles its own copy (see algorithms.h).
 #pragma once
 
 #include <immintrin.h>
@@ -8,7 +8,7 @@
 namespace bse {
 namespace {
 
-// 8 x 8 transpose: rows[r][k .. k + 8) -> panel[(k + i) * panel_width + r].
+// Transposes 8 x 8 elements: panel[(k + i) * panel_width + r] = rows[r][k + i].
 inline void transpose_8x8(const float* const* rows, int64_t k, int panel_width, float* panel) {
   __m256 r[8], t[8];
   for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(rows[i] + k);
@@ -28,7 +28,7 @@ inline void transpose_8x8(const float* const* rows, int64_t k, int panel_width, 
   }
 }
 
-// KernelTable::pack_panel for a panel of whole eights of columns.
+// KernelTable::pack_panel for a panel_width that is a multiple of 8.
 inline void pack_columns(const float* const* rows, int num_rows, int64_t depth, int panel_width, float* panel) {
   for (int column = 0; column < panel_width; column += 8) {
     int64_t k = 0;

@@ -31,7 +31,7 @@ BlockPlan BlockPlan::fit(const Selection& selection, int64_t max_rows_per_block,
   plan.depth_block = std::max<int64_t>(1, std::min(plan.depth_block, dim));
   plan.top_k_capacity =
       TopKBuffer::capacity(selection.num_neighbors + selection.range_min, num_candidates, panel_width);
-  // Wide features are worth a larger row block, narrow budgets are met by giving up the cheapest thing first.
+  // The sizes that cost least speed shrink first.
   const auto needed = [&] { return plan.num_threads * (plan.workspace_bytes(dim) + extra_bytes); };
   while (needed() > budget_bytes) {
     if (plan.row_block > 32) {

@@ -21,7 +21,7 @@ void BlockScorer::begin(const int64_t* query_ids, const float* query_norms, int6
   num_rows_ = num_rows;
 }
 
-// Candidates, elements [first_k, first_k + depth), into panels.
+// Packs elements [first_k, first_k + depth) of the candidates into panels.
 void BlockScorer::pack(const int64_t* candidate_ids, int64_t count, int64_t first_k, int64_t depth) {
   const int width = kernels_.panel_width, per_element = is_symmetric_ ? 2 : 1;
   for (int64_t first = 0; first < count; first += width) {
@@ -36,7 +36,7 @@ void BlockScorer::pack(const int64_t* candidate_ids, int64_t count, int64_t firs
   }
 }
 
-// The same elements of a stripe of rows times the panels, added to the stripe's chains.
+// Multiplies the same elements of a stripe of rows by the panels and continues the chains of the stripe.
 bool BlockScorer::accumulate(int64_t first_row, int64_t num_rows, int64_t count, int64_t first_k, int64_t depth,
                              Worker& worker) {
   constexpr int kPanelsBetweenPolls = 8;

@@ -1,7 +1,7 @@
-// Scores of a block of rows against any number of candidates, a stripe at a time.
+// Scores of a block of rows against any number of candidates.
 //
-// A block of rows is scored against a block of candidates at a time, with the feature dimension cut into depth blocks,
-// so that scratch is bounded whatever N, M and D are; scores are handed on while they are in the cache.
+// The work is cut into blocks of candidates, stripes of rows and blocks of the feature dimension (depth). So scratch is
+// bounded for any N, M and D. The scores of a stripe are handed to the visitor while they are in the cache.
 #pragma once
 
 #include <algorithm>
@@ -21,16 +21,15 @@ class BlockScorer {
  public:
   BlockScorer(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base, const Selection& selection);
 
-  // Starts a block of rows. Arrays are borrowed until the next one. is_symmetric: by KernelTable::accumulate_pairs,
-  // which only prefilters (prefilter.h).      query_ids: [num_rows]; query_norms: [num_rows], or null: dot products of
-  // unit rows, which need no finishing
+  // Starts a block of rows and borrows the arrays until the next block. If is_symmetric, scores are approximate: they
+  // come from KernelTable::accumulate_pairs (prefilter.h). query_ids: [num_rows]; query_norms: [num_rows], or null for
+  // unit rows, whose dot products are the cosines
   void begin(const int64_t* query_ids, const float* query_norms, int64_t num_rows, bool is_symmetric = false);
   int64_t num_rows() const { return num_rows_; }
 
-  // For each row i of the block, by candidate blocks in order: visit(i, scores, first, size) with the scores of
-  // candidates [first, first + size), NaN where labels or max_score forbid the link. Returns false if the worker was
-  // told to stop.      candidate_ids, candidate_norms: [count] (norms null with those of the queries); scores: [size],
-  // the visitor's to change
+  // Calls visit(i, scores, first, size) for each candidate block in order and each row i of the block. scores: [size],
+  // of candidates [first, first + size), NaN where labels or max_score forbid the edge. visit may overwrite them.
+  // Returns false if the worker should stop. candidate_ids, candidate_norms: [count]; norms are null if query_norms is
   template <class Visit>
   bool score(const int64_t* candidate_ids, const float* candidate_norms, int64_t count, Worker& worker,
              const Visit& visit) {
@@ -41,7 +40,7 @@ class BlockScorer {
         const int64_t num_rows = std::min(max_rows, num_rows_ - first_row);
         for (int64_t k = 0; k < dim; k += plan_.depth_block) {
           const int64_t depth = std::min(plan_.depth_block, dim - k);
-          if (first_row == 0) pack(candidate_ids + first, size, k, depth);  // later stripes find the only depth packed
+          if (first_row == 0) pack(candidate_ids + first, size, k, depth);  // if there are more stripes, depth is uncut
           if (!accumulate(first_row, num_rows, size, k, depth, worker)) return false;
         }
         for (int64_t i = first_row; i < first_row + num_rows; ++i) {
@@ -73,12 +72,12 @@ class BlockScorer {
   const int64_t* query_ids_ = nullptr;
   const float* query_norms_ = nullptr;
   int64_t num_rows_ = 0;
-  bool is_symmetric_ = false;  // then depths count pairs
+  bool is_symmetric_ = false;  // if true, depths count pairs of elements
 
   AlignedBuffer<float> panels_;          // [candidate_block / panel_width][depth_block][panel_width]
   AlignedBuffer<float> scores_;          // [stripe_rows][candidate_block]
-  AlignedBuffer<float> converted_rows_;  // [row_block][depth_block], for features not read in place
-  AlignedBuffer<float> converted_;       // [panel_width][depth_block], likewise for candidates
+  AlignedBuffer<float> converted_rows_;  // [row_block][depth_block], if queries are not read in place
+  AlignedBuffer<float> converted_;       // [panel_width][depth_block], if candidates are not read in place
   std::vector<const float*> rows_;
 };
 

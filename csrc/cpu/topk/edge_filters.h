@@ -1,14 +1,14 @@
-// Which edges labels and max_score forbid (results.h).
+// Removes edges that labels or max_score forbid (Selection in common/selection.h).
 #pragma once
 
 #include <cstdint>
 #include <limits>
 
-#include "cpu/topk/results.h"
+#include "common/selection.h"
 
 namespace bse {
 
-// Scores of forbidden candidates of a row become NaN.      candidate_ids, scores: [count]
+// Sets the scores of a row's forbidden candidates to NaN. candidate_ids, scores: [count]
 inline void forbid_edges(const Selection& selection, int64_t query_id, const int64_t* candidate_ids, int64_t count,
                          float* scores) {
   constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();

@@ -15,9 +15,9 @@ EdgeWriter::EdgeWriter(const Selection& selection, const Edges& edges, int64_t m
   places_ = AlignedBuffer<uint32_t>(max_edges);
 }
 
-// ranks_ -> sorted_
+// Sorts ranks_ into sorted_.
 void EdgeWriter::sort(int64_t num_edges) {
-  constexpr int64_t kMaxPlaces = 512;  // beyond, n log n beats many comparisons at once
+  constexpr int64_t kMaxPlaces = 512;  // for longer rows, O(n log n) beats O(n^2) SIMD comparisons
   if (num_edges > kMaxPlaces) {
     std::copy(ranks_.data(), ranks_.data() + num_edges, sorted_.data());
     std::sort(sorted_.data(), sorted_.data() + num_edges);

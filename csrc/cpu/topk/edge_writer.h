@@ -1,20 +1,20 @@
-// Turns the best scores of a row into a row of the result.
+// Writes the best candidates of a row, with their scores if wanted, as a row of the result.
 #pragma once
 
 #include <cstdint>
 
 #include "cpu/runtime/aligned_buffer.h"
-#include "cpu/topk/results.h"
 #include "cpu/topk/top_k_buffer.h"
+#include "cpu/types/requests.h"
 
 namespace bse {
 
 class EdgeWriter {
  public:
-  // max_edges: most entries of a buffer to be written
+  // max_edges: upper bound on the size of a buffer to write
   EdgeWriter(const Selection& selection, const Edges& edges, int64_t max_edges);
 
-  // Writes a finished buffer as row `result_row`.      tiebreak_ids: ids by tiebreak
+  // Writes a finished buffer as row `result_row`. tiebreak_ids: instance id of each tiebreak
   void write(const TopKBuffer& buffer, const int64_t* tiebreak_ids, int64_t result_row);
 
  private:

@@ -38,7 +38,7 @@ NormalizedCopy::NormalizedCopy(const MatrixView& features, const int64_t* ids, c
       largest_sum = std::max(largest_sum, sum);
     }
   });
-  // The factor has room for the rounding of these sums, the last norm for that of the scaled elements.
+  // The factor covers the rounding of these sums, and 2^-23 that of the scaled elements.
   residual_ = 1.001 * std::sqrt(static_cast<double>(*std::max_element(largest.begin(), largest.end()))) + 0x1p-23;
 }
 

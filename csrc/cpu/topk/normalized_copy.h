@@ -1,5 +1,7 @@
-// Rows scaled to unit length and rounded to bfloat16: their dot products, where an instruction set has fast ones,
-// prefilter the cosines of features of any type, in half the memory of float32 (prefilter.h).
+// Normalized bf16 copy of features: rows scaled to unit length and rounded to bfloat16.
+//
+// Its dot products prefilter the cosines of features of any type, if the instruction set has fast ones (prefilter.h).
+// It takes half the memory of float32 features.
 #pragma once
 
 #include <cstdint>
@@ -12,18 +14,19 @@ namespace bse {
 
 class NormalizedCopy {
  public:
-  // Of rows `ids` of the features (null: the first count); the others are left unset. norms: [count], 1 / norm of each
+  // Copies rows of the features; the others stay uninitialized. ids: [count] rows to copy, or null for the first count;
+  // norms: [count], their reciprocal norms
   NormalizedCopy(const MatrixView& features, const int64_t* ids, const float* norms, int64_t count, ThreadTeam& team);
 
   static int64_t bytes(const MatrixView& features) { return 2 * features.num_rows * stride(features.dim); }
 
   MatrixView view() const;
 
-  // No row here is further than this from the row that it stands for.
+  // Upper bound on the distance between a copied row and the normalized row.
   double residual() const { return residual_; }
 
  private:
-  // Whole cache lines, or what is left of the last one 0.
+  // Row stride in elements: whole cache lines, padded with 0.
   static int64_t stride(int64_t dim) { return (dim + 31) / 32 * 32; }
 
   const int64_t num_rows_, dim_, stride_;

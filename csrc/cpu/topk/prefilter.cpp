@@ -11,7 +11,7 @@ namespace bse {
 
 namespace {
 
-// Whether a row whose reciprocal norm is 0 is one of zeros, or of numbers so small that their squares are.
+// For a row with reciprocal norm 0: whether its squared norm is 0 rather than infinite. Elements below 1 imply 0.
 bool is_small(const MatrixView& features, int64_t row) {
   std::vector<float> scratch(static_cast<size_t>(features.dim));
   const float* elements = features.read(row, 0, features.dim, scratch.data());
@@ -117,11 +117,11 @@ bool BorderlineRescorer::resolve(TopKBuffer& buffer, int64_t query_id, float que
   return true;
 }
 
-// Tells the best num_best: entries above *limit, and those of close_, which are not above it, that are best. False if
-// too many are close. cut: of the num_best best approximate scores (TopKCut)
+// Finds the num_best best entries: all above *limit, and the entries close_[c] with is_best_[c], which are not above.
+// Returns false if too many entries are close. cut: TopKCut::score of the num_best best approximate scores
 bool BorderlineRescorer::find_best(const TopKBuffer& buffer, int64_t num_best, float cut, float* limit) {
-  // num_best scores are not below the cut, and as many at most are above it. So whoever is further above it than two
-  // errors is among the best, and whoever is further below it is worse than num_best others.
+  // At least num_best scores are not below the cut, and at most num_best are above it. So an entry further above the
+  // cut than the margin is among the best. An entry further below it than the margin is worse than num_best others.
   const float* scores = buffer.scores();
   const float high = float_below(static_cast<double>(cut) + margin_);
   const float low = float_below(static_cast<double>(cut) - margin_);
@@ -154,7 +154,7 @@ void BorderlineRescorer::rescore_all(TopKBuffer& buffer) {
   buffer.end_prefilter();
 }
 
-// Defined scores of the entries at close_: a panel of candidates at a time.
+// Computes exact scores of the entries at close_, one panel of candidates at a time.
 void BorderlineRescorer::rescore(const TopKBuffer& buffer) {
   const auto num_close = static_cast<int64_t>(close_.size()), width = int64_t{kernels_.panel_width};
   close_scores_.resize(close_.size());
@@ -168,7 +168,7 @@ void BorderlineRescorer::rescore(const TopKBuffer& buffer) {
         rows_[static_cast<size_t>(c)] =
             base_.read(candidate_ids_[tiebreak(first + c)], k, depth, candidates_.data() + c * max_depth_);
       }
-      // Whole eights of columns are packed faster.
+      // Packing is faster for a multiple of 8 columns.
       int num_packed = static_cast<int>(count);
       for (; num_packed % 8 != 0; ++num_packed) rows_[static_cast<size_t>(num_packed)] = rows_[0];
       kernels_.pack_panel(rows_.data(), num_packed, depth, panel_.data());

@@ -1,5 +1,8 @@
-// Prefiltering: dot products added in whatever order is fast find the few candidates among which the best by defined
-// scores must be (csrc/common/prefilter_bound.h).
+// Prefilter and rescore. Fast approximate dot products find the few candidates that can be among the exact best. Exact
+// scores decide between those that are too close to call.
+//
+// Let e bound the error of a score (csrc/common/prefilter_bound.h) and T be the K-th best approximate score. A
+// candidate above T + 2e is certainly in the exact top K. One below T - 2e certainly is not. The margin is 2e.
 #pragma once
 
 #include <cstdint>
@@ -11,42 +14,43 @@
 #include "cpu/simd/kernel_table.h"
 #include "cpu/topk/block_plan.h"
 #include "cpu/topk/normalized_copy.h"
-#include "cpu/topk/results.h"
 #include "cpu/topk/top_k_buffer.h"
 #include "cpu/types/matrix_view.h"
+#include "cpu/types/requests.h"
 
 namespace bse {
 
-// What is multiplied to prefilter: the features themselves, or unit rows near them.
+// Matrices whose dot products prefilter: the features themselves, or normalized copies of them.
 struct Prefilter {
   MatrixView queries, base;
-  bool has_unit_rows = false;  // their dot products are cosines
-  double margin = 0.0;         // twice the error of a approximate score; 0: there is no prefiltering
+  bool has_unit_rows = false;  // dot products are cosines
+  double margin = 0.0;         // twice the bound on the error of a score; 0: there is no prefilter
 
   bool is_on() const { return margin > 0.0; }
 };
 
-// Whether this instruction set has dot products that prefilter candidates in blocks, or gathered for one row.
+// Whether this instruction set has dot products that prefilter candidates in blocks, or gathered for a single row.
 bool can_prefilter_blocks(const MatrixView& queries, const MatrixView& base);
 bool can_prefilter_gathered(const MatrixView& queries, const MatrixView& base);
 
-// Whether the bounds of csrc/common/prefilter_bound.h hold: not for other metrics than cosine, for max_score, which
-// asks for every score, or for very small or large rows. ids: [count] rows of both matrices, or null: the first count;
-// norms: [count], row_norm() of each
+// Whether a prefilter can be used: the metric is cosine, there is no max_score (it needs every exact score), and the
+// bounds of csrc/common/prefilter_bound.h hold. These fail for very small or very large rows and beyond
+// kMaxPrefilterDim. ids: [count] rows of both matrices, or null for the first count; norms: [count], row_norm() of each
 bool prefilter_is_bounded(const MatrixView& queries, const float* query_norms, const MatrixView& base,
                           const float* base_norms, const int64_t* ids, int64_t count, const Selection& selection);
 
-// Prefilters by the features themselves, where prefilter_is_bounded().
+// Returns a prefilter by the features themselves. Requires prefilter_is_bounded().
 Prefilter prefilter_by_features(const MatrixView& queries, const MatrixView& base);
 
-// Prefilters by normalized_copies of both, where prefilter_is_bounded(). Arguments as there; owns what its prefilter()
-// is a view of.
+// Prefilter by normalized copies of both matrices. Requires prefilter_is_bounded() and takes the same arguments. Owns
+// the matrices that prefilter() views.
 class NormalizedPrefilter {
  public:
   NormalizedPrefilter(const MatrixView& queries, const float* query_norms, const MatrixView& base,
                       const float* base_norms, const int64_t* ids, int64_t count, ThreadTeam& team);
 
-  // What they take, or 0 if there should be none for that many rows: no fast products, too much memory, or too narrow.
+  // Returns the memory of the copies, or 0 if they should not be made. They should not if there are no fast dot
+  // products, if dim < 32, or if count is less than half the rows. They may take 1 GiB and half the budget at most.
   static int64_t bytes(const MatrixView& queries, const MatrixView& base, bool is_same, int64_t count,
                        int64_t budget_bytes);
 
@@ -54,17 +58,17 @@ class NormalizedPrefilter {
 
  private:
   NormalizedCopy queries_;
-  std::optional<NormalizedCopy> base_;  // if it is other data
+  std::optional<NormalizedCopy> base_;  // empty if base and queries are the same data
 };
 
-// Settles, by defined scores, which candidates of a approximate buffer are the best. One thread's.
+// Decides by exact scores which candidates in a buffer of approximate scores are the best. Belongs to one thread.
 class BorderlineRescorer {
  public:
   BorderlineRescorer(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base,
                      const Selection& selection, bool wants_scores);
 
-  // Candidates by tiebreak, as they were offered; borrowed until the next call. max_close: beyond which scoring the
-  // row anew costs less
+  // Borrows the candidates, by tiebreak, until the next call. If more than max_close entries of a row are too close to
+  // call, scoring all its candidates exactly costs less, and resolve() gives up.
   void begin(const int64_t* candidate_ids, const float* candidate_norms, double margin, int64_t max_close) {
     candidate_ids_ = candidate_ids;
     candidate_norms_ = candidate_norms;
@@ -72,8 +76,8 @@ class BorderlineRescorer {
     max_close_ = max_close;
   }
 
-  // Leaves the num_neighbors best that follow the range_min best, in order, with defined scores if these are wanted.
-  // False if prefiltering cannot tell; the buffer is of no use then.
+  // Reduces the buffer to the num_neighbors best after the range_min best, in tiebreak order, with exact scores if
+  // wants_scores. Returns false if the prefilter cannot decide; the buffer is then invalid.
   bool resolve(TopKBuffer& buffer, int64_t query_id, float query_norm);
 
  private:
@@ -96,12 +100,12 @@ class BorderlineRescorer {
   int64_t query_id_ = 0;
   float query_norm_ = 0.0f;
 
-  std::vector<int64_t> close_;  // places in the buffer, ascending
+  std::vector<int64_t> close_;  // positions of entries in the buffer, ascending
   std::vector<float> close_scores_;
   std::vector<char> is_best_;
   std::vector<uint64_t> ranks_;
   std::vector<const float*> rows_;           // [panel_width]
-  AlignedBuffer<float> query_, candidates_;  // [max_depth], [panel_width][max_depth]: for features not read in place
+  AlignedBuffer<float> query_, candidates_;  // [max_depth], [panel_width][max_depth], if features are not read in place
   AlignedBuffer<float> panel_, chains_;      // [max_depth][panel_width], [panel_width]
 };
 

@@ -15,12 +15,12 @@ namespace bse {
 
 namespace {
 
-// The lowest of the rows with an element that is not finite: what is named must not depend on threads.
+// Lowest row with an element that is not finite. So the row in the error message does not depend on threads.
 class FirstBadRow {
  public:
   explicit FirstBadRow(const MatrixView& features) : features_(features) {}
 
-  // A squared norm may overflow although every element is finite: that is defined, and allowed.
+  // Records the row if it has a bad element. A squared norm that overflows though all elements are finite is allowed.
   void look_at(int64_t row) {
     int64_t found = row_.load(std::memory_order_relaxed);
     if (row >= found || bad_column(row) == features_.dim) return;

@@ -1,4 +1,4 @@
-// What a metric needs of each row beside its elements, for many rows.
+// Norms of many rows: the per-row term of a metric.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@
 
 namespace bse {
 
-// row_norm() of each of `ids` (null: all rows 0..count-1) under the metric: out[i] belongs to ids[i].
-// Also the one place where non-finite features are found: throws std::invalid_argument "NAME[row, column]: expected
+// Writes row_norm() of row ids[i] to out[i]. ids: [count], or null for rows 0..count-1; out: [count].
+// This is the only place that detects non-finite features. It throws std::invalid_argument "NAME[row, column]: expected
 // finite values, got nan".
 void compute_row_norms(ThreadTeam& team, const MatrixView& features, const char* name, const int64_t* ids,
                        int64_t count, Metric metric, float* out);

@@ -1,4 +1,4 @@
-// The best candidates of each row of a block: scores that go straight into each row's TopKBuffer.
+// The best candidates of each row of a block. Scores go straight into the TopKBuffer of their row.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 
 namespace bse {
 
-// One thread's scratch. What proximity graphs and kNN searches share.
+// Scratch of one thread, for proximity graphs and kNN searches.
 class TopKBlock {
  public:
   TopKBlock(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base, const Selection& selection,
@@ -29,8 +29,8 @@ class TopKBlock {
     buffers_.reserve(static_cast<size_t>(plan.row_block));
   }
 
-  // Starts a block of rows. Arrays are borrowed until the next one. margin: of a Prefilter, or 0 for defined scores.
-  //      query_ids: [num_rows]; query_norms: [num_rows]
+  // Starts a block of rows and borrows the arrays until the next block. margin: margin of the Prefilter, or 0 for exact
+  // scores; query_ids, query_norms: [num_rows]
   void begin(const int64_t* query_ids, const float* query_norms, int64_t num_rows, double margin = 0.0) {
     query_ids_ = query_ids;
     query_norms_ = query_norms;
@@ -40,9 +40,9 @@ class TopKBlock {
     for (int64_t i = 0; i < num_rows; ++i) buffers_.push_back(storage_.buffer(i, num_selected_, margin));
   }
 
-  // Offers candidates in tiebreak order to all rows of the block, all that there are if they are approximate. Returns
-  // false if the worker was told to stop. candidate_ids, candidate_norms: [count]; excluded: [num_rows], an index in
-  // [0, count) never to be linked, or -1
+  // Scores candidates, in tiebreak order, against all rows of the block. With a margin, a single call must offer all
+  // candidates. Returns false if the worker should stop. candidate_ids, candidate_norms: [count]; excluded: [num_rows],
+  // per row the index of a candidate that must not be a neighbor, or -1
   bool offer(const int64_t* candidate_ids, const float* candidate_norms, int64_t count, const int64_t* excluded,
              Worker& worker) {
     rescorer_.begin(candidate_ids, candidate_norms, margin_, count / 32);
@@ -55,7 +55,7 @@ class TopKBlock {
                          });
   }
 
-  // Offers approximate scores of row i that were found elsewhere: of all candidates there are.
+  // Takes approximate scores of row i that the caller has computed, of all candidates.
   // candidate_ids, candidate_norms, scores: [count]
   void offer_approximate(int64_t i, const int64_t* candidate_ids, const float* candidate_norms, int64_t count,
                          const float* scores) {
@@ -63,8 +63,8 @@ class TopKBlock {
     buffers_[static_cast<size_t>(i)].add(kernels_, scores, count, 0);
   }
 
-  // Writes row i of the block as row `result_row` of the edges. False if prefiltering could not tell which candidates
-  // are the best; never of defined scores.      tiebreak_ids: ids by tiebreak, as offered.
+  // Writes row i of the block as row `result_row` of the edges. Returns false if the prefilter cannot decide which
+  // candidates are the best, which exact scores always do. tiebreak_ids: instance ids by tiebreak, as offered
   bool finish_row(int64_t i, const int64_t* tiebreak_ids, int64_t result_row) {
     TopKBuffer& buffer = buffers_[static_cast<size_t>(i)];
     if (margin_ == 0.0) {

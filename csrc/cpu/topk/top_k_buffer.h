@@ -1,10 +1,10 @@
-// The best scores seen so far of one row: exact, for any K, whatever the order and the ties.
+// The best scores of one row so far: exact for any K, any order of scores and any ties.
 //
-// Scores and their tiebreaks are appended in tiebreak order; when the buffer is full it is cut back to the best
-// num_selected, in place and stably, and from then on only scores above a threshold can enter. Nothing is ever dropped
-// for lack of room. Because later candidates have larger tiebreaks, "above the worst kept" may be strict.
+// Scores and their tiebreaks are appended in tiebreak order. A full buffer is cut to its best num_selected entries, in
+// place and in order. From then on, only scores above the threshold of this cut enter. Equal scores cannot be selected,
+// because later candidates have larger tiebreaks. No score is dropped for lack of room.
 //
-// Scores that only prefilter (prefilter.h) keep a margin: what is within it of the worst of the best is kept as well.
+// Approximate scores (prefilter.h) have a margin: entries within the margin of the num_selected-th best are kept too.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,7 @@
 
 namespace bse {
 
-// The largest float that is not above the value.
+// Returns the largest float that is not above the value.
 inline float float_below(double value) {
   const auto rounded = static_cast<float>(value);
   return rounded > value ? std::nextafter(rounded, -std::numeric_limits<float>::infinity()) : rounded;
@@ -26,17 +26,17 @@ inline float float_below(double value) {
 
 class TopKBuffer {
  public:
-  // Room for a buffer that is cut back often enough to stay cheap and seldom enough to be worth it.
+  // Returns a capacity that balances the cost of scanning a large buffer against that of cutting a small one often.
   static int64_t capacity(int64_t num_selected, int64_t num_candidates, int panel_width) {
     const int64_t size = std::min(num_candidates, 2 * num_selected + 64) + panel_width;
     return (size + 15) / 16 * 16;
   }
 
-  // scores, tiebreaks: [capacity], borrowed; margin: 0 for defined scores
+  // scores, tiebreaks: [capacity], borrowed; margin: 0 for exact scores
   TopKBuffer(float* scores, uint32_t* tiebreaks, int64_t capacity, int64_t num_selected, double margin)
       : scores_(scores), tiebreaks_(tiebreaks), capacity_(capacity), num_selected_(num_selected), margin_(margin) {}
 
-  // scores: [count], NaN where a candidate is not wanted; the tiebreak of scores[c] is first_tiebreak + c
+  // Adds scores: [count], NaN for excluded candidates. The tiebreak of scores[c] is first_tiebreak + c.
   void add(const KernelTable& kernels, const float* scores, int64_t count, uint32_t first_tiebreak) {
     if (size_ == 0 && !bounded_ && count > num_selected_) {
       float guess;
@@ -44,7 +44,7 @@ class TopKBuffer {
         bounded_ = true;
         threshold_ = below_margin(guess);
         collect(kernels, scores, count, first_tiebreak);
-        // With num_selected scores above the guess, all that is not above the threshold is out for good.
+        // If num_selected scores are above the guess, no score at or below the threshold can be selected.
         if (size_ >= num_selected_) return;
         bounded_ = false;
         size_ = 0;
@@ -53,15 +53,15 @@ class TopKBuffer {
     collect(kernels, scores, count, first_tiebreak);
   }
 
-  // Cuts to the best num_selected, which end at cut_score() then, and what is within the margin of them. False
-  // if that cannot be told: too many are, or what a threshold has kept out might belong to them.
+  // Cuts to the best num_selected, which end at cut_score(), and the entries within the margin below it. Returns false
+  // if these are not known: they did not fit, or a threshold may have kept some of them out.
   bool finish_prefilter(const KernelTable& kernels) {
     cut(kernels);
     return !bounded_ || (size_ >= num_selected_ && below_margin(cut_score_) >= threshold_);
   }
 
-  // For defined scores: cuts to the best num_selected, then drops the best num_skipped of those. The rest stays in the
-  // order it came in.
+  // For exact scores: cuts to the best num_selected, then drops the best num_skipped of these. The others keep their
+  // order.
   void finish(const KernelTable& kernels, int64_t num_skipped) {
     cut(kernels);
     const int64_t skipped = std::min(num_skipped, size_);
@@ -69,7 +69,7 @@ class TopKBuffer {
     size_ = kernels.filter(scores_, tiebreaks_, size_, kernels.find_cut(scores_, size_, skipped), false);
   }
 
-  // Takes one score that is not below entry_score(). True if that cut the buffer, which raises entry_score().
+  // Adds one score that is not below entry_score(). Returns true if this cut the buffer, which raises entry_score().
   bool push(const KernelTable& kernels, float score, uint32_t tiebreak) {
     scores_[size_] = score;
     tiebreaks_[size_++] = tiebreak;
@@ -78,38 +78,38 @@ class TopKBuffer {
     return true;
   }
 
-  // Takes what an other buffer has found among later candidates.
+  // Adds the entries of another buffer, which has seen later candidates.
   void append(const KernelTable& kernels, const TopKBuffer& other) {
     for (int64_t n = 0; n < other.size_; ++n) {
       if (!bounded_ || other.scores_[n] > threshold_) push(kernels, other.scores_[n], other.tiebreaks_[n]);
     }
   }
 
-  // For an empty buffer: only scores above are wanted.
+  // For an empty buffer: admits only scores above the threshold.
   void set_threshold(float threshold) {
     bounded_ = true;
     threshold_ = threshold;
   }
 
-  // For an empty buffer: only what could still enter `other` is wanted.
+  // For an empty buffer: admits only scores that could enter `other`.
   void take_threshold(const TopKBuffer& other) {
     bounded_ = other.bounded_;
     threshold_ = other.threshold_;
   }
 
-  // The lowest score that may still enter.
+  // Returns the lowest score that may enter.
   float entry_score() const {
     constexpr float kInfinity = std::numeric_limits<float>::infinity();
     return bounded_ ? std::nextafter(threshold_, kInfinity) : -kInfinity;
   }
 
-  // Keeps what scores above the limit, or what does not.
+  // Keeps the entries above the limit, or the others if `above` is false.
   void filter(const KernelTable& kernels, float limit, bool above) {
     size_ = kernels.filter(scores_, tiebreaks_, size_, {limit, 0}, above);
   }
   void clear() { size_ = 0; }
   void set_score(int64_t n, float score) { scores_[n] = score; }
-  // All scores are defined ones from here on.
+  // Declares that all scores are exact from here on.
   void end_prefilter() { margin_ = 0.0; }
 
   float cut_score() const { return cut_score_; }
@@ -137,13 +137,13 @@ class TopKBuffer {
     size_ = kernels.filter(scores_, tiebreaks_, size_, cut, true);
     bounded_ = true;
     threshold_ = cut.score;
-    if (size_ + kernels.panel_width > capacity_) {  // more within the margin than there is room for: undecided
+    if (size_ + kernels.panel_width > capacity_) {  // too many entries within the margin: the row stays undecided
       size_ = 0;
       threshold_ = std::numeric_limits<float>::infinity();
     }
   }
 
-  // A score that is out, if num_selected others have this one or better.
+  // Returns the highest score that cannot be selected if num_selected others have this score or a better one.
   float below_margin(float score) const {
     if (margin_ == 0.0) return score;
     return float_below(static_cast<double>(score) - margin_);
@@ -152,13 +152,13 @@ class TopKBuffer {
   float* scores_;
   uint32_t* tiebreaks_;
   int64_t capacity_, num_selected_;
-  double margin_;  // twice the error of a score
+  double margin_;  // twice the bound on the error of a score
   int64_t size_ = 0;
   bool bounded_ = false;
   float threshold_ = 0.0f, cut_score_ = 0.0f;
 };
 
-// Room for the buffers of many rows.
+// Storage for the buffers of many rows.
 class TopKStorage {
  public:
   TopKStorage(int64_t num_rows, int64_t capacity) : capacity_(capacity), data_(num_rows * capacity * kEntryBytes) {
@@ -167,7 +167,7 @@ class TopKStorage {
 
   static int64_t bytes(int64_t num_rows, int64_t capacity) { return num_rows * capacity * kEntryBytes; }
 
-  // An empty buffer in the place of a row.
+  // Returns an empty buffer in the storage of a row.
   TopKBuffer buffer(int64_t row, int64_t num_selected, double margin = 0.0) {
     char* scores = data_.data() + row * capacity_ * kEntryBytes;
     return {reinterpret_cast<float*>(scores), reinterpret_cast<uint32_t*>(scores + 4 * capacity_), capacity_,

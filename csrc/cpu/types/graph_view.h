@@ -1,17 +1,14 @@
-// A borrowed neighbor table, walked by row.
+// A graph with checked access to its rows.
 #pragma once
 
 #include <cstdint>
 
+#include "common/layouts.h"
+
 namespace bse {
 
-struct GraphView {
-  const int32_t* neighbors = nullptr;  // [num_rows, num_neighbors], a valid prefix of instance ids, then -1
-  int64_t num_rows = 0, num_neighbors = 0;
-  const int32_t* degrees = nullptr;  // [num_rows] lengths of the prefixes, or null: all num_neighbors
-  const int32_t* row_of = nullptr;   // [num_instances] row of an instance or -1, or null: row i is instance i
-  int64_t num_instances = 0;         // instance ids are below this
-  bool finds_degrees = false;        // without degrees: rows may be short, and degree() looks where they end
+struct GraphView : GraphLayout {
+  bool finds_degrees = false;  // if degrees is null: rows may be short, and degree() finds their ends
 
   uint32_t degree(int64_t row) const {
     if (degrees != nullptr) return static_cast<uint32_t>(degrees[row]);
@@ -19,18 +16,18 @@ struct GraphView {
     return static_cast<uint32_t>(num_neighbors);
   }
 
-  // What degree() reads first; null if it reads nothing.
+  // Address that degree() reads first, to prefetch it; null if it reads nothing.
   const int32_t* degree_address(int64_t row) const {
     if (degrees != nullptr) return degrees + row;
     return finds_degrees && num_neighbors > 0 ? last_slot(row) : nullptr;
   }
 
-  // Row of the i-th neighbor. The table may have changed since it was checked: a bad id raises, it is never followed.
+  // Row of the i-th neighbor. Throws for an invalid id, as the table may have changed since it was checked.
   uint32_t neighbor_row(int64_t row, uint32_t i) const {
     return row_of_checked(checked_id(neighbors[row * num_neighbors + i], row), row);
   }
 
-  // The two halves of it, for who prefetches between them. row: where the id was found.
+  // The two halves of neighbor_row(), for callers that prefetch between them. row: that of the id, for the message.
   int32_t checked_id(int32_t id, int64_t row) const {
     if (static_cast<uint32_t>(id) >= static_cast<uint32_t>(num_instances)) throw_bad_neighbor(id, row);
     return id;
@@ -46,7 +43,7 @@ struct GraphView {
  private:
   const int32_t* last_slot(int64_t row) const { return neighbors + (row + 1) * num_neighbors - 1; }
 
-  // The place of the first -1 of a row that ends with one; throws for another negative id.
+  // Place of the first -1 in a row that ends with -1. Throws for another negative id.
   uint32_t short_degree(int64_t row) const;
 };
 

@@ -1,4 +1,4 @@
-// A borrowed matrix of float32, bfloat16 or float16 rows, read as float32 (exactly: both 16-bit types embed in it).
+// Reads rows of a float32, bfloat16 or float16 matrix as float32. The conversion is exact.
 #pragma once
 
 #include <algorithm>
@@ -6,16 +6,12 @@
 #include <cstring>
 
 #include "common/float_types.h"
+#include "common/layouts.h"
 
 namespace bse {
 
-struct MatrixView {
-  const void* data = nullptr;  // [num_rows, dim], rows row_stride_elements apart, elements of a row adjacent
-  DType dtype = DType::kFloat32;
-  int64_t num_rows = 0, dim = 0, row_stride_elements = 0;
-  bool round_to_bf16 = false;  // read every element rounded to bfloat16 (compute_dtype=torch.bfloat16)
-
-  // Elements [first, first + count) of a row as float32: in place where the data are, else converted into `scratch`.
+struct MatrixView : MatrixLayout {
+  // Returns elements [first, first + count) of a row as float32. They are in `scratch` if they had to be converted.
   const float* read(int64_t row, int64_t first, int64_t count, float* scratch) const {
     const int64_t offset = row * row_stride_elements + first;
     if (dtype == DType::kFloat32) {
@@ -35,8 +31,8 @@ struct MatrixView {
     return scratch;
   }
 
-  // Elements [2 first, 2 (first + count)) as bfloat16 pairs, one in each float's place, 0 past the end: in place or in
-  // `scratch` as above. Only where holds_bfloat16().      scratch: [count]
+  // Returns elements [2 first, 2 (first + count)) as bfloat16 pairs, each pair in the place of a float; 0 past the end.
+  // Needs holds_bfloat16(). scratch: [count]
   const float* read_pairs(int64_t row, int64_t first, int64_t count, float* scratch) const {
     const int64_t offset = row * row_stride_elements + 2 * first, num_elements = std::min(2 * count, dim - 2 * first);
     const uint16_t* source = static_cast<const uint16_t*>(data) + offset;
@@ -55,7 +51,7 @@ struct MatrixView {
     return scratch;
   }
 
-  // Says that read() is to follow.
+  // Prefetches what read() would read.
   void prefetch(int64_t row, int64_t first, int64_t count) const {
     const int64_t element_bytes = dtype == DType::kFloat32 ? 4 : 2;
     const char* begin = static_cast<const char*>(data) + (row * row_stride_elements + first) * element_bytes;

@@ -1,4 +1,4 @@
-// One mini-batch being collected: distinct rows in the order they were found.
+// A mini-batch under construction: distinct rows in the order they were found.
 #pragma once
 
 #include <cstdint>
@@ -16,20 +16,20 @@ class Batch {
 
   static int64_t bytes(int64_t capacity) { return IndexTable::bytes(capacity); }
 
-  // nodes: [target], written as rows are added
+  // Starts a batch of up to `target` rows. nodes: [target], written as rows are added
   void begin(int32_t* nodes, int64_t target) {
     members_.clear();
     nodes_ = nodes;
     size_ = 0;
     target_ = target;
   }
-  // False if the row is a member already, or the batch is full.
+  // Adds a row. Returns false if it is already a member or the batch is full.
   bool add(uint32_t row) {
     if (full() || !members_.insert(row)) return false;
     nodes_[size_++] = static_cast<int32_t>(row);
     return true;
   }
-  // Adds rows in the order of a keyed permutation until the batch is full; returns how many.
+  // Adds random fills in the order of a keyed permutation until the batch is full. Returns how many.
   int64_t fill(const WalkRequest& request, uint32_t walk) {
     if (full()) return 0;
     const auto num_rows = static_cast<uint32_t>(request.graph.num_rows);

@@ -1,4 +1,5 @@
-// Batches from roots on the CPU: walks are in interleaved_walks.cpp, the paper's other strategies for comparison here.
+// Batches from roots on the CPU. The random walk is in interleaved_walks.cpp; the other strategies, which the paper
+// compares with it, are here.
 
 #include "cpu/walk/batch_walks.h"
 
@@ -21,7 +22,7 @@ class Collector {
         target_(std::min(request.batch_size, request.graph.num_rows)),
         batch_(target_) {}
 
-  // Writes one batch.
+  // Writes the batch of root `index`.
   void collect(int64_t index, const WalkResult& result) {
     const auto root = static_cast<uint32_t>(request_.roots[index]);
     int32_t* nodes = result.nodes + index * request_.batch_size;
@@ -37,7 +38,7 @@ class Collector {
   }
 
  private:
-  // Also the root's neighbors alone (kNeighbors: one level) and the root alone (kUniform).
+  // Neighbors in row order. Also serves kNeighbors, which expands the root only, and kUniform, the root alone.
   void breadth_first(uint32_t root) {
     batch_.add(root);
     const bool one_level = request_.strategy == Strategy::kNeighbors;

@@ -12,13 +12,13 @@ namespace bse {
 
 namespace {
 
-constexpr int64_t kMaxLanes = 32;              // walks in flight on a thread
-constexpr int64_t kLaneMemoryBytes = 1 << 20;  // of their member tables: they should stay in L2
+constexpr int64_t kMaxLanes = 32;              // walks in flight per thread
+constexpr int64_t kLaneMemoryBytes = 1 << 20;  // member tables of a thread's walks, which should stay in L2
 constexpr int kRoundsBetweenPolls = 64;
 
 inline void prefetch(const void* address) { __builtin_prefetch(address); }
 
-// A walk in flight.
+// A walk in flight: a state machine that waits at each access to memory.
 class WalkLane {
  public:
   WalkLane(const WalkRequest& request, const WalkLimits& limits)
@@ -28,7 +28,7 @@ class WalkLane {
         batch_(target()),
         plan_(request.seed, request.epoch, request.restart_threshold, limits) {}
 
-  // The walk at `index` of the request. It may be over at once.
+  // Starts the walk at `index` of the request. It may be over at once.
   void begin(int64_t index, int32_t* nodes) {
     index_ = index;
     walk_ = static_cast<uint32_t>(request_.walk_ids[index]);
@@ -47,7 +47,7 @@ class WalkLane {
     }
   }
 
-  // Takes up what was prefetched and goes on to the next access to memory.
+  // Reads what was prefetched and continues to the next access to memory.
   void advance() {
     switch (state_) {
       case State::kNeighbor:
@@ -91,13 +91,13 @@ class WalkLane {
   }
 
  private:
-  // What the walk waits for.
+  // What the walk reads next.
   enum class State {
     kNeighbor,  // *neighbor_
     kRow,       // graph_.row_of[id_]
     kDegree,    // graph_.degree(row_)
-    kChoice,    // nothing: it only let the others go on
-    kOver,      // full, or out of segments
+    kChoice,    // nothing: the walk only yields to the others
+    kOver,      // nothing: the batch is full, or the segments are used up
   };
 
   int64_t target() const { return std::min(request_.batch_size, graph_.num_rows); }
@@ -114,7 +114,7 @@ class WalkLane {
     }
     neighbor_word_ = step.neighbor_word;
     const int32_t* degree = graph_.degree_address(row_);
-    if (degree != nullptr && row_ != root_) {  // a root's degree was read before
+    if (degree != nullptr && row_ != root_) {  // the degree of a root is usually in the cache
       prefetch(degree);
       state_ = State::kDegree;
     } else {
@@ -124,7 +124,7 @@ class WalkLane {
 
   void take_step() {
     const uint32_t degree = graph_.degree(row_);
-    if (degree == 0) {  // a row without neighbors ends its segment, and what was planned for it is void
+    if (degree == 0) {  // a row without neighbors ends the segment, whose planned steps are void
       state_ = State::kChoice;
       if (end_segment()) plan_.begin(walk_, segment_);
       return;
@@ -134,7 +134,7 @@ class WalkLane {
     state_ = State::kNeighbor;
   }
 
-  // False if that was the last one.
+  // Ends a segment. Returns false if the walk is over.
   bool end_segment() {
     ++segment_;
     num_unproductive_ = found_any_ ? 0 : num_unproductive_ + 1;

@@ -1,8 +1,8 @@
-// Canonical walks (csrc/common/walk.h), many at a time on each thread.
+// Random walks with restart (csrc/common/walk.h), many at a time on each thread.
 //
-// A step of a walk is a random access to memory that the next step waits for. So a thread keeps some tens of walks in
-// flight: each advances to its next access, prefetches it and yields to the others. Which walk runs where and when has
-// no influence on what it returns.
+// Each step of a walk is a random access to memory, and the next step waits for it. So a thread keeps up to 32 walks in
+// flight. Each walk advances to its next access, prefetches it and yields to the others. The result of a walk does not
+// depend on where and when it runs.
 #pragma once
 
 #include "cpu/walk/batch_walks.h"

@@ -1,4 +1,4 @@
-// The number of neighbors of each row of a graph, and a check of all its ids.
+// Degrees of the rows of a graph, and a check of all its neighbor ids.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 
 namespace bse {
 
-// Lengths of the valid prefixes. Throws std::invalid_argument for an id outside [-1, num_instances) or a -1 inside a
-// prefix. degrees: [num_rows]
+// Writes the number of valid neighbors at the front of each row. Throws std::invalid_argument for an id outside
+// [-1, num_instances) or a -1 before a neighbor. degrees: [num_rows]
 void row_degrees(ThreadTeam& team, const GraphView& graph, int32_t* degrees);
 
 }  // namespace bse

@@ -1,7 +1,8 @@
-// The random decisions of a walk in the order they are used, made ahead of the walk: they do not depend on the graph.
+// The random decisions of a walk, in the order in which it uses them. They do not depend on the graph, so they are
+// computed ahead of the walk.
 //
-// What a segment draws is a function of its number (csrc/common/walk.h). Many Philox blocks are computed at a time: of
-// consecutive segments, as many each as most segments need.
+// The words of a segment are a function of its number (csrc/common/walk.h). Many Philox blocks are computed at once,
+// for consecutive segments. Each segment gets as many blocks as most segments need.
 #pragma once
 
 #include <algorithm>
@@ -12,18 +13,18 @@
 
 namespace bse {
 
-// A step of a walk, and what comes before it.
+// A step of a walk, and the segments that end before it.
 struct PlannedStep {
-  bool is_step;  // false: nothing but ends
+  bool is_step;  // false: segments end, but no step follows yet
   uint32_t neighbor_word;
-  uint32_t num_ends;      // segments that end, by a restart or at the cap of steps
-  uint32_t num_restarts;  // of those by a restart
+  uint32_t num_ends;      // segments that end, by a restart or at max_segment_steps
+  uint32_t num_restarts;  // segments that end by a restart
 };
 
-// Which blocks of which of the next segments are computed together.
+// Philox blocks that are computed together: 2^log_blocks of each of the next segments, for every log_blocks.
 struct PlannedBlocks {
   static constexpr int kNum = 16, kLogMostOfSegment = 3, kMaxOfSegment = 1 << kLogMostOfSegment;
-  BlockOffset offsets[kLogMostOfSegment + 1][kNum] = {};  // by the logarithm of how many of a segment
+  BlockOffset offsets[kLogMostOfSegment + 1][kNum] = {};  // indexed by log_blocks
 
   constexpr PlannedBlocks() {
     for (int log_blocks = 0; log_blocks <= kLogMostOfSegment; ++log_blocks) {
@@ -42,7 +43,7 @@ class WalkPlan {
         limits_(limits),
         log_blocks_(likely_log_blocks(restart_threshold)) {}
 
-  // From the first step of a segment on.
+  // Starts a plan at the first step of a segment.
   void begin(uint32_t walk, uint32_t segment) {
     walk_ = walk;
     segment_ = segment;
@@ -63,17 +64,17 @@ class WalkPlan {
  private:
   static constexpr PlannedBlocks kBlocks{};
   static constexpr int kNumBlocks = PlannedBlocks::kNum, kLogMostBlocks = PlannedBlocks::kLogMostOfSegment;
-  static constexpr int kMaxSteps = 2 * PlannedBlocks::kMaxOfSegment;  // that are added at a time
-  static constexpr int kCapacity = 4 * kNumBlocks;                    // steps
+  static constexpr int kMaxSteps = 2 * PlannedBlocks::kMaxOfSegment;  // steps that are added at a time
+  static constexpr int kCapacity = 4 * kNumBlocks;                    // steps that are held
 
-  // So many blocks that most segments need no more. A block serves two steps.
+  // Returns the logarithm of a number of blocks that is enough for most segments. A block serves two steps.
   static int likely_log_blocks(uint32_t threshold) {
     int log_blocks = 0;
     while (log_blocks < kLogMostBlocks && uint64_t{threshold} << (log_blocks + 2) < uint64_t{3} << 32) ++log_blocks;
     return log_blocks;
   }
 
-  // The next steps: as many as there is room for, or none if all of the next segments end at once.
+  // Plans as many of the next steps as there is room for. Plans none if all of the next segments end at once.
   void refill() {
     num_ends_[0] = num_ends_[size_];
     num_restarts_[0] = num_restarts_[size_];
@@ -104,7 +105,7 @@ class WalkPlan {
 
   bool has_room() const { return size_ + kMaxSteps <= kCapacity; }
 
-  // The rest of a segment; false if there is no room for it.
+  // Adds the rest of the current segment. Returns false if there is no room for all of it.
   bool go_on() {
     constexpr int kNum = PlannedBlocks::kMaxOfSegment;
     uint32_t words[4 * kNum];
@@ -115,7 +116,8 @@ class WalkPlan {
     return false;
   }
 
-  // The next steps of a segment; false if it goes on beyond them. Without branches on where it ends.
+  // Adds the next steps of the current segment, without branches on where it ends. Returns false if it continues beyond
+  // them.
   template <int kNumSteps>
   bool add_segment(const uint32_t* words) {
     uint32_t restarts = 1u << kNumSteps;
@@ -143,10 +145,10 @@ class WalkPlan {
   const WalkLimits limits_;
   const int log_blocks_;
 
-  uint32_t walk_ = 0, segment_ = 0, block_ = 0;  // what comes next
+  uint32_t walk_ = 0, segment_ = 0, block_ = 0;  // the next to plan
   int position_ = 0, size_ = 0;
-  uint32_t neighbor_words_[kCapacity + 1];  // of the steps
-  uint8_t num_ends_[kCapacity + 1];         // before each, and after the last
+  uint32_t neighbor_words_[kCapacity + 1];  // of the planned steps
+  uint8_t num_ends_[kCapacity + 1];         // before each step, and after the last
   uint8_t num_restarts_[kCapacity + 1];
 };
 

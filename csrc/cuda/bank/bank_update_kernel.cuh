@@ -1,13 +1,13 @@
 // An update of the bank in two kernels: check and claim, then normalize, mix and scatter.
 //
-//   claims[id] = max over the storable rows of (update_number, position)      the last duplicate wins, whatever the
-//   schedule table[id]  = stored(unit(m * table[id] + (1 - m) * unit(row)))     of the winners; rounding:
-//   csrc/cpu/bank/bank_update.h
+//   claims[id] = max over storable rows of this id of (update_number, position)
+//   table[id]  = stored(unit(m * table[id] + (1 - m) * unit(row))), where row is the one that claims[id] names
 //
-// A squared norm is eight chains, chain j over the elements j, j + 8, ...: so eight lanes take a row, a chain each, and
-// their sums meet in a butterfly, whose order of additions is the defined one (a + b is b + a). A warp finds the scales
-// of four rows at once, and then writes one row after the other with all its lanes. Nothing is kept of a row in
-// between, as it may have any width: it is read again, and mixed again, with the same result. O(num_rows dim).
+// So the last of equal ids is kept, whatever the schedule. csrc/cpu/bank/bank_update.h defines the rounding.
+// A squared norm consists of eight chains: chain j sums the elements j, j + 8, and so on. Eight lanes take a row, one
+// chain each. A butterfly adds up their sums in the defined order, since a + b equals b + a. A warp computes the scales
+// of four rows at once, and then writes the rows one after the other with all its lanes. A row may have any width, so
+// it is not kept in between. It is read and mixed again, with the same result. O(num_rows dim).
 #pragma once
 
 #include "cuda/bank/bank_update.h"
@@ -17,25 +17,27 @@
 
 namespace bse::cuda {
 
-constexpr int kBankWarps = 4;       // of a block
-constexpr int kBankRowsAtOnce = 4;  // of a warp, 8 lanes each
+constexpr int kBankWarps = 4;       // warps of a block
+constexpr int kBankRowsAtOnce = 4;  // rows of a warp, 8 lanes each
 
-// What the check finds: status words as in status.h, and the number of rows left out, less one: all words begin with
-// all bits set.
+// Result of the check: status words (status.h), and the number of skipped rows minus one. All words begin with all bits
+// set.
 constexpr int kNumCheckResultWords = kNumStatusWords + 1, kSkippedLessOneWord = kNumStatusWords;
 
 BSE_DEVICE uint64_t claim_of(const BankUpdate& update, int64_t position) {
   return uint64_t{update.update_number} << 32 | static_cast<uint32_t>(position);
 }
 
-// The same for all lanes. limit: first_infinite of common/bank_limit.h
+// Whether all |values| of the row are below the limit, and none is NaN. All lanes call it and get the same result.
+// limit: first_infinite() of common/bank_limit.h
 BSE_DEVICE bool is_storable(const DeviceMatrix& rows, int64_t row, float limit) {
   bool storable = true;
-  for (int64_t k = threadIdx.x % 32; k < rows.dim; k += 32) storable &= fabsf(rows.element(row, k)) < limit;  // not NaN
+  for (int64_t k = threadIdx.x % 32; k < rows.dim; k += 32) storable &= fabsf(rows.element(row, k)) < limit;
   return __all_sync(kAllLanes, storable) != 0;
 }
 
-// A warp a row. check_result: [kNumCheckResultWords]
+// Checks the rows and ids of an update, and claims instances for storable rows. One warp per row.
+// check_result: [kNumCheckResultWords]
 __global__ void __launch_bounds__(32 * kBankWarps)
     bank_check_kernel(BankTables bank, BankUpdate update, float limit, uint64_t* check_result) {
   const int64_t warp = int64_t{blockIdx.x} * kBankWarps + threadIdx.x / 32, num_warps = int64_t{gridDim.x} * kBankWarps;
@@ -60,8 +62,8 @@ __global__ void __launch_bounds__(32 * kBankWarps)
   }
 }
 
-// From the chains of a row's eight lanes what its elements are multiplied by to make it a unit row: 1 for a zero row.
-// All lanes call it.
+// Returns the factor that makes a row a unit row, from the chains of the row's eight lanes. It is 1 for a zero row. All
+// lanes call it.
 BSE_DEVICE double unit_scale(double chain) {
   BSE_UNROLL
   for (int distance = 1; distance < 8; distance *= 2) chain += __shfl_xor_sync(kAllLanes, chain, distance);
@@ -69,8 +71,8 @@ BSE_DEVICE double unit_scale(double chain) {
 }
 
 struct RowScales {
-  double own = 1;    // of the row
-  double mixed = 1;  // of what it becomes when mixed with the row that was there
+  double own = 1;    // factor of the new row
+  double mixed = 1;  // factor of the mix of the new and the stored row
 };
 
 struct RowMixer {
@@ -95,7 +97,8 @@ struct RowMixer {
   }
 };
 
-// A warp's four rows from `first` on. In the lanes of each: whether it is stored, whether mixed, and as which instance.
+// Stores the four rows of a warp from `first` on. Lanes 8 i to 8 i + 7 pass is_kept, is_mixed and the instance id of
+// row first + i.
 BSE_DEVICE void store_rows(const RowMixer& mixer, int64_t first, bool normalize, bool is_kept, bool is_mixed,
                            int64_t id) {
   const unsigned lane = threadIdx.x % 32;
@@ -122,7 +125,7 @@ BSE_DEVICE void store_rows(const RowMixer& mixer, int64_t first, bool normalize,
     }
   }
   const unsigned kept_lanes = __ballot_sync(kAllLanes, is_kept), mixed_lanes = __ballot_sync(kAllLanes, is_mixed);
-  __syncwarp();  // what was there has been read (last_update too) before other lanes overwrite it
+  __syncwarp();  // all lanes have read the stored rows and last_update, before other lanes overwrite them
   for (int i = 0; i < kBankRowsAtOnce; ++i) {
     const int owner = 8 * i;
     const int64_t target = __shfl_sync(kAllLanes, id, owner);
@@ -137,13 +140,14 @@ BSE_DEVICE void store_rows(const RowMixer& mixer, int64_t first, bool normalize,
   }
 }
 
-// check_result: [kNumCheckResultWords], of the check      error_log: [kNumErrorLogWords]
+// Stores the claimed rows if the check reported nothing. Otherwise logs the report, unless an earlier one is unread.
+// check_result: [kNumCheckResultWords]      error_log: [kNumErrorLogWords]
 __global__ void __launch_bounds__(32 * kBankWarps)
     bank_store_kernel(BankTables bank, BankUpdate update, const uint64_t* check_result, uint64_t* error_log) {
   bool is_refused = false;
   for (int kind = 0; kind < kNumStatusWords; ++kind) is_refused |= check_result[kind] != kNoReport;
   if (blockIdx.x == 0 && threadIdx.x == 0) {
-    bool is_first = true;  // that is refused since the host has looked
+    bool is_first = true;  // whether no other refused update is in the log
     for (int kind = 0; kind < kNumStatusWords; ++kind) is_first &= error_log[kind] == kNoReport;
     if (!is_refused) {
       error_log[kNumSkippedWord] += check_result[kSkippedLessOneWord] + 1;

@@ -1,9 +1,10 @@
-// Ordered candidate draws (csrc/common/draw.h), one block a group of rows.
+// Ordered candidate draws without replacement (csrc/common/draw.h), one block per group of rows.
 //
-// The draw of a group is the first `num_drawn` distinct values of its word stream. Threads make four words each (a
-// Philox block), and the list keeps the first of equal values (distinct_list.cuh). Where more than half of all values
-// are drawn it is a Fisher-Yates shuffle: of its swaps each needs the one before, so they are one thread's, in shared
-// memory where that has room. O(num_drawn) work a group.
+// If at most half of all n values are drawn, the draw is the first `num_drawn` distinct values of the group's word
+// stream. Each thread makes four words at a time (a Philox block), and the list keeps the first of equal values
+// (distinct_list.cuh). Otherwise the draw is a Fisher-Yates shuffle of all values, stopped after num_drawn swaps. Each
+// swap depends on the one before, so one thread makes them all, in shared memory if the values fit. O(num_drawn)
+// expected work per group.
 #pragma once
 
 #include "common/draw.h"
@@ -18,13 +19,14 @@ constexpr uint32_t kWordsAtOnce = 4 * kDrawThreads;
 struct DrawPlan {
   uint32_t num_drawn, n;
   uint64_t seed;
-  uint32_t num_slots;      // of the hash table; 0: a shuffle
-  bool is_shared;          // table or shuffle in shared memory; else in `tables`, or in the values themselves
-  uint32_t values_stride;  // between the draws of two groups
-  bool are_own;            // group g is row g, and draws from the other rows
+  uint32_t num_slots;      // slots of the hash table, or 0 for a shuffle
+  bool is_shared;          // table or shuffle in shared memory; otherwise table in `tables`, shuffle in `values`
+  uint32_t values_stride;  // distance between the draws of two groups
+  bool are_own;            // per-row candidates: group g is row g, and n excludes the row itself
 };
 
-// values: [num_groups, values_stride], of which num_drawn are the draw      tables: [gridDim.x, num_slots] or null
+// values: [num_groups, values_stride], the first num_drawn of a row are the draw      tables: [gridDim.x, num_slots]
+// or null
 __global__ void __launch_bounds__(kDrawThreads)
     candidate_draw_kernel(DrawPlan plan, uint32_t first_group, uint32_t num_groups, uint32_t* values,
                           uint64_t* tables) {
@@ -34,7 +36,8 @@ __global__ void __launch_bounds__(kDrawThreads)
   uint64_t* table = tables + size_t{blockIdx.x} * plan.num_slots;
   if (is_sparse && plan.is_shared) table = shared.take<uint64_t>(plan.num_slots);
   uint32_t* const shuffled = !is_sparse && plan.is_shared ? shared.take<uint32_t>(plan.n) : nullptr;
-  const uint32_t num_surplus = (0u - plan.n) % plan.n;  // 2^32 mod n: words that uniform_below() skips
+  // 2^32 mod n. A word is skipped if the low half of word * n is below it, as in uniform_below().
+  const uint32_t num_surplus = (0u - plan.n) % plan.n;
   for (uint32_t g = blockIdx.x; g < num_groups; g += gridDim.x) {
     const uint32_t group = first_group + g;
     uint32_t* drawn = values + size_t{g} * plan.values_stride;

@@ -1,5 +1,5 @@
-// Who the rows of a band are, in static shared memory; which candidate each of them loses; which rows quantized cannot
-// decide.
+// The rows of a group that one thread block takes, in static shared memory. Holds ids, norms, the column that each row
+// drops, and which rows need exact scores.
 #pragma once
 
 #include "common/hash.h"
@@ -10,8 +10,8 @@
 
 namespace bse::cuda {
 
-// Whether the bound of csrc/common/prefilter_bound.h holds for a row: it has a norm in range, or is one of zeros or of
-// numbers whose squares are. As row_norms_kernel says of all rows together.
+// Returns whether the error bound of csrc/common/prefilter_bound.h holds for a row. It does if the norm is in range, or
+// if all elements are zero or have squares that round to zero. row_norms_kernel applies the same test to all rows.
 BSE_DEVICE bool has_bound(const DeviceMatrix& matrix, int64_t row, float norm) {
   if (norm != 0.0f) return has_prefilter_bound(norm);
   for (int64_t k = 0; k < matrix.dim; ++k) {
@@ -26,14 +26,14 @@ struct BlockRows {
 
   uint32_t graph_rows[kRows], ids[kRows];
   float norms[kRows];
-  uint32_t dropped[kRows];        // the column a row loses: itself, or the last one
-  uint32_t slots[kNumSlots];      // a hash table of places in the band, by subset row
-  uint32_t needing_exact[kRows];  // places of rows that quantized cannot decide, num_needing_exact of them
+  uint32_t dropped[kRows];        // the column a row drops: itself, or else the last one
+  uint32_t slots[kNumSlots];      // hash table from subset row to index in this block
+  uint32_t needing_exact[kRows];  // indices of rows that quantized scores cannot decide, num_needing_exact of them
   uint32_t num_needing_exact;
   uint32_t is_unbounded[kRows];
   uint32_t first_guess;  // ThresholdGuess::word()
 
-  // first: position of the band's first row; last_guess: what the last block to end has learned. Ends with a barrier.
+  // first: position of the block's first row. last_guess: guess of the block that ended last. Ends with a barrier.
   BSE_DEVICE void load(const ScoreBlock& block, int64_t first, int num_rows, uint32_t* last_guess) {
     for (unsigned s = threadIdx.x; s < kNumSlots; s += blockDim.x) slots[s] = kFree;
     if (threadIdx.x == 0) {
@@ -55,7 +55,8 @@ struct BlockRows {
     __syncthreads();
   }
 
-  // Each candidate is offered by one thread, between two barriers.
+  // If the candidate is one of the rows, makes its column the one that this row drops. Call it once per candidate,
+  // between two barriers.
   BSE_DEVICE void drop_if_itself(uint32_t graph_row, uint32_t column) {
     for (uint32_t slot = mix32(graph_row) % kNumSlots; slots[slot] != kFree; slot = (slot + 1) % kNumSlots) {
       if (graph_rows[slots[slot]] != graph_row) continue;

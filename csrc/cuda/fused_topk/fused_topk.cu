@@ -12,7 +12,7 @@ using Shape32 = FusedShape<32, 1, kStages>;
 using Shape16 = FusedShape<16, 1, tuning::kSmallFusedPanelStages>;
 using WideShape32 = FusedShape<32, 2, kStages>;
 
-// Calls use(shape) for each shape with room for the columns, the most rows first, until it returns true.
+// Calls use(shape) for each shape with room for the columns, in order of descending rows, until it returns true.
 template <class Use>
 bool with_shape(int64_t num_columns, const Use& use) {
   if (num_columns <= Shape64::kMaxColumns) return use(Shape64{}) || use(Shape32{}) || use(Shape16{});
@@ -28,8 +28,8 @@ int fused_rows(int64_t rows_per_group, int64_t num_columns, int64_t dim, int max
     using Shape = decltype(shape);
     const size_t static_bytes =
         device::shared_bytes<BlockRows<Shape::kRows>>(1) + device::shared_bytes<SelectScratch>(1);
-    // Rows that are not there cost as much as others: less than half of a band, unless it is of the fewest rows that
-    // mma has; a scores's tiles would be emptier still.
+    // Absent rows cost as much as present ones, so more than half of the rows must exist. Shapes of 16 rows, the fewest
+    // that mma takes, are always accepted: the tiles of a score matrix would be emptier still.
     const bool is_filled = Shape::kRows == 16 || Shape::kRows < 2 * rows_per_group;
     if (Shape::kRows > max_rows || !is_filled) return false;
     if (static_bytes + fused_shared_bytes<Shape>(num_columns, dim) > max_bytes) return false;

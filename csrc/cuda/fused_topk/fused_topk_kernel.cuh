@@ -1,11 +1,12 @@
-// Scores and selection of rows that share their candidates in one kernel: quantized of a band of rows never leave
-// shared memory, and a warp selects from each row. Features in bfloat16, cosines.
+// Top-k of rows that share their candidates: scores and selects in one kernel. Quantized scores stay in shared memory.
+// Features are bfloat16, scores are cosines.
 //
-// A thread block has a band of one group: its products fill the quantized (products.cuh), then each warp takes a row
-// at a time, cuts it at ranks range_min and range_min + K (quantized_cut.cuh), scores as defined who is close
-// (rescore.cuh) and writes what lies between, in column order. A row that quantized cannot decide (more close columns
-// than tuning::kMaxClose, or a norm that the bound does not hold for, its own or a candidate's) is scored as defined
-// and selected by the whole block, as rows of a scores are. O(candidates D) a row.
+// A thread block takes some rows of one group and fills their quantized scores by tensor cores (products.cuh). Then
+// each warp takes a row at a time. It cuts the row at ranks range_min and range_min + K (quantized_cut.cuh) and
+// rescores the close candidates (rescore.cuh). It writes the edges between the two cuts in column order.
+// A row needs exact scores if it has more close columns than tuning::kMaxClose, or if the error bound fails for the row
+// or for a candidate. The whole block scores and selects such rows, as it would rows of a score matrix. O(candidates D)
+// per row.
 #pragma once
 
 #include "cuda/fused_topk/products.cuh"
@@ -15,9 +16,9 @@
 
 namespace bse::cuda {
 
-// The band of the thread block. grid: bands of a group side by side, so that they share its candidates in L2
+// The rows of the thread block. grid: blocks of a group are adjacent, so that they share its candidates in L2.
 struct BlockRange {
-  int64_t group, row_begin;  // row_begin: of all rows of `block`
+  int64_t group, row_begin;  // row_begin: relative to block.first_row
   int num_rows;              // <= 0: nothing to do
 
   BSE_DEVICE BlockRange(const ScoreBlock& block, int fused_rows) {
@@ -30,8 +31,8 @@ struct BlockRange {
   }
 };
 
-// Everything that is not rows: candidates, and whom they are. Returns whether one of them has no bound. Ends with a
-// barrier.
+// Loads ids and norms of the candidates, and finds the column that each row drops. Returns whether the error bound
+// fails for a candidate. Ends with a barrier.
 template <class Shape>
 BSE_DEVICE bool load_candidates(const ScoreBlock& block, int64_t group, const BlockMemory<Shape>& memory,
                                 BlockRows<Shape::kRows>& rows) {
@@ -47,7 +48,7 @@ BSE_DEVICE bool load_candidates(const ScoreBlock& block, int64_t group, const Bl
   return __syncthreads_or(is_unbounded) != 0;
 }
 
-// Pairs of equal labels become nobody's. Begins after a barrier, ends with one.
+// Excludes pairs of equal labels. Call it after a barrier; ends with one.
 template <class Shape>
 BSE_DEVICE void forbid_labels(const int64_t* labels, const BlockMemory<Shape>& memory,
                               const BlockRows<Shape::kRows>& rows, int num_rows) {
@@ -68,7 +69,8 @@ BSE_DEVICE float defined_score(const ScoreBlock& block, const BlockMemory<Shape>
   return finish_score(block.selection.metric, dot, rows.norms[i], memory.base_norms[column]);
 }
 
-// A warp's row. False if quantized cannot decide it.
+// Selects the edges of one row with one warp. Returns false if quantized scores cannot decide which candidates are
+// best.
 template <class Shape>
 BSE_DEVICE bool select_by_quantized_scores(const ScoreBlock& block, uint32_t window, const BlockMemory<Shape>& memory,
                                            const BlockRows<Shape::kRows>& rows, int i, ThresholdGuess* guess,
@@ -77,10 +79,10 @@ BSE_DEVICE bool select_by_quantized_scores(const ScoreBlock& block, uint32_t win
   const uint32_t lane = threadIdx.x % 32;
   const auto num_edges = static_cast<uint32_t>(block.selection.num_neighbors);
   uint16_t* const list = memory.list();
-  if (rows.dropped[i] / kChunkColumns % 32 == lane) forbid(memory.row(i), rows.dropped[i]);  // the lane that has it
+  if (rows.dropped[i] / kChunkColumns % 32 == lane) forbid(memory.row(i), rows.dropped[i]);  // by the lane that has it
   const QuantizedRow<kParts> row(memory.row(i), memory.num_chunks);
   const auto score = [&](uint32_t column) { return defined_score(block, memory, rows, i, column); };
-  // What the best range_min + K have beyond the best range_min.
+  // Keeps the best range_min + K columns except the best range_min.
   const int64_t num_columns = memory.num_columns;
   const auto range_min = static_cast<uint32_t>(min(block.selection.range_min, num_columns));
   ColumnSet<kParts> kept{};
@@ -101,7 +103,7 @@ BSE_DEVICE bool select_by_quantized_scores(const ScoreBlock& block, uint32_t win
   return true;
 }
 
-// The block's row, as defined.
+// Selects the edges of one row by exact scores with the whole block.
 template <class Shape>
 BSE_DEVICE void select_by_defined_scores(const ScoreBlock& block, const BlockMemory<Shape>& memory,
                                          const BlockRows<Shape::kRows>& rows, int64_t row_begin, int i,
@@ -121,7 +123,7 @@ BSE_DEVICE void select_by_defined_scores(const ScoreBlock& block, const BlockMem
   __syncthreads();  // the next row reuses the scores
 }
 
-// window: quantized_window()      last_guess: one word, at first 0
+// window: quantized_window()      last_guess: one word, 0 before the first launch
 template <class Shape>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
     fused_topk_kernel(ScoreBlock block, uint32_t window, Edges edges, uint32_t* last_guess) {
@@ -129,7 +131,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   BSE_SHARED(SelectScratch, scratch);
   const BlockMemory<Shape> memory(block.num_candidates, block.queries.dim);
   const BlockRange range(block, Shape::kRows);
-  if (range.num_rows <= 0) return;  // the whole block
+  if (range.num_rows <= 0) return;  // the whole block returns
   rows.load(block, block.first_row + range.row_begin, range.num_rows, last_guess);
   const bool all_need_exact = load_candidates(block, range.group, memory, rows);
   quantize_products(block, memory, rows, range.num_rows);

@@ -1,9 +1,9 @@
-// The quantized of a band of rows against all candidates of their group, by tensor cores.
+// Quantized scores of a thread block's rows against all candidates of their group, by tensor cores.
 //
-// The rows stay in shared memory; candidates come through it by cp.async, a panel of them and kDepth elements at a
-// time, kStages pieces in flight. Rows of a panel are ordered as mma tiles want them for a lane's two columns to share
-// a word of quantized (quantized_row.cuh). O(rows candidates D) products; per band, all candidates are read once, from
-// L2 where bands of a group run side by side.
+// The rows stay in shared memory. Candidates pass through it in panels by cp.async: a piece is kDepth elements of a
+// panel, and kStages pieces are in flight. The order of candidates within a panel puts the two columns that mma leaves
+// in a lane into one word of quantized scores (quantized_row.cuh).
+// O(rows candidates D) products. Each block reads all candidates once, from L2 if blocks of a group run side by side.
 #pragma once
 
 #include "cuda/fused_topk/block_rows.cuh"
@@ -14,16 +14,16 @@
 
 namespace bse::cuda {
 
-// Dynamic shared memory of a band.
+// Dynamic shared memory of a thread block.
 template <class Shape>
 struct BlockMemory {
   int num_columns, num_chunks, query_pitch;
   QuantizedQuarter* quantized;  // [kRows, row_quarters]
   uint16_t* queries;            // [kRows, query_pitch], zeros past the last element
-  uint16_t* panels;             // [kStages, kPanelColumns, kPitch]; afterwards, a list of columns for each warp
+  uint16_t* panels;             // [kStages, kPanelColumns, kPitch]; after the products, a list of columns for each warp
   uint32_t* base_ids;           // [num_columns]
   float* base_norms;            // [num_columns]
-  float* defined_scores;        // [num_columns] of one row
+  float* defined_scores;        // [num_columns], of one row at a time
 
   BSE_DEVICE BlockMemory(int64_t columns, int64_t dim)
       : num_columns(static_cast<int>(columns)),
@@ -42,7 +42,7 @@ struct BlockMemory {
   BSE_DEVICE uint16_t* list() const { return panels + threadIdx.x / 32 * (kChunkColumns * num_chunks); }
 };
 
-// Starts to bring a piece of 16 bytes of a row into shared memory, or zeros.
+// Starts copying 16 bytes of a row into shared memory; zeros if past the end.
 BSE_DEVICE void fetch_piece(const DeviceMatrix& matrix, bool is_row, int64_t row, int64_t k, uint16_t* destination) {
   const auto* elements = static_cast<const uint16_t*>(matrix.data);
   const bool is_inside = is_row && k < matrix.dim;
@@ -50,7 +50,7 @@ BSE_DEVICE void fetch_piece(const DeviceMatrix& matrix, bool is_row, int64_t row
   ptx::cp_async16(destination, source, is_inside ? 16 : 0);
 }
 
-// The pieces of all panels, in the order in which they are multiplied: a step for each.
+// The pieces of all panels in the order of their multiplication: one step per piece.
 template <class Shape>
 struct PanelSteps {
   int num_depths;  // steps of a panel
@@ -64,18 +64,18 @@ struct PanelSteps {
   BSE_DEVICE int first_element(int step) const { return step % num_depths * Shape::kDepth; }
 };
 
-// Starts to bring the candidates of a step; past the last step, nothing.
+// Starts copying the candidates of a step. Past the last step it copies nothing.
 template <class Shape>
 BSE_DEVICE void fetch_step(const ScoreBlock& block, const BlockMemory<Shape>& memory, const PanelSteps<Shape>& steps,
                            int step) {
-  constexpr int kPieces = Shape::kDepth / 8;  // of 16 bytes, of a row of a panel
+  constexpr int kPieces = Shape::kDepth / 8;  // of 16 bytes, in one row of a panel
   if (step < steps.num_steps) {
     uint16_t* const panel = memory.panels + step % Shape::kStages * Shape::kPanel;
     const int first_column = steps.panel(step) * Shape::kPanelColumns, k0 = steps.first_element(step);
     BSE_UNROLL
     for (int n = 0; n < Shape::kPanelColumns * kPieces / Shape::kThreads; ++n) {
       const int piece = n * Shape::kThreads + threadIdx.x, i = piece / kPieces, k = piece % kPieces * 8;
-      // Columns of mma's tiles are in turn the low and the high halves of a quarter's words.
+      // Adjacent columns of an mma tile become the low and the high half of a quarter's word.
       const int column =
           first_column + i / kChunkColumns * kChunkColumns + column_in_chunk(i % 32 / 8, i % 8 / 2, i % 2);
       const bool is_column = column < memory.num_columns;
@@ -83,10 +83,10 @@ BSE_DEVICE void fetch_step(const ScoreBlock& block, const BlockMemory<Shape>& me
                   panel + i * Shape::kPitch + k);
     }
   }
-  ptx::cp_async_commit();  // an empty group keeps the count
+  ptx::cp_async_commit();  // an empty group too, because the wait counts groups
 }
 
-// Starts to bring the band's rows; they are part of the next group that is committed.
+// Starts copying the block's rows, as part of the next group that is committed.
 template <class Shape>
 BSE_DEVICE void fetch_queries(const ScoreBlock& block, const BlockMemory<Shape>& memory,
                               const BlockRows<Shape::kRows>& rows, int num_rows) {
@@ -98,8 +98,8 @@ BSE_DEVICE void fetch_queries(const ScoreBlock& block, const BlockMemory<Shape>&
   }
 }
 
-// Writes the quantized of a warp's products with a chunk of columns, and sets the products to zero. Of each tile a lane
-// has two rows, eight apart, and a word: two columns.
+// Writes the quantized scores of a warp's rows with a chunk of columns, and sets the products to zero. In each mma tile
+// a lane holds two rows, eight apart, and one word of each: two columns.
 template <class Shape, int kRowTiles, int kColumnTiles>
 BSE_DEVICE void write_quantized(const BlockMemory<Shape>& memory, int chunk, int warp_row,
                                 const float (&scaled_norms)[2 * kRowTiles], float (&acc)[kRowTiles][kColumnTiles][4]) {
@@ -129,7 +129,8 @@ BSE_DEVICE void write_quantized(const BlockMemory<Shape>& memory, int chunk, int
   }
 }
 
-// All threads of the block. Needs memory.base_ids, base_norms and rows; ends with a barrier.
+// Fills the quantized scores with all threads of the block. Needs memory.base_ids, base_norms and rows; ends with a
+// barrier.
 template <class Shape>
 BSE_DEVICE void quantize_products(const ScoreBlock& block, const BlockMemory<Shape>& memory,
                                   const BlockRows<Shape::kRows>& rows, int num_rows) {
@@ -140,10 +141,10 @@ BSE_DEVICE void quantize_products(const ScoreBlock& block, const BlockMemory<Sha
   constexpr int kRowTiles = Shape::kWarpRows / 16, kColumnTiles = Shape::kWarpColumns / 8;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int warp_row = warp / Shape::kColumnWarps * Shape::kWarpRows, warp_chunk = warp % Shape::kColumnWarps;
-  // Where this lane points ldmatrix: rows of A in two halves, then columns; B's columns, two tiles at a time.
+  // Addresses of this lane for ldmatrix: rows of A in two halves, then elements; columns of B, two tiles at a time.
   const int a_row = warp_row + lane / 8 % 2 * 8 + lane % 8, a_element = lane / 16 * 8;
   const int b_row = warp_chunk * kChunkColumns + lane / 16 * 8 + lane % 8, b_element = lane / 8 % 2 * 8;
-  float scaled_norms[2 * kRowTiles];  // rows lane / 4 and eight further on, of each tile
+  float scaled_norms[2 * kRowTiles];  // of rows lane / 4 and lane / 4 + 8 of each tile
   BSE_UNROLL
   for (int i = 0; i < 2 * kRowTiles; ++i) {
     const int row = warp_row + 8 * i + lane / 4;
@@ -152,10 +153,10 @@ BSE_DEVICE void quantize_products(const ScoreBlock& block, const BlockMemory<Sha
   float acc[kRowTiles][kColumnTiles][4] = {};
   for (int step = 0; step < steps.num_steps; ++step) {
     ptx::cp_async_wait<Shape::kStages - 2>();
-    __syncthreads();  // this piece has landed for all, and all have done with the one before
+    __syncthreads();  // this piece has landed for all threads, and no thread needs the one before
     fetch_step(block, memory, steps, step + Shape::kStages - 1);
     const int chunk = steps.panel(step) * Shape::kColumnWarps + warp_chunk, k0 = steps.first_element(step);
-    if (chunk >= memory.num_chunks) continue;  // the whole warp
+    if (chunk >= memory.num_chunks) continue;  // the whole warp skips it
     const uint16_t* base = memory.panels + step % Shape::kStages * Shape::kPanel;
     BSE_UNROLL
     for (int k = 0; k < Shape::kDepth; k += 16) {
@@ -163,7 +164,7 @@ BSE_DEVICE void quantize_products(const ScoreBlock& block, const BlockMemory<Sha
           acc, [&](int i) { return memory.queries + (a_row + 16 * i) * memory.query_pitch + a_element + k0 + k; },
           [&](int j) { return base + (b_row + 8 * j) * Shape::kPitch + b_element + k; });
     }
-    if (k0 + Shape::kDepth < memory.query_pitch - 8) continue;  // the panel goes on
+    if (k0 + Shape::kDepth < memory.query_pitch - 8) continue;  // more elements of this panel follow
     write_quantized(memory, chunk, warp_row, scaled_norms, acc);
   }
   ptx::cp_async_wait<0>();

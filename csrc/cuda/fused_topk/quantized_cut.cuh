@@ -1,14 +1,15 @@
-// Which columns of a row of quantized are the best `rank`, as far as quantized can tell. By a warp.
+// Finds the best `rank` columns of a row of quantized scores, as far as these can tell, with one warp.
 //
-// Let T be the rank-th largest score and w the window (quantized_score.cuh): quantized that differ by more than w are
-// in the order of the defined scores. Who is above T + w is among the best: all that could be better have a score above
-// T, fewer than `rank` with itself. Who is below T - w is not: `rank` others, whose quantized are not below T, are
-// better. Those between are close: if all of them fit, they are the best too, else their defined scores decide.
+// Let T be the rank-th largest quantized score and w the window. If quantized scores differ by more than w, exact
+// scores are in the same order (quantized_score.cuh). A candidate above T + w is certainly among the best: only
+// candidates above T could be better, and these are fewer than `rank`. One below T - w certainly is not: `rank`
+// candidates reach T, and all of them are better. Candidates in between are close. If all of them fit, they are among
+// the best too. Else exact scores decide.
 //
-// T is found by counting quantized that are not below a guess. The first guess is that of the row before, as rows are
-// much alike; then interpolation of the counts on both sides, and bisection where that does not end it: at most
-// tuning::kInterpolations + 15 counts, of some 45 instructions for 1024 columns. Usually a guess splits the row, with
-// nobody close below, before T is known.
+// T is found by counting the scores that reach a guess. The first guess is that of the previous row, as rows are much
+// alike. Later guesses interpolate between the counts on both sides, then bisect. At most tuning::kInterpolations + 15
+// counts are made, each about 45 instructions for 1024 columns. Usually a guess splits the row before T is known:
+// exactly `rank` scores reach it, and none lies within the window below.
 #pragma once
 
 #include "cuda/fused_topk/quantized_row.cuh"
@@ -16,12 +17,12 @@
 
 namespace bse::cuda {
 
-// What the row before taught, in each lane alike. It decides how long a search takes, not what it finds.
+// Result of the search in the previous row, equal in all lanes. It affects only how long a search takes.
 struct ThresholdGuess {
   int threshold = 16384 + 1600;  // a cosine of 0.1
   float steps_per_rank = 8.0f;
 
-  // As a word, to begin with elsewhere; 0: nothing is known yet.
+  // Packed into one word for other blocks; 0: nothing is known yet.
   BSE_DEVICE explicit ThresholdGuess(uint32_t word) {
     if (word == 0) return;
     threshold = static_cast<int>(word >> 16);
@@ -44,7 +45,7 @@ template <int kParts>
 BSE_DEVICE QuantizedCut<kParts> cut_after(const QuantizedRow<kParts>& row, uint32_t rank, uint32_t window,
                                           ThresholdGuess* guess) {
   const auto split = [&](const ColumnSet<kParts>& best) { return QuantizedCut<kParts>{best, {}, 0, 0}; };
-  // Of quantized not below `low` there are `num_low` >= rank, of those not below `high` fewer. Nothing is below 0.
+  // num_low >= rank scores reach `low`, num_high < rank scores reach `high`. Every score reaches 0.
   int low = 0, high = kQuantizedEnd;
   uint32_t num_low = 1024 * kParts, num_high = 0;
   int threshold = guess->threshold;
@@ -82,7 +83,7 @@ BSE_DEVICE QuantizedCut<kParts> cut_after(const QuantizedRow<kParts>& row, uint3
     }
     threshold = next;
   }
-  if (low == 0) return split(row.at_least(1));  // fewer than `rank` may be linked
+  if (low == 0) return split(row.at_least(1));  // fewer than `rank` candidates are allowed
   *guess = ThresholdGuess(low, steps_per_rank);
   const ColumnSet<kParts> best = row.at_least(min(static_cast<uint32_t>(low) + window + 1, kQuantizedEnd));
   const ColumnSet<kParts> wide = row.at_least(static_cast<uint32_t>(max(low - static_cast<int>(window), 1)));

@@ -1,11 +1,14 @@
-// The quantized of a row (quantized_score.cuh): how they lie in shared memory, and how a warp holds and compares them.
+// A row of quantized scores (quantized_score.cuh): layout in shared memory, and comparison with a threshold by a warp.
 //
-// A lane has chunks of 32 adjacent columns, one in 1024, so that a set of columns is a word a chunk (column_set.cuh).
-// A chunk is 16 words in four quarters. Word m of quarter q holds columns 16 (q / 2) + 4 (q % 2) + m and the one eight
-// further on: then eight comparisons of two words, each taking the four flags of quantized that are eight columns
-// apart, shift into place as the 32 bits of the chunk, in order. Quarters are moved around within a chunk, and a row
-// has one quarter more than it needs: both so that lanes that load their chunks, and those that store what mma left
-// them (eight rows, four words of a quarter), all use other banks.
+// A lane has one chunk of 32 adjacent columns in every 1024, so that a set of columns is one word per chunk
+// (column_set.cuh). A chunk is 16 words in four quarters. Word m of quarter q holds two columns of the chunk:
+// c = 16 (q / 2) + 4 (q % 2) + m in its low half, and c + 8 in its high half.
+// Comparing word i (quarters 0 and 1) and word i + 8 (quarters 2 and 3) yields four flags, the high bits of four bytes:
+//   byte      3        2        1        0
+//   column    i + 24   i + 16   i + 8    i          i = 0 .. 7
+// Eight comparisons, with a shift by one bit between them, fill the 32 bits of the chunk in column order.
+// Quarters are permuted within a chunk, and a row has one quarter more than it needs. Both avoid bank conflicts, for
+// lanes that load their chunks and for lanes that store mma results (eight rows, four words of a quarter).
 #pragma once
 
 #include "cuda/fused_topk/quantized_score.cuh"
@@ -26,16 +29,16 @@ BSE_HOST_DEVICE constexpr int num_chunks(int64_t num_columns) {
 BSE_HOST_DEVICE constexpr int row_quarters(int num_chunks) { return 4 * num_chunks + 1; }
 BSE_DEVICE int quarter_place(int chunk, int quarter) { return 4 * chunk + (quarter ^ (chunk / 2 % 4)); }
 
-// The column, within its chunk, of half `half` of word m of a quarter.
+// Returns the column, within its chunk, of half `half` (0: low) of word m of a quarter.
 BSE_DEVICE int column_in_chunk(int quarter, int m, int half) {
   return quarter / 2 * 16 + quarter % 2 * 4 + half * 8 + m;
 }
 
-// Makes a column of a row nobody's.
+// Excludes a column of a row: sets its score to 0.
 BSE_DEVICE void forbid(QuantizedQuarter* row, uint32_t column) {
   const int chunk = static_cast<int>(column / kChunkColumns), b = static_cast<int>(column % kChunkColumns);
   uint32_t* const word = &row[quarter_place(chunk, b / 16 * 2 + b / 4 % 2)].words[b % 4];
-  atomicAnd(word, b / 8 % 2 == 0 ? 0xFFFF8000u : 0x8000FFFFu);  // the other half may be another thread's
+  atomicAnd(word, b / 8 % 2 == 0 ? 0xFFFF8000u : 0x8000FFFFu);  // another thread may change the other half
 }
 
 template <int kParts>
@@ -55,7 +58,7 @@ class QuantizedRow {
     }
   }
 
-  // Columns whose score is not below `score`, 0 < score <= kQuantizedEnd.
+  // Returns the columns whose score is at least `score`, 0 < score <= kQuantizedEnd.
   BSE_DEVICE ColumnSet<kParts> at_least(uint32_t score) const {
     const uint32_t both = score << 16 | score;
     ColumnSet<kParts> result;

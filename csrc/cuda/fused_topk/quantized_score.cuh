@@ -1,19 +1,21 @@
-// Approximate cosines as integers of 15 bits, so that a row of a thousand fits into two kilobytes of shared memory, two
-// of them are compared at once, and a threshold among them is found by counting.
+// Quantized scores: cosines as integers of 15 bits. A row of a thousand fits into 2 KB of shared memory, two scores are
+// compared at once, and a threshold is found by counting.
 //
-//   score = 16384 + round(16000 cosine)      0: nobody (forbidden, the row itself, past the end)
+//   score = 16384 + round(16000 cosine)      0: excluded (equal labels, the row itself, past the end)
 //
-// What that costs: with e the error of a approximate cosine (csrc/common/prefilter_bound.h), a score is within
+// Let e bound the error of an approximate cosine (csrc/common/prefilter_bound.h) and s be the exact score. A quantized
+// score is within
 //   E = 16000 e + 1/2 + 0.01
-// of 16384 + 16000 s, s the defined score. 1/2 is the rounding to an integer, by one fused multiply-add onto a number
-// whose last bit is worth 1. 0.01 has room for what differs from the arithmetic of prefilter_bound.h: 16000 / |a| and
-// its product with 1 / |b| are rounded, each by a relative 2^-24, and so is a product there that is exact here; of a
-// cosine of at most 1 + e that is 16000 * 2^-22 < 0.004. So of two candidates whose quantized differ by more than 2 E,
-// the one with the greater score has the greater defined score. Cosines are at most 1 + e in magnitude, and e < 0.02 up
-// to kMaxPrefilterDim: quantized of candidates are in [64, 32704].
+// of 16384 + 16000 s. If the quantized scores of two candidates differ by more than 2 E, the exact scores are in the
+// same order. The 1/2 is the rounding to an integer, by one fused multiply-add onto a number whose last bit is worth 1.
+// The 0.01 covers differences from the arithmetic in prefilter_bound.h: 16000 / |a| and its product with 1 / |b| are
+// rounded, each by a relative 2^-24. One product that is rounded there is exact here. For a cosine of at most 1 + e the
+// total is 16000 * 2^-22 < 0.004.
+// Cosines are at most 1 + e in magnitude, and e < 0.02 up to kMaxPrefilterDim. Thus the scores of candidates are in
+// [64, 32704].
 //
-// A score is kept in half a word, with its highest bit set: subtracting a threshold from both halves at once then
-// leaves that bit where the score is not below it, and no half borrows from the other.
+// A score takes half a word, with the highest bit set as a flag. Subtracting a threshold from both halves at once keeps
+// the flag where the score reaches the threshold. Neither half borrows from the other.
 #pragma once
 
 #include "common/prefilter_bound.h"
@@ -22,16 +24,16 @@
 namespace bse::cuda {
 
 constexpr float kQuantizedScale = 16000.0f;
-constexpr uint32_t kQuantizedEnd = 1u << 15;  // no score reaches it
+constexpr uint32_t kQuantizedEnd = 1u << 15;  // above every score
 constexpr uint32_t kQuantizedFlag = 1u << 15;
-constexpr uint32_t kExcludedPair = kQuantizedFlag << 16 | kQuantizedFlag;  // two of them, a word
+constexpr uint32_t kExcludedPair = kQuantizedFlag << 16 | kQuantizedFlag;  // a word of two excluded columns
 
-// 2 E: candidates whose quantized differ by more are in the order of their defined scores.
+// Returns 2 E: if quantized scores differ by more, exact scores are in the same order.
 inline uint32_t quantized_window(int64_t dim) {
   return static_cast<uint32_t>(2.0 * (double{kQuantizedScale} * tensor_core_prefilter_error(dim) + 0.51));
 }
 
-// The score, with its flag, in the low half of the word. scaled_norm: kQuantizedScale times the query's norm
+// Returns the score, with its flag, in the low half of the word. scaled_norm: kQuantizedScale times the query's norm.
 BSE_DEVICE uint32_t quantize_score(float dot, float scaled_norm, float base_norm) {
   // 1.5 * 2^23 makes the last bit worth 1, and has no bits of its own in the low half.
   constexpr float kOrigin = 12582912.0f + 32768.0f + 16384.0f;

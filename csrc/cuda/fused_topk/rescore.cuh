@@ -1,4 +1,5 @@
-// The best of a few columns by defined scores, where sort_keys cannot tell. By a warp; ties go to the lower column.
+// Selects the best of a few columns by exact scores, where quantized scores cannot, with one warp. Ties go to the lower
+// column.
 #pragma once
 
 #include "common/score.h"
@@ -8,8 +9,8 @@
 
 namespace bse::cuda {
 
-// Adds the num_wanted best of the close columns, at most tuning::kMaxClose, to the best ones. list: room for all
-// columns, of this warp; score(column): as defined
+// Returns the best columns plus the num_wanted best of the close ones, of which there are at most tuning::kMaxClose.
+// list: this warp's, with room for all columns. score(column): exact score.
 template <int kParts, class Score>
 BSE_DEVICE ColumnSet<kParts> rescore_close(const QuantizedCut<kParts>& cut, uint16_t* list, const Score& score) {
   constexpr int kItems = tuning::kMaxClose / 32;
@@ -17,7 +18,7 @@ BSE_DEVICE ColumnSet<kParts> rescore_close(const QuantizedCut<kParts>& cut, uint
   const uint32_t lane = threadIdx.x % 32;
   cut.close.for_each([&](uint32_t place, uint32_t column) { list[place] = static_cast<uint16_t>(column); });
   __syncwarp();
-  // Item i of a lane is place 32 i + lane, so items are in order of columns. Smaller sort_keys are better.
+  // Item i of a lane is place 32 i + lane, so items are in column order. Smaller sort keys are better.
   uint32_t sort_keys[kItems], worst = 0, least = ~0u;
   BSE_UNROLL
   for (int i = 0; i < kItems; ++i) {
@@ -28,7 +29,7 @@ BSE_DEVICE ColumnSet<kParts> rescore_close(const QuantizedCut<kParts>& cut, uint
     worst = max(worst, sort_keys[i]);
     least = min(least, sort_keys[i]);
   }
-  // The num_wanted-th best: as many are in (-inf, high], fewer in (-inf, low].
+  // Bisects for the num_wanted-th smallest key: at least num_wanted keys are <= high, fewer are <= low.
   uint32_t high = __reduce_max_sync(kAllLanes, worst), low = __reduce_min_sync(kAllLanes, least) - 1;
   while (high - low > 1) {
     const uint32_t middle = low + (high - low) / 2;
@@ -40,7 +41,7 @@ BSE_DEVICE ColumnSet<kParts> rescore_close(const QuantizedCut<kParts>& cut, uint
   uint32_t own = 0;
   BSE_UNROLL
   for (int i = 0; i < kItems; ++i) own += sort_keys[i] < high;
-  uint32_t num_left = cut.num_wanted - __reduce_add_sync(kAllLanes, own);  // of those that are equal to it
+  uint32_t num_left = cut.num_wanted - __reduce_add_sync(kAllLanes, own);  // keys equal to high to choose
   BSE_UNROLL
   for (int i = 0; i < kItems; ++i) {
     const uint32_t place = 32 * i + lane;

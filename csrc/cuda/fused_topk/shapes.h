@@ -1,4 +1,4 @@
-// Bands of rows that are scored and selected within one thread block (fused_topk_kernel.cuh): their shapes and memory.
+// Shapes and memory of the thread blocks that score and select rows of a group (fused_topk_kernel.cuh).
 #pragma once
 
 #include "cuda/fused_topk/quantized_row.cuh"
@@ -7,8 +7,8 @@
 
 namespace bse::cuda {
 
-// kRows rows of a group, with up to 1024 * kParts candidates. A panel of candidates meets all rows at a time, kStages
-// pieces of panels in memory; a warp has kWarpRows x kWarpColumns pairs of it.
+// kRows rows of a group, with up to 1024 * kParts candidates. All rows are multiplied with one panel of candidates at a
+// time; shared memory holds kStages pieces of panels. A warp has kWarpRows x kWarpColumns pairs of a panel.
 template <int kRows_, int kParts_, int kStages_>
 struct FusedShape {
   static constexpr int kRows = kRows_, kParts = kParts_, kStages = kStages_;
@@ -17,10 +17,10 @@ struct FusedShape {
   static constexpr int kColumnWarps = tuning::kFusedPanelColumns / kWarpColumns;
   static constexpr int kWarps = kRows / kWarpRows * kColumnWarps, kThreads = 32 * kWarps;
   static constexpr int kPanelColumns = tuning::kFusedPanelColumns, kDepth = tuning::kFusedPanelDepth;
-  // Elements between two rows of a panel: pieces of 16 bytes of eight rows in turn fall into different banks.
+  // Pitch of a panel's rows in elements: 16-byte pieces of eight successive rows fall into different banks.
   static constexpr int kPitch = kDepth + 8;
   static constexpr int kPanel = kPanelColumns * kPitch;
-  // Once all products are made, each warp lists columns where the panels were.
+  // After the products, each warp keeps its list of columns where the panels were.
   static_assert(kStages >= 2, "a piece that comes while one is used");
   static_assert(kWarps * kMaxColumns <= kStages * kPanel, "room for a list of columns for each warp");
 };
@@ -29,7 +29,7 @@ BSE_HOST_DEVICE constexpr int64_t padded_dim(int64_t dim) {
   return (dim + tuning::kFusedPanelDepth - 1) / tuning::kFusedPanelDepth * tuning::kFusedPanelDepth;
 }
 
-// Dynamic shared memory, as BlockMemory takes it.
+// Dynamic shared memory in bytes, as laid out by BlockMemory.
 template <class Shape>
 size_t fused_shared_bytes(int64_t num_columns, int64_t dim) {
   const auto columns = static_cast<size_t>(num_columns);

@@ -14,7 +14,7 @@ namespace {
 template <class Tile>
 dim3 tile_grid(const ScoreBlock& block) {
   const int64_t num_groups = ceil_div(block.num_rows, block.rows_per_group);
-  // Both kinds of tiles in x, which has room for 2^31 - 1 blocks; y and z have for 65535.
+  // Row tiles and column tiles share x, which has room for 2^31 - 1 blocks. y and z have room for 65535.
   const int64_t num_tiles =
       ceil_div(block.num_candidates, Tile::kColumns) * ceil_div(block.rows_per_group, Tile::kRows);
   return dim3(static_cast<unsigned>(num_tiles), 1, static_cast<unsigned>(num_groups));
@@ -41,7 +41,7 @@ bool can_prefilter(const DeviceMatrix& queries, const DeviceMatrix& base, const 
 
 void launch_scores(const ScoreBlock& block, float* scores, device::Stream stream) {
   if (block.rows_per_group == 1) return launch_tiles<RowTile>(block, scores, stream);
-  if (block.unbounded != nullptr) {  // which of the two has anything to do is decided on the device
+  if (block.unbounded != nullptr) {  // one of the two scoring kernels returns at once
     device::launch(prefilter_kernel, tile_grid<PrefilterTile>(block), dim3(PrefilterTile::kThreads),
                    PrefilterTile::kSharedBytes, stream, block, scores);
   }

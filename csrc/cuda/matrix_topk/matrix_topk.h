@@ -1,5 +1,4 @@
-// Launches that proximity graphs and exact neighbors share: row norms, and a scores of scores from which edges are
-// selected.
+// Launches that proximity graphs and exact neighbors share: row norms, a score matrix, and the selection of its edges.
 #pragma once
 
 #include "cuda/runtime/device.h"
@@ -13,12 +12,12 @@ namespace bse::cuda {
 void launch_row_norms(const DeviceMatrix& matrix, const int64_t* ids, int64_t count, Metric metric, float* norms,
                       StatusKind not_finite, uint64_t* status, uint32_t* unbounded, device::Stream stream);
 
-// How rows are selected, with the sort buffers that takes.
+// Selects edges from a score matrix. Owns the plan of the selection, and its sort buffers in scratch.
 class Selector {
  public:
   Selector(const Selection& selection, bool excludes_last, int64_t rows_at_once, Scratch& scratch);
 
-  // Writes the edges of the block's rows.      scores: [block.num_rows, block.num_candidates]
+  // Writes the edges of the rows of `block`.      scores: [block.num_rows, block.num_candidates]
   void launch(const ScoreBlock& block, float* scores, const Edges& edges, device::Stream stream) const;
 
  private:
@@ -27,11 +26,11 @@ class Selector {
   int64_t max_blocks_;
 };
 
-// Whether shared candidates can be approximate by tensor cores, and edges settled: cosines of bfloat16 rows, of which
-// neither edges nor their choice need each score.
+// Returns whether tensor cores can prefilter grouped candidates. Rows must be aligned bfloat16 of at most
+// kMaxPrefilterDim elements, scores cosines. Options that need exact scores rule it out: has_scores, sort, max_score.
 bool can_prefilter(const DeviceMatrix& queries, const DeviceMatrix& base, const Selection& selection, bool has_scores);
 
-// Fills the scores for groups that share their candidates, or for rows with their own.
+// Fills the score matrix, for groups that share their candidates or for rows with their own.
 void launch_scores(const ScoreBlock& block, float* scores, device::Stream stream);
 
 }  // namespace bse::cuda

@@ -1,9 +1,9 @@
-// Scores of bfloat16 rows by tensor cores, into a scores: near the defined ones (csrc/common/prefilter_bound.h), to
-// prefilter by.
+// Approximate scores of bfloat16 rows by tensor cores, into a score matrix. Their error is bounded in
+// csrc/common/prefilter_bound.h.
 //
-// A thread block has 128 rows and 128 candidates of a group; its eight warps have 64 x 32 pairs each, as mma tiles of
-// 16 x 8. Rows are gathered by cp.async, kDepth elements at a time, kStages pieces in flight; beyond the last element
-// pieces are filled with zeros. O(rows candidates D).
+// A thread block computes 128 rows x 128 candidates of a group. Each of its eight warps has 64 x 32 pairs, as mma tiles
+// of 16 x 8. Rows are gathered by cp.async, kDepth elements at a time, with kStages pieces in flight. Zeros fill pieces
+// beyond the last element. O(rows candidates D).
 #pragma once
 
 #include "cuda/matrix_topk/score_tile.cuh"
@@ -17,15 +17,15 @@ struct PrefilterTile {
   static constexpr int kRows = 128, kColumns = 128, kThreads = 256;
   static constexpr int kDepth = 32, kStages = 3;
   static constexpr int kWarpRows = 64, kWarpColumns = 32;
-  // Elements between two rows of a panel: 16-byte pieces of eight rows in turn fall into different banks.
+  // Pitch of a panel's rows in elements: 16-byte pieces of eight successive rows fall into different banks.
   static constexpr int kPitch = kDepth + 8;
   static constexpr int kPanel = kRows * kPitch;  // elements of one operand's stage
   static constexpr size_t kSharedBytes = device::shared_bytes<uint16_t>(2 * kStages * kPanel);
 };
 
-// Starts to bring elements [k0, k0 + kDepth) of `count` rows into a panel.
+// Starts copying elements [k0, k0 + kDepth) of `count` rows into a panel.
 BSE_DEVICE void fetch_panel(const DeviceMatrix& matrix, const int64_t* ids, int count, int64_t k0, uint16_t* panel) {
-  constexpr int kPieces = PrefilterTile::kDepth / 8;  // of a row
+  constexpr int kPieces = PrefilterTile::kDepth / 8;  // of 16 bytes, in one row
   const auto* elements = static_cast<const uint16_t*>(matrix.data);
   BSE_UNROLL
   for (int p = 0; p < PrefilterTile::kRows * kPieces / PrefilterTile::kThreads; ++p) {
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(PrefilterTile::kThreads) prefilter_kernel(Scor
   device::SharedMemory shared;
   uint16_t* panels = shared.take<uint16_t>(2 * Tile::kStages * Tile::kPanel);  // [stages][query, base][rows][pitch]
   const TileRange<Tile::kRows, Tile::kColumns> range(block);
-  if (range.num_rows <= 0 || !is_prefiltered(block)) return;  // the whole block
+  if (range.num_rows <= 0 || !is_prefiltered(block)) return;  // the whole block returns
   tile.load(block, range);
 
   const int num_pieces = static_cast<int>((block.queries.dim + Tile::kDepth - 1) / Tile::kDepth);
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(PrefilterTile::kThreads) prefilter_kernel(Scor
       fetch_panel(block.queries, tile.query_ids, range.num_rows, k0, stage);
       fetch_panel(block.base, tile.base_ids, range.num_columns, k0, stage + Tile::kPanel);
     }
-    ptx::cp_async_commit();  // an empty group keeps the count
+    ptx::cp_async_commit();  // an empty group too, because the wait counts groups
   };
   for (int piece = 0; piece < Tile::kStages - 1; ++piece) fetch(piece);
 
@@ -63,13 +63,13 @@ __global__ void __launch_bounds__(PrefilterTile::kThreads) prefilter_kernel(Scor
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int warp_row = warp / (Tile::kColumns / Tile::kWarpColumns) * Tile::kWarpRows;
   const int warp_column = warp % (Tile::kColumns / Tile::kWarpColumns) * Tile::kWarpColumns;
-  // Where this lane points ldmatrix: rows of A in two halves, then columns; B's columns, two tiles at a time.
+  // Addresses of this lane for ldmatrix: rows of A in two halves, then elements; columns of B, two tiles at a time.
   const int a_row = warp_row + lane / 8 % 2 * 8 + lane % 8, a_element = lane / 16 * 8;
   const int b_row = warp_column + lane / 16 * 8 + lane % 8, b_element = lane / 8 % 2 * 8;
   float acc[kRowTiles][kColumnTiles][4] = {};
   for (int piece = 0; piece < num_pieces; ++piece) {
     ptx::cp_async_wait<Tile::kStages - 2>();
-    __syncthreads();  // this piece has landed for all, and all have done with the one before
+    __syncthreads();  // this piece has landed for all threads, and no thread needs the one before
     fetch(piece + Tile::kStages - 1);
     const uint16_t* queries = panels + piece % Tile::kStages * 2 * Tile::kPanel;
     const uint16_t* base = queries + Tile::kPanel;
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(PrefilterTile::kThreads) prefilter_kernel(Scor
   }
   ptx::cp_async_wait<0>();
 
-  // Of each mma tile a lane has two rows, eight apart, and two columns side by side.
+  // In each mma tile a lane holds two rows, eight apart, and two adjacent columns.
   int rows[2 * kRowTiles], columns[2 * kColumnTiles];
   BSE_UNROLL
   for (int i = 0; i < 2 * kRowTiles; ++i) rows[i] = warp_row + 8 * i + lane / 4;

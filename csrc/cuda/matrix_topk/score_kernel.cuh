@@ -1,11 +1,11 @@
-// Scores of rows against candidates, to the bit (csrc/common/score.h), into a scores in device memory.
+// Exact scores of rows against candidates (csrc/common/score.h), into a score matrix in device memory.
 //
-//   scores[r, c] = score(query r, candidate c); NaN where the link is forbidden (labels, max_score), and kItself where
+//   scores[r, c] = score(query r, candidate c); NaN if the edge is not allowed (labels, max_score), and kItselfBits if
 //   the candidate is the query itself
 //
-// A block computes a tile of one group: both operands are brought through shared memory, kDepth elements at a time,
-// and each thread owns kThreadRows x kThreadColumns pairs, whose chains of fused multiply-adds run over k in order.
-// O(rows candidates D). Tiles of one row serve rows with candidates of their own.
+// A block computes a tile of one group. Both operands pass through shared memory, kDepth elements at a time. Each
+// thread owns kThreadRows x kThreadColumns pairs, and its chains of fused multiply-adds run over k in order. O(rows
+// candidates D). Tiles of one row serve rows with candidates of their own.
 #pragma once
 
 #include "cuda/matrix_topk/score_tile.cuh"
@@ -28,12 +28,12 @@ __global__ void __launch_bounds__(Tile::kThreads) score_kernel(ScoreBlock block,
   constexpr int kDepth = Tile::kDepth, kRows = Tile::kRows, kColumns = Tile::kColumns;
   constexpr int kColumnThreads = kColumns / Tile::kThreadColumns;
   using Instances = TileInstances<kRows, kColumns>;
-  // Padded, so that the transposing stores do not all meet in one bank.
+  // The padding spreads the transposing stores over the banks.
   BSE_SHARED(float, query_panel, [kDepth][kRows + 1]);
   BSE_SHARED(float, base_panel, [kDepth][kColumns + 1]);
   BSE_SHARED(Instances, tile);
   const TileRange<kRows, kColumns> range(block);
-  if (range.num_rows <= 0 || is_prefiltered(block)) return;  // the whole block
+  if (range.num_rows <= 0 || is_prefiltered(block)) return;  // the whole block returns
   tile.load(block, range);
 
   const int row_thread = threadIdx.x / kColumnThreads, column_thread = threadIdx.x % kColumnThreads;

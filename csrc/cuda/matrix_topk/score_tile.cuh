@@ -1,5 +1,4 @@
-// What the kernels that fill a scores of scores have in common: which pairs a thread block has, and what becomes of a
-// score.
+// Shared by the kernels that fill a score matrix: the tile of pairs of a thread block, and the writing of its scores.
 #pragma once
 
 #include "common/score.h"
@@ -9,10 +8,10 @@
 namespace bse::cuda {
 
 // The rows and candidates of one thread block: a tile of kRows x kColumns of one group.
-// grid: (tiles, 1, groups), the tiles of candidates of one tile of rows side by side
+// grid: (tiles, 1, groups), where the candidate tiles of one row tile are adjacent
 template <int kRows, int kColumns>
 struct TileRange {
-  int64_t group, row_begin, column_begin;  // row_begin: of all rows of the scores
+  int64_t group, row_begin, column_begin;  // row_begin: row of the score matrix
   int num_rows, num_columns;               // num_rows <= 0: nothing to do
 
   BSE_DEVICE explicit TileRange(const ScoreBlock& block) : group(blockIdx.z) {
@@ -27,7 +26,7 @@ struct TileRange {
   }
 };
 
-// Who the rows and columns of a tile are; in shared memory.
+// Ids and norms of the rows and columns of a tile, in shared memory.
 template <int kRows, int kColumns>
 struct TileInstances {
   int64_t query_ids[kRows], base_ids[kColumns];
@@ -49,8 +48,8 @@ struct TileInstances {
   }
 };
 
-// Writes a thread's pairs to the scores. rows, columns: theirs in the tile, those past its end are left out; dot(i, j):
-// the dot product of the i-th row and j-th column.
+// Writes the scores of a thread's pairs. rows, columns: indices in the tile; those past its end are skipped. dot(i, j):
+// dot product of the i-th row and j-th column.
 template <int kThreadRows, int kThreadColumns, class Range, class Instances, class Dot>
 BSE_DEVICE void write_scores(const ScoreBlock& block, const Range& range, const Instances& tile,
                              const int (&rows)[kThreadRows], const int (&columns)[kThreadColumns], const Dot& dot,

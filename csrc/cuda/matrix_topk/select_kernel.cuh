@@ -1,9 +1,9 @@
-// Selects from rows of a scores of scores, one block a row (row_topk.cuh).
+// Selects edges from the rows of a score matrix, one row per thread block (row_topk.cuh).
 //
-// Where scores are approximate, with e = margin / 2 as their error and T the K-th best of them: who is above T + 2 e is
-// among the best K by defined scores (fewer than K approximate scores are above T, and only those with a defined one
-// above T + e could be better), who is below T - 2 e is not (K of them have a defined score of at least T - e). Those
-// between are scored as defined, if it matters who of them is kept.
+// If scores are approximate, let e = margin / 2 bound their error, and let T be the K-th best of them. A candidate
+// above T + 2 e is certainly in the exact top K: any better one is above T, and fewer than K candidates are. One below
+// T - 2 e certainly is not: K candidates have exact scores of at least T - e. Candidates in between get exact scores,
+// unless all of them are kept.
 #pragma once
 
 #include "common/score.h"
@@ -15,7 +15,7 @@
 
 namespace bse::cuda {
 
-// A row that does not meet itself among its candidates loses the last one.
+// Drops the last candidate of a row that is not among its own candidates.
 template <class Row>
 BSE_DEVICE void exclude_last(Row& row) {
   int has_itself = 0;
@@ -26,13 +26,13 @@ BSE_DEVICE void exclude_last(Row& row) {
   });
 }
 
-// Turns approximate scores into ones whose best K are those of the defined scores: infinity for who is among them, NaN
-// for who is not, and the defined score for the others.      r: row of the scores
+// Turns approximate scores into ones with the exact top K. Certain members become infinite, certain non-members NaN.
+// The others get exact scores, unless all of them are kept.      r: row of the score matrix
 template <class Row>
 BSE_DEVICE void rescore_borderline(Row& row, const ScoreBlock& block, int64_t r, SelectScratch& scratch) {
   const auto num_edges = static_cast<uint32_t>(block.selection.num_neighbors);
   const RankBound last = bound_after(row, num_edges - 1, scratch);
-  if (last.key == 0xFFFFFFFFu) return;  // all are kept
+  if (last.key == 0xFFFFFFFFu) return;  // fewer than K candidates: all are kept
   const double threshold = from_ordered_bits(~last.key);
   uint32_t num_above = 0, num_between = 0, total_above, total_between;
   row.template for_each<true>([&](int64_t, float& score) {
@@ -59,7 +59,7 @@ BSE_DEVICE void rescore_borderline(Row& row, const ScoreBlock& block, int64_t r,
   });
 }
 
-// Seven or five blocks a multiprocessor: left to itself, ptxas spills a few registers to have more.
+// Seven or five blocks per multiprocessor: by default ptxas spills a few registers to fit more.
 // scores: [block.num_rows, block.num_candidates]      sort_buffers: [gridDim.x, sort_length] or null
 template <int kItems, bool kIsHeld>
 __global__ void __launch_bounds__(kSelectThreads, kIsHeld ? 7 : 5)

@@ -1,5 +1,5 @@
-// Link shares (csrc/common/edge_share.h): neighbors asked, and those in the same batch; a warp for each measured row.
-// Sums of integers: their order does not matter.
+// Edge shares (csrc/common/edge_share.h): counts neighbors, and neighbors in the same batch. One warp per measured row.
+// The counts are sums of integers, so the order of additions does not matter.
 #pragma once
 
 #include <cstdint>
@@ -10,10 +10,10 @@
 
 namespace bse::cuda {
 
-// Adds up over the rows that a warp measures.
+// Adds up the counts of the rows that a warp measures.
 class WarpEdgeShare {
  public:
-  // is_mate(row): whether it is in the same batch. Asks the first kMaxVotes neighbors.
+  // Counts the first kMaxVotes neighbors of the row. is_mate(neighbor): whether it is in the same batch
   template <class IsMate>
   BSE_DEVICE void add(const PartitionState& state, uint32_t row, const IsMate& is_mate) {
     const uint32_t num_asked = min(degree_of(state.graph, row), partition_rules::kMaxVotes);
@@ -43,7 +43,7 @@ class WarpEdgeShare {
   uint64_t num_inside_ = 0, num_asked_ = 0;
 };
 
-// Of the partition, at the last rows of the order: many of the first ones are roots.
+// Edge share of the partition, measured at the last assigned rows of the order, because many of the first are roots.
 __global__ void edge_share_kernel(PartitionState state) {
   WarpEdgeShare share;
   const int64_t end = state.sizes.num_assigned, first = max(int64_t{0}, end - partition_rules::kNumMeasured);
@@ -55,8 +55,8 @@ __global__ void edge_share_kernel(PartitionState state) {
   share.finish(state);
 }
 
-// Membership of a row in up to 64 walks, a bit for each; the words of the claims serve for it. A node that is no row,
-// which a walk from a bad table may have, is nobody's member.
+// Marks the members of up to 64 walks: bit w of a row's word in `claims`, which is free at this time, stands for walk
+// w. Nodes that are no rows are skipped; a walk on a bad neighbor table may have them.
 __global__ void mark_walks_kernel(PartitionState state, const int32_t* walk_nodes /* [num_instances] */,
                                   int64_t num_instances) {
   for (int64_t i = thread_index(); i < num_instances; i += num_threads()) {
@@ -65,7 +65,7 @@ __global__ void mark_walks_kernel(PartitionState state, const int32_t* walk_node
   }
 }
 
-// Of walks, at every `stride`-th member.
+// Edge share of walks, measured at every `stride`-th member.
 __global__ void walk_edge_share_kernel(PartitionState state, const int32_t* walk_nodes /* [num_walks, batch_size] */,
                                        int64_t num_walks, int64_t stride) {
   WarpEdgeShare share;

@@ -1,4 +1,4 @@
-// The device memory of a partition, cut from one buffer.
+// The device memory of a partition, in one buffer.
 #pragma once
 
 #include <algorithm>
@@ -17,20 +17,20 @@ inline PartitionSizes partition_sizes(const PartitionRequest& request) {
   return {request.graph.num_rows, request.batch_size, request.drop_last};
 }
 
-// Of all that rows and batches are ever grouped by.
+// Largest number of groups that rows or batches are grouped into.
 inline int64_t max_partition_groups(const PartitionSizes& sizes) {
   return std::max({sizes.num_batches, int64_t{1} << hash_log_groups(sizes.num_rows),
                    EmptinessGroups(sizes).num_groups(), BatchGroups(sizes).num_groups()});
 }
 
-// Everything a partition keeps in device memory: about 68 bytes a row. Without a buffer it only adds up.
+// All device memory of a partition, about 68 bytes per row. If the buffer is null, only num_bytes is computed.
 struct PartitionMemory {
   PartitionState state{};
   RowList lists[2];
   uint32_t* selected_batches;  // [num_batches]
   uint32_t* selected_roots;    // [num_batches]
   uint32_t* found;             // [num_batches, kSeedSize]
-  uint32_t* batch_values;      // [num_batches + 1] first free places, ranks
+  uint32_t* batch_values;      // [num_batches + 1] index of a batch's first free place; later ranks of full batches
   size_t num_bytes;
 
   PartitionMemory(const PartitionRequest& request, void* buffer, uint64_t* status) {

@@ -1,8 +1,8 @@
-// Groups to sort by (grouping.cuh): they ascend with the key and are small.
+// Groups for sorting (grouping.cuh): they ascend with the key and are small.
 //
-// Hashes are uniform, so groups of their upper bits are small. Batches of equal emptiness and rows of a batch may be
-// many: their groups are cut by number. Rows of a large batch that are next to each other share a group all the same;
-// it costs time only.
+// Hashes are uniform, so grouping by their upper bits gives small groups. Many batches may be equally empty, and
+// batches may have many rows, so these groups are divided by ranges of batch or row numbers. If a large batch has many
+// rows with close numbers, they still share a group. That costs only time.
 #pragma once
 
 #include <cstdint>
@@ -12,17 +12,18 @@
 
 namespace bse::cuda {
 
-// Items of a group, about. Small ones cost scanning, large ones comparing.
+// Approximate number of items in a group. Smaller groups cost more scanning, larger groups more comparisons.
 constexpr int64_t kSortedGroupSize = 16;
 
-// Hashes are grouped by their upper `log_groups` bits, of which there is at least one.
+// Returns the number of upper bits, at least one, by which num_items hashes are grouped.
 inline int hash_log_groups(int64_t num_items) {
   int log_groups = 1;
   while (kSortedGroupSize << (log_groups + 1) <= num_items) ++log_groups;
   return log_groups;
 }
 
-// Batches, by free places descending and number ascending; groups of equal places are cut by number.
+// Groups of batches in the order (free places descending, number ascending). Batches with equally many free places are
+// divided by number.
 struct EmptinessGroups {
   int64_t max_free, num_cuts;
 
@@ -35,7 +36,7 @@ struct EmptinessGroups {
   }
 };
 
-// Rows, by batch and number; batches are cut by number.
+// Groups of rows in the order (batch, row). The rows of a batch are divided by number.
 struct BatchGroups {
   int64_t num_rows, num_batches, num_cuts;
 

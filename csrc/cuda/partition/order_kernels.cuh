@@ -1,8 +1,8 @@
-// What a partition needs sorted: rows in hash order (roots, who is filled in), batches by free places and in hash
-// order, rows by batch (the result). A thread for each item.
+// The sorts of a partition: rows in hash order (for new roots and random fills), batches by free places, full batches
+// in hash order, rows by batch (for the result). One thread per item.
 //
-// Everything is sorted the same way (grouping.cuh): put in groups that ascend with the key and are small
-// (order_groups.h), then ranked within them.
+// All use the same method (grouping.cuh): items are put into small groups that ascend with the key (order_groups.h),
+// and are then ranked within their groups.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ __global__ void put_row_hashes_kernel(PartitionState state, RowList list, uint64
   }
 }
 
-// Of the full batches.
+// Puts the full batches.
 __global__ void put_batch_hashes_kernel(PartitionState state, uint64_t key, int log_groups) {
   for (int64_t batch = thread_index(); batch < state.sizes.num_full(); batch += num_threads()) {
     const uint64_t hash = keyed_hash(key, static_cast<uint64_t>(batch));
@@ -57,7 +57,7 @@ __global__ void put_owners_kernel(PartitionState state, BatchGroups by_batch) {
   if (threadIdx.x == 0 && total > 0) atomicAdd(&state.counters[kNumFilled], uint64_t{total});
 }
 
-// The first `count` values, in order. first: [count]
+// Writes the values of ranks 0..count-1, fewer if there are fewer members. first: [count]
 __global__ void take_first_kernel(PartitionState state, const uint64_t* num_members, int64_t count, uint32_t* first) {
   const auto num_ranked = static_cast<int64_t>(*num_members);
   for (int64_t i = thread_index(); i < num_ranked; i += num_threads()) {
@@ -66,7 +66,7 @@ __global__ void take_first_kernel(PartitionState state, const uint64_t* num_memb
   }
 }
 
-// ranks: [number of values] of each value
+// Writes the rank of each value. ranks: [number of values]
 __global__ void rank_values_kernel(PartitionState state, uint32_t* ranks) {
   const auto num_members = static_cast<int64_t>(state.counters[kNumGrouped]);
   for (int64_t i = thread_index(); i < num_members; i += num_threads()) {
@@ -74,12 +74,12 @@ __global__ void rank_values_kernel(PartitionState state, uint32_t* ranks) {
   }
 }
 
-// Ranked rows fill the free places, batch by batch.
+// Random fill: the row of rank i takes the i-th free place, where places are counted batch by batch.
 __global__ void fill_kernel(PartitionState state, const uint32_t* first_places /* [num_batches + 1] */) {
   const auto num_members = static_cast<int64_t>(state.counters[kNumGrouped]);
   for (int64_t i = thread_index(); i < num_members; i += num_threads()) {
     const uint32_t rank = rank_of(state.groups, i), row = state.groups.members[i].value;
-    int64_t low = 0, high = state.sizes.num_batches - 1;  // the last batch whose first place is not beyond the rank
+    int64_t low = 0, high = state.sizes.num_batches - 1;  // finds the last batch with first_places[batch] <= rank
     while (low < high) {
       const int64_t middle = (low + high + 1) / 2;
       if (first_places[middle] <= rank) {
@@ -93,7 +93,8 @@ __global__ void fill_kernel(PartitionState state, const uint32_t* first_places /
   }
 }
 
-// Full batches in the order of their ranks, then the ragged one. Ranked rows of batch b begin at b * batch_size.
+// Writes the full batches in the order of their ranks, then the ragged one. The members of batch b have the ranks from
+// b * batch_size on.
 __global__ void write_kernel(PartitionState state, const uint32_t* batch_ranks /* [num_full] */,
                              int32_t* nodes /* [num_assigned] */) {
   const auto num_members = static_cast<int64_t>(state.counters[kNumGrouped]);

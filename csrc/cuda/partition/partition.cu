@@ -1,9 +1,10 @@
-// Partition epochs on the GPU: the engine behind the schedule of csrc/common/partition_schedule.h.
+// Partition epochs on the GPU: the engine of csrc/common/partition_schedule.h.
 //
-// A vote round is six launches: who votes, proposals, their grouping by batch (two, or three if there are many
-// batches), acceptance, who is left. Small rounds cost their launches, large ones the owners of the neighbors asked,
-// which are read at random from the L2 cache. The host waits once every kRoundsPerRead rounds and for each link share;
-// all else is decided on the device. Atomics decide about places in lists and groups, which no result depends on.
+// A vote round has six launches: begin, proposals, grouping by batch (two, or three if there are many batches),
+// acceptance, list of unassigned rows. Launches dominate the cost of small rounds. Random reads of neighbors' owners
+// from the L2 cache dominate that of large rounds. The host waits once every kRoundsPerRead rounds, and whenever the
+// schedule needs an edge share or the exact number of unassigned rows. All else is decided on the device. Atomics
+// determine places in lists and groups only, and no result depends on these.
 #include <algorithm>
 
 #include "common/partition_schedule.h"
@@ -24,14 +25,14 @@ namespace {
 
 using namespace partition_rules;
 
-constexpr int64_t kSmallBlocks = 16;   // of a multiprocessor, where blocks have kListThreads threads or about
-constexpr unsigned kSeedThreads = 64;  // few, so that walks spread over all multiprocessors
+constexpr int64_t kSmallBlocks = 16;   // blocks per multiprocessor, for blocks of about kListThreads threads
+constexpr unsigned kSeedThreads = 64;  // small, so that walks spread over all multiprocessors
 
 constexpr uint32_t kRoundsPerRead = 4;  // most series of rounds end after 4, 6 or 12
 
-constexpr uint32_t kAllRoom = kNumGrowthRounds - 1;  // a round in which batches give away all places
+constexpr uint32_t kAllRoom = kNumGrowthRounds - 1;  // index of a round in which batches give away all places
 
-// The engine behind the schedule. All it knows of the data is what it last read.
+// The engine of the schedule. It knows of the data only the counters that it read last.
 class Partition {
  public:
   Partition(const PartitionRequest& request, void* scratch, uint64_t* status, void* stream, CounterReader& reader)
@@ -77,19 +78,19 @@ class Partition {
 
   // --- launches ----------------------------------------------------------------------------------------------------
 
-  // A thread for each item. Kernels go round: the number need only be about right.
+  // One thread per item. Kernels have grid-stride loops, so num_items may be approximate.
   template <class... Parameters, class... Arguments>
   void launch_over(void (*kernel)(Parameters...), int64_t num_items, const Arguments&... arguments) {
     device::launch(kernel, grid_size(num_items, kListThreads, kSmallBlocks), kListThreads, 0, stream_, arguments...);
   }
 
-  // A warp for each item.
+  // One warp per item.
   template <class... Parameters, class... Arguments>
   void launch_warps(void (*kernel)(Parameters...), int64_t num_items, const Arguments&... arguments) {
     device::launch(kernel, grid_size(num_items, kTallyWarps, kTallyBlocks), kTallyThreads, 0, stream_, arguments...);
   }
 
-  // values become 0. begins: [num_values + 1]
+  // Computes exclusive sums of the values and resets the values to 0. begins: [num_values + 1]
   void scan(uint32_t* values, int64_t num_values, uint32_t* begins, uint64_t* total) {
     constexpr int64_t kTile = int64_t{kMaxScanThreads} * kScannedPerThread;
     const int64_t chunk_size = std::max(kTile, (num_values + kMaxChunks - 1) / kMaxChunks);
@@ -105,7 +106,7 @@ class Partition {
                    state_.groups.chunk_sums, begins, total);
   }
 
-  // Of items that were put. num_members: those that were not nothing
+  // Groups the items that were put. *num_members becomes their number, without put_nothing().
   void group(int64_t num_groups, const uint64_t* num_items, int64_t num_expected, uint64_t* num_members) {
     scan(state_.groups.sizes, num_groups, state_.groups.begins, num_members);
     launch_over(gather_groups_kernel, num_expected, state_.groups, num_items);
@@ -168,7 +169,7 @@ class Partition {
                 memory_.selected_batches);
   }
 
-  // The selected batches, at random unassigned rows.
+  // Seeds the selected batches, with random unassigned rows as roots.
   void seed_selected(int64_t num_batches, uint32_t stage) {
     num_batches = std::min(num_batches, sizes_.num_batches);
     sort_unassigned(key(stage, kPickRows));
@@ -196,8 +197,8 @@ class Partition {
     accept(room_round, false);
   }
 
-  // A round after one that brought little has no voters, which begin_round_kernel sees to. To launch such rounds costs
-  // about as much as to wait and see.
+  // After a round that placed few rows, begin_round_kernel lets later rounds have no voters. Launching such rounds
+  // costs about as much as waiting for the counters, so these are read only once every kRoundsPerRead rounds.
   bool should_continue() {
     if (num_expected_ == 0) return false;
     if ((last_round_ + 1) % kRoundsPerRead != 0) return true;
@@ -209,7 +210,7 @@ class Partition {
     device::launch(begin_round_kernel, 1, 1, 0, stream_, state_, unassigned(), spare(), is_conditional);
   }
 
-  // Takes proposals, and lists who is left.
+  // Batches accept proposals; then lists the rows that are still unassigned.
   void accept(uint32_t round, bool are_returning) {
     group(sizes_.num_batches, counter(kNumVoters), num_expected_, counter(kNumGrouped));
     device::launch(accept_kernel, grid_size(sizes_.num_batches, 1, kSmallBlocks), kMemberThreads, 0, stream_, state_,
@@ -270,7 +271,7 @@ class Partition {
     num_expected_ = sizes_.num_assigned / (mask + 1) + 1;
   }
 
-  // is_leaving: [number of picked] or null: all are
+  // is_leaving: [number of picked rows] flags, or null if all leave
   void leave_picked(const uint32_t* is_leaving) {
     launch_over(eject_kernel, num_expected_, state_, spare(), is_leaving, unassigned());
     is_exact_ = false;
@@ -315,9 +316,9 @@ class Partition {
   const PartitionMemory memory_;
   const PartitionState& state_;
   const PartitionSizes& sizes_;
-  int current_ = 0;           // which list has the unassigned rows
-  int64_t num_expected_ = 0;  // about how many they are; 0 only if there are none
-  bool is_exact_ = false;     // just so many
+  int current_ = 0;           // index of the list of unassigned rows
+  int64_t num_expected_ = 0;  // approximate number of unassigned rows; 0 only if there are none
+  bool is_exact_ = false;     // whether num_expected_ is exact
   uint32_t last_round_ = 0;
   int64_t counts_[kNumCounters] = {};
 };

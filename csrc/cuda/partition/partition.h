@@ -1,20 +1,19 @@
-// Entry point of the CUDA engine for partition epochs (csrc/common/partition_schedule.h): the partition of
-// csrc/cpu/partition/partition.cpp, bit for bit.
+// Entry point of the CUDA engine for partition epochs (csrc/common/partition_schedule.h). The result is identical to
+// that of csrc/cpu/partition/partition.cpp.
 //
-// All pointers are to memory of the current device and borrowed. Work is queued on `stream` (a cudaStream_t); nothing
-// here allocates. How many rounds a partition takes depends on its data, so this is where the CUDA engine waits for the
-// stream: through the caller's CounterReader, once every few vote rounds.
+// All pointers are borrowed and point to memory of the current device. Work is queued on `stream` (a cudaStream_t).
+// Nothing here allocates. The number of rounds depends on the data, so the host must wait for the stream, about once
+// every few vote rounds. It does so through the caller's CounterReader.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "common/partition_rules.h"
-#include "cuda/types/graph_view.h"
+#include "cuda/types/requests.h"
 
 namespace bse::cuda {
 
-// Brings a few counters to the host, after what was queued on the partition's stream before.
+// Copies counters to the host, after all work queued on the partition's stream so far.
 class CounterReader {
  public:
   virtual ~CounterReader() = default;
@@ -22,29 +21,16 @@ class CounterReader {
   virtual void read(int64_t* host, const int64_t* device, int64_t count) = 0;
 };
 
-struct PartitionRequest {
-  GraphView graph;  // fewer than 2^31 rows
-  int64_t batch_size = 0;
-  uint32_t restart_threshold = 0;  // floor(alpha * 2^32)
-  bool drop_last = false;
-  Hardness hardness = Hardness::kDefault;
-  uint64_t seed = 0;
-  uint32_t epoch = 0;
-  // [num_reference_walks(request), batch_size] rows: the nodes of canonical walks on the same graph, with the same
-  // threshold, seed and epoch. Walk w has id w, and as its root the w-th row of the root order (Purpose::kRootOrder).
-  // May be null if there are none.
-  const int32_t* walk_nodes = nullptr;
-};
-
-// Walks that tell how linked batches are to be; 0 where nothing depends on it.
+// Number of walks whose edge share sets the goal of the partition; 0 if the partition needs no goal.
 int64_t num_reference_walks(const PartitionRequest& request);
 
 size_t partition_scratch_bytes(const PartitionRequest& request);
 
-// Every row in exactly one batch. nodes: [R], or [R - R mod batch_size] with drop_last: the full batches one after the
-// other, then the ragged one, the rows of each ascending. scratch: partition_scratch_bytes(request), aligned to 256.
-// status (status.h): a neighbor that is no row is reported if it is met, and has no vote; the result is a partition
-// even then. Returns the number of rows that were filled in at random.
+// Puts every row in exactly one batch, except rows left out by drop_last. Returns the number of random fills. If a
+// neighbor that is no row is met, it is reported (status.h) and has no vote; the result is a partition even then.
+// nodes: [R], or [R - R mod batch_size] with drop_last. Full batches come first, then the ragged one. The rows of a
+// batch ascend.
+// scratch: partition_scratch_bytes(request) bytes, aligned to 256
 int64_t partition_epoch(const PartitionRequest& request, int32_t* nodes, void* scratch, uint64_t* status, void* stream,
                         CounterReader& reader);
 

@@ -1,5 +1,5 @@
-// Rows on their way in and out of batches: the start of a partition, who is unassigned, who leaves, who goes back.
-// A thread for each row, but for the vote on leaving, which takes a warp.
+// Kernels that start a partition, list unassigned rows, eject rows from batches, and return them. One thread per row,
+// except for prefers_another_kernel, which uses one warp per row.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,7 @@ __global__ void begin_kernel(PartitionState state, KeyedPermutation permutation)
   state.counters[kNumFullBatches] = static_cast<uint64_t>(state.sizes.num_full());
 }
 
-// Those of `from` that have no batch.
+// Lists the rows of `from` that are unassigned.
 __global__ void list_unassigned_kernel(PartitionState state, RowList from, RowList unassigned) {
   append_if(num_rows_of(from), unassigned, [&](int64_t i, uint32_t* row) {
     *row = row_at(from, i);
@@ -34,7 +34,7 @@ __global__ void list_unassigned_kernel(PartitionState state, RowList from, RowLi
   });
 }
 
-// Empties `batches`, of which there are min(max_batches, kNumCandidates).
+// Marks all places of `batches` as free. batches: [min(max_batches, counter kNumCandidates)]
 __global__ void empty_batches_kernel(PartitionState state, const uint32_t* batches, int64_t max_batches) {
   const int64_t num_batches = min(max_batches, static_cast<int64_t>(state.counters[kNumCandidates]));
   for (int64_t i = thread_index(); i < num_batches; i += num_threads()) {
@@ -42,7 +42,7 @@ __global__ void empty_batches_kernel(PartitionState state, const uint32_t* batch
   }
 }
 
-// Rows whose batch was emptied have none.
+// Unassigns rows whose batch was emptied, and lists all unassigned rows.
 __global__ void dissolve_kernel(PartitionState state, RowList unassigned) {
   append_if(state.sizes.num_rows, unassigned, [&](int64_t i, uint32_t* row) {
     *row = static_cast<uint32_t>(i);
@@ -54,7 +54,7 @@ __global__ void dissolve_kernel(PartitionState state, RowList unassigned) {
   });
 }
 
-// Assigned rows of which these bits of the hash are 0.
+// Lists the assigned rows whose hash is 0 in the bits of `mask`.
 __global__ void pick_kernel(PartitionState state, uint64_t key, uint32_t mask, RowList picked) {
   append_if(state.sizes.num_rows, picked, [&](int64_t i, uint32_t* row) {
     *row = static_cast<uint32_t>(i);
@@ -62,7 +62,7 @@ __global__ void pick_kernel(PartitionState state, uint64_t key, uint32_t mask, R
   });
 }
 
-// Of picked rows, whether they have more neighbors in another batch; a warp for each.
+// Tells for each picked row whether another batch has more of its neighbors than its own. One warp per row.
 __global__ void __launch_bounds__(kTallyThreads, kTallyBlocks)
     prefers_another_kernel(PartitionState state, uint64_t key, RowList picked,
                            uint32_t* is_leaving /* [number of picked] */) {
@@ -88,7 +88,8 @@ __global__ void __launch_bounds__(kTallyThreads, kTallyBlocks)
   }
 }
 
-// is_leaving: [number of picked], or null: all are
+// Ejects picked rows from their batches and appends them to the unassigned.
+// is_leaving: [number of picked] flags, or null if all leave
 __global__ void eject_kernel(PartitionState state, RowList picked, const uint32_t* is_leaving, RowList unassigned) {
   append_if(num_rows_of(picked), unassigned, [&](int64_t i, uint32_t* row) {
     if (is_leaving != nullptr && is_leaving[i] == 0) return false;
@@ -101,7 +102,7 @@ __global__ void eject_kernel(PartitionState state, RowList picked, const uint32_
   });
 }
 
-// Rows propose to go back to the batch that they left; lower rows are taken first.
+// Each unassigned row proposes to the batch that it left last. Batches take lower rows first.
 __global__ void propose_former_kernel(PartitionState state, RowList unassigned) {
   const int64_t num_rows = num_rows_of(unassigned);
   for (int64_t i = thread_index(); i < num_rows; i += num_threads()) {

@@ -1,5 +1,5 @@
-// Seed walks: from each root a walk collects up to kSeedSize unassigned rows, and a row that several have found goes to
-// the smallest claim. A thread for each batch: walks are short, and each step waits for the one before.
+// Seed walks: from the root of each batch, a walk collects up to kSeedSize unassigned rows. A row that several walks
+// found goes to the smallest claim. One thread per batch, because walks are short and their steps depend on each other.
 #pragma once
 
 #include <cstdint>
@@ -10,9 +10,9 @@
 namespace bse::cuda {
 
 struct Seeds {
-  const uint32_t* batches;  // [num_seeds], or null: batch i is i
+  const uint32_t* batches;  // [num_seeds], or null: seed i is of batch i
   const uint32_t* roots;    // [num_seeds]
-  int64_t max_seeds;        // num_seeds = min(max_seeds, kNumCandidates)
+  int64_t max_seeds;        // num_seeds = min(max_seeds, counter kNumCandidates)
   uint32_t stage;
   uint64_t claim_key;
   uint32_t* found;  // [num_seeds, kSeedSize] rows, then kNoRow
@@ -54,7 +54,7 @@ __global__ void seed_walk_kernel(PartitionState state, Seeds seeds) {
   }
 }
 
-// Each row goes to its smallest claim, which is taken back.
+// Assigns each found row to the batch of its smallest claim, and clears the claim.
 __global__ void resolve_claims_kernel(PartitionState state, Seeds seeds) {
   using namespace partition_rules;
   const int64_t count = num_seeds(state, seeds);

@@ -1,4 +1,4 @@
-// What the kernels of a partition share: its state in device memory, and lists of rows.
+// The state of a partition in device memory, and lists of rows.
 #pragma once
 
 #include <cstdint>
@@ -11,17 +11,17 @@
 
 namespace bse::cuda {
 
-// Counters that the host reads, one kind of word for all.
+// Counters in device memory, 64 bits each, which the host can read.
 enum Counter : int {
-  kNumListed0,  // rows of the two lists
+  kNumListed0,  // rows in each of the two lists
   kNumListed1,
   kNumVoters,      // rows that may propose in a round
   kNumGrouped,     // members of the last grouping
   kNumCandidates,  // batches that may be seeded
-  kNumInside,      // of link shares
-  kNumAsked,
-  kNumFilled,  // rows that are where they are at random
-  kNumRows,    // R
+  kNumInside,      // edge share: neighbors in the same batch
+  kNumAsked,       // edge share: neighbors counted
+  kNumFilled,      // random fills
+  kNumRows,        // R
   kNumBatches,
   kNumFullBatches,
   kNumCounters
@@ -34,21 +34,21 @@ struct PartitionState {
   uint32_t epoch, restart_threshold;
   uint32_t* order;       // [R] keyed permutation: roots first, rows left out by drop_last at the end
   int32_t* owner;        // [R] batch, kUnassigned or kLeftOut
-  int32_t* former;       // [R] batch that a row left last
-  uint8_t* is_stranded;  // [R] 1 if the row found no batch when it asked last
-  uint8_t* is_filled;    // [R] 1 if the row is where it is at random
-  uint32_t* num_free;    // [num_batches] places left
-  uint64_t* claims;      // [R] the best claim of a seed walk; kNoClaim whenever none runs
-  Groups groups;         // [R] items, groups of which the launcher knows the maximum
+  int32_t* former;       // [R] batch that the row left last
+  uint8_t* is_stranded;  // [R] 1 if the row's last vote found no batch with room
+  uint8_t* is_filled;    // [R] 1 if the row was placed by random fill
+  uint32_t* num_free;    // [num_batches] free places
+  uint64_t* claims;      // [R] smallest claim of a seed walk; kNoClaim while no seed walks run
+  Groups groups;         // up to R items and max_partition_groups() groups
   uint64_t* counters;    // [kNumCounters]
   uint64_t* status;      // [kNumStatusWords]
 };
 
 constexpr uint64_t kNoClaim = ~uint64_t{0};
 
-// Rows in no particular order: it differs from run to run, and no result depends on it.
+// A list of rows. Its order differs from run to run, and no result depends on it.
 struct RowList {
-  uint32_t* rows;      // [R], or null: all rows
+  uint32_t* rows;      // [R], or null for all rows
   uint64_t* num_rows;  // a counter
 };
 
@@ -60,8 +60,8 @@ BSE_DEVICE uint32_t row_at(const RowList& list, int64_t i) {
 
 constexpr unsigned kListThreads = 128;
 
-// Appends the rows of the threads that have one. All threads of the block call it together.
-// warp_sums: [kListThreads / 32 + 1], begin: in shared memory
+// Appends `row` of each thread with has_row. All threads of the block call it together.
+// warp_sums: [kListThreads / 32 + 1] in shared memory      begin: in shared memory
 BSE_DEVICE void append(bool has_row, uint32_t row, const RowList& list, uint32_t* warp_sums, uint64_t* begin) {
   uint32_t total;
   const uint32_t place = exclusive_sum(has_row ? 1 : 0, warp_sums, &total);
@@ -70,7 +70,8 @@ BSE_DEVICE void append(bool has_row, uint32_t row, const RowList& list, uint32_t
   if (has_row) list.rows[*begin + place] = row;
 }
 
-// Calls body(i) in all threads of the block, which may differ in whether i < num_items: false if it is not.
+// Calls body(i, &row) for each i < num_items, and appends the rows for which it returns true. All threads of the block
+// call append_if together.
 template <class Body>
 BSE_DEVICE void append_if(int64_t num_items, const RowList& list, const Body& body) {
   BSE_SHARED(uint32_t, warp_sums, [kListThreads / 32 + 1]);

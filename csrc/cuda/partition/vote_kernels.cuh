@@ -1,8 +1,9 @@
-// Vote rounds: unassigned rows propose to the batch that most of their neighbors are in, batches take their best.
+// Vote rounds: each unassigned row proposes to the batch with room that has most of its neighbors, and batches accept
+// the best proposals.
 //
-// Proposals read the owners and free places at the start of the round; in between they are grouped by batch
-// (grouping.cuh). A batch selects by (rank, row) with a radix select: who is taken does not depend on the order in
-// which proposals arrived.
+// Proposals depend on owners and free places at the start of the round only. They are then grouped by batch
+// (grouping.cuh). A batch selects proposals by (rank, row) with a radix select, so the result does not depend on the
+// order in which proposals arrived.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +20,8 @@ BSE_DEVICE uint32_t room_of(const PartitionState& state, int32_t batch, uint32_t
       partition_rules::room_in_round(state.sizes.capacity(batch), state.num_free[batch], round));
 }
 
-// Who votes in a round: the unassigned, or nobody if few of them found a batch in the round before and that ends it.
-// Who is left will be listed in `left`, which becomes empty. One thread.
+// Sets the number of voters of a round: all unassigned rows, or none if the round is conditional and the round before
+// placed few rows. Empties `left`, the list for rows that stay unassigned. One thread.
 __global__ void begin_round_kernel(PartitionState state, RowList unassigned, RowList left, bool is_conditional) {
   const bool takes_place =
       !is_conditional || partition_rules::brings_much(static_cast<int64_t>(state.counters[kNumGrouped]),
@@ -29,7 +30,8 @@ __global__ void begin_round_kernel(PartitionState state, RowList unassigned, Row
   *left.num_rows = 0;
 }
 
-// A warp for each voter, of which there are kNumVoters; it puts one proposal. O(num_asked) a row.
+// One warp per voter puts its proposal, if a batch with room got votes. The number of voters is in the counter
+// kNumVoters. O(max_votes) per row.
 __global__ void __launch_bounds__(kTallyThreads, kTallyBlocks)
     propose_kernel(PartitionState state, RowList unassigned, uint64_t round_key, uint32_t round, uint32_t max_votes) {
   BSE_SHARED(int32_t, table_batches, [kTallyWarps][WarpTally::kNumSlots]);
@@ -73,8 +75,8 @@ __global__ void __launch_bounds__(kTallyThreads, kTallyBlocks)
   }
 }
 
-// A block for each batch. It takes its best proposals, up to its room; they are no longer filled in, unless they only
-// return.
+// One block per batch accepts the best proposals, up to the batch's room. Accepted rows no longer count as random
+// fills, unless they only return to their former batch.
 __global__ void accept_kernel(PartitionState state, uint32_t round, bool are_returning) {
   for (int64_t batch = blockIdx.x; batch < state.sizes.num_batches; batch += gridDim.x) {
     const uint32_t begin = state.groups.begins[batch], num_proposals = state.groups.begins[batch + 1] - begin;

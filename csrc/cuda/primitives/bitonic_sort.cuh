@@ -1,11 +1,11 @@
-// A bitonic sorting network (Batcher 1968), run by one block or by one warp.
+// A bitonic sorting network (Batcher 1968), run by one block or by one warp. O(length log^2 length) comparisons.
 #pragma once
 
 #include "cuda/runtime/device.h"
 
 namespace bse::cuda {
 
-// By `num_threads` threads of which this is `thread`; wait is their barrier.
+// Sorts with `num_threads` threads, this one being number `thread`. wait() is a barrier of these threads.
 template <class Wait>
 BSE_DEVICE void bitonic_sort(uint64_t* ranks, uint32_t length, unsigned thread, unsigned num_threads,
                              const Wait& wait) {
@@ -26,7 +26,8 @@ BSE_DEVICE void bitonic_sort(uint64_t* ranks, uint32_t length, unsigned thread, 
   wait();
 }
 
-// ranks: [length], length a power of two, ascending afterwards. Both begin and end with a barrier.
+// Sort ranks ascending with all threads of a block or of a warp. ranks: [length], length a power of two. Both begin and
+// end with a barrier.
 BSE_DEVICE void block_sort(uint64_t* ranks, uint32_t length) {
   bitonic_sort(ranks, length, threadIdx.x, blockDim.x, [] { __syncthreads(); });
 }

@@ -6,8 +6,9 @@
 
 namespace bse::cuda {
 
-// sums: [num_threads / 32 + 1] in shared memory. Returns the sum of `value` over the threads before this one; *total is
-// that of all. All threads call it; blockDim.x is a multiple of 32. Begins and ends with a barrier.
+// Returns the sum of `value` over the threads before this one. *total becomes the sum over all threads. All threads
+// call it, and blockDim.x is a multiple of 32. Begins and ends with a barrier.
+// sums: [num_threads / 32 + 1] in shared memory
 BSE_DEVICE uint32_t exclusive_sum(uint32_t value, uint32_t* sums, uint32_t* total) {
   const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, num_warps = blockDim.x / 32;
   const uint32_t lower = lanes_before(value);

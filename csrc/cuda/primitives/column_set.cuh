@@ -1,4 +1,4 @@
-// A set of a row's columns, spread over a warp: bit b of part p of lane l is column 1024 p + 32 l + b.
+// A set of columns of one row, spread over a warp: bit b of part p of lane l stands for column 1024 p + 32 l + b.
 #pragma once
 
 #include "cuda/runtime/device.h"
@@ -10,7 +10,7 @@ template <int kParts>
 struct ColumnSet {
   uint32_t bits[kParts];  // of this lane
 
-  // All lanes call these together.
+  // All lanes call the following together.
 
   BSE_DEVICE uint32_t size() const {
     uint32_t own = 0;
@@ -19,8 +19,8 @@ struct ColumnSet {
     return __reduce_add_sync(kAllLanes, own);
   }
 
-  // Calls keeps(place, column) for each column, `place` counted in ascending order over all lanes; those for which it
-  // is false leave the set. Returns how many columns there were.
+  // Calls keeps(place, column) for each column and removes the columns for which it returns false. `place` is the
+  // position of the column in ascending order over all lanes. Returns the number of columns before removal.
   template <class Keeps>
   BSE_DEVICE uint32_t retain(const Keeps& keeps) {
     const unsigned lane = threadIdx.x % 32;
@@ -47,7 +47,7 @@ struct ColumnSet {
     });
   }
 
-  // Each lane by itself.
+  // Each lane computes its own bits of the following.
 
   BSE_DEVICE ColumnSet without(const ColumnSet& other) const {
     ColumnSet result;

@@ -1,7 +1,7 @@
-// A list of distinct values, appended to by a whole block at a time: the first of equal values stays, in order.
+// A list of distinct values in the order in which they were first offered. All threads of a block append together.
 //
-// A hash table holds (value << 32 | position); equal values of one append compete by atomicMin of the position, and
-// those of earlier appends have smaller positions. So the list is what a serial loop would make, whatever the schedule.
+// A hash table holds value << 32 | position. Equal values of one append are resolved by atomicMin of the position, and
+// earlier appends have smaller positions. So the list equals that of a serial loop, whatever the schedule.
 #pragma once
 
 #include "common/hash.h"
@@ -14,14 +14,15 @@ class DistinctList {
  public:
   static constexpr uint64_t kFree = ~uint64_t{0};
 
-  // Slots for a list of `length` that is appended to by up to `num_offered` values at a time.
+  // Slots of the table for a list of `length` to which each append offers up to `num_offered` values: a power of two,
+  // at load <= 1/2.
   static __host__ __device__ uint32_t num_slots(uint32_t length, uint32_t num_offered) {
     uint64_t slots = 64;
     while (slots < 2 * (uint64_t{length} + num_offered)) slots *= 2;
     return static_cast<uint32_t>(slots);
   }
 
-  // table: [num_slots], a power of two; sums: as exclusive_sum(); values: [limit]
+  // table: [num_slots], a power of two      sums: as in exclusive_sum()      values: [limit]
   BSE_DEVICE DistinctList(uint64_t* table, uint32_t num_slots, uint32_t* sums, uint32_t* values)
       : table_(table), mask_(num_slots - 1), sums_(sums), values_(values) {}
 
@@ -31,8 +32,8 @@ class DistinctList {
     __syncthreads();
   }
 
-  // Appends what is new, up to `limit` values in all. Thread t offers kItems values, after those of thread t - 1; those
-  // whose bit in `offered` is 0 are none.
+  // Appends the values that are not in the list yet, up to a list of `limit` values. Thread t offers kItems values,
+  // which come after those of thread t - 1. offer[i] is ignored if bit i of `offered` is 0.
   template <int kItems>
   BSE_DEVICE void append(const uint32_t (&offer)[kItems], unsigned offered, uint32_t limit) {
     uint32_t slots[kItems];
@@ -58,7 +59,7 @@ class DistinctList {
   BSE_DEVICE uint32_t size() const { return size_; }
 
  private:
-  // Slot of the value, which then holds the least position it was offered at.
+  // Returns the slot of the value. The slot keeps the smallest position at which the value was offered.
   BSE_DEVICE uint32_t insert(uint32_t value, uint32_t position) {
     const uint64_t entry = uint64_t{value} << 32 | position;
     for (uint32_t slot = mix32(value) & mask_;; slot = (slot + 1) & mask_) {

@@ -1,5 +1,5 @@
-// The dot product of two rows as defined (csrc/common/score.h), one chain of fused multiply-adds, by one thread: for
-// the pairs that prefiltering leaves undecided.
+// The exact dot product of two bfloat16 rows by the definition in csrc/common/score.h: one chain of fused multiply-adds
+// in float32, computed by one thread. It rescores the pairs that the prefilter leaves undecided.
 #pragma once
 
 #include "common/float_types.h"
@@ -12,13 +12,13 @@ struct alignas(16) Bfloat16Piece {
   uint16_t elements[8];
 };
 
-// A row of a matrix that holds_aligned_bfloat16().
+// A row of a matrix for which holds_aligned_bfloat16() is true.
 BSE_DEVICE const Bfloat16Piece* bfloat16_row(const DeviceMatrix& matrix, int64_t row) {
   return reinterpret_cast<const Bfloat16Piece*>(static_cast<const uint16_t*>(matrix.data) +
                                                 row * matrix.row_stride_elements);
 }
 
-// Of two such rows. Not inlined: it is needed seldom, and at many places of unrolled loops.
+// Dot product of two such rows. It is not inlined because it is called rarely, and from many places in unrolled loops.
 static __device__ __noinline__ float defined_dot(const Bfloat16Piece* a, const Bfloat16Piece* b, int64_t dim) {
   float acc = 0.0f;
   for (int64_t piece = 0; piece < dim / 8; ++piece) {

@@ -1,4 +1,4 @@
-// Reading a neighbor table in a kernel.
+// Reads a neighbor table in a kernel.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ BSE_DEVICE uint32_t degree_of(const GraphView& graph, uint32_t row) {
 struct Neighbor {
   int32_t id;
   uint32_t row;
-  bool is_row;  // the table may have changed since it was checked: false, and the row must not be followed
+  bool is_row;  // false if the id is no row of the graph, because the table may have changed since it was checked
 };
 
 BSE_DEVICE Neighbor neighbor_of(const GraphView& graph, uint32_t row, uint32_t i) {

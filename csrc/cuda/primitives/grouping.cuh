@@ -1,10 +1,10 @@
-// Items brought together by group, and their places in a sorted order.
+// Groups items, and ranks them in sorted order.
 //
-// Whoever puts an item takes the next slot of its group; a scan of the group sizes says where groups begin, and every
-// item moves there. Within a group the order is that of arrival, which differs from run to run: what reads a group
-// takes it for a set. To sort, items are put in groups that ascend; rank_of() then finds an item's place among all by
-// comparing (key, value) within its group. O(1) an item and group, O(group size) for rank_of(): groups to be sorted
-// should be small.
+// put() gives an item the next slot of its group. A scan of the group sizes tells where groups begin, and every item
+// then moves to its group. Items of a group are in order of arrival, which differs from run to run: readers must treat
+// a group as a set. To sort, put items in groups that ascend with the key. rank_of() then finds the rank of an item
+// among all by comparing (key, value) within its group. Complexity: O(1) per item and group, O(group size) per
+// rank_of(), so groups to be sorted should be small.
 #pragma once
 
 #include <cstdint>
@@ -21,13 +21,13 @@ struct Member {
 };
 
 constexpr uint32_t kNoGroup = 0xFFFFFFFFu;
-constexpr int64_t kMaxChunks = 1024;  // of a scan
+constexpr int64_t kMaxChunks = 1024;  // blocks of a scan
 
 struct Groups {
-  Member* items;         // [max_items] as they were put
-  uint32_t* slots;       // [max_items] of items within their groups
-  uint32_t* sizes;       // [max_groups] all 0 before the first item is put
-  uint32_t* begins;      // [max_groups + 1]
+  Member* items;         // [max_items] in the order of put()
+  uint32_t* slots;       // [max_items] slot of each item within its group
+  uint32_t* sizes;       // [max_groups] all 0 before the first put()
+  uint32_t* begins;      // [max_groups + 1] first index of each group in members
   uint32_t* chunk_sums;  // [kMaxChunks]
   Member* members;       // [max_items] items by group
 };
@@ -43,7 +43,7 @@ BSE_DEVICE bool is_before(const Member& a, const Member& b) {
   return a.key != b.key ? a.key < b.key : a.value < b.value;
 }
 
-// Of the member at `index`, among all.
+// Rank of the member at `index` among all members, by (group, key, value).
 BSE_DEVICE uint32_t rank_of(const Groups& groups, int64_t index) {
   const Member member = groups.members[index];
   const uint32_t begin = groups.begins[member.group], end = groups.begins[member.group + 1];

@@ -1,4 +1,4 @@
-// The kernels behind grouping.cuh: group sizes become places, and items move there.
+// The kernels behind grouping.cuh: an exclusive scan of the group sizes, and the move of items to their groups.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ namespace bse::cuda {
 constexpr unsigned kMaxScanThreads = 1024;
 constexpr int kScannedPerThread = 8;
 
-// Scans are cut into chunks, one a block. chunk_sums: [gridDim.x]
+// Sums of the chunks of a scan, one chunk per block. chunk_sums: [gridDim.x]
 __global__ void chunk_sums_kernel(const uint32_t* values /* [num_values] */, int64_t num_values, int64_t chunk_size,
                                   uint32_t* chunk_sums) {
   BSE_SHARED(uint32_t, warp_sums, [kMaxScanThreads / 32 + 1]);
@@ -23,9 +23,10 @@ __global__ void chunk_sums_kernel(const uint32_t* values /* [num_values] */, int
   if (threadIdx.x == 0) chunk_sums[blockIdx.x] = total;
 }
 
-// Exclusive sums of values, which become 0. total: that of all
+// Writes the exclusive sums of values to begins, and the sum of all to begins[num_values] and *total. Resets the values
+// to 0. One chunk per block.
 __global__ void scan_kernel(uint32_t* values /* [num_values] */, int64_t num_values, int64_t chunk_size,
-                            const uint32_t* chunk_sums /* [gridDim.x], not read if there is one */,
+                            const uint32_t* chunk_sums /* [gridDim.x], not read if there is one chunk */,
                             uint32_t* begins /* [num_values + 1] */, uint64_t* total) {
   BSE_SHARED(uint32_t, warp_sums, [kMaxScanThreads / 32 + 1]);
   uint32_t before = 0, sum = 0;

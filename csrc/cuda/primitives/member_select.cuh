@@ -1,8 +1,9 @@
-// The first members of a group in the order (key, value), found by a block: a radix select.
+// Radix select: one block finds the first members of a group in the order (key, value).
 //
-// A digit at a time, the most significant first, a histogram of the members that still match tells which digit the last
-// one to be taken has. It ends with the digit of which all that match are taken; only equal keys take all of them.
-// O(group size) a digit. The result does not depend on the order of members.
+// Digits are determined one at a time, the most significant first. A histogram of the members that match all earlier
+// digits tells which digit the last selected member has. The search ends as soon as all matching members are selected;
+// it reaches the digits of `value` only if keys are equal. O(group size) per digit. The result does not depend on the
+// order of members.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,7 @@ namespace bse::cuda {
 constexpr int kDigitBits = 8, kNumDigitValues = 1 << kDigitBits;
 constexpr int kNumKeyDigits = 64 / kDigitBits, kNumDigits = kNumKeyDigits + 32 / kDigitBits;
 
-// All members that are no larger than it in the digits that are set in its masks.
+// The leading digits of a member, those set in the masks. It covers all members that are not larger in these digits.
 struct MemberPrefix {
   uint64_t key = 0, key_mask = 0;
   uint32_t value = 0, value_mask = 0;
@@ -49,7 +50,8 @@ struct MemberPrefix {
 
 constexpr unsigned kMemberThreads = 128;
 
-// Each member by one thread of the block. Several are loaded at once, because a group in which a hub is may be large.
+// Calls body(member) for each member, in one thread of the block. A thread loads several members at once, because the
+// group of a batch that contains a hub may be large.
 template <class Body>
 BSE_DEVICE void for_members(const Member* members /* [num_members] */, uint32_t num_members, const Body& body) {
   constexpr uint32_t kAtOnce = 4;
@@ -67,8 +69,8 @@ BSE_DEVICE void for_members(const Member* members /* [num_members] */, uint32_t 
   }
 }
 
-// The prefix that covers the first `count` members in the order (key, value), 0 < count < num_members. All threads of
-// the block call it together.
+// Returns the prefix that covers exactly the first `count` members in the order (key, value), 0 < count < num_members.
+// (key, value) must be distinct. All threads of the block call it together.
 BSE_DEVICE MemberPrefix select(const Member* members /* [num_members] */, uint32_t num_members, uint32_t count) {
   constexpr int kPerThread = kNumDigitValues / static_cast<int>(kMemberThreads);
   BSE_SHARED(uint32_t, histogram, [kNumDigitValues]);
@@ -97,7 +99,7 @@ BSE_DEVICE MemberPrefix select(const Member* members /* [num_members] */, uint32
     __syncthreads();
     prefix.extend(digit, found_value);
     count -= found_before;
-    if (count == histogram[found_value]) break;  // all that match
+    if (count == histogram[found_value]) break;  // all matching members are selected
     __syncthreads();                             // before the histogram is cleared
   }
   return prefix;

@@ -1,4 +1,5 @@
-// One step of 16 elements of a warp's products of bfloat16 rows: mma tiles of 16 rows x 8 columns (fragments: ptx.h).
+// Dot products of bfloat16 rows by one warp, one step of 16 elements: mma tiles of 16 rows x 8 columns (layout of the
+// fragments: ptx.h).
 #pragma once
 
 #include "cuda/runtime/device.h"
@@ -6,9 +7,9 @@
 
 namespace bse::cuda {
 
-// acc[i][j] += rows of tile i times columns of tile j. a_row(i), b_rows(j): where this lane points ldmatrix for tile i
-// of the rows (in two halves, then elements 8 to 15), for tiles j and j + 1 of the columns. All lanes of a warp
-// together.
+// acc[i][j] += rows of tile i times columns of tile j. All lanes of a warp call it together. kColumnTiles is even.
+// a_row(i): ldmatrix address of this lane for row tile i. Matrices: rows 0-7, rows 8-15, then both with elements 8-15
+// b_rows(j): that for column tiles j and j + 1. Matrices: elements 0-7 and 8-15 of tile j, then of tile j + 1
 template <int kRowTiles, int kColumnTiles, class ARow, class BRows>
 BSE_DEVICE void add_tile_products(float (&acc)[kRowTiles][kColumnTiles][4], const ARow& a_row, const BRows& b_rows) {
   uint32_t a[kRowTiles][4], b[kColumnTiles][2];

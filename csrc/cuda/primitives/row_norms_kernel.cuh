@@ -1,11 +1,10 @@
-// What a metric needs of each row beside its elements: 1 / norm or squared norm (csrc/common/score.h).
+// Norms of rows: reciprocal norm for cosine, squared norm for l2, 0 for ip (csrc/common/score.h).
 //
 //   n_i = fma chain of features[i, k]^2 over k ascending        norms[i] = row_norm(metric, n_i)
 //
-// A warp takes 32 rows: its lanes load pieces of each row together (coalesced), turn them in shared memory, and then
-// each lane adds up its own row in order. O(count D). The first element that is not finite is
-// reported; so is, for whoever prefilters scores, a row that their bound does not hold for
-// (csrc/common/prefilter_bound.h).
+// A warp takes 32 rows. Its lanes load 32 elements of each row together (coalesced) and transpose them in shared
+// memory. Each lane then adds up its own row in order. O(count D). Reports the first element that is not finite. Sets
+// `unbounded` if the error bound of the prefilter does not hold for some row (csrc/common/prefilter_bound.h).
 #pragma once
 
 #include "common/prefilter_bound.h"
@@ -18,8 +17,8 @@ namespace bse::cuda {
 
 constexpr int kNormWarps = 4;
 
-// ids: [count] rows of the matrix, or null: all      norms: [count]      status: [kNumStatusWords]
-// unbounded: one word that becomes 1, or null
+// ids: [count] rows of the matrix, or null for rows 0..count-1      norms: [count]      status: [kNumStatusWords]
+// unbounded: one word that becomes 1 if a row has no bound, or null
 __global__ void __launch_bounds__(32 * kNormWarps)
     row_norms_kernel(DeviceMatrix matrix, const int64_t* ids, int64_t count, Metric metric, float* norms,
                      StatusKind not_finite, uint64_t* status, uint32_t* unbounded) {
@@ -51,7 +50,7 @@ __global__ void __launch_bounds__(32 * kNormWarps)
   if (own >= count) return;
   const float norm = row_norm(metric, squared_norm);
   norms[own] = norm;
-  const bool is_small = norm == 0.0f && largest < 1.0f;  // zeros, or numbers whose squares are
+  const bool is_small = norm == 0.0f && largest < 1.0f;  // all zeros, or all squares underflow to zero
   if (unbounded != nullptr && !is_small && !has_prefilter_bound(norm)) atomicOr(unbounded, 1u);
   if (bad_column == kNone) return;
   report(status, not_finite, static_cast<uint32_t>(ids != nullptr ? ids[own] : own), bad_column);

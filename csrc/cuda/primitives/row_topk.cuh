@@ -1,10 +1,9 @@
-// The edges of a row of scores: its best K, exactly, by a radix search for the K-th rank, then one pass in order. By a
-// block.
+// Exact top-k of one row of scores by one block: a radix search for the K-th rank, then one pass that writes the edges.
 //
-// Rank is (score descending, column ascending), where columns are in draw order or, for exact neighbors, in order of
-// ids; NaN has none. Per range bound: up to four passes over the row, each a histogram of eight bits of the score.
-// O(columns) a row, any K, any number of columns. Ranks range_min .. range_min + K - 1 are kept; in column order, or
-// (sort) by score and then lower id.
+// Rank is (score descending, column ascending). Columns are in draw order, or in order of ids for a kNN search. NaN has
+// no rank. Each bound of the range takes up to four passes over the row, each a histogram of eight bits of the score.
+// O(columns) per row, for any K and any number of columns. Ranks range_min .. range_min + K - 1 are kept, in column
+// order or, with sorting, by score descending and then lower id.
 #pragma once
 
 #include "common/score.h"
@@ -17,7 +16,7 @@
 
 namespace bse::cuda {
 
-// A place in the ranking: all scores with a smaller key are before it, and so many of those with this key.
+// A position in the ranking. Before it are all scores with a smaller key, and the first num_equal scores with this key.
 struct RankBound {
   uint32_t key;  // ScoreRow::sort_key()
   uint32_t num_equal;
@@ -27,11 +26,12 @@ struct RankBound {
 struct SelectScratch {
   uint32_t histogram[256];
   uint32_t chosen[2];
-  uint32_t sums[33];  // of up to 32 warps
+  uint32_t sums[33];  // for exclusive_sum() of up to 32 warps
   uint32_t counts[32];
 };
 
-// The bound after the best `rank` scores; past all of them if there are no more.
+// Returns the bound after the best `rank` scores. If there are no more than `rank`, it lies after all scores, and both
+// of its fields are 0xFFFFFFFF.
 template <class Row>
 BSE_DEVICE RankBound bound_after(Row& row, uint32_t rank, SelectScratch& scratch) {
   uint32_t prefix = 0, left = rank;
@@ -45,7 +45,7 @@ BSE_DEVICE RankBound bound_after(Row& row, uint32_t rank, SelectScratch& scratch
       if (Row::has_rank(score) && is_in_prefix) atomicAdd(&scratch.histogram[bits >> shift & 255], 1u);
     });
     __syncthreads();
-    if (threadIdx.x < 32) {  // the bin in which the count passes `left`
+    if (threadIdx.x < 32) {  // finds the bin in which the count passes `left`
       uint32_t own = 0;
       for (int b = 0; b < 8; ++b) own += scratch.histogram[threadIdx.x * 8 + b];
       uint32_t before = lanes_before(own);
@@ -66,7 +66,8 @@ BSE_DEVICE RankBound bound_after(Row& row, uint32_t rank, SelectScratch& scratch
   return {prefix, left};
 }
 
-// Writes the edges of row r of the block. ranks: [sort_length] or null
+// Writes the edges of row r of the block. Unused places become -1, with score -infinity. ranks: [sort_length], or null
+// without sorting
 template <class Row>
 BSE_DEVICE void select_edges(Row& row, const ScoreBlock& block, const SelectPlan& plan, int64_t r, const Edges& edges,
                              uint64_t* ranks, SelectScratch& scratch) {
@@ -82,7 +83,7 @@ BSE_DEVICE void select_edges(Row& row, const ScoreBlock& block, const SelectPlan
   float* scores = edges.scores != nullptr ? edges.scores + result_row * num_edges : nullptr;
   uint32_t num_at_begin = 0, num_at_end = 0, num_kept = 0;
   row.for_each_strip([&](int64_t first, const float (&items)[kItems]) {
-    // Who is among the first `num_equal` of a bound's key is a matter of column order: counted, as kept ones are.
+    // Which scores are among the first num_equal of a bound's key depends on column order, so a scan counts them.
     bool is_kept[kItems], is_equal[kItems];
     uint32_t places[kItems];
     BSE_UNROLL
@@ -115,7 +116,7 @@ BSE_DEVICE void select_edges(Row& row, const ScoreBlock& block, const SelectPlan
     }
   });
   if (plan.sort_length > 0) {
-    uint32_t length = 1;  // of what there is
+    uint32_t length = 1;  // power of two that holds the kept edges
     while (length < num_kept) length *= 2;
     for (uint32_t i = num_kept + threadIdx.x; i < length; i += blockDim.x) ranks[i] = ~uint64_t{0};
     block_sort(ranks, length);

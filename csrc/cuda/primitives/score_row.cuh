@@ -1,7 +1,7 @@
-// One row of scores, as the threads of a block select from it: strip by strip of kItems columns a thread.
+// One row of scores that the threads of a block select from, strip by strip, with kItems columns per thread and strip.
 //
-// Item i of thread t in the strip that begins at `first` is column first + i * kThreads + t. A row of one strip
-// is held in registers (one read); longer ones stay where they are and are read in each pass.
+// Item i of thread t in the strip that begins at `first` is column first + i * kThreads + t. A row of one strip is held
+// in registers (kIsHeld) and read once. Longer rows are read from memory in each pass.
 #pragma once
 
 #include "common/score.h"
@@ -21,8 +21,8 @@ class ScoreRow {
     if constexpr (kIsHeld) load(0);
   }
 
-  // Calls visit(first, scores[kItems]) for each strip, in order, all threads in step; columns past the end have no
-  // rank. Changed scores are kept if kChanges.
+  // Calls visit(first, scores[kItems]) for each strip in order, in all threads. Columns past the end have no rank. Set
+  // kChanges if visit changes scores, so that they are written back.
   template <bool kChanges = false, class Visit>
   BSE_DEVICE void for_each_strip(const Visit& visit) {
     if constexpr (kIsHeld) {
@@ -50,7 +50,7 @@ class ScoreRow {
 
   BSE_DEVICE static float excluded() { return __uint_as_float(0x7FC00000u); }
   BSE_DEVICE static bool has_rank(float score) { return score == score; }
-  BSE_DEVICE static uint32_t sort_key(float score) { return ~ordered_bits(score); }  // smaller: better
+  BSE_DEVICE static uint32_t sort_key(float score) { return ~ordered_bits(score); }  // a smaller key is better
 
  private:
   BSE_DEVICE void load(int64_t first) {

@@ -1,8 +1,9 @@
-// How many of a row's out-neighbors are in each batch, counted by a warp: what csrc/cpu/partition/vote_tally.h is for
-// the CPU.
+// One warp counts how many out-neighbors of a row are in each batch. The CPU counterpart is
+// csrc/cpu/partition/vote_tally.h.
 //
-// Up to kMaxVotes neighbors, kPerLane in each lane. Equal voters of 32 are found by a match, and those of several
-// matches meet in an open-addressing table in shared memory, at load <= 1/2. No memory per batch.
+// There are up to kMaxVotes neighbors, kPerLane in each lane. __match_any_sync counts equal batches among 32 neighbors.
+// With more neighbors, these counts are added up in an open-addressing hash table in shared memory, at load <= 1/2. No
+// memory per batch is needed.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,7 @@
 
 namespace bse::cuda {
 
-// Of kernels with a warp for each row; so many blocks of a multiprocessor hide the latency of the owners.
+// Block size of kernels with a warp per row. kTallyBlocks blocks per multiprocessor hide the latency of reading owners.
 constexpr int kTallyWarps = 8, kTallyThreads = 32 * kTallyWarps, kTallyBlocks = 6;
 
 BSE_DEVICE uint64_t warp_max(uint64_t value) {
@@ -37,8 +38,9 @@ class WarpTally {
     __syncwarp();
   }
 
-  // Asks `num_asked` (at most kMaxVotes) consecutive out-neighbors, or all if there are fewer, from the one that
-  // `offset_word` picks. owner: [num_rows] batch, or negative: has no vote. All lanes call it together.
+  // Counts the votes of `num_asked` (at most kMaxVotes) out-neighbors, or of all if there are fewer. They are
+  // consecutive (cyclically) from neighbor mulhi(offset_word, degree) on. A neighbor that is no row is reported and has
+  // no vote. All lanes call it together. owner: [num_rows] batch, or negative: no vote
   BSE_DEVICE void count(const GraphView& graph, const int32_t* owner, uint32_t row, uint32_t offset_word,
                         uint32_t num_asked, uint64_t* status) {
     const uint32_t degree = degree_of(graph, row), first = mulhi(offset_word, degree);
@@ -65,7 +67,8 @@ class WarpTally {
     }
   }
 
-  // Each batch with votes is the batch(i) of one lane and one i < kPerLane; the votes(i) of all others are 0.
+  // Each batch with votes is batch(i) of exactly one lane and one i < kPerLane with votes(i) > 0. All other votes(i)
+  // are 0.
   BSE_DEVICE int32_t batch(int i) const { return batches_[i]; }
   BSE_DEVICE uint32_t votes(int i) const { return votes_[i]; }
 
@@ -77,13 +80,13 @@ class WarpTally {
     table_votes_[slot] = 0;
   }
 
-  // Whether this lane is the first of `equal` ones.
+  // Whether this lane is the lowest of the lanes `equal`, which have the same batch.
   BSE_DEVICE bool stands_for(unsigned equal, int32_t batch) const {
     return batch != kNone && lane_ + 1 == static_cast<uint32_t>(__ffs(static_cast<int>(equal)));
   }
 
   BSE_DEVICE void add_up(uint32_t num_asked) {
-    uint32_t slots[kPerLane];  // those that this lane was the first to take, or kNumSlots
+    uint32_t slots[kPerLane];  // slot that this lane took for a new batch, or kNumSlots
     BSE_UNROLL
     for (int i = 0; i < kPerLane; ++i) {
       slots[i] = kNumSlots;

@@ -1,8 +1,8 @@
-// Which device the calling thread's launches go to.
+// Selects the device of the calling thread's launches.
 //
-// This module's copy of the CUDA runtime is its own (linked statically) and does not see what torch's copy was told:
-// the two share the driver's current context only, and when a runtime binds that, early or at its next call, has
-// changed between versions. So a caller says it to both.
+// This module links its own copy of the CUDA runtime statically, and that copy does not see which device torch's copy
+// was given. The two share only the driver's current context, and CUDA versions differ in when a runtime binds it.
+// So callers select the device in both.
 #pragma once
 
 namespace bse::cuda {

@@ -1,17 +1,17 @@
-// What kernels and their launchers stand on, the one header they include. Compiled by nvcc it is CUDA; compiled by g++
-// it is the emulator of tests/emulator, which executes the same kernels on the CPU (CONTRIBUTING.md, "Kernels").
+// The only device header that kernels and their launchers include. nvcc compiles it to CUDA. g++ compiles it to the
+// emulator of tests/emulator, which executes the same kernels on the CPU (CONTRIBUTING.md, "Kernels").
 //
 //   BSE_DEVICE                      a device function, inlined
 //   BSE_UNROLL                      before a loop with a constant trip count
 //   BSE_SHARED(T, name, [N][M])     a static shared variable; without dimensions a scalar
-//   SharedMemory, shared_bytes      dynamic shared memory, carved in 16-byte aligned pieces
+//   SharedMemory, shared_bytes      dynamic shared memory, divided into 16-byte aligned pieces
 //   launch, Stream                  instead of <<<>>>; throws std::runtime_error
 //   fill_async, copy_async          cudaMemsetAsync, cudaMemcpyAsync
 //   use_device, num_multiprocessors, max_shared_bytes
-//   yield                           in every spin loop
-//   load_acquire, store_release, fetch_add_acq_rel    device-wide order, e.g. "I am the last block"
+//   yield                           required in every spin loop
+//   load_acquire, store_release, fetch_add_acq_rel    memory order over the device, e.g. to find the last block
 //
-// A kernel must not use __activemask, cub, cooperative groups or inline PTX (ptx.h has what there is of it).
+// A kernel must not use __activemask, cub, cooperative groups, or inline PTX other than the wrappers in ptx.h.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,7 @@
 
 namespace bse::device {
 
-// What SharedMemory::take<T>(count) takes, for launchers to add up.
+// Bytes that SharedMemory::take<T>(count) uses. Launchers add them up.
 template <class T>
 #if defined(__CUDACC__)
 __host__ __device__

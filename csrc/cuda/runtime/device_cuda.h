@@ -1,4 +1,4 @@
-// device.h for nvcc.
+// The CUDA implementation of device.h.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -17,7 +17,7 @@
 #define BSE_UNROLL _Pragma("unroll")
 #define BSE_SHARED(T, name, ...) __shared__ __align__(16) T name __VA_ARGS__
 
-// CUDA's 64-bit atomics are declared for unsigned long long only; uint64_t is unsigned long on 64-bit Linux.
+// CUDA declares its 64-bit atomics for unsigned long long only, but uint64_t is unsigned long on 64-bit Linux.
 #define BSE_ATOMIC_64(name)                                                                                \
   BSE_DEVICE unsigned long name(unsigned long* address, unsigned long value) {                             \
     return ::name(reinterpret_cast<unsigned long long*>(address), static_cast<unsigned long long>(value)); \
@@ -38,7 +38,7 @@ namespace bse::device {
 
 using Stream = cudaStream_t;
 
-// One per kernel, at its start; all threads take the same pieces in the same order.
+// A kernel constructs one at its start. All threads take the same pieces in the same order.
 class SharedMemory {
  public:
   BSE_DEVICE SharedMemory() {
@@ -60,7 +60,7 @@ class SharedMemory {
 
 inline void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
-  cudaGetLastError();  // clears it, unless the device is lost
+  cudaGetLastError();  // clears the error, unless the device is lost
   throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
 }
 
@@ -71,14 +71,14 @@ inline int device_attribute(cudaDeviceAttr attribute) {
   return value;
 }
 
-// Of one block, static and dynamic together.
+// Shared memory available to one block, static and dynamic together.
 inline size_t max_shared_bytes() {
   return static_cast<size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
 }
 
-// Lets a kernel's blocks have all the shared memory there is; it takes what a launch asks for. Once for each kernel and
-// device: the limit is the kernel's, so that launches of two threads, each setting its own, would take it from each
-// other.
+// Raises a kernel's limit of dynamic shared memory to all that a block can have, once per kernel and device. A launch
+// still uses only what it asks for. The limit belongs to the kernel: if each launch set its own, launches from two
+// threads would overwrite each other's limit.
 inline void allow_all_shared_memory(const void* kernel) {
   static std::mutex mutex;
   static std::set<std::pair<const void*, int>> allowed;
@@ -128,7 +128,7 @@ inline void copy_async(void* destination, const void* source, size_t num_bytes, 
   }
 }
 
-// Of the calling thread, for what follows.
+// Selects the device of the calling thread's later calls.
 inline void use_device(int index) { check(cudaSetDevice(index), "cudaSetDevice"); }
 
 inline int num_multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }

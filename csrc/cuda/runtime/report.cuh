@@ -1,4 +1,4 @@
-// Reports a bad value that a kernel has found: status.h.
+// Reports a bad value that a kernel has found (status.h).
 #pragma once
 
 #include <cstdint>

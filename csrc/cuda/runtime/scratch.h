@@ -1,5 +1,5 @@
-// Pieces of the one scratch buffer that a caller provides. Planning and running take the same pieces in the same order:
-// without a buffer it only adds up.
+// Divides the scratch buffer of a caller into pieces, each aligned to 256 bytes. Planning and running take the same
+// pieces in the same order. When planning, the buffer is null and only the sizes are added up.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 
 namespace bse::cuda {
 
-constexpr size_t kSharedBytes = 32 << 10;  // of a block's dynamic shared memory; what needs more uses scratch
+constexpr size_t kSharedBytes = 32 << 10;  // buffers of draws and sorts use shared memory up to this size, else scratch
 
 class Scratch {
  public:

@@ -1,7 +1,8 @@
-// How kernels report bad values: a word in device memory for each kind, read by the host whenever it next waits anyway.
+// Bad values that kernels report: one word in device memory per kind. The host reads the words when it next waits for
+// the device anyway.
 //
-// A word holds the first report of its kind in the order (where, value), so that what is reported does not depend on
-// which thread was first. All bits set: nothing to report; that is also how the words must begin.
+// A word holds the smallest report of its kind, where << 32 | value, so the result does not depend on which thread
+// reports first. A word with all bits set means no report. Words must begin in that state.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +16,8 @@ enum class StatusKind : int {
   kRootNotARow = 2,        // walks: where = index of the walk, value = the low 32 bits of its root
   kNeighborNotARow = 3,    // walks: where = row, value = the neighbor's id
   kFeatureNotFinite = 4,   // graphs: where = row of the features, value = column
-  kDocumentNotFinite = 5,  // graphs: the same of the keys, or of knn's base
-  // Of bank updates: where = position in the update, value = instance, or the id as near as 32 bits come to it.
+  kDocumentNotFinite = 5,  // graphs: where = row of the documents, or of the base of a kNN search, value = column
+  // Bank updates: where = position in the update, value = instance id, clamped to 32 bits.
   kBankIdOutOfRange = 6,
   kBankRowNotStorable = 7,
   kBankDocumentNotStorable = 8,
@@ -25,12 +26,13 @@ enum class StatusKind : int {
 constexpr int kNumStatusWords = 9;
 constexpr uint64_t kNoReport = ~uint64_t{0};
 
-// What the arrays of a call are named by its user.
+// Names of the arrays in the user's call.
 struct ArgumentNames {
-  const char *features = "features", *keys = "keys";
+  const char *features = "features", *documents = "documents";
 };
 
-// Of status words that were copied to the host, the error in the CPU engine's words; empty if there is none.
+// Returns the error message of status words that were copied to the host, or an empty string if nothing was reported.
+// The texts are those of the CPU engine.
 inline std::string status_message(const uint64_t* status /* [kNumStatusWords] */, int64_t num_instances,
                                   const ArgumentNames& names = {}) {
   const auto word = [&](StatusKind kind) { return status[static_cast<int>(kind)]; };
@@ -60,7 +62,8 @@ inline std::string status_message(const uint64_t* status /* [kNumStatusWords] */
   };
   if (word(StatusKind::kFeatureNotFinite) != kNoReport)
     return not_finite(names.features, StatusKind::kFeatureNotFinite);
-  if (word(StatusKind::kDocumentNotFinite) != kNoReport) return not_finite(names.keys, StatusKind::kDocumentNotFinite);
+  if (word(StatusKind::kDocumentNotFinite) != kNoReport)
+    return not_finite(names.documents, StatusKind::kDocumentNotFinite);
   if (word(StatusKind::kBankIdOutOfRange) != kNoReport) {
     return "indices: expected values in [0, " + std::to_string(num_instances) + "), got " +
            value(StatusKind::kBankIdOutOfRange) + " at position " + where(StatusKind::kBankIdOutOfRange);
@@ -72,7 +75,7 @@ inline std::string status_message(const uint64_t* status /* [kNumStatusWords] */
   if (word(StatusKind::kBankRowNotStorable) != kNoReport)
     return not_storable(names.features, StatusKind::kBankRowNotStorable);
   if (word(StatusKind::kBankDocumentNotStorable) != kNoReport)
-    return not_storable(names.keys, StatusKind::kBankDocumentNotStorable);
+    return not_storable(names.documents, StatusKind::kBankDocumentNotStorable);
   return "";
 }
 

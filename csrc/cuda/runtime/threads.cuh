@@ -1,4 +1,4 @@
-// Who a thread is, and all lanes of its warp.
+// Index of a thread in its launch, and sums over the lanes of a warp.
 #pragma once
 
 #include "cuda/runtime/device.h"
@@ -7,11 +7,11 @@ namespace bse::cuda {
 
 constexpr unsigned kAllLanes = ~0u;
 
-// Of all threads of a launch in one dimension: for (i = thread_index(); i < count; i += num_threads()).
+// Index and number of threads of a one-dimensional launch: for (i = thread_index(); i < count; i += num_threads()).
 BSE_DEVICE int64_t thread_index() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
 BSE_DEVICE int64_t num_threads() { return int64_t{gridDim.x} * blockDim.x; }
 
-// The sum of `value` over the lanes before this one.
+// Sum of `value` over the lanes below this one. All lanes call it.
 BSE_DEVICE uint32_t lanes_before(uint32_t value) {
   const unsigned lane = threadIdx.x % 32;
   uint32_t sum = value;

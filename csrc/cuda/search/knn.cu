@@ -1,5 +1,5 @@
-// Exact neighbors on the GPU: by candidate lists with running limits, or, where these do not pay, all scores of so
-// many queries at a time as scratch holds, then selection.
+// Exact neighbors on the GPU, by candidate lists with running limits. Where these do not pay, edges are selected from a
+// score matrix of as many queries at a time as scratch holds.
 
 #include <algorithm>
 #include <optional>
@@ -13,7 +13,7 @@ namespace bse::cuda {
 
 namespace {
 
-constexpr size_t kKnnScoreBytes = size_t{512} << 20;  // scores at a time, while memory allows: enough tiles for a GPU
+constexpr size_t kKnnScoreBytes = size_t{512} << 20;  // of a score matrix if memory allows: tiles enough for a GPU
 
 struct Layout {
   Layout(const KnnRequest& request, const KnnPlan& plan, void* buffer)
@@ -41,7 +41,7 @@ size_t bytes_needed(const KnnRequest& request, const KnnPlan& plan) {
   return Layout(request, plan, nullptr).scratch.num_bytes();
 }
 
-// False if not even one query fits.
+// Plans candidate lists. Returns false if not even one query fits.
 bool plan_lists(const KnnRequest& request, size_t max_bytes, KnnPlan* plan) {
   plan->is_streaming = true;
   plan->list_bytes = std::min(tuning::kListBytes, max_bytes);
@@ -76,7 +76,7 @@ void knn(const KnnRequest& request, const KnnPlan& plan, const Edges& edges, voi
   const auto stream = static_cast<device::Stream>(raw_stream);
   const Layout layout(request, plan, scratch);
   const Metric metric = request.selection.metric;
-  // Where the base is the queries, what is wrong is theirs.
+  // If base and queries are the same rows, an element that is not finite is reported as one of the features.
   const auto base_kind = layout.has_same_norms ? StatusKind::kFeatureNotFinite : StatusKind::kDocumentNotFinite;
   uint32_t* const unbounded = plan.is_streaming && can_prefilter_lists(request) ? layout.unbounded : nullptr;
   if (unbounded != nullptr) device::fill_async(unbounded, 0, sizeof *unbounded, stream);

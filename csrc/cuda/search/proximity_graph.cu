@@ -1,5 +1,5 @@
-// Proximity graphs on the GPU: draws of as many groups at a time as scratch holds, then scores and selection, in one
-// kernel where that serves (fused_topk_kernel.cuh), else by matrices of so many groups that their scores stay in L2.
+// Proximity graphs on the GPU. Draws candidates of as many groups at a time as scratch holds, then scores and selects.
+// One kernel does both where it fits (fused_topk_kernel.cuh). Else score matrices cover as many groups as stay in L2.
 
 #include <algorithm>
 #include <optional>
@@ -16,16 +16,16 @@ namespace bse::cuda {
 
 namespace {
 
-constexpr int64_t kMaxGroups = 65535;  // of a launch that random_fills a scores
+constexpr int64_t kMaxGroups = 65535;  // of a launch that fills a score matrix (grid.z)
 
-bool can_prefilter(const GraphRequest& request) {
+bool can_prefilter(const ProximityGraphRequest& request) {
   return request.candidate_group_size > 1 &&
          can_prefilter(request.features, request.documents, request.selection, request.has_scores);
 }
 
-// What a run lays out in scratch.
+// Layout of the scratch buffer, and the sizes that follow from the request.
 struct Layout {
-  Layout(const GraphRequest& request, const GraphPlan& plan, void* buffer) : scratch(buffer) {
+  Layout(const ProximityGraphRequest& request, const GraphPlan& plan, void* buffer) : scratch(buffer) {
     const bool is_shared = request.candidate_group_size > 1;
     rows_per_group = std::min(request.candidate_group_size, request.num_rows);
     num_groups = ceil_div(request.num_rows, rows_per_group);
@@ -66,12 +66,12 @@ struct Layout {
   float* scores = nullptr;
 };
 
-Selector make_selector(const GraphRequest& request, const GraphPlan& plan, Layout& layout) {
+Selector make_selector(const ProximityGraphRequest& request, const GraphPlan& plan, Layout& layout) {
   return Selector(request.selection, request.candidate_group_size > 1, plan.groups_at_once * layout.rows_per_group,
                   layout.scratch);
 }
 
-size_t bytes_needed(const GraphRequest& request, const GraphPlan& plan) {
+size_t bytes_needed(const ProximityGraphRequest& request, const GraphPlan& plan) {
   Layout layout(request, plan, nullptr);
   if (plan.fused_rows == 0) make_selector(request, plan, layout);
   return layout.scratch.num_bytes();
@@ -79,7 +79,7 @@ size_t bytes_needed(const GraphRequest& request, const GraphPlan& plan) {
 
 }  // namespace
 
-GraphPlan plan_proximity_graph(const GraphRequest& request, size_t max_bytes, int max_fused_rows) {
+GraphPlan plan_proximity_graph(const ProximityGraphRequest& request, size_t max_bytes, int max_fused_rows) {
   GraphPlan plan;
   plan.draws_at_once = plan.groups_at_once = 1;
   const Layout least(request, plan, nullptr);
@@ -100,7 +100,7 @@ GraphPlan plan_proximity_graph(const GraphRequest& request, size_t max_bytes, in
       plan.draws_at_once = plan.groups_at_once = (plan.groups_at_once + 1) / 2;
     }
   }
-  // More draws at a time where there is room, in whole matrices.
+  // Draws for more groups at a time where there is room: a multiple of groups_at_once.
   const int64_t min_draws = plan.groups_at_once;
   for (int64_t draws = max_draws; draws > min_draws; draws /= 2) {
     plan.draws_at_once = std::max<int64_t>(1, draws / min_draws) * min_draws;
@@ -112,7 +112,7 @@ GraphPlan plan_proximity_graph(const GraphRequest& request, size_t max_bytes, in
   return plan;
 }
 
-void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const Edges& edges, void* scratch,
+void proximity_graph(const ProximityGraphRequest& request, const GraphPlan& plan, const Edges& edges, void* scratch,
                      uint64_t* status, void* raw_stream) {
   const auto stream = static_cast<device::Stream>(raw_stream);
   Layout layout(request, plan, scratch);
@@ -138,7 +138,7 @@ void proximity_graph(const GraphRequest& request, const GraphPlan& plan, const E
   block.num_candidates = layout.num_columns;
   block.exclude_self = is_shared;
   block.selection = request.selection;
-  // A scores is approximate by one threshold; bands know better.
+  // Matrix top-k prefilters by one threshold, so it needs range_min = 0. Fused top-k cuts at both ranks.
   const bool is_prefiltered = can_prefilter(request) && (plan.fused_rows > 0 || request.selection.range_min == 0);
   uint32_t* const unbounded_word = is_prefiltered ? layout.unbounded : nullptr;
   if (unbounded_word != nullptr) {

@@ -1,12 +1,11 @@
-// Cutting a list of candidates to those that can still be among the best of its row; by one warp, in place.
+// Cuts a list of candidates to those that may still be among the best of its row; by one warp, in place.
 //
-// Entries are cut by rank, exactly. Where scores are approximate, with e as their error and T as a score that
-// num_selected candidates reach: these have defined scores of at least T - e, so who is below T - 2 e is not among the
-// best. If more than there is room for are within that margin (ties, clusters of near rows), the entries get their
-// defined scores and are cut by rank: num_selected always suffice then. A defined score is a approximate one without an
-// error, so that a list may hold both.
+// Exact scores are cut by rank. If scores are approximate, let e bound their error, and let num_selected candidates
+// reach a score T. Their exact scores are at least T - e, so candidates below T - 2 e are not among the best. Too many
+// may remain within this margin (ties, clusters of similar rows). Then entries get their exact scores and are cut by
+// rank, which leaves few enough. An exact score is an approximate one with error zero, so a list may hold both.
 //
-// O(length) for each of 5 to 15 passes in search of T, 64 at the worst.
+// O(length) for each of 5 to 15 passes in search of T, 64 at worst.
 #pragma once
 
 #include "common/score.h"
@@ -18,10 +17,10 @@
 
 namespace bse::cuda {
 
-// Keeps the entries of [begin, end) that keep(entry) accepts, in order; it may change them. Returns the new end.
+// Keeps the entries of [begin, end) that keep(entry) accepts, in order. keep() may change them. Returns the new end.
 template <class Keep>
 BSE_DEVICE uint32_t filter_list(uint64_t* list, uint32_t begin, uint32_t end, const Keep& keep) {
-  constexpr int kAtOnce = 4;  // loads, so that a warp does not wait for each
+  constexpr int kAtOnce = 4;  // independent loads, to hide their latency
   const unsigned lane = threadIdx.x % 32, before = (1u << lane) - 1;
   uint32_t num_kept = begin;
   for (uint32_t first = begin; first < end; first += 32 * kAtOnce) {
@@ -31,7 +30,7 @@ BSE_DEVICE uint32_t filter_list(uint64_t* list, uint32_t begin, uint32_t end, co
       const uint32_t i = first + 32 * u + lane;
       entries[u] = i < end ? list[i] : 0;
     }
-    __syncwarp();  // all have read what others write now
+    __syncwarp();  // all lanes have read what others now overwrite
     BSE_UNROLL
     for (int u = 0; u < kAtOnce; ++u) {
       const bool is_kept = first + 32 * u + lane < end && keep(entries[u]);
@@ -44,7 +43,7 @@ BSE_DEVICE uint32_t filter_list(uint64_t* list, uint32_t begin, uint32_t end, co
   return num_kept;
 }
 
-// A rank that at least `least` entries and at most `most` do not exceed; least <= most < count.
+// Returns a bound with at least `least` and at most `most` entries <= it; least <= most < count.
 BSE_DEVICE uint64_t find_bound(const uint64_t* list, uint32_t count, uint32_t least, uint32_t most) {
   const unsigned lane = threadIdx.x % 32;
   uint64_t low = ~uint64_t{0}, high = 0;
@@ -59,7 +58,7 @@ BSE_DEVICE uint64_t find_bound(const uint64_t* list, uint32_t count, uint32_t le
     high = other_high > high ? other_high : high;
   }
   if (least == 1) return low;
-  // Fewer than `least` do not exceed low, more than `most` do not exceed high; ranks are distinct, so it ends.
+  // Fewer than `least` entries are <= low, more than `most` are <= high. Ranks are distinct, so the bisection ends.
   while (true) {
     const uint64_t middle = low + (high - low) / 2;
     uint32_t own = 0;
@@ -77,7 +76,7 @@ struct ListedQuery {
   float norm;
   bool is_prefiltered;
 
-  // position: among the rows of the block
+  // position: relative to block.first_row
   BSE_DEVICE ListedQuery(const ScoreBlock& score_block, int64_t position, bool has_approximate_scores)
       : block(score_block),
         row(block.query_row(block.first_row + position)),
@@ -88,7 +87,7 @@ struct ListedQuery {
 
   BSE_DEVICE bool has_conditions() const { return block.exclude_self || label >= 0 || block.selection.has_max_score; }
 
-  // Whether the candidate may be linked. margin: of its score, 0 if it is the defined one
+  // Returns whether the candidate may become an edge. margin: twice the error bound of its score.
   BSE_DEVICE bool allows(uint64_t entry, float margin) const {
     const Selection& selection = block.selection;
     const int64_t other = block.base_id(rank_tiebreak(entry));
@@ -98,7 +97,7 @@ struct ListedQuery {
     return rank_score(margin > 0.0f ? with_defined_score(entry) : entry) <= selection.max_score;
   }
 
-  // Of rows that prefiltering takes: aligned bfloat16, cosine.
+  // Returns the entry with its exact score. Only for rows that can be prefiltered: aligned bfloat16, cosine.
   BSE_DEVICE uint64_t with_defined_score(uint64_t entry) const {
     const uint32_t column = rank_tiebreak(entry);
     const float dot = defined_dot(bfloat16_row(block.queries, id), bfloat16_row(block.base, block.base_id(column)),
@@ -109,8 +108,8 @@ struct ListedQuery {
 
 struct ListState {
   uint32_t count;
-  uint32_t num_cut;  // entries that an earlier cut has left
-  float limit;       // scores below it are out
+  uint32_t num_cut;  // entries left by an earlier cut, already checked by allows()
+  float limit;       // lower scores are not appended
 };
 
 BSE_DEVICE void cut_list(const ListedQuery& query, const CandidateLists& lists, uint64_t* list, ListState& state) {
@@ -123,8 +122,8 @@ BSE_DEVICE void cut_list(const ListedQuery& query, const CandidateLists& lists, 
   bool has_defined_scores = !query.is_prefiltered;
   while (state.count > lists.max_cut()) {
     const uint64_t bound = find_bound(list, state.count, lists.num_selected, lists.max_cut());
-    const float reached = rank_score(bound);  // by num_selected entries
-    // Where nothing is approximate later columns lose ties.
+    const float reached = rank_score(bound);  // by at least num_selected entries
+    // Among exact scores later columns lose ties, so the next greater float is the limit.
     limit = query.is_prefiltered ? reached - lists.margin : from_ordered_bits(ordered_bits(reached) + 1);
     if (has_defined_scores) {
       state.count = filter_list(list, 0, state.count, [&](const uint64_t& entry) { return entry <= bound; });
@@ -138,7 +137,7 @@ BSE_DEVICE void cut_list(const ListedQuery& query, const CandidateLists& lists, 
     });
     has_defined_scores = true;
   }
-  if (limit > state.limit) state.limit = limit;  // not if there is nothing above
+  if (limit > state.limit) state.limit = limit;  // not if NaN: nothing is above infinity
   state.num_cut = state.count;
 }
 

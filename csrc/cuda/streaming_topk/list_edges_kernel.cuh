@@ -1,7 +1,8 @@
-// From candidate lists to edges: the lists of a row's splits become one, which is cut, scored as defined and sorted.
+// Turns candidate lists into edges: joins the lists of a row's splits, cuts the result, scores it exactly and sorts it.
 //
-// Edges are by score descending, then by lower column, that is lower id; ranks range_min .. range_min + K - 1 are kept.
-// A warp takes a row. O(entries) for each pass of cut_list(), plus O(K log^2 K) to sort.
+// Edges are in descending order of score. Ties go to the lower column, which is the lower id. Ranks range_min to
+// range_min + K - 1 are kept. Each row takes one warp. O(entries) for each pass of cut_list(), plus O(K log^2 K) to
+// sort.
 #pragma once
 
 #include "cuda/primitives/bitonic_sort.cuh"
@@ -14,8 +15,7 @@ namespace bse::cuda {
 
 constexpr int kListEdgeWarps = 4;
 
-// Moves the lists of all splits to follow the first one. Returns them as one.
-// list: the first
+// Moves the lists of all splits behind the first one, `list`. Returns the state of the joined list.
 BSE_DEVICE ListState join_lists(const CandidateLists& lists, int64_t row, uint64_t* list) {
   const uint32_t* counts = lists.counts + row * lists.num_splits;
   ListState joined{0, 0, __uint_as_float(0xFF800000u)};
@@ -25,7 +25,7 @@ BSE_DEVICE ListState join_lists(const CandidateLists& lists, int64_t row, uint64
     for (uint32_t first = 0; split > 0 && first < count; first += 32) {
       const uint32_t i = first + threadIdx.x % 32;
       const uint64_t entry = i < count ? source[i] : 0;
-      __syncwarp();  // all have read what others write now
+      __syncwarp();  // all lanes have read what others now overwrite
       if (i < count) list[joined.count + i] = entry;
     }
     joined.count += count;
@@ -35,14 +35,14 @@ BSE_DEVICE ListState join_lists(const CandidateLists& lists, int64_t row, uint64
 }
 
 // grid: a warp for each row of the block      sort_length: a power of two of at least lists.room()
-// 6 blocks a multiprocessor: up to 80 registers; with fewer there are spills
+// Six blocks per multiprocessor allow 80 registers per thread. With fewer registers there are spills.
 __global__ void __launch_bounds__(32 * kListEdgeWarps, 6)
     list_edges_kernel(ScoreBlock block, CandidateLists lists, uint32_t sort_length, Edges edges) {
   device::SharedMemory shared;
   const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   uint64_t* ranks = shared.take<uint64_t>(kListEdgeWarps * sort_length) + warp * sort_length;
   const int64_t row = int64_t{blockIdx.x} * kListEdgeWarps + warp;
-  if (row >= block.num_rows) return;  // the whole warp
+  if (row >= block.num_rows) return;  // the whole warp returns
   const ListedQuery query(block, row, is_prefiltered(block));
   uint64_t* list = lists.entries + row * lists.num_splits * lists.capacity;
   ListState joined = join_lists(lists, row, list);

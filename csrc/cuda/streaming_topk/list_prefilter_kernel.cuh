@@ -1,13 +1,13 @@
-// Candidate lists of bfloat16 rows by tensor cores (csrc/common/prefilter_bound.h).
+// Candidate lists by approximate scores of bfloat16 rows, with tensor cores (csrc/common/prefilter_bound.h).
 //
-// A thread block has a tile of 128 rows and meets tiles of 128 columns, each of its four warps with 64 x 64 pairs, as
-// mma tiles of 16 x 8: the larger a warp's share, the less it reads of shared memory for a product. Rows come by
-// cp.async in panels of 128 x kDepth elements, kStages of them in flight through the whole stream of tiles; the panels
-// of its own rows stay in shared memory, if they fit. Zeros beyond the last element. O(rows columns D).
+// A thread block multiplies a tile of 128 rows with tiles of 128 columns, as mma tiles of 16 x 8. Each of its four
+// warps has 64 x 64 pairs: the larger this share, the less shared memory is read per product. Rows come by cp.async in
+// panels of 128 x kDepth elements, with zeros beyond the last element. kStages panels are in flight across the whole
+// stream of tiles. The panels of the block's own rows stay in shared memory if they fit. O(rows columns D).
 //
-// Candidates that may not be linked are dropped when a list is cut. Where labels or max_score may forbid many of the
-// best, that would be often: kIsRestricted looks at these two before a score is appended, at two instructions more for
-// every score.
+// Cuts of a list drop the candidates that may not become edges. If labels or max_score exclude many of the best, lists
+// would fill up with these and be cut often. Therefore kIsRestricted tests both before a score is appended, with two
+// more instructions per score.
 #pragma once
 
 #include "cuda/primitives/mma_tile.cuh"
@@ -23,17 +23,18 @@ struct ListPrefilterTile {
   static constexpr int kSize = CandidateLists::kTile, kThreads = 128;
   static constexpr int kDepth = 32, kStages = 4;
   static constexpr int kWarpSize = 64;           // rows and columns of a warp
-  static constexpr int kPieces = kDepth / 8;     // of 16 bytes, of a row of a panel
+  static constexpr int kPieces = kDepth / 8;     // of 16 bytes, in one row of a panel
   static constexpr int kPanel = kSize * kDepth;  // elements
   static size_t shared_bytes(int64_t num_query_panels) {
     return device::shared_bytes<uint16_t>(num_query_panels * kPanel) +
            device::shared_bytes<uint16_t>(kStages * kPanel) + 2 * device::shared_bytes<float>(kStages * kSize);
   }
 
-  // Of an element, the first of a piece. Pieces of eight rows in turn fall into different banks.
+  // Returns the offset of a piece's first element in a panel. Pieces of eight successive rows fall into different
+  // banks.
   BSE_DEVICE static int place(int row, int piece) { return row * kDepth + (piece ^ row / 2 % kPieces) * 8; }
 
-  // Starts to bring elements [k0, k0 + kDepth) of rows id_of(0), ..., id_of(count - 1) into a panel.
+  // Starts copying elements [k0, k0 + kDepth) of rows id_of(0), ..., id_of(count - 1) into a panel.
   template <class IdOf>
   BSE_DEVICE static void fetch_panel(const DeviceMatrix& matrix, int count, const IdOf& id_of, int64_t k0,
                                      uint16_t* panel) {
@@ -48,7 +49,8 @@ struct ListPrefilterTile {
     }
   }
 
-  // Starts to bring what each of `count` columns has of a word.      words: of the first; both ends aligned to 16 bytes
+  // Starts copying one word for each of `count` columns, zeros beyond.      words: of the first column; source and
+  // destination are aligned to 16 bytes
   template <class T>
   BSE_DEVICE static void fetch_words(const T* words, int count, T* destination) {
     static_assert(sizeof(T) == 4, "words");
@@ -59,9 +61,9 @@ struct ListPrefilterTile {
   }
 };
 
-// What the rows of a tile may not be linked to; in shared memory.
+// Conditions on the edges of a tile's rows, in shared memory.
 struct ListRowConditions {
-  float ceilings[CandidateLists::kTile];  // of a dot product * base norm: what is above it scores above max_score
+  float ceilings[CandidateLists::kTile];  // if dot product * base norm is above it, the score is above max_score
   int32_t labels[CandidateLists::kTile];
 
   BSE_DEVICE void load(const ScoreBlock& block, const CandidateLists& lists, const NarrowLabels& narrow,
@@ -72,7 +74,7 @@ struct ListRowConditions {
       const float norm = block.query_norms[row];
       labels[i] = narrow.of_query(selection.labels != nullptr ? selection.labels[block.query_id(row)] : -1);
       ceilings[i] = __uint_as_float(0x7F800000u);
-      // 2^-20: as with gates (list_rows.cuh)
+      // 2^-20 covers rounding, as in ListRows::gate().
       if (selection.has_max_score && norm != 0.0f) ceilings[i] = (selection.max_score + lists.margin + 0x1p-20f) / norm;
     }
     __syncthreads();
@@ -82,7 +84,7 @@ struct ListRowConditions {
 // Dynamic shared memory of a block.
 struct ListPanelMemory {
   using Tile = ListPrefilterTile;
-  static constexpr int kNumWords = Tile::kStages * Tile::kSize;  // a tile can be as far ahead as panels are
+  static constexpr int kNumWords = Tile::kStages * Tile::kSize;  // with one panel per tile, kStages tiles are in flight
   uint16_t *query_panels, *base_panels;
   float* base_norms;
   int32_t* base_labels;
@@ -96,13 +98,13 @@ struct ListPanelMemory {
   }
 };
 
-// The stream of panels through shared memory: kStages of them in flight, in the order in which they are multiplied.
+// The stream of panels through shared memory: kStages are in flight, in the order of their multiplication.
 class ListPanels {
  public:
   using Tile = ListPrefilterTile;
   static constexpr int kRowTiles = Tile::kWarpSize / 16, kColumnTiles = Tile::kWarpSize / 8;
 
-  // column_labels: of all columns, or null: there are none
+  // column_labels: of all columns, or null if there are none
   BSE_DEVICE ListPanels(const ScoreBlock& block, const ListRange& range, const ListRowState& state,
                         const int32_t* column_labels, int num_query_panels, const ListPanelMemory& memory)
       : block_(block),
@@ -116,16 +118,16 @@ class ListPanels {
     for (int s = 0; s < Tile::kStages - 1; ++s) fetch();
   }
 
-  // Waits for the next panels. All threads of the block.
+  // Waits for the next panels. Called by all threads of the block.
   BSE_DEVICE void advance() {
     ptx::cp_async_wait<Tile::kStages - 2>();
-    __syncthreads();  // the next panels have landed for all, and all have done with those before
+    __syncthreads();  // the next panels have landed for all threads, and no thread needs the last ones
     fetch();
   }
 
-  // Adds the products of a warp's rows with its columns of a tile. The tile's first panels are there.
+  // Adds the products of a warp's rows with its columns of a tile. The tile's first panels must have landed.
   BSE_DEVICE void multiply(int warp_row, int warp_column, float (&acc)[kRowTiles][kColumnTiles][4]) {
-    // Where this lane points ldmatrix: rows of A in two halves, then columns; B's columns, two tiles at a time.
+    // Addresses of this lane for ldmatrix: rows of A in two halves, then elements; columns of B, two tiles at a time.
     const int lane = threadIdx.x % 32;
     const int a_row = warp_row + lane / 8 % 2 * 8 + lane % 8, a_piece = lane / 16;
     const int b_row = warp_column + lane / 16 * 8 + lane % 8, b_piece = lane / 8 % 2;
@@ -145,7 +147,7 @@ class ListPanels {
   }
 
  private:
-  // Starts to bring the next panels; past the last column, nothing.
+  // Starts copying the next panels. Past the last column it copies nothing.
   BSE_DEVICE void fetch() {
     if (next_column_ < range_.column_end) {
       const int64_t left = range_.column_end - next_column_, k0 = int64_t{next_piece_} * Tile::kDepth;
@@ -169,7 +171,7 @@ class ListPanels {
         next_words_ = (next_words_ + Tile::kSize) % ListPanelMemory::kNumWords;
       }
     }
-    ptx::cp_async_commit();  // an empty group keeps the count
+    ptx::cp_async_commit();  // an empty group too, because the wait counts groups
     next_stage_ = (next_stage_ + 1) % Tile::kStages;
   }
 
@@ -179,13 +181,13 @@ class ListPanels {
   const int32_t* const column_labels_;
   const ListPanelMemory& memory_;
   const int num_pieces_;
-  const bool holds_queries_;  // all panels of the rows stay
+  const bool holds_queries_;  // all panels of the rows stay in shared memory
   int64_t next_column_;
-  int next_piece_ = 0, next_stage_ = 0, next_words_ = 0;  // to be fetched
-  int stage_ = 0;                                         // to be multiplied
+  int next_piece_ = 0, next_stage_ = 0, next_words_ = 0;  // of the next fetch
+  int stage_ = 0;                                         // of the next multiplication
 };
 
-// What the columns of a lane have: of each mma tile, two columns side by side.
+// Norms and labels of a lane's columns: two adjacent columns in each mma tile.
 struct ListLaneColumns {
   static constexpr int kCount = 2 * ListPanels::kColumnTiles;
   float norms[kCount];
@@ -206,7 +208,7 @@ struct ListLaneColumns {
   }
 };
 
-// Appends a lane's pairs that pass their row's gate to the lists. Of each mma tile a lane has two rows, eight apart.
+// Appends a lane's pairs that pass the gate of their row. In each mma tile a lane holds two rows, eight apart.
 template <bool kIsRestricted>
 BSE_DEVICE void append_passing(const ListRowState& state, const ListRowConditions& conditions, int warp_row,
                                uint32_t first_column, const ListLaneColumns& columns,
@@ -224,7 +226,7 @@ BSE_DEVICE void append_passing(const ListRowState& state, const ListRowCondition
       const float gated = dot(j) * columns.norms[j];
       return gated >= gate && (!kIsRestricted || (gated <= ceiling && label != columns.labels[j]));
     };
-    constexpr int kAtOnce = kColumns / 2;  // few pass: whether any does comes first
+    constexpr int kAtOnce = kColumns / 2;  // few pass, so test first if any does
     BSE_UNROLL
     for (int first = 0; first < kColumns; first += kAtOnce) {
       bool any_passes = false;
@@ -241,7 +243,7 @@ BSE_DEVICE void append_passing(const ListRowState& state, const ListRowCondition
   }
 }
 
-// num_query_panels: all that the rows have, or kStages
+// num_query_panels: all panels of the rows, or kStages
 template <bool kIsRestricted>
 __global__ void __launch_bounds__(ListPrefilterTile::kThreads, tuning::kListBlocksPerMultiprocessor)
     list_prefilter_kernel(ScoreBlock block, CandidateLists lists, NarrowLabels labels, int num_query_panels) {
@@ -249,7 +251,7 @@ __global__ void __launch_bounds__(ListPrefilterTile::kThreads, tuning::kListBloc
   BSE_SHARED(ListRowState, state);
   BSE_SHARED(ListRowConditions, conditions);
   const ListPanelMemory memory(num_query_panels);
-  if (!is_prefiltered(block)) return;  // the whole block
+  if (!is_prefiltered(block)) return;  // the whole block returns
   const ListRange range(block, lists);
   if constexpr (kIsRestricted) conditions.load(block, lists, labels, range);
   ListRows<true> rows(block, lists, range, state);
@@ -258,7 +260,7 @@ __global__ void __launch_bounds__(ListPrefilterTile::kThreads, tuning::kListBloc
   ListPanels panels(block, range, state, column_labels, num_query_panels, memory);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int warp_row = warp / 2 * Tile::kWarpSize, warp_column = warp % 2 * Tile::kWarpSize;
-  const int lane_column = warp_column + lane % 4 * 2;  // the first, of a tile
+  const int lane_column = warp_column + lane % 4 * 2;  // first column of this lane in a tile
   int words = 0;
   for (int64_t column = range.column_begin; column < range.column_end; column += Tile::kSize) {
     panels.advance();

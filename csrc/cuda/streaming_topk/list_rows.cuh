@@ -1,5 +1,4 @@
-// The rows of a thread block that random_fills candidate lists: their lists, and the limits that scores are compared
-// with.
+// The rows of a thread block that fills candidate lists: their lists, and the limits that scores are compared with.
 #pragma once
 
 #include "cuda/streaming_topk/list_cut.cuh"
@@ -7,9 +6,8 @@
 
 namespace bse::cuda {
 
-// What a thread block has: a tile of rows, and a split of the columns. Blocks that run at once have neighboring row
-// tiles of the same split, so that they read the same base rows at about the same time.
-// grid: (row tiles x splits)
+// Tile of rows and split of the columns of a thread block. Concurrent blocks have neighboring row tiles of the same
+// split, so they read the same base rows at about the same time. grid: (row tiles x splits)
 struct ListRange {
   int64_t row_begin, column_begin, column_end;
   int num_rows;
@@ -27,18 +25,18 @@ struct ListRange {
   }
 };
 
-// In shared memory.
+// State of the rows, in shared memory.
 struct ListRowState {
   static constexpr int kRows = CandidateLists::kTile;
   int64_t query_ids[kRows];
   float norms[kRows];
-  float limits[kRows];  // of scores
-  float gates[kRows];   // of what a kernel compares instead
+  float limits[kRows];  // lower scores are not appended
+  float gates[kRows];   // the limits, in terms of the value that a kernel compares
   uint32_t counts[kRows], num_cut[kRows];
-  uint32_t is_full[2];  // some list has more than most() entries: after tiles of even, of odd number
+  uint32_t is_full[2];  // whether a list exceeds most(), after tiles of even and of odd number
 };
 
-// kIsPrefiltered: gates are of dot product * base norm, a multiplication less than a score takes.
+// kIsPrefiltered: gates apply to dot product * base norm, which takes one multiplication less than a score.
 template <bool kIsPrefiltered>
 class ListRows {
  public:
@@ -64,7 +62,7 @@ class ListRows {
     __syncthreads();
   }
 
-  // Takes a score that has passed the gate, unless the column is beyond the last one.
+  // Appends a score that has passed the gate, unless the column is beyond the last one.
   BSE_DEVICE void append(int row, uint32_t column, float score) {
     if (column >= column_end_) return;
     const uint32_t place = atomicAdd(&state_.counts[row], 1u);
@@ -72,21 +70,21 @@ class ListRows {
     entries_[static_cast<uint32_t>(row) * row_stride_ + place] = candidate_rank(score, column);
   }
 
-  // To be called by all threads once a tile, with a barrier since the last append and before the next.
+  // Cuts full lists. Called by all threads once per tile, with a barrier since the last append and before the next.
   BSE_DEVICE void cut_full() {
     const bool is_full = state_.is_full[parity_] != 0;
-    parity_ ^= 1;  // nobody sets the other flag before all have passed another barrier
+    parity_ ^= 1;  // the old flag is not set again before another barrier
     if (!is_full) return;
     const int warp = threadIdx.x / 32, num_warps = blockDim.x / 32;
     for (int row = warp; row < range_.num_rows; row += num_warps) {
-      // All that are getting long, not to stop again for each.
+      // Also cuts lists that are getting long, so that each does not cause a stop of its own.
       if (state_.counts[row] > lists_.room()) cut(row);
     }
     __syncthreads();
     if (threadIdx.x == 0) state_.is_full[parity_ ^ 1] = 0;
   }
 
-  // Leaves the lists, with their lengths, to list_edges_kernel.
+  // Writes the lengths of the lists for list_edges_kernel.
   BSE_DEVICE void finish() {
     __syncthreads();
     for (int i = threadIdx.x; i < range_.num_rows; i += blockDim.x) {
@@ -102,7 +100,7 @@ class ListRows {
     ListState list{state_.counts[row], state_.num_cut[row], state_.limits[row]};
     const ListedQuery query(block_, range_.row_begin + row, kIsPrefiltered);
     cut_list(query, lists_, entries_ + static_cast<uint32_t>(row) * row_stride_, list);
-    __syncwarp();  // all have read the state
+    __syncwarp();  // all lanes have read the state
     if (threadIdx.x % 32 != 0) return;
     state_.counts[row] = list.count;
     state_.num_cut[row] = list.num_cut;
@@ -110,9 +108,9 @@ class ListRows {
     state_.gates[row] = gate(list.limit, query.norm);
   }
 
-  // A score is dot * (norm * base norm) in float32, a gated value dot * base norm: 2^-20, against scores of at most
-  // 1.02, has room for the roundings of both and of this quotient, as norms are within [2^-20, 2^20]
-  // (has_prefilter_bound), or 0: then all scores are 0, and once there is a limit later columns lose the tie.
+  // If kIsPrefiltered, dot * base norm is compared instead of the score dot * (norm * base norm). 2^-20 covers the
+  // rounding of both values and of this quotient, for scores of at most 1.02 and norms within [2^-20, 2^20]
+  // (has_prefilter_bound). If the norm is 0, all scores are 0. Then, once there is a limit, later columns lose the tie.
   BSE_DEVICE static float gate(float limit, float norm) {
     if (!kIsPrefiltered || limit == minus_infinity()) return limit;
     return norm == 0.0f ? unreachable() : (limit - 0x1p-20f) / norm;

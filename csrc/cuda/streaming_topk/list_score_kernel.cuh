@@ -1,8 +1,8 @@
-// Candidate lists by defined scores (csrc/common/score.h): any metric and type, rows without a bound.
+// Candidate lists by exact scores (csrc/common/score.h), for any metric and dtype, and for rows without an error bound.
 //
-// A thread block has a tile of 128 rows and meets tiles of 128 columns; both are brought through shared memory, kDepth
-// elements at a time, and each thread owns 8 x 8 pairs, whose chains of fused multiply-adds run over k in order.
-// O(rows columns D).
+// A thread block scores a tile of 128 rows against tiles of 128 columns. Both pass through shared memory, kDepth
+// elements at a time. Each thread owns 8 x 8 pairs, and its chains of fused multiply-adds run over k in order. O(rows
+// columns D).
 #pragma once
 
 #include "cuda/runtime/device.h"
@@ -13,7 +13,7 @@ namespace bse::cuda {
 
 struct ListScoreTile {
   static constexpr int kSize = CandidateLists::kTile, kThreads = 256, kDepth = 16;
-  // Rows of a thread are side by side, columns four by four: both are read 16 bytes at a time.
+  // A thread has adjacent rows, and columns in two runs of four. Both are read 16 bytes at a time.
   static constexpr int kThreadRows = 8, kThreadColumns = 8, kColumnThreads = kSize / kThreadColumns;
   static constexpr int kPitch = kSize + 4;  // so that the transposing stores fall into different banks
 };
@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(ListScoreTile::kThreads, tuning::kListBlocksPe
   BSE_SHARED(float, query_panel, [Tile::kDepth][Tile::kPitch]);
   BSE_SHARED(float, base_panel, [Tile::kDepth][Tile::kPitch]);
   BSE_SHARED(ListRowState, state);
-  if (is_prefiltered(block)) return;  // the whole block
+  if (is_prefiltered(block)) return;  // the whole block returns
   const ListRange range(block, lists);
   ListRows<false> rows(block, lists, range, state);
 
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(ListScoreTile::kThreads, tuning::kListBlocksPe
       BSE_UNROLL
       for (int j = 0; j < Tile::kThreadColumns; ++j) {
         const float score = finish_score(block.selection.metric, acc[i][j], norm, column_norms[j]);
-        if (!(score >= gate)) continue;  // nor NaN
+        if (!(score >= gate)) continue;  // skips NaN too
         rows.append(row, static_cast<uint32_t>(column) + first_column + j / 4 * (Tile::kSize / 2) + j % 4, score);
       }
     }

@@ -1,4 +1,4 @@
-// Makes labels narrow (narrow_labels.h).
+// Narrows labels to 32 bits (narrow_labels.h).
 #pragma once
 
 #include "cuda/runtime/device.h"
@@ -8,7 +8,7 @@ namespace bse::cuda {
 
 constexpr int kNarrowLabelThreads = 256;
 
-// labels: of all ids      ids: [count], or null: all in order      narrow.has_wide: 0 before
+// labels: by instance id      ids: [count], or null: all in order      narrow.has_wide: 0 at first
 __global__ void __launch_bounds__(kNarrowLabelThreads)
     narrow_labels_kernel(const int64_t* labels, const int64_t* ids, int64_t count, NarrowLabels narrow) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;

@@ -15,14 +15,14 @@ namespace bse::cuda {
 namespace {
 
 constexpr int64_t kTile = CandidateLists::kTile;
-constexpr size_t kStaticSharedBytes = 5 << 10;  // at most, of list_prefilter_kernel
+constexpr size_t kStaticSharedBytes = 5 << 10;  // upper bound for list_prefilter_kernel
 static_assert(sizeof(ListRowState) + sizeof(ListRowConditions) <= kStaticSharedBytes, "room for both");
-constexpr size_t kReservedSharedBytes = 1 << 10;  // that the driver takes for each block
+constexpr size_t kReservedSharedBytes = 1 << 10;  // taken by the driver for each block
 
 int64_t blocks_at_once() { return tuning::kListBlocksPerMultiprocessor * device::num_multiprocessors(); }
 
-// The number of splits of the base with which so many rows are done first, by the time that a tile takes: waves of
-// blocks times their length, then joined lists.
+// Returns the number of splits of the base with the lowest estimated time, in units of a tile's time. The estimate is
+// waves of blocks times the length of a block, plus the time to join lists.
 int64_t best_split(int64_t num_rows, int64_t num_columns, int64_t max_splits) {
   const int64_t row_tiles = ceil_div(num_rows, kTile), column_tiles = ceil_div(num_columns, kTile);
   const int64_t most = std::min({max_splits, column_tiles / tuning::kMinSplitTiles, blocks_at_once()});
@@ -73,7 +73,7 @@ ListSearch::ListSearch(const KnnRequest& request, int64_t rows_at_once, size_t m
   lists_.capacity = static_cast<uint32_t>(capacity(request));
   lists_.num_selected = static_cast<uint32_t>(num_list_selected(request));
   if (can_prefilter_lists(request)) {
-    // Limits are rounded in float32, scores of at most 1.02: by less than 2^-23.
+    // Limits are rounded to float32. At scores of at most 1.02 the error is less than 2^-23.
     lists_.margin = static_cast<float>(2.0 * tensor_core_prefilter_error(request.queries.dim) + 0x1p-22);
   }
   while (sort_length_ < lists_.room()) sort_length_ *= 2;
@@ -104,12 +104,12 @@ void ListSearch::launch(const ScoreBlock& block, const Edges& edges, device::Str
   const int64_t column_tiles = ceil_div(block.num_candidates, kTile);
   const int64_t split_tiles = ceil_div(column_tiles, best_split(block.num_rows, block.num_candidates, max_splits_));
   lists.columns_per_split = split_tiles * kTile;
-  lists.num_splits = static_cast<uint32_t>(ceil_div(column_tiles, split_tiles));  // none is empty
+  lists.num_splits = static_cast<uint32_t>(ceil_div(column_tiles, split_tiles));  // no split is empty
   const dim3 grid(static_cast<unsigned>(ceil_div(block.num_rows, kTile) * lists.num_splits));
-  if (block.unbounded != nullptr) {  // which of the two has anything to do is decided on the device
+  if (block.unbounded != nullptr) {  // one of the two scoring kernels returns at once
     using Tile = ListPrefilterTile;
     const int64_t num_pieces = ceil_div(block.queries.dim, Tile::kDepth);
-    // What a multiprocessor has is what one block may have, and what is reserved for that.
+    // A multiprocessor has the maximum of one block plus the driver's reserve for a block.
     const size_t room = (device::max_shared_bytes() + kReservedSharedBytes) / tuning::kListBlocksPerMultiprocessor -
                         kReservedSharedBytes - kStaticSharedBytes;
     const bool holds_queries = Tile::shared_bytes(num_pieces) <= std::max(room, Tile::shared_bytes(Tile::kStages));

@@ -1,4 +1,4 @@
-// Exact neighbors by candidate lists: how many rows at a time, how many splits, and the launches.
+// Exact neighbors by candidate lists: sizes of the lists, number of splits, and the launches.
 #pragma once
 
 #include "cuda/runtime/device.h"
@@ -10,30 +10,30 @@
 
 namespace bse::cuda {
 
-// How many best candidates of a row have to be found.
+// Number of best candidates to find per row: range_min + K, at most the size of the base.
 int64_t num_list_selected(const KnnRequest& request);
 
-// Whether lists can and should be used: not for many neighbors, nor of few candidates.
+// Returns whether candidate lists can and should be used: few neighbors among many candidates.
 bool lists_pay(const KnnRequest& request);
 
-// Whether tensor cores can prefilter the rows, unless some has no bound.
+// Returns whether tensor cores can prefilter the request, provided that the error bound holds for all rows.
 bool can_prefilter_lists(const KnnRequest& request);
 
 class ListSearch {
  public:
-  // Entries of a list.
+  // Entries that a list has room for.
   static int64_t capacity(const KnnRequest& request);
 
-  // Rows at a time that fill so many bytes, at least one.
+  // Returns how many rows at a time have lists within num_bytes; at least one.
   static int64_t rows_at_once(const KnnRequest& request, size_t num_bytes);
 
-  // Takes the lists of so many rows at a time, in as many splits as `max_bytes` have room for and pay.
+  // Takes the lists of `rows_at_once` rows from scratch, in as many splits as pay and as `max_bytes` has room for.
   ListSearch(const KnnRequest& request, int64_t rows_at_once, size_t max_bytes, Scratch& scratch);
 
-  // What all blocks of a request share; to be launched before them.
+  // Launches the work that all blocks of a request share. Call it before launch().
   void launch_preparation(const KnnRequest& request, device::Stream stream) const;
 
-  // Writes the edges of the block's rows.
+  // Writes the edges of the rows of `block`.
   void launch(const ScoreBlock& block, const Edges& edges, device::Stream stream) const;
 
  private:

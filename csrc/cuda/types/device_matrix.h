@@ -5,15 +5,11 @@
 
 #include "common/float_types.h"
 #include "common/host_device.h"
+#include "common/layouts.h"
 
 namespace bse::cuda {
 
-struct DeviceMatrix {
-  const void* data = nullptr;  // [num_rows, dim], rows row_stride_elements apart, elements of a row adjacent
-  DType dtype = DType::kFloat32;
-  int64_t num_rows = 0, dim = 0, row_stride_elements = 0;
-  bool round_to_bf16 = false;  // read every element rounded to bfloat16 (compute_dtype=torch.bfloat16)
-
+struct DeviceMatrix : MatrixLayout {
   BSE_HOST_DEVICE float element(int64_t row, int64_t k) const {
     const int64_t offset = row * row_stride_elements + k;
     float value;

@@ -1,31 +1,32 @@
-// Which rows are scored against which candidates: what the scoring and the selecting kernel agree on.
+// Arguments that the scoring and selecting kernels share: which rows are scored against which candidates.
 #pragma once
 
 #include "cuda/types/requests.h"
 
 namespace bse::cuda {
 
-// A NaN that no arithmetic makes: the pair of a row and itself.
+// Marks the pair of a row and itself: a NaN that no arithmetic produces.
 constexpr uint32_t kItselfBits = 0xFFFFFFFFu;
 
-// Which rows meet which candidates. Row r of group g is position g * rows_per_group + r of the queries, and result row
-// of the edges.
+// Groups of rows, and the candidates of each group. Groups are counted from the first one at hand: row r of group g has
+// position first_row + g * rows_per_group + r. Its edges go to result row query_row(position).
 struct ScoreBlock {
   DeviceMatrix queries, base;
   const float* query_norms;    // by subset row
   const float* base_norms;     // by subset row
-  const int64_t* query_ids;    // [subset rows] instance, or null: the row itself
-  const int64_t* base_ids;     // [subset rows] likewise
-  const uint32_t* order;       // [num_rows] subset row at a position, or null: the position itself
+  const int64_t* query_ids;    // [subset rows] instance id, or null: the row number
+  const int64_t* base_ids;     // [subset rows] instance id, or null: the row number
+  const uint32_t* order;       // [num_rows] subset row at each position, or null: the position
   const uint32_t* candidates;  // [num_groups, candidates_stride] subset rows, or null: all base rows in order
   int64_t candidates_stride;
-  int64_t first_row, num_rows;  // positions of all groups at hand: [first_row, first_row + num_rows)
+  int64_t first_row, num_rows;  // the positions of all groups: [first_row, first_row + num_rows)
   int64_t rows_per_group;
-  int64_t num_candidates;  // of a group: columns of the scores
-  bool exclude_self;       // the pair of equal ids becomes kItself
+  int64_t num_candidates;  // per group: columns of the scores
+  bool exclude_self;       // a pair of equal ids scores kItselfBits
   Selection selection;
-  // Prefiltering (prefilter_kernel.cuh). Null: none. A word that is not 0 if some row has no bound: then there is none
-  // either. Else the scores's scores are within margin / 2 of the defined ones.
+  // unbounded: null without prefilter. Otherwise a device word, nonzero if the error bound fails for some row. Then the
+  // matrix and streaming engines score all rows exactly, the fused engine only the affected rows.
+  // margin: twice the error bound of the approximate scores in a score matrix.
   const uint32_t* unbounded;
   double margin;
 
@@ -37,14 +38,14 @@ struct ScoreBlock {
   }
 };
 
-// Read on the device.
+// Whether the score matrix or the candidate lists hold approximate scores. Device only: reads device memory.
 BSE_HOST_DEVICE inline bool is_prefiltered(const ScoreBlock& block) {
   return block.unbounded != nullptr && *block.unbounded == 0;
 }
 
-// How the rows of a scores of scores are selected from.
+// How edges are selected from the rows of a score matrix.
 struct SelectPlan {
-  bool excludes_last;    // a row without kItself among its scores loses its last column
+  bool excludes_last;    // a row without kItselfBits among its scores drops its last column
   uint32_t sort_length;  // a power of two of at least K, or 0: edges stay in column order
   bool sort_is_shared;   // ranks are sorted in shared memory, else in a scratch buffer of each thread block
 };

@@ -1,5 +1,5 @@
-// Where walks begin: the kernels behind independent roots and the order of roots. Each result is a pure function of its
-// index (csrc/common/random_stream.h, permutation.h).
+// Roots of walks, drawn independently or as a permutation of all rows. Each result is a pure function of its index
+// (csrc/common/random_stream.h, permutation.h).
 #pragma once
 
 #include <cstdint>

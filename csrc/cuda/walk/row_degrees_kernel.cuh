@@ -1,7 +1,7 @@
-// Lengths of the valid prefixes of a neighbor table, and a check of its ids; a warp for each row.
+// Lengths of the valid prefixes of a neighbor table, and a check of its ids. One warp per row.
 //
-// Reported are an id outside [-1, num_instances) and, in rows without one, a -1 before a neighbor: as
-// csrc/cpu/types/graph_view.cpp does. One pass over the table, coalesced.
+// Reports an id outside [-1, num_instances). In rows without such an id, reports a -1 before a neighbor.
+// csrc/cpu/walk/row_degrees.cpp does the same. One coalesced pass over the table.
 #pragma once
 
 #include "cuda/primitives/graph_view.cuh"
@@ -23,7 +23,7 @@ __global__ void row_degrees_kernel(GraphView graph, int32_t* degrees /* [num_row
       const int32_t id = begin + lane < graph.num_neighbors ? ids[begin + lane] : -1;
       is_in_range &= id >= -1 && id < graph.num_instances;
       const unsigned valid = __ballot_sync(kAllLanes, id >= 0);
-      // The prefix goes on as long as everything before was valid.
+      // The prefix continues only if all ids before this piece are valid.
       if (degree == begin) degree += valid == kAllLanes ? 32 : __ffs(static_cast<int>(~valid)) - 1;
       num_valid += __popc(valid);
     }

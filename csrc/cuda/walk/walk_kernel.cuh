@@ -1,20 +1,21 @@
-// Canonical random walks with restart (csrc/common/walk.h) on the GPU: a warp for each walk, a lane for each segment.
+// Canonical random walks with restart (csrc/common/walk.h) on the GPU: one warp per walk, one lane per segment.
 //
-// A segment is a pure function of its number, so 32 of them are walked at the same time, long before it is known
-// whether they will be needed: the window holds the segments first_, first_ + 1, ..., segment s in lane s % 32. In each
-// round
-//   1. every lane goes on with its segment, up to kStepsAhead steps that wait in shared memory;
-//   2. the warp commits what comes next in the order (segment, step): all segments that are over, from the first one
-//      on, and what there is of the one after them, which goes on in the next round while later ones wait;
-//   3. the lanes of committed segments take the segments that enter the window.
-// Commits are what the serial walk does, 32 steps at a time: members, counts and caps are exact. A reroot changes the
-// root, hence all later segments, and they begin again; so no commit goes beyond the segment that may cause one. How
-// far lanes are ahead has no influence on the result.
+// Given the root, a segment is a pure function of its number. So lanes walk up to 32 segments at the same time, before
+// it is known whether all are needed. The window holds the segments first_, first_ + 1, ..., segment s in lane s % 32.
+// Each round has three parts.
+//   1. Every lane continues its segment, up to kStepsAhead steps, which wait in shared memory.
+//   2. The warp commits steps in the order (segment, step): first the leading segments that have ended, then the steps
+//      so far of the next segment. That one continues in the next round. Later segments wait.
+//   3. Lanes of committed segments take the segments that enter the window.
+// A commit does what a serial walk does, 32 steps at a time, so members, counts and caps are exact. A reroot changes
+// the root and so all later segments, which begin again. So no commit goes beyond a segment that may cause a reroot.
+// The result does not depend on how many steps lanes are ahead.
 //
-// Loads of a step depend on each other (neighbor, its row, its degree); 32 segments of a walk and the walks of other
-// warps hide their latency. Time O(steps / 32) rounds of a warp for short segments, O(steps) for a single long one.
+// The loads of a step depend on each other (neighbor id, its row, its degree). The 32 segments of a walk, and the walks
+// of other warps, hide their latency. A warp takes O(steps / 32) rounds if segments are short, and O(steps) time if one
+// segment is long.
 //
-// Source: Yang et al., KDD 2023, section 4.2, for the walk; the schedule is ours.
+// Source: Yang et al., KDD 2023, section 4.2, for the walk. The schedule is ours.
 #pragma once
 
 #include <cstdint>
@@ -29,25 +30,25 @@
 
 namespace bse::cuda {
 
-constexpr int kWalkWarps = 2;    // of a block, each on its own: an SM with 32 blocks is full
-constexpr int kStepsAhead = 16;  // even: a Philox block serves two steps
+constexpr int kWalkWarps = 2;    // independent warps of a block; 32 such blocks fill a multiprocessor
+constexpr int kStepsAhead = 16;  // must be even, as a Philox block serves two steps
 constexpr uint32_t kMinWindow = 4;
 
-// What all walks of a launch have in common.
+// Parameters of all walks of a launch.
 struct WalkSetting {
   WalkRequest request;
   WalkResult result;
   WalkLimits limits;
   uint32_t target;          // rows of a batch
-  int log_segment_steps;    // floor of the logarithm of a segment's mean number of steps
-  int log_slots;            // of a member table
-  uint32_t* member_tables;  // [number of warps, 2^log_slots], or null: in shared memory
+  int log_segment_steps;    // floor(log2(mean number of steps of a segment))
+  int log_slots;            // log2(slots of a member table)
+  uint32_t* member_tables;  // [number of warps, 2^log_slots], or null if they are in shared memory
   uint64_t* status;         // [kNumStatusWords]
 };
 
 class WarpWalk {
  public:
-  // steps: [kStepsAhead, 32], of this warp alone
+  // steps: [kStepsAhead, 32], slots: [2^log_slots], both of this warp alone
   BSE_DEVICE WarpWalk(const WalkSetting& setting, uint32_t* steps, uint32_t* slots)
       : setting_(setting),
         graph_(setting.request.graph),
@@ -55,13 +56,13 @@ class WarpWalk {
         lane_(threadIdx.x % 32),
         batch_(slots, setting.log_slots, setting.target) {}
 
-  // The walk at `index` of the request, from its root to its counts.
+  // Runs the walk at `index` of the request and writes its nodes and counts.
   BSE_DEVICE void run(int64_t index) {
     const WalkRequest& request = setting_.request;
     int32_t* const nodes = setting_.result.nodes + index * request.batch_size;
     const int64_t root = request.roots[index];
     const bool has_root = root >= 0 && root < graph_.num_rows;
-    walk_ = static_cast<uint32_t>(request.walk_ids != nullptr ? request.walk_ids[index] : request.first_walk + index);
+    walk_ = static_cast<uint32_t>(request.walk_ids[index]);
     num_steps_ = num_restarts_ = num_reroots_ = 0;
     uint32_t num_filled = 0;
     if (has_root) {
@@ -89,12 +90,12 @@ class WarpWalk {
   }
 
  private:
-  // How a segment ended.
+  // How a segment ended; kNone while it continues.
   enum class End { kNone, kRestart, kDeadEnd, kCap, kBadNeighbor };
 
-  // ---- each lane for itself
+  // ---- called by each lane on its own
 
-  // Place of the lane's segment in the window.
+  // Position of the lane's segment in the window.
   BSE_DEVICE uint32_t rank() const { return (lane_ - first_) & 31; }
 
   BSE_DEVICE void begin_segment() {
@@ -104,8 +105,8 @@ class WarpWalk {
     end_ = End::kNone;
   }
 
-  // Steps ahead of a batch that is full are wasted: so twice as many segments as the missing rows take if all steps
-  // find one, and more of them while they bring nothing.
+  // Number of segments to walk ahead, limited because steps beyond the end of the walk are wasted. It is about twice
+  // the number that the missing rows need if every step finds one. It grows while segments add no row.
   BSE_DEVICE uint32_t window() const {
     const uint32_t likely = min(batch_.num_missing() >> setting_.log_segment_steps, 16u);
     const uint32_t wanted = 2 * likely + kMinWindow + num_unproductive_;
@@ -115,7 +116,7 @@ class WarpWalk {
   BSE_DEVICE void walk_ahead() {
     if (rank() >= window()) return;
     const uint32_t tag = stream_tag(Purpose::kWalk, setting_.request.epoch);
-    while (end_ == End::kNone && num_ahead_ < kStepsAhead) {  // both counts of steps are even here
+    while (end_ == End::kNone && num_ahead_ < kStepsAhead) {  // num_walked_ and num_ahead_ are even here
       const PhiloxBlock block = philox4x32(setting_.request.seed, tag, walk_, first_ + rank(), num_walked_ >> 1);
       walk_step(block.word[0], block.word[1]);
       if (end_ == End::kNone) walk_step(block.word[2], block.word[3]);
@@ -143,7 +144,7 @@ class WarpWalk {
     if (++num_walked_ == setting_.limits.max_segment_steps) end_ = End::kCap;
   }
 
-  // ---- all lanes together
+  // ---- called by all lanes together
 
   BSE_DEVICE void begin_at(uint32_t root) {
     root_ = root;
@@ -151,10 +152,10 @@ class WarpWalk {
     begin_segment();
   }
 
-  // The lane that has the segment of this rank.
+  // The lane whose segment has this rank.
   BSE_DEVICE int lane_of(uint32_t rank) const { return static_cast<int>((first_ + rank) & 31); }
 
-  // Which lanes, by the rank of their segment.
+  // Bit r tells whether the condition holds in the lane whose segment has rank r.
   BSE_DEVICE unsigned ranks_where(bool condition) const {
     const unsigned lanes = __ballot_sync(kAllLanes, condition);
     return lanes >> (first_ & 31) | lanes << (-first_ & 31);
@@ -167,11 +168,11 @@ class WarpWalk {
     const unsigned restarted = ranks_where(end_ == End::kRestart);
     const uint32_t num_over = over == ~0u ? 32 : static_cast<uint32_t>(__ffs(static_cast<int>(~over)) - 1);
     const uint32_t num_until_reroot = setting_.limits.max_unproductive_segments - num_unproductive_;
-    const uint32_t num_ended = min(num_over, num_until_reroot);  // segments that are committed to their end
-    const bool goes_on = num_ended < num_until_reroot;           // and the steps of the next one are, too
+    const uint32_t num_ended = min(num_over, num_until_reroot);  // segments committed to their end
+    const bool goes_on = num_ended < num_until_reroot;           // the next segment's steps are committed, too
     const bool is_ended = rank() < num_ended, is_part = goes_on && rank() == num_ended;
 
-    // From here on, lane r holds the number of steps of rank r, and the sum of them up to its own.
+    // From here on, lane r holds the number of committed steps of rank r, and their sum over ranks 0..r.
     const int num_own = __shfl_sync(kAllLanes, is_ended || is_part ? num_ahead_ : 0, lane_of(lane_));
     int sum = num_own;
     BSE_UNROLL
@@ -185,7 +186,7 @@ class WarpWalk {
     for (int begin = 0; begin < total; begin += 32) {
       const int position = begin + static_cast<int>(lane_);
       const bool is_step = position < total;
-      int of_rank = 0;  // ranks whose steps are all before this position, hence the rank of this one
+      int of_rank = 0;  // number of ranks whose steps are all before this position, which is the rank of this step
       BSE_UNROLL
       for (int bit = 16; bit > 0; bit /= 2) {
         if (__shfl_sync(kAllLanes, sum, of_rank + bit - 1) <= position) of_rank += bit;
@@ -193,7 +194,7 @@ class WarpWalk {
       const int step = position - __shfl_sync(kAllLanes, sum - num_own, of_rank);
       const uint32_t row = is_step ? steps_ahead_[step * 32 + lane_of(static_cast<uint32_t>(of_rank))] : 0;
       const unsigned added = batch_.add(is_step, row);
-      if (batch_.full()) {  // by the last that was added, and nothing counts after it
+      if (batch_.full()) {  // the last added row ends the walk; later steps do not count
         const int last = 31 - __clz(static_cast<int>(added));
         const auto last_rank = static_cast<uint32_t>(__shfl_sync(kAllLanes, of_rank, last));
         count(begin + last + 1, restarted, last_rank);
@@ -217,7 +218,8 @@ class WarpWalk {
     }
   }
 
-  // Steps that were committed, and the segments before the one of this rank.
+  // Counts committed steps, and the restarts of segments with ranks below rank_end. Reports bad neighbors that ended
+  // such segments.
   BSE_DEVICE void count(int num_steps, unsigned restarted, uint32_t rank_end) {
     num_steps_ += num_steps;
     num_restarts_ += __popc(restarted & ranks_below(rank_end));
@@ -226,7 +228,7 @@ class WarpWalk {
     }
   }
 
-  // What lanes have walked from the old root is void.
+  // Draws a new root. Steps that lanes have walked ahead from the old root are dropped.
   BSE_DEVICE void reroot() {
     WordStream words(setting_.request.seed, Purpose::kReroot, setting_.request.epoch, walk_, first_);
     num_unproductive_ = 0;
@@ -239,23 +241,24 @@ class WarpWalk {
   uint32_t* const steps_ahead_;
   const uint32_t lane_;
 
-  // The lane's segment.
+  // The segment of this lane.
   uint32_t row_ = 0;
-  uint32_t num_walked_ = 0;  // steps, of which the last num_ahead_ wait to be committed
+  uint32_t num_walked_ = 0;  // steps so far; the last num_ahead_ are not committed yet
   int num_ahead_ = 0;
   End end_ = End::kNone;
   int32_t bad_id_ = 0;
 
-  // The walk: the same in all lanes.
+  // The walk; the same in all lanes.
   WarpBatch batch_;
   uint32_t walk_ = 0, root_ = 0;
-  uint32_t first_ = 0;             // segments that are committed
-  uint32_t num_unproductive_ = 0;  // of those, the last that added nothing
-  bool found_any_ = false;         // has the next one, so far?
+  uint32_t first_ = 0;             // number of segments committed to their end
+  uint32_t num_unproductive_ = 0;  // number of the latest of these, in a row, that added no row
+  bool found_any_ = false;         // whether the next segment has added a row so far
   int64_t num_steps_ = 0, num_restarts_ = 0, num_reroots_ = 0;
 };
 
-// kSharedTables: member tables in shared memory, else in setting.member_tables, one for each warp of the grid.
+// Runs all walks of a request. kSharedTables: member tables are in shared memory, otherwise in setting.member_tables,
+// one for each warp of the grid.
 template <bool kSharedTables>
 __global__ void __launch_bounds__(32 * kWalkWarps) walk_kernel(const WalkSetting setting) {
   device::SharedMemory shared;

@@ -10,10 +10,10 @@ namespace bse::cuda {
 
 namespace {
 
-// Larger tables are in global memory: shared ones would leave a multiprocessor with too few warps.
+// Larger member tables are in global memory: in shared memory, they would leave a multiprocessor too few warps.
 constexpr size_t kMaxSharedTableBytes = 32 << 10;
-constexpr int64_t kWarpsWithGlobalTable = 16;  // of a multiprocessor
-constexpr unsigned kThreadsPerBlock = 256;     // of the simple kernels
+constexpr int64_t kWarpsWithGlobalTable = 16;  // warps per multiprocessor if tables are in global memory
+constexpr unsigned kThreadsPerBlock = 256;     // block size of the kernels for roots and degrees
 constexpr int64_t kBlocksPerMultiprocessor = 16;
 constexpr int64_t kMaxBlocks = (int64_t{1} << 31) - 1;
 
@@ -24,7 +24,7 @@ struct WalkPlan {
   size_t shared_bytes, scratch_bytes;
 };
 
-// The batch has this many rows.
+// Number of rows of a batch.
 int64_t num_collected(const WalkRequest& request) { return std::min(request.batch_size, request.graph.num_rows); }
 
 WalkPlan plan(const WalkRequest& request) {
@@ -35,7 +35,7 @@ WalkPlan plan(const WalkRequest& request) {
   plan.shared_bytes = device::shared_bytes<uint32_t>(kWalkWarps * kStepsAhead * 32);
   int64_t num_blocks = std::min((request.num_walks + kWalkWarps - 1) / kWalkWarps, kMaxBlocks);
   if (plan.has_shared_tables) {
-    // A block for every two walks: the hardware balances them.
+    // One block per kWalkWarps walks, so that the hardware balances the load.
     plan.shared_bytes += device::shared_bytes<uint32_t>(kWalkWarps << plan.log_slots);
   } else {
     num_blocks = std::min(num_blocks, device::num_multiprocessors() * kWarpsWithGlobalTable / kWalkWarps);
@@ -73,7 +73,7 @@ void launch_walks(const WalkRequest& request, const WalkResult& result, void* sc
   setting.request = request;
   setting.result = result;
   setting.limits = walk_limits(static_cast<uint32_t>(request.batch_size), request.restart_threshold);
-  if (request.is_uniform) setting.limits.max_segments = 0;
+  if (request.strategy == Strategy::kUniform) setting.limits.max_segments = 0;
   setting.target = static_cast<uint32_t>(num_collected(request));
   const uint32_t mean_steps = request.restart_threshold == 0 ? 0xFFFFFFFFu : 0xFFFFFFFFu / request.restart_threshold;
   setting.log_segment_steps = floor_log2(std::min(mean_steps, setting.limits.max_segment_steps));

@@ -1,8 +1,8 @@
-// One mini-batch that a warp collects: distinct rows in the order they were found, 32 candidates at a time.
+// One mini-batch that a warp collects: distinct rows in the order in which they are found, 32 offered rows at a time.
 //
-// Members are kept in an open-addressing hash table at load <= 1/2, filled by compare and swap, so that no order
-// between lanes is needed for it: of equal candidates the lowest lane alone looks and inserts. It may hold up to 31
-// rows more than the batch, those that came with the last one; then nobody asks it any more.
+// Members are kept in an open-addressing hash table at load <= 1/2, filled by compare and swap. Of equal offered rows,
+// only the lowest lane looks up and inserts, so the order in which lanes insert does not matter. The table may hold up
+// to 31 rows more than the batch: those offered together with the row that filled it. It is not read after that.
 #pragma once
 
 #include <cstdint>
@@ -14,31 +14,31 @@
 
 namespace bse::cuda {
 
-// The table is a power of two of at least 2 * capacity and of at least capacity + 31 slots.
+// log2 of the number of slots, which is at least 2 * capacity and at least capacity + 31.
 inline int member_table_log_slots(int64_t capacity) {
   int log_slots = 6;
   while ((int64_t{1} << log_slots) < 2 * capacity) ++log_slots;
   return log_slots;
 }
 
-// Each lane has a copy; all but lane_ are the same in all of them.
+// Each lane has a copy. Only lane_ differs between them.
 class WarpBatch {
  public:
   // slots: [2^log_slots], of this warp alone
   BSE_DEVICE WarpBatch(uint32_t* slots, int log_slots, uint32_t target)
       : slots_(slots), log_slots_(log_slots), target_(target), lane_(threadIdx.x % 32) {}
 
-  // nodes: [target], written as rows are added
+  // Begins an empty batch. nodes: [target], written as rows are added
   BSE_DEVICE void begin(int32_t* nodes) {
     nodes_ = nodes;
     size_ = 0;
-    __syncwarp();  // the previous batch's last inserts are done
+    __syncwarp();  // the last inserts of the previous batch are done
     for (uint64_t slot = lane_; slot <= last_slot(); slot += 32) slots_[slot] = kAbsent;
     __syncwarp();
   }
 
-  // Adds what the lanes have, in the order of lanes, members and repetitions left out, until the batch is full. Returns
-  // the lanes whose rows were added; if it is full now, the last of them filled it. All lanes call it together.
+  // Adds the rows of the lanes in lane order, without members and repetitions, until the batch is full. Returns the
+  // lanes whose rows were added. If the batch is full now, the last of these filled it. All lanes call it together.
   BSE_DEVICE unsigned add(bool has_row, uint32_t row) {
     const unsigned candidates = __ballot_sync(kAllLanes, has_row);
     bool is_new = false;
@@ -54,7 +54,7 @@ class WarpBatch {
     return added;
   }
 
-  // Adds rows in the order of a walk's keyed permutation until the batch is full; returns how many.
+  // Random fill: adds rows in the order of the walk's keyed permutation until the batch is full. Returns their number.
   BSE_DEVICE uint32_t fill(uint32_t num_rows, uint64_t seed, uint32_t epoch, uint32_t walk) {
     const uint32_t num_added = num_missing();
     if (num_added == 0) return 0;
@@ -77,7 +77,7 @@ class WarpBatch {
 
   BSE_DEVICE uint32_t first_slot(uint32_t row) const { return (row * 2654435761u) >> (32 - log_slots_); }
 
-  // False if the row is in the table.
+  // Inserts the row. Returns false if it is in the table already.
   BSE_DEVICE bool insert(uint32_t row) {
     for (uint32_t slot = first_slot(row);; slot = (slot + 1) & last_slot()) {
       const uint32_t found = atomicCAS(&slots_[slot], kAbsent, row);

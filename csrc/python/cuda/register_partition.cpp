@@ -1,7 +1,6 @@
-#include "common/random_stream.h"
 #include "cuda/partition/partition.h"
 #include "python/cuda/bindings.h"
-#include "python/pointers.h"
+#include "python/requests.h"
 
 namespace py = pybind11;
 
@@ -27,18 +26,7 @@ class PythonReader : public cuda::CounterReader {
 
 class PartitionCall {
  public:
-  PartitionCall(const py::tuple& graph, int64_t batch_size, uint32_t restart_threshold, bool drop_last, int hardness,
-                uint64_t seed, uint32_t epoch) {
-    request_.graph = graph_view<cuda::GraphView>(graph);
-    request_.batch_size = batch_size;
-    request_.restart_threshold = restart_threshold;
-    request_.drop_last = drop_last;
-    require(hardness >= 0 && hardness <= 2, "a hardness code from 0 to 2");
-    request_.hardness = static_cast<Hardness>(hardness);
-    request_.seed = seed;
-    request_.epoch = epoch;
-    require(batch_size > 0 && epoch < kEpochLimit, "a positive batch size and an epoch below 2**24");
-  }
+  explicit PartitionCall(const py::object& fields) { read(fields, request_); }
 
   int64_t num_reference_walks() const { return cuda::num_reference_walks(request_); }
   size_t scratch_bytes() const { return cuda::partition_scratch_bytes(request_); }
@@ -61,9 +49,7 @@ class PartitionCall {
 
 void register_cuda_partition(py::module_& module) {
   py::class_<PartitionCall>(module, "PartitionCall")
-      .def(py::init<const py::tuple&, int64_t, uint32_t, bool, int, uint64_t, uint32_t>(), py::kw_only(),
-           py::arg("graph"), py::arg("batch_size"), py::arg("restart_threshold"), py::arg("drop_last"),
-           py::arg("hardness"), py::arg("seed"), py::arg("epoch"))
+      .def(py::init<const py::object&>(), py::arg("request"))
       .def_property_readonly("num_reference_walks", &PartitionCall::num_reference_walks,
                              "walks from the first rows of the root order that run() compares batches with")
       .def_property_readonly("scratch_bytes", &PartitionCall::scratch_bytes, "bytes of device memory that run() takes")

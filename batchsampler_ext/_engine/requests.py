@@ -1,0 +1,97 @@
+"""What an engine is asked for. csrc/python/requests.h reads these fields by name, for all engines.
+
+Arrays are given as addresses on the engine's device; 0 stands for an absent optional array. Meaning and shape of each
+field are in csrc/common/requests.h and csrc/common/layouts.h.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class MatrixLayout(NamedTuple):
+    address: int
+    dtype_code: int
+    num_rows: int
+    dim: int
+    row_stride: int  # in elements
+    round_to_bf16: bool
+
+
+class GraphLayout(NamedTuple):
+    neighbors: int
+    num_rows: int
+    num_neighbors: int
+    degrees: int
+    row_of: int
+    num_instances: int
+    finds_degrees: bool = False  # rows may be short though there are no degrees; CPU only
+
+
+class Selection(NamedTuple):
+    metric: int
+    num_neighbors: int
+    range_min: int
+    labels: int
+    max_score: float | None
+    sort: bool
+
+
+class ProximityGraphRequest(NamedTuple):
+    features: MatrixLayout
+    documents: MatrixLayout | None
+    rows: int
+    num_rows: int
+    num_candidates: int
+    candidate_group_size: int
+    selection: Selection
+    seed: int
+
+
+class KnnRequest(NamedTuple):
+    queries: MatrixLayout
+    base: MatrixLayout | None
+    query_ids: int
+    num_queries: int
+    base_ids: int
+    num_base: int
+    exclude_self: bool
+    selection: Selection
+
+
+class WalkRequest(NamedTuple):
+    graph: GraphLayout
+    strategy: int
+    roots: int
+    walk_ids: int
+    num_walks: int
+    batch_size: int
+    restart_threshold: int
+    seed: int
+    epoch: int
+
+
+class PartitionRequest(NamedTuple):
+    graph: GraphLayout
+    batch_size: int
+    restart_threshold: int
+    drop_last: bool
+    hardness: int
+    seed: int
+    epoch: int
+
+
+class BankTables(NamedTuple):
+    data: int
+    documents: int
+    dtype_code: int
+    num_instances: int
+    dim: int
+    last_update: int
+
+
+class BankRows(NamedTuple):
+    """The rows of an update on a queued engine."""
+
+    embeddings: MatrixLayout
+    documents: MatrixLayout | None

@@ -1,0 +1,78 @@
+// What the engines are asked for, and where results go. Each engine adds its own fields to these. Pointers are
+// borrowed, and are to memory of the engine's device.
+//
+// Python describes the same requests in batchsampler_ext/_engine/requests.py; csrc/python/requests.h reads them.
+#pragma once
+
+#include <cstdint>
+
+#include "common/partition_rules.h"
+#include "common/selection.h"
+#include "common/strategy.h"
+
+namespace bse {
+
+// Edges of the rows of a graph. Rows are indices of the result, not instance ids.
+struct Edges {
+  int32_t* neighbors = nullptr;  // [R, K], a valid prefix then -1
+  float* scores = nullptr;       // [R, K] or null; -inf past the prefix
+};
+
+// Matrix: an engine's MatrixLayout.
+template <class Matrix>
+struct BasicProximityGraphRequest {
+  Matrix features, documents;     // [N, D] each; the same matrix unless there are two towers
+  bool two_towers = false;        // documents are other data than features
+  const int64_t* rows = nullptr;  // [num_rows] distinct ids, or null: all N
+  int64_t num_rows = 0;           // R: rows of the result, and the subset that candidates come from
+  int64_t num_candidates = 0;     // M <= R - 1
+  int64_t candidate_group_size = 256;
+  Selection selection;
+  uint64_t seed = 0;
+};
+
+template <class Matrix>
+struct BasicKnnRequest {
+  Matrix queries, base;                // [Nq, D], [Nb, D]
+  bool separate_base = false;          // base is other data than queries
+  const int64_t* query_ids = nullptr;  // [num_queries] rows of queries, or null: all
+  const int64_t* base_ids = nullptr;   // [num_base] rows of base, ascending, or null: all
+  int64_t num_queries = 0, num_base = 0;
+  bool exclude_self = false;  // no edge from a query to the base row of the same id
+  Selection selection;        // labels only where ids of queries and base are the same instances
+};
+
+// Graph: an engine's GraphLayout.
+template <class Graph>
+struct BasicWalkRequest {
+  Graph graph;  // at least one row, fewer than 2^31
+  Strategy strategy = Strategy::kWalk;
+  const int64_t* roots = nullptr;     // [num_walks] graph rows
+  const int64_t* walk_ids = nullptr;  // [num_walks] number of each walk in its epoch, below 2^32
+  int64_t num_walks = 0;
+  int64_t batch_size = 0;
+  uint32_t restart_threshold = 0;  // floor(alpha * 2^32)
+  uint64_t seed = 0;
+  uint32_t epoch = 0;
+};
+
+struct WalkResult {
+  int32_t* nodes = nullptr;  // [num_walks, batch_size] graph rows, then -1 if the graph has fewer rows than batch_size
+  int64_t* steps = nullptr;  // [num_walks], as are the following counts
+  int64_t* restarts = nullptr;
+  int64_t* reroots = nullptr;
+  int64_t* random_fills = nullptr;
+};
+
+template <class Graph>
+struct BasicPartitionRequest {
+  Graph graph;  // fewer than 2^31 rows
+  int64_t batch_size = 0;
+  uint32_t restart_threshold = 0;  // floor(alpha * 2^32)
+  bool drop_last = false;
+  Hardness hardness = Hardness::kDefault;
+  uint64_t seed = 0;
+  uint32_t epoch = 0;
+};
+
+}  // namespace bse
