@@ -36,19 +36,25 @@ def add_parser(commands: Any) -> None:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--num-instances", type=int, default=100_000, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--num-instances", type=int, default=100_000, metavar="N", help="number of instances; default: %(default)s"
+    )
     parser.add_argument("--dim", type=int, default=128, metavar="D", help="width of an embedding; default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=256, metavar="B", help="default: %(default)s")
+    parser.add_argument(
+        "--batch-size", type=int, default=256, metavar="B", help="instances per batch; default: %(default)s"
+    )
     parser.add_argument("--planner", default="partition", help=f"{', '.join(PLANNERS)}; default: %(default)s")
     parser.add_argument(
         "--refresh-every", type=int, metavar="T", help="batches per graph, for planners that walk; default: 100"
     )
-    parser.add_argument("--num-candidates", type=int, metavar="M", help="default: min(1000, N - 1)")
-    parser.add_argument("--num-neighbors", type=int, metavar="K", help="default: min(100, M)")
+    parser.add_argument(
+        "--num-candidates", type=int, metavar="M", help="random candidates per row; default: min(1000, N - 1)"
+    )
+    parser.add_argument("--num-neighbors", type=int, metavar="K", help="neighbors per row; default: min(100, M)")
     parser.add_argument(
         "--dtype", default="bfloat16", help="number format of the bank: bfloat16 (default), float16 or float32"
     )
-    parser.add_argument("--num-threads", type=int, help="default: torch's setting")
+    parser.add_argument("--num-threads", type=int, help="CPU threads; default: torch's setting")
     parser.add_argument(
         "--step-ms",
         type=float,

@@ -22,7 +22,7 @@ def report(costs: Costs, step_seconds: float | None) -> str:
         [
             f"{settings.num_instances:,} x {settings.dim:,} {settings.dtype}, M = {settings.num_candidates}, "
             f"K = {settings.num_neighbors}, B = {settings.batch_size}, planner {settings.planner}, "
-            f"{torch.get_num_threads()} threads, {core.isa()}",
+            f"threads = {torch.get_num_threads()}, {core.isa()}",
             "",
             step_table(costs, step_seconds),
             "",

@@ -45,17 +45,23 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("features", metavar="FEATURES", help=".npy matrix [N, D], float32 or float16; read in place")
     parser.add_argument("--labels", metavar="Y", help=".npy integers [N], -1 = unknown: counts pairs with equal labels")
     parser.add_argument(
-        "--out", metavar="BATCHES", help="write the batches: .npy, int32 [num_batches, B], -1 past the end"
+        "--out", metavar="BATCHES", help="write the batches as .npy, int32 [num_batches, B], -1 past the end"
     )
     parser.add_argument("--json", metavar="REPORT", help="write the numbers as JSON")
     parser.add_argument("--figure", metavar="PNG", help="write histograms over the batches; needs matplotlib")
 
     graph = parser.add_argument_group("graph")
-    graph.add_argument("--num-candidates", type=int, metavar="M", help="default: min(1000, N - 1)")
-    graph.add_argument("--num-neighbors", type=int, metavar="K", help="default: min(100, M)")
-    graph.add_argument("--metric", default="cosine", help="cosine (default), ip or l2")
     graph.add_argument(
-        "--compute-dtype", type=compute_dtype, default="float32", metavar="DTYPE", help="float32 (default) or bfloat16"
+        "--num-candidates", type=int, metavar="M", help="random candidates per row; default: min(1000, N - 1)"
+    )
+    graph.add_argument("--num-neighbors", type=int, metavar="K", help="neighbors per row; default: min(100, M)")
+    graph.add_argument("--metric", default="cosine", help="score of a pair: cosine (default), ip or l2")
+    graph.add_argument(
+        "--compute-dtype",
+        type=compute_dtype,
+        default="float32",
+        metavar="DTYPE",
+        help="type of features in scores: float32 (default) or bfloat16",
     )
     graph.add_argument(
         "--candidate-group-size", type=int, default=256, help="rows that share a candidate set; default: %(default)s"
@@ -67,15 +73,19 @@ def add_parser(commands: Any) -> None:
     graph.add_argument("--exclude-same-label", action="store_true", help="no edges between instances with equal labels")
 
     epoch = parser.add_argument_group("batches")
-    epoch.add_argument("--batch-size", type=int, default=256, metavar="B", help="default: %(default)s")
+    epoch.add_argument(
+        "--batch-size", type=int, default=256, metavar="B", help="instances per batch; default: %(default)s"
+    )
     epoch.add_argument("--planner", default="partition", help="partition (default), walks, cover_by_walks or uniform")
-    epoch.add_argument("--restart-prob", type=float, default=0.2, metavar="ALPHA", help="default: %(default)s")
-    epoch.add_argument("--drop-last", action="store_true", help="no ragged last batch")
-    epoch.add_argument("--epoch", type=int, default=0, help="default: %(default)s")
+    epoch.add_argument(
+        "--restart-prob", type=float, default=0.2, metavar="ALPHA", help="of walks; default: %(default)s"
+    )
+    epoch.add_argument("--drop-last", action="store_true", help="leave out the ragged last batch")
+    epoch.add_argument("--epoch", type=int, default=0, help="epoch to plan; default: %(default)s")
 
     both = parser.add_argument_group("both")
-    both.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    both.add_argument("--num-threads", type=int, help="default: torch's setting")
+    both.add_argument("--seed", type=int, default=0, help="seed of candidates and walks; default: %(default)s")
+    both.add_argument("--num-threads", type=int, help="CPU threads; default: torch's setting")
     both.add_argument(
         "--max-memory", type=int, metavar="BYTES", help="limit of the scratch memory for building the graph"
     )

@@ -23,7 +23,7 @@ def report(inspection: Inspection) -> str:
         [
             f"{settings['num_instances']:,} x {settings['dim']:,} {settings['dtype']}, metric {settings['metric']}, "
             f"M = {settings['num_candidates']}, K = {settings['num_neighbors']}, B = {settings['batch_size']}, "
-            f"{settings['num_batches']} batches, {settings['num_threads']} threads",
+            f"{settings['num_batches']} batches, threads = {settings['num_threads']}",
             "",
             comparison_table(inspection),
             "",

@@ -75,7 +75,14 @@ def test_inspect_writes_a_partition_a_report_and_a_figure(data, tmp_path, capsys
     assert report["settings"]["num_candidates"] == 299
     assert (work / "f.png").read_bytes().startswith(b"\x89PNG")
     out = capsys.readouterr().out
-    for word in ("uniform", "proximity", "kNN", "in-batch similarity", "false negatives", "times the false negatives"):
+    for word in (
+        "uniform",
+        "proximity",
+        "kNN",
+        "in-batch similarity",
+        "false negatives",
+        "times as many as in uniform",
+    ):
         assert word in out
     assert "\x1b" not in out
 
@@ -199,7 +206,7 @@ def test_a_figure_without_matplotlib_is_refused_before_the_work(data, monkeypatc
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(inspection, "proximity_graph", lambda *_, **__: pytest.fail("the graph was built"))
     assert main(["inspect", data["features"], "--figure", "f.png"]) == 2
-    message = "--figure: expected matplotlib to be installed, got none; pip install 'batchsampler_ext[cli]'"
+    message = "--figure: expected matplotlib to be installed, got none; run pip install 'batchsampler_ext[cli]'"
     assert capsys.readouterr().err == f"error: {message}\n"
 
 

@@ -141,7 +141,7 @@ def test_bench_uses_the_threads_it_is_told_and_gives_them_back(capsys):
     before = torch.get_num_threads()
     assert main(["bench", *SMALL, "--num-threads", str(before + 1)]) == 0
     assert torch.get_num_threads() == before
-    assert f"{before + 1} threads" in capsys.readouterr().out
+    assert f"threads = {before + 1}, " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
