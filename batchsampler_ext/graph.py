@@ -19,7 +19,7 @@ from ._engine.requests import GraphLayout
 
 __all__ = ["GraphStats", "ProximityGraph"]
 
-_FORMAT = 1  # of saved files
+_FORMAT = 1  # version of saved files
 _MOST_PENDING = 64
 
 
@@ -97,7 +97,7 @@ class ProximityGraph:
             checks.require_distinct(self.ids, "ids")
         # (version of neighbors, degrees, order of the work that computes and reads them)
         self._checked: tuple[int, torch.Tensor | None, StreamOrder] | None = None
-        self._pending = checks.statuses  # of kernels that built, checked or walked the graph
+        self._pending = checks.statuses  # results of kernels that built, checked or walked the graph
 
     @classmethod
     def _from_engine(

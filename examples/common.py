@@ -175,7 +175,7 @@ class Run:
             batch_sampler=RankShare(self.sampler),
             num_workers=self.args.workers,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # of seeds for workers, so that they do not change the augmentations
+            generator=torch.Generator(),  # for workers' seeds; torch's own is that of the augmentations
         )
 
     def fill_bank(self, loader: Any, encode: Callable[[Any], tuple[torch.Tensor, ...]]) -> None:

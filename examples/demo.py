@@ -131,7 +131,7 @@ def load_pairs(max_pairs: int | None, progress: Progress) -> tuple[Pairs, Pairs]
 
 
 class Encoder(torch.nn.Module):
-    """Unit vectors of texts: the mean of their words' vectors. Docstrings and code share words, hence one table."""
+    """Embeds texts as unit vectors, the means of their words' vectors. Docstrings and code share one table of words."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class Encoder(torch.nn.Module):
 
 @torch.no_grad()
 def recall_at_1(encoder: Encoder, pairs: Pairs) -> float:
-    """Percent of the queries whose own code is the most similar of all."""
+    """Returns the percentage of queries for which their own code is the most similar one."""
     scores = encoder(pairs.queries) @ encoder(pairs.codes).T
     return 100 * float((scores.argmax(1) == torch.arange(len(scores))).float().mean())
 

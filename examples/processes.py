@@ -54,7 +54,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        # All processes compute the same loss of all rows. DDP averages their gradients, hence the factor.
+        # All processes compute the same loss of all rows, and DDP averages their gradients. The factor makes it a sum.
         return grad.chunk(num_processes())[rank()] * num_processes()
 
 

@@ -18,7 +18,7 @@ class Batches(Sequence[torch.Tensor]):
     """A sequence of mini-batches, each a one-dimensional int64 tensor of distinct instance ids.
 
     Attributes:
-        indices: int64 [num_full, B], instance ids of the full batches.
+        indices: int64 [num_full, B] on the graph's device, instance ids of the full batches.
         tail: int64 [T] on the same device, the ragged last batch, T < B; T = 0 if there is none.
         stats: totals of the plan, see :func:`sample_batches`.
     """

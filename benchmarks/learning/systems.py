@@ -31,7 +31,7 @@ RETRIEVAL = System(
 )
 
 NCI1, PROTEINS, IMDB = (("{data}/tu", name) for name in ("NCI1", "PROTEINS", "IMDB-BINARY"))
-MUTAG = ("{data}/tu", "MUTAG", "--batch-size", "32")  # of 188 graphs, a batch should not contain most
+MUTAG = ("{data}/tu", "MUTAG", "--batch-size", "32")  # 188 graphs; larger batches would contain most
 
 GRAPHCL = System(
     name="graphcl",
