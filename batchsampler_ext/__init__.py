@@ -1,7 +1,8 @@
 """Fast, exact, reproducible kernels for BatchSampler (Yang et al., KDD 2023).
 
-Builds a proximity graph over embeddings (:func:`proximity_graph`) and walks it at random with restart to collect
-mini-batches of hard yet true negatives for in-batch contrastive learning (:func:`sample_batches`).
+Composes mini-batches of hard negatives for in-batch contrastive learning. :func:`proximity_graph` builds a graph over
+embeddings, and :func:`sample_batches` collects batches along its edges. In a training loop, :class:`FeatureBank` and
+:class:`ProximityBatchSampler` do both.
 """
 
 from importlib.metadata import version as _version

@@ -1,4 +1,4 @@
-"""The embedding cache: embeddings that training computes anyway, kept by instance index."""
+"""The feature bank: stores the embeddings that training computes, by instance id."""
 
 from __future__ import annotations
 
@@ -33,55 +33,62 @@ class BankStats(NamedTuple):
     step: int
     """Number of updates so far."""
     mean_age: float
-    """Of stored embeddings, in steps; nan without any."""
+    """Mean number of steps since an embedding was stored; nan if there is none."""
     max_age: float
-    """Of stored embeddings, in steps; nan without any."""
+    """Largest number of steps since an embedding was stored; nan if there is none."""
     num_skipped: int
-    """Rows left out by ``nonfinite="skip"``."""
+    """Number of rows that ``nonfinite="skip"`` left out."""
     update_seconds: float
-    """Time that this object has spent in :meth:`FeatureBank.update`."""
+    """Seconds that this object has spent in :meth:`FeatureBank.update`."""
 
 
 class GraphRows(NamedTuple):
-    """A row for each instance, as :func:`proximity_graph` takes them. Borrowed from the bank: do not change them."""
+    """The bank's rows as arguments of :func:`proximity_graph`. The tensors belong to the bank: do not change them."""
 
-    features: Any  # [N, D]
-    documents: Any  # [N, D] of the second tower, or None
+    features: Any  # [N, D], dtype and device of the bank
+    documents: Any  # [N, D], embeddings of the second tower, or None
     has_embedding: torch.Tensor  # bool [N] on the bank's device
 
 
 class FeatureBank:
-    """Latest embedding of each instance, updated from the training steps themselves (no extra forward pass).
+    """Latest embedding of each instance. Training steps update it with embeddings they compute anyway.
 
     Args:
-        num_instances: N, number of instances.
-        dim: D, width of an embedding. Several views of an instance: concatenate them, ``torch.cat([z1, z2], 1)``, as
-            the authors do.
-        two_towers: also keep the embeddings of a second tower, of the same width, in ``documents``.
-        dtype: of the cache: bfloat16 (default), float16 or float32.
-        device: of the tables, and so of the graphs and batches that are made from them. Name the device that you train
-            on: embeddings from elsewhere are copied to it.
-        path: keeps the cache in memory-mapped files PATH, PATH.documents and PATH.last_update, described by PATH.json,
-            instead of memory. Files that are there already are taken up with their contents. Ranks need one each. On
-            the CPU only.
-        normalize: store unit vectors (the norm of a zero vector stays 0). Rounding is defined in
-            csrc/cpu/bank/bank_update.h.
-        momentum: m in [0, 1): an instance seen before becomes ``m * old + (1 - m) * new``, then normalized.
-        gather: with torch.distributed initialized, every rank stores the updates of all ranks, in rank order.
+        num_instances: N, number of instances, 1 to 2**31 - 1.
+        dim: D, width of an embedding, at least 1. Concatenate several views of an instance as the authors do:
+            ``torch.cat([z1, z2], 1)``.
+        two_towers: also store the embeddings of a second tower, of the same width, in ``documents``.
+        dtype: number format of the tables: torch.bfloat16 (default), torch.float16 or torch.float32.
+        device: device of the tables, and so of the graphs and batches that are made from them. Name the device that you
+            train on, because embeddings on other devices are copied to it.
+        path: keeps the tables in memory-mapped files instead of memory: PATH, PATH.documents and PATH.last_update, with
+            a description in PATH.json. Existing files are used with their contents. With several ranks, each needs its
+            own path. CPU only.
+        normalize: store unit vectors (a zero vector stays zero). csrc/cpu/bank/bank_update.h defines the rounding.
+        momentum: m in [0, 1). An instance that has an embedding gets ``m * old + (1 - m) * new``. The result is
+            normalized if ``normalize`` is set.
+        gather: if torch.distributed is initialized, every rank stores the updates of all ranks, in rank order.
         process_group: the ranks that gather. Default: all.
-        nonfinite: "raise" a ValueError for embeddings with NaN or inf (nothing is stored), or "skip" those rows.
+        nonfinite: for embeddings with NaN or inf, "raise" a ``ValueError`` and store nothing, or "skip" these rows.
 
     Attributes:
-        data: [N, D]; documents: [N, D] or None; last_update: int64 [N], the step that stored each instance or -1, all
-        on ``device``; step: number of updates so far; num_skipped: rows left out by ``nonfinite="skip"``.
+        data: [N, D] embeddings, with the bank's dtype and device.
+        documents: [N, D] embeddings of the second tower, or None.
+        last_update: int64 [N] on the same device, the step that last stored each instance; -1 for none.
+        step: number of updates so far.
+        num_skipped: number of rows that ``nonfinite="skip"`` left out.
 
-    On a CUDA device :meth:`update` is queued on the caller's current stream and never waits. So what is wrong with its
-    values (ids, non-finite numbers) is found later: nothing of that update is stored, those after it are, and the first
-    such error is raised when the bank is next read on the host, which is :meth:`check`, ``missing_embedding_share``,
-    ``num_skipped``, :meth:`stats`, a state, or the sampler's next refresh, which is by default that of the next epoch
-    (so call :meth:`check` after the last). Such an update counts as a step. ``data``, ``documents`` and ``last_update``
-    are in order with updates on other streams when they are taken from the bank. Tables are the same to the bit on all
-    devices, and states may move between them.
+    Raises:
+        TypeError, ValueError: a bad argument, named; files at ``path`` that belong to another bank or are incomplete.
+
+    Determinism: tables are equal to the bit on all devices, and a state may be loaded on another device.
+
+    CUDA: :meth:`update` is queued on the caller's current stream and never waits, so errors in values (ids out of
+    range, non-finite numbers) are found later. Nothing of such an update is stored, but it counts as a step, and later
+    updates are stored. The first error is raised when the host next reads the bank. These reads are :meth:`check`,
+    ``missing_embedding_share``, ``num_skipped``, :meth:`stats`, a state, and the sampler's next graph, by default that
+    of the next epoch. So call :meth:`check` after the last epoch. Work on ``data``, ``documents`` and ``last_update``
+    is ordered after earlier updates on other streams, if they are read from the bank again each time.
 
     Example:
         >>> import torch
@@ -168,11 +175,11 @@ class FeatureBank:
         return int((self.last_update < 0).sum()) / self.num_instances
 
     def check(self) -> None:
-        """Waits for the updates of a bank on a CUDA device; ``ValueError`` if one was refused since the last look."""
+        """Waits for the updates on a CUDA device. Raises ``ValueError`` for one that failed since the last check."""
         self._store.check()
 
     def rows_for_graph(self) -> GraphRows:
-        """What a graph is built from. Behind all updates so far; raises what they found wrong."""
+        """Returns the tables for building a graph, after all updates so far. Raises the errors of :meth:`check`."""
         self.check()
         data, documents, last_update = self._store.tables
         return GraphRows(data, documents, last_update >= 0)
@@ -182,14 +189,16 @@ class FeatureBank:
         """Stores the embeddings of a training step.
 
         Args:
-            indices: int [B], instances; of duplicates the last one is kept.
-            embeddings: floating point [B, D] on any device, with or without gradient; moved to the bank's device. Of
-                other types than the bank's three, rounded to float32.
-            documents: [B, D] of the second tower, exactly if the bank has ``two_towers``.
+            indices: int [B], instance ids, as a list, an array or a tensor on any device. Of equal ids the last counts.
+            embeddings: floating point tensor [B, D] on any device, with or without gradient. It is moved to the bank's
+                device. Dtypes other than float32, bfloat16 and float16 are rounded to float32 first.
+            documents: as ``embeddings``, for the second tower. Required with ``two_towers``, otherwise None.
 
         Raises:
-            TypeError, ValueError: wrong shape or type, ids out of range, non-finite values unless ``nonfinite="skip"``.
-                Nothing is stored then. On a CUDA device the last two are raised later, see above.
+            TypeError, ValueError: wrong shape or type; ids out of range; values that are not finite, unless
+                ``nonfinite="skip"``. Nothing is stored then. On a CUDA device errors in values are raised later, as
+                described at the class.
+            RuntimeError: another rank has raised an error for its arguments. No rank stores anything then.
         """
         start = time.perf_counter()
         is_gathered = self._gather and is_distributed()
@@ -199,9 +208,9 @@ class FeatureBank:
             if is_gathered:
                 announce_failure(self._process_group)
             raise
-        if is_gathered:  # of one type, whatever each rank has
+        if is_gathered:  # ranks may have different dtypes: all send float32
             ids, *rows = gather_rows([ids, *(part.float() for part in rows)], self._process_group)
-        # What follows is the same on all ranks.
+        # From here on, all ranks have the same arguments.
         self._store.store(ids, rows, self.step)
         self.step += 1
         self._update_seconds += time.perf_counter() - start
@@ -216,10 +225,14 @@ class FeatureBank:
         """Fills the bank before training, so that the first epoch is not uniform.
 
         Args:
-            encode_fn: takes a batch of the loader, returns ``(indices, embeddings)``, and ``documents`` third if there
-                are two towers.
-            loader: any iterable of batches.
-            progress: called as ``progress(batches_done, batches_in_all)``; -1 in all if the loader has no length.
+            encode_fn: takes a batch of the loader, without gradients. Returns the arguments of :meth:`update`:
+                ``(indices, embeddings)``, or ``(indices, embeddings, documents)`` for two towers.
+            loader: any iterable of batches. The bank is updated once per batch.
+            progress: called as ``progress(num_done, num_batches)`` after each batch. num_batches is -1 if the loader
+                has no length.
+
+        Raises:
+            TypeError, ValueError: the errors of :meth:`update`.
         """
         progress = validate.progress(progress)
         total = len(loader) if isinstance(loader, Sized) else -1
@@ -230,7 +243,7 @@ class FeatureBank:
                     progress(done, total)
 
     def stats(self) -> BankStats:
-        """What the bank holds, and what updates have cost. Waits for them."""
+        """Returns numbers about the bank, and the time spent in updates. Raises the errors of :meth:`check`."""
         self.check()
         last_update = self.last_update
         ages = self.step - 1 - last_update[last_update >= 0]
@@ -244,7 +257,7 @@ class FeatureBank:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that updates change. The tensors are the bank's own: save or copy them before the next update."""
+        """Returns all that updates change. The tensors are not copies: save or copy them before the next update."""
         self.check()
         return {
             **self._store.tables._asdict(),
@@ -253,7 +266,11 @@ class FeatureBank:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Copies a state into this bank, from any device; ``ValueError`` if its tables have another shape or dtype."""
+        """Copies a state, with tensors on any device, into this bank.
+
+        Raises:
+            ValueError: not a state of a bank, or one with other shapes or another dtype; values that are not finite.
+        """
         self.check()
         if not isinstance(state, dict) or state.keys() != _STATE_KEYS:
             found = sorted(state) if isinstance(state, dict) else type(state).__name__
@@ -275,7 +292,7 @@ class FeatureBank:
         self.step, self._store.num_skipped = step, num_skipped
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the state with ``torch.save``, as CPU tensors; the file appears complete or not at all."""
+        """Writes the state to a file with ``torch.save``, as CPU tensors. The file appears complete or not at all."""
         state = {
             name: part.cpu() if isinstance(part, torch.Tensor) else part for name, part in self.state_dict().items()
         }
@@ -283,12 +300,17 @@ class FeatureBank:
             torch.save(state, file)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Reads a state written by :meth:`save` into this bank (no arbitrary pickles)."""
+        """Reads a state that :meth:`save` has written into this bank, without unpickling arbitrary objects.
+
+        Raises:
+            OSError: the file cannot be opened.
+            ValueError: the file is damaged or was not written by :meth:`save`; the errors of :meth:`load_state_dict`.
+        """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except OSError:
             raise
-        except Exception as error:  # torch raises all sorts of them for damaged files
+        except Exception as error:  # torch raises many types for damaged files
             raise ValueError(
                 f"path: expected a file written by FeatureBank.save, got {os.fspath(path)!r} ({error})"
             ) from error

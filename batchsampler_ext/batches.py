@@ -1,4 +1,4 @@
-"""An epoch of mini-batches from a graph."""
+"""Plans an epoch of mini-batches from a graph."""
 
 from __future__ import annotations
 
@@ -25,31 +25,39 @@ def sample_batches(
     num_batches: int | None = None,
     num_threads: int | None = None,
 ) -> Batches:
-    """The mini-batches of one epoch.
+    """Returns the mini-batches of one epoch.
 
     Args:
-        graph: :class:`ProximityGraph`, or int32 [N, K] neighbors.
-        batch_size: B, at least 1.
-        planner: "partition": each instance is in exactly one batch, the full batches in random order and the ragged one
-            last. "walks": walks from random roots; batches may overlap. "cover_by_walks": the authors' epoch, whose
-            roots are instances not yet drawn, until what is left is less than a batch and becomes the ragged one; its
-            length varies and instances repeat. "uniform": a random permutation. Or an object with options, as
-            ``PartitionPlanner(hardness="soft")``, or one of your own.
-        restart_prob: alpha in [0, 1). A partition is about as hard as walks with this alpha.
-        drop_last: no ragged batch. A partition leaves out N mod B instances drawn at random.
-        seed, epoch: the epoch is a function of graph, arguments, seed and epoch.
-        num_batches: stop after this many batches, at most as many as the epoch has; "walks" draws as many as are asked
-            for. Default: the whole epoch (walks: as many batches as a partition would have).
-        num_threads: default ``torch.get_num_threads()``. The result does not depend on it.
+        graph: :class:`ProximityGraph`, or an int32 [N, K] tensor of neighbors (-1 past the last of a row), on the CPU
+            or a CUDA device.
+        batch_size: B, 1 to 2**28.
+        planner: a name, or an object with options such as ``PartitionPlanner(hardness="soft")``, or your own object.
+            "partition": each instance is in exactly one batch; full batches in random order, then the ragged one.
+            "walks": walks with restart from random roots; batches may overlap.
+            "cover_by_walks": the authors' epoch. Roots are instances not yet drawn. When less than a batch is left, the
+            rest is the ragged batch. The number of batches varies, and instances repeat.
+            "uniform": a random permutation, cut into batches.
+        restart_prob: alpha in [0, 1), the probability of returning to the root before a step. A partition is about as
+            hard as walks with this alpha.
+        drop_last: leave out the ragged batch. A partition then leaves out N mod B random instances.
+        seed: 0 to 2**64 - 1.
+        epoch: 0 to 2**24 - 1.
+        num_batches: number of batches to plan, at most those of the epoch; "walks" has no such limit. Default: the
+            whole epoch, for "walks" as many batches as a partition has.
+        num_threads: CPU threads, by default ``torch.get_num_threads()``.
 
     Returns:
-        :class:`Batches` on the graph's device, which is waited for: once by independent walks, a few dozen times by a
-        partition, once for about 1000 batches by the authors' epoch. Its stats are "num_instances" (distinct instances
-        drawn). Walks add totals of "steps", "restarts", "reroots" and "random_fills". A partition adds
-        "random_fills", the instances assigned at random.
+        :class:`Batches` of int64 instance ids on the graph's device. The entry "num_instances" of ``stats`` is the
+        number of distinct instances drawn. Planners that walk add totals of "steps", "restarts", "reroots" and
+        "random_fills". "partition" adds "random_fills", the number of instances assigned at random.
 
     Raises:
-        TypeError, ValueError: a bad argument, named, with what was expected and got.
+        TypeError, ValueError: a bad argument, named; an id in ``graph`` that is out of range.
+
+    Determinism: the epoch is a function of graph, arguments, seed and epoch. Threads and device do not change it.
+
+    CUDA: the call waits for the device: once for "walks", a few dozen times for "partition", once per about 1000
+    batches for "cover_by_walks".
 
     Source: Yang et al., KDD 2023, sections 4.2 and 5.4.
 

@@ -1,4 +1,4 @@
-"""A dataset whose samples carry their index."""
+"""A dataset that returns each sample with its index."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ __all__ = ["IndexedDataset"]
 
 
 class IndexedDataset(Dataset[tuple[int, Any]]):
-    """Wraps a map-style dataset so that a sample is ``(index, sample)``: the index travels with the data, because a
-    DataLoader draws batches ahead of training.
+    """Wraps a map-style dataset: item ``i`` is ``(i, dataset[i])``.
+
+    A DataLoader draws batches ahead of training, so the index has to travel with the sample.
+
+    Args:
+        dataset: has ``__len__`` and ``__getitem__``.
 
     Example:
         >>> IndexedDataset(["a", "b"])[1]
@@ -28,7 +32,7 @@ class IndexedDataset(Dataset[tuple[int, Any]]):
         return index, self.dataset[index]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[int, Any]]:
-        """Samples of a whole batch, in one call where the dataset offers that."""
+        """Returns the samples of a batch, with one call of the dataset if it has ``__getitems__``."""
         if hasattr(self.dataset, "__getitems__"):
             return list(zip(indices, self.dataset.__getitems__(indices), strict=True))
         return [self[i] for i in indices]

@@ -1,4 +1,4 @@
-"""The proximity graph: for each instance, the neighbors that a random walk may go to next."""
+"""The proximity graph: the neighbors of each instance, to which a random walk may move."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ._engine.requests import GraphLayout
 
 __all__ = ["GraphStats", "ProximityGraph"]
 
-_FORMAT = 1  # of saved files
+_FORMAT = 1  # version of saved files
 _MOST_PENDING = 64
 
 
@@ -31,28 +31,33 @@ class GraphStats(NamedTuple):
     mean_degree: float
     min_degree: int
     isolated_rows: int
-    """Rows without an edge."""
+    """Rows without outgoing edges."""
     max_in_degree: int
     unreached_rows: int
-    """Rows that no row has an edge to: a walk visits them only as its root."""
+    """Rows without incoming edges. A walk visits them only as roots or random fills."""
     mean_score: float
-    """Of the edges; nan without scores."""
+    """Mean score of the edges; nan without scores."""
 
 
 class ProximityGraph:
-    """Out-neighbors of every instance, as built by :func:`proximity_graph` or :func:`knn_graph`.
+    """Outgoing edges of each row, as built by :func:`proximity_graph` or :func:`knn_graph`.
+
+    Args:
+        neighbors: int32 [R, K] tensor on the CPU or a CUDA device, or a NumPy array. Each row lists instance ids, then
+            -1 where it has fewer than K neighbors.
+        scores: float32 [R, K] on the same device, in the same order (-inf past the last neighbor), or None.
+        ids: distinct int [R], the instance id of each row. None: row i is instance i.
+        num_instances: N, at least R and above every instance id. Default: R, or the largest of ``ids`` plus one.
 
     Attributes:
-        neighbors: int32 [R, K]; each row holds instance ids, then -1 where it has fewer than K neighbors.
-        scores: float32 [R, K] in the same order (-inf past the end), or None.
-        ids: int64 [R], the instance of each row, or None: row i is instance i.
-        num_instances: number of instances N; ids are below it.
+        neighbors, scores, ids (int64), num_instances: as above.
         num_neighbors: K.
-        device: where the tensors are.
+        device: device of the tensors.
 
     Raises:
-        TypeError, ValueError: wrong dtype, shape or device. Neighbor ids are checked when the graph is first walked
-            (``ValueError``), and again after an in-place change; ``ids`` at once, or on a CUDA device then too.
+        TypeError, ValueError: wrong dtype, shape or device; ``ids`` repeated or out of range (on a CUDA device raised
+            by :meth:`check`). Neighbor ids are checked when the graph is first walked, and again after an in-place
+            change.
 
     Example:
         >>> import torch
@@ -84,17 +89,15 @@ class ProximityGraph:
         checks = DeferredChecks(self.device)
         if ids is None:
             if self.num_instances != num_rows:
-                raise ValueError(
-                    f"ids: expected the instance of each of {num_rows} rows out of {num_instances}, got None"
-                )
+                raise ValueError(f"ids: expected the instance ids of {num_rows} rows out of {num_instances}, got None")
         else:
             self.ids = checks.ids(ids, "ids", 0, self.num_instances)
             if len(self.ids) != num_rows:
                 raise ValueError(f"ids: expected one for each of {num_rows} rows, got {len(self.ids)}")
             checks.require_distinct(self.ids, "ids")
-        # (version of neighbors, degrees, the order of the work that makes and uses them)
+        # (version of neighbors, degrees, order of the work that computes and reads them)
         self._checked: tuple[int, torch.Tensor | None, StreamOrder] | None = None
-        self._pending = checks.statuses  # what kernels that built, checked or walked it may have found
+        self._pending = checks.statuses  # results of kernels that built, checked or walked the graph
 
     @classmethod
     def _from_engine(
@@ -105,7 +108,7 @@ class ProximityGraph:
         num_instances: int,
         statuses: Iterable[DeviceStatus | None],
     ) -> ProximityGraph:
-        """A graph of arrays that an engine has filled. ``statuses`` tell whether its work succeeded."""
+        """Returns a graph of arrays that an engine has filled or will fill. ``statuses`` report errors of that work."""
         graph = cls.__new__(cls)
         graph.neighbors, graph.scores, graph.ids, graph.num_instances = neighbors, scores, ids, num_instances
         graph._checked, graph._pending = None, []
@@ -114,25 +117,26 @@ class ProximityGraph:
         return graph
 
     def check(self) -> None:
-        """Waits for what a CUDA device has been asked to do with the graph; raises what its kernels found.
+        """Waits for queued work of a CUDA device on the graph, and raises the errors that its kernels found.
 
-        That is a ``ValueError`` if the features that it was built from were not finite, or if its ids were no ids when
-        it was walked; on the CPU it has been raised already. :meth:`stats`, :meth:`save`, :meth:`to` and
-        ``sample_batches`` call this.
+        :meth:`stats`, :meth:`save`, :meth:`to` and ``sample_batches`` call this. On the CPU, errors were raised before.
+
+        Raises:
+            ValueError: the graph was built from features that are not finite, or walked with ids out of range.
         """
         while self._pending:
             self._pending[0].check()
             del self._pending[0]
 
     def _statuses(self) -> tuple[DeviceStatus, ...]:
-        """What :meth:`check` would look at, for graphs that are built from this one."""
+        """Returns the statuses that :meth:`check` reads, for graphs that are built from this one."""
         return tuple(self._pending)
 
     def _add_status(self, status: DeviceStatus | None) -> None:
-        """Has :meth:`check` look at ``status``, too."""
+        """Adds a status that :meth:`check` reads."""
         if status is None:
             return
-        if len(self._pending) == _MOST_PENDING:  # a caller that never asks must not collect them without end
+        if len(self._pending) == _MOST_PENDING:  # bounds the list for callers that never check
             self._pending[0].check()
             del self._pending[0]
         self._pending.append(status)
@@ -153,7 +157,11 @@ class ProximityGraph:
         return f"ProximityGraph(num_instances={self.num_instances}, num_neighbors={self.num_neighbors}{extra})"
 
     def degrees(self) -> torch.Tensor:
-        """Number of neighbors of each row, int32 [R]. Checks every id: ``ValueError`` if one is out of range."""
+        """Returns the number of neighbors of each row, int32 [R] on the graph's device.
+
+        Raises:
+            ValueError: an id is out of range, or a -1 stands before an id; the errors of :meth:`check`.
+        """
         degrees = self._short_degrees()
         self.check()
         if degrees is not None:
@@ -161,8 +169,11 @@ class ProximityGraph:
         return torch.full((len(self),), self.num_neighbors, dtype=torch.int32, device=self.device)
 
     def _short_degrees(self, num_threads: int | None = None) -> torch.Tensor | None:
-        """As degrees(), but unchecked on a device, and None if every row is known to be full. Computed once for each
-        state of ``neighbors``. One thread reports the first bad row, several report any."""
+        """Returns :meth:`degrees`, or None if all rows are known to have K neighbors.
+
+        The result is cached until ``neighbors`` changes in place. On a CUDA device, :meth:`check` raises errors in ids.
+        On the CPU, a single thread reports the first bad row, several threads report any bad row.
+        """
         version = None if self.neighbors.is_inference() else self.neighbors._version
         if self._checked is not None and version is not None and self._checked[0] == version:
             self._checked[2].enter()
@@ -173,14 +184,14 @@ class ProximityGraph:
             layout, num_threads=validate.num_threads(num_threads), degrees=address(degrees)
         )
         self._add_status(status)
-        # Whether all rows are full is worth knowing, but not worth waiting for a device.
+        # Finding out whether all rows are full would wait for a device, so it is done on the CPU only.
         result = None if status is None and int(degrees.min()) == self.num_neighbors else degrees
         if version is not None:
             self._checked = (version, result, StreamOrder(self.device))
         return result
 
     def to(self, device: torch.device | str) -> ProximityGraph:
-        """The graph with its tensors on ``device`` (itself if it is there already)."""
+        """Returns the graph with its tensors on ``device``, or itself. Raises the errors of :meth:`check`."""
         device = torch.device(device)
         require_engine(device, "device")
         self.check()
@@ -191,7 +202,7 @@ class ProximityGraph:
         return self._from_engine(neighbors, scores, ids, self.num_instances, [])
 
     def stats(self) -> GraphStats:
-        """Degrees and scores, summed up. Reads the whole graph; raises what :meth:`check` would."""
+        """Returns :class:`GraphStats`. Reads the whole graph, and raises the errors of :meth:`degrees`."""
         degrees = self.degrees()
         targets = self.neighbors[self.neighbors >= 0].long()
         in_degrees = torch.bincount(targets, minlength=self.num_instances)
@@ -210,7 +221,7 @@ class ProximityGraph:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes an ``.npz`` archive (no pickle) at exactly ``path``; the file appears complete or not at all."""
+        """Writes an ``.npz`` archive without pickles at exactly ``path``. The file appears complete or not at all."""
         self.check()
         arrays = {
             "format": np.int64(_FORMAT),
@@ -226,11 +237,11 @@ class ProximityGraph:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ProximityGraph:
-        """Reads a graph written by :meth:`save`; every value is checked.
+        """Returns a graph on the CPU, read from a file that :meth:`save` has written. Every value is checked.
 
         Raises:
             OSError: the file cannot be opened.
-            ValueError: it is not such a file, or is truncated or corrupt (``path: ...``).
+            ValueError: the file is truncated, corrupt or was not written by :meth:`save`.
         """
         with open(path, "rb") as file:
             try:

@@ -1,4 +1,4 @@
-"""Building graphs and searching neighbors: the fused similarity and top-k kernels."""
+"""Builds proximity graphs and kNN graphs, and searches nearest neighbors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Progress = Callable[[int, int], object]
 
 
 class Neighbors(NamedTuple):
-    """Result of :func:`knn`: scores float32 [Q, K] descending, ids int32 [Q, K]; (-inf, -1) past the last."""
+    """Result of :func:`knn`: descending scores float32 [Q, K], ids int32 [Q, K]; (-inf, -1) past the last neighbor."""
 
     scores: torch.Tensor
     ids: torch.Tensor
@@ -32,10 +32,19 @@ class Neighbors(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class GraphConfig:
-    """Options of a proximity graph, for :func:`proximity_graph` and samplers. See there for what each means.
+    """Options of a proximity graph, for :func:`proximity_graph` and samplers.
 
-    ``num_candidates`` (M) and ``num_neighbors`` (K) are upper limits here: a graph over fewer rows has fewer of both.
-    ``candidate_group_size=None`` means 256, and for samplers that walk at most M / 16.
+    Args:
+        num_candidates: M, at least 1. An upper limit here: a graph over R rows has at most R - 1 candidates.
+        num_neighbors: K, at least 1. An upper limit here: a graph has at most M neighbors per row.
+        candidate_group_size: rows that share one random candidate set. None: 256, and for planners that walk at most
+            M / 16.
+        metric, labels, max_score, range_min, compute_dtype, sort, return_scores, num_threads, max_memory: as in
+            :func:`proximity_graph`.
+
+    Raises:
+        TypeError, ValueError: bad ``num_candidates`` or ``num_neighbors``. The other options are checked when a graph
+            is built.
 
     Example:
         >>> GraphConfig(metric="ip").num_candidates
@@ -60,7 +69,7 @@ class GraphConfig:
         validate.integer(self.num_neighbors, "num_neighbors", 1)
 
     def with_given(self, **keywords: Any) -> GraphConfig:
-        """With those keywords that are not None instead of its own values."""
+        """Returns a copy in which the keywords that are not None replace its values."""
         given = {name: value for name, value in keywords.items() if value is not None}
         return replace(self, **given) if given else self
 
@@ -86,55 +95,59 @@ def proximity_graph(
     max_memory: int | None = None,
     progress: Progress | None = None,
 ) -> ProximityGraph:
-    """For each instance, the ``num_neighbors`` most similar of ``num_candidates`` random others.
+    """Returns the graph of the ``num_neighbors`` most similar of ``num_candidates`` random other instances.
 
     Args:
-        features: [N, D] float32, bfloat16 or float16: a tensor on the CPU or a CUDA device, NumPy array, memmap (read
-            in place) or anything with DLPack or the buffer protocol. No copy if rows are contiguous. Other tensors have
-            to be on the same device; lists and NumPy arrays are brought there.
-        config: the options, :class:`GraphConfig`. Keywords that are given replace its values. The defaults below are
-            those of ``GraphConfig()``.
-        num_neighbors: K, 1 to M. Default ``min(100, M)``.
-        num_candidates: M, K to (number of rows) - 1. Default ``min(1000, number of rows - 1)``. Larger M gives harder
-            batches and more false negatives: M = K is a uniform graph, M = N - 1 the exact kNN graph.
-        documents: [N, D] of a second tower. Edge i -> j then compares ``features[i]`` and ``documents[j]``.
-        metric: "cosine", "ip" (inner product) or "l2" (minus the squared Euclidean distance, never positive). A larger
-            score is always a better neighbor.
-        candidate_group_size: rows that share one random candidate set, by default 256. 1: each row draws its own.
-            Larger groups are faster and leave each row's distribution exactly uniform, but about exp(-M / group size)
-            of the instances then have no incoming edge. Partitions still place them, using their outgoing edges. Walks
-            never visit them.
-        rows: distinct int64 [R]: only these instances get a row and are candidates. Neighbors remain ids of
-            ``features``. Default: all.
-        labels: int64 [N]: equal labels are never linked (known false negatives); -1 is unknown. Two instances of one
-            label can still meet in a batch through a neighbor they share.
-        max_score: candidates scoring above it are never linked (suspected false negatives). Compared as float32.
-        range_min: skip each row's best ``range_min`` candidates (after ``labels`` and ``max_score``), then keep K.
-        compute_dtype: ``torch.float32``: scores are defined to the bit (below). ``torch.bfloat16``: every
-            feature is first rounded to the nearest bfloat16, then the definition is the same. A score of unit
-            vectors moves by at most about 2**-7.
-        sort: list neighbors by score, ties by lower id; otherwise in the order they were drawn.
-        return_scores: keep ``graph.scores``.
-        seed: 0 to 2**64 - 1; the graph is a function of features, arguments and seed.
-        num_threads: default ``torch.get_num_threads()``. The result does not depend on it.
-        max_memory: bytes of scratch beyond the result. Default: a few MiB a thread and 8 bytes a row; with
-            ``candidate_group_size=1``, where the CPU multiplies bfloat16 fast, also 2 D bytes a row, up to 1 GiB in
-            all. On a CUDA device: 32 MiB of scores at a time, and up to 12 bytes a row. There :func:`knn_graph` and
-            :func:`knn` take up to 1 GiB, 16 K + 2,000 bytes a row, or 512 MiB of scores.
-        progress: called as ``progress(done, total)`` in rows, from the calling thread, now and then and at the end.
+        features: [N, D] float32, bfloat16 or float16: a tensor on the CPU or a CUDA device, a NumPy array, a memmap
+            (read in place), or an object with DLPack or the buffer protocol. It is not copied if its rows are
+            contiguous. Other tensors must be on the same device. Lists and NumPy arrays are copied there.
+        num_neighbors: K, 1 to M. Default: ``min(100, M)``.
+        num_candidates: M, 1 to R - 1 for R rows. Default: ``min(1000, R - 1)``. A larger M gives harder batches and
+            more false negatives. M = K gives a random graph, M = N - 1 the exact kNN graph.
+        config: the options as a :class:`GraphConfig`. Keywords that are not None replace its values. Defaults named
+            here are those of ``GraphConfig()``.
+        documents: [N, D] embeddings of a second tower. Edge i -> j then scores ``features[i]`` against
+            ``documents[j]``.
+        metric: "cosine" (default), "ip" (inner product) or "l2" (minus the squared Euclidean distance, never positive).
+            A larger score is always a better neighbor.
+        candidate_group_size: rows that share one random candidate set, by default 256. With 1 each row draws its own.
+            Larger groups are faster, and each row's candidates are still exactly uniform. But about
+            exp(-M / group size) of the instances then have no incoming edge. Partitions still place them, using their
+            outgoing edges. Walks never visit them.
+        rows: distinct int [R], instance ids: only these get a row and are candidates. Neighbors remain ids of
+            ``features``. Default: all N.
+        labels: int [N]; -1 is unknown. Instances with equal labels (known false negatives) get no edge. They can still
+            meet in a batch through a neighbor that they share.
+        max_score: candidates that score above it (suspected false negatives) get no edge. Compared as float32.
+        range_min: skip the ``range_min`` best candidates of each row that ``labels`` and ``max_score`` allow, then keep
+            K. Default: 0.
+        compute_dtype: ``torch.float32`` (default), or ``torch.bfloat16``: each feature is first rounded to the nearest
+            bfloat16, and the same definition of scores then applies. The score of unit vectors changes by at most about
+            2**-7.
+        sort: list neighbors by descending score, ties by lower id. Default: in the order they were drawn.
+        return_scores: store ``graph.scores``.
+        seed: 0 to 2**64 - 1.
+        num_threads: CPU threads, by default ``torch.get_num_threads()``.
+        max_memory: limit of scratch memory beyond the result, in bytes. Without it, the CPU takes a few MiB per thread
+            and 8 bytes per row. With ``candidate_group_size=1``, CPUs with fast bfloat16 products take 2 D bytes per
+            row more, up to 1 GiB in total. A CUDA device takes 32 MiB for scores and up to 12 bytes per row. There
+            :func:`knn_graph` and :func:`knn` take up to 1 GiB, 16 K + 2,000 bytes per row, or 512 MiB of scores.
+        progress: called as ``progress(num_done, num_rows)`` from the calling thread, from time to time and at the end.
 
     Returns:
-        :class:`ProximityGraph` with int32 [R, K] neighbors on the device of the features. Rows are shorter
-        (-1) only where ``labels``, ``max_score``, ``range_min`` or NaN scores leave fewer than K candidates.
+        :class:`ProximityGraph` with int32 [R, K] neighbors on the device of the features, and float32 [R, K] scores if
+        asked for. A row has fewer than K neighbors (then -1) only if ``labels``, ``max_score``, ``range_min`` or NaN
+        scores leave fewer candidates.
 
     Raises:
-        TypeError, ValueError: a bad argument, named, with what was expected and got. Non-finite features are found
-            before any work (``ValueError``); on a CUDA device they, and bad values of ``rows`` and ``labels``, when the
-            result is next read on the host, or by :meth:`ProximityGraph.check`: the call itself never waits. There
-            ``num_threads`` and ``progress`` have no effect.
+        TypeError, ValueError: a bad argument, named. Features that are not finite are found before any work.
 
-    Determinism: equal to the bit over devices, thread counts, instruction sets and ``max_memory``. A score is the chain
-    of fused multiply-adds over ascending k; selection is by score, then draw position. Ctrl-C is answered within 0.2 s.
+    Determinism: the graph is a function of features, arguments and seed. It is equal to the bit for all devices, thread
+    counts, instruction sets and values of ``max_memory``. A score is a chain of fused multiply-adds over ascending k.
+    Candidates are selected by score, ties by draw order. Ctrl-C stops the call within 0.2 s.
+
+    CUDA: the call never waits for the device. Non-finite features and bad values of ``rows`` and ``labels`` raise when
+    the host next reads the result, or in :meth:`ProximityGraph.check`. ``num_threads`` and ``progress`` have no effect.
 
     Source: Yang et al., KDD 2023, section 4.1.
 
@@ -196,16 +209,23 @@ def knn_graph(
     max_memory: int | None = None,
     progress: Progress | None = None,
 ) -> ProximityGraph:
-    """The exact k-nearest-neighbor graph: the limit M = N - 1 of :func:`proximity_graph`.
+    """Returns the exact k-nearest-neighbor graph: :func:`proximity_graph` with M = R - 1.
 
-    Arguments, results, errors and determinism are those of :func:`proximity_graph`, except that every other row is a
-    candidate, neighbors are sorted by score, and ties go to the lower id. O(R**2 D) multiply-adds.
+    Args:
+        num_neighbors: K, 1 to R - 1.
+        return_scores: store ``graph.scores``, by default True.
+        features, documents, metric, rows, labels, max_score, range_min, compute_dtype, num_threads, max_memory,
+            progress: as in :func:`proximity_graph`.
 
-    Where queries and base are the same rows (no ``documents``; ``rows`` ascending, if given), each pair is scored once.
-    That takes scratch for the candidates of every row, about 16 K bytes each. Beyond 1 GiB of it, or ``max_memory``,
-    pairs are scored twice, in 12 bytes per row and a few MiB per thread. Where the CPU multiplies bfloat16 fast, rows
-    rounded to it find the likely neighbors of cosine searches, and only close candidates are scored exactly. Rounded
-    rows take 2 D bytes each, up to 1 GiB in all.
+    Returns:
+        :class:`ProximityGraph` as from :func:`proximity_graph`, with neighbors by descending score, ties by lower id.
+
+    Raises, determinism: as :func:`proximity_graph`. Ties at the K-th score go to the lower id.
+
+    Complexity: O(R**2 D) multiply-adds. Without ``documents``, and with ``rows`` ascending or None, each pair is
+    scored once, with about 16 K bytes of scratch per row. If that exceeds 1 GiB or ``max_memory``, pairs are scored
+    twice, with 12 bytes per row and a few MiB per thread. For cosine, CPUs with fast bfloat16 products prefilter with
+    rounded rows, and score only close candidates exactly. Rounded rows take 2 D bytes each, up to 1 GiB in total.
 
     Example:
         >>> import torch
@@ -249,20 +269,21 @@ def knn(
     max_memory: int | None = None,
     progress: Progress | None = None,
 ) -> Neighbors:
-    """The exact ``num_neighbors`` most similar rows of ``base`` for each row of ``queries``.
+    """Returns the ``num_neighbors`` most similar rows of ``base`` for each row of ``queries``, exactly.
 
     Args:
-        queries: [Q, D]; base: [N, D]; both as ``features`` of :func:`proximity_graph`. A query that is also a row of
-            the base finds itself.
+        queries: [Q, D], as ``features`` of :func:`proximity_graph`. A query that is also a row of the base finds
+            itself.
+        base: [N, D], likewise, on the same device.
         num_neighbors: K, 1 to N.
-        metric, compute_dtype, num_threads, max_memory, progress: see :func:`proximity_graph`.
+        metric, compute_dtype, num_threads, max_memory, progress: as in :func:`proximity_graph`.
 
     Returns:
-        :class:`Neighbors`: scores float32 [Q, K] descending, ids int32 [Q, K], ties by lower id, on the device of the
-        queries.
+        :class:`Neighbors` on the device of the queries: descending scores float32 [Q, K], ids int32 [Q, K] of rows of
+        the base, ties by lower id.
 
-    Raises, determinism: see :func:`proximity_graph`. On a CUDA device it waits for the search: a plain tuple cannot
-    raise later.
+    Raises, determinism: as :func:`proximity_graph`. On a CUDA device the call waits for the search and raises errors at
+    once, because a tuple cannot raise them later.
 
     Example:
         >>> import torch
@@ -298,7 +319,7 @@ def knn(
 
 
 class _Rows:
-    """Storage of a result, as the engines fill it."""
+    """Memory for a result, which an engine fills."""
 
     def __init__(self, num_rows: int, num_neighbors: int, with_scores: bool, device: torch.device) -> None:
         shape = (num_rows, num_neighbors)
@@ -315,7 +336,7 @@ def _resources(num_threads: Any, max_memory: Any, progress: Any) -> Resources:
 
 @dataclass(frozen=True)
 class _Filters:
-    """Which candidates may be linked: the checked arguments common to all builders."""
+    """The checked arguments that say which candidates may become neighbors. All builders take them."""
 
     metric: int
     labels: torch.Tensor | None
@@ -377,15 +398,17 @@ def _subset(rows: Any, instances: Matrix, checks: DeferredChecks) -> tuple[torch
 
 
 def _ascending(subset: torch.Tensor, checks: DeferredChecks) -> torch.Tensor:
-    """The same tensor if it is sorted already, and no device has to be asked: the engine then knows that queries and
-    base are the same rows."""
+    """Returns ids in ascending order: the same tensor if it is known to be ascending without waiting for a device.
+
+    From equal addresses of query ids and base ids the engine knows that both are the same rows.
+    """
     return subset if not checks.is_deferred and bool((subset[1:] > subset[:-1]).all()) else subset.sort().values
 
 
 def _graph_sizes(
     config: GraphConfig, num_candidates: int | None, num_neighbors: int | None, num_rows: int
 ) -> tuple[int, int]:
-    """(M, K). A single row has nobody to link to: without explicit sizes its graph has no columns."""
+    """Returns (M, K), both 0 for a graph of one row without explicit sizes."""
     if num_candidates is None:
         num_candidates = min(config.num_candidates, num_rows - 1)
         because = f" (num_candidates defaults to {num_candidates} for {num_rows} rows)"

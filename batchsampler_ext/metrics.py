@@ -1,4 +1,4 @@
-"""What mini-batches are like: how similar their members are, and how many negatives are false."""
+"""Measures of mini-batches: similarity of their members, false negatives, graph edges between members."""
 
 from __future__ import annotations
 
@@ -17,24 +17,27 @@ __all__ = ["batch_stats", "equal_label_share", "mean_cosine"]
 def batch_stats(
     batches: Iterable[Any], features: Any, *, labels: Any = None, graph: ProximityGraph | None = None
 ) -> dict[str, Any]:
-    """Similarity, false negatives and graph edges within mini-batches.
+    """Returns similarity, false negatives and graph edges within mini-batches.
 
     Args:
-        batches: mini-batches of instance ids (:class:`Batches`, or any sequence of int arrays); -1 is ignored.
-        features: [N, D] float32, bfloat16 or float16; rows of a memmap are read as needed.
-        labels: int [N], -1 = unknown: adds the share of pairs with equal known labels among pairs with known labels.
-        graph: adds the share of ordered pairs that the graph links.
+        batches: mini-batches of instance ids: :class:`Batches`, or an iterable of one-dimensional int arrays. An id of
+            -1 is ignored.
+        features: [N, D] float32, bfloat16 or float16. Rows of a memmap are read as needed.
+        labels: int [N]; -1 is unknown. Adds "false_negative_share": among the pairs of members whose labels are known,
+            the share with equal labels.
+        graph: a graph over N instances. Adds "edge_share": the share of ordered pairs of members that are joined by an
+            edge.
 
-    Each may be on the CPU or on a CUDA device. What is counted is for the host: cosines are computed where the features
-    are, and read for each batch; batches, labels and the whole graph are copied.
+    Each argument may be on the CPU or on a CUDA device. Cosines are computed on the device of the features, in float64,
+    and the host waits for each batch. Batches, labels and the whole graph are copied to the host.
 
     Returns:
-        dict with means over batches (float) under "in_batch_similarity" (cosine of a pair of distinct members),
-        "false_negative_share", "edge_share", and float64 arrays, one value a batch, under the same names with
-        "_per_batch"; "num_batches". Batches of fewer than two members count as nan and are left out of the means.
+        dict with "num_batches" (int). Means over batches (float) are in "in_batch_similarity" (mean cosine of two
+        distinct members), "false_negative_share" and "edge_share". The same names with "_per_batch" hold float64 arrays
+        [num_batches]. A batch of fewer than two members has nan there and is left out of the means.
 
     Raises:
-        TypeError, ValueError: a bad argument, named; ids outside [0, N); features of a member not finite.
+        TypeError, ValueError: a bad argument, named; ids outside [-1, N); features of a member that are not finite.
 
     Example:
         >>> import torch
@@ -50,7 +53,9 @@ def batch_stats(
     if known_labels is not None and len(known_labels) != num_instances:
         raise ValueError(f"labels: expected one for each of {num_instances} instances, got {len(known_labels)}")
     if graph is not None and graph.num_instances != num_instances:
-        raise ValueError(f"graph: expected {num_instances} nodes as features has rows, got {graph.num_instances}")
+        raise ValueError(
+            f"graph: expected a graph over {num_instances} instances, the rows of features, got {graph.num_instances}"
+        )
     edges = None if graph is None else _EdgeCounter(graph.to("cpu"))
     per_batch: dict[str, list[float]] = {"in_batch_similarity": []}
     for batch in batches:
@@ -71,13 +76,13 @@ def batch_stats(
 
 
 def mean_cosine(rows: torch.Tensor) -> torch.Tensor:
-    """Mean cosine of the pairs of distinct rows: (|sum of units|^2 - sum of |unit|^2) / (n (n - 1)).
+    """Returns the mean cosine of two distinct rows: (|sum of unit rows|^2 - sum of |unit row|^2) / (n (n - 1)).
 
     Args:
-        rows: float32 or float64 [n, D]; rows of zeros count as orthogonal to all others.
+        rows: float32 or float64 [n, D]. Rows of zeros count as orthogonal to all others.
 
     Returns:
-        0-d tensor of the rows' dtype and device, without a synchronization; nan of fewer than two rows.
+        0-d tensor with the rows' dtype and device; nan for fewer than two rows. Does not wait for a device.
     """
     count = len(rows)
     if count < 2:
@@ -87,13 +92,13 @@ def mean_cosine(rows: torch.Tensor) -> torch.Tensor:
 
 
 def equal_label_share(labels: torch.Tensor) -> torch.Tensor:
-    """Share of pairs with equal labels among the pairs of distinct members whose labels are both known.
+    """Returns the share of pairs with equal labels among the pairs of distinct members whose labels are both known.
 
     Args:
-        labels: int [n]; negative = unknown.
+        labels: int [n]; negative: unknown.
 
     Returns:
-        0-d float64 tensor on the labels' device; nan of fewer than two known labels.
+        0-d float64 tensor on the labels' device; nan for fewer than two known labels.
     """
     known = labels[labels >= 0]
     if len(known) < 2:
@@ -107,7 +112,7 @@ def _on_host(values: Any) -> Any:
 
 
 def _member_cosine(features: Any, members: torch.Tensor) -> float:
-    """Mean cosine of pairs of distinct members, in float64; nan of fewer than two."""
+    """Returns the mean cosine of two distinct members, computed in float64; nan for fewer than two members."""
     if isinstance(features, torch.Tensor):
         rows = features[members.to(features.device)].double()
     else:
@@ -119,7 +124,7 @@ def _member_cosine(features: Any, members: torch.Tensor) -> float:
 
 
 class _EdgeCounter:
-    """Counts the edges among a few nodes of a graph on the CPU."""
+    """Counts the edges between the members of a batch, in a graph on the CPU."""
 
     def __init__(self, graph: ProximityGraph) -> None:
         graph.degrees()  # checks the ids

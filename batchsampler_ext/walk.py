@@ -1,4 +1,4 @@
-"""Random walk with restart: one mini-batch from each root."""
+"""Random walk with restart: collects one mini-batch from each root."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ _STRATEGY_CODES = {"rwr": 0, "rw": 0, "bfs": 1, "dfs": 2, "knn": 3, "uniform": 4
 
 
 class Walks(NamedTuple):
-    """Mini-batches and what they cost, one row a walk.
+    """Mini-batches and counts of R walks, on the graph's device.
 
-    nodes int32 [R, B]: distinct instances, the root first, in the order they were met; -1 at the end only if the graph
-    has fewer than B rows. steps, restarts, reroots, random_fills int64 [R]: moves along edges; segments ended by a
-    drawn restart; new roots after an exhausted neighborhood; nodes filled in at random.
+    Attributes:
+        nodes: int32 [R, B], distinct instance ids of each walk, the root first, in the order the walk met them. The
+            last ones are -1 if the graph has fewer than B rows.
+        steps: int64 [R], moves along edges.
+        restarts: int64 [R], restarts that were drawn.
+        reroots: int64 [R], new random roots after an exhausted neighborhood.
+        random_fills: int64 [R], instances that random fills added to the batch.
     """
 
     nodes: torch.Tensor
@@ -45,27 +49,33 @@ def random_walk_with_restart(
     first_walk: int = 0,
     num_threads: int | None = None,
 ) -> Walks:
-    """Collects the first ``batch_size`` distinct nodes of a random walk with restart from each root.
+    """Returns the first ``batch_size`` distinct instances of a random walk with restart from each root.
 
     Args:
-        graph: :class:`ProximityGraph`, or int32 [N, K] neighbors (per row a valid prefix, then -1).
-        roots: int [R], instance ids that have a row in the graph; on its device.
-        batch_size: B, at least 1.
+        graph: :class:`ProximityGraph`, or an int32 [N, K] tensor of neighbors: each row lists ids, then -1.
+        roots: int [R], ids of instances that have a row in the graph. A tensor must be on the graph's device.
+        batch_size: B, 1 to 2**28.
         restart_prob: alpha in [0, 1), the probability of returning to the root before a step.
-        seed, epoch, first_walk: walk w of this call is walk ``first_walk + w`` of the epoch: an epoch may be computed
-            in pieces. epoch < 2**24, walks < 2**32.
-        num_threads: default ``torch.get_num_threads()``. The result does not depend on it.
+        seed: 0 to 2**64 - 1.
+        epoch: 0 to 2**24 - 1.
+        first_walk: walk w of this call is walk ``first_walk + w`` of the epoch, below 2**32. So an epoch may be
+            computed in parts.
+        num_threads: CPU threads, by default ``torch.get_num_threads()``.
 
     Returns:
-        :class:`Walks` on the graph's device. Every walk ends: a root whose neighborhood is exhausted is replaced by a
-        random node (teleport), and after a bounded number of segments the rest of the batch is filled at random.
+        :class:`Walks` on the graph's device. Every walk ends: if the neighborhood of a root is exhausted, a random row
+        becomes the root (reroot). After a maximal number of segments, random rows fill the batch (random fills).
 
     Raises:
-        TypeError, ValueError: a bad argument, named; an id out of range; a -1 before a neighbor. Of a plain table of
-            more than 65,536 ids on the CPU, only what the walks read is checked. On a CUDA device all values are
-            checked there, and :meth:`ProximityGraph.check` raises; a plain table has none, and is waited for.
+        TypeError, ValueError: a bad argument, named; an id out of range; a -1 before an id in ``graph``. In a plain
+            tensor of more than 65,536 ids on the CPU, only the ids that walks read are checked.
 
-    Source: Yang et al., KDD 2023, section 4.2; the caps that end each walk are in csrc/common/walk.h.
+    Determinism: a walk is a function of graph, root, batch_size, restart_prob, seed, epoch and its number.
+
+    CUDA: the call does not wait, and :meth:`ProximityGraph.check` raises errors in values. For a plain tensor of
+    neighbors it waits and raises them at once.
+
+    Source: Yang et al., KDD 2023, section 4.2. The limits that end each walk are in csrc/common/walk.h.
 
     Example:
         >>> import torch
@@ -94,7 +104,7 @@ def check_batch_size(batch_size: Any) -> int:
 
 
 def run_walks(view: GraphView, root_rows: torch.Tensor, walk_ids: torch.Tensor, batch_size: int, **how: Any) -> Walks:
-    """As run_row_walks, with instance ids for nodes."""
+    """Returns the result of run_row_walks with instance ids instead of rows."""
     walks = run_row_walks(view, root_rows, walk_ids, batch_size, **how)
     return walks._replace(nodes=view.ids(walks.nodes))
 
@@ -111,7 +121,7 @@ def run_row_walks(
     epoch: int,
     num_threads: int,
 ) -> Walks:
-    """Checked arguments in, walks in rows of the graph out. root_rows, walk_ids: int64 [R]."""
+    """Returns walks whose nodes are rows of the graph, int32 [R, B]. root_rows, walk_ids: int64 [R], checked."""
     num_walks = len(root_rows)
     device = view.graph.device
     nodes = torch.empty((num_walks, batch_size), dtype=torch.int32, device=device)

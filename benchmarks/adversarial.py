@@ -1,8 +1,8 @@
-"""Inputs that break selection by guesses: time over that of random data of the same shape.
+"""Times inputs on which guessed thresholds fail, relative to random data of the same shape.
 
 python -m benchmarks.adversarial [--num-instances 8000] [--rounds 5]
 
-Medians of interleaved rounds. tests/python/test_similarity.py compares such inputs with the oracle.
+Ratios are medians over interleaved rounds. tests/python/test_similarity.py checks such inputs against the oracle.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def features_of(rng: np.random.Generator, kind: str, num_instances: int, dim: in
         features += 100
     elif kind == "heavy tails":
         features *= np.exp(4 * rng.standard_normal((num_instances, 1)))
-    elif kind == "sorted rows":  # neighbors are adjacent: every threshold rises late
+    elif kind == "sorted rows":  # neighbors are adjacent, so thresholds rise late
         features = np.cumsum(features, axis=0) if dim > 1 else np.sort(features, axis=0)
     elif kind == "two values":
         features = np.sign(features[:, :1]) * np.ones((1, dim))

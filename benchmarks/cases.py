@@ -1,4 +1,4 @@
-"""What is compared: each case is some work, how we do it, and how others do. Graphs and walks; epochs.py has epochs."""
+"""Cases of graphs, nearest neighbors and walks: the work, our way to do it, and those of peers. Epochs: epochs.py."""
 
 from __future__ import annotations
 
@@ -19,31 +19,33 @@ from .embeddings import Embeddings
 
 Contestants = dict[str, Callable[[], Any]]
 OURS = "batchsampler_ext"
-AUTHORS_ROWS = 2000  # of a graph; a gather of M d floats a row takes as long for each
-QUICK_SCALE = 20  # by which --quick divides the rows of random data
+AUTHORS_ROWS = (
+    2000  # rows that the authors' formulation is timed on; each row gathers M d floats and takes equally long
+)
+QUICK_SCALE = 20  # --quick divides the rows of random data by this
 
 
 class Work(NamedTuple):
-    """Of one run, in units of a peak: FLOP, bytes, or random reads."""
+    """The work of one run, in the unit of a peak: FLOP, bytes, or random reads."""
 
     amount: float
-    peak: str  # of machine.measure_peaks; all threads if nothing else is said
+    peak: str  # a name of machine.measure_peaks, for all threads unless the name says otherwise
 
 
 @dataclass
 class Case:
-    """Contestants for the same work; the first is ours."""
+    """Contestants for the same work. The first one is ours."""
 
     title: str
     contestants: Contestants
     work: Work | None = None
-    own_work: dict[str, Work] = field(default_factory=dict)  # of contestants whose work is another
-    done_share: dict[str, float] = field(default_factory=dict)  # of contestants that did only a part of the work
-    qualities: dict[str, dict[str, float]] = field(default_factory=dict)  # of a contestant's result
+    own_work: dict[str, Work] = field(default_factory=dict)  # for contestants that do other work
+    done_share: dict[str, float] = field(default_factory=dict)  # for contestants that do only a part of the work
+    qualities: dict[str, dict[str, float]] = field(default_factory=dict)  # measures of the results of contestants
     notes: list[str] = field(default_factory=list)
 
     def add_optional(self, package: str, name: str, run: Callable[[], Any]) -> bool:
-        """A contestant, if its package is there; else a note."""
+        """Adds a contestant if its package is installed, otherwise a note. Returns whether it was added."""
         is_missing = bool(peers.missing(package))
         if is_missing:
             self.notes.append(f"not installed: {package}")
@@ -55,7 +57,7 @@ class Case:
 @dataclass(frozen=True)
 class Inputs:
     num_threads: int
-    text: Embeddings  # or what the user gave
+    text: Embeddings  # text vectors, or the embeddings that the user gave
     digits: Embeddings
     is_quick: bool = False
 
@@ -107,7 +109,7 @@ def graph_case(
 
 
 def on_instruction_sets(work: Callable[[], Any]) -> Contestants:
-    """On the one that is in use, and on the other ones with vectors."""
+    """Returns contestants for the instruction set in use and for all other vector instruction sets."""
 
     def on(name: str) -> Callable[[], Any]:
         def run() -> Any:
@@ -133,7 +135,7 @@ def knn_case(num_rows: int = 20_000, dim: int = 128, k: int = 100, *, is_real: b
         units = normalize(x, dim=1)
         rows = units.numpy()
         title = f"exact kNN graph of {described(data, x.dtype)}, K={k}"
-        work = Work(float(len(x)) ** 2 * x.shape[1], "fma")  # a pair is scored once
+        work = Work(float(len(x)) ** 2 * x.shape[1], "fma")  # each pair is scored once
         case = Case(title, on_instruction_sets(lambda: bse.knn_graph(x, k).neighbors.numpy()), work)
         case.contestants["torch"] = lambda: peers.torch_knn(units, k).numpy()
         case.add_optional("faiss", "faiss IndexFlatIP", lambda: peers.faiss_knn(rows, k, num_threads))
@@ -148,13 +150,13 @@ def knn_case(num_rows: int = 20_000, dim: int = 128, k: int = 100, *, is_real: b
 
 
 def recall(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Mean share of a row of `wanted` that is in the same row of `found`."""
+    """Returns the mean share of a row of `wanted` that is in the same row of `found`."""
     return float(np.mean([np.isin(b, a).mean() for a, b in zip(found, wanted, strict=True)]))
 
 
 # --- walks -----------------------------------------------------------------------------------------------------------
 def noise_graph(inputs: Inputs) -> tuple[str, torch.Tensor]:
-    """Far beyond the caches."""
+    """Returns name and neighbors of a random graph that is much larger than the caches."""
     num_instances, degree = inputs.size(1_000_000), 32
     neighbors = torch.randint(num_instances, (num_instances, degree), dtype=torch.int32)
     return f"a random graph N={num_instances:,} K={degree}", neighbors

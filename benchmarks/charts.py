@@ -1,10 +1,10 @@
-"""What graphs and walks cost as sizes grow, drawn: charts.png, and charts.json with the numbers and the machine.
+"""Draws the time of graphs and walks against their sizes: charts.png, and charts.json with numbers and machine.
 
 python -m benchmarks.charts [--quick] [--rounds 7] [--out DIR]
 
-All points of all panels take turns, round by round, so that a slow minute of the machine bends no curve. Lines are
-medians over the rounds, bars the 10th to 90th percentile. Dotted, on the right axis: the share of what this machine can
-do at most, measured in the same run (float32 multiply-adds; for walks, reads of random cache lines).
+All points of all panels take turns, round by round, so that a slow minute of the machine affects all alike. Lines are
+medians over the rounds, bars the 10th to 90th percentile. Dotted lines, on the right axis, are shares of the machine's
+peak, which is measured in the same run: float32 multiply-adds, or for walks reads of random cache lines.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure  # without pyplot no display is looked for
+from matplotlib.figure import Figure  # pyplot would look for a display
 from matplotlib.ticker import LogFormatter
 
 import batchsampler_ext as bse
@@ -32,13 +32,13 @@ from .timing import round_robin
 FIXED = {"N": 20_000, "M": 1000, "K": 100, "d": 128}
 DTYPES = (torch.float32, torch.bfloat16)
 NUM_WALKS, WALK_BATCH, WALK_DEGREE = 2000, 256, 32
-BUDGET_SECONDS = 10.0  # of a point
+BUDGET_SECONDS = 10.0  # per point
 COLORS = {"float32": "tab:blue", "bfloat16": "tab:orange"}
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Where the lines have points. What a panel does not vary is as in ``fixed``."""
+    """The points of the lines. Sizes that a panel does not vary are those in ``fixed``."""
 
     fixed: dict[str, int]
     graph: dict[str, list[int]]  # N, M, K, d
@@ -131,7 +131,7 @@ def knn_points(sizes: Sizes) -> list[Point]:
 
     def point(num_rows: int, dtype: torch.dtype) -> Point:
         features = torch.randn(num_rows, dim).to(dtype)
-        work = Work(float(num_rows) ** 2 * dim, "fma")  # a pair is scored once
+        work = Work(float(num_rows) ** 2 * dim, "fma")  # each pair is scored once
         return Point("knn_graph, N", name_of(dtype), num_rows, lambda: bse.knn_graph(features, sizes.fixed["K"]), work)
 
     return [point(num_rows, dtype) for dtype in DTYPES for num_rows in sizes.knn]
@@ -157,7 +157,7 @@ def name_of(dtype: torch.dtype) -> str:
 
 # --- measuring -------------------------------------------------------------------------------------------------------
 def measure(points: list[Point], num_rounds: int, progress: Callable[[int, int], object]) -> list[np.ndarray]:
-    """Seconds of each round, of each point."""
+    """Returns the seconds of each round, for each point."""
     num_done = 0
 
     def counted(run: Callable[[], object]) -> Callable[[], object]:

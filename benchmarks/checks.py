@@ -1,4 +1,4 @@
-"""Our results equal the oracle's, to the bit, on every instruction set: before anything is timed."""
+"""Checks before timing that our results equal the oracle's, to the bit, on every instruction set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchsampler_ext.reference import partition as reference_partition
 
 
 def check_results(features: torch.Tensor, num_rows: int = 300) -> None:
-    """On some of the features. Raises AssertionError, naming what differs and on which instruction set."""
+    """Checks num_rows random rows. Raises AssertionError, with the function and the instruction set that differ."""
     x = features[torch.randperm(len(features))[:num_rows]]
     m, k, batch_size = min(200, len(x) - 1), 20, 24
     rows = x.numpy()

@@ -1,6 +1,6 @@
-"""Real embeddings for the benchmarks: from files, or made of what is installed anyway.
+"""Real embeddings for the benchmarks, from files or from installed packages.
 
-Random vectors are near to nothing and have no hubs; what selection, walks and partitions cost depends on both.
+Random vectors have neither near neighbors nor hubs. The time of selection, walks and partitions depends on both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from batchsampler_ext.cli.inspection import load_features, load_labels
 
-PACKAGES = ("networkx", "numpy", "scipy", "sklearn", "sympy")  # ours, and those that torch brings
+PACKAGES = ("networkx", "numpy", "scipy", "sklearn", "sympy")  # our dependencies, and those of torch
 MIN_CHARACTERS = 80  # of a docstring
 DIM = 128
 
@@ -30,14 +30,14 @@ class Embeddings:
 
 
 def from_files(features: str, labels: str | None) -> Embeddings:
-    """``.npy`` files, as ``inspect`` reads them."""
+    """Reads ``.npy`` files as ``inspect`` does."""
     rows = np.array(load_features(features), dtype=np.float32)
     known = None if labels is None else torch.as_tensor(np.array(load_labels(labels, len(rows)), dtype=np.int64))
     return Embeddings(Path(features).name, torch.from_numpy(rows), known)
 
 
 def digits() -> Embeddings:
-    """scikit-learn's 1,797 handwritten digits, pixels, centered."""
+    """Returns the centered pixels of scikit-learn's 1,797 handwritten digits."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -46,7 +46,7 @@ def digits() -> Embeddings:
 
 
 def docstrings() -> Embeddings:
-    """Text vectors (tf-idf, truncated SVD) of the docstrings of PACKAGES; labels are their modules, two levels deep."""
+    """Returns text vectors (tf-idf, truncated SVD) of docstrings of PACKAGES. Labels are modules, two levels deep."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -59,7 +59,7 @@ def docstrings() -> Embeddings:
 
 
 def package_docstrings(package: str) -> Iterator[tuple[str, str]]:
-    """(module, docstring) of each function and class in the sources of an installed package."""
+    """Yields (module, docstring) for each function and class in the sources of an installed package."""
     spec = importlib.util.find_spec(package)
     assert spec is not None
     assert spec.origin is not None
@@ -68,7 +68,7 @@ def package_docstrings(package: str) -> Iterator[tuple[str, str]]:
         if "tests" in path.parts:
             continue
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the packages' own spelling
+            warnings.simplefilter("ignore")  # warnings about the source of the packages
             tree = ast.parse(path.read_bytes())
         module = ".".join((package, *path.relative_to(root).with_suffix("").parts[:1]))
         for node in ast.walk(tree):

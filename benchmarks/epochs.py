@@ -1,4 +1,4 @@
-"""Cases of whole epochs: partitions and walks, METIS, balanced k-means; what they cost, what batches they give."""
+"""Cases of whole epochs: time and batches of partitions, walks, METIS and balanced k-means."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KNN_NEIGHBORS = 32
 
 
 def clusters(inputs: Inputs) -> Embeddings:
-    """Clusters of unequal size in noise; labels are the clusters."""
+    """Returns clusters of unequal size with noise. Labels are the clusters."""
     data = inputs.noise(50_000, 64)
     num_clusters = inputs.size(2000)
     labels = (num_clusters * torch.rand(len(data.features)) ** 2).long()
@@ -34,7 +34,7 @@ def digits(inputs: Inputs) -> Embeddings:
 
 
 def epoch_case(make_data: Callable[[Inputs], Embeddings], batch_size: int, *, has_kmeans: bool = False) -> Maker:
-    """has_kmeans: minutes from a few thousand instances on."""
+    """has_kmeans: adds balanced k-means, which takes minutes beyond a few thousand instances."""
 
     def make(inputs: Inputs) -> Case:
         data = make_data(inputs)
@@ -85,7 +85,7 @@ def add_ours(case: Case, name: str, graph: bse.ProximityGraph, batch_size: int, 
 
 
 def quality(batches: Iterable[torch.Tensor | np.ndarray], data: Embeddings) -> dict[str, float]:
-    """Hardness, its worst tenth, the price of it, and whether batches are of equal size."""
+    """Returns in-batch similarity and its 10th percentile, the share of false negatives, and the sizes of batches."""
     chosen = [torch.as_tensor(batch) for batch in batches]
     stats = bse.batch_stats(chosen, data.features, labels=data.labels)
     sizes = [len(batch) for batch in chosen]

@@ -1,10 +1,10 @@
-"""The CUDA engine against torch on the same GPU and beside training, and the CPU engine over all its cores.
+"""Times the CUDA engine against torch on the same GPU and during training, and the CPU engine by threads.
 
 python -m benchmarks.gpu [--quick] [--out FILE.json]
 
-Graphs and walks are first compared with those of the CPU engine, to the bit. Contestants take turns; a run is timed by
-events on the stream, after a warm-up and with the caches overwritten. Each row: median time, its spread, ours over
-torch's, the share of what the card's matrix units or its memory do at most, measured in the same run, and scores/s.
+First, graphs and walks are compared with those of the CPU engine, to the bit. Contestants take turns. A run is timed by
+events on the stream, after a warm-up and with overwritten caches. Each row has the median time and its spread, the
+contestant's time over ours, shares of the peaks of matrix units and memory (measured in the same run), and scores/s.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from . import machine, refresh_cost
 from .timing import round_robin
 
 M, K, ROWS_PER_DRAW, BATCH_SIZE = 1000, 100, 256, 256
-GROUPS_AT_ONCE = 64  # of torch's shared draws: about as many scores as a cache holds
+GROUPS_AT_ONCE = 64  # groups that torch scores at a time: about as many scores as a cache holds
 
 
 @dataclass
@@ -36,8 +36,8 @@ class Row:
     p10_ms: float
     p90_ms: float
     slower_than_ours: float
-    share_of_matrix_peak: float | None = None  # 2 FLOP a multiply-add, of the bfloat16 product
-    share_of_copy: float | None = None  # bytes that have to be read and written at least
+    share_of_matrix_peak: float | None = None  # at 2 FLOP per multiply-add, of the peak of bfloat16 products
+    share_of_copy: float | None = None  # of the bytes that have to be read and written at least
     gigascores_per_s: float | None = None
 
 
@@ -52,7 +52,7 @@ class Case:
 
 
 class Timer:
-    """Milliseconds of work queued on the current stream, the caches overwritten before."""
+    """Returns the milliseconds of work that is queued on the current stream, after overwriting the caches."""
 
     def __init__(self, device: torch.device) -> None:
         self.flush = torch.empty(256 << 20, dtype=torch.uint8, device=device)
@@ -68,7 +68,10 @@ class Timer:
 
 
 def torch_shared_draws(units: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """Groups of rows against one draw each: gather, batched product, top-k. The draws are not counted."""
+    """Returns a run that scores groups of rows against one draw each: gather, batched product, top-k.
+
+    The time of drawing is not counted.
+    """
     num_rows = len(units)
     num_groups = num_rows // ROWS_PER_DRAW
     rows = torch.randperm(num_rows, device=units.device)[: num_groups * ROWS_PER_DRAW].view(num_groups, -1)
@@ -88,7 +91,7 @@ def torch_shared_draws(units: torch.Tensor) -> Callable[[], torch.Tensor]:
 
 
 def torch_own_draws(units: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """The authors' formulation: each row gathers its own candidates."""
+    """Returns a run of the authors' formulation: each row gathers its own candidates."""
 
     def run() -> torch.Tensor:
         parts = []
@@ -112,7 +115,7 @@ def torch_knn(units: torch.Tensor) -> Callable[[], torch.Tensor]:
 
 
 def captured(work: Callable[[], object]) -> Callable[[], object]:
-    """As one CUDA graph: no launch is waited for."""
+    """Returns a replay of the work as one CUDA graph, without launch overhead."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -181,7 +184,7 @@ def cases(device: torch.device, scale: int) -> list[Case]:
 
 
 def check_equality(device: torch.device) -> None:
-    """Graphs and walks on the device are the CPU engine's, to the bit."""
+    """Checks that graphs, walks and epochs on the device equal those of the CPU engine, to the bit."""
     x = torch.randn(20_000, 128)
     for dtype in (torch.bfloat16, torch.float32):
         rows = x.to(dtype)
@@ -205,7 +208,7 @@ def check_equality(device: torch.device) -> None:
 
 
 def peaks(timer: Timer, device: torch.device) -> dict[str, float]:
-    """FLOP/s of a bfloat16 product, bytes/s of a copy (read and written)."""
+    """Returns FLOP/s of a bfloat16 product, and bytes/s of a copy (read and written)."""
     a = torch.randn(8192, 8192, dtype=torch.bfloat16, device=device)
     source = torch.randn(1 << 28, device=device)
     target = torch.empty_like(source)
@@ -242,7 +245,7 @@ def measure(case: Case, timer: Timer, peak: dict[str, float], num_rounds: int) -
 
 
 def cpu_scaling(scale: int) -> dict[str, float]:
-    """Milliseconds of a graph of 100,000 x 128 on the CPU, by threads."""
+    """Returns milliseconds of a graph over 100,000 x 128 features on the CPU, by number of threads."""
     x = torch.randn(100_000 // scale, 128)
     most = torch.get_num_threads()
     counts = sorted({count for count in (1, 2, 4, 8, 16, 32, 64) if count < most} | {most})
@@ -285,7 +288,7 @@ def beside_training(cost: refresh_cost.RefreshCost) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes: that it works, not how fast")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to check that everything works")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/<gpu>-<commit>.json")
     options = parser.parse_args()
@@ -297,7 +300,7 @@ def main() -> None:
     timer = Timer(device)
     peak = peaks(timer, device)
     rows = [row for case in cases(device, scale) for row in measure(case, timer, peak, options.rounds)]
-    del timer  # its memory is for training
+    del timer  # frees memory for training
     beside = refresh_cost.measure(device, num_instances=1_280_000 // scale, refresh_every=100 // scale, num_blocks=2)
     scaling = cpu_scaling(scale)
     gpu = torch.cuda.get_device_name(device)

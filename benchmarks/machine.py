@@ -1,4 +1,4 @@
-"""The machine under the figures: what it is, and what it can do at most, measured."""
+"""Describes the machine and measures its peaks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def describe(num_threads: int) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": num_threads,
-        "load": round(os.getloadavg()[0], 2),  # of the last minute: what else was running
+        "load": round(os.getloadavg()[0], 2),  # of the last minute, by other programs
         "isa": core.isa(),
         "batchsampler_ext": batchsampler_ext.__version__,
         "commit": commit(),
@@ -34,7 +34,7 @@ def describe(num_threads: int) -> dict[str, Any]:
 
 
 def measure_peaks(num_threads: int, num_runs: int = 3) -> dict[str, float]:
-    """Best of num_runs each: FLOP/s of float32 FMA and of bfloat16 dot products, bytes/s of a copy, random lines/s."""
+    """Returns the best of num_runs: FLOP/s of float32 FMA and bfloat16 dot products, copied bytes/s, random lines/s."""
     native = library()
     table_bytes = ctypes.c_int64(512 << 20)
     return {

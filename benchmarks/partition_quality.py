@@ -1,12 +1,17 @@
-"""How hard, how false and how repetitive the epochs of a graph are, on your own embeddings.
+"""Measures hardness, false negatives and repetition in the epochs of a graph, on your own embeddings.
 
 python -m benchmarks.partition_quality features.npy [--labels labels.npy] [-k 100] [--num-candidates 1000 | --knn]
 
-One line for each way to make an epoch: the mean and the lowest tenth (p10) of the batches' in-batch cosine; `keeps`,
-both beyond those of uniform batches as shares of the independent walks'; the share of pairs with equal labels; the
-share of a batch's pairs that share a batch in the next epoch too; the time of the fastest epoch. METIS takes part where
-pymetis is installed, balanced k-means where k-means-constrained is and there are few rows; both make the same epoch
-every time.
+Prints one line for each way to make an epoch:
+
+- mean and 10th percentile (p10) over batches of the in-batch cosine
+- keeps: the gain of each over uniform batches, relative to the gain of independent walks
+- the share of pairs with equal labels
+- the share of pairs of a batch that are in the same batch again in the next epoch
+- the time of the fastest epoch
+
+METIS is included if pymetis is installed, balanced k-means if k-means-constrained is installed and there are at most
+5000 rows. Both make the same epoch every time.
 """
 
 from __future__ import annotations
@@ -32,7 +37,10 @@ Epoch = Sequence[torch.Tensor] | Sequence[np.ndarray]
 
 
 def repeated_mates(first: Epoch, second: Epoch, num_instances: int) -> float:
-    """Share of the pairs within a batch of `second` that are within a batch of `first`, counted for each of these."""
+    """Returns the share of pairs within batches of `second` that are also within a batch of `first`.
+
+    A pair counts once for each batch of `first` that contains it.
+    """
     overlaps = (_membership(first, num_instances) @ _membership(second, num_instances).T).data
     sizes = np.array([len(batch) for batch in second], dtype=np.float64)
     return float((overlaps * (overlaps - 1)).sum() / (sizes * (sizes - 1)).sum())
@@ -45,7 +53,7 @@ def _membership(epoch: Epoch, num_instances: int) -> scipy.sparse.csr_matrix:
 
 
 def measure(make_epoch: Callable[[int], Epoch], features: torch.Tensor, labels: np.ndarray | None, num_epochs: int):
-    """Means over epochs: {column: value}. make_epoch: its batches; full ones are measured."""
+    """Returns means over epochs, {column: value}. make_epoch: returns the batches of an epoch."""
     seconds, epochs = [], []
     for epoch in range(num_epochs + 1):
         start = time.perf_counter()
@@ -87,9 +95,9 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, help=".npy, int [N]")
     parser.add_argument("-k", "--num-neighbors", type=int, default=100)
     parser.add_argument("--num-candidates", type=int, default=1000)
-    parser.add_argument("--knn", action="store_true", help="the exact graph, instead of candidates")
+    parser.add_argument("--knn", action="store_true", help="uses the exact kNN graph")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--epochs", type=int, default=2, help="epochs that are averaged, default 2")
+    parser.add_argument("--epochs", type=int, default=2, help="number of epochs to average over, default 2")
     options = parser.parse_args()
 
     features = torch.from_numpy(np.load(options.features))

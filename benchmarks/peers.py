@@ -1,4 +1,4 @@
-"""The alternatives, each at its best. An optional package that is missing is reported, not hidden."""
+"""The peers, each in its fastest form. Optional packages that are missing are reported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from .native import library
 
 CHUNK = 256  # rows that share a draw
-AUTHORS_CHUNK = 16  # rows whose candidates are gathered at a time; 8 to 64 are alike, fewer and more are slower
+AUTHORS_CHUNK = 16  # rows whose candidates are gathered at a time; 8 to 64 are equally fast, others are slower
 
 
 def missing(*packages: str) -> list[str]:
@@ -21,12 +21,14 @@ def missing(*packages: str) -> list[str]:
 
 # --- proximity graphs ------------------------------------------------------------------------------------------------
 class TorchSharedDraws:
-    """Chunks of rows against one draw of candidates each: a matrix product and top-k, into buffers made beforehand."""
+    """Scores chunks of rows against one draw of candidates each: matrix product and top-k, in preallocated buffers."""
 
     def __init__(self, units: torch.Tensor, num_candidates: int, num_neighbors: int) -> None:
         self.units, self.num_neighbors = units, num_neighbors
         self.rows = torch.randperm(len(units)).split(CHUNK)
-        self.draws = [torch.randperm(len(units))[:num_candidates] for _ in self.rows]  # making them is not counted
+        self.draws = [
+            torch.randperm(len(units))[:num_candidates] for _ in self.rows
+        ]  # the time of drawing is not counted
         self.scores = torch.empty(CHUNK, num_candidates, dtype=units.dtype)
         self.neighbors = torch.empty(len(units), num_neighbors, dtype=torch.int64)
 
@@ -38,7 +40,7 @@ class TorchSharedDraws:
 
 
 class AuthorsGraph:
-    """The authors' formulation, of num_rows rows: each gathers its own candidates, batched products, top-k."""
+    """The authors' formulation for num_rows rows: each gathers its own candidates; batched products, top-k."""
 
     def __init__(self, units: torch.Tensor, num_candidates: int, num_neighbors: int, num_rows: int) -> None:
         self.units, self.num_candidates, self.num_neighbors = units, num_candidates, num_neighbors
@@ -86,7 +88,7 @@ def usearch_knn(units: np.ndarray, num_neighbors: int, num_threads: int) -> np.n
 
 
 def pynndescent_knn(units: np.ndarray, num_neighbors: int, num_threads: int) -> np.ndarray:
-    """Approximate."""
+    """Returns approximate neighbors."""
     from pynndescent import NNDescent
 
     index = NNDescent(units, metric="cosine", n_neighbors=num_neighbors + 1, n_jobs=num_threads, random_state=0)
@@ -95,7 +97,7 @@ def pynndescent_knn(units: np.ndarray, num_neighbors: int, num_threads: int) -> 
 
 # --- walks -----------------------------------------------------------------------------------------------------------
 def python_walks(neighbors: torch.Tensor, roots: list[int], batch_size: int, restart_prob: float) -> list[list[int]]:
-    """A loop in the style of the authors' code."""
+    """Returns walks of a loop in the style of the authors' code."""
     batches = []
     degree = neighbors.shape[1]
     for root in roots:
@@ -112,7 +114,7 @@ def python_walks(neighbors: torch.Tensor, roots: list[int], batch_size: int, res
 
 
 def plain_walks(neighbors: torch.Tensor, roots: torch.Tensor, batch_size: int, restart_prob: float) -> torch.Tensor:
-    """One at a time in C++, standard library throughout: native/plain_walk.cpp."""
+    """Returns walks of plain C++ with the standard library, one walk at a time (native/plain_walk.cpp)."""
     nodes = torch.empty((len(roots), batch_size), dtype=torch.int32)
     library().plain_walks(
         ctypes.c_void_p(neighbors.data_ptr()),
@@ -127,7 +129,7 @@ def plain_walks(neighbors: torch.Tensor, roots: torch.Tensor, batch_size: int, r
 
 
 class TorchClusterSteps:
-    """torch_cluster's random walks of a fixed length, one thread: steps alone, its graph made beforehand."""
+    """torch_cluster's random walks of a fixed length, on one thread. Its graph is built before the timing."""
 
     def __init__(self, neighbors: torch.Tensor, roots: torch.Tensor, num_steps: int) -> None:
         num_instances, degree = neighbors.shape
@@ -148,7 +150,7 @@ class TorchClusterSteps:
 
 # --- partitions ------------------------------------------------------------------------------------------------------
 def metis_partition(neighbors: torch.Tensor, batch_size: int) -> list[np.ndarray]:
-    """METIS on the symmetrised graph. Its parts are not of equal size: batches would have to be mended."""
+    """Returns METIS's partition of the symmetrized graph. Its parts vary in size, so they are not ready as batches."""
     import pymetis
 
     num_instances, degree = neighbors.shape

@@ -1,8 +1,8 @@
-"""What sampling costs beside training: steps of a ResNet-50 with and without bank and sampler, on the same device.
+"""Times training steps of a ResNet-50 with and without bank and sampler on the same device.
 
-Without, batches are the same rows all the time. With, each step takes its indices from a ProximityBatchSampler and
-its embeddings go into the bank. Blocks of steps of either kind take turns. A block with sampling has one graph, of
-walks, so that the graph is of all instances each time.
+Without sampling, all batches have the same rows. With sampling, each step takes its indices from a
+ProximityBatchSampler and stores its embeddings in the bank. Blocks of steps of either kind take turns. A block with
+sampling builds one graph. The planner is "walks", so each graph is over all instances.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class RefreshCost:
 
 
 class Bottleneck(nn.Module):
-    """He et al., CVPR 2016, figure 5; the stride is that of the 3 x 3 convolution."""
+    """He et al., CVPR 2016, figure 5, with the stride in the 3 x 3 convolution."""
 
     def __init__(self, num_inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Bottleneck(nn.Module):
 
 
 def resnet50(dim: int, width: int = 64) -> nn.Sequential:
-    """To embeddings [B, dim]."""
+    """Returns a ResNet-50 with outputs [B, dim]."""
     layers: list[nn.Module] = [nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
     layers.append(nn.MaxPool2d(3, 2, 1))
     num_inputs = width
@@ -59,7 +59,7 @@ def resnet50(dim: int, width: int = 64) -> nn.Sequential:
 
 
 class Training:
-    """SimCLR-like steps on images that never change: how long they take does not depend on them."""
+    """SimCLR-like steps on constant images, as their time does not depend on the images."""
 
     def __init__(self, device: torch.device, batch_size: int, image_size: int, dim: int, width: int) -> None:
         self.device = device
@@ -107,14 +107,14 @@ def measure(
 ) -> RefreshCost:
     training = Training(device, batch_size, image_size, dim, width)
     bank = FeatureBank(num_instances, dim)
-    for ids in torch.arange(num_instances).split(1 << 17):  # so that the first plan has a graph too
+    for ids in torch.arange(num_instances).split(1 << 17):  # so that the first plan has a graph
         bank.update(ids, torch.randn(len(ids), dim, device=device))
     sampler = ProximityBatchSampler(
         num_instances, batch_size, drop_last=True, bank=bank, planner="walks", refresh_every=refresh_every,
         graph=GraphConfig(num_candidates=min(1000, num_instances // 4), num_neighbors=min(100, num_instances // 4)),
     )  # fmt: skip
     batches = iter(sampler)
-    training.seconds(3, batches, bank)  # warm; blocks begin in the middle of a plan
+    training.seconds(3, batches, bank)  # warm-up; blocks start in the middle of a plan
     plain, sampled = [], []
     for _ in range(num_blocks):
         plain.append(training.seconds(refresh_every, None, bank))

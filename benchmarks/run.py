@@ -1,8 +1,8 @@
-"""The engine against its peers, side by side in one process. ``make bench`` runs all of it.
+"""Times the engine against its peers in one process. ``make bench`` runs all cases.
 
 python -m benchmarks.run [--cases graph knn walk epoch] [--features X.npy [--labels Y.npy]] [--out results.json]
 
-See benchmarks/README.md for what the columns mean.
+benchmarks/README.md explains the columns.
 """
 
 from __future__ import annotations
@@ -49,13 +49,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument(
-        "--features", metavar="NPY", help="real embeddings [N, D], instead of text vectors of docstrings"
+        "--features", metavar="NPY", help="real embeddings [N, D] instead of text vectors of docstrings"
     )
-    parser.add_argument("--labels", metavar="NPY", help="theirs, integers [N]: what false negatives are")
+    parser.add_argument(
+        "--labels", metavar="NPY", help="their labels, integers [N]; false negatives are pairs with equal labels"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--num-threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seed", type=int, help="of the random data; fresh ones by default")
-    parser.add_argument("--quick", action="store_true", help="small sizes, one round: that it works, not how fast")
+    parser.add_argument("--seed", type=int, help="seed of the random data; default: a new one")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes and one round, to check that everything works"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks/results.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.num_threads)
@@ -64,7 +68,7 @@ def main() -> None:
     content: dict[str, Any] = {"machine": machine.describe(options.num_threads), "seed": seed, "peaks": peaks}
     print({**content["machine"], "seed": seed, **{f"peak {k}": f"{v:.4g}/s" for k, v in peaks.items()}})
     if content["machine"]["load"] > QUIET_LOAD:
-        print("This machine is busy: ratios suffer too, those of peers that use OpenMP most.")
+        print("This machine is busy. This affects ratios too, most of all those of peers that use OpenMP.")
     inputs = Inputs(options.num_threads, real_embeddings(options), embeddings.digits(), options.quick)
     for data in (torch.randn(300, 24), inputs.text.features):
         check_results(data)
@@ -73,7 +77,7 @@ def main() -> None:
     makers = [maker for name in options.cases for maker in CASES[name]]
     for maker in tqdm(makers, leave=False):
         if not options.quick:
-            peaks |= measured_peaks(options.num_threads, peaks)  # the first may have fallen into a busy minute
+            peaks |= measured_peaks(options.num_threads, peaks)  # the machine may have been busy before
         case = maker(inputs)
         ours = next(iter(case.contestants))
         num_rounds = 1 if options.quick else options.rounds
@@ -87,7 +91,7 @@ def main() -> None:
 
 
 def measured_peaks(num_threads: int, best: dict[str, float]) -> dict[str, float]:
-    """Of all threads, and of one; at least the best so far."""
+    """Returns the peaks of all threads and of one thread, or the best so far if that is higher."""
     alone, together = (machine.measure_peaks(threads, num_runs=1) for threads in (1, num_threads))
     found = {**together, **{f"{name}, one thread": value for name, value in alone.items()}}
     return {name: max(value, best.get(name, 0.0)) for name, value in found.items()}
@@ -119,7 +123,7 @@ def summary_of(case: Case, timings: dict[str, Timing], peaks: dict[str, float]) 
 
 
 def share_of_peak(work: Work | None, seconds: float, peaks: dict[str, float]) -> dict[str, Any]:
-    """Of the float32 peak where this machine has no bfloat16 products; nothing where no work is defined."""
+    """Returns the peak and the share of it, or None without work. float32 stands in for missing bfloat16 products."""
     if work is None:
         return {"peak": None, "share_of_peak": None}
     peak = work.peak if peaks[work.peak] else "fma"

@@ -1,7 +1,7 @@
-"""Interleaved timing: all contestants take turns, round by round, so that a slow minute of the machine hits them alike.
+"""Interleaved timing: contestants take turns, round by round, so that a slow minute of the machine affects all alike.
 
-Their order changes from round to round, and each begins after a pause: OpenMP's threads spin for a while after their
-work is done, and would slow down whoever always came next.
+Their order changes from round to round, and each run starts after a pause. OpenMP's threads spin for a while after
+their work is done, which would slow down the next contestant.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PAUSE_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Timing:
-    """Of one contestant: seconds of each round it took part in, and its share of ours, round by round."""
+    """Seconds of one contestant in each of its rounds, and ratios to ours in the same rounds."""
 
     seconds: np.ndarray
     ratios: np.ndarray  # its seconds / ours of the same round
@@ -36,7 +36,7 @@ class Timing:
 def interleave(
     contestants: dict[str, Callable[[], object]], ours: str, *, num_rounds: int, budget_seconds: float
 ) -> dict[str, Timing]:
-    """:func:`round_robin`, with ratios to one of the contestants."""
+    """Returns the times of :func:`round_robin`, with ratios to the contestant ``ours``."""
     seconds = round_robin(contestants, num_rounds=num_rounds, budget_seconds=budget_seconds)
     return {name: Timing(times, times / seconds[ours][: len(times)]) for name, times in seconds.items()}
 
@@ -44,8 +44,11 @@ def interleave(
 def round_robin(
     contestants: dict[str, Callable[[], object]], *, num_rounds: int, budget_seconds: float
 ) -> dict[str, np.ndarray]:
-    """Seconds of each counted round: one to warm up, then num_rounds; who has used up the budget sits out the rest,
-    after one counted round."""
+    """Returns the seconds of each counted round, for each contestant.
+
+    One round to warm up is not counted, then num_rounds follow. A contestant that would exceed the budget skips the
+    remaining rounds after its first counted one.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     first = {name: timed(work) for name, work in contestants.items()}
     order, shuffle = list(contestants), random.Random(0).shuffle

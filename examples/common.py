@@ -1,4 +1,4 @@
-"""What the examples share: arguments, log, checkpoints and result of a training run.
+"""Shared code of the examples: arguments, log, checkpoints and result of a training run.
 
 A program builds its model and data, makes a :class:`Run`, and writes its own training loop:
 
@@ -37,7 +37,7 @@ from batchsampler_ext import IndexedDataset, ProximityBatchSampler
 from batchsampler_ext.metrics import equal_label_share, mean_cosine
 
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-# May change when a checkpoint is taken up again: they say where and how far to run, not what.
+# Arguments that may change when a run is resumed, because they do not affect its result.
 NOT_THE_RUN = {"out", "log", "checkpoint", "checkpoint_every", "resume", "stop_after", "device", "threads", "quiet"}
 
 
@@ -45,7 +45,7 @@ NOT_THE_RUN = {"out", "log", "checkpoint", "checkpoint_every", "resume", "stop_a
 def program(
     parse: Callable[[Sequence[str] | None], argparse.Namespace], train: Callable[[argparse.Namespace], dict[str, Any]]
 ) -> Callable[..., dict[str, Any]]:
-    """``main(argv=None)`` of a training program: its result, for arguments like those of the command line."""
+    """Returns ``main(argv=None)`` of a training program, which returns the result of the run."""
 
     def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         return train(parse(argv))
@@ -56,52 +56,69 @@ def program(
 def new_parser(
     description: str | None, *, epochs: int, batch_size: int, lr: float, weight_decay: float = 0.0
 ) -> argparse.ArgumentParser:
-    """Arguments that all programs have."""
+    """Returns a parser with the arguments that all programs have."""
     parser = parsing.Parser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=parsing.count, default=epochs, help="0: the untrained encoder is judged")
+    group.add_argument("--epochs", type=parsing.count, default=epochs, help="0: evaluates the untrained encoder")
     group.add_argument(
-        "--batch-size", type=parsing.positive_int, default=batch_size, metavar="B", help="of all processes together"
+        "--batch-size",
+        type=parsing.positive_int,
+        default=batch_size,
+        metavar="B",
+        help="instances per batch, over all processes",
     )
     group.add_argument("--lr", type=parsing.positive, default=lr)
     group.add_argument("--weight-decay", type=parsing.non_negative, default=weight_decay)
     group.add_argument("--schedule", choices=("cosine", "linear", "constant"), default="cosine")
     group.add_argument("--warmup-epochs", type=parsing.non_negative, default=0.0)
-    group.add_argument("--seed", type=parsing.count, default=0, help="weights, augmentation, sampling")
+    group.add_argument("--seed", type=parsing.count, default=0, help="of weights, augmentation and sampling")
     group.add_argument(
-        "--max-samples", type=parsing.positive_int, metavar="N", help="a random choice of the training data"
+        "--max-samples", type=parsing.positive_int, metavar="N", help="trains on a random subset of this size"
     )
 
     group = parser.add_argument_group("running")
     group.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    group.add_argument("--threads", type=parsing.positive_int, help="of torch and of the sampler")
-    group.add_argument("--workers", type=parsing.count, default=0, help="processes that load data")
+    group.add_argument("--threads", type=parsing.positive_int, help="threads of torch and of the sampler")
+    group.add_argument("--workers", type=parsing.count, default=0, help="number of processes that load data")
     group.add_argument("--amp", choices=AMP_DTYPES, default="off", help="automatic mixed precision")
-    group.add_argument("--eval-every", type=parsing.count, default=0, metavar="EPOCHS", help="0: at the end only")
-    group.add_argument("--out", type=Path, metavar="FILE", help="the result, as JSON")
-    group.add_argument("--log", type=Path, metavar="FILE", help="a JSON line for each epoch")
-    group.add_argument("--checkpoint", type=Path, metavar="FILE", help="written at the end of each epoch")
-    group.add_argument("--checkpoint-every", type=parsing.count, default=0, metavar="STEPS", help="and within them")
-    group.add_argument("--resume", action="store_true", help="go on from --checkpoint, if it is there")
     group.add_argument(
-        "--stop-after", type=parsing.count, metavar="STEPS", help="save the checkpoint and end, e.g. in a time slot"
+        "--eval-every",
+        type=parsing.count,
+        default=0,
+        metavar="EPOCHS",
+        help="epochs between evaluations; 0: evaluates at the end only",
     )
-    group.add_argument("--quiet", action="store_true", help="no progress bars")
+    group.add_argument("--out", type=Path, metavar="FILE", help="writes the result as JSON")
+    group.add_argument("--log", type=Path, metavar="FILE", help="writes a JSON line for each epoch")
+    group.add_argument("--checkpoint", type=Path, metavar="FILE", help="file to write at the end of each epoch")
+    group.add_argument(
+        "--checkpoint-every",
+        type=parsing.count,
+        default=0,
+        metavar="STEPS",
+        help="steps between further checkpoints within an epoch",
+    )
+    group.add_argument("--resume", action="store_true", help="continues from --checkpoint if the file exists")
+    group.add_argument(
+        "--stop-after", type=parsing.count, metavar="STEPS", help="saves a checkpoint and ends after this many steps"
+    )
+    group.add_argument("--quiet", action="store_true", help="shows no progress bars")
     return parser
 
 
 # --- a run -----------------------------------------------------------------------------------------------------------
 class Run:
-    """A training run: epochs and steps with a progress bar, the optimizer's step, statistics, checkpoints, the result.
+    """A training run: epochs and steps with a progress bar, optimizer, statistics, checkpoints and the result.
 
     Args:
-        system: its name in the result; data: and that of the data.
-        args: of :func:`new_parser` and ``sampling.add_arguments``.
-        model: on its device; ``run.model`` is what to call in training (DistributedDataParallel under torchrun).
-        sampler: of ``sampling.make_sampler``.
-        labels: int64 [N] or None, to count false negatives by.
+        system: name of the system in the result.
+        data: name of the data in the result.
+        args: arguments of :func:`new_parser` and ``sampling.add_arguments``.
+        model: the model on its device. In training, call ``run.model``, which is distributed under torchrun.
+        sampler: from ``sampling.make_sampler``.
+        labels: int64 [N] or None. False negatives are pairs with equal labels.
     """
 
     def __init__(
@@ -133,11 +150,11 @@ class Run:
         self._plain_model = model
         self.model: Any = model if num_processes() == 1 else DistributedDataParallel(model)
         if num_processes() > 1:
-            torch.manual_seed(1_000_003 * (args.seed + 1) + rank())  # other views on each process
+            torch.manual_seed(1_000_003 * (args.seed + 1) + rank())  # different views in each process
 
         self.step = 0
-        self._epoch, self._num_trained = 0, 0  # the batches of this epoch
-        self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, similarity, share of the epoch
+        self._epoch, self._num_trained = 0, 0  # batches trained in this epoch
+        self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, similarity, false negatives
         self._seconds = self._fill_seconds = self._sampler_seconds_before = 0.0
         self._history: list[dict[str, float]] = []
         self._epoch_is_complete = False
@@ -152,19 +169,22 @@ class Run:
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
     def loader(self, dataset: Any, make: Callable[..., DataLoader[Any]] = DataLoader) -> DataLoader[Any]:
-        """Batches (indices, samples) for this process. make: the loader's class, of PyTorch Geometric for graphs."""
+        """Returns a loader of (indices, samples) for this process. make: class of the loader."""
         return make(
             IndexedDataset(dataset),
             batch_sampler=RankShare(self.sampler),
             num_workers=self.args.workers,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # its seeds for workers must not advance the generator of the augmentations
+            generator=torch.Generator(),  # for workers' seeds; torch's own is that of the augmentations
         )
 
     def fill_bank(self, loader: Any, encode: Callable[[Any], tuple[torch.Tensor, ...]]) -> None:
-        """With --fill-bank, before the first step: encode(samples) -> embeddings (and documents) of each batch.
+        """With --fill-bank, stores embeddings of the training data before the first step.
 
-        loader: that of training, so every process embeds its share; the N mod B instances it leaves over stay unknown.
+        Args:
+            loader: the loader of training, so each process embeds its share. The N mod B instances that it leaves out
+                get no embedding.
+            encode: returns embeddings (and documents) of the samples of a batch.
         """
         if not self.args.fill_bank or self.args.sampler == "uniform" or self.step or not self.args.epochs:
             return
@@ -183,7 +203,7 @@ class Run:
         self._seconds += seconds
 
     def calibrate(self, loader: Any, forward: Callable[[Any], object], num_passes: int = 50) -> None:
-        """With --epochs 0: batch norm's statistics, which nothing has set, become means over training batches."""
+        """With --epochs 0, sets the untrained statistics of batch norm to means over training batches."""
         norms = [m for m in self._plain_model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         if self.args.epochs or not norms:
             return
@@ -202,7 +222,7 @@ class Run:
             yield self._epoch
 
     def steps(self, loader: DataLoader[Any]) -> Iterator[tuple[torch.Tensor, Any]]:
-        """The batches of the epoch that are left, moved to the device."""
+        """Yields the remaining batches of the epoch, with the samples on the device."""
         bar = self._bar(len(self.sampler), self._num_trained, f"epoch {self._epoch + 1} of {self.args.epochs}")
         start = time.perf_counter()
         batches = iter(loader)
@@ -210,7 +230,7 @@ class Run:
             self._set_rng(self._rng)
             self._rng = None
         self._epoch_is_complete = False
-        while self._num_trained < len(self.sampler):  # the authors' epochs have more, and schedules count on these
+        while self._num_trained < len(self.sampler):  # the authors' epoch has more, but schedules assume this number
             if (following := next(batches, None)) is None:
                 break
             if self._must_stop():
@@ -241,7 +261,7 @@ class Run:
     def record(
         self, indices: torch.Tensor, loss: torch.Tensor, embeddings: torch.Tensor, documents: torch.Tensor | None = None
     ) -> None:
-        """The bank learns the embeddings of the step, [b, D] of this process; what the batch was like is counted."""
+        """Stores the embeddings of the step, [b, D] of this process, in the bank, and adds to the statistics."""
         embeddings = embeddings.detach()
         if self.args.sampler != "uniform":
             self.bank.update(indices, embeddings, *(() if documents is None else (documents.detach(),)))
@@ -253,7 +273,7 @@ class Run:
         self._sums += row
 
     def end_epoch(self, evaluate: Callable[[], dict[str, float]]) -> None:
-        """Statistics of the epoch, metrics if they are due, the log and a checkpoint."""
+        """Records the statistics of the epoch, and metrics if they are due. Writes the log and a checkpoint."""
         if not self._epoch_is_complete:
             return
         loss, similarity, share = (self._sums / max(1, self._num_trained)).tolist()
@@ -270,7 +290,7 @@ class Run:
         self._save()
 
     def finish(self, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
-        """The result; printed, and written with --out. Without metrics if --stop-after has ended the run early."""
+        """Returns the result, prints it, and writes it with --out. It has no metrics if --stop-after ended the run."""
         is_finished = self._epoch >= self.args.epochs
         metrics = self._evaluated(evaluate) if is_finished else {}
         if is_finished and self._history:
@@ -327,7 +347,7 @@ class Run:
         return self._sampler_seconds_before + seconds
 
     def _evaluated(self, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """Metrics, by one process, without a trace in the random numbers of training."""
+        """Returns metrics, computed by one process. The random numbers of training stay as they were."""
         metrics: dict[str, float] = {}
         if rank() == 0:
             devices = [self.device] if self.device.type == "cuda" else []
@@ -397,7 +417,7 @@ class Run:
 
 
 def _parameters(args: argparse.Namespace) -> dict[str, Any]:
-    """What a checkpoint and the run that takes it up must agree on."""
+    """Returns the arguments that must be equal in a checkpoint and the run that resumes from it."""
     values = {name: value for name, value in vars(args).items() if name not in NOT_THE_RUN}
     return {name: value if _is_plain(value) else str(value) for name, value in values.items()}
 
@@ -408,14 +428,14 @@ def _is_plain(value: Any) -> bool:
 
 # --- statistics and files --------------------------------------------------------------------------------------------
 def random_choice(num_all: int, num_wanted: int | None, seed: int = 0) -> Sequence[int]:
-    """Which of num_all to take; the same for all seeds of training. All of them, in order, without num_wanted."""
+    """Returns num_wanted random indices below num_all, or all in order. Seeds of training do not change them."""
     if num_wanted is None or num_wanted >= num_all:
         return range(num_all)
     return torch.randperm(num_all, generator=torch.Generator().manual_seed(seed))[:num_wanted].tolist()
 
 
 def write(path: Path, text: str) -> None:
-    """The file appears complete or not at all."""
+    """Writes a file that appears complete or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

@@ -1,13 +1,14 @@
-"""Do hard batches pay? A comparison that ends within a minute on two CPU cores, with nothing to download.
+"""Compares uniform and hard batches within a minute on two CPU cores, without a download.
 
-The task: find a function's code by the first paragraph of its docstring. The pairs come from Python sources that are
-installed anyway: the standard library, numpy and torch. Files are split into training and test, so no test function
-stands beside one that was trained on. A text's embedding is the mean of its words' vectors. The loss is InfoNCE in both
-directions. For each seed the same model is trained twice for equally many steps: with uniform batches, and with batches
-of ProximityBatchSampler. Hard batches also cost a forward pass over all pairs before each epoch but the first; it is
+The task is to find the code of a function by the first paragraph of its docstring. The pairs come from installed Python
+sources: the standard library, numpy and torch. Each source file is used for either training or test. The embedding of a
+text is the mean of the vectors of its words. The loss is InfoNCE in both directions.
+
+For each seed, the same model is trained twice for the same number of steps: with uniform batches, and with batches of
+ProximityBatchSampler. Hard batches also need a forward pass over all pairs before each epoch but the first, which is
 not counted as steps. Learning rate and temperature are the best of eight settings for uniform batches, on validation
-files taken from the training files. The size of batches, 16, was chosen after
-seeing that hard batches paid there. At 32, with the best settings for uniform batches, they did not.
+files taken from the training files. The batch size of 16 was chosen after hard batches had shown a gain there. At 32,
+with the best settings for uniform batches, there was none.
 
     python examples/demo.py [--figure demo.png] [--seeds 6]
 """
@@ -27,7 +28,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-# Threads should not spin while they wait: other programs may need the cores.
+# Waiting threads should not spin, because other programs may need the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
@@ -55,7 +56,7 @@ class Pairs(NamedTuple):
 
 
 class Progress:
-    """A line every few seconds, also where the output is no terminal."""
+    """Prints a line every few seconds, also if the output is not a terminal."""
 
     def __init__(self) -> None:
         self.start = self.last = time.perf_counter()
@@ -79,7 +80,7 @@ def source_files() -> Iterator[Path]:
 
 
 def documented_functions(file: Path) -> Iterator[tuple[str, str]]:
-    """First paragraph of the docstring, and the code without it, for each function and class of the file."""
+    """Yields the first docstring paragraph and the code without docstring, for each function and class of the file."""
     try:
         source = file.read_text(encoding="utf-8")
         tree = ast.parse(source)
@@ -96,7 +97,7 @@ def documented_functions(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def split_words(text: str) -> list[str]:
-    """Lower-case words; identifiers are taken apart at underscores and capitals."""
+    """Returns lower-case words. Identifiers are split at underscores and capitals."""
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", text)]
 
 
@@ -107,7 +108,7 @@ def hash_words(words: list[str], length: int) -> list[int]:
 
 
 def load_pairs(max_pairs: int | None, progress: Progress) -> tuple[Pairs, Pairs]:
-    """Training and test pairs. No two have equal queries or equal code; a file is in one of the two."""
+    """Returns training and test pairs. Queries and codes are distinct, and no file contributes to both."""
     seen: set[tuple[str, ...]] = set()
     queries: list[list[int]] = []
     codes: list[list[int]] = []
@@ -130,7 +131,7 @@ def load_pairs(max_pairs: int | None, progress: Progress) -> tuple[Pairs, Pairs]
 
 
 class Encoder(torch.nn.Module):
-    """Unit vectors of texts: the mean of their words' vectors. Docstrings and code share words, hence one table."""
+    """Embeds texts as unit vectors, the means of their words' vectors. Docstrings and code share one table of words."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,13 +143,13 @@ class Encoder(torch.nn.Module):
 
 @torch.no_grad()
 def recall_at_1(encoder: Encoder, pairs: Pairs) -> float:
-    """Percent of the queries whose own code is the most similar of all."""
+    """Returns the percentage of queries for which their own code is the most similar one."""
     scores = encoder(pairs.queries) @ encoder(pairs.codes).T
     return 100 * float((scores.argmax(1) == torch.arange(len(scores))).float().mean())
 
 
 def train(train_pairs: Pairs, test_pairs: Pairs, planner: str, seed: int, num_epochs: int, progress: Progress) -> float:
-    """Recall@1 on the test pairs after training with uniform or proximity batches."""
+    """Returns recall@1 on the test pairs, in percent, after training with uniform or proximity batches."""
     torch.manual_seed(seed)
     encoder = Encoder()
     optimizer = torch.optim.SparseAdam(encoder.parameters(), lr=LEARNING_RATE)
@@ -181,7 +182,7 @@ def train(train_pairs: Pairs, test_pairs: Pairs, planner: str, seed: int, num_ep
 
 
 def conclusion(differences: list[float]) -> str:
-    """What the paired differences say, in a sentence."""
+    """Returns a sentence about the paired differences."""
     mean = statistics.mean(differences)
     if len(differences) < 2:
         return f"Hard batches changed recall@1 by {mean:+.2f} points in one seed. One seed says nothing about chance."
@@ -196,7 +197,7 @@ def conclusion(differences: list[float]) -> str:
 
 
 def draw_figure(path: str, uniform: list[float], proximity: list[float]) -> str:
-    """Writes the figure; returns what to tell the user."""
+    """Writes the figure. Returns a message for the user."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -217,8 +218,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=6, help="default: %(default)s")
     parser.add_argument("--epochs", type=int, default=6, help="default: %(default)s")
-    parser.add_argument("--max-pairs", type=int, help="stop reading sources there")
-    parser.add_argument("--threads", type=int, default=1, help="of torch and of the sampler (default: %(default)s)")
+    parser.add_argument("--max-pairs", type=int, help="largest number of pairs to read")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of torch and of the sampler (default: %(default)s)"
+    )
     parser.add_argument("--figure", help="PNG to write, if matplotlib is installed")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 
 def main(directory: str) -> None:
     digits = load_digits()
-    features = digits.data - digits.data.mean(axis=0)  # pixels are positive: without their mean, cosine says more
+    features = digits.data - digits.data.mean(axis=0)  # pixels are positive, so cosines mean more without the mean
     Path(directory).mkdir(parents=True, exist_ok=True)
     np.save(Path(directory) / "digits_features.npy", features.astype(np.float32))
     np.save(Path(directory) / "digits_labels.npy", digits.target.astype(np.int64))

@@ -3,10 +3,11 @@
 
     python examples/graphcl.py DATA NCI1 --out result.json
 
-Data: TU data sets, as torch_geometric's TUDataset reads (or downloads) them. A graph's view is made by one of the
-paper's four augmentations, drawn for each graph: nodes dropped, edges perturbed, attributes masked, a subgraph taken.
-GIN encoder with sums of all layers and a projection head, as in the paper's code; its loss, too, has no positive in the
-denominator. Metric: 10-fold cross-validated accuracy of a support vector machine on the frozen embeddings.
+Data: TU data sets, which torch_geometric's TUDataset reads or downloads. A view of a graph is made by one of the
+paper's four augmentations, drawn for each graph: dropping nodes, perturbing edges, masking attributes, or taking a
+subgraph. As in the paper's code, the encoder is a GIN with the sums of all layers and a projection head, and the
+denominator of the loss does not contain the positive. Metric: 10-fold cross-validated accuracy of a support vector
+machine on the frozen embeddings.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class GraphEncoder(nn.Module):
         self.head = nn.Sequential(nn.Linear(self.dim, self.dim), nn.ReLU(), nn.Linear(self.dim, self.dim))
 
     def embed(self, batch: Batch) -> torch.Tensor:
-        """[graphs, layers * width]: the sum over nodes of every layer."""
+        """Returns [graphs, layers * width], the sums over nodes of all layers."""
         x, pooled = batch.x, []
         for layer, norm in zip(self.layers, self.norms, strict=True):
             x = norm(layer(x, batch.edge_index).relu())
@@ -58,7 +59,7 @@ class GraphEncoder(nn.Module):
 
 # --- augmentations of a whole batch at once (the paper, section 3.1) ------------------------------------------------
 def augment(batch: Batch, kinds: Sequence[str], ratio: float) -> Batch:
-    """A copy in which each graph is changed by one of kinds, in about the share ratio of its nodes or edges."""
+    """Returns a copy. One of kinds changes about the share ratio of the nodes or edges of each graph."""
     kind = torch.randint(len(kinds), (batch.num_graphs,), device=batch.x.device)[batch.batch]  # of each node
     is_kind = {name: kind == i for i, name in enumerate(kinds)}
     nobody = torch.zeros_like(kind, dtype=torch.bool)
@@ -67,7 +68,7 @@ def augment(batch: Batch, kinds: Sequence[str], ratio: float) -> Batch:
     if "edges" in kinds:
         view.edge_index = perturb_edges(view, is_kind["edges"], ratio)
     if "attributes" in kinds:
-        # Noise as in the paper's code, which is no class of node.
+        # The noise of the paper's code, which equals no node label.
         masked = is_kind["attributes"] & is_changed
         view.x = torch.where(masked[:, None], 0.5 + 0.5 * torch.randn_like(view.x), view.x)
     dropped = is_kind.get("nodes", nobody) & is_changed
@@ -80,7 +81,7 @@ def augment(batch: Batch, kinds: Sequence[str], ratio: float) -> Batch:
 
 
 def perturb_edges(batch: Batch, of_node: torch.Tensor, ratio: float) -> torch.Tensor:
-    """Of the chosen graphs, a share of the edges get other ends within their graph. Both directions go together."""
+    """Moves a share of the edges of chosen graphs to random nodes of their graph, in both directions together."""
     source, target = batch.edge_index
     once = source <= target
     source, target = source[once], target[once]
@@ -99,10 +100,11 @@ def perturb_edges(batch: Batch, of_node: torch.Tensor, ratio: float) -> torch.Te
 
 
 def grown_subgraphs(batch: Batch, share: float) -> torch.Tensor:
-    """bool [nodes]: of each graph the share of its nodes that a region growing from a random node reaches first.
+    """Returns bool [nodes], the first nodes of each graph that a region growing from a random node reaches.
 
-    Edges take exponential times, so that the next edge to be crossed is any one of the region's border with equal
-    chances; times of arrival are shortest paths, of all graphs at once. What is not connected to the start is left out.
+    share: of the nodes of a graph. Each edge takes an exponentially distributed time, so the region crosses each edge
+    at its border next with equal probability. Arrival times are shortest paths, computed for all graphs at once. Nodes
+    that are not connected to the start are left out.
     """
     num_nodes, device = len(batch.x), batch.x.device
     sizes = batch.ptr.diff()
@@ -159,7 +161,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     graphs.add_arguments(parser, features="labels")
     parser.add_argument("--augment", nargs="+", choices=AUGMENTATIONS, default=list(AUGMENTATIONS))
     parser.add_argument(
-        "--ratio", type=parsing.share_below_1, default=0.2, help="of nodes or edges that a view changes"
+        "--ratio", type=parsing.share_below_1, default=0.2, help="share of nodes or edges that a view changes"
     )
     parser.add_argument("--width", type=parsing.positive_int, default=32)
     parser.add_argument("--layers", type=parsing.positive_int, default=3)

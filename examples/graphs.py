@@ -1,4 +1,4 @@
-"""TU data sets for the examples, and the support vector machine that judges graph embeddings."""
+"""TU data sets for the examples, and the support vector machine that evaluates graph embeddings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch_geometric.datasets import TUDataset
 from torch_geometric.utils import degree
 
 NUM_FOLDS = 10
-COSTS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)  # the grid of InfoGraph's code, which GraphCL took over
+COSTS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)  # the grid of InfoGraph's code, also used by GraphCL
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, features: str) -> None:
@@ -30,16 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser, *, features: str) -> None:
         "--max-degree",
         type=parsing.positive_int,
         default=64,
-        help="of one-hot degrees; larger ones count as this",
+        help="largest one-hot degree; larger degrees count as this one",
     )
     parser.add_argument("--features", choices=("labels", "labels+degree"), default=features,
-                        help="of nodes, one-hot; degrees alone where there are no labels")  # fmt: skip
+                        help="one-hot features of nodes; degrees alone if there are no labels")  # fmt: skip
     parser.add_argument("--svm", choices=("linear", "search"), default="linear",
-                        help="search: RBF kernel, C by 5 inner folds, as GraphCL's code has it; slow")  # fmt: skip
+                        help="search: RBF kernel, C by 5 inner folds, as in GraphCL's code; slow")  # fmt: skip
 
 
 def load(args: argparse.Namespace) -> list[Data]:
-    """Graphs with node features x: one-hot node labels, degrees too if asked for; degrees alone without labels."""
+    """Returns graphs with one-hot node features x: labels, also degrees if asked for, or degrees without labels."""
     try:
         dataset = TUDataset(str(args.data), args.name)
     except OSError as error:
@@ -59,7 +59,7 @@ def labels_of(graphs: Sequence[Data]) -> torch.Tensor:
 
 
 def accuracy(embeddings: torch.Tensor, labels: torch.Tensor, svm: str) -> dict[str, float]:
-    """Mean accuracy over 10 stratified folds, always the same ones, of a linear or RBF support vector machine."""
+    """Returns the mean accuracy of a linear or RBF support vector machine over 10 fixed stratified folds."""
     folds = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=0)
     if svm == "linear":
         classifier = make_pipeline(StandardScaler(), LinearSVC(C=0.1, dual=False))

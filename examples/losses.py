@@ -1,14 +1,14 @@
-"""Losses between the members of a mini-batch: InfoNCE, and the debiased and the hard variant of it.
+"""Losses between the members of a mini-batch: InfoNCE, and its debiased and hard variants.
 
-Each anchor has one positive and m negatives. With p = exp(cosine / t) of the positive, n_k of the negatives, prior
-u = ``tau_plus`` and concentration b = ``beta``, all of them are -log(p / (p + N)), where N is
+Each anchor has one positive and m negatives. Let p be exp(cosine / t) of the positive, n_k that of negative k, u the
+prior ``tau_plus`` and b the concentration ``beta``. Each loss is -log(p / (p + N)), where N is
 
     infonce   sum_k n_k                                                        van den Oord et al., 2018
     dcl       max((sum_k n_k - u m p) / (1 - u), m exp(-1 / t))                Chuang et al., NeurIPS 2020, equation 8
     hcl       the same, with sum_k w_k n_k, w_k = m n_k^b / sum_l n_l^b        Robinson et al., ICLR 2021, section 3
 
-u is the chance that a random pair is a false negative, b how much weight hard negatives get. hcl with b = 0 is dcl, dcl
-with u = 0 is infonce. All of it is computed from logarithms, so no temperature overflows.
+u is the probability that a random pair is a false negative. A larger b gives more weight to hard negatives. hcl with
+b = 0 is dcl, and dcl with u = 0 is infonce. Everything is computed from logarithms, so no temperature overflows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import parsing
 import torch
 
 KINDS = ("infonce", "dcl", "hcl")
-NEVER = float("-inf")  # the cosine of a pair that is no negative
+NEVER = float("-inf")  # the cosine of pairs that are not negatives
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, temperature: float) -> None:
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, temperature: float) -> Non
 
 
 def from_arguments(args: argparse.Namespace) -> Callable[..., torch.Tensor]:
-    """:func:`contrastive_loss` as the arguments ask for it: of cosines, and include_positive."""
+    """Returns :func:`contrastive_loss` with the options of the arguments."""
     return functools.partial(
         contrastive_loss, kind=args.loss, temperature=args.temperature, tau_plus=args.tau_plus, beta=args.beta
     )
@@ -52,9 +52,14 @@ def contrastive_loss(
     beta: float = 1.0,
     include_positive: bool = True,
 ) -> torch.Tensor:
-    """Mean loss of n anchors. positive: cosines [n]; negatives: cosines [n, m], NEVER where a pair is no negative.
+    """Returns the mean loss of n anchors.
 
-    include_positive=False: -log(p / N), as in GraphCL's code.
+    Args:
+        positive: [n] cosines of the positives.
+        negatives: [n, m] cosines of the negatives, NEVER for pairs that are not negatives.
+        kind: one of KINDS.
+        temperature: t.
+        include_positive: False: -log(p / N), as in GraphCL's code.
     """
     positive, negatives = positive.float() / temperature, negatives.float() / temperature
     excluded = negatives == NEVER
@@ -74,9 +79,9 @@ def contrastive_loss(
 
 
 def all_pairs(z1: torch.Tensor, z2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """SimCLR's pairs: each of the 2 B views is an anchor, all views of other instances are its negatives.
+    """Returns the cosines of SimCLR's pairs: positive [2 B], negatives [2 B, 2 B].
 
-    z1, z2: unit rows [B, D]. Returns cosines: positive [2 B], negatives [2 B, 2 B].
+    Each of the 2 B views is an anchor. All views of other instances are its negatives. z1, z2: unit rows [B, D].
     """
     count = len(z1)
     views = torch.cat([z1, z2]).float()
@@ -87,9 +92,9 @@ def all_pairs(z1: torch.Tensor, z2: torch.Tensor) -> tuple[torch.Tensor, torch.T
 def cross_pairs(
     a: torch.Tensor, b: torch.Tensor, ignored: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Anchors a, negatives from b only. ignored: bool [B, B], pairs that are no negatives although they differ.
+    """Returns cosines of anchors a with rows of b: positive [B], negatives [B, B].
 
-    a, b: unit rows [B, D]. Returns cosines: positive [B], negatives [B, B].
+    a, b: unit rows [B, D]. ignored: bool [B, B], further pairs that are not negatives.
     """
     cosines = a.float() @ b.float().T
     excluded = torch.eye(len(a), dtype=torch.bool, device=a.device)

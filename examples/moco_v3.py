@@ -5,9 +5,10 @@
     torchrun --nproc-per-node 8 examples/moco_v3.py imagenet --arch resnet50 --image-size 224 --batch-size 512 \\
         --hidden 4096 --dim 256 --optimizer sgd --lr 0.6 --weight-decay 1.5e-6 --warmup-epochs 10 --amp bf16 --workers 8
 
-Data and metrics as in simclr.py. The encoder is a backbone and a projection, followed by a prediction; the momentum
-encoder, a slow mean of it, has no prediction. The loss is symmetrised over both views; negatives are the momentum
-encoder's outputs for other images of the batch. Not as in the paper: no LARS, and ResNets only.
+Data and metrics are those of simclr.py. The encoder is a backbone with a projection, followed by a prediction. The
+momentum encoder is a moving average of backbone and projection, without prediction. The loss is symmetric in both
+views. Negatives are the outputs of the momentum encoder for other images of the batch. In contrast to the paper there
+is no LARS optimizer, and there are only ResNets.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class MoCo(nn.Module):
     def forward(
         self, x1: torch.Tensor, x2: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Unit rows [B, dim]: queries q1, q2 and keys k1, k2 of both views."""
+        """Returns unit rows [B, dim]: queries q1, q2 and keys k1, k2 of both views."""
         queries = [self.prediction(self.projection(self.backbone(x))) for x in (x1, x2)]
         q1, q2, k1, k2 = (nn.functional.normalize(row.float(), dim=1) for row in (*queries, *self.keys(x1, x2)))
         return q1, q2, k1, k2
@@ -63,7 +64,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     sampler = sampling.make_sampler(args, len(images), 2 * args.dim, labels=images.labels)
     run = common.Run("moco_v3", args.data.name, args, model, optimizer, sampler, labels=images.labels)
     loader = run.loader(images)
-    # The paper's two distributions of views, blur and solarization differ.
+    # As in the paper, the two views differ in blur and solarization.
     jitter = (0.4, 0.4, 0.2, 0.1)
     view1 = vision.new_view(args, blur=1.0, jitter=jitter)
     view2 = vision.new_view(args, blur=0.1, solarize=0.2, jitter=jitter)
@@ -90,7 +91,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
                 for q, k in ((q1, k2), (q2, k1))
             )
             run.optimize(2 * args.temperature * loss)
-            # Keys change slowly, so what the bank holds of earlier steps is still comparable.
+            # Keys change slowly, so the bank's keys of earlier steps are still comparable.
             run.record(indices, loss, torch.cat([k1, k2], 1))
         run.end_epoch(evaluate)
     return run.finish(evaluate)
@@ -99,11 +100,18 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = common.new_parser(__doc__, epochs=100, batch_size=256, lr=1e-3, weight_decay=1e-4)
     vision.add_arguments(parser, crop_min=0.2)
-    parser.add_argument("--dim", type=parsing.positive_int, default=128, help="of what the loss compares")
     parser.add_argument(
-        "--hidden", type=parsing.positive_int, default=512, help="width of projection and prediction inside"
+        "--dim", type=parsing.positive_int, default=128, help="width of the rows that the loss compares"
     )
-    parser.add_argument("--momentum", type=parsing.share, default=0.99, help="at the start; a cosine takes it to 1")
+    parser.add_argument(
+        "--hidden",
+        type=parsing.positive_int,
+        default=512,
+        help="width of the hidden layers of projection and prediction",
+    )
+    parser.add_argument(
+        "--momentum", type=parsing.share, default=0.99, help="initial value, which rises to 1 by a cosine"
+    )
     parser.add_argument("--temperature", type=parsing.positive, default=0.2)
     sampling.add_arguments(parser)
     return parser.parse_args(argv)

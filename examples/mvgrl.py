@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""MVGRL (Hassani and Khasahmadi, ICML 2020): graphs seen by their edges and by their diffusion.
+"""MVGRL (Hassani and Khasahmadi, ICML 2020): contrasts two views of graphs, edges and diffusion.
 
     python examples/mvgrl.py DATA PROTEINS --out result.json
 
-Data and metric as in graphcl.py. The second view of a graph has the weights of personalised PageRank between all of its
-nodes (equation 2). Each view has its own GCN encoder; nodes of one view are told to agree with their own graph in the
-other view, and to disagree with the other graphs of the batch: the Jensen-Shannon estimate of mutual information, as in
-the paper's code. A graph's embedding is the sum of those of both views.
+Data and metric are those of graphcl.py. The second view of a graph has the weights of personalized PageRank between all
+of its nodes (equation 2). Each view has its own GCN encoder. Nodes of one view should agree with their own graph in the
+other view, and disagree with the other graphs of the batch. The loss is the Jensen-Shannon estimate of mutual
+information, as in the paper's code. The embedding of a graph is the sum of the embeddings of both views.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class GraphConvolutions(nn.Module):
         self.act = nn.ModuleList(nn.PReLU() for _ in range(num_layers))
 
     def forward(self, x: torch.Tensor, weights: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of nodes [B, V, width], of graphs [B, layers * width]; mask: bool [B, V], which nodes there are."""
+        """Returns rows of nodes [B, V, width] and of graphs [B, layers * width]. mask: bool [B, V], existing nodes."""
         pooled = []
         for linear, bias, act in zip(self.linear, self.bias, self.act, strict=True):
             x = act(weights @ linear(x) + bias) * mask[..., None]
@@ -52,7 +52,7 @@ class GraphConvolutions(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """Three layers and a linear shortcut, the paper's projection head."""
+    """The paper's projection head: three layers and a linear shortcut."""
 
     def __init__(self, num_inputs: int, width: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class MVGRL(nn.Module):
         self.node_head, self.graph_head = Perceptron(width, width), Perceptron(num_layers * width, width)
 
     def forward(self, batch: Batch) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Of both views: nodes [nodes of the batch, width] and graphs [B, width]."""
+        """Returns, for both views, embeddings of nodes [nodes of the batch, width] and of graphs [B, width]."""
         x, mask = to_dense_batch(batch.x, batch.batch)
         nodes, whole = [], []
         for encoder, weights in zip(self.encoders, dense_views(batch, mask), strict=True):
@@ -83,21 +83,21 @@ class MVGRL(nn.Module):
 
 
 def diffusion(graph: Data, alpha: float) -> torch.Tensor:
-    """Personalised PageRank alpha (I - (1 - alpha) D^-1/2 A D^-1/2)^-1 with self-loops, [V, V]."""
+    """Returns [V, V], personalized PageRank alpha (I - (1 - alpha) D^-1/2 A D^-1/2)^-1 with self-loops."""
     adjacency = normalized_adjacency(to_dense_adj(graph.edge_index, max_num_nodes=graph.num_nodes))[0]
     identity = torch.eye(graph.num_nodes)
     return alpha * torch.linalg.inv(identity - (1 - alpha) * adjacency)
 
 
 def normalized_adjacency(adjacency: torch.Tensor) -> torch.Tensor:
-    """D^-1/2 (A + I) D^-1/2 of [B, V, V], edges counted once."""
+    """Returns D^-1/2 (A + I) D^-1/2 for A of shape [B, V, V]. Edges are counted once."""
     adjacency = (adjacency.clamp(max=1) + torch.eye(adjacency.shape[-1], device=adjacency.device)).clamp(max=1)
     scale = adjacency.sum(-1).rsqrt()
     return scale[:, :, None] * adjacency * scale[:, None, :]
 
 
 def dense_views(batch: Batch, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights between the nodes of each graph, [B, V, V]: of edges, and of diffusion (`batch.diffusion`, flattened)."""
+    """Returns weights [B, V, V] between the nodes of each graph: of edges, and of diffusion (`batch.diffusion`)."""
     num_graphs, num_places = mask.shape
     edges = normalized_adjacency(
         to_dense_adj(batch.edge_index, batch.batch, max_num_nodes=num_places, batch_size=num_graphs)
@@ -108,9 +108,10 @@ def dense_views(batch: Batch, mask: torch.Tensor) -> tuple[torch.Tensor, torch.T
 
 
 def jensen_shannon_loss(nodes: torch.Tensor, graphs_of: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
-    """Minus the Jensen-Shannon estimate of mutual information between nodes [V, D] and graphs [B, D].
+    """Returns minus the Jensen-Shannon estimate of mutual information between nodes [V, D] and graphs [B, D].
 
-    Pairs of a node with its own graph, `owner`, are drawn from the joint distribution, all others from the product.
+    Pairs of a node and its own graph, `owner`, are samples of the joint distribution. All others are samples of the
+    product of the marginal distributions.
     """
     scores = nodes.float() @ graphs_of.float().T
     is_own = nn.functional.one_hot(owner, len(graphs_of)).bool()
@@ -154,7 +155,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = common.new_parser(__doc__, epochs=20, batch_size=64, lr=1e-3)
     parser.set_defaults(schedule="constant", loss="jsd")
     graphs.add_arguments(parser, features="labels+degree")
-    parser.add_argument("--teleport", type=parsing.share, default=0.2, help="of the diffusion")
+    parser.add_argument("--teleport", type=parsing.share, default=0.2, help="restart probability of the diffusion")
     parser.add_argument("--width", type=parsing.positive_int, default=128, help="512 in the paper")
     parser.add_argument("--layers", type=parsing.positive_int, default=4)
     sampling.add_arguments(parser)

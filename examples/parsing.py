@@ -1,4 +1,4 @@
-"""Arguments that say in one line what is wrong with them."""
+"""Argument types with error messages of one line."""
 
 from __future__ import annotations
 

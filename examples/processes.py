@@ -1,4 +1,4 @@
-"""The processes of one training, under torchrun: their places, and what they tell each other."""
+"""The processes of one training run under torchrun: their ranks, and gathering between them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch.distributed as dist
 
 
 def start(args: argparse.Namespace, *, distributed: bool = True) -> None:
-    """Threads, seeds and, under torchrun, this process' place among the others and its device."""
+    """Sets threads and seeds. Under torchrun, also joins the process group and sets the device."""
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.resume and args.checkpoint is None:
-        raise SystemExit("--resume: needs --checkpoint")
+        raise SystemExit("--resume: expected --checkpoint as well, got none")
     for path in (args.out, args.log, args.checkpoint):
-        if path is not None and not path.absolute().parent.is_dir():  # better now than after an epoch
+        if path is not None and not path.absolute().parent.is_dir():  # fail now, not after an epoch
             raise SystemExit(f"expected a folder {path.absolute().parent} to write {path.name} to")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         if not distributed:
@@ -28,7 +28,7 @@ def start(args: argparse.Namespace, *, distributed: bool = True) -> None:
             args.device = f"cuda:{os.environ['LOCAL_RANK']}"
             torch.cuda.set_device(args.device)
         if not dist.is_initialized():
-            # The others wait at a barrier while the first one evaluates, which may take more than the usual 10 minutes.
+            # Processes wait at a barrier while rank 0 evaluates, which may take longer than the default of 10 minutes.
             backend = "nccl" if args.device.startswith("cuda") else "gloo"
             dist.init_process_group(backend, timeout=datetime.timedelta(hours=2))
             atexit.register(dist.destroy_process_group)
@@ -54,13 +54,13 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        # All processes compute the same loss of all rows, and DDP takes the mean of their gradients, not the sum.
+        # All processes compute the same loss of all rows, and DDP averages their gradients. The factor makes it a sum.
         return grad.chunk(num_processes())[rank()] * num_processes()
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Rows of all processes, in rank order; gradients flow back to this process' own.
+    """Returns the rows of all processes in rank order. Gradients flow back to the rows of this process.
 
-    The loss of what is gathered is that of the whole batch, and so are, after DDP's mean, the gradients.
+    A loss of the gathered rows is the loss of the whole batch. After DDP's mean, so are the gradients.
     """
     return rows if num_processes() == 1 else _GatherRows.apply(rows)

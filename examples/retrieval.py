@@ -4,12 +4,12 @@
     python examples/retrieval.py captions.tsv --out result.json
     torchrun --nproc-per-node 8 examples/retrieval.py captions.tsv --encoder bert --model bert-base-uncased --amp bf16
 
-Data: a text file, a group of related texts a line, separated by tabs (captions of a photo, a question and its answers).
-Texts 1 and 2 of a line are a pair, 3 and 4 another. A line with two pairs or more brings known false negatives:
+Data: a text file with one group of related texts per line, separated by tabs, such as captions of a photo or a question
+and its answers. Texts 1 and 2 of a line are a pair, 3 and 4 another. Pairs of the same line are known false negatives.
 --mask-known leaves them out of the loss, --no-link-labels out of the graph.
 
-Metrics, on lines kept aside: recall at 1 and 5, and the mean reciprocal rank, of the first text of the same line. With
-one tower every text queries all others, with two the first texts of pairs query the second ones.
+Metrics, on held-out lines: recall at 1 and 5, and the mean reciprocal rank, of the first text of the same line. With
+one tower, every text is a query for all others. With two towers, first texts of pairs are queries for second texts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_RANK = 100
 
 
 class Towers(nn.Module):
-    """Unit vectors of texts: towers 0 and 1, which may be the same one."""
+    """Embeds texts as unit vectors by towers 0 and 1, which may be the same."""
 
     def __init__(self, args: argparse.Namespace, num_tokens: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Towers(nn.Module):
         return nn.functional.normalize(self.towers[tower % len(self.towers)](tokens).float(), dim=1)
 
     def forward(self, pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """pairs: int64 [B, 2, T]."""
+        """Returns unit rows [B, dim] of both towers. pairs: int64 [B, 2, T] tokens."""
         return self.embed(pairs[:, 0], 0), self.embed(pairs[:, 1], 1)
 
 
@@ -64,7 +64,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 
     model = Towers(args, tokens.size).to(args.device)
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=args.weight_decay)
-    # Shared tower: both texts of a pair, as the paper concatenates views. Two: a query looks for its own document.
+    # With one tower, the bank concatenates both texts of a pair, as the paper does with views.
     has_towers = args.towers == 2
     sampler = sampling.make_sampler(
         args, len(pairs), args.dim * (1 if has_towers else 2), two_towers=has_towers, labels=groups
@@ -94,7 +94,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_groups(args: argparse.Namespace) -> tuple[list[list[str]], list[list[str]]]:
-    """Lines for training, and lines kept aside: of --test, or a random choice that is the same for all seeds."""
+    """Returns training lines and held-out lines: those of --test, or a random choice that is equal for all seeds."""
 
     def read(path: Path) -> list[list[str]]:
         parsing.check_file(path, "data" if path == args.data else "--test")
@@ -134,7 +134,10 @@ def ranking(
     *,
     are_same: bool,
 ) -> dict[str, float]:
-    """Of the first key of a query's group. are_same: queries are the documents, and do not find themselves."""
+    """Returns metrics of the rank of the first document of a query's group.
+
+    are_same: queries are the documents, and do not count as their own result.
+    """
     found = knn(queries, documents, min(len(documents), MAX_RANK + are_same)).ids.long()
     is_other = found != torch.arange(len(queries))[:, None] if are_same else torch.ones_like(found, dtype=torch.bool)
     is_hit = is_other & (key_groups[found] == query_groups[:, None])
@@ -150,12 +153,12 @@ def ranking(
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = common.new_parser(__doc__, epochs=10, batch_size=256, lr=2e-3)
     parser.add_argument("data", type=Path, help="tab-separated groups of texts")
-    parser.add_argument("--test", type=Path, help="groups to judge on; else some lines of the data are kept aside")
-    parser.add_argument("--test-groups", type=parsing.positive_int, help="lines to keep aside; default a tenth")
-    parser.add_argument("--split", type=parsing.count, default=0, help="another number keeps other lines aside")
+    parser.add_argument("--test", type=Path, help="groups to evaluate on; default: held-out lines of the data")
+    parser.add_argument("--test-groups", type=parsing.positive_int, help="number of held-out lines; default: a tenth")
+    parser.add_argument("--split", type=parsing.count, default=0, help="seed of the choice of held-out lines")
     parser.add_argument("--towers", type=int, choices=(1, 2), default=1)
-    parser.add_argument("--dim", type=parsing.positive_int, default=128, help="of embeddings")
-    parser.add_argument("--mask-known", action="store_true", help="texts of the same line are no negatives")
+    parser.add_argument("--dim", type=parsing.positive_int, default=128, help="width of embeddings")
+    parser.add_argument("--mask-known", action="store_true", help="texts of the same line are not negatives")
     texts.add_arguments(parser, encoder="bag", width=256)
     losses.add_arguments(parser, temperature=0.07)
     sampling.add_arguments(parser)

@@ -1,4 +1,4 @@
-"""The sampler of an example: its arguments, how it is made of them, and each process' share of its batches."""
+"""The sampler of an example: its arguments, its construction, and the share of each process in its batches."""
 
 from __future__ import annotations
 
@@ -30,28 +30,31 @@ def add_arguments(parser: argparse.ArgumentParser, *, fill_bank: bool = False) -
         "--sampler",
         choices=("uniform", "knn", "proximity"),
         default="proximity",
-        help="knn: a random root and its exact nearest neighbors, the comparison of the paper",
+        help="knn: a random root and its exact nearest neighbors, as in the paper's comparison",
     )
     group.add_argument("--num-candidates", type=parsing.positive_int, default=1000, metavar="M")
     group.add_argument("--num-neighbors", type=parsing.positive_int, default=100, metavar="K")
     group.add_argument("--restart-prob", type=parsing.share, default=0.2, metavar="ALPHA")
     group.add_argument(
-        "--restart-prob-end", type=parsing.share, metavar="ALPHA", help="of the last epoch; linear in between"
+        "--restart-prob-end",
+        type=parsing.share,
+        metavar="ALPHA",
+        help="value in the last epoch, with linear change before",
     )
     group.add_argument("--refresh-every", type=parsing.positive_int, metavar="STEPS",
-                       help="between graphs of planners that walk (default: 100)")  # fmt: skip
-    group.add_argument("--range-min", type=parsing.count, default=0, help="each instance's nearest candidates to skip")
-    group.add_argument("--max-score", type=float, help="cosine above which candidates are not linked")
+                       help="steps between graphs, for planners that walk (default: 100)")  # fmt: skip
+    group.add_argument("--range-min", type=parsing.count, default=0, help="number of nearest candidates to skip")
+    group.add_argument("--max-score", type=float, help="no edges to candidates with a cosine above this")
     group.add_argument("--link-labels", action=argparse.BooleanOptionalAction, default=True,
-                       help="no: instances with equal labels are never linked")  # fmt: skip
+                       help="no: no edges between instances with equal labels")  # fmt: skip
     group.add_argument("--fill-bank", action=argparse.BooleanOptionalAction, default=fill_bank,
-                       help="embed everything before the first epoch, which is uniform otherwise")  # fmt: skip
+                       help="embeds all data before the first epoch, which is otherwise uniform")  # fmt: skip
     group.add_argument("--planner", choices=("partition", "walks", "cover_by_walks"), default="partition",
-                       help="cover_by_walks: the authors' epoch, ended where the others end")  # fmt: skip
-    group.add_argument("--order", choices=("rwr", "rw", "bfs", "dfs"), default="rwr", help="of planners that walk")
-    group.add_argument("--hardness", choices=("soft", "default", "hard"), default="default", help="of partitions")
+                       help="cover_by_walks: the authors' epoch, cut to the length of the others")  # fmt: skip
+    group.add_argument("--order", choices=("rwr", "rw", "bfs", "dfs"), default="rwr", help="for planners that walk")
+    group.add_argument("--hardness", choices=("soft", "default", "hard"), default="default", help="for partitions")
     group.add_argument(
-        "--candidate-group-size", type=parsing.positive_int, help="instances that share their candidates"
+        "--candidate-group-size", type=parsing.positive_int, help="number of instances that share their candidates"
     )
     group.add_argument("--bank-dtype", choices=BANK_DTYPES, default="bf16")
 
@@ -64,9 +67,9 @@ def make_sampler(
     labels: torch.Tensor | None = None,
     two_towers: bool = False,
 ) -> ProximityBatchSampler:
-    """The sampler that the arguments ask for, with its bank. Batches of uneven size are left out.
+    """Returns the sampler for the arguments, with its bank. Ragged batches are left out.
 
-    labels: int64 [N], -1 = unknown; for --no-link-labels.
+    labels: int64 [N], -1 = unknown; used by --no-link-labels.
     """
     if args.batch_size > num_instances:
         raise SystemExit(
@@ -80,7 +83,7 @@ def make_sampler(
         num_instances, dim, two_towers=two_towers, dtype=BANK_DTYPES[args.bank_dtype], device=args.device
     )
     if not args.link_labels and labels is None:
-        raise SystemExit("--no-link-labels: these data have no labels")
+        raise SystemExit("--no-link-labels: expected data with labels, got no labels")
     first, last = args.restart_prob, args.restart_prob_end
 
     def restart_prob(epoch: int) -> float:
@@ -102,7 +105,7 @@ def make_sampler(
             refresh_every=None if planner.covers_once else args.refresh_every, restart_prob=restart_prob,
             seed=args.seed,
         )  # fmt: skip
-    except ValueError as error:  # it names the argument
+    except ValueError as error:  # the message names the argument
         raise SystemExit(str(error)) from None
 
 
@@ -117,10 +120,10 @@ def make_planner(args: argparse.Namespace) -> BatchPlanner:
 
 
 class RankShare(Sampler[list[int]]):
-    """Of each mini-batch the part of this process: all processes together train on one hard batch.
+    """Yields this process's part of each mini-batch. All processes together train on one hard batch.
 
-    Every process draws the whole batch by itself. Banks hold the same on all of them, since updates are gathered, and
-    batches are a function of it: so no process has to ask the others.
+    Every process draws the whole batch. Updates are gathered, so the banks are equal on all processes. Batches are a
+    function of the bank, so they are equal too, without communication.
     """
 
     def __init__(self, sampler: ProximityBatchSampler) -> None:

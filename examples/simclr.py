@@ -5,9 +5,9 @@
     torchrun --nproc-per-node 8 examples/simclr.py imagenet --arch resnet50 --image-size 224 --batch-size 512 \\
         --optimizer sgd --lr 0.6 --weight-decay 1e-6 --temperature 0.1 --warmup-epochs 10 --amp bf16 --workers 8
 
-Data: a folder for each class in DATA/train and DATA/test (or DATA/val): CIFAR-10, ImageNet-100 or ImageNet-1k alike.
-Classes are only used to judge, and to count false negatives. Views are made on the device, from images scaled to
---image-size. Not as in the paper: no LARS, so take batches of up to about 1024.
+Data: one folder per class in DATA/train and DATA/test (or DATA/val), for CIFAR-10, ImageNet-100 or ImageNet-1k. Classes
+are only used for evaluation and for counting false negatives. Views are made on the device, from images scaled to
+--image-size. In contrast to the paper there is no LARS optimizer, so batches should have at most about 1024 images.
 
 Metrics: test accuracy of 200 weighted nearest neighbors and of a linear classifier, on the backbone's frozen features.
 """
@@ -35,7 +35,7 @@ class SimCLR(nn.Module):
         self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, args.dim))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Unit rows [B, dim]."""
+        """Returns unit rows [B, dim]."""
         return nn.functional.normalize(self.head(self.backbone(images)).float(), dim=1)
 
 
@@ -73,7 +73,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = common.new_parser(__doc__, epochs=100, batch_size=256, lr=1e-3, weight_decay=1e-4)
     vision.add_arguments(parser, crop_min=0.08)
     parser.add_argument(
-        "--dim", type=parsing.positive_int, default=128, help="of the projections that the loss compares"
+        "--dim", type=parsing.positive_int, default=128, help="width of the projections that the loss compares"
     )
     losses.add_arguments(parser, temperature=0.5)
     sampling.add_arguments(parser)

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Unsupervised SimCSE (Gao et al., EMNLP 2021): a sentence's two views differ by dropout alone.
+"""Unsupervised SimCSE (Gao et al., EMNLP 2021): two views of a sentence differ only by dropout.
 
     python examples/simcse.py sentences.txt --sts sts.tsv --out result.json
     torchrun --nproc-per-node 4 examples/simcse.py sentences.txt --sts sts.tsv --model bert-base-uncased \\
         --pooler cls --batch-size 64 --lr 3e-5 --amp bf16
 
-Data: a sentence a line; and a table of rated pairs with the columns dataset, split, score, sentence1 and sentence2,
-separated by tabs. Without --model a small transformer is trained from scratch. There is one epoch, so the bank is
-filled before it (--no-fill-bank: partitions stay uniform). Sentences of the table's test pairs are left
-out of training, unless --no-exclude.
+Data: a text file with one sentence per line, and a tab-separated table of rated pairs with the columns dataset, split,
+score, sentence1 and sentence2. Without --model, a small transformer is trained from scratch. There is one epoch, so the
+bank is filled before it. With --no-fill-bank, partitions stay uniform. Sentences of the table's test pairs are left out
+of training, unless --no-exclude is given.
 
-Metrics: Spearman's correlation of the cosine with the rating over all test pairs of each data set, and their mean. As
-in the paper, the head after the pooled state is for training only.
+Metrics: Spearman's correlation of cosine and rating over all test pairs of each data set, and the mean over data sets.
+As in the paper, the head after the pooled state is used in training only.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class SimCSE(nn.Module):
         super().__init__()
         self.encoder = texts.new_encoder(args, num_tokens)
         self.head = nn.Sequential(nn.Linear(self.encoder.width, self.encoder.width), nn.Tanh())
-        # A transformer has dropout of its own, by which the views differ.
+        # A transformer contains dropout, so its views differ without this layer.
         is_bag = isinstance(self.encoder, texts.BagEncoder)
         self.dropout = nn.Dropout(args.dropout) if is_bag else nn.Identity()
 
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Unit rows [B, width] of both views: every row is encoded twice."""
+        """Returns unit rows [B, width] of both views. Every row is encoded twice."""
         states = self.head(self.dropout(self.encoder(tokens.repeat(2, 1))))
         z1, z2 = nn.functional.normalize(states.float(), dim=1).chunk(2)
         return z1, z2
@@ -57,7 +57,7 @@ class RatedPairs(NamedTuple):
 
 
 def read_sts(path: Path) -> dict[str, RatedPairs]:
-    """Test pairs of each data set."""
+    """Returns the test pairs of each data set."""
     pairs: dict[str, RatedPairs] = {}
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
@@ -70,12 +70,12 @@ def read_sts(path: Path) -> dict[str, RatedPairs]:
 
 
 def plain(sentence: str) -> str:
-    """Letters and digits only: how sentences are compared that should not be trained on."""
+    """Returns the letters and digits of a sentence, for comparing training and test sentences."""
     return "".join(letter for letter in sentence.lower() if letter.isalnum())
 
 
 def read_sentences(args: argparse.Namespace, sts: dict[str, RatedPairs]) -> list[str]:
-    """Distinct sentences, without those that are tested."""
+    """Returns distinct sentences, without those of the test pairs."""
     seen = (
         {plain(sentence) for pairs in sts.values() for sentence in (*pairs.first, *pairs.second)}
         if args.exclude
@@ -128,12 +128,15 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = common.new_parser(__doc__, epochs=1, batch_size=64, lr=3e-4)
     parser.set_defaults(schedule="linear")
-    parser.add_argument("data", type=Path, help="a sentence a line")
-    parser.add_argument("--sts", type=Path, required=True, help="rated pairs to judge on")
+    parser.add_argument("data", type=Path, help="text file with one sentence per line")
+    parser.add_argument("--sts", type=Path, required=True, help="rated pairs to evaluate on")
     parser.add_argument("--exclude", action=argparse.BooleanOptionalAction, default=True,
                         help="leave sentences of the test pairs out of training")  # fmt: skip
     parser.add_argument(
-        "--dropout", type=parsing.share_below_1, default=0.1, help="bag: between encoder and head; bert has its own"
+        "--dropout",
+        type=parsing.share_below_1,
+        default=0.1,
+        help="bag: dropout between encoder and head; bert contains dropout",
     )
     texts.add_arguments(parser, encoder="bert", width=128)
     losses.add_arguments(parser, temperature=0.05)

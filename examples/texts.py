@@ -1,4 +1,4 @@
-"""Texts for the examples: a tokenizer and two encoders, from scratch or pretrained."""
+"""Texts for the examples: a tokenizer and two encoders, pretrained or from scratch."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ def add_arguments(parser: argparse.ArgumentParser, *, encoder: str, width: int) 
     group = parser.add_argument_group("encoder")
     group.add_argument("--encoder", choices=("bag", "bert"), default=encoder,
                        help="bag: mean of token embeddings and a perceptron; bert: a transformer")  # fmt: skip
-    group.add_argument("--model", metavar="NAME", help="pretrained, e.g. bert-base-uncased; else from scratch")
+    group.add_argument(
+        "--model", metavar="NAME", help="a pretrained model, e.g. bert-base-uncased; default: from scratch"
+    )
     group.add_argument("--width", type=parsing.positive_int, default=width)
-    group.add_argument("--layers", type=parsing.positive_int, default=4, help="bert")
+    group.add_argument("--layers", type=parsing.positive_int, default=4, help="bert: number of layers")
     group.add_argument(
         "--vocabulary",
         type=parsing.positive_int,
         default=8192,
-        help="tokens; from scratch, learned from the training texts",
+        help="number of tokens, learned from the training texts; from scratch only",
     )
-    group.add_argument("--max-tokens", type=parsing.positive_int, default=32, help="of a text; the rest is cut off")
+    group.add_argument(
+        "--max-tokens", type=parsing.positive_int, default=32, help="tokens of a text; the rest is cut off"
+    )
     group.add_argument("--pooler", choices=("cls", "mean"), default="mean", help="bert: the embedding of a text")
 
 
 class Tokens:
-    """Texts -> int64 [B, max_tokens], 0 past the end. Of a pretrained model, or learned from the texts."""
+    """Returns int64 [B, max_tokens] tokens of texts, 0 past the end. The vocabulary is pretrained or learned."""
 
     def __init__(self, args: argparse.Namespace, texts: Iterable[str]) -> None:
         self._max_tokens = args.max_tokens
@@ -41,8 +45,8 @@ class Tokens:
             self._encode = lambda batch: tokenizer(batch, truncation=True, max_length=args.max_tokens)["input_ids"]
             self.size = len(tokenizer)
         else:
-            # Byte pairs, not WordPiece: that library's WordPiece learns another vocabulary at every call, and then
-            # neither seeds nor checkpoints would mean anything.
+            # Byte pairs, because the library's WordPiece learns another vocabulary at every call. Runs could then not
+            # be repeated or resumed.
             from tokenizers import ByteLevelBPETokenizer
 
             tokenizer = ByteLevelBPETokenizer(add_prefix_space=True, lowercase=True)
@@ -61,7 +65,7 @@ class Tokens:
 
 
 class BagEncoder(nn.Module):
-    """Mean of token embeddings, then a perceptron."""
+    """Mean of token embeddings, followed by a perceptron."""
 
     def __init__(self, num_tokens: int, width: int) -> None:
         super().__init__()
@@ -74,14 +78,14 @@ class BagEncoder(nn.Module):
 
 
 class BertEncoder(nn.Module):
-    """A transformer, and one vector of it: that of the first token, or the mean of all."""
+    """A transformer. The embedding is the state of the first token, or the mean over tokens."""
 
     def __init__(self, args: argparse.Namespace, num_tokens: int) -> None:
         from transformers import AutoModel, BertConfig, BertModel
 
         super().__init__()
         if args.model:
-            self.bert = AutoModel.from_pretrained(args.model, add_pooling_layer=False)  # unused weights stop DDP
+            self.bert = AutoModel.from_pretrained(args.model, add_pooling_layer=False)  # DDP refuses unused weights
         else:
             config = BertConfig(
                 vocab_size=num_tokens,
@@ -111,5 +115,5 @@ def new_encoder(args: argparse.Namespace, num_tokens: int) -> BagEncoder | BertE
 
 @torch.no_grad()
 def embed(encode: nn.Module, tokens: torch.Tensor, device: torch.device, batch_size: int = 512) -> torch.Tensor:
-    """Embeddings of all rows, on the CPU."""
+    """Returns embeddings of all rows, float32 on the CPU."""
     return torch.cat([encode(part.to(device)).float().cpu() for part in tokens.split(batch_size)])

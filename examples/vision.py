@@ -1,4 +1,4 @@
-"""Images for the examples: folders of classes, random views, a small ResNet, and judging frozen features."""
+"""Images for the examples: folders of classes, random views, a small ResNet, evaluation of frozen features."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp"}
-SMALL = 64  # pixels a side: up to here images are kept in memory and the network starts at full resolution
+SMALL = 64  # pixels per side: up to this size, images stay in memory and the network starts at full resolution
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, crop_min: float) -> None:
@@ -31,11 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser, *, crop_min: float) -> None:
         "--crop-min", type=parsing.share, default=crop_min, help="smallest share of the image that a view shows"
     )
     group.add_argument("--jitter", type=parsing.positive, metavar="S",
-                       help="strength of color jitter (SimCLR, appendix A); default 0.5 for small images, else 1; "
-                       "MoCo v3: its own")  # fmt: skip
-    group.add_argument("--max-test", type=parsing.positive_int, metavar="N", help="a random choice of the test images")
+                       help="strength of color jitter (SimCLR, appendix A); default: 0.5 for small images, 1 for "
+                       "others; in MoCo v3, the strengths of its paper")  # fmt: skip
     group.add_argument(
-        "--arch", default="small", help="small: a ResNet of --width and --depth; or torchvision's, as resnet50"
+        "--max-test", type=parsing.positive_int, metavar="N", help="evaluates on a random subset of this size"
+    )
+    group.add_argument(
+        "--arch",
+        default="small",
+        help="small: a ResNet of --width and --depth; or a name of torchvision, such as resnet50",
     )
     group.add_argument(
         "--width", type=parsing.positive_int, default=64, help="small: channels of the first stage; 64 is ResNet-18"
@@ -50,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, crop_min: float) -> None:
 
 # --- data ------------------------------------------------------------------------------------------------------------
 class ImageFolder(Dataset[torch.Tensor]):
-    """Images uint8 [3, S, S] of ROOT/CLASS/, shorter side scaled to S, the middle cut out. Small ones are read once."""
+    """Images uint8 [3, S, S] of ROOT/CLASS/: shorter side scaled to S, center crop. Small images are read once."""
 
     def __init__(self, root: Path, image_size: int, max_samples: int | None, *, quiet: bool = False) -> None:
         names = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
@@ -90,7 +94,7 @@ class ImageFolder(Dataset[torch.Tensor]):
 
 
 def load(args: argparse.Namespace) -> tuple[ImageFolder, ImageFolder]:
-    """Training and test images."""
+    """Returns training and test images."""
     test = next((args.data / name for name in ("test", "val") if (args.data / name).is_dir()), args.data / "test")
     parts = ((args.data / "train", args.max_samples), (test, args.max_test))
     for path, _ in parts:
@@ -106,10 +110,12 @@ View = Callable[[torch.Tensor], torch.Tensor]
 def new_view(
     args: argparse.Namespace, *, blur: float, solarize: float = 0.0, jitter: tuple[float, ...] | None = None
 ) -> View:
-    """uint8 [B, 3, S, S] -> random views, float.
+    """Returns a function from uint8 [B, 3, S, S] images to float random views.
 
-    blur, solarize: chances; small images are not blurred. jitter: of brightness, contrast, saturation
-    and hue, unless --jitter says otherwise.
+    Args:
+        blur: probability of blur; small images are never blurred.
+        solarize: probability of solarization.
+        jitter: strengths for brightness, contrast, saturation and hue. --jitter overrides them.
     """
     size = args.image_size
     if args.jitter is not None or jitter is None:
@@ -130,14 +136,14 @@ def new_view(
 
     @torch.no_grad()
     def make(images: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(images.device.type, enabled=False):  # half precision would misplace pixels
+        with torch.autocast(images.device.type, enabled=False):  # half precision would shift pixels
             return normalized(view(images.float() / 255))
 
     return make
 
 
 def normalized(images: torch.Tensor) -> torch.Tensor:
-    """Of [0, 1], by the mean and deviation of ImageNet."""
+    """Normalizes values in [0, 1] by the mean and deviation of ImageNet."""
     mean = images.new_tensor([0.485, 0.456, 0.406])[:, None, None]
     deviation = images.new_tensor([0.229, 0.224, 0.225])[:, None, None]
     return (images - mean) / deviation
@@ -145,7 +151,7 @@ def normalized(images: torch.Tensor) -> torch.Tensor:
 
 # --- encoder ---------------------------------------------------------------------------------------------------------
 def new_backbone(args: argparse.Namespace) -> tuple[nn.Module, int]:
-    """A network to features [B, width], and their width."""
+    """Returns a network with outputs [B, width], and the width."""
     if args.arch == "small":
         return SmallResNet(args.width, args.depth, args.norm, args.image_size), 8 * args.width
     import torchvision
@@ -183,7 +189,7 @@ class Block(nn.Module):
 
 
 class SmallResNet(nn.Sequential):
-    """ResNet-18 at width 64 and depth 2. Small images: no stride at the start, as SimCLR does for CIFAR-10 (B.9)."""
+    """ResNet-18 at width 64 and depth 2. For small images the first layer has stride 1, as in SimCLR (B.9)."""
 
     def __init__(self, width: int, depth: int, norm: str, image_size: int) -> None:
         is_small = image_size <= SMALL
@@ -204,7 +210,7 @@ class SmallResNet(nn.Sequential):
 
 
 def new_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
-    """No weight decay on biases and norms."""
+    """Returns an optimizer without weight decay on biases and norms."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [parameter for parameter in trained if parameter.ndim > 1]},
@@ -216,14 +222,14 @@ def new_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Opt
 
 
 def synchronized(model: nn.Module, device: torch.device | str) -> nn.Module:
-    """Batch norm over all processes, as the papers have it; on GPUs, torch has none for the CPU."""
+    """Makes batch norm span all processes, as in the papers. On GPUs only, because torch has none for the CPU."""
     is_cuda = torch.device(device).type == "cuda"
     return nn.SyncBatchNorm.convert_sync_batchnorm(model) if is_cuda and processes.num_processes() > 1 else model
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------
 def evaluate(backbone: nn.Module, train: ImageFolder, test: ImageFolder, args: argparse.Namespace) -> dict[str, float]:
-    """Accuracy on the test images, of nearest neighbors and of a linear classifier on frozen features."""
+    """Returns test accuracies of nearest neighbors and of a linear classifier on frozen features."""
     (x, y), (test_x, test_y) = (features_of(backbone, images, args) for images in (train, test))
     return {
         "knn_accuracy": knn_accuracy(x, y, test_x, test_y, train.num_classes),
@@ -243,7 +249,7 @@ def features_of(
 def knn_accuracy(
     x: torch.Tensor, y: torch.Tensor, test_x: torch.Tensor, test_y: torch.Tensor, num_classes: int
 ) -> float:
-    """200 nearest neighbors, weighted by exp(cosine / 0.1) (Wu et al., CVPR 2018, section 3.4)."""
+    """Returns the accuracy of 200 nearest neighbors with weights exp(cosine / 0.1) (Wu et al., CVPR 2018, 3.4)."""
     x, test_x = (nn.functional.normalize(rows, dim=1) for rows in (x, test_x))
     votes = torch.zeros((len(test_x), num_classes), device=x.device)
     for part, part_votes in zip(test_x.split(512), votes.split(512), strict=True):
@@ -255,7 +261,7 @@ def knn_accuracy(
 def linear_accuracy(
     x: torch.Tensor, y: torch.Tensor, test_x: torch.Tensor, test_y: torch.Tensor, num_classes: int
 ) -> float:
-    """Logistic regression on standardised features, by L-BFGS over all of them at once."""
+    """Returns the accuracy of logistic regression on standardized features, by L-BFGS over all rows at once."""
     mean, deviation = x.mean(0), x.std(0) + 1e-6
     x, test_x = (x - mean) / deviation, (test_x - mean) / deviation
     classifier = nn.Linear(x.shape[1], num_classes, device=x.device)
@@ -274,7 +280,7 @@ def linear_accuracy(
 
 
 def projector(widths: Sequence[int], *, last_norm: bool) -> nn.Sequential:
-    """Linear layers with batch norm and ReLU in between; last_norm: batch norm without scale and shift at the end."""
+    """Returns linear layers with batch norm and ReLU between them. last_norm: adds batch norm without affine part."""
     layers: list[nn.Module] = []
     for i in range(1, len(widths)):
         is_last = i == len(widths) - 1

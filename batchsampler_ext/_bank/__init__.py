@@ -1,1 +1,1 @@
-"""How a bank keeps its tables: in memory, in files, on a device, over ranks. Private."""
+"""Private: the tables of a bank in memory, in files and on a device, and gathering over ranks."""

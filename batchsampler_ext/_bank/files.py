@@ -1,7 +1,7 @@
 """The tables of a bank: in memory, or in memory-mapped files that outlive the process.
 
-PATH holds the data, PATH.documents the second tower's, PATH.last_update the steps. PATH.json is written last and says
-what they are. Without it, the files are unfinished or belong to something else.
+PATH holds the embeddings, PATH.documents those of the second tower, PATH.last_update the steps. PATH.json is written
+last and describes them. Without it, the files are incomplete or do not belong to a bank.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from .._engine.files import atomic_write, check_output
 
 class Tables(NamedTuple):
     data: torch.Tensor  # [N, D]
-    documents: torch.Tensor | None  # [N, D]
-    last_update: torch.Tensor  # int64 [N], -1 never
+    documents: torch.Tensor | None  # [N, D], of the second tower
+    last_update: torch.Tensor  # int64 [N], step of the last update; -1: no embedding
 
 
 def new_tables(shape: tuple[int, int], dtype: torch.dtype, has_documents: bool, device: torch.device) -> Tables:
-    """Without embeddings, in memory of ``device``."""
+    """Returns tables without embeddings, in memory of ``device``."""
     data, *documents = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(1 + has_documents))
     return Tables(
         data, documents[0] if documents else None, torch.full(shape[:1], -1, dtype=torch.int64, device=device)
@@ -32,7 +32,7 @@ def new_tables(shape: tuple[int, int], dtype: torch.dtype, has_documents: bool, 
 def open_tables(
     path: str | os.PathLike[str], shape: tuple[int, int], dtype: torch.dtype, has_documents: bool, normalize: bool
 ) -> Tables:
-    """Those of the files at ``path``, which are made if there are none."""
+    """Returns the tables in the files at ``path``. Creates the files if there are none."""
     parts: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
         "": (shape, dtype),
         ".last_update": (shape[:1], torch.int64),
@@ -53,7 +53,7 @@ def open_tables(
     if is_new:
         found = [name + suffix for suffix in parts if os.path.exists(name + suffix)]
         if found:
-            raise ValueError(f"path: expected a new bank or a whole one, got {found} without {name}.json")
+            raise ValueError(f"path: expected no files or all files of a bank, got {found} without {name}.json")
     else:
         _check_content(f"{name}.json", content)
     tables = {suffix: _map(name + suffix, size, kind, is_new) for suffix, (size, kind) in parts.items()}
@@ -69,7 +69,9 @@ def _check_content(path: str, expected: dict[str, Any]) -> None:
         try:
             found = json.load(file)
         except ValueError as error:
-            raise ValueError(f"path: expected a description of a bank in {path!r} ({error})") from None
+            raise ValueError(
+                f"path: expected the JSON description of a bank in {path!r}, got other content ({error})"
+            ) from None
     for name, value in expected.items():
         if not isinstance(found, dict) or found.get(name) != value:
             got = found.get(name) if isinstance(found, dict) else found

@@ -1,11 +1,11 @@
-"""Gathers rows of all ranks, for a bank that stores what every rank has embedded."""
+"""Gathers the rows of all ranks, for a bank that stores the updates of every rank."""
 
 from __future__ import annotations
 
 import torch
 import torch.distributed as dist
 
-FAILED = -1  # in place of a number of rows
+FAILED = -1  # a rank sends this instead of its number of rows
 
 
 def is_distributed() -> bool:
@@ -13,10 +13,12 @@ def is_distributed() -> bool:
 
 
 def gather_rows(tensors: list[torch.Tensor], group: dist.ProcessGroup | None) -> list[torch.Tensor]:
-    """Each tensor's rows of all ranks in rank order, on its device; ranks may differ in the number of rows.
+    """Returns each tensor with the rows of all ranks in rank order, on its device.
+
+    The number of rows may differ between ranks.
 
     Raises:
-        RuntimeError: a rank has announced a failure; on all other ranks.
+        RuntimeError: another rank has announced a failure.
     """
     device = _device(group)
     sizes = _gather_sizes(len(tensors[0]), group)
@@ -26,7 +28,7 @@ def gather_rows(tensors: list[torch.Tensor], group: dist.ProcessGroup | None) ->
 
 
 def announce_failure(group: dist.ProcessGroup | None) -> None:
-    """Instead of gather_rows on a rank whose arguments are bad, so that the others do not wait for it."""
+    """Replaces gather_rows on a rank whose arguments are bad, so that the other ranks do not wait for it."""
     _gather_sizes(FAILED, group)
 
 
@@ -46,7 +48,7 @@ def _gather_padded(tensor: torch.Tensor, sizes: list[int], group: dist.ProcessGr
 
 
 def _device(group: dist.ProcessGroup | None) -> torch.device:
-    """Where the group's backend wants its tensors: NCCL knows no CPU tensors."""
+    """Returns the device of tensors for the group's backend: NCCL does not accept CPU tensors."""
     if dist.get_backend(group) == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")

@@ -1,4 +1,4 @@
-"""How rows get into the tables of a bank: at once on the CPU, queued on a CUDA device. Same tables to the bit."""
+"""Stores rows in the tables of a bank: at once on the CPU, queued on a CUDA device. Tables are equal to the bit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Rule(NamedTuple):
 
     normalize: bool
     momentum: float
-    skips: bool  # rows that are not finite once stored, instead of raising an error
+    skips: bool  # leaves out rows that are not finite in the bank's dtype, instead of raising an error
 
 
 def make_store(tables: Tables, rule: Rule) -> HostStore | DeviceStore:
@@ -27,20 +27,20 @@ def make_store(tables: Tables, rule: Rule) -> HostStore | DeviceStore:
 
 
 class HostStore:
-    """Tables on the CPU. An update that raises has stored nothing."""
+    """Tables on the CPU. An update that raises an error stores nothing."""
 
     def __init__(self, tables: Tables, rule: Rule) -> None:
         self.tables, self.device, self.num_skipped = tables, tables.data.device, 0
         self._rule = rule
 
     def check(self) -> None:
-        """Nothing is left open."""
+        """Does nothing: errors have been raised already."""
 
     def mark_changed(self) -> None:
-        """Tables were written by others than :meth:`store`."""
+        """Tells the store that its tables were written by other code than :meth:`store`."""
 
     def prepare(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows as :meth:`store` takes them; never those of the tables themselves."""
+        """Returns rows in the form that :meth:`store` takes. They never share memory with the tables."""
         return _apart(rows.detach().to(device=self.device, dtype=torch.float32).contiguous(), self.tables)
 
     def store(self, ids: torch.Tensor, rows: list[torch.Tensor], step: int) -> None:
@@ -55,7 +55,7 @@ class HostStore:
             raise out_of_range("indices", 0, len(self.tables.data), int(ids[position]))
 
     def _update(self, ids: torch.Tensor, rows: list[torch.Tensor], step: int) -> tuple[int, int]:
-        """(0, -1), or what is wrong with which row; nothing is stored then."""
+        """Returns (0, -1), or the code of an error and the position of its row. Nothing is stored then."""
         return core.update_bank(
             _described(self.tables),
             ids=address(ids),
@@ -68,7 +68,7 @@ class HostStore:
         )
 
     def _drop_unstorable(self, ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Without the rows that are not finite once stored, if such are to be skipped."""
+        """Drops rows that are not finite in the bank's dtype, or raises ``ValueError`` unless the rule skips them."""
         dtype = self.tables.data.dtype
         storable = torch.ones(len(ids), dtype=torch.bool, device="cpu")
         for name, tensor in zip(("embeddings", "documents"), rows, strict=False):
@@ -87,10 +87,10 @@ class HostStore:
 
 
 class DeviceStore:
-    """Tables on a CUDA device. Updates are queued on the caller's current stream, and nobody waits for them.
+    """Tables on a CUDA device. Updates are queued on the caller's current stream, and the host does not wait for them.
 
-    What an update finds wrong is kept on the device until :meth:`check`. Several streams may take turns: each use waits
-    for the update before it, on the device.
+    Errors of an update stay in a log on the device until :meth:`check`. Updates may come from several streams: on the
+    device, each use of the tables waits for the update before it.
     """
 
     def __init__(self, tables: Tables, rule: Rule) -> None:
@@ -99,18 +99,18 @@ class DeviceStore:
         self._error_log = queued_engine(self.device).new_bank_error_log()
         self._order = StreamOrder(self.device)
         self._update_number = 0
-        self._is_read = True  # the error log, since the latest update
-        self._num_skipped = self._num_read = 0  # in all, and of these by the error log when it was read
+        self._is_read = True  # whether the error log has been read since the latest update
+        self._num_skipped = self._num_read = 0  # rows skipped in total; as the error log said when last read
 
     @property
     def tables(self) -> Tables:
-        """Behind all updates, for work that is queued on the current stream."""
+        """Makes the current stream wait for all updates and returns the tables."""
         self._order.enter()
         return self._tables
 
     @property
     def num_skipped(self) -> int:
-        """Waits for the updates; raises what they found."""
+        """Waits for the updates and raises their errors, as :meth:`check` does."""
         self.check()
         return self._num_skipped
 
@@ -120,7 +120,7 @@ class DeviceStore:
         self._num_skipped = value
 
     def check(self) -> None:
-        """Waits for the updates; ``ValueError`` for the first one that was refused since the last call."""
+        """Waits for the updates. Raises ``ValueError`` for the first one that was refused since the last call."""
         if self._is_read:
             return
         self._order.enter()
@@ -139,11 +139,11 @@ class DeviceStore:
         return str(queued_engine(self.device).bank_message(error_log, len(self._tables.data)))
 
     def mark_changed(self) -> None:
-        """Tables were written by others than :meth:`store`."""
+        """Tells the store that its tables were written by other code than :meth:`store`."""
         self._order.leave()
 
     def prepare(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows as :meth:`store` takes them; never those of the tables themselves."""
+        """Returns rows in the form that :meth:`store` takes. They never share memory with the tables."""
         rows = rows.detach()
         if rows.dtype not in TORCH_DTYPES:
             rows = rows.to(torch.float32)
@@ -172,7 +172,7 @@ class DeviceStore:
         )
         self._order.leave()
         for tensor in (ids, *(matrix.owner for matrix in matrices)):
-            if tensor.is_cuda:  # the caller may have made it on another stream, which must not reuse its memory yet
+            if tensor.is_cuda:  # it may come from another stream, which must not reuse its memory yet
                 tensor.record_stream(torch.cuda.current_stream(self.device))
 
 
@@ -184,7 +184,7 @@ def _described(tables: Tables) -> BankTables:
 
 
 def _keep_last(ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Of duplicate ids the last one."""
+    """Keeps the last of equal ids and its rows."""
     unique, inverse = torch.unique(ids, return_inverse=True)
     if len(unique) == len(ids):
         return ids, rows

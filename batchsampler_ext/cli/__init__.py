@@ -1,6 +1,6 @@
 """Command line: ``batchsampler-ext {inspect,bench,info}``, also as ``python -m batchsampler_ext``.
 
-Each command is a file with ``add_parser`` and ``run``. Nothing here is imported by the rest of the package.
+Each command is a file with ``add_parser`` and ``run``. The rest of the package does not import this folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _COMMANDS = (inspect, bench, info)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 2 after an error of the user, 130 after Ctrl-C."""
+    """Returns the exit code: 0 for success, 2 for bad input, 130 after Ctrl-C."""
     options = _parse(arguments)
     try:
         options.run(options)
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="batchsampler-ext", description="What hard mini-batches would do to your data, and what they cost."
+        prog="batchsampler-ext", description="Measures how hard mini-batches of your data would be, and what they cost."
     )
     commands = parser.add_subparsers(required=True, metavar="{inspect,bench,info}")
     for command in _COMMANDS:

@@ -1,4 +1,4 @@
-"""``bench``: what bank and sampler cost a training step on this machine."""
+"""``bench``: measures the time that bank and sampler add to a training step on this machine."""
 
 from __future__ import annotations
 
@@ -29,25 +29,38 @@ SIZES = tuple(size.name for size in fields(Settings))
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "bench",
-        help="what bank and sampler cost a training step on this machine",
+        help="measure the time that bank and sampler add to a training step on this machine",
         description="Measures bank and sampler on random embeddings of the given sizes, as a training loop uses them. "
-        "Prints times, memory, their share of a training step and what would make them less. The defaults take some "
+        "Prints times, memory, their share of a training step, and options that reduce them. The defaults take about "
         "ten seconds on 2 cores.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--num-instances", type=int, default=100_000, metavar="N", help="default: %(default)s")
-    parser.add_argument("--dim", type=int, default=128, metavar="D", help="of an embedding; default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=256, metavar="B", help="default: %(default)s")
+    parser.add_argument(
+        "--num-instances", type=int, default=100_000, metavar="N", help="number of instances; default: %(default)s"
+    )
+    parser.add_argument("--dim", type=int, default=128, metavar="D", help="width of an embedding; default: %(default)s")
+    parser.add_argument(
+        "--batch-size", type=int, default=256, metavar="B", help="instances per batch; default: %(default)s"
+    )
     parser.add_argument("--planner", default="partition", help=f"{', '.join(PLANNERS)}; default: %(default)s")
     parser.add_argument(
-        "--refresh-every", type=int, metavar="T", help="steps per graph of planners that walk; default: 100"
+        "--refresh-every", type=int, metavar="T", help="batches per graph, for planners that walk; default: 100"
     )
-    parser.add_argument("--num-candidates", type=int, metavar="M", help="default: min(1000, N - 1)")
-    parser.add_argument("--num-neighbors", type=int, metavar="K", help="default: min(100, M)")
-    parser.add_argument("--dtype", default="bfloat16", help="of the bank: bfloat16 (default), float16 or float32")
-    parser.add_argument("--num-threads", type=int, help="default: torch's setting")
-    parser.add_argument("--step-ms", type=float, metavar="S", help="of a training step without all this: adds shares")
+    parser.add_argument(
+        "--num-candidates", type=int, metavar="M", help="random candidates per row; default: min(1000, N - 1)"
+    )
+    parser.add_argument("--num-neighbors", type=int, metavar="K", help="neighbors per row; default: min(100, M)")
+    parser.add_argument(
+        "--dtype", default="bfloat16", help="number format of the bank: bfloat16 (default), float16 or float32"
+    )
+    parser.add_argument("--num-threads", type=int, help="CPU threads; default: torch's setting")
+    parser.add_argument(
+        "--step-ms",
+        type=float,
+        metavar="S",
+        help="milliseconds of a training step without bank and sampler; adds their share of it",
+    )
     parser.add_argument("--json", metavar="REPORT", help="write the numbers as JSON")
     parser.set_defaults(run=run)
 
@@ -70,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    """Sizes with the sampler's defaults for what was not said."""
+    """Returns the sizes, with the sampler's defaults for options that were not given."""
     sizes = {name: getattr(options, name) for name in SIZES}
     if sizes["num_candidates"] is None:
         sizes["num_candidates"] = min(1000, options.num_instances - 1)

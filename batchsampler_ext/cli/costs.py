@@ -1,7 +1,7 @@
-"""Measures what bank and sampler cost a training step, through the public API and in the order of a training loop.
+"""Measures the time that bank and sampler add to a training step, through the public API, as in a training loop.
 
 Embeddings are random noise. A step stores B embeddings and draws a batch. The batches of many steps are planned at
-once: those of an epoch in a partition, ``refresh_every`` batches by planners that walk. With medians of cold calls,
+once: a whole epoch by a partition, ``refresh_every`` batches by planners that walk. With medians of cold calls,
 
     step = update + draw + refresh / steps per refresh
 """
@@ -31,9 +31,9 @@ __all__ = ["TARGET_SHARE", "Costs", "Settings", "measure_costs"]
 DTYPES = tuple(str(dtype).removeprefix("torch.") for dtype in TORCH_DTYPES)
 FILL_ROWS = 8192
 MAX_CALLS, MAX_REFRESHES = 200, 5
-MIN_RUNS = 3  # fewer have no meaningful median when another program interferes
-BUDGET_SECONDS = 3.0  # of a measurement; a run begun is finished
-TARGET_SHARE = 0.01  # of a training step: below it nothing cheaper is looked for
+MIN_RUNS = 3  # the median of fewer runs means little when another program interferes
+BUDGET_SECONDS = 3.0  # of a measurement, which ends after the run that exceeds it
+TARGET_SHARE = 0.01  # of a training step: below this share, cheaper options are not tried
 
 Drawn = Iterator[list[int]]
 T = TypeVar("T")
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes to be measured. ``refresh_every`` is None for planners that plan an epoch at once."""
+    """Sizes to measure. ``refresh_every`` is None for planners that plan an epoch at once."""
 
     num_instances: int  # N
     dim: int
@@ -53,7 +53,7 @@ class Settings:
     planner: str
 
     def check(self) -> None:
-        """Finds what the work would complain of before it is begun.
+        """Checks the sizes before any work.
 
         Raises:
             TypeError, ValueError: a bad argument, named; tables larger than the machine's memory.
@@ -69,7 +69,7 @@ class Settings:
             validate.integer(self.refresh_every, "refresh_every", 1)
         elif self.refresh_every is not None:
             raise ValueError(
-                f"refresh_every: expected none with planner {self.planner!r} (one plan per epoch), "
+                f"refresh_every: expected None with planner {self.planner!r}, which plans whole epochs, "
                 f"got {self.refresh_every}"
             )
         row_bytes = self.dim * getattr(torch, self.dtype).itemsize + 4 * self.num_neighbors + 16  # bank, graph, ids
@@ -82,12 +82,12 @@ class Settings:
 
     @property
     def num_batches(self) -> int:
-        """Batches of a uniform epoch."""
+        """Number of batches of a uniform epoch."""
         return -(-self.num_instances // self.batch_size)
 
     @property
     def steps_per_refresh(self) -> float:
-        """Training steps per graph. An epoch of walks that is shorter than ``refresh_every`` has one."""
+        """Training steps per graph. Each epoch starts with a new graph, even if shorter than ``refresh_every``."""
         if self.refresh_every is None:
             return self.num_batches
         if PLANNERS[self.planner].length_varies:  # its epochs are several times as long as a uniform one
@@ -97,18 +97,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of the calls in a training loop, with caches that hold other data, and bytes of the tables."""
+    """Seconds of the calls in a training loop, measured with cold caches, and bytes of the tables."""
 
     settings: Settings
     update: Timing
-    draw: Timing | None  # of a batch planned already; None if each batch has a plan of its own
-    refresh: Timing  # a graph, the batches planned from it, and drawing the first of them
+    draw: Timing | None  # drawing a batch that is planned; None if a plan has only one batch
+    refresh: Timing  # building a graph, planning its batches, and drawing the first of them
     memory: dict[str, int | None]  # bytes; None: unknown
-    remedies: dict[str, Costs] = field(default_factory=dict)  # option -> costs with it, of which refreshes are measured
+    remedies: dict[str, Costs] = field(default_factory=dict)  # option -> costs with it (only ``refresh`` is measured)
 
     @property
     def call_seconds(self) -> float:
-        """What each step pays, however rarely the graph is refreshed."""
+        """Seconds per step that do not depend on how often the graph is refreshed."""
         return self.update.median + (0.0 if self.draw is None else self.draw.median)
 
     @property
@@ -120,11 +120,11 @@ class Costs:
         return self.call_seconds + self.refresh_seconds_per_step
 
     def matters_to(self, step_seconds: float | None) -> bool:
-        """Whether it is more than TARGET_SHARE of a training step; True of one that is unknown."""
+        """Returns whether the costs exceed TARGET_SHARE of a training step; True if its time is unknown."""
         return step_seconds is None or self.step_seconds > TARGET_SHARE * step_seconds
 
     def summary(self) -> dict[str, Any]:
-        """The same as plain numbers, for JSON."""
+        """Returns the costs as plain numbers, for JSON."""
         return {
             "settings": asdict(self.settings),
             "update": self.update.summary(),
@@ -145,13 +145,15 @@ class Costs:
 
 
 def measure_costs(settings: Settings, step_seconds: float | None, stage: Stage) -> Costs:
-    """Costs of a sampler with these settings and of its bank.
+    """Returns the costs of a bank and a sampler with these settings.
 
     Args:
-        step_seconds: of a training step without them, if known. Remedies are measured only if the costs matter to it.
+        step_seconds: time of a training step without them, or None. Cheaper options (remedies) are only measured if the
+            costs exceed TARGET_SHARE of it.
+        stage: announces the stages of the work.
 
     Raises:
-        TypeError, ValueError: what :meth:`Settings.check` complains of.
+        TypeError, ValueError: the errors of :meth:`Settings.check`.
     """
     settings.check()
     bank = FeatureBank(settings.num_instances, settings.dim, dtype=getattr(torch, settings.dtype))
@@ -165,7 +167,7 @@ def measure_costs(settings: Settings, step_seconds: float | None, stage: Stage) 
         "refresh_peak": peak.growth(),
     }
     costs = Costs(settings, update_timing(bank, settings), draw_timing(sampler, settings), refresh, memory)
-    del sampler  # one graph at a time
+    del sampler  # frees its graph
     if costs.matters_to(step_seconds):
         for option, cheaper in cheaper_settings(settings):
             refresh = refresh_timing(make_sampler(bank, cheaper, stage(f"refresh with {option}")))
@@ -174,7 +176,7 @@ def measure_costs(settings: Settings, step_seconds: float | None, stage: Stage) 
 
 
 def cheaper_settings(settings: Settings) -> list[tuple[str, Settings]]:
-    """Settings to be tried if a refresh costs too much, under the options that ask for them."""
+    """Returns settings with cheaper refreshes, each with the command line option that sets it."""
     found = []
     num_candidates = max(settings.num_neighbors, settings.num_candidates // 4)
     if num_candidates <= settings.num_candidates // 2:
@@ -187,7 +189,7 @@ def cheaper_settings(settings: Settings) -> list[tuple[str, Settings]]:
 
 
 def fill(bank: FeatureBank, progress: Progress) -> None:
-    """Gives each instance an embedding of noise."""
+    """Gives each instance a random embedding."""
     generator = torch.Generator().manual_seed(0)
     chunks = torch.arange(len(bank)).split(FILL_ROWS)
     bank.fill_from(lambda ids: (ids, torch.randn(len(ids), bank.dim, generator=generator)), chunks, progress=progress)
@@ -206,7 +208,7 @@ def make_sampler(bank: FeatureBank, settings: Settings, progress: Progress) -> P
 
 
 def new_epochs(sampler: ProximityBatchSampler) -> Iterator[Drawn]:
-    """Iterators over epoch after epoch. Drawing the first batch of each refreshes."""
+    """Yields an iterator for each of endless epochs. Drawing its first batch refreshes the graph."""
     for epoch in itertools.count():
         sampler.set_epoch(epoch)
         yield iter(sampler)
@@ -218,7 +220,7 @@ def refresh_timing(sampler: ProximityBatchSampler) -> Timing:
 
 
 def draw_timing(sampler: ProximityBatchSampler, settings: Settings) -> Timing | None:
-    """Of batches that are planned; the refreshes that plan them are not timed."""
+    """Times the drawing of planned batches, without the refreshes that plan them. None if a plan has one batch."""
     num_planned = min(settings.num_batches, settings.refresh_every or settings.num_batches) - 1
     if num_planned == 0:
         return None
@@ -238,7 +240,7 @@ def update_timing(bank: FeatureBank, settings: Settings) -> Timing:
 
 
 def cold_timing(work: Callable[[T], object], arguments: Iterator[T]) -> Timing:
-    """Of ``work`` on one argument after the other, each time after the caches were filled with something else."""
+    """Times ``work`` on one argument after the other. Before each call, other data is loaded into the caches."""
     evict = evict_caches()
 
     def prepare() -> T:

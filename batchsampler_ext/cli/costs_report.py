@@ -1,4 +1,4 @@
-"""Costs in words and tables."""
+"""Prints costs as tables and sentences."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from .timing import EVICTED_BYTES, Timing, duration
 
 __all__ = ["advice", "report"]
 
-MIN_SAVING = 0.1  # of a step's cost: what saves less is no remedy
-TABLES = {"bank": "bank", "graph": "graph", "refresh_peak": "peak of a refresh beyond the bank"}
+MIN_SAVING = 0.1  # of the costs of a step: options that save less are not recommended
+TABLES = {"bank": "bank", "graph": "graph", "refresh_peak": "peak of a refresh, without the bank"}
 
 
 def report(costs: Costs, step_seconds: float | None) -> str:
-    """All that was measured, as text. step_seconds: of a training step without bank and sampler, if known."""
+    """Returns the measurements as text. step_seconds: time of a training step without bank and sampler, or None."""
     settings = costs.settings
     return "\n".join(
         [
             f"{settings.num_instances:,} x {settings.dim:,} {settings.dtype}, M = {settings.num_candidates}, "
             f"K = {settings.num_neighbors}, B = {settings.batch_size}, planner {settings.planner}, "
-            f"{torch.get_num_threads()} threads, {core.isa()}",
+            f"threads = {torch.get_num_threads()}, {core.isa()}",
             "",
             step_table(costs, step_seconds),
             "",
             table("Memory", [], [[title, mebibytes(costs.memory[name])] for name, title in TABLES.items()]),
             "",
-            f"Calls are timed after {EVICTED_BYTES >> 20} MiB were copied, as a training step evicts the caches too.",
+            f"Before each timed call, {EVICTED_BYTES >> 20} MiB are copied, as a training step evicts the caches too.",
             *advice(costs, step_seconds),
         ]
     )
@@ -54,23 +54,23 @@ def step_table(costs: Costs, step_seconds: float | None) -> str:
     if costs.draw is not None:
         rows.append(row("draw, one batch", costs.draw, costs.draw.median))
     rows.append(row(f"refresh, per {interval}", costs.refresh, costs.refresh_seconds_per_step))
-    rows.append(row("in all", None, costs.step_seconds))
+    rows.append(row("total", None, costs.step_seconds))
     return table("Cost of a training step", columns, rows)
 
 
 def advice(costs: Costs, step_seconds: float | None) -> list[str]:
-    """What the costs suggest: whether they matter, and what makes them less as far as it was measured."""
+    """Returns sentences: whether the costs matter, and which of the measured options reduce them."""
     cost = costs.step_seconds
     if step_seconds is None:
         judgment = (
-            f"A step costs {duration(cost)} more: below {TARGET_SHARE:.0%} if it takes "
-            f"{duration(cost / TARGET_SHARE)} or longer. --step-ms S says it for yours."
+            f"Bank and sampler add {duration(cost)} to a step. This is below {TARGET_SHARE:.0%} if a step takes "
+            f"{duration(cost / TARGET_SHARE)} or longer. --step-ms S compares it with your step."
         )
     else:
         side = "above" if costs.matters_to(step_seconds) else "below"
         judgment = (
-            f"A step costs {duration(cost)} more, {cost / step_seconds:.2%} of {duration(step_seconds)}: "
-            f"{side} {TARGET_SHARE:.0%}."
+            f"Bank and sampler add {duration(cost)} to a step of {duration(step_seconds)}. "
+            f"This is {cost / step_seconds:.2%}, {side} {TARGET_SHARE:.0%}."
         )
     if not costs.matters_to(step_seconds):
         return [judgment]
@@ -78,12 +78,14 @@ def advice(costs: Costs, step_seconds: float | None) -> list[str]:
     if helpful:
         return [judgment, *(effect(costs, option, less, step_seconds) for option, less in helpful.items())]
     if costs.call_seconds > costs.refresh_seconds_per_step:
-        return [judgment, "Most of it is updates and draws, which no option makes cheaper."]
-    return [judgment, "None of the options that were tried saves a tenth of it."] if costs.remedies else [judgment]
+        return [judgment, "Most of this time goes into updates and draws, which no option makes faster."]
+    return (
+        [judgment, "None of the options that were tried saves a tenth of this time."] if costs.remedies else [judgment]
+    )
 
 
 def effect(costs: Costs, option: str, less: Costs, step_seconds: float | None) -> str:
     share = "" if step_seconds is None else f" ({less.step_seconds / step_seconds:.2%})"
-    price = "with staler graphs" if "refresh" in option else "with somewhat easier batches"
+    price = "The graphs are then older" if "refresh" in option else "The batches are then somewhat easier"
     refresh = f"a refresh takes {duration(less.refresh.median)} instead of {duration(costs.refresh.median)}"
-    return f"With {option} {refresh}, and a step costs {duration(less.step_seconds)} more{share}, {price}."
+    return f"With {option}, {refresh}, and a step takes {duration(less.step_seconds)} longer{share}. {price}."

@@ -1,4 +1,4 @@
-"""``info``: what this installation can do."""
+"""``info``: prints version, threads, instruction set and CUDA engine of this installation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .._engine.backend import core, cuda_load_error, cuda_module
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("info", help="what this installation can do")
+    parser = commands.add_parser("info", help="print version, threads, instruction set and CUDA engine")
     parser.set_defaults(run=run)
 
 
@@ -24,16 +24,16 @@ def run(_: argparse.Namespace) -> None:
         "instruction set": core.isa(),
         "supported": ", ".join(core.supported_isas()),
         "CUDA engine": cuda_engine(),
-        "CUDA device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch finds",
+        "CUDA device": torch.cuda.get_device_name() if torch.cuda.is_available() else "torch finds none",
     }
     for name, value in lines.items():
         print(f"{name:<18}{value}")
 
 
 def cuda_engine() -> str:
-    """The architectures that the module was built for, or why there is none.
+    """Returns the architectures that the CUDA engine was built for, or why there is no engine.
 
-    "90-real" is machine code, "90-virtual" PTX that newer GPUs compile when the module is loaded, "90" both.
+    "90-real" is machine code. "90-virtual" is PTX, which newer GPUs compile when the module is loaded. "90" is both.
     """
     if cuda_module is None:
         return f"none: {cuda_load_error}"

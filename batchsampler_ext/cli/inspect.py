@@ -1,4 +1,4 @@
-"""``inspect``: what the sampler would do to a matrix of features, and what it costs."""
+"""``inspect``: measures hardness, false negatives and cost of batches of a matrix of features."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .progress import shown_stages
 EXAMPLE = """example:
   batchsampler-ext inspect features.npy --labels labels.npy --num-candidates 1000 --out batches.npy"""
 
-# Options handed on as they are to proximity_graph and sample_batches.
+# Options that proximity_graph and sample_batches take under the same names.
 GRAPH_OPTIONS = (
     "num_candidates", "num_neighbors", "metric", "compute_dtype", "candidate_group_size", "range_min", "max_score",
     "seed", "num_threads", "max_memory",
@@ -36,54 +36,66 @@ def compute_dtype(name: str) -> torch.dtype:
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "inspect",
-        help="what the sampler would do to your features, and what it costs",
-        description="Builds a proximity graph over FEATURES, samples an epoch of mini-batches and compares them with "
+        help="measure hardness, false negatives and cost of batches of your features",
+        description="Builds a proximity graph over FEATURES, plans an epoch of mini-batches and compares them with "
         "uniform and kNN batches.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("features", metavar="FEATURES", help=".npy matrix [N, D], float32 or float16; read in place")
-    parser.add_argument("--labels", metavar="Y", help=".npy integers [N]: count pairs with equal labels; -1 = unknown")
+    parser.add_argument("--labels", metavar="Y", help=".npy integers [N], -1 = unknown: counts pairs with equal labels")
     parser.add_argument(
-        "--out", metavar="BATCHES", help="write the batches: .npy, int32 [num_batches, B], -1 past the end"
+        "--out", metavar="BATCHES", help="write the batches as .npy, int32 [num_batches, B], -1 past the end"
     )
     parser.add_argument("--json", metavar="REPORT", help="write the numbers as JSON")
     parser.add_argument("--figure", metavar="PNG", help="write histograms over the batches; needs matplotlib")
 
     graph = parser.add_argument_group("graph")
-    graph.add_argument("--num-candidates", type=int, metavar="M", help="default: min(1000, N - 1)")
-    graph.add_argument("--num-neighbors", type=int, metavar="K", help="default: min(100, M)")
-    graph.add_argument("--metric", default="cosine", help="cosine (default), ip or l2")
     graph.add_argument(
-        "--compute-dtype", type=compute_dtype, default="float32", metavar="DTYPE", help="float32 (default) or bfloat16"
+        "--num-candidates", type=int, metavar="M", help="random candidates per row; default: min(1000, N - 1)"
+    )
+    graph.add_argument("--num-neighbors", type=int, metavar="K", help="neighbors per row; default: min(100, M)")
+    graph.add_argument("--metric", default="cosine", help="score of a pair: cosine (default), ip or l2")
+    graph.add_argument(
+        "--compute-dtype",
+        type=compute_dtype,
+        default="float32",
+        metavar="DTYPE",
+        help="type of features in scores: float32 (default) or bfloat16",
     )
     graph.add_argument(
-        "--candidate-group-size", type=int, default=256, help="rows sharing a candidate set; default: %(default)s"
+        "--candidate-group-size", type=int, default=256, help="rows that share a candidate set; default: %(default)s"
     )
     graph.add_argument(
-        "--range-min", type=int, default=0, help="skip each row's nearest candidates; default: %(default)s"
+        "--range-min", type=int, default=0, help="nearest candidates of each row to skip; default: %(default)s"
     )
-    graph.add_argument("--max-score", type=float, help="never link candidates scoring above it")
-    graph.add_argument("--exclude-same-label", action="store_true", help="never link instances with equal labels")
+    graph.add_argument("--max-score", type=float, help="no edges to candidates that score above this")
+    graph.add_argument("--exclude-same-label", action="store_true", help="no edges between instances with equal labels")
 
     epoch = parser.add_argument_group("batches")
-    epoch.add_argument("--batch-size", type=int, default=256, metavar="B", help="default: %(default)s")
-    epoch.add_argument("--planner", default="partition", help="partition (default), walks or cover_by_walks")
-    epoch.add_argument("--restart-prob", type=float, default=0.2, metavar="ALPHA", help="default: %(default)s")
-    epoch.add_argument("--drop-last", action="store_true", help="no ragged last batch")
-    epoch.add_argument("--epoch", type=int, default=0, help="default: %(default)s")
+    epoch.add_argument(
+        "--batch-size", type=int, default=256, metavar="B", help="instances per batch; default: %(default)s"
+    )
+    epoch.add_argument("--planner", default="partition", help="partition (default), walks, cover_by_walks or uniform")
+    epoch.add_argument(
+        "--restart-prob", type=float, default=0.2, metavar="ALPHA", help="of walks; default: %(default)s"
+    )
+    epoch.add_argument("--drop-last", action="store_true", help="leave out the ragged last batch")
+    epoch.add_argument("--epoch", type=int, default=0, help="epoch to plan; default: %(default)s")
 
     both = parser.add_argument_group("both")
-    both.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    both.add_argument("--num-threads", type=int, help="default: torch's setting")
-    both.add_argument("--max-memory", type=int, metavar="BYTES", help="scratch of the graph beyond its result")
+    both.add_argument("--seed", type=int, default=0, help="seed of candidates and walks; default: %(default)s")
+    both.add_argument("--num-threads", type=int, help="CPU threads; default: torch's setting")
+    both.add_argument(
+        "--max-memory", type=int, metavar="BYTES", help="limit of the scratch memory for building the graph"
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     check_outputs(options)  # before the work, not after it
     if options.exclude_same_label and options.labels is None:
-        raise ValueError("--exclude-same-label: expected --labels too, got none")
+        raise ValueError("--exclude-same-label: expected --labels as well, got none")
     features = load_features(options.features)
     labels = None if options.labels is None else load_labels(options.labels, len(features))
     graph_arguments = {name: getattr(options, name) for name in GRAPH_OPTIONS}
@@ -112,18 +124,18 @@ def run(options: argparse.Namespace) -> None:
 
 
 def check_outputs(options: argparse.Namespace) -> None:
-    """Raises what writing would: of a path that is no place for a file, and of a missing matplotlib."""
+    """Raises the errors of writing before the work: a path that cannot be written, or a missing matplotlib."""
     for name in ("out", "json", "figure"):
         if getattr(options, name) is not None:
             check_output(getattr(options, name), name)
     if options.figure is not None and importlib.util.find_spec("matplotlib") is None:
         raise ModuleNotFoundError(
-            "--figure: expected matplotlib to be installed, got none; pip install 'batchsampler_ext[cli]'"
+            "--figure: expected matplotlib to be installed, got none; run pip install 'batchsampler_ext[cli]'"
         )
 
 
 def padded(batches: Batches) -> np.ndarray:
-    """int32 [num_batches, B]; the ragged last batch ends with -1."""
+    """Returns int32 [num_batches, B]. The ragged last batch is padded with -1."""
     rows = torch.full((len(batches), batches.indices.shape[1]), -1, dtype=torch.int32)
     rows[: len(batches.indices)] = batches.indices.int()
     if len(batches.tail):

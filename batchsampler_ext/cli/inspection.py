@@ -1,4 +1,4 @@
-"""Measures what a sampler would do to a data set: the work behind ``inspect``."""
+"""Measures the batches of a data set, for ``inspect``."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = ["MEASURES", "Inspection", "inspect_features", "load_features", "load_
 NUM_KNN_ROOTS = 64
 MAX_MEASURED = 2000  # batches of an epoch: enough for a mean and percentiles
 MEASURES = ("in_batch_similarity", "false_negative_share")
-NEAR_DUPLICATE = 0.95  # cosine above which an edge is suspected to join two of the same
-MIN_GAIN = 0.02  # of in-batch similarity: less is no harder
+NEAR_DUPLICATE = 0.95  # cosine above which an edge may join a false negative
+MIN_GAIN = 0.02  # of in-batch similarity: with a smaller gain, batches do not count as harder
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was measured. ``kinds``: name of a kind of batch -> result of :func:`batch_stats`."""
+    """The measurements. ``kinds``: name of a kind of batches -> result of :func:`batch_stats`."""
 
     batches: Batches
     kinds: dict[str, dict[str, Any]]
@@ -43,7 +43,7 @@ class Inspection:
     verdict: list[str] = field(default_factory=list)  # sentences
 
     def summary(self) -> dict[str, Any]:
-        """The same as plain numbers, for JSON: mean, 10th and 90th percentile over batches of each measure."""
+        """Returns plain numbers for JSON. Each measure has its mean and its 10th and 90th percentile over batches."""
         kinds = {
             kind: {
                 "num_measured": stats["num_batches"],
@@ -64,7 +64,7 @@ class Inspection:
 
 
 def spread(values: np.ndarray) -> dict[str, float]:
-    """Mean and percentiles over the batches that have a value."""
+    """Returns mean, 10th and 90th percentile over the batches that have a value."""
     known = values[~np.isnan(values)]
     if len(known) == 0:
         return {"mean": float("nan"), "p10": float("nan"), "p90": float("nan")}
@@ -73,14 +73,14 @@ def spread(values: np.ndarray) -> dict[str, float]:
 
 
 def without_nan(value: Any) -> Any:
-    """JSON has no nan: null."""
+    """Replaces nan by None, which is null in JSON."""
     if isinstance(value, dict):
         return {name: without_nan(item) for name, item in value.items()}
     return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def load_features(path: str) -> np.ndarray:
-    """Opens a float32 or float16 matrix read-only, in place."""
+    """Returns a float32 or float16 matrix as a read-only memory map."""
     features = load_array(path, "FEATURES", "matrix", mmap_mode="r")
     save = f'np.save("converted.npy", np.load("{path}")'
     if features.ndim != 2:
@@ -96,7 +96,7 @@ def load_features(path: str) -> np.ndarray:
 
 
 def load_labels(path: str, num_rows: int) -> torch.Tensor:
-    """One int64 label for each instance, -1 = unknown."""
+    """Returns int64 [N] labels, -1 = unknown."""
     labels = as_ids(load_array(path, "labels", "array of integers"), "labels", -1, 2**63 - 1)
     if len(labels) != num_rows:
         raise ValueError(f"labels: expected one for each of {num_rows} instances, got {len(labels)}")
@@ -107,7 +107,7 @@ def load_array(path: str, name: str, content: str, **options: Any) -> np.ndarray
     try:
         array = np.load(path, allow_pickle=False, **options)
     except OSError as error:
-        raise ValueError(f"{name}: cannot read {path!r} ({error.strerror or error})") from None
+        raise ValueError(f"{name}: expected a readable file, got {path!r} ({error.strerror or error})") from None
     except (ValueError, EOFError) as error:
         raise ValueError(f"{name}: expected a .npy {content}, got {path!r} ({error})") from None
     if not isinstance(array, np.ndarray):
@@ -124,10 +124,10 @@ def inspect_features(
     epoch_arguments: dict[str, Any],
     stage: Stage,
 ) -> Inspection:
-    """Builds the graph, samples an epoch, and compares its batches with uniform and with kNN batches.
+    """Builds the graph, plans an epoch, and compares its batches with uniform and with kNN batches.
 
-    graph_arguments go to :func:`proximity_graph`, epoch_arguments to :func:`sample_batches`. kNN batches
-    are a root and its nearest others, from a random sample of roots: they cannot cover a data set.
+    graph_arguments go to :func:`proximity_graph`, epoch_arguments to :func:`sample_batches`. A kNN batch is a random
+    root and its nearest neighbors. kNN batches are a sample, as they cannot cover a data set.
     """
     num_rows = len(features)
     check_epoch(num_rows, batch_size, epoch_arguments)
@@ -170,7 +170,7 @@ def all_settings(
     graph_arguments: dict[str, Any],
     epoch_arguments: dict[str, Any],
 ) -> dict[str, Any]:
-    """Sizes and arguments, with defaults filled in."""
+    """Returns sizes and arguments, with the values of defaults."""
     num_rows = len(features)
     return {
         "num_instances": num_rows,
@@ -189,7 +189,7 @@ def all_settings(
 
 
 def near_duplicate_share(graph: ProximityGraph, metric: str) -> float:
-    """Share of the edges whose cosine exceeds NEAR_DUPLICATE; nan of other metrics and of a graph without edges."""
+    """Returns the share of edges with a cosine above NEAR_DUPLICATE; nan for other metrics or without edges."""
     if metric != "cosine" or graph.scores is None:
         return float("nan")
     scores = graph.scores[graph.neighbors >= 0]
@@ -197,16 +197,18 @@ def near_duplicate_share(graph: ProximityGraph, metric: str) -> float:
 
 
 def check_epoch(num_rows: int, batch_size: int, epoch_arguments: dict[str, Any]) -> None:
-    """Finds what the sampling would complain of before a graph is built for it."""
+    """Checks the arguments of planning before the graph is built."""
     check_batch_size(batch_size)
     validate.epoch(epoch_arguments["epoch"])
     validate.restart_threshold(epoch_arguments["restart_prob"])
     if batch_size > num_rows and epoch_arguments["drop_last"]:
-        raise ValueError(f"batch_size: {batch_size} exceeds the {num_rows} instances, so drop_last leaves no batch")
+        raise ValueError(
+            f"batch_size: expected at most {num_rows} with drop_last, the number of instances, got {batch_size}"
+        )
 
 
 def reported(batches: Sequence[Any], progress: Progress) -> Iterator[Any]:
-    """All batches, or enough of them evenly from the whole epoch."""
+    """Yields all batches, or MAX_MEASURED of them spread evenly over the epoch."""
     positions = np.linspace(0, len(batches) - 1, min(len(batches), MAX_MEASURED)).astype(int).tolist()
     for done, position in enumerate(positions, start=1):
         yield batches[position]
@@ -216,13 +218,13 @@ def reported(batches: Sequence[Any], progress: Progress) -> Iterator[Any]:
 def knn_batches(
     features: np.ndarray, batch_size: int, graph_arguments: dict[str, Any], progress: Progress
 ) -> list[list[int]]:
-    """A root and its nearest others, for a random sample of roots."""
+    """Returns a random sample of batches, each a root and its nearest neighbors."""
     num_rows = len(features)
     generator = torch.Generator("cpu").manual_seed(graph_arguments.get("seed", 0) % 2**63)
     roots = torch.randperm(num_rows, generator=generator, device="cpu")[:NUM_KNN_ROOTS].sort().values.numpy()
     shared = {name: graph_arguments[name] for name in ("metric", "compute_dtype", "num_threads", "max_memory")}
     nearest = knn(features[roots], features, min(batch_size, num_rows), progress=progress, **shared).ids
-    # A root is usually, but not always, its own nearest: duplicates may come before it.
+    # A root is not always its own nearest row: duplicates may come before it.
     return [
         [root, *(i for i in ids if i not in (root, -1))][:batch_size]
         for root, ids in zip(roots.tolist(), nearest.tolist(), strict=True)
@@ -230,13 +232,13 @@ def knn_batches(
 
 
 def verdict(kinds: dict[str, dict[str, Any]], graph: dict[str, float], settings: dict[str, Any]) -> list[str]:
-    """Sentences: are the batches harder than uniform ones, how many negatives may be false, what to try."""
+    """Returns sentences: whether batches are harder than uniform ones, how many negatives may be false, what to try."""
     lines = [hardness_verdict(kinds, settings), falseness_verdict(kinds, graph, settings)]
     uniform = kinds["uniform"]["in_batch_similarity"]
     if uniform > 0.3:
         lines.append(
-            f"Any two instances are similar already (uniform batches: {uniform:.2f}): the features share a large "
-            "common component. Subtracting their mean usually makes proximity mean more."
+            f"Random instances are already similar ({uniform:.2f} in uniform batches): the features share a large "
+            "common component. Subtracting their mean usually gives better neighbors."
         )
     return lines
 
@@ -244,7 +246,7 @@ def verdict(kinds: dict[str, dict[str, Any]], graph: dict[str, float], settings:
 def hardness_verdict(kinds: dict[str, dict[str, Any]], settings: dict[str, Any]) -> str:
     batch_size, num_rows = settings["batch_size"], settings["num_instances"]
     if batch_size > num_rows:
-        return f"The batch size, {batch_size}, exceeds the {num_rows} instances: one batch holds them all."
+        return f"The batch size {batch_size} exceeds the {num_rows} instances, so one batch holds all of them."
     uniform, proximity, knn = (kinds[name]["in_batch_similarity"] for name in ("uniform", "proximity", "kNN"))
     if np.isnan(uniform + proximity):
         return "Hardness is undefined: no batch has two members."
@@ -252,8 +254,8 @@ def hardness_verdict(kinds: dict[str, dict[str, Any]], settings: dict[str, Any])
     if proximity - uniform >= MIN_GAIN:
         return f"Proximity batches are harder than uniform ones: {compared}."
     if settings["num_candidates"] < num_rows - 1:
-        return f"Proximity batches are hardly harder than uniform ones: {compared}. Try a larger --num-candidates."
-    return f"Proximity batches are hardly harder than uniform ones: {compared}. These features leave little to gain."
+        return f"Proximity batches are barely harder than uniform ones: {compared}. Try a larger --num-candidates."
+    return f"Proximity batches are barely harder than uniform ones: {compared}. These features leave little to gain."
 
 
 def falseness_verdict(kinds: dict[str, dict[str, Any]], graph: dict[str, float], settings: dict[str, Any]) -> str:
@@ -263,22 +265,22 @@ def falseness_verdict(kinds: dict[str, dict[str, Any]], graph: dict[str, float],
         unknown = "False negatives are unknown without --labels"
         if np.isnan(suspects):
             return f"{unknown}."
-        found = f"{unknown}; {suspects:.1%} of the graph's edges score above {NEAR_DUPLICATE} and are suspects"
+        found = f"{unknown}. {suspects:.1%} of the edges score above {NEAR_DUPLICATE} and may join false negatives"
         is_advised = suspects >= 0.01 and settings["max_score"] is None
-        return f"{found}: try --max-score {NEAR_DUPLICATE}." if is_advised else f"{found}."
+        return f"{found}. Try --max-score {NEAR_DUPLICATE}." if is_advised else f"{found}."
     if np.isnan(share + base):
         return "False negatives are unknown: no batch has two known labels."
     others = min(settings["batch_size"], settings["num_instances"]) - 1
-    count = f"about {share * others:,.1f} of an instance's {others:,} negatives have its label and may be false"
+    count = f"about {share * others:,.1f} of the {others:,} negatives of an instance have its label and may be false"
     if share <= max(1.2 * base, base + 0.01):
-        return f"By the labels, {count}, no more than in uniform batches ({base * others:,.1f})."
-    times = f"{share / base:.1f} times the false negatives of uniform ones" if base > 0 else "false negatives"
+        return f"By the labels, {count}. This is no more than in uniform batches ({base * others:,.1f})."
+    times = f"{share / base:.1f} times as many as in uniform batches" if base > 0 else "uniform batches have none"
     remedies = ", ".join(unused_remedies(settings))
-    return f"By the labels, {count}: {times}. Try {remedies} or a smaller --num-candidates."
+    return f"By the labels, {count} ({times}). Try {remedies} or a smaller --num-candidates."
 
 
 def unused_remedies(settings: dict[str, Any]) -> list[str]:
-    """Options against false negatives that are not in use yet; a stronger --range-min is always left."""
+    """Returns the options against false negatives that are not in use. A larger --range-min is always possible."""
     unused = ["--max-score"] if settings["max_score"] is None else []
     if not settings["exclude_same_label"]:
         unused.append("--exclude-same-label")

@@ -1,4 +1,4 @@
-"""Shows an inspection to a person: tables and a figure. The figure needs matplotlib."""
+"""Prints an inspection as tables, and draws it as a figure, which needs matplotlib."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ MEASURE_NAMES = {"in_batch_similarity": "in-batch similarity", "false_negative_s
 
 
 def report(inspection: Inspection) -> str:
-    """All that was measured, as text; the verdict comes last."""
+    """Returns the measurements as text. The sentences about them come last."""
     settings = inspection.settings
     return "\n".join(
         [
             f"{settings['num_instances']:,} x {settings['dim']:,} {settings['dtype']}, metric {settings['metric']}, "
             f"M = {settings['num_candidates']}, K = {settings['num_neighbors']}, B = {settings['batch_size']}, "
-            f"{settings['num_batches']} batches, {settings['num_threads']} threads",
+            f"{settings['num_batches']} batches, threads = {settings['num_threads']}",
             "",
             comparison_table(inspection),
             "",
@@ -35,9 +35,9 @@ def report(inspection: Inspection) -> str:
                 if "false_negative_share" in inspection.kinds["uniform"]
                 else []
             ),
-            "kNN batches are a sample. They do not cover the data.",
+            "kNN batches are a sample and do not cover the data.",
             "",
-            "Verdict",
+            "Summary",
             *(f"  {sentence}" for sentence in inspection.verdict),
         ]
     )
@@ -53,7 +53,7 @@ def comparison_table(inspection: Inspection) -> str:
         cells = [kind, f"{stats['num_batches']:,}"]
         for name in measures:
             values = spread(stats[f"{name}_per_batch"])
-            if name == "in_batch_similarity":  # the easiest tenth of the batches, and the worst tenth for falseness
+            if name == "in_batch_similarity":  # p10: the easiest batches; p90 below: the most false ones
                 cells += [number(values["mean"], ".4f"), number(values["p10"], ".4f")]
             else:
                 cells += [number(values["mean"], ".2%"), number(values["p90"], ".2%")]
@@ -66,9 +66,9 @@ def cost_table(costs: dict[str, float | None], graph: dict[str, float]) -> str:
         ["graph", f"{costs['graph_seconds']:.3f} s"],
         ["batches of one epoch", f"{costs['walk_seconds']:.3f} s"],
         ["memory of graph and batches", mebibytes(costs["sampler_memory_bytes"])],
-        ["peak of the process beyond the input", mebibytes(costs["peak_memory_bytes"])],
+        ["peak memory of the process, without the input", mebibytes(costs["peak_memory_bytes"])],
         ["instances drawn", f"{costs['drawn_share']:.1%}"],
-        ["places filled at random", f"{costs['random_fill_share']:.1%}"],
+        ["random fills", f"{costs['random_fill_share']:.1%}"],
         ["edges", f"{graph['num_edges']:,}"],
         ["mean edge score", number(graph["mean_score"], ".4f")],
         ["largest in-degree", f"{graph['max_in_degree']:,}"],
@@ -79,8 +79,8 @@ def cost_table(costs: dict[str, float | None], graph: dict[str, float]) -> str:
 
 
 def save_figure(inspection: Inspection, path: str) -> None:
-    """Histograms over batches of each measure, one color per kind."""
-    from matplotlib.figure import Figure  # optional; and without pyplot no display is looked for
+    """Writes a PNG with a histogram over batches for each measure, one color per kind of batches."""
+    from matplotlib.figure import Figure  # optional, and without pyplot, which looks for a display
 
     measures = [name for name in MEASURE_NAMES if name in inspection.kinds["uniform"]]
     figure = Figure(figsize=(6 * len(measures), 4), layout="constrained")

@@ -1,4 +1,4 @@
-"""How much memory the process needs beyond the files it has mapped."""
+"""Measures the memory of the process without the files that it has mapped."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _INTERVAL = 0.01  # seconds
 
 
 class PrivateMemoryPeak:
-    """Samples the process's private memory every 10 ms while the ``with`` block runs; Linux only.
+    """Samples the private memory of the process every 10 ms while the ``with`` block runs. Linux only.
 
-    The usual high-water marks (``ru_maxrss``, VmHWM) count the resident pages of mapped files too: for a memory-mapped
-    input they say how much of it happened to stay in memory, not what the work needs. RssAnon + RssShmem leave file
-    pages out, but the kernel keeps no high-water mark of them; hence the samples. A peak shorter than the interval can
-    be missed; the kernels' buffers live longer.
+    The usual maxima (``ru_maxrss``, VmHWM) include resident pages of mapped files. For a memory-mapped input they
+    depend on how much of it stayed in memory. RssAnon + RssShmem exclude file pages, but Linux keeps no maximum of
+    them, so they are sampled. A peak shorter than the interval can be missed. The buffers of the kernels live longer.
 
     Attributes:
-        before, peak: bytes when the block began, and at most since then; None where /proc does not tell.
+        before: bytes when the block began; None if /proc does not contain them.
+        peak: the maximum since then, likewise.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class PrivateMemoryPeak:
             self._update()
 
     def growth(self) -> int | None:
-        """Bytes from ``before`` to ``peak``."""
+        """Returns ``peak - before`` in bytes, or None."""
         return None if self.before is None or self.peak is None else self.peak - self.before
 
     def _sample(self) -> None:

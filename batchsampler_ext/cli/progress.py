@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: one line that changes in a terminal, a line every few seconds elsewhere."""
+"""Prints progress to stderr: one changing line in a terminal, otherwise a line every five seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..graph_builders import Progress
 
 __all__ = ["Progress", "Stage", "shown_stages"]
 
-Stage = Callable[[str], Progress]  # announces a stage of the work, returns its progress(done, total)
+Stage = Callable[[str], Progress]  # announces a stage of the work and returns its progress(num_done, total)
 
 _TERMINAL_INTERVAL = 0.1  # seconds between two lines
 _LOG_INTERVAL = 5.0
@@ -19,7 +19,7 @@ _LOG_INTERVAL = 5.0
 
 @contextmanager
 def shown_stages() -> Iterator[Stage]:
-    """A :data:`Stage` whose progress is shown until the block ends. Work of less than five seconds logs nothing."""
+    """Yields a :data:`Stage` whose progress is printed. Outside a terminal, the first five seconds print nothing."""
     is_terminal = sys.stderr.isatty()
     shown_at = time.monotonic() - (_LOG_INTERVAL if is_terminal else 0.0)
 

@@ -1,4 +1,4 @@
-"""Tables as plain text: the same in a terminal, a log and a file."""
+"""Formats tables as plain text, for terminals, logs and files."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ __all__ = ["mebibytes", "number", "table"]
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lines of text without a final newline: a title, column names and a rule, then the rows.
+    """Returns lines of text without a final newline: a title, column names, a rule, and the rows.
 
     Args:
         title: the first line.
-        columns: one name per column; none at all leaves out names and rule.
-        rows: cells of each row, at most as many as there are columns. The first column is aligned to the left, the
-            others to the right. No cell is cut, however wide the table gets.
+        columns: one name per column. If empty, names and rule are left out.
+        rows: cells of each row, at most one per column. The first column is aligned to the left, the others to the
+            right. Cells are never cut.
     """
     body = [list(row) for row in rows]
     num_columns = max([len(columns), *map(len, body)])
@@ -27,10 +27,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 def number(value: float, spec: str) -> str:
-    """``value`` formatted; "n/a" for nan."""
+    """Returns ``value`` formatted by ``spec``; "n/a" for nan."""
     return "n/a" if value != value else format(value, spec)
 
 
 def mebibytes(num_bytes: float | None) -> str:
-    """``num_bytes`` as MiB; "unknown" for None."""
+    """Returns ``num_bytes`` as MiB; "unknown" for None."""
     return "unknown" if num_bytes is None else f"{num_bytes / 2**20:,.0f} MiB"

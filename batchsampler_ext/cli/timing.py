@@ -1,4 +1,4 @@
-"""Timing: once, or many times with what stands between the runs left out."""
+"""Times a call once, or many times without the preparation between runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
 def measure(
     work: Callable[[T], object], prepare: Callable[[], T], *, min_runs: int, max_runs: int, budget_seconds: float
 ) -> Timing:
-    """Runs ``work(prepare())`` max_runs times, or until the budget is spent and min_runs are done; times work alone."""
+    """Times ``work(prepare())`` without prepare, max_runs times or until the budget is spent after min_runs."""
     seconds: list[float] = []
     start = time.perf_counter()
     while len(seconds) < max_runs and (len(seconds) < min_runs or time.perf_counter() - start < budget_seconds):
@@ -56,13 +56,13 @@ def measure(
 
 
 def evict_caches() -> Callable[[], object]:
-    """A function that copies EVICTED_BYTES: what was in the caches before is not there after it."""
-    source, target = (torch.ones(EVICTED_BYTES, dtype=torch.uint8) for _ in range(2))  # zeros may be one page for all
+    """Returns a function that copies EVICTED_BYTES, which evicts other data from the caches."""
+    source, target = (torch.ones(EVICTED_BYTES, dtype=torch.uint8) for _ in range(2))  # zeros could share one page
     return lambda: target.copy_(source)
 
 
 def duration(seconds: float) -> str:
-    """With three digits and a unit."""
+    """Returns the time with three digits and a unit."""
     unit, scale = next(
         (unit, scale)
         for unit, scale in (("us", 1e6), ("ms", 1e3), ("s", 1.0))

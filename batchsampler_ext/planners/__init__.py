@@ -1,4 +1,4 @@
-"""How mini-batches are composed from a proximity graph: one file per planner, all listed here."""
+"""Planners compose mini-batches from a proximity graph. Each is one file, and all are listed here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLANNERS: dict[str, type[BatchPlanner]] = {
 
 
 def find_planner(planner: str | BatchPlanner) -> BatchPlanner:
-    """The planner of this name with its default options, or the object itself."""
+    """Returns the planner of this name with default options, or the object itself."""
     if isinstance(planner, str):
         if planner not in PLANNERS:
             names = ", ".join(repr(name) for name in PLANNERS)

@@ -1,4 +1,4 @@
-"""What the planners that walk share: how a batch is collected from a root, and what graph that needs."""
+"""Shared code of the planners that walk: arguments of walks, and options of the graph that walks need."""
 
 from __future__ import annotations
 
@@ -24,9 +24,15 @@ class WalkingPlanner(BatchPlanner):
     """Base of the planners that collect each batch from a root.
 
     Args:
-        order: "rwr": random walk with restart. For comparison, as in the paper: "rw" (no restart), "bfs", "dfs", "knn"
-            (a root and its first B - 1 neighbors, which needs K >= B - 1 and neighbors sorted by score), "uniform".
-        restart_prob: alpha. None: that of the call or the sampler.
+        order: "rwr", a random walk with restart (default). The others serve for comparison, as in the paper: "rw" (no
+            restart), "bfs", "dfs", "uniform", and "knn", a root and its first B - 1 neighbors. "knn" needs K >= B - 1
+            and neighbors sorted by score.
+        restart_prob: alpha in [0, 1). None: the value of the call or the sampler.
+
+    Raises:
+        TypeError, ValueError: a bad option, named.
+
+    Source: Yang et al., KDD 2023, sections 4.2 (walks) and 5.4 (other orders).
     """
 
     order: str = "rwr"
@@ -41,7 +47,7 @@ class WalkingPlanner(BatchPlanner):
         if self.order == "uniform":
             return None
         if config.candidate_group_size is None:
-            # About exp(-M / candidate_group_size) of the instances have no incoming edge, and walks never visit those.
+            # Walks never visit instances without incoming edges, a share of about exp(-M / candidate_group_size).
             config = replace(config, candidate_group_size=max(1, min(256, config.num_candidates // 16)))
         if self.order != "knn":
             return config
@@ -54,17 +60,17 @@ class WalkingPlanner(BatchPlanner):
         return replace(config, sort=True) if num_instances >= batch_size else None
 
     def walk_arguments(self, view: GraphView, request: PlanRequest) -> dict[str, Any]:
-        """Keyword arguments of run_row_walks."""
+        """Returns keyword arguments of run_row_walks."""
         order = self.order
         needed = min(request.batch_size, view.num_rows) - 1
         num_neighbors = view.graph.num_neighbors
         if order == "knn" and num_neighbors < needed:
             if num_neighbors:
                 raise ValueError(
-                    f"order: 'knn' batches of {request.batch_size} expected a graph with at least {needed} neighbors "
-                    f"a row, got {num_neighbors}"
+                    f"order: expected a graph with at least {needed} neighbors per row for 'knn' batches of "
+                    f"{request.batch_size}, got {num_neighbors}"
                 )
-            order = "uniform"  # of a graph without edges
+            order = "uniform"  # the graph has no edges
         return {
             "threshold": request.restart_threshold(self.restart_prob),
             "strategy": order,
@@ -75,7 +81,7 @@ class WalkingPlanner(BatchPlanner):
 
 
 def root_order(view: GraphView, request: PlanRequest) -> torch.Tensor:
-    """A random permutation of the rows, int64."""
+    """Returns a random permutation of the rows, int64 on the graph's device."""
     device = view.graph.device
     order = torch.empty(view.num_rows, dtype=torch.int64, device=device)
     engine(device).root_order(n=view.num_rows, seed=request.seed, epoch=request.epoch, out=address(order))

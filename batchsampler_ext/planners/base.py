@@ -1,4 +1,4 @@
-"""What a planner is given, and the batches that it gives back."""
+"""The interface of planners: their requests and the batches that they return."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Batches(Sequence[torch.Tensor]):
     """A sequence of mini-batches, each a one-dimensional int64 tensor of distinct instance ids.
 
     Attributes:
-        indices: int64 [num_full, B], the full batches.
-        tail: int64 [T], the ragged last batch, T < B. Empty if there is none.
-        stats: totals of the plan; see :func:`sample_batches`.
+        indices: int64 [num_full, B] on the graph's device, instance ids of the full batches.
+        tail: int64 [T] on the same device, the ragged last batch, T < B; T = 0 if there is none.
+        stats: totals of the plan, see :func:`sample_batches`.
     """
 
     def __init__(self, indices: torch.Tensor, tail: torch.Tensor, stats: dict[str, float] | None = None) -> None:
@@ -38,7 +38,7 @@ class Batches(Sequence[torch.Tensor]):
             return [self[i] for i in range(*index.indices(len(self)))]
         position = index + len(self) if index < 0 else index
         if not 0 <= position < len(self):
-            raise IndexError(f"batch {index} of {len(self)}")
+            raise IndexError(f"index: expected one of {len(self)} batches, got {index}")
         return self.indices[position] if position < len(self.indices) else self.tail
 
     def __iter__(self) -> Iterator[torch.Tensor]:
@@ -50,17 +50,20 @@ class Batches(Sequence[torch.Tensor]):
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """Which batches to plan. All values have been checked.
+    """Describes the batches to plan. All values have been checked.
+
+    A plan is a function of the graph, the planner's options and this request.
 
     Attributes:
         batch_size: B.
         drop_last: leave out the ragged batch.
-        num_batches: at most this many. None: all of the epoch.
-        seed, epoch: a plan is a function of the graph, the planner's options, this request and nothing else.
+        num_batches: plan at most this many batches. None: all of the epoch.
+        seed: 0 to 2**64 - 1.
+        epoch: 0 to 2**24 - 1.
         restart_prob: alpha of walks.
-        num_threads: for the CPU. The plan does not depend on it.
-        drawn: bool [num_rows] on the CPU, the graph's rows drawn earlier in the epoch. Planners with ``covers_once``
-            never see such rows, so that only the others need this. None: no row.
+        num_threads: CPU threads. The plan does not depend on it.
+        drawn: bool [num_rows] on the CPU, the rows of the graph drawn earlier in the epoch. None: no row. Planners with
+            ``covers_once`` do not need it, as their graph never contains such rows.
     """
 
     batch_size: int
@@ -73,22 +76,22 @@ class PlanRequest:
     drawn: torch.Tensor | None = None
 
     def sizes(self, num_rows: int) -> tuple[int, int]:
-        """(number of full batches, size of the ragged one or 0) of an epoch over num_rows."""
+        """Returns (number of full batches, size of the ragged batch or 0) for an epoch over num_rows."""
         return num_rows // self.batch_size, 0 if self.drop_last else num_rows % self.batch_size
 
     def restart_threshold(self, own: float | None) -> int:
-        """As the engines take alpha: that of the planner's own option, or else of the request."""
+        """Returns floor(alpha * 2**32), as engines take it. alpha is the planner's own option or else the request's."""
         return validate.restart_threshold(self.restart_prob if own is None else own)
 
 
 @runtime_checkable
 class BatchPlanner(Protocol):
-    """Composes mini-batches from a proximity graph. Subclass it, and see docs/adding_a_planner.md.
+    """Composes mini-batches from a proximity graph. To write a planner, see docs/adding_a_planner.md.
 
     Attributes:
-        name: by which users ask for it.
-        covers_once: a plan is a whole epoch, in which each row of the graph is in exactly one batch.
-        length_varies: the epoch goes on until each instance has been drawn. Otherwise it has as many batches as a
+        name: the name by which users select the planner.
+        covers_once: a plan is a whole epoch, and each row of the graph is in exactly one batch.
+        length_varies: the epoch ends when each instance has been drawn. Otherwise it has as many batches as a
             partition.
     """
 
@@ -97,21 +100,26 @@ class BatchPlanner(Protocol):
     length_varies: ClassVar[bool] = False
 
     def graph_config(self, config: GraphConfig, batch_size: int, num_instances: int) -> GraphConfig | None:
-        """The graph to plan from, given what the user asks for and how many instances have an embedding.
+        """Returns the options of the graph to plan from, or None to plan from a graph without edges.
 
-        None: none is built, and :meth:`plan` gets a graph without edges.
+        Args:
+            config: the options that the user asks for.
+            batch_size: B.
+            num_instances: number of instances with an embedding.
         """
         return config
 
     def plan(self, graph: ProximityGraph, request: PlanRequest) -> Batches:
-        """The batches. Equal arguments give equal batches."""
+        """Returns the batches. Equal arguments give equal batches."""
         ...
 
 
 def batches_in_order(view: GraphView, rows: torch.Tensor, request: PlanRequest, num_random: int) -> Batches:
-    """The batches of an epoch that lists its rows one batch after the other, the ragged one last.
+    """Returns the batches of an epoch from the list of its rows.
 
-    num_random: rows whose batch was drawn at random.
+    Args:
+        rows: int32 rows of the graph, one batch after the other, the ragged one last.
+        num_random: number of rows whose batch was drawn at random.
     """
     num_full, tail_size = request.sizes(view.num_rows)
     num_batches = num_full + (tail_size > 0)

@@ -1,4 +1,4 @@
-"""The authors' epoch: walks from roots that are not drawn yet, until less than a batch is left."""
+"""The authors' epoch: walks from roots that are not drawn yet, until less than a batch of instances is left."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ from .base import Batches, PlanRequest
 
 @dataclass(frozen=True)
 class CoverByWalksPlanner(WalkingPlanner):
-    """What is left in the end becomes the ragged batch. Instances repeat, and the length of the epoch varies.
+    """Walks from instances that are not drawn yet. The instances left at the end are the ragged batch.
+
+    Instances repeat, and the length of the epoch varies.
 
     Args:
         order, restart_prob: see :class:`WalkingPlanner`.
+
+    Source: Yang et al., KDD 2023.
     """
 
     name: ClassVar[str] = "cover_by_walks"
@@ -28,8 +32,10 @@ class CoverByWalksPlanner(WalkingPlanner):
     length_varies: ClassVar[bool] = True
 
     def plan(self, graph: ProximityGraph, request: PlanRequest) -> Batches:
-        """Which walks count depends on those before them, so that is decided on the host, a round of walks at a time.
-        A device is waited for once a round."""
+        """Walks in rounds of 64 on the CPU, 1024 on a device, and waits for the device once per round.
+
+        A walk is discarded if an earlier walk has drawn its root. The host decides this after each round.
+        """
         view = GraphView(graph)
         num_rows, batch_size = view.num_rows, request.batch_size
         arguments = self.walk_arguments(view, request)
@@ -38,11 +44,11 @@ class CoverByWalksPlanner(WalkingPlanner):
         drawn = _no_rows(num_rows) if request.drawn is None else request.drawn.clone()
         goal = num_rows // batch_size * batch_size
         num_drawn, position = int(drawn.sum()), 0
-        parts: list[torch.Tensor] = []  # rows of batches
+        parts: list[torch.Tensor] = []  # rows of the batches so far
         totals = torch.zeros(len(COUNTS), dtype=torch.int64, device="cpu")
         limit = request.num_batches if request.num_batches is not None else num_rows + 1
         while num_drawn < goal and limit > 0:
-            # Walks from the next undrawn roots run side by side. Those whose root an earlier one draws are discarded.
+            # Walks from the next undrawn roots run in parallel. A walk is discarded if an earlier one draws its root.
             places = _undrawn_places(drawn, order, position, min(limit, walks_at_once))
             rows, counts = _walk_to_host(view, order[places], places, batch_size, arguments)
             kept = []
@@ -65,7 +71,7 @@ class CoverByWalksPlanner(WalkingPlanner):
 
 
 def _batches(view: GraphView, nodes: torch.Tensor, tail: torch.Tensor, totals: torch.Tensor) -> Batches:
-    """nodes, tail: rows on the host."""
+    """Returns batches of instance ids. nodes, tail: rows on the host."""
     graph = view.graph
     everything = torch.cat([nodes.reshape(-1), tail])
     is_member = _no_rows(view.num_rows)
@@ -83,7 +89,7 @@ def _no_rows(num_rows: int) -> torch.Tensor:
 def _walk_to_host(
     view: GraphView, roots: torch.Tensor, walk_ids: torch.Tensor, batch_size: int, arguments: dict[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows int64 [R, B] and counts int64 [4, R], all on the host."""
+    """Returns rows int64 [R, B] and counts int64 [4, R] of walks from R roots, all on the host."""
     device = view.graph.device
     walks = run_row_walks(
         view, to_device_async(roots, device), to_device_async(walk_ids, device), batch_size, **arguments
@@ -94,7 +100,7 @@ def _walk_to_host(
 
 
 def _undrawn_places(drawn: torch.Tensor, order: torch.Tensor, position: int, count: int) -> torch.Tensor:
-    """The next places in the order whose rows are not drawn, from `position` on: `count` of them, or all there are."""
+    """Returns the next `count` places in the order, from `position` on, whose rows are not drawn; fewer at the end."""
     length = 4 * count
     while True:
         places = torch.nonzero(~drawn[order[position : position + length]])[:count, 0] + position

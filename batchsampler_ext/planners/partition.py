@@ -1,4 +1,4 @@
-"""The default planner: batches of rows that are linked to each other, each row in exactly one."""
+"""The default planner: each row is in exactly one batch, together with neighbors where possible."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ HARDNESSES = ("soft", "default", "hard")
 
 @dataclass(frozen=True)
 class PartitionPlanner(BatchPlanner):
-    """Full batches in random order, then the ragged one. Each row is in exactly one batch.
+    """Plans a partition: each row is in exactly one batch. Full batches come in random order, then the ragged one.
 
     Args:
-        hardness: "default": batches are about as linked as those of independent walks, if the graph allows it. "soft":
-            half as linked. "hard": as linked as a partition makes them. In-batch cosine beyond random, as a share of
-            the walks' (B = 256; soft, default, hard): .5, .8, .9 for sentences and .7, .8, .9 for centered images on a
-            graph with M = 1000, K = 100; .6, 1.0, 1.8 and .7, .8, .8 on their exact graphs with K = 100, where some
-            partitions cannot become harder.
-        restart_prob: alpha of the walks that it is to be as hard as. None: that of the call or the sampler.
+        hardness: "default": members have about as many of their neighbors in their own batch as in independent walks,
+            if the graph allows it. "soft": half as many. "hard": as many as a partition can reach. docs/partition.md
+            compares the in-batch cosine of the three.
+        restart_prob: alpha in [0, 1) of the walks to compare with. None: the value of the call or the sampler.
 
-    The algorithm is described in csrc/common/partition_schedule.h.
+    Raises:
+        TypeError, ValueError: a bad option, named.
+
+    Source: ours. docs/partition.md and csrc/common/partition_schedule.h describe the algorithm.
     """
 
     hardness: str = "default"

@@ -1,4 +1,4 @@
-"""The baseline: batches at random, each row in exactly one. No graph is needed."""
+"""The baseline: random batches, each row in exactly one. It needs no graph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .base import Batches, BatchPlanner, PlanRequest, batches_in_order
 
 @dataclass(frozen=True)
 class UniformPlanner(BatchPlanner):
-    """A random permutation, cut into batches."""
+    """Plans a random permutation of the rows, cut into batches. The ragged one comes last."""
 
     name: ClassVar[str] = "uniform"
     covers_once: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Independent walks from random roots, the paper's section 4.2. Batches overlap, and some instances are never drawn."""
+"""Independent walks from random roots. Batches overlap, and some instances are never drawn."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from .base import Batches, PlanRequest
 
 @dataclass(frozen=True)
 class WalkPlanner(WalkingPlanner):
-    """As many walks from random roots as are asked for.
+    """Plans one batch per walk, each from a random root. Batches may overlap.
 
     Args:
         order, restart_prob: see :class:`WalkingPlanner`.
+
+    Source: Yang et al., KDD 2023, section 4.2.
     """
 
     name: ClassVar[str] = "walks"
@@ -35,7 +37,7 @@ class WalkPlanner(WalkingPlanner):
         arguments = self.walk_arguments(view, request)
         num_full, tail_size = request.sizes(num_rows)
         num_batches = num_full + (tail_size > 0) if request.num_batches is None else request.num_batches
-        is_small = num_rows < batch_size  # its only batch is all rows
+        is_small = num_rows < batch_size  # the only batch holds all rows
         if is_small and request.num_batches is not None:
             because = f" (batch_size exceeds the {num_rows} rows)"
             validate.integer(num_batches, "num_batches", 1, int(not request.drop_last), because=because)
@@ -54,7 +56,7 @@ class WalkPlanner(WalkingPlanner):
 
 
 def _stats(view: GraphView, walks: Walks, instances: torch.Tensor) -> dict[str, float]:
-    """Waits for a device."""
+    """Returns the totals of the walks and the number of distinct instances. Waits for the device."""
     graph = view.graph
     graph.check()
     is_member = torch.zeros(graph.num_instances, dtype=torch.bool, device=graph.device)

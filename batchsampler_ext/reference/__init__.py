@@ -1,8 +1,7 @@
-"""The oracle: what every kernel must return, to the bit, as short NumPy code that can be checked by eye.
+"""The oracle: computes every result of the kernels, to the bit, by short NumPy code that can be checked by eye.
 
-Nothing here is fast and nothing here is imported by the rest of the package. Each function states one definition of
-the contract of results; the tests compare the C++ kernels with it, with ``==``. Arrays are NumPy; graphs are
-``int32 [R, K]`` neighbor lists whose rows hold a valid prefix and then -1.
+The code is slow, and the rest of the package does not import it. Each function is one definition. The tests compare the
+C++ kernels with it by ``==``. Arrays are NumPy arrays. Graphs are int32 [R, K] arrays, whose rows list ids and then -1.
 
 Source: Yang et al., "BatchSampler: Sampling Mini-Batches for Contrastive Learning in Vision, Language, and Graphs",
 KDD 2023 (arXiv 2306.03355). Partitions are in :mod:`batchsampler_ext.reference.partition`.
@@ -14,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-# Purposes of random streams (csrc/common/random_stream.h).
+# Purposes of the random streams in csrc/common/random_stream.h.
 CANDIDATES, GROUPS, WALK, REROOT, FILL, ROOTS, ROOT_ORDER, PARTITION_WALK, PARTITION_HASH = range(1, 10)
 MASK32, MASK64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 
 
 # --- random words ----------------------------------------------------------------------------------------------------
 def philox4x32(key: int, counter: tuple[Any, Any, Any, Any]) -> np.ndarray:
-    """Philox4x32-10 (Salmon et al. 2011): counter words (scalars or arrays) -> uint32 [..., 4]."""
+    """Returns uint32 [..., 4] words of Philox4x32-10 (Salmon et al. 2011). counter: four scalars or arrays."""
     c0, c1, c2, c3 = (np.asarray(word, dtype=np.uint64) for word in counter)
     k0, k1 = key & MASK32, key >> 32
     for _ in range(10):
@@ -53,7 +52,7 @@ class WordStream:
         return self._words[self._position - 1]
 
     def next_below(self, n: int) -> int:
-        """Exactly uniform in [0, n): words whose product has a low half below 2**32 mod n are skipped."""
+        """Returns an exactly uniform integer in [0, n). Skips words whose product has a low half below 2**32 mod n."""
         while True:
             product = self.next() * n
             if product & MASK32 >= 2**32 % n:
@@ -72,7 +71,7 @@ def mix32(x: int) -> int:
 
 
 def keyed_permutation(n: int, seed: int, purpose: int, epoch: int = 0, major: int = 0) -> list[int]:
-    """The permutation of 0..n-1 of csrc/common/permutation.h: a 12-round Feistel network on a grid, cycle-walked."""
+    """Returns the permutation of 0..n-1 in csrc/common/permutation.h: a 12-round Feistel network with cycle walking."""
     words = WordStream(seed, purpose, epoch, major)
     keys = [words.next() for _ in range(12)]
     height = next(h for h in range(1, n + 1) if h * h >= n)
@@ -96,7 +95,7 @@ def keyed_permutation(n: int, seed: int, purpose: int, epoch: int = 0, major: in
 
 # --- candidates ------------------------------------------------------------------------------------------------------
 def draw(words: WordStream, num_drawn: int, n: int) -> list[int]:
-    """An ordered draw without replacement of ``num_drawn`` out of 0..n-1, exactly uniform."""
+    """Returns an ordered draw of ``num_drawn`` out of 0..n-1 without replacement, exactly uniform."""
     if 2 * num_drawn <= n:  # the first distinct values of an i.i.d. sequence
         drawn: dict[int, None] = {}
         while len(drawn) < num_drawn:
@@ -110,7 +109,7 @@ def draw(words: WordStream, num_drawn: int, n: int) -> list[int]:
 
 
 def candidates(n: int, num_candidates: int, candidate_group_size: int, seed: int) -> np.ndarray:
-    """Candidates of each of n rows in draw order, int64 [n, M] (paper, section 4.1: M random instances each)."""
+    """Returns int64 [n, M], the candidates of each row in draw order (paper, section 4.1)."""
     result = np.empty((n, num_candidates), dtype=np.int64)
     if candidate_group_size == 1:
         for row in range(n):
@@ -127,9 +126,10 @@ def candidates(n: int, num_candidates: int, candidate_group_size: int, seed: int
 
 # --- scores ----------------------------------------------------------------------------------------------------------
 def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """float32 [B, D] -> unit rows: x * (1 / sqrt(n)) in float64, then float32; a zero row stays zero.
+    """Returns unit rows of float32 [B, D]: x * (1 / sqrt(n)) in float64, rounded to float32. A zero row stays zero.
 
-    n = sum of x^2 in float64 in eight chains: chain j adds k = j, j + 8, ... in turn, then they are added pairwise.
+    n is the sum of x^2 in float64, in eight chains. Chain j adds k = j, j + 8, ... in ascending order. Then the chains
+    are added pairwise.
     """
     squares = rows.astype(np.float64) ** 2
     chains = np.zeros((len(rows), 8))
@@ -143,7 +143,7 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
 
 
 def bank_rows(old: np.ndarray, new: np.ndarray, *, normalize: bool, momentum: float) -> np.ndarray:
-    """What a bank stores, before rounding to its dtype, for instances that had the rows ``old``; float32 [B, D]."""
+    """Returns float32 [B, D], the rows that replace ``old`` in a bank, before they are rounded to its dtype."""
     new = unit_rows(new) if normalize else new
     if momentum == 0:
         return new
@@ -153,7 +153,7 @@ def bank_rows(old: np.ndarray, new: np.ndarray, *, normalize: bool, momentum: fl
 
 
 def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Correctly rounded float32 a * b + c. Rounding the float64 sum to odd makes the second rounding harmless."""
+    """Returns a * b + c, correctly rounded to float32. The float64 sum is rounded to odd to avoid double rounding."""
     product, addend = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)  # the product is exact
     total = product + addend
     back = total - product
@@ -165,7 +165,7 @@ def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 
 def dot_chain(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Fused multiply-adds over k ascending from +0, broadcasting over the leading dimensions of [..., D]."""
+    """Returns the chain of fused multiply-adds over ascending k from +0. Leading dimensions of [..., D] broadcast."""
     acc = np.zeros(np.broadcast_shapes(a.shape, b.shape)[:-1], dtype=np.float32)
     for k in range(a.shape[-1]):
         acc = fma(*np.broadcast_arrays(a[..., k], b[..., k], acc))
@@ -174,7 +174,7 @@ def dot_chain(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 @np.errstate(all="ignore")
 def similarity(a: np.ndarray, b: np.ndarray, metric: str = "cosine") -> np.ndarray:
-    """Scores of float32 [..., D] against float32 [..., D], to the bit."""
+    """Returns the exact scores of float32 [..., D] against float32 [..., D], float32 [...]."""
     acc = dot_chain(a, b)
     norm_a, norm_b = dot_chain(a, a), dot_chain(b, b)
     if metric == "ip":
@@ -194,7 +194,7 @@ def similarity(a: np.ndarray, b: np.ndarray, metric: str = "cosine") -> np.ndarr
 def select(
     scores: np.ndarray, ids: np.ndarray, num_neighbors: int, *, tiebreak: np.ndarray, sort: bool, range_min: int = 0
 ) -> tuple[list[int], list[float]]:
-    """Ids and scores of rank range_min .. range_min + K - 1 by (score descending, tiebreak); NaN is never selected."""
+    """Returns ids and scores of ranks range_min .. range_min + K - 1 by (descending score, tiebreak), without NaN."""
     usable = [i for i in range(len(ids)) if not np.isnan(scores[i])]
     chosen = sorted(usable, key=lambda i: (-scores[i], tiebreak[i]))[range_min : range_min + num_neighbors]
     chosen.sort(key=(lambda i: (-scores[i], ids[i])) if sort else (lambda i: i))
@@ -216,7 +216,7 @@ def proximity_graph(
     sort: bool = False,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Paper, section 4.1: (neighbors int32 [R, K], scores float32 [R, K]), -1 and -inf past the end."""
+    """Returns (neighbors int32 [R, K], scores float32 [R, K]), then -1 and -inf (paper, section 4.1)."""
     documents = features if documents is None else documents
     subset = np.arange(len(features)) if rows is None else np.asarray(rows)
     drawn = subset[candidates(len(subset), num_candidates, candidate_group_size, seed)]  # [R, M] ids
@@ -246,7 +246,7 @@ def knn_graph(
     max_score: float | None = None,
     range_min: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Exact k nearest neighbors among the other rows, sorted by score, ties by lower id."""
+    """Returns (neighbors, scores) of the exact kNN graph, by descending score, ties by lower id."""
     documents = features if documents is None else documents
     subset = np.arange(len(features)) if rows is None else np.asarray(rows)
     others = np.stack([np.sort(subset[subset != i]) for i in subset])
@@ -269,7 +269,7 @@ def _link(features, documents, subset, drawn, num_neighbors, tiebreak, metric, l
 
 
 def knn(queries: np.ndarray, base: np.ndarray, num_neighbors: int, *, metric: str = "cosine"):
-    """Exact nearest base rows of each query: (scores float32 [Q, K], ids int32 [Q, K]), ties by lower id."""
+    """Returns (scores float32 [Q, K], ids int32 [Q, K]) of the base rows nearest to each query, ties by lower id."""
     ids = np.arange(len(base))
     rows = [select(similarity(q[None, :], base, metric), ids, num_neighbors, tiebreak=ids, sort=True) for q in queries]
     pad = [(chosen + [-1] * num_neighbors, values + [-np.inf] * num_neighbors) for chosen, values in rows]
@@ -285,7 +285,7 @@ def restart_threshold(restart_prob: float) -> int:
 
 
 def walk_limits(batch_size: int, threshold: int) -> tuple[int, int, int]:
-    """(max steps of a segment, max unproductive segments in a row, max segments); csrc/common/walk.h says why."""
+    """Returns the maximal (steps of a segment, unproductive segments in a row, segments), as csrc/common/walk.h."""
     unproductive = min(max(256 * threshold // (2**32 - threshold) + 1, 4), 4096)
     segments_per_step = min(1 + threshold // (2**32 - threshold), 4096)
     return max(batch_size, 64), unproductive, min(8 * (batch_size * segments_per_step + unproductive), MASK32)
@@ -294,7 +294,7 @@ def walk_limits(batch_size: int, threshold: int) -> tuple[int, int, int]:
 def segment(
     neighbors: np.ndarray, root: int, seed: int, epoch: int, walk: int, index: int, threshold: int, max_steps: int
 ):
-    """One segment as (nodes visited after the root, whether a restart ended it): a pure function of its arguments."""
+    """Returns (rows visited after the root, whether a restart ended the segment). A pure function of its arguments."""
     words, node = WordStream(seed, WALK, epoch, walk, index), root
     visited: list[int] = []
     for _ in range(max_steps):
@@ -319,7 +319,7 @@ def random_walk_with_restart(
     epoch: int = 0,
     walk: int = 0,
 ) -> tuple[list[int], dict[str, int]]:
-    """The batch of one walk (paper, section 4.2) and its counts; -1 pads it if there are too few nodes."""
+    """Returns the batch of one walk (paper, section 4.2), padded with -1 if there are too few rows, and its counts."""
     num_instances, threshold = len(neighbors), restart_threshold(restart_prob)
     max_steps, max_barren, max_segments = walk_limits(batch_size, threshold)
     target = min(batch_size, num_instances)
@@ -354,7 +354,7 @@ def random_walk_with_restart(
 
 # --- epochs ----------------------------------------------------------------------------------------------------------
 def walk_batch(neighbors, root, batch_size, *, strategy, restart_prob, seed, epoch, walk) -> list[int]:
-    """One batch from one root by any of the paper's strategies (section 5.4)."""
+    """Returns one batch from one root, by any strategy of the paper (section 5.4)."""
     if strategy in ("rwr", "rw"):
         alpha = restart_prob if strategy == "rwr" else 0.0
         return random_walk_with_restart(
@@ -385,7 +385,7 @@ def walk_batch(neighbors, root, batch_size, *, strategy, restart_prob, seed, epo
 
 
 def independent_batches(neighbors, batch_size, *, num_batches, strategy="rwr", restart_prob=0.2, seed=0, epoch=0):
-    """Walks from independent uniform roots; batches may overlap."""
+    """Returns batches of walks from independent uniform roots. Batches may overlap."""
     roots = [WordStream(seed, ROOTS, epoch, w).next_below(len(neighbors)) for w in range(num_batches)]
     return [
         walk_batch(
@@ -396,8 +396,10 @@ def independent_batches(neighbors, batch_size, *, num_batches, strategy="rwr", r
 
 
 def paper_batches(neighbors, batch_size, *, strategy="rwr", restart_prob=0.2, seed=0, epoch=0):
-    """The authors' epoch: (full batches, tail). Roots are random instances not yet drawn; once no full batch of undrawn
-    instances is left to cover (fewer than N mod B + 1 remain), the rest is the ragged last batch."""
+    """Returns (full batches, tail) of the authors' epoch. Roots are random instances that are not drawn yet.
+
+    When at most N mod B instances are not drawn, these are the ragged last batch.
+    """
     num_instances = len(neighbors)
     order = keyed_permutation(num_instances, seed, ROOT_ORDER, epoch)
     drawn: set[int] = set()

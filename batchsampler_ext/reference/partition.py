@@ -1,8 +1,9 @@
-"""The oracle of partition epochs: every instance in exactly one batch, no batch left random.
+"""The oracle of partitions: every row is in exactly one batch.
 
-Short walks seed every batch at once, batches grow by capacity-limited votes of out-neighbors, and then harden or
-soften until they are about as linked as independent walks. Integers only; all decisions of a round read the state at
-its start, so that any schedule gives the same answer. The kernel is csrc/cpu/partition/partition.cpp.
+Short walks seed all batches at once. Batches grow by votes of neighbors within a limited capacity. Then they harden or
+soften until their edge share is close to that of independent walks. docs/partition.md describes the steps. All numbers
+are integers, and a round reads the state at its start only, so the result does not depend on the order of work.
+The CPU engine is csrc/cpu/partition/partition.cpp.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from ..reference import (
     walk_batch,
 )
 
-SEED_SIZE, MAX_FRUITLESS = 4, 64  # rows a seed walk collects, steps in vain
-# Neighbors a row asks; one that found no batch when it asked last; one that softens. Rounds end when less than one row
-# in FEW_PROPOSALS proposes.
+SEED_SIZE, MAX_FRUITLESS = 4, 64  # rows that a seed walk collects; unproductive steps in a row that end it
+# Neighbors that a row looks up: at most; if it found no batch last time; to soften. Rounds end when at most one row in
+# FEW_PROPOSALS proposes.
 MAX_VOTES, FEW_VOTES, SOFT_VOTES, FEW_PROPOSALS = 128, 16, 2, 32
 NUM_VOTE_ROUNDS, NUM_GROWTH_ROUNDS, NUM_DISSOLVES = 12, 4, 2
 NUM_TELEPORTS, NUM_TELEPORT_ROUNDS, NUM_ADJUST_ROUNDS = 32, 6, 6
 MAX_HARDENINGS, MAX_SOFTENINGS = 2, 24
 HARDEN_MASK, SOFTEN_MASK = 3, 7  # a row takes part if these bits of its hash are 0
-NUM_MEASURED, NUM_MEASURED_WALKS, NUM_MEASURED_MEMBERS = 4096, 64, 64  # rows; walks, members of each
-WHOLE = 1 << 20  # a link share of one
-HARDLY_LINKED = WHOLE // 10  # below it, hard batches harden on
-PICK_ROWS, CLAIM, FILL, ORDER, FIRST_ROUND = range(5)  # which hash of a stage
+NUM_MEASURED, NUM_MEASURED_WALKS, NUM_MEASURED_MEMBERS = 4096, 64, 64  # for edge shares: rows; walks, members of each
+WHOLE = 1 << 20  # an edge share of one
+HARDLY_LINKED = WHOLE // 10  # while the edge share is below it, hard batches harden again
+PICK_ROWS, CLAIM, FILL, ORDER, FIRST_ROUND = range(5)  # purposes of the hashes of a stage
 FILL_STAGE = 1 + NUM_DISSOLVES + NUM_TELEPORTS
 
 
@@ -44,7 +45,7 @@ def keyed_hash(key: int, value: int) -> int:
 
 
 def uniform_partition(num_instances, batch_size, *, drop_last=False, seed=0, epoch=0):
-    """A shuffled epoch: (full batches, tail)."""
+    """Returns (full batches, tail) of a shuffled epoch."""
     order = keyed_permutation(num_instances, seed, ROOT_ORDER, epoch)
     num_full = num_instances // batch_size
     batches = [order[b * batch_size : (b + 1) * batch_size] for b in range(num_full)]
@@ -52,7 +53,7 @@ def uniform_partition(num_instances, batch_size, *, drop_last=False, seed=0, epo
 
 
 def partition(neighbors, batch_size, *, hardness="default", restart_prob=0.2, drop_last=False, seed=0, epoch=0):
-    """(full batches, tail): the proximity epoch. Batches list their nodes ascending."""
+    """Returns (full batches, tail) of a partition. Batches list their rows in ascending order."""
     return _Partition(neighbors, batch_size, hardness, restart_prob, drop_last, seed, epoch).run()
 
 
@@ -73,7 +74,7 @@ class _Partition:
         self.order = order
         self.owner = {node: -1 for node in range(n) if node not in self.left_out}
         self.count = [0] * len(self.capacity)
-        self.stranded: set[int] = set()  # found no batch when they asked last
+        self.stranded: set[int] = set()  # rows that found no batch in the last round
 
     def hash_key(self, stage, index):
         low, high, _, _ = (int(w) for w in philox4x32(self.seed, (PARTITION_HASH << 24 | self.epoch, stage, index, 0)))
@@ -125,12 +126,12 @@ class _Partition:
         return [members[b] for b in full], tail
 
     def pick_roots(self, num, stage):
-        """Distinct unassigned nodes, at random."""
+        """Returns distinct random unassigned rows."""
         key = self.hash_key(stage, PICK_ROWS)
         return sorted(self.unassigned(), key=lambda node: (keyed_hash(key, node), node))[:num]
 
     def grow(self, batches, roots, stage, num_rounds):
-        """Seed walks from the roots, whose nodes go to the best claim; then vote rounds until one is in vain."""
+        """Seeds batches by walks from the roots, whose rows go to the best claim. Then votes until few rows propose."""
         claim_key = self.hash_key(stage, CLAIM)
         claims: dict[int, tuple[int, int, int]] = {}
         for batch, root in zip(batches, roots):
@@ -151,7 +152,7 @@ class _Partition:
                 break
 
     def adjust(self, stage):
-        """Harder while the link share is below its goal, then softer while it is above."""
+        """Hardens batches while the edge share is below its goal, then softens them while it is above."""
         if len(self.capacity) < 2:
             return
         goal = WHOLE if self.hardness == "hard" else self.edge_share_goal()
@@ -168,7 +169,7 @@ class _Partition:
             self.move(stage, SOFTEN_MASK, SOFT_VOTES, lambda node, node_hash: True)
 
     def edge_share_goal(self):
-        """From independent walks whose roots are the first of the order."""
+        """Returns the goal, from independent walks whose roots are the first rows of the order."""
         num_instances = len(self.neighbors)
         size = min(self.batch_size, num_instances)
         linked = asked = 0
@@ -184,7 +185,7 @@ class _Partition:
         return goal // 2 if self.hardness == "soft" else goal
 
     def edge_share(self):
-        """The share of a node's neighbors that are in its batch."""
+        """Returns the share of the neighbors of a row that are in its own batch, beyond random."""
         linked = asked = 0
         for node in self.order[max(0, self.num_assigned - NUM_MEASURED) : self.num_assigned]:
             row = self.neighbors[node][:MAX_VOTES]
@@ -193,7 +194,7 @@ class _Partition:
         return self.beyond_random(linked, asked)
 
     def beyond_random(self, linked, asked):
-        """A share, in units of 1 / WHOLE, beyond that of a batch drawn at random."""
+        """Returns the share minus that of a random batch, in units of 1 / WHOLE; 0 if it is negative."""
         if asked == 0:
             return 0
         return max(0, WHOLE * linked // asked - WHOLE * self.batch_size // len(self.neighbors))
@@ -203,7 +204,7 @@ class _Partition:
         return any(votes.count(other) > votes.count(self.owner[node]) for other in votes)
 
     def move(self, stage, mask, max_votes, leaves):
-        """Of a random share, rows that want to leave do so, vote again, or go back."""
+        """Examines a random share of the rows. Those that leave vote again, and return if they find no batch."""
         former, key = dict(self.owner), self.hash_key(stage, PICK_ROWS)
         picked = [node for node in former if keyed_hash(key, node) & mask == 0]
         leaving = [node for node in picked if leaves(node, keyed_hash(key, node))]
@@ -221,7 +222,7 @@ class _Partition:
         self.fill(stage)
 
     def fill(self, stage):
-        """What is left goes to the open batches in hash order."""
+        """Gives the unassigned rows to the open batches in hash order."""
         key = self.hash_key(stage, FILL)
         stuck = iter(sorted(self.unassigned(), key=lambda node: (keyed_hash(key, node), node)))
         for batch in range(len(self.capacity)):
@@ -230,13 +231,13 @@ class _Partition:
                 self.count[batch] += 1
 
     def asked(self, node, node_hash, num_asked):
-        """Consecutive out-neighbors, from one that the hash picks."""
+        """Returns consecutive neighbors, from one that the hash picks."""
         row = self.neighbors[node]
         offset = (node_hash >> 32) * len(row) >> 32
         return [row[(offset + i) % len(row)] for i in range(min(num_asked, len(row)))]
 
     def seed_walk(self, batch, root, stage):
-        """Unassigned nodes in the order a walk with restart meets them, the root first."""
+        """Returns unassigned rows in the order in which a walk with restart meets them, the root first."""
         words = WordStream(self.seed, PARTITION_WALK, self.epoch, batch, stage)
         limit, found, node, fruitless = min(SEED_SIZE, self.free(batch)), [root], root, 0
         while len(found) < limit and fruitless < MAX_FRUITLESS:
@@ -252,7 +253,10 @@ class _Partition:
         return found
 
     def vote_round(self, key, room, max_votes):
-        """Every unassigned node proposes to the batch with room that most neighbors are in; batches take the best."""
+        """Every unassigned row proposes to the batch with room that has most of its neighbors. Batches take the best.
+
+        Returns whether more than one row in FEW_PROPOSALS has proposed.
+        """
         proposals: dict[int, list[tuple[int, int, int]]] = {}
         for node in self.unassigned():
             node_hash = keyed_hash(key, node)

@@ -1,4 +1,4 @@
-"""Figures of docs/study/, from the CSV: one file for each system and data set, a panel for each question."""
+"""Draws the figures of docs/study/ from the CSV: one file per system and data set, one panel per question."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .statistics import half_width
 from .tables import differences_of, groups
 
 COLORS = {"untrained": "0.6", "uniform": "tab:blue", "knn": "tab:orange", "proximity": "tab:green"}
-# Panels of one parameter: its option.
+# The options that the panels of one parameter vary.
 OPTIONS = {"M": "num_candidates", "K": "num_neighbors", "range_min": "range_min"}
 
 
 def draw(folder: Path, rows: list[Row], systems: dict[str, System]) -> list[Path]:
-    """Returns what was written."""
+    """Draws all figures. Returns the paths of the files."""
     folder.mkdir(exist_ok=True)
     written = []
     for system in systems.values():
@@ -57,7 +57,7 @@ def draw_setting(path: Path, rows: list[Row], title: str, system: System) -> Pat
 
 
 def curves(axis: Any, rows: list[Row], metric: str) -> None:
-    """The metric over training time, mean over seeds at equal epochs."""
+    """Draws the metric over training time, as means over seeds at equal epochs."""
     for arm, of_arm in confirmed_histories(rows).items():
         evaluated = [i for i in range(of_arm.shape[1]) if not np.isnan(of_arm[:, i, METRIC]).any()]
         seconds, values = (of_arm[:, evaluated, column].mean(0) for column in (SECONDS, METRIC))
@@ -85,20 +85,20 @@ def over_epochs(axis: Any, rows: list[Row], column: int, label: str, scale: floa
 
 
 def confirmed_histories(rows: list[Row]) -> dict[str, np.ndarray]:
-    """By sampler."""
+    """Returns histories of the confirmation by sampler."""
     confirmed = [row for row in rows if row.phase == "confirm" and row.arm in SAMPLERS]
     return {arm: histories(of_arm) for arm, of_arm in groups(confirmed).items()}
 
 
 def swept(name: str) -> Callable[[Any, list[Row], str], None]:
-    """A panel: difference to uniform batches over the values of one parameter."""
+    """Returns a panel that draws the difference to uniform batches over the values of one parameter."""
 
     def panel(axis: Any, rows: list[Row], metric: str) -> None:
         uniform = [row for row in rows if (row.phase, row.arm) == ("confirm", "uniform")]
         others = groups(row for row in rows if row.arm.startswith(f"{name}="))
-        seeds = {row.seed for of_arm in others.values() for row in of_arm}  # all points of the same ones
+        seeds = {row.seed for of_arm in others.values() for row in of_arm}  # all points have the same seeds
         confirmed = [r for r in rows if (r.phase, r.arm) == ("confirm", "proximity") and r.seed in seeds]
-        if name == "alpha":  # of independent walks
+        if name == "alpha":  # it was varied from independent walks
             varied = {"alpha=0.2": [row for row in rows if (row.phase, row.arm) == ("ablations", "independent walks")]}
         else:
             value = json.loads(confirmed[0].parameters).get(OPTIONS[name], 0) if confirmed else 0
@@ -120,7 +120,7 @@ def swept(name: str) -> Callable[[Any, list[Row], str], None]:
 
 
 def against_false_negatives(axis: Any, rows: list[Row], metric: str) -> None:
-    """Each way of sampling: the metric over the share of false negatives in its batches."""
+    """Draws the metric of each way of sampling over the share of false negatives in its batches."""
     sampled = [row for row in rows if row.phase in ("confirm", "sensitivity", "remedies") and row.arm != "untrained"]
     for arm, of_arm in groups(sampled).items():
         share = 100 * np.mean([row.false_negative_share for row in of_arm])

@@ -1,6 +1,6 @@
-"""What the study runs: systems, data, samplers, searches, comparisons. docs/study/STUDY.md says why.
+"""The plan of the study: phases, samplers, searches and comparisons. docs/study/STUDY.md gives the reasons.
 
-Everything here is written down before the runs; nothing depends on a result but the parameters that a search has found.
+The plan was written before the runs. It depends on results only through the parameters that a search has found.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ import numpy as np
 Parameters = dict[str, Any]
 
 SAMPLERS = ("uniform", "knn", "proximity")
-# Arms whose option has been cut since. Recorded results are reported, no new ones are run.
+# Arms whose option no longer exists. Their recorded results are reported, but they are not run again.
 RETIRED = ("refresh_every=10", "refresh_every=30", "async_refresh", "async_refresh, refresh_every=30", "warm start")
 NUM_TRIALS, TUNE_SEED = 8, 1000
-# Phases in the order in which they are run; all but the first use what the search of the system has found.
+# Phases in their order. All but the first use the parameters that the search of the system has found.
 PHASES = ("tune", "confirm", "check", "ablations", "remedies", "sensitivity", "walks", "losses")
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A system on a data set. arguments: of its program in examples/; {data} stands for the directory of the data."""
+    """A system on a data set. arguments: those of its program in examples/, where {data} is the folder of the data."""
 
     data: str
     arguments: tuple[str, ...]
     num_seeds: int
-    # Are differences due to the sampler or to the parameters? See seed_tasks.
+    # Which runs with equal parameters separate the effects of sampler and parameters; see seed_tasks.
     check: Literal["both", "as uniform"] | None = "both"
 
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """A program of examples/, what it is tuned on, and what that is confirmed on."""
+    """A program of examples/, and the data for its search and its confirmation."""
 
     name: str
-    metric: str  # of the program's result: what is tuned for and compared
-    arguments: tuple[str, ...]  # always
+    metric: str  # of the program's result: the target of the search and the comparisons
+    arguments: tuple[str, ...]  # of all runs
     tune: Setting
     confirm: tuple[Setting, ...]
-    # The search. ranges: log-uniform, common to all samplers: trial i has the same values for each. candidates: M.
+    # The search. ranges: log-uniform; trial i has the same values for all samplers. candidates: values of M.
     ranges: dict[str, tuple[float, float]]
     candidates: tuple[int, ...]
     losses: tuple[str, ...] = ("infonce",)
-    tau_plus: float = 0.0  # prior of a false negative, for the other losses: about its share in uniform batches
+    tau_plus: float = 0.0  # prior of a false negative for the other losses, about its share in uniform batches
     num_loss_seeds: int = 0
-    # Of the phases about the sampler's own parameters: where runs are short and an effect can be seen.
+    # Seeds of the phases about the sampler's own parameters; above 0 where runs are short and an effect is visible.
     num_dissection_seeds: int = 0
     num_trials: int = NUM_TRIALS
 
@@ -61,15 +61,15 @@ class Task:
     system: str
     data: str
     phase: str
-    arm: str  # a sampler, or what is varied: a name within the phase
+    arm: str  # a name within the phase: a sampler, or the parameter that is varied
     sampler: str
     loss: str
     seed: int
-    parameters: str  # JSON, sorted: options of the program
+    parameters: str  # options of the program, as JSON with sorted names
     num_epochs: int | None = None  # 0: the untrained encoder
 
     def key(self) -> tuple[str, ...]:
-        """By which a result is known to be there already."""
+        """Returns the key by which recorded results are found."""
         return (self.system, self.data, self.phase, self.arm, self.loss, str(self.seed), self.parameters)
 
 
@@ -80,7 +80,7 @@ def make_task(system: str, data: str, phase: str, arm: str, sampler: str, seed: 
 
 
 def draw_parameters(system: System, sampler: str, trial: int) -> Parameters:
-    """Random search. Trial i has the same learning rate and temperature for all samplers."""
+    """Returns the parameters of a trial of random search."""
     common, own = np.random.default_rng([trial, 0]), np.random.default_rng([trial, 1])
     parameters: Parameters = {
         name: float(f"{math.exp(common.uniform(math.log(low), math.log(high))):.3g}")
@@ -94,11 +94,11 @@ def draw_parameters(system: System, sampler: str, trial: int) -> Parameters:
 
 
 def common(system: System, parameters: Parameters) -> Parameters:
-    """Those that all samplers have."""
+    """Returns the parameters that all samplers have."""
     return {name: parameters[name] for name in system.ranges}
 
 
-# Of a dissected system: what is varied, one at a time, from the parameters found for proximity batches.
+# Changes to the parameters found for proximity batches, one arm each.
 Variants = dict[str, Parameters]
 
 
@@ -111,7 +111,7 @@ def sensitivity(system: System, best: Parameters) -> Variants:
 
 
 def remedies(system: System, best: Parameters) -> Variants:
-    """Against false negatives; with sensitivity, what accuracy against their share is drawn from."""
+    """Remedies against false negatives. The figure of accuracy over their share uses these and sensitivity."""
     return (
         {f"range_min={r}": {"range_min": r} for r in (1, 10)}
         | {f"max_score={s}": {"max_score": s} for s in (0.5, 0.7)}
@@ -120,10 +120,10 @@ def remedies(system: System, best: Parameters) -> Variants:
 
 
 def walks(system: System, best: Parameters) -> Variants:
-    """Beside "independent walks" of the ablations, which are with restart.
+    """Other kinds of walks than the independent walks with restart of the ablations.
 
-    Of a graph with K = M, where all candidates are neighbors: batches as uniform as uniform ones, but which have some
-    instances several times an epoch and others not at all. So that is what it costs by itself.
+    On a graph with K = M all candidates are neighbors, so walks are as easy as uniform batches. But some instances
+    repeat in an epoch and others are missing. This arm measures the effect of repetition alone.
     """
     random_graph = {"num_candidates": best["num_neighbors"], "num_neighbors": best["num_neighbors"]}
     return {s: {"order": s, "planner": "walks"} for s in ("rw", "bfs", "dfs")} | {
@@ -133,7 +133,7 @@ def walks(system: System, best: Parameters) -> Variants:
 
 def ablations(system: System, best: Parameters) -> Variants:
     return {
-        "rows_per_draw=1": {"candidate_group_size": 1},  # an arm has the name that it was recorded by
+        "rows_per_draw=1": {"candidate_group_size": 1},  # arms keep the names under which they were recorded
         "the paper's epoch": {"planner": "cover_by_walks"},
         "independent walks": {"planner": "walks"},
         "hardness=soft": {"hardness": "soft"},
@@ -165,7 +165,7 @@ def tune_tasks(system: System) -> Iterator[Task]:
 
 
 def tasks(system: System, phase: str, best: dict[str, Parameters]) -> Iterator[Task]:
-    """Of a phase after the search, a seed at a time. best: parameters by sampler."""
+    """Yields the tasks of a phase after the search, one seed after the other. best: parameters by sampler."""
     for setting in system.confirm if phase in ("confirm", "check") else system.confirm[:1]:
         for seed in range(num_seeds(system, setting, phase)):
             yield from seed_tasks(system, setting, phase, best, seed)
@@ -184,8 +184,8 @@ def seed_tasks(system: System, setting: Setting, phase: str, best: dict[str, Par
         for sampler in SAMPLERS:
             yield make_task(*where, sampler, sampler, seed, best[sampler])
     elif phase == "check":
-        # Each of the other samplers and uniform batches, both with the learning rate and temperature of uniform
-        # batches, and (check "both") both with those of that sampler.
+        # Runs each other sampler with the learning rate and temperature of uniform batches. With check "both", also
+        # runs uniform batches with those of the other sampler.
         uniform = common(system, best["uniform"])
         for sampler in SAMPLERS[1:]:
             if setting.check and common(system, best[sampler]) != uniform:
@@ -195,11 +195,11 @@ def seed_tasks(system: System, setting: Setting, phase: str, best: dict[str, Par
     elif phase == "losses":
         for loss in system.losses[1:]:
             for sampler in ("uniform", "proximity"):
-                # both with the learning rate and temperature of uniform batches
+                # Both samplers have the learning rate and temperature of uniform batches.
                 parameters = best[sampler] | common(system, best["uniform"]) | {"tau_plus": system.tau_plus}
                 yield make_task(*where, sampler, sampler, seed, parameters, loss)
     else:
         for arm, change in VARIANTS[phase](system, best["proximity"]).items():
             if change.items() <= best["proximity"].items():
-                continue  # that is the confirmation
+                continue  # the same as the confirmation
             yield make_task(*where, arm, "proximity", seed, best["proximity"] | change)

@@ -1,8 +1,8 @@
-"""Splits of the data sets for the study, so that no instance is in both the search and the confirmation.
+"""Splits the data sets of the study, so that no instance is in both the search and the confirmation.
 
 python -m benchmarks.learning.prepare DIR
 
-Reads DIR/text and DIR/cifar10, writes DIR/study; `make study` does it first.
+Reads DIR/text and DIR/cifar10, and writes DIR/study. `make study` runs this first.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ def split_lines(source: Path, first: Path, second: Path, share: float) -> None:
 
 
 def take_development_pairs(source: Path, target: Path) -> None:
-    """Rated pairs to tune by, as test pairs of a table of their own."""
+    """Writes the development pairs as test pairs of another table, for the search."""
     head, *rows = [line.split("\t") for line in source.read_text("utf-8").splitlines()]
     split, first, second = (head.index(name) for name in ("split", "sentence1", "sentence2"))
 
     def pair(row: list[str]) -> frozenset[str]:
         return frozenset((row[first], row[second]))
 
-    tested = {pair(row) for row in rows if row[split] == "test"}  # STS-B was made of earlier sets: many are in both
+    tested = {pair(row) for row in rows if row[split] == "test"}  # STS-B contains pairs of earlier sets
     developed = [row for row in rows if row[split] == "dev" and pair(row) not in tested]
     kept = [[*row[:split], "test", *row[split + 1 :]] for row in developed]
     target.write_text("".join("\t".join(row) + "\n" for row in [head, *kept]), "utf-8")
 
 
 def split_images(source: Path, first: Path, second: Path, share: float) -> None:
-    """A folder for each class, of links."""
+    """Writes folders of classes that contain symbolic links to the images."""
     for folder in sorted(path for path in source.iterdir() if path.is_dir()):
         images = sorted(folder.iterdir())
         random.Random(SEED).shuffle(images)

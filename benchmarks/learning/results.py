@@ -1,4 +1,4 @@
-"""The CSV of the study: a line for each run, appended as it ends."""
+"""The CSV of the study: one line per run, which is appended when the run ends."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Row:
     parameters: str  # JSON
     metric: str
     value: float
-    metrics: str  # JSON: all of them
-    in_batch_similarity: float  # mean over epochs after the first, or of the only one; NaN untrained
-    false_negative_share: float  # likewise; NaN where labels are not known
+    metrics: str  # all metrics, as JSON
+    in_batch_similarity: float  # mean over epochs after the first, or of the only one; NaN if untrained
+    false_negative_share: float  # likewise; NaN if labels are not known
     num_steps: int
     train_seconds: float
     sampler_seconds: float
     wall_seconds: float  # of the whole program
-    history: str  # JSON: of each epoch [train_seconds, similarity, false negatives, metric or null]; confirmation only
+    history: str  # JSON, per epoch [train_seconds, similarity, false negatives, metric or null]; confirmation only
     commit: str
     date: str
 
@@ -49,20 +49,20 @@ class Row:
         return (self.system, self.data, self.phase, self.arm, self.loss, self.seed, current_names(self.parameters))
 
 
-# What options were called when results were recorded, and what they are called now.
+# Names of options when results were recorded, and their names now.
 RENAMED = {"epoch_mode": "planner", "strategy": "order", "rows_per_draw": "candidate_group_size"}
 RENAMED_PLANNERS = {"independent": "walks", "paper": "cover_by_walks"}
 
 
 def current_names(parameters: str) -> str:
-    """Recorded parameters, JSON, by the names of today's options."""
+    """Returns recorded parameters, JSON, under the present names of options."""
     renamed = {RENAMED.get(name, name): value for name, value in json.loads(parameters).items()}
     if "planner" in renamed:
         renamed["planner"] = RENAMED_PLANNERS.get(renamed["planner"], renamed["planner"])
     return json.dumps(renamed, sort_keys=True)
 
 
-# Of the history of a run, by epoch.
+# Columns of the history of a run.
 SECONDS, SIMILARITY, FALSE_NEGATIVES, METRIC = range(4)
 COLUMNS = [field.name for field in dataclasses.fields(Row)]
 NUMBERS = {field.name: float for field in dataclasses.fields(Row) if field.type in ("float", "int")}
@@ -72,12 +72,12 @@ def read(path: Path) -> list[Row]:
     if not path.exists():
         return []
     text = path.read_text("utf-8")
-    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))  # a run that was cut off leaves half a line
+    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))  # an interrupted run leaves half a line
     return [Row(**{name: NUMBERS.get(name, str)(value) for name, value in row.items()}) for row in rows]
 
 
 def append(path: Path, row: Row) -> None:
-    """In one write; half a line that an earlier run has left is overwritten."""
+    """Appends a row in one write, which overwrites half a line of an interrupted run."""
     line = io.StringIO()
     writer = csv.writer(line, lineterminator="\n")
     if not path.exists():
@@ -91,7 +91,7 @@ def append(path: Path, row: Row) -> None:
 
 
 def make_row(task: Task, metric: str, result: dict[str, Any], wall_seconds: float, code: str) -> Row:
-    """result: what the program has written; code: the commit that it ran from."""
+    """Returns the row of a run. result: JSON of the program; code: the commit that it ran from."""
     history = result["history"]
     return Row(
         system=task.system,
@@ -118,17 +118,17 @@ def make_row(task: Task, metric: str, result: dict[str, Any], wall_seconds: floa
 
 
 def histories(rows: list[Row]) -> np.ndarray:
-    """[runs, epochs, 4]: SECONDS, SIMILARITY, FALSE_NEGATIVES, METRIC; NaN where there is no value."""
+    """Returns [runs, epochs, 4]: SECONDS, SIMILARITY, FALSE_NEGATIVES, METRIC; NaN for missing values."""
     return np.array([json.loads(row.history) for row in rows], dtype=float)
 
 
 def is_confirmed(rows: list[Row]) -> bool:
-    """Whether there is something to compare with."""
+    """Returns whether uniform batches of the confirmation, the baseline of comparisons, are recorded."""
     return any((row.phase, row.arm) == ("confirm", "uniform") for row in rows)
 
 
 def mean_after_first(history: list[dict[str, Any]], name: str) -> float:
-    """Of the epochs after the first; of that one where there is no other."""
+    """Returns the mean over the epochs after the first, or the value of the only epoch."""
     values = [entry[name] for entry in history if name in entry]
     later = values[1:] or values
     return sum(later) / len(later) if later else math.nan
@@ -140,7 +140,7 @@ def epoch_entry(entry: dict[str, Any], metric: str) -> list[float | None]:
 
 
 def planned(rows: list[Row], systems: dict[str, System]) -> list[Row]:
-    """Those that the plan asks for as it is now: not what was run with parameters of a shorter search, say."""
+    """Returns the rows of the present plan, without, for example, runs with parameters of a shorter search."""
     wanted = set()
     for system in systems.values():
         searched = {task.key() for task in tune_tasks(system)}
@@ -152,7 +152,7 @@ def planned(rows: list[Row], systems: dict[str, System]) -> list[Row]:
 
 
 def best_parameters(system: System, rows: list[Row]) -> dict[str, Parameters]:
-    """By sampler, of the best trial of the search."""
+    """Returns the parameters of the best trial of the search, by sampler."""
     wanted = {task.key() for task in tune_tasks(system)}
     trials = [row for row in rows if row.key() in wanted]
     best = {sampler: max((r for r in trials if r.sampler == sampler), key=lambda r: r.value) for sampler in SAMPLERS}
@@ -160,7 +160,7 @@ def best_parameters(system: System, rows: list[Row]) -> dict[str, Parameters]:
 
 
 def commit() -> str:
-    """Of the code, with "-dirty" if it has been changed since; what the study writes itself does not count."""
+    """Returns the commit of the code, with "-dirty" if files other than the study's output have changed."""
     reports = [REPORTS / name for name in ("STUDY.md", "STUDY_gpu.md", "figures", "figures_gpu")]
     own = [f":(exclude,top){path.relative_to(ROOT)}" for path in (*RESULTS.values(), *reports)]
     try:

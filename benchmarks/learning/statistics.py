@@ -11,12 +11,12 @@ ALPHA, POWER = 0.05, 0.8
 
 
 def paired_differences(values: dict[str, float], others: dict[str, float]) -> np.ndarray:
-    """Of the seeds that both have. values, others: by seed."""
+    """Returns the differences for the seeds that both have. values, others: by seed."""
     return np.array([values[seed] - others[seed] for seed in sorted(values.keys() & others.keys())])
 
 
 def half_width(differences: np.ndarray) -> float:
-    """Of the 95% interval of the mean (Student's t); NaN of fewer than two."""
+    """Returns half the width of the 95% interval of the mean (Student's t); NaN for fewer than two differences."""
     count = len(differences)
     if count < 2:
         return math.nan
@@ -24,7 +24,7 @@ def half_width(differences: np.ndarray) -> float:
 
 
 def interval(differences: np.ndarray) -> str:
-    """Mean and its 95% interval."""
+    """Returns the mean and its 95% interval as text."""
     if len(differences) < 2:
         return ""
     center, half = float(differences.mean()), half_width(differences)
@@ -32,7 +32,7 @@ def interval(differences: np.ndarray) -> str:
 
 
 def seeds_needed(effect: float, deviation: float) -> int:
-    """Pairs for a two-sided paired t test at ALPHA to find `effect` with probability POWER."""
+    """Returns how many pairs a two-sided paired t-test at ALPHA needs to find `effect` with probability POWER."""
     for count in range(2, 10_000):
         noncentrality = effect / deviation * math.sqrt(count)
         critical = scipy.stats.t.ppf(1 - ALPHA / 2, count - 1)

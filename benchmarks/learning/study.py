@@ -1,10 +1,10 @@
-"""Does it learn better? The programs of examples/, trained with uniform, kNN and proximity batches.
+"""Runs the learning study: the programs of examples/ with uniform, kNN and proximity batches.
 
 python -m benchmarks.learning.study run --data DIR [--jobs 2] [--minutes 60] [--systems ...] [--profile gpu]
 python -m benchmarks.learning.study report
 
-run takes up where it was stopped, at any point: a run that is in the CSV is not run again. report rewrites the tables
-of docs/study/STUDY.md and its figures from the CSV.
+`run` can be stopped at any point and continues there: runs in the CSV are not repeated. `report` rewrites the tables of
+docs/study/STUDY.md and its figures from the CSV.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ ROOT = Path(__file__).parents[2]
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    run = commands.add_parser("run", help="what is not in the CSV yet")
+    run = commands.add_parser("run", help="run everything that is not in the CSV yet")
     run.add_argument("--data", type=Path, required=True, help="directory of the data sets")
-    run.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side, one thread each")
-    run.add_argument("--minutes", type=float, default=float("inf"), help="after them no other run is begun")
-    run.add_argument("--systems", nargs="+", metavar="NAME", help="some of them")
+    run.add_argument("--jobs", type=int, default=os.cpu_count(), help="number of parallel runs, one thread each")
+    run.add_argument("--minutes", type=float, default=float("inf"), help="minutes after which no other run starts")
+    run.add_argument("--systems", nargs="+", metavar="NAME", help="run only these systems")
     run.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES)
     run.add_argument("--profile", choices=("cpu", "gpu"), default="cpu", help="gpu: the larger setting, one job")
-    run.add_argument("--results", type=Path, help="the CSV, if not that of the profile")
+    run.add_argument("--results", type=Path, help="CSV of results; default: that of the profile")
     run.set_defaults(work=run_pending)
-    report = commands.add_parser("report", help="tables and figures from the CSV")
+    report = commands.add_parser("report", help="write tables and figures from the CSV")
     report.add_argument("--profile", choices=("cpu", "gpu"), default="cpu")
     report.set_defaults(work=write_report)
     options = parser.parse_args(argv)
@@ -63,7 +63,7 @@ def run_pending(options: argparse.Namespace) -> None:
 
 
 def pending_tasks(system: System, phase: str, rows: list[Row]) -> Iterator[Task]:
-    """Of a phase, what is not in the CSV; nothing while the system's search is not complete."""
+    """Yields the tasks of a phase that are not in the CSV; none before the search of the system is complete."""
     done = {row.key() for row in rows}
     searched = list(tune_tasks(system))
     if phase == "tune":
@@ -78,7 +78,7 @@ def pending_tasks(system: System, phase: str, rows: list[Row]) -> Iterator[Task]
 def execute(
     pending: list[Task], systems: dict[str, System], options: argparse.Namespace, results: Path, jobs: int, end: float
 ) -> None:
-    """Appends each result as it is there."""
+    """Runs the tasks, and appends each result when it is ready."""
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
 
         def run(task: Task) -> Row | None:
@@ -95,7 +95,7 @@ def execute(
 
 
 def execute_one(task: Task, system: System, options: argparse.Namespace) -> Row:
-    """The program in a process of its own, as a user would run it."""
+    """Runs the program in its own process, as a user would."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
         program = [str(ROOT / "examples" / f"{task.system}.py"), *program_arguments(task, system)]
@@ -122,7 +122,7 @@ def program_arguments(task: Task, system: System) -> list[str]:
         flag = name.replace("_", "-")
         words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
     if task.phase != "confirm":
-        words += ["--eval-every", "0"]  # how the metric grew is reported of the confirmation only
+        words += ["--eval-every", "0"]  # curves of the metric are reported for the confirmation only
     if task.num_epochs is not None:
         words += ["--epochs", str(task.num_epochs)]
     return words

@@ -1,7 +1,7 @@
-"""The systems of the study and their data: which program, which arguments, what is searched.
+"""The systems of the study: programs, arguments, data and searches.
 
-Data of the search and of the confirmation are never the same instances, but for NCI1. {data} is the directory that
---data names; {data}/study is what prepare.py has made of it.
+Except for NCI1, search and confirmation use different instances. {data} is the folder that --data names. prepare.py
+writes {data}/study.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ RETRIEVAL = System(
 )
 
 NCI1, PROTEINS, IMDB = (("{data}/tu", name) for name in ("NCI1", "PROTEINS", "IMDB-BINARY"))
-MUTAG = ("{data}/tu", "MUTAG", "--batch-size", "32")  # 188 graphs: a batch is not to be most of them
+MUTAG = ("{data}/tu", "MUTAG", "--batch-size", "32")  # 188 graphs; larger batches would contain most
 
 GRAPHCL = System(
     name="graphcl",
     metric="svm_accuracy",
     arguments=("--epochs", "20", "--batch-size", "128", "--refresh-every", "100", "--eval-every", "10"),
     tune=Setting("NCI1", NCI1, 1),
-    # On NCI1 training helped most in the pilot: other seeds than the search's, the same graphs.
+    # On NCI1 training helped most in the pilot. Its confirmation has the graphs of the search, with other seeds.
     confirm=(
         Setting("NCI1", NCI1, 12, check=None),
         Setting("PROTEINS", PROTEINS, 10, check=None),
@@ -63,7 +63,7 @@ MVGRL = System(
     num_trials=4,
 )
 
-# Captions: on wikisplit's sentences a small transformer is no better trained than untrained.
+# Sentences are captions. On those of wikisplit, training did not improve a small transformer.
 SIMCSE = System(
     name="simcse",
     metric="mean",
@@ -94,7 +94,7 @@ SIMCSE = System(
 
 
 def vision(name: str, losses: tuple[str, ...], num_trials: int) -> System:
-    """On CIFAR-10 at 16 x 16: a third of the images to tune on, the others to confirm; test images are halved too."""
+    """A system on CIFAR-10 at 16 x 16. The search has a third of the training images and half of the test images."""
     return System(
         name=name,
         metric="knn_accuracy",
@@ -120,7 +120,7 @@ SMALLER = (RETRIEVAL, GRAPHCL, MVGRL, SIMCSE, SIMCLR, MOCO)
 
 
 def larger(system: System) -> System:
-    """What a GPU is for: encoders of the papers' size, all of the data, more steps. Graph systems stay as they are."""
+    """Returns the system for a GPU: encoders of the papers' size, all data, more steps. Graph systems stay the same."""
     images = ("--batch-size", "512", "--epochs", "200", "--warmup-epochs", "10", "--eval-every", "20", "--amp", "bf16")
     arguments = {
         "retrieval": ("--encoder", "bert", "--width", "256", "--epochs", "20", "--batch-size", "512",

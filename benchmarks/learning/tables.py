@@ -1,4 +1,4 @@
-"""Tables of docs/study/STUDY.md, from the CSV: values in percent, paired differences in points with 95% intervals."""
+"""Writes the tables of docs/study/STUDY.md from the CSV: percent, and paired differences with 95% intervals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .results import METRIC, SECONDS, Row, histories, is_confirmed
 from .statistics import interval, paired_differences, seeds_needed
 
 BEGIN, END = "<!-- tables: python -m benchmarks.learning.study report -->", "<!-- end of tables -->"
-EFFECT = 0.5  # points: the difference that "seeds needed" are stated for
+EFFECT = 0.5  # points; the difference that the column "seeds needed" assumes
 TITLES = {
     "sensitivity": "M, K and alpha",
     "remedies": "Against false negatives",
@@ -24,7 +24,7 @@ TITLES = {
 
 
 def update(path: Path, rows: list[Row], systems: dict[str, System]) -> None:
-    """Replaces what stands between the two markers."""
+    """Replaces the text between the two markers."""
     text = path.read_text("utf-8")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     path.write_text(f"{before}{BEGIN}\n\n{all_tables(rows, systems)}\n\n{END}{after}", "utf-8")
@@ -49,7 +49,7 @@ def all_tables(rows: list[Row], systems: dict[str, System]) -> str:
 
 
 def confirmation(rows: list[Row], system: System) -> str:
-    """Of a system on a data set, the samplers with what was found for each."""
+    """Returns the table of the samplers of a system on a data set, each with the parameters found for it."""
     confirmed = groups(row for row in rows if row.phase == "confirm")
     checked = groups(row for row in rows if row.phase == "check")
     uniform = confirmed["uniform"]
@@ -79,7 +79,7 @@ def confirmation(rows: list[Row], system: System) -> str:
 
 
 def losses(rows: list[Row], system: System) -> str:
-    """Batches under each loss: differences to uniform ones under the same loss, and to the same ones under InfoNCE."""
+    """Returns the table of losses: differences to uniform batches with this loss, and to these batches with InfoNCE."""
     confirmed = groups(row for row in rows if row.phase == "confirm")
     lines = table_head(
         "loss", "batches", "seeds", "mean ± sd", "against uniform", "against InfoNCE", "similarity", "false negatives"
@@ -95,9 +95,9 @@ def losses(rows: list[Row], system: System) -> str:
 
 
 def variants(rows: list[Row], phase: str) -> str:
-    """What is varied from proximity batches as confirmed; differences to what it was varied from, and to uniform.
+    """Returns the table of variants of confirmed proximity batches, with differences to these and to uniform batches.
 
-    Independent walks are compared with such walks.
+    Variants of independent walks are compared with independent walks.
     """
     confirmed = groups(row for row in rows if row.phase == "confirm")
     independent = [row for row in rows if (row.phase, row.arm) == ("ablations", "independent walks")]
@@ -106,7 +106,7 @@ def variants(rows: list[Row], phase: str) -> str:
         "steps", "sampler's share of time", "similarity", "false negatives",
     )  # fmt: skip
     for arm, of_arm in groups(row for row in rows if row.phase == phase).items():
-        parameters = json.loads(of_arm[0].parameters)  # recorded runs have the names of their day
+        parameters = json.loads(of_arm[0].parameters)  # under the names of options when they were recorded
         is_independent = parameters.get("planner") == "walks" or parameters.get("epoch_mode") == "independent"
         base = independent if is_independent and arm != "independent walks" else confirmed.get("proximity", [])
         against = [interval(differences_of(of_arm, others)) for others in (base, confirmed.get("uniform", []))]
@@ -116,7 +116,7 @@ def variants(rows: list[Row], phase: str) -> str:
 
 
 def search(rows: list[Row]) -> str:
-    """The best trial of each sampler, and how far the trials spread."""
+    """Returns the table of the best trial of each sampler, with the median over trials."""
     lines = table_head("batches", "trials", "best", "median", "chosen")
     for arm, trials in groups(row for row in rows if row.phase == "tune").items():
         scores = [100 * row.value for row in trials]
@@ -127,7 +127,7 @@ def search(rows: list[Row]) -> str:
 
 
 def groups(rows: Iterable[Row], key: Callable[[Row], str] = lambda row: row.arm) -> dict[str, list[Row]]:
-    """In order of appearance."""
+    """Groups rows by key, in order of appearance."""
     result: dict[str, list[Row]] = {}
     for row in rows:
         result.setdefault(key(row), []).append(row)
@@ -152,9 +152,9 @@ def mean_and_deviation(rows: list[Row]) -> str:
 
 
 def time_to_reach(rows: list[Row], uniform: list[Row]) -> str:
-    """Training time until the metric is what uniform batches end with, over their whole time; of means over seeds.
+    """Returns the training time until the metric reaches the final value of uniform batches, over their whole time.
 
-    Empty without evaluations during training.
+    Values are means over seeds. Empty without evaluations during training.
     """
     seconds, values = histories(rows).mean(0)[:, [SECONDS, METRIC]].T
     if np.isfinite(values).sum() < 2:

@@ -219,7 +219,7 @@ def test_mapped_bank_is_reopened_from_its_files(tmp_path):
     with pytest.raises(ValueError, match="path: expected 800 bytes in .*bank', got 100"):
         FeatureBank(50, 8, path=path, two_towers=True)
     os.remove(f"{path}.json")
-    with pytest.raises(ValueError, match=r"path: expected a new bank or a whole one, got .* without .*bank.json"):
+    with pytest.raises(ValueError, match=r"path: expected no files or all files of a bank, got .* without .*bank.json"):
         FeatureBank(50, 8, path=path, two_towers=True)
     with pytest.raises(ValueError, match="path: expected a path in a writable directory"):
         FeatureBank(50, 8, path=tmp_path / "no" / "bank")

@@ -194,7 +194,7 @@ def test_batches_behave_as_a_sequence(random_table):
     assert torch.equal(batches[-1], batches.tail)
     assert torch.equal(batches[1], batches.indices[1])
     assert [len(b) for b in batches[1:]] == [8, 4]
-    with pytest.raises(IndexError, match="batch 3 of 3"):
+    with pytest.raises(IndexError, match="index: expected one of 3 batches, got 3"):
         batches[3]
     assert batches[0].dtype == batches.tail.dtype == torch.int64
     assert repr(batches) == "Batches(num_full=2, batch_size=8, tail=4)"

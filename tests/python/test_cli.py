@@ -75,7 +75,14 @@ def test_inspect_writes_a_partition_a_report_and_a_figure(data, tmp_path, capsys
     assert report["settings"]["num_candidates"] == 299
     assert (work / "f.png").read_bytes().startswith(b"\x89PNG")
     out = capsys.readouterr().out
-    for word in ("uniform", "proximity", "kNN", "in-batch similarity", "false negatives", "times the false negatives"):
+    for word in (
+        "uniform",
+        "proximity",
+        "kNN",
+        "in-batch similarity",
+        "false negatives",
+        "times as many as in uniform",
+    ):
         assert word in out
     assert "\x1b" not in out
 
@@ -137,7 +144,7 @@ def test_user_errors_end_with_code_2_and_name_the_argument(data, tmp_path, capsy
         ([str(tmp_path / "nan.npy")], "features[0, 0]: expected finite values, got nan"),
         ([x, "--labels", str(tmp_path / "short.npy")], "labels: expected one for each of 300 instances, got 7"),
         ([x, "--labels", str(tmp_path / "text.npy")], "labels: expected a .npy array of integers"),
-        ([x, "--exclude-same-label"], "--exclude-same-label: expected --labels too"),
+        ([x, "--exclude-same-label"], "--exclude-same-label: expected --labels as well"),
         ([x, "--batch-size", "0"], "batch_size: expected an integer from 1 to"),
         ([x, "--num-neighbors", "0"], "num_neighbors:"),
         ([x, "--num-candidates", "300"], "num_candidates: expected an integer from 1 to 299"),
@@ -145,8 +152,11 @@ def test_user_errors_end_with_code_2_and_name_the_argument(data, tmp_path, capsy
         ([x, "--metric", "dot"], "metric: expected one of"),
         ([x, "--out", str(tmp_path / "no" / "where.npy")], "out: expected a path in a writable directory"),
         ([x, "--json", str(tmp_path)], "json: expected a file"),
-        ([x, "--labels", "absent.npy"], "labels: cannot read 'absent.npy'"),
-        ([x, "--batch-size", "301", "--drop-last"], "batch_size: 301 exceeds the 300 instances"),
+        ([x, "--labels", "absent.npy"], "labels: expected a readable file, got 'absent.npy'"),
+        (
+            [x, "--batch-size", "301", "--drop-last"],
+            "batch_size: expected at most 300 with drop_last, the number of instances, got 301",
+        ),
         ([str(tmp_path / "fortran.npy")], "FEATURES: expected row-major order"),
     ]
     for arguments, message in cases:
@@ -196,7 +206,7 @@ def test_figure_without_matplotlib_is_refused_before_the_graph_is_built(data, mo
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(inspection, "proximity_graph", lambda *_, **__: pytest.fail("the graph was built"))
     assert main(["inspect", data["features"], "--figure", "f.png"]) == 2
-    message = "--figure: expected matplotlib to be installed, got none; pip install 'batchsampler_ext[cli]'"
+    message = "--figure: expected matplotlib to be installed, got none; run pip install 'batchsampler_ext[cli]'"
     assert capsys.readouterr().err == f"error: {message}\n"
 
 
@@ -231,9 +241,9 @@ def test_tables_are_aligned_and_never_cut():
 
 def test_report_ends_with_a_conclusion_and_advice(data, capsys):
     main(["inspect", data["features"], "--labels", data["labels"], "--batch-size", "32"])
-    verdict = capsys.readouterr().out.split("Verdict\n")[1].splitlines()
+    verdict = capsys.readouterr().out.split("Summary\n")[1].splitlines()
     assert verdict[0].startswith("  Proximity batches are harder than uniform ones: in-batch similarity is 0.")
-    assert "of an instance's 31 negatives have its label and may be false" in verdict[1]
+    assert "of the 31 negatives of an instance have its label and may be false" in verdict[1]
     assert "Try --range-min, --max-score, --exclude-same-label or a smaller --num-candidates." in verdict[1]
 
 
@@ -241,17 +251,16 @@ def test_report_without_labels_counts_near_duplicates(rng, tmp_path, capsys):
     features = rng.standard_normal((100, 16)).astype(np.float32)
     np.save(tmp_path / "x.npy", np.concatenate([features, 1.01 * features]))
     main(["inspect", str(tmp_path / "x.npy"), "--num-neighbors", "5"])
-    assert (
-        "20.0% of the graph's edges score above 0.95 and are suspects: try --max-score 0.95." in capsys.readouterr().out
-    )
+    found = "20.0% of the edges score above 0.95 and may join false negatives. Try --max-score 0.95."
+    assert found in capsys.readouterr().out
     main(["inspect", str(tmp_path / "x.npy"), "--num-neighbors", "5", "--max-score", "0.95"])
-    assert "0.0% of the graph's edges score above 0.95 and are suspects.\n" in capsys.readouterr().out
+    assert "0.0% of the edges score above 0.95 and may join false negatives.\n" in capsys.readouterr().out
 
 
 def test_report_on_noise_says_that_batches_are_hardly_harder(rng, tmp_path, capsys):
     np.save(tmp_path / "x.npy", rng.standard_normal((2000, 2048)).astype(np.float32))
     main(["inspect", str(tmp_path / "x.npy"), "--num-candidates", "200"])
-    assert "hardly harder than uniform ones" in capsys.readouterr().out
+    assert "barely harder than uniform ones" in capsys.readouterr().out
 
 
 def test_outputs_replace_regular_files_only_and_keep_symlinks(data, tmp_path, capsys):

@@ -186,7 +186,7 @@ def test_no_roots_give_no_walks():
         ),
         (
             {"batch_size": 4, "planner": CoverByWalksPlanner("knn")},
-            "order: 'knn' batches of 4 expected a graph with",
+            "order: expected a graph with at least 3 neighbors per row",
         ),
         ({"num_batches": 3}, r"num_batches: .* 1 to 2 \(the batches of this epoch\), got 3"),
         ({"num_batches": 0, "planner": "walks"}, "num_batches: .* got 0"),
@@ -225,7 +225,7 @@ def test_bad_graphs_are_refused():
         ProximityGraph(TABLE, ids=torch.tensor([0, 1, 2, 2]), num_instances=5)
     with pytest.raises(ValueError, match="num_instances: .* got 3"):
         ProximityGraph(TABLE, num_instances=3)
-    with pytest.raises(ValueError, match="ids: expected the instance of each of 4 rows out of 9, got None"):
+    with pytest.raises(ValueError, match="ids: expected the instance ids of 4 rows out of 9, got None"):
         ProximityGraph(TABLE, num_instances=9)
     with pytest.raises(ValueError, match="device: expected a CPU tensor"):
         ProximityGraph(TABLE).to("meta")
@@ -236,5 +236,5 @@ def test_bad_batch_stats_arguments_are_refused():
         batch_stats([[0, 10]], X)
     with pytest.raises(ValueError, match="labels: expected one for each of 10 instances, got 2"):
         batch_stats([[0, 1]], X, labels=[0, 1])
-    with pytest.raises(ValueError, match="graph: expected 10 nodes as features has rows, got 4"):
+    with pytest.raises(ValueError, match="graph: expected a graph over 10 instances, the rows of features, got 4"):
         batch_stats([[0, 1]], X, graph=ProximityGraph(TABLE))

@@ -395,7 +395,7 @@ def test_bad_arguments_are_named(programs, made_data, tmp_path):
         "--num-neighbors 51": "^--num-neighbors: expected at most --num-candidates, 50, got 51$",
         "--test-groups 144": "^--test-groups: expected fewer than 144, .*, got 144$",
         f"--test {tmp_path}/no.tsv": "^--test: expected a file, got .*no.tsv$",
-        "--resume": "--resume: needs --checkpoint",
+        "--resume": "--resume: expected --checkpoint as well, got none",
         f"--out {tmp_path}/no/out.json": "expected a folder .*no to write out.json to",
     }.items():
         with pytest.raises(SystemExit, match=message):
