@@ -11,6 +11,7 @@ import torch
 from ._engine import validate
 from ._engine.arrays import Matrix, address, as_matrix, require_device
 from ._engine.backend import engine
+from ._engine.cuda import DeviceStatus
 from ._engine.deferred_checks import DeferredChecks
 from ._engine.requests import Edges, KnnRequest, ProximityGraphRequest, Resources, Selection
 from .graph import ProximityGraph
@@ -188,9 +189,7 @@ def proximity_graph(
     status = None
     if num_candidates > 0:
         status = engine(query.device).proximity_graph(request, graph_rows.edges(), resources)
-    return ProximityGraph._from_engine(
-        graph_rows.neighbors, graph_rows.scores, subset, query.num_rows, [*checks.statuses, status]
-    )
+    return graph_rows.graph(subset, query.num_rows, [*checks.statuses, status])
 
 
 def knn_graph(
@@ -253,9 +252,7 @@ def knn_graph(
     )
     resources = _resources(num_threads, max_memory, progress)
     status = engine(query.device).knn(request, graph_rows.edges(), resources)
-    return ProximityGraph._from_engine(
-        graph_rows.neighbors, graph_rows.scores, subset, query.num_rows, [*checks.statuses, status]
-    )
+    return graph_rows.graph(subset, query.num_rows, [*checks.statuses, status])
 
 
 def knn(
@@ -325,6 +322,11 @@ class _Rows:
         shape = (num_rows, num_neighbors)
         self.neighbors = torch.empty(shape, dtype=torch.int32, device=device)
         self.scores = torch.empty(shape, dtype=torch.float32, device=device) if with_scores else None
+
+    def graph(
+        self, ids: torch.Tensor | None, num_instances: int, statuses: list[DeviceStatus | None]
+    ) -> ProximityGraph:
+        return ProximityGraph._from_engine(self.neighbors, self.scores, ids, num_instances, statuses)
 
     def edges(self) -> Edges:
         return Edges(address(self.neighbors), address(self.scores))

@@ -51,7 +51,7 @@ def work() -> dict[str, Callable[[torch.Tensor], object]]:
         "knn_graph": lambda features: knn_graph(features, NUM_NEIGHBORS),
         "proximity_graph": graph,
         "bf16": lambda features: graph(features.bfloat16()),
-        "own draws": lambda features: graph(features, candidate_group_size=1),
+        "per-row candidates": lambda features: graph(features, candidate_group_size=1),
     }
 
 

@@ -93,13 +93,13 @@ def graph_case(
 
         contestants = on_instruction_sets(ours)
         if candidate_group_size > 1:
-            contestants["torch, shared draws"] = peers.TorchSharedDraws(units, num_candidates, k)
+            contestants["torch, grouped candidates"] = peers.TorchGroupedCandidates(units, num_candidates, k)
         done_share = {}
         if dtype == torch.float32:
             name, num_done = "authors: gather + bmm + topk", min(len(x), AUTHORS_ROWS)
             contestants[name] = peers.AuthorsGraph(units, num_candidates, k, num_done)
             done_share[name] = num_done / len(x)
-        draws = "one draw a row" if candidate_group_size == 1 else "shared draws"
+        draws = "per-row candidates" if candidate_group_size == 1 else "grouped candidates"
         title = f"proximity graph of {described(data, dtype)}, M={num_candidates} K={k}, {draws}"
         peak = "fma" if dtype == torch.float32 else "bf16"
         work = Work(2.0 * len(x) * num_candidates * x.shape[1], peak)

@@ -24,7 +24,7 @@ import batchsampler_ext as bse
 from . import machine, refresh_cost
 from .timing import round_robin
 
-M, K, ROWS_PER_DRAW, BATCH_SIZE = 1000, 100, 256, 256
+M, K, CANDIDATE_GROUP_SIZE, BATCH_SIZE = 1000, 100, 256, 256
 GROUPS_AT_ONCE = 64  # groups that torch scores at a time: about as many scores as a cache holds
 
 
@@ -67,23 +67,23 @@ class Timer:
         return start.elapsed_time(end)
 
 
-def torch_shared_draws(units: torch.Tensor) -> Callable[[], torch.Tensor]:
+def torch_grouped_candidates(units: torch.Tensor) -> Callable[[], torch.Tensor]:
     """Returns a run that scores groups of rows against one draw each: gather, batched product, top-k.
 
     The time of drawing is not counted.
     """
     num_rows = len(units)
-    num_groups = num_rows // ROWS_PER_DRAW
-    rows = torch.randperm(num_rows, device=units.device)[: num_groups * ROWS_PER_DRAW].view(num_groups, -1)
+    num_groups = num_rows // CANDIDATE_GROUP_SIZE
+    rows = torch.randperm(num_rows, device=units.device)[: num_groups * CANDIDATE_GROUP_SIZE].view(num_groups, -1)
     draws = torch.randint(num_rows, (num_groups, M), device=units.device)
-    neighbors = torch.empty((num_groups, ROWS_PER_DRAW, K), dtype=torch.int64, device=units.device)
+    neighbors = torch.empty((num_groups, CANDIDATE_GROUP_SIZE, K), dtype=torch.int64, device=units.device)
 
     def run() -> torch.Tensor:
         for first in range(0, num_groups, GROUPS_AT_ONCE):
             chosen = slice(first, first + GROUPS_AT_ONCE)
             scores = torch.bmm(units[rows[chosen]], units[draws[chosen]].transpose(1, 2))
             places = scores.topk(K, sorted=False).indices
-            drawn = draws[chosen, None, :].expand(-1, ROWS_PER_DRAW, -1)
+            drawn = draws[chosen, None, :].expand(-1, CANDIDATE_GROUP_SIZE, -1)
             torch.gather(drawn, 2, places, out=neighbors[chosen])
         return neighbors
 
@@ -137,13 +137,13 @@ def cases(device: torch.device, scale: int) -> list[Case]:
         x = noise(1_280_000, 128, dtype)
         name = f"proximity_graph N={len(x):,} d=128 M={M} K={K} {str(dtype).removeprefix('torch.')}"
         case = Case(name, {"batchsampler_ext": lambda x=x: bse.proximity_graph(x, K, num_candidates=M)})
-        case.contestants["torch, shared draws, CUDA graph"] = captured(torch_shared_draws(x))
+        case.contestants["torch, grouped candidates, CUDA graph"] = captured(torch_grouped_candidates(x))
         case.num_scores, case.dim = float(len(x)) * M, 128
         case.num_bytes = x.nbytes + 4.0 * len(x) * K
         result.append(case)
     x = noise(128_000, 128, torch.bfloat16)
     case = Case(
-        f"one draw a row, N={len(x):,} d=128 bfloat16",
+        f"per-row candidates, N={len(x):,} d=128 bfloat16",
         {
             "batchsampler_ext": lambda x=x: bse.proximity_graph(x, K, num_candidates=M, candidate_group_size=1),
             "authors: gather + bmm + topk": torch_own_draws(x),

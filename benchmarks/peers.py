@@ -20,7 +20,7 @@ def missing(*packages: str) -> list[str]:
 
 
 # --- proximity graphs ------------------------------------------------------------------------------------------------
-class TorchSharedDraws:
+class TorchGroupedCandidates:
     """Scores chunks of rows against one draw of candidates each: matrix product and top-k, in preallocated buffers."""
 
     def __init__(self, units: torch.Tensor, num_candidates: int, num_neighbors: int) -> None:

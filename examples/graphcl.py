@@ -62,7 +62,7 @@ def augment(batch: Batch, kinds: Sequence[str], ratio: float) -> Batch:
     """Returns a copy. One of kinds changes about the share ratio of the nodes or edges of each graph."""
     kind = torch.randint(len(kinds), (batch.num_graphs,), device=batch.x.device)[batch.batch]  # of each node
     is_kind = {name: kind == i for i, name in enumerate(kinds)}
-    nobody = torch.zeros_like(kind, dtype=torch.bool)
+    none = torch.zeros_like(kind, dtype=torch.bool)
     is_changed = torch.rand(len(kind), device=kind.device) < ratio
     view = batch.clone()
     if "edges" in kinds:
@@ -71,7 +71,7 @@ def augment(batch: Batch, kinds: Sequence[str], ratio: float) -> Batch:
         # The noise of the paper's code, which equals no node label.
         masked = is_kind["attributes"] & is_changed
         view.x = torch.where(masked[:, None], 0.5 + 0.5 * torch.randn_like(view.x), view.x)
-    dropped = is_kind.get("nodes", nobody) & is_changed
+    dropped = is_kind.get("nodes", none) & is_changed
     if "subgraph" in kinds:
         dropped |= is_kind["subgraph"] & ~grown_subgraphs(batch, 1 - ratio)
     kept = ~dropped

@@ -130,7 +130,7 @@ def ranking(
     queries: torch.Tensor,
     query_groups: torch.Tensor,
     documents: torch.Tensor,
-    key_groups: torch.Tensor,
+    document_groups: torch.Tensor,
     *,
     are_same: bool,
 ) -> dict[str, float]:
@@ -140,7 +140,7 @@ def ranking(
     """
     found = knn(queries, documents, min(len(documents), MAX_RANK + are_same)).ids.long()
     is_other = found != torch.arange(len(queries))[:, None] if are_same else torch.ones_like(found, dtype=torch.bool)
-    is_hit = is_other & (key_groups[found] == query_groups[:, None])
+    is_hit = is_other & (document_groups[found] == query_groups[:, None])
     never = torch.tensor(2**31)
     rank = is_other.cumsum(1).where(is_hit, never).amin(1).double()
     return {

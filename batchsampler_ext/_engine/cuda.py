@@ -1,7 +1,7 @@
 """The calls of ``_core``, queued on a CUDA device: scratch, the current stream, and errors that are found later.
 
-A kernel that finds a bad value writes it to a status word in device memory. Nobody waits for that: the status goes with
-the result, and is looked at when results are read on the host.
+A kernel that finds a bad value writes it to a status word in device memory. No call waits for that. The status goes
+with the result and is read when results are read on the host.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class StreamOrder:
 
 
 def to_device_async(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """``tensor`` on ``device`` without waiting for it: to a CUDA device by pinned memory that nobody else writes to."""
+    """``tensor`` on ``device`` without waiting for it: through pinned memory of its own for a CUDA device."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         staged = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
         return staged.copy_(tensor).to(device, non_blocking=True)
@@ -184,8 +184,8 @@ class CudaEngine:
         )
 
     def _find_edges(
-        self, call_name: str, request: requests.ProximityGraphRequest | requests.KnnRequest, names: tuple[str, str], edges: requests.Edges,
-        resources: requests.Resources,
+        self, call_name: str, request: requests.ProximityGraphRequest | requests.KnnRequest, names: tuple[str, str],
+        edges: requests.Edges, resources: requests.Resources,
     ) -> DeviceStatus:  # fmt: skip
         """names: what the two matrices are called in messages."""
         make_call = getattr(self._module, call_name)

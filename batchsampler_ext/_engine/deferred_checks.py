@@ -49,11 +49,13 @@ class DeferredChecks:
         ordered = ids.sort().values
         is_repeated = ordered[1:] == ordered[:-1]
         if self.is_deferred:
-            nobody = torch.iinfo(torch.int64).max
+            none_repeated = torch.iinfo(torch.int64).max
             if len(is_repeated):
-                least = torch.where(is_repeated, ordered[1:], nobody).min()
+                least = torch.where(is_repeated, ordered[1:], none_repeated).min()
                 self.statuses.append(
-                    DeviceStatus(least, lambda word: "" if int(word) == nobody else str(repeated(name, int(word))))
+                    DeviceStatus(
+                        least, lambda word: "" if int(word) == none_repeated else str(repeated(name, int(word)))
+                    )
                 )
         elif bool(is_repeated.any()):
             raise repeated(name, int(ordered[1:][is_repeated][0]))

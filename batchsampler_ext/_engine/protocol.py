@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from .. import _core
-from .cuda import DeviceStatus
 from . import requests
+from .cuda import DeviceStatus
 
 
 class Engine(Protocol):

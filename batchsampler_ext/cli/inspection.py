@@ -40,7 +40,7 @@ class Inspection:
     settings: dict[str, Any]
     costs: dict[str, float | None]
     graph: dict[str, float]
-    verdict: list[str] = field(default_factory=list)  # sentences
+    conclusions: list[str] = field(default_factory=list)  # sentences
 
     def summary(self) -> dict[str, Any]:
         """Returns plain numbers for JSON. Each measure has its mean and its 10th and 90th percentile over batches."""
@@ -58,7 +58,7 @@ class Inspection:
             "costs": self.costs,
             "graph": self.graph,
             "kinds": kinds,
-            "verdict": self.verdict,
+            "conclusions": self.conclusions,
         }
         return without_nan(content)
 
@@ -159,7 +159,7 @@ def inspect_features(
     }
     edges = graph.stats()._asdict() | {"near_duplicate_share": near_duplicate_share(graph, graph_arguments["metric"])}
     settings = all_settings(features, batch_size, len(batches), graph.num_neighbors, graph_arguments, epoch_arguments)
-    return Inspection(batches, kinds, settings, costs, edges, verdict(kinds, edges, settings))
+    return Inspection(batches, kinds, settings, costs, edges, conclude(kinds, edges, settings))
 
 
 def all_settings(
@@ -231,9 +231,9 @@ def knn_batches(
     ]
 
 
-def verdict(kinds: dict[str, dict[str, Any]], graph: dict[str, float], settings: dict[str, Any]) -> list[str]:
+def conclude(kinds: dict[str, dict[str, Any]], graph: dict[str, float], settings: dict[str, Any]) -> list[str]:
     """Returns sentences: whether batches are harder than uniform ones, how many negatives may be false, what to try."""
-    lines = [hardness_verdict(kinds, settings), falseness_verdict(kinds, graph, settings)]
+    lines = [describe_hardness(kinds, settings), describe_falseness(kinds, graph, settings)]
     uniform = kinds["uniform"]["in_batch_similarity"]
     if uniform > 0.3:
         lines.append(
@@ -243,7 +243,7 @@ def verdict(kinds: dict[str, dict[str, Any]], graph: dict[str, float], settings:
     return lines
 
 
-def hardness_verdict(kinds: dict[str, dict[str, Any]], settings: dict[str, Any]) -> str:
+def describe_hardness(kinds: dict[str, dict[str, Any]], settings: dict[str, Any]) -> str:
     batch_size, num_rows = settings["batch_size"], settings["num_instances"]
     if batch_size > num_rows:
         return f"The batch size {batch_size} exceeds the {num_rows} instances, so one batch holds all of them."
@@ -258,7 +258,7 @@ def hardness_verdict(kinds: dict[str, dict[str, Any]], settings: dict[str, Any])
     return f"Proximity batches are barely harder than uniform ones: {compared}. These features leave little to gain."
 
 
-def falseness_verdict(kinds: dict[str, dict[str, Any]], graph: dict[str, float], settings: dict[str, Any]) -> str:
+def describe_falseness(kinds: dict[str, dict[str, Any]], graph: dict[str, float], settings: dict[str, Any]) -> str:
     share, base = (kinds[name].get("false_negative_share", float("nan")) for name in ("proximity", "uniform"))
     if "false_negative_share" not in kinds["uniform"]:
         suspects = graph["near_duplicate_share"]

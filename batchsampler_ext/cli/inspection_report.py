@@ -38,7 +38,7 @@ def report(inspection: Inspection) -> str:
             "kNN batches are a sample and do not cover the data.",
             "",
             "Summary",
-            *(f"  {sentence}" for sentence in inspection.verdict),
+            *(f"  {sentence}" for sentence in inspection.conclusions),
         ]
     )
 

@@ -321,7 +321,7 @@ def random_walk_with_restart(
 ) -> tuple[list[int], dict[str, int]]:
     """Returns the batch of one walk (paper, section 4.2), padded with -1 if there are too few rows, and its counts."""
     num_instances, threshold = len(neighbors), restart_threshold(restart_prob)
-    max_steps, max_barren, max_segments = walk_limits(batch_size, threshold)
+    max_steps, max_unproductive, max_segments = walk_limits(batch_size, threshold)
     target = min(batch_size, num_instances)
     batch, counts = [root], dict(steps=0, restarts=0, reroots=0, random_fills=0)
     members, index, unproductive = {root}, 0, 0
@@ -338,7 +338,7 @@ def random_walk_with_restart(
         counts["restarts"] += restarted
         index += 1
         unproductive = unproductive + 1 if len(batch) == size_before else 0
-        if unproductive == max_barren:
+        if unproductive == max_unproductive:
             root, unproductive = WordStream(seed, REROOT, epoch, walk, index).next_below(num_instances), 0
             counts["reroots"] += 1
             if root not in members:
@@ -395,7 +395,7 @@ def independent_batches(neighbors, batch_size, *, num_batches, strategy="rwr", r
     ]
 
 
-def paper_batches(neighbors, batch_size, *, strategy="rwr", restart_prob=0.2, seed=0, epoch=0):
+def covering_batches(neighbors, batch_size, *, strategy="rwr", restart_prob=0.2, seed=0, epoch=0):
     """Returns (full batches, tail) of the authors' epoch. Roots are random instances that are not drawn yet.
 
     When at most N mod B instances are not drawn, these are the ragged last batch.

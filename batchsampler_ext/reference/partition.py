@@ -21,19 +21,19 @@ from ..reference import (
     walk_batch,
 )
 
-SEED_SIZE, MAX_FRUITLESS = 4, 64  # rows that a seed walk collects; unproductive steps in a row that end it
+SEED_SIZE, MAX_UNPRODUCTIVE = 4, 64  # rows that a seed walk collects; unproductive steps in a row that end it
 # Neighbors that a row looks up: at most; if it found no batch last time; to soften. Rounds end when at most one row in
 # FEW_PROPOSALS proposes.
 MAX_VOTES, FEW_VOTES, SOFT_VOTES, FEW_PROPOSALS = 128, 16, 2, 32
 NUM_VOTE_ROUNDS, NUM_GROWTH_ROUNDS, NUM_DISSOLVES = 12, 4, 2
-NUM_TELEPORTS, NUM_TELEPORT_ROUNDS, NUM_ADJUST_ROUNDS = 32, 6, 6
+NUM_RESEEDS, NUM_RESEED_ROUNDS, NUM_ADJUST_ROUNDS = 32, 6, 6
 MAX_HARDENINGS, MAX_SOFTENINGS = 2, 24
 HARDEN_MASK, SOFTEN_MASK = 3, 7  # a row takes part if these bits of its hash are 0
 NUM_MEASURED, NUM_MEASURED_WALKS, NUM_MEASURED_MEMBERS = 4096, 64, 64  # for edge shares: rows; walks, members of each
 WHOLE = 1 << 20  # an edge share of one
-HARDLY_LINKED = WHOLE // 10  # while the edge share is below it, hard batches harden again
+LOW_EDGE_SHARE = WHOLE // 10  # while the edge share is below it, hard batches harden again
 PICK_ROWS, CLAIM, FILL, ORDER, FIRST_ROUND = range(5)  # purposes of the hashes of a stage
-FILL_STAGE = 1 + NUM_DISSOLVES + NUM_TELEPORTS
+FILL_STAGE = 1 + NUM_DISSOLVES + NUM_RESEEDS
 
 
 def mix64(x: int) -> int:
@@ -109,7 +109,7 @@ class _Partition:
                 break
             open_batches = [b for b in range(num_batches) if self.free(b) > 0]
             batches = self.emptiest(open_batches, max(1, num_stuck // 8))
-            self.grow(batches, self.pick_roots(len(batches), stage), stage, NUM_TELEPORT_ROUNDS)
+            self.grow(batches, self.pick_roots(len(batches), stage), stage, NUM_RESEED_ROUNDS)
             if (num_stuck - len(self.unassigned())) * 50 < num_stuck:
                 break
 
@@ -156,7 +156,7 @@ class _Partition:
         if len(self.capacity) < 2:
             return
         goal = WHOLE if self.hardness == "hard" else self.edge_share_goal()
-        for limit in (goal, HARDLY_LINKED) if self.hardness == "hard" else (goal,):
+        for limit in (goal, LOW_EDGE_SHARE) if self.hardness == "hard" else (goal,):
             for _ in range(MAX_HARDENINGS):
                 if self.edge_share() >= limit:
                     break
@@ -172,7 +172,7 @@ class _Partition:
         """Returns the goal, from independent walks whose roots are the first rows of the order."""
         num_instances = len(self.neighbors)
         size = min(self.batch_size, num_instances)
-        linked = asked = 0
+        inside = asked = 0
         for walk in range(min(NUM_MEASURED_WALKS, num_instances // size)):
             members = walk_batch(
                 self.table, self.order[walk], size, strategy="rwr", restart_prob=self.restart_prob,
@@ -180,24 +180,24 @@ class _Partition:
             )  # fmt: skip
             for node in members[:: -(-size // NUM_MEASURED_MEMBERS)]:
                 row = self.neighbors[node][:MAX_VOTES]
-                linked, asked = linked + sum(j in members for j in row), asked + len(row)
-        goal = self.beyond_random(linked, asked) * 3 // 4 + WHOLE // 50
+                inside, asked = inside + sum(j in members for j in row), asked + len(row)
+        goal = self.beyond_random(inside, asked) * 3 // 4 + WHOLE // 50
         return goal // 2 if self.hardness == "soft" else goal
 
     def edge_share(self):
         """Returns the share of the neighbors of a row that are in its own batch, beyond random."""
-        linked = asked = 0
+        inside = asked = 0
         for node in self.order[max(0, self.num_assigned - NUM_MEASURED) : self.num_assigned]:
             row = self.neighbors[node][:MAX_VOTES]
-            linked += sum(self.owner.get(j) == self.owner[node] for j in row)
+            inside += sum(self.owner.get(j) == self.owner[node] for j in row)
             asked += len(row)
-        return self.beyond_random(linked, asked)
+        return self.beyond_random(inside, asked)
 
-    def beyond_random(self, linked, asked):
+    def beyond_random(self, inside, asked):
         """Returns the share minus that of a random batch, in units of 1 / WHOLE; 0 if it is negative."""
         if asked == 0:
             return 0
-        return max(0, WHOLE * linked // asked - WHOLE * self.batch_size // len(self.neighbors))
+        return max(0, WHOLE * inside // asked - WHOLE * self.batch_size // len(self.neighbors))
 
     def prefers_another(self, node, node_hash):
         votes = [self.owner[j] for j in self.asked(node, node_hash, MAX_VOTES) if j in self.owner]
@@ -239,17 +239,17 @@ class _Partition:
     def seed_walk(self, batch, root, stage):
         """Returns unassigned rows in the order in which a walk with restart meets them, the root first."""
         words = WordStream(self.seed, PARTITION_WALK, self.epoch, batch, stage)
-        limit, found, node, fruitless = min(SEED_SIZE, self.free(batch)), [root], root, 0
-        while len(found) < limit and fruitless < MAX_FRUITLESS:
+        limit, found, node, unproductive = min(SEED_SIZE, self.free(batch)), [root], root, 0
+        while len(found) < limit and unproductive < MAX_UNPRODUCTIVE:
             restart_word, neighbor_word = words.next(), words.next()
             if restart_word < self.threshold or not self.neighbors[node]:
                 node = root
-            fruitless += 1
+            unproductive += 1
             if row := self.neighbors[node]:
                 node = row[neighbor_word * len(row) >> 32]
                 if self.owner.get(node) == -1 and node not in found:
                     found.append(node)
-                    fruitless = 0
+                    unproductive = 0
         return found
 
     def vote_round(self, key, room, max_votes):

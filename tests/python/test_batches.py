@@ -145,7 +145,7 @@ def test_walks_and_cover_by_walks_equal_the_oracle(random_table, order, full):
             table, batch_size, num_batches=9, strategy=order, **arguments
         )
         paper = sample_batches(torch.from_numpy(table), batch_size, planner=CoverByWalksPlanner(order), **arguments)
-        expected, tail = reference.paper_batches(table, batch_size, strategy=order, **arguments)
+        expected, tail = reference.covering_batches(table, batch_size, strategy=order, **arguments)
         assert paper.indices.tolist() == expected
         assert paper.tail.tolist() == tail
         assert set(members(paper)) == set(range(130))

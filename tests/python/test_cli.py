@@ -241,10 +241,10 @@ def test_tables_are_aligned_and_never_cut():
 
 def test_report_ends_with_a_conclusion_and_advice(data, capsys):
     main(["inspect", data["features"], "--labels", data["labels"], "--batch-size", "32"])
-    verdict = capsys.readouterr().out.split("Summary\n")[1].splitlines()
-    assert verdict[0].startswith("  Proximity batches are harder than uniform ones: in-batch similarity is 0.")
-    assert "of the 31 negatives of an instance have its label and may be false" in verdict[1]
-    assert "Try --range-min, --max-score, --exclude-same-label or a smaller --num-candidates." in verdict[1]
+    summary = capsys.readouterr().out.split("Summary\n")[1].splitlines()
+    assert summary[0].startswith("  Proximity batches are harder than uniform ones: in-batch similarity is 0.")
+    assert "of the 31 negatives of an instance have its label and may be false" in summary[1]
+    assert "Try --range-min, --max-score, --exclude-same-label or a smaller --num-candidates." in summary[1]
 
 
 def test_report_without_labels_counts_near_duplicates(rng, tmp_path, capsys):

@@ -88,4 +88,4 @@ def test_epochs_equal_the_oracle(num_rows, num_neighbors, batch_size, restart_pr
     expected = reference_partition.partition(table, batch_size, hardness=hardness, **of_partition)
     assert (batches.indices.tolist(), batches.tail.tolist()) == expected
     paper = sample_batches(torch.from_numpy(table), batch_size, planner="cover_by_walks", **chosen)
-    assert (paper.indices.tolist(), paper.tail.tolist()) == reference.paper_batches(table, batch_size, **chosen)
+    assert (paper.indices.tolist(), paper.tail.tolist()) == reference.covering_batches(table, batch_size, **chosen)
