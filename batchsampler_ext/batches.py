@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ._engine import validate
-from ._engine.graph_view import GraphView
+from ._graph_view import GraphView
 from .graph import ProximityGraph
 from .planners import Batches, BatchPlanner, PlanRequest, find_planner
 from .walk import check_batch_size

@@ -9,8 +9,8 @@ import torch
 from ._engine import validate
 from ._engine.arrays import address
 from ._engine.backend import engine
-from ._engine.graph_view import GraphView
 from ._engine.requests import WalkRequest
+from ._graph_view import GraphView
 
 __all__ = ["Walks", "random_walk_with_restart"]
 

@@ -10,7 +10,7 @@ import torch
 from .._engine import validate
 from .._engine.arrays import address
 from .._engine.backend import engine
-from .._engine.graph_view import GraphView
+from .._graph_view import GraphView
 from ..graph_builders import GraphConfig
 from ..walk import Walks
 from .base import BatchPlanner, PlanRequest

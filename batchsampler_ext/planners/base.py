@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol, overload, runtime_checkable
 import torch
 
 from .._engine import validate
-from .._engine.graph_view import GraphView
+from .._graph_view import GraphView
 from ..graph import ProximityGraph
 from ..graph_builders import GraphConfig
 

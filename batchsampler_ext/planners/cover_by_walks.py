@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from .._engine.cuda import to_device_async, to_host
-from .._engine.graph_view import GraphView
+from .._graph_view import GraphView
 from ..graph import ProximityGraph
 from ..walk import run_row_walks
 from ._walking import COUNTS, WalkingPlanner, root_order

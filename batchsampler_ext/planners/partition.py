@@ -10,8 +10,8 @@ import torch
 from .._engine import validate
 from .._engine.arrays import address
 from .._engine.backend import engine
-from .._engine.graph_view import GraphView
 from .._engine.requests import PartitionRequest
+from .._graph_view import GraphView
 from ..graph import ProximityGraph
 from .base import Batches, BatchPlanner, PlanRequest, batches_in_order
 

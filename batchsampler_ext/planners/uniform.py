@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from .._engine.graph_view import GraphView
+from .._graph_view import GraphView
 from ..graph import ProximityGraph
 from ..graph_builders import GraphConfig
 from ._walking import root_order

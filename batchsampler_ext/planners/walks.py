@@ -11,7 +11,7 @@ from .._engine import validate
 from .._engine.arrays import address
 from .._engine.backend import engine
 from .._engine.cuda import to_host
-from .._engine.graph_view import GraphView
+from .._graph_view import GraphView
 from ..graph import ProximityGraph
 from ..walk import Walks, run_walks
 from ._walking import COUNTS, WalkingPlanner

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from ..graph import ProximityGraph
-from .arrays import address
-from .backend import engine
-from .cuda import DeviceStatus
-from .deferred_checks import DeferredChecks
-from .requests import GraphLayout
+from ._engine.arrays import address
+from ._engine.backend import engine
+from ._engine.cuda import DeviceStatus
+from ._engine.deferred_checks import DeferredChecks
+from ._engine.requests import GraphLayout
+from .graph import ProximityGraph
 
 _FEW_IDS = 2**16  # are checked in some microseconds
 
