@@ -18,7 +18,7 @@ from .graph import ProximityGraph
 
 __all__ = ["GraphConfig", "Neighbors", "knn", "knn_graph", "proximity_graph"]
 
-_METRICS = ("cosine", "ip", "l2")  # in the order of csrc/common/score.h
+METRICS = ("cosine", "ip", "l2")  # in the order of csrc/common/score.h
 _COMPUTE_DTYPES = (torch.float32, torch.bfloat16)
 
 Progress = Callable[[int, int], object]
@@ -362,7 +362,7 @@ class _Filters:
             if len(labels) != instances.num_rows:
                 raise ValueError(f"labels: expected one for each of {instances.num_rows} instances, got {len(labels)}")
         return cls(
-            _METRICS.index(validate.choice(metric, "metric", _METRICS)),
+            METRICS.index(validate.choice(metric, "metric", METRICS)),
             labels,
             validate.max_score(max_score),
             validate.integer(range_min, "range_min", 0, validate.MAX_NODES),

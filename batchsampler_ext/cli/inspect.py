@@ -12,6 +12,7 @@ import torch
 
 from .._engine.files import atomic_write, check_output
 from ..batches import Batches
+from ..graph_builders import METRICS
 from .inspection import inspect_features, load_features, load_labels
 from .inspection_report import report, save_figure
 from .progress import shown_stages
@@ -55,7 +56,9 @@ def add_parser(commands: Any) -> None:
         "--num-candidates", type=int, metavar="M", help="random candidates per row; default: min(1000, N - 1)"
     )
     graph.add_argument("--num-neighbors", type=int, metavar="K", help="neighbors per row; default: min(100, M)")
-    graph.add_argument("--metric", default="cosine", help="score of a pair: cosine (default), ip or l2")
+    graph.add_argument(
+        "--metric", default=METRICS[0], help=f"score of a pair: {', '.join(METRICS)}; default: %(default)s"
+    )
     graph.add_argument(
         "--compute-dtype",
         type=compute_dtype,

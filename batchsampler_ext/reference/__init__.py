@@ -186,7 +186,7 @@ def similarity(a: np.ndarray, b: np.ndarray, metric: str = "cosine") -> np.ndarr
         distance = fma(*np.broadcast_arrays(np.float32(-2), acc, norm_a + norm_b))
         score = -np.where(distance < 0, np.float32(0), distance)
     else:
-        raise ValueError(f"metric: expected 'cosine', 'ip' or 'l2', got {metric!r}")
+        raise ValueError(f"metric: expected one that the reference has, got {metric!r}")
     return score + np.float32(0)  # -0 becomes +0
 
 

@@ -17,6 +17,7 @@
 namespace bse {
 
 enum class Metric : int { kCosine = 0, kInnerProduct = 1, kL2 = 2 };
+constexpr Metric kLastMetric = Metric::kL2;
 
 // Returns the per-row term of a metric: r for cosine, n for l2, 0 for ip, which needs none.
 BSE_HOST_DEVICE inline float row_norm(Metric metric, float squared_norm) {

@@ -69,7 +69,7 @@ inline void read(const Fields& from, GraphLayout& graph) {
 }
 
 inline void read(const Fields& from, Selection& selection) {
-  from.code("metric", selection.metric, Metric::kL2)("num_neighbors", selection.num_neighbors);
+  from.code("metric", selection.metric, kLastMetric)("num_neighbors", selection.num_neighbors);
   from("range_min", selection.range_min)("labels", selection.labels)("sort", selection.sort);
   selection.has_max_score = from.has("max_score");
   if (selection.has_max_score) from("max_score", selection.max_score);

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from batchsampler_ext import ProximityGraph, knn, knn_graph, proximity_graph, reference
-
-METRICS = ("cosine", "ip", "l2")
+from batchsampler_ext.graph_builders import METRICS
 
 
 def features_of(kind: str, num_rows: int, dim: int) -> torch.Tensor:

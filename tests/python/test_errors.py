@@ -69,7 +69,7 @@ BAD_GRAPH_ARGUMENTS = [
     ({"num_candidates": 4, "rows": [1, 2, 3]}, ValueError, r"num_candidates: .* 1 to 2 \(3 rows"),
     ({"num_neighbors": 1.0}, TypeError, "num_neighbors: expected an integer, got 1.0"),
     ({"num_neighbors": True}, TypeError, "num_neighbors: expected an integer, got True"),
-    ({"metric": "dot"}, ValueError, "metric: expected one of 'cosine', 'ip', 'l2', got 'dot'"),
+    ({"metric": "dot"}, ValueError, "metric: expected one of 'cosine', 'ip', 'l2'.*, got 'dot'"),
     ({"compute_dtype": "bf16"}, ValueError, "compute_dtype: expected one of torch.float32, torch.bfloat16, got 'bf16'"),
     ({"candidate_group_size": 0}, ValueError, "candidate_group_size: .* got 0"),
     ({"range_min": -1}, ValueError, "range_min: .* got -1"),

@@ -14,6 +14,7 @@ from batchsampler_ext import (
     reference,
     sample_batches,
 )
+from batchsampler_ext.graph_builders import METRICS
 from batchsampler_ext.reference import partition as reference_partition
 
 # Derandomized: a test that fails only sometimes is of no use in CI. The fixture `isa` is constant within a test.
@@ -32,7 +33,7 @@ def graph_arguments(draw):
     num_pool = num_rows if rows is None else len(rows)
     num_candidates = draw(st.integers(1, num_pool - 1))
     arguments = {
-        "metric": draw(st.sampled_from(["cosine", "ip", "l2"])),
+        "metric": draw(st.sampled_from(METRICS)),
         "rows": rows,
         "labels": rng.integers(-1, 3, num_rows) if draw(st.booleans()) else None,
         "documents": rng.integers(-2, 3, (num_rows, dim)).astype(np.float32) if draw(st.booleans()) else None,

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from batchsampler_ext import ProximityGraph, knn, knn_graph, proximity_graph, reference
-
-METRICS = ("cosine", "ip", "l2")
+from batchsampler_ext.graph_builders import METRICS
 
 
 def same(graph: ProximityGraph, expected: tuple[np.ndarray, np.ndarray]) -> bool:
