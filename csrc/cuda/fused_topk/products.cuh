@@ -23,7 +23,7 @@ struct BlockMemory {
   uint16_t* panels;             // [kStages, kPanelColumns, kPitch]; after the products, a list of columns for each warp
   uint32_t* base_ids;           // [num_columns]
   float* base_norms;            // [num_columns]
-  float* defined_scores;        // [num_columns], of one row at a time
+  float* exact_scores;        // [num_columns], of one row at a time
 
   BSE_DEVICE BlockMemory(int64_t columns, int64_t dim)
       : num_columns(static_cast<int>(columns)),
@@ -35,7 +35,7 @@ struct BlockMemory {
     panels = shared.take<uint16_t>(Shape::kStages * Shape::kPanel);
     base_ids = shared.take<uint32_t>(num_columns);
     base_norms = shared.take<float>(num_columns);
-    defined_scores = shared.take<float>(num_columns);
+    exact_scores = shared.take<float>(num_columns);
   }
 
   BSE_DEVICE QuantizedQuarter* row(int i) const { return quantized + i * row_quarters(num_chunks); }
