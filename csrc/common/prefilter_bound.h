@@ -1,5 +1,5 @@
-// Proven bounds on the error of approximate cosines. Their dot products are added in another order than score.h defines,
-// or by bfloat16 instructions. With a bound, they still tell which candidates can be among the best by exact scores.
+// Proven bounds on the error of approximate cosines. Their dot products are added in another order than in score.h, or
+// by bfloat16 instructions. With a bound, they still tell which candidates can be among the best by exact scores.
 //
 // Products of two bfloat16 values are exact in float32, and products of float32 are fused with an addition. So only
 // additions round. Let u = 2^-24, d the number of dimensions and gamma(n) = n u / (1 - n u) (Higham, Accuracy and

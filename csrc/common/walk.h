@@ -1,8 +1,8 @@
 // Definition of the random walk with restart that collects a batch. Engines schedule it in different ways, but all have
 // this result.
 //
-// A walk consists of segments that all start at the current root. Each step draws a restart word, which ends the segment
-// if it is below floor(alpha * 2^32) for restart probability alpha. Then it draws a neighbor word, which picks neighbor
+// A walk consists of segments that start at the current root. Each step draws a restart word, which ends the segment if
+// it is below floor(alpha * 2^32) for restart probability alpha. Then it draws a neighbor word, which picks neighbor
 // mulhi(word, degree). A segment also ends at a row without neighbors and after max_segment_steps. Segment s of walk w
 // is a pure function of (seed, epoch, w, root, s).
 // The batch is the root and then the first distinct rows in the order (segment, step). After max_unproductive_segments
@@ -29,8 +29,8 @@ struct WalkLimits {
 // Returns the limits of a walk. A segment has 2^32 / restart_threshold - 1 steps on average; its inverse is the number
 // of segments per step.
 //   max_segment_steps          max(batch_size, 64)
-//   max_unproductive_segments  segments of about 256 steps in all, within [4, 4096]. If so many segments in a row add no
-//                              row, the root's neighborhood counts as exhausted.
+//   max_unproductive_segments  segments of about 256 steps in all, within [4, 4096]. If so many in a row add no row,
+//                              the root's neighborhood counts as exhausted.
 //   max_segments               8 (batch_size * s + max_unproductive_segments), where s is 1 + the segments per step,
 //                              rounded down, at most 4096
 BSE_HOST_DEVICE inline WalkLimits walk_limits(uint32_t batch_size, uint32_t restart_threshold) {
