@@ -46,7 +46,7 @@ constexpr uint32_t kNumReseeds = 32, kNumReseedRounds = 6, kNumAdjustRounds = 6;
 constexpr uint32_t kMaxHardenings = 2, kMaxSoftenings = 24;
 constexpr int64_t kLowEdgeShare = EdgeShare::kWhole / 10;
 constexpr int64_t kFewProposals = 32;  // a round brings little if at most one in this many voting rows proposes
-constexpr uint32_t kHardenMask = 3, kSoftenMask = 7;                 // a row takes part if these bits of its hash are 0
+constexpr uint32_t kHardenMask = 3, kSoftenMask = 7;  // a row takes part if these bits of its hash are 0
 // The edge share of a partition is measured on at most kNumMeasured rows. That of walks is measured on at most
 // kMaxMeasuredWalks walks, with at most kMaxMeasuredMembers members of each.
 constexpr int64_t kNumMeasured = 4096;

@@ -334,7 +334,8 @@ void gather_dots(const Element* row, const Element* base, int64_t row_stride, in
   }
 }
 
-// Returns the table of an instruction set. The head of this file describes Simd, Counting and Pairs.
+// Returns the table of an instruction set. The head of this file describes Simd, Counting and Pairs. Only if Pairs is
+// void, two pointers are null: accumulate_pairs and gather_bfloat16_dots.
 template <class Simd, class Counting, class Pairs = void>
 constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable::pack_panel) pack_panel,
                                       decltype(KernelTable::philox_blocks) philox_blocks,

@@ -61,7 +61,7 @@ class BlockScorer {
  private:
   const float* read(const MatrixView& features, int64_t row, int64_t first_k, int64_t depth, float* scratch) const {
     return uses_pairs_ ? features.read_pairs(row, first_k, depth, scratch)
-                         : features.read(row, first_k, depth, scratch);
+                       : features.read(row, first_k, depth, scratch);
   }
   void pack(const int64_t* candidate_ids, int64_t count, int64_t first_k, int64_t depth);
   bool accumulate(int64_t first_row, int64_t num_rows, int64_t count, int64_t first_k, int64_t depth, Worker& worker);

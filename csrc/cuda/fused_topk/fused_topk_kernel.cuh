@@ -1,12 +1,12 @@
 // Top-k of rows that share their candidates: scores and selects in one kernel. Quantized scores stay in shared memory.
 // Features are bfloat16, scores are cosines.
 //
-// A thread block takes some rows of one group and fills their quantized scores by tensor cores (products.cuh). Then
-// each warp takes a row at a time. It cuts the row at ranks range_min and range_min + K (quantized_cut.cuh) and
-// rescores the close candidates (rescore.cuh). It writes the edges between the two cuts in column order.
-// A row needs exact scores if it has more close columns than tuning::kMaxClose, or if the error bound fails for the row
-// or for a candidate. The whole block scores and selects such rows, as it would rows of a score matrix. O(candidates D)
-// per row.
+// A thread block takes some rows of one group and computes their quantized scores by tensor cores (products.cuh). Then
+// each warp takes a row at a time. It cuts the row at ranks range_min and range_min + K (quantized_cut.cuh). Columns
+// too close to a cut get exact scores (rescore.cuh). The edges between the two cuts are written in column order.
+// If a row has more than tuning::kMaxClose close columns, or the error bound fails for it or for a candidate, the whole
+// block computes exact scores of all its columns. It then selects the edges as from a row of a score matrix.
+// O(candidates D) per row.
 #pragma once
 
 #include "cuda/fused_topk/products.cuh"
@@ -63,9 +63,9 @@ BSE_DEVICE void forbid_labels(const int64_t* labels, const BlockMemory<Shape>& m
 
 template <class Shape>
 BSE_DEVICE float exact_score(const ScoreBlock& block, const BlockMemory<Shape>& memory,
-                               const BlockRows<Shape::kRows>& rows, int i, uint32_t column) {
+                             const BlockRows<Shape::kRows>& rows, int i, uint32_t column) {
   const float dot = exact_dot(bfloat16_row(block.queries, rows.ids[i]),
-                                bfloat16_row(block.base, memory.base_ids[column]), block.queries.dim);
+                              bfloat16_row(block.base, memory.base_ids[column]), block.queries.dim);
   return finish_score(block.selection.metric, dot, rows.norms[i], memory.base_norms[column]);
 }
 
@@ -106,8 +106,8 @@ BSE_DEVICE bool select_by_quantized_scores(const ScoreBlock& block, uint32_t win
 // Selects the edges of one row by exact scores with the whole block.
 template <class Shape>
 BSE_DEVICE void select_by_exact_scores(const ScoreBlock& block, const BlockMemory<Shape>& memory,
-                                         const BlockRows<Shape::kRows>& rows, int64_t row_begin, int i,
-                                         const Edges& edges, SelectScratch& scratch) {
+                                       const BlockRows<Shape::kRows>& rows, int64_t row_begin, int i,
+                                       const Edges& edges, SelectScratch& scratch) {
   const int64_t* const labels = block.selection.labels;
   const int64_t label = labels != nullptr ? labels[rows.ids[i]] : -1;
   for (int c = threadIdx.x; c < memory.num_columns; c += Shape::kThreads) {
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   __syncthreads();
   for (uint32_t n = 0; n < rows.num_needing_exact; ++n) {
     select_by_exact_scores(block, memory, rows, range.row_begin, static_cast<int>(rows.needing_exact[n]), edges,
-                             scratch);
+                           scratch);
   }
 }
 

@@ -25,7 +25,7 @@ struct PrefilterTile {
 
 // Starts copying elements [k0, k0 + kDepth) of `count` rows into a panel.
 BSE_DEVICE void fetch_panel(const DeviceMatrix& matrix, const int64_t* ids, int count, int64_t k0, uint16_t* panel) {
-  constexpr int kPieces = PrefilterTile::kDepth / 8;  // of 16 bytes, in one row
+  constexpr int kPieces = PrefilterTile::kDepth / 8;  // pieces of 16 bytes, in one row of a panel
   const auto* elements = static_cast<const uint16_t*>(matrix.data);
   BSE_UNROLL
   for (int p = 0; p < PrefilterTile::kRows * kPieces / PrefilterTile::kThreads; ++p) {

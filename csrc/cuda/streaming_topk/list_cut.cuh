@@ -1,11 +1,12 @@
-// Cuts a list of candidates to those that may still be among the best of its row; by one warp, in place.
+// Cuts a list of candidates to those that may still be among the best of its row. One warp does it, in place.
 //
-// Exact scores are cut by rank. If scores are approximate, let e bound their error, and let num_selected candidates
-// reach a score T. Their exact scores are at least T - e, so candidates below T - 2 e are not among the best. Too many
-// may remain within this margin (ties, clusters of similar rows). Then entries get their exact scores and are cut by
-// rank, which leaves few enough. An exact score is an approximate one with error zero, so a list may hold both.
+// If scores are exact, the list is cut by rank. If they are approximate, let e bound their error, and let num_selected
+// candidates reach a score T. Their exact scores are at least T - e. So candidates below T - 2 e are not among the
+// best. Too many may remain within this margin (ties, clusters of similar rows). Then entries get their exact scores
+// and are cut by rank, which leaves few enough. An exact score is an approximate one with error zero, so a list may
+// hold both.
 //
-// O(length) for each of 5 to 15 passes in search of T, 64 at worst.
+// The search for T takes 5 to 15 passes over the list, at worst 64.
 #pragma once
 
 #include "common/score.h"
@@ -100,8 +101,8 @@ struct ListedQuery {
   // Returns the entry with its exact score. Only for rows that can be prefiltered: aligned bfloat16, cosine.
   BSE_DEVICE uint64_t with_exact_score(uint64_t entry) const {
     const uint32_t column = rank_tiebreak(entry);
-    const float dot = exact_dot(bfloat16_row(block.queries, id), bfloat16_row(block.base, block.base_id(column)),
-                                  block.queries.dim);
+    const float dot =
+        exact_dot(bfloat16_row(block.queries, id), bfloat16_row(block.base, block.base_id(column)), block.queries.dim);
     return candidate_rank(finish_score(Metric::kCosine, dot, norm, block.base_norms[column]), column);
   }
 };

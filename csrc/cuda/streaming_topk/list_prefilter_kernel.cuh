@@ -2,8 +2,9 @@
 //
 // A thread block multiplies a tile of 128 rows with tiles of 128 columns, as mma tiles of 16 x 8. Each of its four
 // warps has 64 x 64 pairs: the larger this share, the less shared memory is read per product. Rows come by cp.async in
-// panels of 128 x kDepth elements, with zeros beyond the last element. kStages panels are in flight across the whole
-// stream of tiles. The panels of the block's own rows stay in shared memory if they fit. O(rows columns D).
+// slices of kDepth elements of each, with zeros beyond the last element. A panel holds one slice of 128 rows. kStages
+// panels are in flight across the whole stream of tiles. The panels of the block's own rows stay in shared memory if
+// they fit. O(rows columns D).
 //
 // Cuts of a list drop the candidates that may not become edges. If labels or max_score exclude many of the best, lists
 // would fill up with these and be cut often. Therefore kIsRestricted tests both before a score is appended, with two
@@ -23,7 +24,7 @@ struct ListPrefilterTile {
   static constexpr int kSize = CandidateLists::kTile, kThreads = 128;
   static constexpr int kDepth = 32, kStages = 4;
   static constexpr int kWarpSize = 64;           // rows and columns of a warp
-  static constexpr int kPieces = kDepth / 8;     // of 16 bytes, in one row of a panel
+  static constexpr int kPieces = kDepth / 8;     // pieces of 16 bytes, in one row of a panel
   static constexpr int kPanel = kSize * kDepth;  // elements
   static size_t shared_bytes(int64_t num_query_panels) {
     return device::shared_bytes<uint16_t>(num_query_panels * kPanel) +

@@ -52,6 +52,7 @@ bool lists_pay(const KnnRequest& request) {
          request.num_base >= tuning::kMinColumnsPerSelected * num_selected;
 }
 
+// Only cosine has this fast path: prefilter_bound.h bounds no error for other metrics.
 bool can_prefilter_lists(const KnnRequest& request) {
   return holds_aligned_bfloat16(request.queries) && holds_aligned_bfloat16(request.base) &&
          request.selection.metric == Metric::kCosine && request.queries.dim <= kMaxPrefilterDim;
