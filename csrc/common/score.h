@@ -16,7 +16,7 @@
 
 namespace bse {
 
-// The number of a row that its scores need besides the dot product is called the norm of the row, whatever the metric:
+// Besides the dot product, a score needs one number of each row. It is called the norm of the row, whatever the metric:
 //   cosine: r, the reciprocal of the Euclidean norm      l2: n, the squared Euclidean norm      ip: 0, as it needs none
 // Only cosine has fast paths by approximate scores (prefilter_bound.h). For l2 and ip all scores are exact.
 enum class Metric : int { kCosine = 0, kInnerProduct = 1, kL2 = 2 };
@@ -28,7 +28,7 @@ BSE_HOST_DEVICE inline float row_norm(Metric metric, float squared_norm) {
   return metric == Metric::kL2 ? squared_norm : 0.0f;
 }
 
-// Returns the exact score of a pair. acc: chain of its dot product; norm_i, norm_j: row_norm() of its rows
+// Returns the score of a pair, which is exact if acc is. acc: its dot product; norm_i, norm_j: row_norm() of its rows
 BSE_HOST_DEVICE inline float finish_score(Metric metric, float acc, float norm_i, float norm_j) {
   float score = acc;
   if (metric == Metric::kCosine) {

@@ -29,13 +29,13 @@ struct Prefilter {
   bool is_on() const { return margin > 0.0; }
 };
 
-// Whether the features themselves can prefilter with this instruction set: blocks of rows that share candidates, which
-// takes bfloat16 features; or a single row with gathered candidates.
+// Return whether the features themselves can prefilter with this instruction set. The first is for blocks of rows that
+// share their candidates, and needs bfloat16 features. The second is for single rows, whose candidates are gathered.
 bool can_prefilter_blocks(const MatrixView& queries, const MatrixView& base);
 bool can_prefilter_gathered(const MatrixView& queries, const MatrixView& base);
 
-// Whether a prefilter can be used: the metric is cosine, there is no max_score (it needs every exact score), and the
-// bounds of csrc/common/prefilter_bound.h hold. These fail for very small or very large rows and beyond
+// Returns whether a prefilter can be used: the metric is cosine, there is no max_score (it needs every exact score),
+// and the bounds of csrc/common/prefilter_bound.h hold. These fail for very small or very large rows and beyond
 // kMaxPrefilterDim. ids: [count] rows of both matrices, or null for the first count; norms: [count], row_norm() of each
 bool prefilter_is_bounded(const MatrixView& queries, const float* query_norms, const MatrixView& base,
                           const float* base_norms, const int64_t* ids, int64_t count, const Selection& selection);

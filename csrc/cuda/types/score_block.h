@@ -38,7 +38,7 @@ struct ScoreBlock {
   }
 };
 
-// Whether the score matrix or the candidate lists hold approximate scores. Device only: reads device memory.
+// Returns whether the score matrix or the candidate lists hold approximate scores. Device only: reads device memory.
 BSE_HOST_DEVICE inline bool is_prefiltered(const ScoreBlock& block) {
   return block.unbounded != nullptr && *block.unbounded == 0;
 }
