@@ -3,9 +3,9 @@
 // draw(m, n) is the first m distinct values of an i.i.d. uniform sequence over [0, n). By symmetry, every ordered
 // m-subset is equally likely. If 2 m <= n, each word is new with probability >= 1/2, and fewer than 1.4 m words are
 // expected. Otherwise a Fisher-Yates shuffle that stops after m swaps gives the same distribution in m steps.
-// The M candidates of a row, each set equally likely in both cases:
-//   candidate_group_size = 1: draw(M, n - 1) over the other rows; values >= the row's own index move up by one.
-//   candidate_group_size > 1: the rows of a group share draw(M + 1, n). Each row drops itself if it was drawn, else
+// The M candidates of a row come from such a draw. In both cases every set of M other rows is equally likely:
+//   candidate_group_size = 1: The row has draw(M, n - 1) of its own. Values from its own index on move up by one.
+//   candidate_group_size > 1: The rows of a group share draw(M + 1, n). Each row drops itself if it was drawn, or else
 //                             the last value.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Keyed integer hashes, for decisions that are too many for a Philox block each.
+// Keyed integer hashes, for random decisions that are so many that a Philox block for each would be slow.
 //
 // mix32 is C. Wellons' "lowbias32" (hash-prospector, public domain). mix64 is the finalizer of SplitMix64 (Steele, Lea,
 // Flood 2014). Keys come from Philox (random_stream.h), so hashes of different seeds, epochs and rounds are unrelated.

@@ -1,4 +1,4 @@
-// Where a matrix or a graph lies in memory, on any device. Pointers are borrowed.
+// Memory layouts of a matrix and a graph, for any device. Pointers are borrowed.
 #pragma once
 
 #include <cstdint>

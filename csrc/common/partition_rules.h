@@ -12,7 +12,7 @@
 
 namespace bse {
 
-// Edge share that the batches of a partition should have, relative to walks (step 6 in partition_schedule.h).
+// Hardness that the batches of a partition should have, relative to walks (step 6 in partition_schedule.h).
 enum class Hardness : int { kSoft = 0, kDefault = 1, kHard = 2 };
 
 struct PartitionSizes {
@@ -46,9 +46,11 @@ constexpr uint32_t kNumReseeds = 32, kNumReseedRounds = 6, kNumAdjustRounds = 6;
 constexpr uint32_t kMaxHardenings = 2, kMaxSoftenings = 24;
 constexpr int64_t kLowEdgeShare = EdgeShare::kWhole / 10;
 constexpr int64_t kFewProposals = 32;  // a round brings little if at most one in this many voting rows proposes
-constexpr uint32_t kHardenMask = 3, kSoftenMask = 7;                 // a row takes part if these bits of its hash are 0
-constexpr int64_t kNumMeasured = 4096;                               // sample for the edge share of a partition: rows
-constexpr int64_t kMaxMeasuredWalks = 64, kMaxMeasuredMembers = 64;  // sample for that of walks: walks, members of each
+constexpr uint32_t kHardenMask = 3, kSoftenMask = 7;  // a row takes part if these bits of its hash are 0
+// The edge share of a partition is measured on at most kNumMeasured rows. That of walks is measured on at most
+// kMaxMeasuredWalks walks, with at most kMaxMeasuredMembers members of each.
+constexpr int64_t kNumMeasured = 4096;
+constexpr int64_t kMaxMeasuredWalks = 64, kMaxMeasuredMembers = 64;
 
 // Indices of the hash keys of a stage. Stages are numbered in the order they run in.
 constexpr uint32_t kPickRows = 0, kClaim = 1, kFill = 2, kOrder = 3, kFirstRound = 4;
@@ -57,8 +59,9 @@ constexpr uint32_t kFillStage = 1 + kNumDissolves + kNumReseeds;
 // --- seeds ---------------------------------------------------------------------------------------------------------
 
 // Collects unassigned rows in the order in which a walk with restart meets them, root first. Returns how many, at most
-// `limit`. words: segment `stage` of walk `batch`; found: [kSeedSize]. The callables are degree(row),
-// neighbor_row(row, i), which may return `row` itself without effect, and is_unassigned(row).
+// `limit`. words: segment `stage` of walk `batch`; found: [kSeedSize]
+// Calls degree(row), neighbor_row(row, i) and is_unassigned(row). If neighbor i is not a row of the graph,
+// neighbor_row() may return `row` itself: this step then adds nothing.
 #if defined(__CUDACC__)
 #pragma nv_exec_check_disable  // the callables may be device-only functions
 #endif
@@ -99,7 +102,8 @@ BSE_HOST_DEVICE inline int32_t claiming_batch(uint64_t claim) { return static_ca
 
 // --- votes ---------------------------------------------------------------------------------------------------------
 
-// Returns how many places a batch offers in a round: filling it to a target that grows from kSeedSize to its capacity.
+// Returns how many places a batch offers in a round. They fill it up to a target that grows from kSeedSize to its
+// capacity.
 BSE_HOST_DEVICE inline int64_t room_in_round(int64_t capacity, int64_t num_free, uint32_t round) {
   if (round + 1 >= kNumGrowthRounds) return num_free;
   const int64_t widening = capacity > kSeedSize ? capacity - kSeedSize : 0;
@@ -130,14 +134,16 @@ BSE_HOST_DEVICE inline uint64_t proposal_rank(uint64_t row_hash, uint32_t votes)
 
 // --- goals ---------------------------------------------------------------------------------------------------------
 
-// Returns the edge share that a partition aims at: 3/4 of the walks' share plus 1/50, and half of that if soft. Where
-// walks dwell on hubs (kNN graphs), their share overstates their hardness, thus 3/4. Where members share few edges (few
-// neighbors of many candidates), a partition needs a higher share than walks to be as hard, thus the 1/50.
+// Returns the excess edge share (edge_share.h) that a partition aims at: 3/4 of the walks' share plus 1/50, and half of
+// that if soft. Where walks dwell on hubs (kNN graphs), their share overstates their hardness, thus 3/4. Where members
+// share few edges (few neighbors of many candidates), a partition needs a higher share than walks to be as hard, thus
+// the 1/50. walk_share: excess edge share of the walks
 inline int64_t edge_share_goal(int64_t walk_share, Hardness hardness) {
   const int64_t goal = walk_share * 3 / 4 + EdgeShare::kWhole / 50;
   return hardness == Hardness::kSoft ? goal / 2 : goal;
 }
 
+// Returns on how many walks their edge share is measured.
 inline int64_t num_measured_walks(const PartitionSizes& sizes) {
   const int64_t num_walks = sizes.num_rows / (sizes.batch_size < sizes.num_rows ? sizes.batch_size : sizes.num_rows);
   return num_walks < kMaxMeasuredWalks ? num_walks : kMaxMeasuredWalks;

@@ -1,5 +1,5 @@
-// Proven bounds on the error of approximate scores: dot products added in another order than score.h defines, or by
-// bfloat16 instructions. With such a bound, approximate scores tell which candidates can be among the exact best.
+// Proven bounds on the error of approximate cosines. Their dot products are added in another order than in score.h, or
+// by bfloat16 instructions. With a bound, they still tell which candidates can be among the best by exact scores.
 //
 // Products of two bfloat16 values are exact in float32, and products of float32 are fused with an addition. So only
 // additions round. Let u = 2^-24, d the number of dimensions and gamma(n) = n u / (1 - n u) (Higham, Accuracy and
@@ -7,12 +7,13 @@
 // - The chain of score.h is within gamma(d) |a| |b| of the exact sum, as is any other order of the same additions.
 // - bfloat16 instructions differ between vendors in the order and rounding of their additions. In any order there are d
 //   additions, and 2 u bounds every rounding in use, including truncation. The sum is within gamma(2 d) |a| |b|.
-// Both kinds of cosine multiply by the same rounded 1 / (|a| |b|). The factor 1.02 covers its error (gamma(d), twice).
-// Both round once more, by at most u each, which 2^-22 covers. Instructions that flush subnormal numbers to zero add an
-// error of d 2^-126 (2 + |a| + |b|) to the sum. It is negligible (2^-50) if rows are neither tiny nor huge, which
+// The exact and the approximate cosine multiply their sums by the same rounded 1 / (|a| |b|). Its two squared norms are
+// chains too, with a relative error of up to gamma(d) each. The factor 1.02 covers this. Rounding the two cosines adds
+// at most u each, which 2^-22 covers. Instructions that flush subnormal numbers to zero add an error of
+// d 2^-126 (2 + |a| + |b|) to the sum. It is negligible (2^-50) if rows are neither tiny nor huge, which
 // has_prefilter_bound() checks.
 //
-// Rows of other types are approximated by a normalized bf16 copy: y' near y = a / |a|. For rows i and j,
+// Rows of other types than bfloat16 are approximated by a normalized bf16 copy: y' near y = a / |a|. For rows i and j,
 //   |y_i y_j - y'_i y'_j| <= |y_i - y'_i| |y_j| + |y'_i| |y_j - y'_j|,
 // and the dot product of the copies adds its own error.
 #pragma once
@@ -34,8 +35,8 @@ BSE_HOST_DEVICE inline double prefilter_error(int64_t dim) {
 
 // Returns the error bound of a cosine computed by tensor cores. They align the products of a step and the sum so far to
 // the largest of these and drop the lower bits (Fasi, Higham, Mikaitis, Pranesh: Numerical behavior of NVIDIA tensor
-// cores, PeerJ CS 2021). So there is one truncation per product and one per step, each within 2 u of the sum of |a_k
-// b_k|. 4 d u covers both.
+// cores, PeerJ CS 2021). So there is one truncation per product and one per step. Each is within 2 u times the sum of
+// all |a_k b_k|, and there are at most 2 d, which 4 d u covers.
 BSE_HOST_DEVICE inline double tensor_core_prefilter_error(int64_t dim) { return 2.0 * prefilter_error(dim); }
 
 // Returns the error bound of a cosine computed as the dot product of normalized bf16 copies. residual: largest |y - y'|
@@ -45,8 +46,9 @@ BSE_HOST_DEVICE inline double normalized_copy_error(int64_t dim, double query_re
   return 1.001 * residuals + 1.02 * prefilter_error(dim);
 }
 
-// Returns whether the bounds hold for a row with this reciprocal norm. A reciprocal norm of 0 returns false. It belongs
-// to a row of zeros or to one whose squared norm overflows, and the caller must tell which.
+// Returns whether the bounds hold for a row with this norm for cosine, which is the reciprocal of its length (score.h).
+// Returns false for 0. That belongs to a row of zeros or to one whose squared norm overflows, and the caller must tell
+// which.
 BSE_HOST_DEVICE inline bool has_prefilter_bound(float reciprocal_norm) {
   return reciprocal_norm >= 0x1p-20f && reciprocal_norm <= 0x1p20f;
 }

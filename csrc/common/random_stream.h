@@ -1,7 +1,8 @@
-// Named streams of Philox words, one per random decision, and unbiased integers from them.
+// Named streams of Philox words, one for each random decision, and unbiased integers from them.
 //
-// A stream has key = seed and counters (purpose << 24 | epoch, major, minor, block). `major` is a walk, group, batch or
-// stage; `minor` is a segment, stage or round. Two decisions never share a counter, on any thread or device.
+// A stream has the seed as its key, and the counters (purpose << 24 | epoch, major, minor, block). `major` is a walk,
+// group, batch or stage; `minor` is a segment, stage or round. Two decisions never share a counter, on any thread or
+// device.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What the engines are asked for, and where results go. Each engine adds its own fields to these. Pointers are
+// Requests to the engines, and the places of their results. Each engine adds its own fields to these. Pointers are
 // borrowed, and are to memory of the engine's device.
 //
 // Python describes the same requests in batchsampler_ext/_engine/requests.py; csrc/python/requests.h reads them.
@@ -12,19 +12,20 @@
 
 namespace bse {
 
-// Edges of the rows of a graph. Rows are indices of the result, not instance ids.
+// Result of a search: the edges of R rows, with K neighbors each. Row i of the arrays belongs to the i-th row of the
+// request; neighbors are instance ids.
 struct Edges {
-  int32_t* neighbors = nullptr;  // [R, K], a valid prefix then -1
+  int32_t* neighbors = nullptr;  // [R, K], per row a valid prefix, then -1
   float* scores = nullptr;       // [R, K] or null; -inf past the prefix
 };
 
-// Matrix: an engine's MatrixLayout.
+// N: instances; D: dimensions; M: random candidates per row. Matrix: the engine's MatrixLayout.
 template <class Matrix>
 struct BasicProximityGraphRequest {
   Matrix features, documents;     // [N, D] each; the same matrix unless there are two towers
   bool two_towers = false;        // documents are other data than features
   const int64_t* rows = nullptr;  // [num_rows] distinct ids, or null: all N
-  int64_t num_rows = 0;           // R: rows of the result, and the subset that candidates come from
+  int64_t num_rows = 0;           // R: number of rows of the result; candidates come from the same rows
   int64_t num_candidates = 0;     // M <= R - 1
   int64_t candidate_group_size = 256;
   Selection selection;
@@ -39,10 +40,10 @@ struct BasicKnnRequest {
   const int64_t* base_ids = nullptr;   // [num_base] rows of base, ascending, or null: all
   int64_t num_queries = 0, num_base = 0;
   bool exclude_self = false;  // no edge from a query to the base row of the same id
-  Selection selection;        // labels only where ids of queries and base are the same instances
+  Selection selection;        // labels only if equal ids in queries and base mean the same instance
 };
 
-// Graph: an engine's GraphLayout.
+// Graph: the engine's GraphLayout.
 template <class Graph>
 struct BasicWalkRequest {
   Graph graph;  // at least one row, fewer than 2^31

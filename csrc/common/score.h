@@ -4,7 +4,7 @@
 //   r      = 1 / sqrt(n), both correctly rounded; r = 0 for n = 0
 //   cosine = acc * (r_i * r_j)      ip = acc      l2 = -max(0, fma(-2, acc, n_i + n_j))       (-0 becomes +0)
 //
-// This needs round-to-nearest, subnormals kept, and no contraction other than the fma written here (-ffp-contract=off).
+// Every engine rounds to nearest, keeps subnormals and contracts nothing but the fma written here (-ffp-contract=off).
 // Scores are symmetric in i and j. A NaN score is never selected.
 #pragma once
 
@@ -16,15 +16,19 @@
 
 namespace bse {
 
+// Besides the dot product, a score needs one number of each row. It is called the norm of the row, whatever the metric:
+//   cosine: r, the reciprocal of the Euclidean norm      l2: n, the squared Euclidean norm      ip: 0, as it needs none
+// Only cosine has fast paths by approximate scores (prefilter_bound.h). For l2 and ip all scores are exact.
 enum class Metric : int { kCosine = 0, kInnerProduct = 1, kL2 = 2 };
 constexpr Metric kLastMetric = Metric::kL2;
 
-// Returns the per-row term of a metric: r for cosine, n for l2, 0 for ip, which needs none.
+// Returns the norm of a row, as explained at Metric. squared_norm: n
 BSE_HOST_DEVICE inline float row_norm(Metric metric, float squared_norm) {
   if (metric == Metric::kCosine) return squared_norm == 0.0f ? 0.0f : 1.0f / sqrtf(squared_norm);
   return metric == Metric::kL2 ? squared_norm : 0.0f;
 }
 
+// Returns the score of a pair, which is exact if acc is. acc: its dot product; norm_i, norm_j: row_norm() of its rows
 BSE_HOST_DEVICE inline float finish_score(Metric metric, float acc, float norm_i, float norm_j) {
   float score = acc;
   if (metric == Metric::kCosine) {
@@ -43,6 +47,7 @@ BSE_HOST_DEVICE inline uint32_t ordered_bits(float score) {
   return bits ^ (bits >> 31 ? 0xFFFFFFFFu : 0x80000000u);
 }
 
+// Inverse of ordered_bits().
 BSE_HOST_DEVICE inline float from_ordered_bits(uint32_t ordered) {
   const uint32_t bits = ordered ^ (ordered >> 31 ? 0x80000000u : 0xFFFFFFFFu);
   float score;

@@ -1,11 +1,13 @@
-// Definition of the random walk with restart that collects a batch, whatever way an engine schedules it.
+// Definition of the random walk with restart that collects a batch. Engines schedule it in different ways, but all have
+// this result.
 //
-// Segment s of walk w starts at the current root. Each step draws a restart word, which ends the segment if it is below
-// the threshold floor(alpha * 2^32) for restart probability alpha. Then it draws a neighbor word, which picks neighbor
-// mulhi(word, degree). A segment also ends at a row without neighbors and after max_segment_steps. It is a pure
-// function of (seed, epoch, w, root, s). The batch is the root and then the first distinct rows in the order (segment,
-// step). After max_unproductive_segments segments in a row that add no row, a random row becomes the root (reroot).
-// After max_segments segments in all, random fills from a keyed permutation of all rows complete the batch.
+// A walk consists of segments that start at the current root. Each step draws a restart word, which ends the segment if
+// it is below floor(alpha * 2^32) for restart probability alpha. Then it draws a neighbor word, which picks neighbor
+// mulhi(word, degree). A segment also ends at a row without neighbors and after max_segment_steps. Segment s of walk w
+// is a pure function of (seed, epoch, w, root, s).
+// The batch is the root and then the first distinct rows in the order (segment, step). After max_unproductive_segments
+// segments in a row that add no row, a random row becomes the root (reroot). After max_segments segments in all, random
+// fills from a keyed permutation of all rows complete the batch.
 //
 // Source: Yang et al., "BatchSampler: Sampling Mini-Batches for Contrastive Learning in Vision, Language, and Graphs",
 // KDD 2023, section 4.2. Segments and their limits are not in the paper.
@@ -24,9 +26,13 @@ struct WalkLimits {
   uint32_t max_segments;
 };
 
-// The root's neighborhood counts as exhausted after about 256 unproductive steps in a row, in 4 to 4096 segments. A
-// segment has 2^32 / threshold - 1 steps on average. The limit on all segments is eight times the segments of
-// batch_size steps and of one such unproductive streak.
+// Returns the limits of a walk. A segment has 2^32 / restart_threshold - 1 steps on average; its inverse is the number
+// of segments per step.
+//   max_segment_steps          max(batch_size, 64)
+//   max_unproductive_segments  segments of about 256 steps in all, within [4, 4096]. If so many in a row add no row,
+//                              the root's neighborhood counts as exhausted.
+//   max_segments               8 (batch_size * s + max_unproductive_segments), where s is 1 + the segments per step,
+//                              rounded down, at most 4096
 BSE_HOST_DEVICE inline WalkLimits walk_limits(uint32_t batch_size, uint32_t restart_threshold) {
   const uint64_t steps_weight = (uint64_t{1} << 32) - restart_threshold;
   uint64_t unproductive = uint64_t{256} * restart_threshold / steps_weight + 1;

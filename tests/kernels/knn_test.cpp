@@ -277,7 +277,7 @@ int main() {
       {"a base of several splits", Kind::kNormal, 800, 24, 2, 30},
       {"few multiprocessors", Kind::kNormal, 700, 16, 2, 150, true, Metric::kCosine, 0, 0, false, false, 1 << 30, 1},
       {"dim is no multiple of 8", Kind::kNormal, 300, 13, 4},
-      {"more pieces than stages", Kind::kNormal, 270, 160, 3, 20},
+      {"more slices than stages", Kind::kNormal, 270, 160, 3, 20},
       {"queries do not stay in shared memory", Kind::kNormal, 260, 168, 3, 10},
       {"many splits", Kind::kNormal, 2100, 16, 3, 10},
       {"equal", Kind::kEqual, 300, 8, 4},

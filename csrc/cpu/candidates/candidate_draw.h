@@ -73,8 +73,8 @@ class CandidateDraw {
     }
   }
 
-  // Whether a mark per value replaces the hash table: as long as all marks fit in the cache. Marks are bytes, not bits,
-  // because updates of values that share a word would wait for each other.
+  // Returns whether a mark per value replaces the hash table: as long as all marks fit in the cache. Marks are bytes,
+  // not bits, because updates of values that share a word would wait for each other.
   static bool has_marks(int64_t num_drawn, int64_t n) {
     constexpr int64_t kMaxMarks = 1 << 18;
     return n <= kMaxMarks && draw_is_sparse(static_cast<uint32_t>(num_drawn), static_cast<uint32_t>(n));

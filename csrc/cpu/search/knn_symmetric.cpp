@@ -1,14 +1,17 @@
-// Rows and columns are the same instances. Row blocks are processed in order, each against the columns from its own
-// first row on. A score is offered to the buffer of its row. If its column is in a later block, it is offered to that
-// later row's buffer too. So when a block's turn comes, its buffers have already seen all columns before it.
+// Exact kNN graph that scores each pair of instances once. The scores form a symmetric matrix, whose rows and columns
+// are the same instances. Every row has a buffer of its best scores so far (top_k_buffer.h).
+//
+// Row blocks are processed in order, each against the columns from its own first row on. A score is offered to the
+// buffer of its row. If its column is in a later block, the score is offered to the buffer of that later row too. So
+// when a block's turn comes, its buffers have already seen all columns before it.
 //
 // Every buffer thus sees its candidates in ascending order, as ties require, on any number of threads. The columns are
 // split into one part per thread. Each part collects into buffers of its own for the rows of the block, which are
 // appended in order at the end. Only the thread of a part writes to the buffers of its columns.
 //
 // Few scores enter a buffer, because every row has a threshold from the start: the score at a certain rank among evenly
-// spaced columns. The rank makes it almost certain that the row's best are above. A row for which they are not is
-// returned, to be searched again.
+// spaced columns. This rank is chosen such that at least num_selected scores of the row almost certainly exceed the
+// threshold. If they do not, the row is returned, and the caller searches it again.
 //
 // Approximate scores (prefilter.h) take the same path with a margin. When a row is finished, candidates too close to
 // call are rescored exactly.

@@ -16,10 +16,10 @@ constexpr int64_t kMaxSymmetricBytes = int64_t{1} << 30;
 // Returns the scratch in bytes: mainly the buffers of all rows, and those of a row block for each thread.
 int64_t knn_symmetric_bytes(const BlockPlan& plan, int64_t num_rows);
 
-// Whether there are enough rows to set thresholds by sampling. num_selected: K + range_min
+// Returns whether there are enough rows to set thresholds by sampling. num_selected: K + range_min
 bool can_search_symmetric(int64_t num_selected, int64_t num_rows);
 
-// Writes the edges of all rows except the few that it returns, which it could not finish. prefilter: may be off; ids:
+// Writes the edges of all rows except the few that it could not finish, which it returns. prefilter: may be off; ids:
 // [num_rows], ascending; norms: [num_rows], row_norm() of each
 std::vector<int64_t> knn_symmetric(const KnnRequest& request, const BlockPlan& plan, const Prefilter& prefilter,
                                    const int64_t* ids, const float* norms, const Edges& edges, ThreadTeam& team);

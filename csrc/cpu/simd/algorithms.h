@@ -1,6 +1,38 @@
-// What the SIMD files share whatever their instruction set, compiled anew in each for its own.
+// Kernels that all SIMD files share, as templates over the vector operations of an instruction set.
 //
-// Everything is in an anonymous namespace: included in instruction-set files only.
+// Each SIMD file includes this one and compiles it for its own instruction set. Include it only there: everything is in
+// an anonymous namespace. A SIMD file supplies three template arguments.
+//
+// Simd, a struct of static members:
+//   kLanes, kPanelWidth, kRowTile         floats of a vector; columns of a panel; rows of a register tile
+//   Vector, Words                         types of kLanes floats and of kLanes 32-bit words
+//   zero(), broadcast(x)                  all lanes are 0; all lanes are x
+//   load(p), load(p, left), store(p, v)   p need not be aligned; lanes from `left` on are NaN and not read; `left` >= 1
+//                                         may exceed kLanes
+//   broadcast_element(p), add(s, a, b)    an element of a row in all lanes; s + a b, fused
+//   load_words(p), words_from(x), next(w) words at p; x, x + 1, ...; each word plus kLanes
+//   mask_above(a, b), mask_at_least(a, b), mask_equal(a, b)
+//                                         bit i tells whether a > b, a >= b or a == b in lane i; not if one is NaN
+//   store_front(p, v, mask)               moves the lanes of the mask to the front and stores a whole vector, of floats
+//                                         or words; returns the number of lanes in the mask
+// For philox_rounds(), in the layout of counters that philox_blocks() of the SIMD file chooses:
+//   multiply(w, factor)                   a struct {high, low} of the two halves of each product of 32 by 32 bits
+//   exclusive_or(a, b, key)               a ^ b ^ key for each word
+// For gather_dots(), which only prefilters and may add in any order:
+//   Element, kElements, kGatheredRows     type of an element of a row; elements of a vector; rows at a time
+//   load_elements(p), load_elements(p, left)   kElements elements; those from `left` on are 0 and not read
+//   add_elements(s, a, b)                 s plus the products of the elements of a and b, each added to some lane
+//   write_sums(sums, n, out)              out[i] = sum of the lanes of sums[i] for i < n; 1 <= n <= kGatheredRows
+//
+// Counting, a struct of static functions of scores: [count]
+//   statistics(scores, count)             RowStatistics; scores may be NaN
+//   count_above(scores, count, x)         number of scores > x, without NaN
+//   extremes(scores, count, &low, &high)  writes the lowest and the highest score; count >= 1, no score is NaN
+//
+// Pairs, as Simd, but each 32-bit element of a row or a panel is a pair of bfloat16. It is void if the instruction set
+// cannot multiply these. Its sums may be rounded in any way within csrc/common/prefilter_bound.h. Members that differ:
+//   broadcast_element(p), add(s, a, b)    a pair of a row in all lanes; s plus the two products of each lane
+//   Element, kElements                    uint16_t, 2 kLanes; load_elements() and add_elements() take these
 #pragma once
 
 #include <cmath>
@@ -13,7 +45,7 @@
 namespace bse {
 namespace {
 
-// KernelTable::squared_norms.
+// Implements KernelTable::squared_norms.
 template <int kPanelWidth>
 inline void squared_norms(const float* panel, int64_t depth, bool resume, float* norms) {
   float chains[kPanelWidth];
@@ -24,7 +56,7 @@ inline void squared_norms(const float* panel, int64_t depth, bool resume, float*
   for (int c = 0; c < kPanelWidth; ++c) norms[c] = chains[c];
 }
 
-// finish_score of a row: the compiler vectorizes each branch of the metric.
+// Implements KernelTable::finish_scores. The metric is constant in each loop, so that the compiler vectorizes it.
 inline void finish_score_row(Metric metric, float row_norm, const float* norms, int64_t count, float* acc) {
   if (metric == Metric::kCosine) {
     for (int64_t c = 0; c < count; ++c) acc[c] = finish_score(Metric::kCosine, acc[c], row_norm, norms[c]);
@@ -35,18 +67,7 @@ inline void finish_score_row(Metric metric, float row_norm, const float* norms, 
   }
 }
 
-// The templates below take an instruction set as `Simd`, a struct of static members:
-//   kLanes, kPanelWidth, kRowTile         floats of a vector; columns of a panel; rows of a register tile
-//   Vector, Words                         kLanes floats; kLanes 32-bit words
-//   zero(), broadcast(x)                  all lanes equal
-//   load(p), load(p, left), store(p, v)   any alignment; lanes from `left` on are NaN
-//   broadcast_element(p), add(s, a, b)    an element of a row for all lanes; s + a b, fused
-//   load_words(p), words_from(x), next(w) words of memory; x, x + 1, ...; each word plus kLanes
-//   mask_above(a, b), mask_at_least(a, b), mask_equal(a, b)    a bit per lane; 0 if one of the two is NaN
-//   store_front(p, v, mask)               moves the lanes of the mask to the front and stores a whole vector; returns
-//                                         their number
-
-// One register tile: kRows rows times one panel. Arguments as KernelTable::accumulate.
+// Multiplies kRows rows by one panel, in registers. Arguments as KernelTable::accumulate.
 template <class Simd, int kRows>
 inline void accumulate_tile(const float* const* rows, const float* panel, int64_t depth, bool resume, float* acc,
                             int64_t acc_stride) {
@@ -77,7 +98,7 @@ inline void accumulate_tile(const float* const* rows, const float* panel, int64_
   }
 }
 
-// The tile of num_rows rows, 1 to kRows.
+// Calls accumulate_tile() for num_rows rows, 1 to kRows.
 template <class Simd, int kRows>
 inline void accumulate_rows(int num_rows, const float* const* rows, const float* panel, int64_t depth, bool resume,
                             float* acc, int64_t acc_stride) {
@@ -89,7 +110,7 @@ inline void accumulate_rows(int num_rows, const float* const* rows, const float*
   accumulate_tile<Simd, kRows>(rows, panel, depth, resume, acc, acc_stride);
 }
 
-// KernelTable::accumulate.
+// Implements KernelTable::accumulate.
 template <class Simd>
 void accumulate(const float* const* rows, int num_rows, const float* panels, int num_panels, int64_t depth, bool resume,
                 float* acc, int64_t acc_stride) {
@@ -109,7 +130,8 @@ struct RowStatistics {
   int64_t count = 0;
 };
 
-// z that a standard normal variable exceeds with probability p (Abramowitz and Stegun 26.2.23, error below 5e-4).
+// Returns the z that a standard normal variable exceeds with probability p (Abramowitz and Stegun 26.2.23, error below
+// 5e-4).
 inline float normal_quantile_above(float p) {
   const float tail = p < 0.5f ? p : 1.0f - p;
   const float t = sqrtf(-2.0f * logf(tail));
@@ -118,12 +140,13 @@ inline float normal_quantile_above(float p) {
   return p < 0.5f ? z : -z;
 }
 
-// KernelTable::guess_threshold: where a normal distribution would have it, then Newton steps on the count of
-// scores above, within what is known to be too low and too high. Simd gives statistics() and count_above().
-template <class Simd>
+// Implements KernelTable::guess_threshold. The first guess assumes that scores have a normal distribution. Newton steps
+// on the number of scores above the guess improve it, with the slope of this distribution. They stay between the last
+// guess that enough scores are above and the last one that too few are above.
+template <class Counting>
 inline bool guess_from_counts(const float* scores, int64_t count, int64_t num_wanted, float* threshold) {
   constexpr int kMaxSteps = 8;
-  const RowStatistics row = Simd::statistics(scores, count);
+  const RowStatistics row = Counting::statistics(scores, count);
   if (row.count <= num_wanted) return false;
   const int64_t slack = num_wanted / 4 > 16 ? num_wanted / 4 : 16;
   const float size = static_cast<float>(row.count);
@@ -139,7 +162,7 @@ inline bool guess_from_counts(const float* scores, int64_t count, int64_t num_wa
   bool has_low = false, has_high = false;
   float low = 0.0f, high = 0.0f, guess = mean + z * deviation;
   for (int step = 0; step < kMaxSteps; ++step) {
-    const int64_t above = Simd::count_above(scores, count, guess);
+    const int64_t above = Counting::count_above(scores, count, guess);
     if (above >= num_wanted) {
       has_low = true;
       low = guess;
@@ -160,20 +183,21 @@ inline bool guess_from_counts(const float* scores, int64_t count, int64_t num_wa
   return has_low;
 }
 
-// The lowest `count` set bits.
+// Returns the lowest `count` set bits.
 inline unsigned first_set_bits(unsigned bits, int64_t count) {
   unsigned first = 0;
   for (; count > 0 && bits != 0; --count, bits &= bits - 1) first |= bits & (0u - bits);
   return first;
 }
 
-// KernelTable::find_cut: regula falsi on the count of scores above; where that is slow, bisection of the order of
-// all floats. Ends when exactly num_best are above or two neighboring floats are left.
-template <class Simd>
+// Implements KernelTable::find_cut by regula falsi on the number of scores above a threshold. After kNumInterpolations
+// steps, every other step bisects the ordered_bits() of the floats in between. The search ends when exactly num_best
+// scores are above, or when two neighboring floats are left.
+template <class Counting>
 inline TopKCut find_cut_by_counts(const float* scores, int64_t count, int64_t num_best) {
   constexpr int kNumInterpolations = 8;
   float low, high;
-  Simd::extremes(scores, count, &low, &high);
+  Counting::extremes(scores, count, &low, &high);
   uint32_t low_key = ordered_bits(low) - 1, high_key = ordered_bits(high);
   int64_t above_low = count, above_high = 0;  // above_low > num_best (or nothing is to be cut) > above_high
   for (int step = 0; high_key - low_key > 1; ++step) {
@@ -185,7 +209,7 @@ inline TopKCut find_cut_by_counts(const float* scores, int64_t count, int64_t nu
       middle_key = low_key + (high_key - low_key) / 2;
       middle = from_ordered_bits(middle_key);
     }
-    const int64_t above = Simd::count_above(scores, count, middle);
+    const int64_t above = Counting::count_above(scores, count, middle);
     if (above == num_best) return {middle, 0};
     if (above > num_best) {
       low = middle;
@@ -200,8 +224,8 @@ inline TopKCut find_cut_by_counts(const float* scores, int64_t count, int64_t nu
   return {high, num_best - above_high};
 }
 
-// KernelTable::collect. Compresses tiebreaks and fetches scores afterwards: one unaligned store per vector instead of
-// two.
+// Implements KernelTable::collect. Appends only tiebreaks at first and fetches their scores afterwards. So it takes one
+// unaligned store per vector instead of two.
 template <class Simd>
 int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, bool bounded, float threshold,
                 float* kept_scores, uint32_t* kept_tiebreaks, int64_t* num_kept, int64_t capacity) {
@@ -224,7 +248,7 @@ int64_t collect(const float* scores, int64_t count, uint32_t first_tiebreak, boo
   return c;
 }
 
-// KernelTable::find_entries.
+// Implements KernelTable::find_entries.
 template <class Simd>
 int64_t find_entries(const float* scores, const float* entry_scores, int64_t count, uint32_t* hits) {
   auto places = Simd::words_from(0);
@@ -237,7 +261,7 @@ int64_t find_entries(const float* scores, const float* entry_scores, int64_t cou
   return num_hits;
 }
 
-// KernelTable::filter.
+// Implements KernelTable::filter.
 template <class Simd>
 int64_t filter(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, bool keep_best) {
   constexpr unsigned kAllLanes = (1u << Simd::kLanes) - 1;
@@ -258,8 +282,7 @@ int64_t filter(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, b
   return num_kept;
 }
 
-// The rounds of Philox (csrc/common/philox.h) on counters (w[0], w[1], w[2], w[3]), in place.
-// Simd: multiply(words, factor) -> {high, low} halves of the products; exclusive_or(a, b, key)
+// Computes the rounds of Philox (csrc/common/philox.h) on counters (w[0], w[1], w[2], w[3]), in place.
 template <class Simd>
 inline void philox_rounds(uint64_t key, typename Simd::Words (&w)[4]) {
   uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
@@ -274,9 +297,8 @@ inline void philox_rounds(uint64_t key, typename Simd::Words (&w)[4]) {
   }
 }
 
-// KernelTable::gather_dots. Takes kRows rows at a time, with lanes along the row, and prefetches rows `kAhead` further
-// on. Simd: Element, kElements of a vector, load_elements(p), load_elements(p, left) with zeros from `left` on,
-// add_elements(); write_sums(sums, num_rows, out) writes the sum of the lanes of each
+// Implements KernelTable::gather_dots and gather_bfloat16_dots. Takes kRows rows at a time, with lanes along the row,
+// and prefetches the rows that come kAhead later.
 template <class Simd, class Element = typename Simd::Element>
 void gather_dots(const Element* row, const Element* base, int64_t row_stride, int64_t dim, const int64_t* ids,
                  int64_t count, float* out) {
@@ -312,7 +334,8 @@ void gather_dots(const Element* row, const Element* base, int64_t row_stride, in
   }
 }
 
-// The table of an instruction set. Pairs: as Simd, whose elements are pairs of bfloat16; void: there is none.
+// Returns the table of an instruction set. The head of this file describes Simd, Counting and Pairs. Only if Pairs is
+// void, two pointers are null: accumulate_pairs and gather_bfloat16_dots.
 template <class Simd, class Counting, class Pairs = void>
 constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable::pack_panel) pack_panel,
                                       decltype(KernelTable::philox_blocks) philox_blocks,

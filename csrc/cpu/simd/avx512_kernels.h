@@ -100,7 +100,7 @@ void pack_panel(const float* const* rows, int num_rows, int64_t depth, float* pa
   pack_columns(rows, num_rows, depth, Avx512::kPanelWidth, panel);
 }
 
-// What the searches of algorithms.h count.
+// The functions that algorithms.h calls Counting.
 struct Counting {
   static RowStatistics statistics(const float* scores, int64_t count) {
     __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();

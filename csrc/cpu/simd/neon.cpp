@@ -125,7 +125,7 @@ struct Neon {
   }
 };
 
-// What the searches of algorithms.h count.
+// The functions that algorithms.h calls Counting.
 struct Counting {
   static RowStatistics statistics(const float* scores, int64_t count) {
     float32x4_t sum = vdupq_n_f32(0.0f), squares = sum;

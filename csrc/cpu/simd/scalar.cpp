@@ -1,6 +1,7 @@
-// The readable kernels: what the SIMD files must equal, and the path of machines without them.
+// The kernels in plain C++. The SIMD files must return the same results, and processors without SIMD kernels use these.
 //
-// fmaf is a library call here unless the baseline has the instruction: about ten times slower than AVX2, the same bits.
+// Unless the baseline has the instruction, fmaf is a library call here. That is about ten times slower than AVX2, with
+// the same bits.
 
 #include <algorithm>
 #include <functional>

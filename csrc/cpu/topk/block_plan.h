@@ -1,4 +1,5 @@
-// Block sizes of similarity computations. They bound the scratch for any N, M and D.
+// Block sizes of similarity computations. They keep the scratch within a budget for any number of rows, candidates and
+// dimensions.
 #pragma once
 
 #include <algorithm>
@@ -16,17 +17,19 @@ struct BlockPlan {
   int64_t top_k_capacity = 0;
   int num_threads = 1;
 
-  // Shrinks the default blocks (rows down to 32), then the number of threads, then the rows further, until all
-  // workspaces fit into `budget_bytes`. `extra_bytes` is the scratch of a thread beside its workspace. If even the
-  // smallest plan does not fit, throws std::length_error, which names max_memory and the bytes needed. `fixed_bytes` is
-  // only added to that number.
+  // Returns a plan whose scratch fits into budget_bytes. To fit, it shrinks the default blocks (rows down to 32), then
+  // the number of threads, then the rows further. If even the smallest plan does not fit, it throws std::length_error,
+  // which names max_memory and the bytes needed. extra_bytes: scratch of a thread beside its workspace; fixed_bytes:
+  // only added to the bytes in this message
   static BlockPlan fit(const Selection& selection, int64_t max_rows_per_block, int64_t num_candidates, int64_t dim,
                        int num_threads, int64_t extra_bytes, int64_t fixed_bytes, int64_t budget_bytes);
 
+  // Returns the scratch of one thread: panels, scores, converted rows and top-k buffers.
   int64_t workspace_bytes(int64_t dim) const;
 
-  // Number of rows whose scores are held at a time. If the depth is not cut, they are few enough for their scores to
-  // stay in L2. Otherwise it is the whole row block, because each stripe would have to pack the panels again.
+  // Returns the rows of a stripe: rows whose scores are held at a time. If one depth block covers the dimension, they
+  // are few enough for their scores to stay in L2. Otherwise a stripe is the whole row block, because each stripe would
+  // have to pack the panels again.
   int64_t stripe_rows(int64_t dim) const { return dim <= depth_block ? std::min<int64_t>(64, row_block) : row_block; }
 };
 

@@ -14,8 +14,8 @@ BlockScorer::BlockScorer(const BlockPlan& plan, const MatrixView& queries, const
   rows_.resize(static_cast<size_t>(std::max<int64_t>(plan.row_block, kernels_.panel_width)));
 }
 
-void BlockScorer::begin(const int64_t* query_ids, const float* query_norms, int64_t num_rows, bool is_symmetric) {
-  is_symmetric_ = is_symmetric;
+void BlockScorer::begin(const int64_t* query_ids, const float* query_norms, int64_t num_rows, bool uses_pairs) {
+  uses_pairs_ = uses_pairs;
   query_ids_ = query_ids;
   query_norms_ = query_norms;
   num_rows_ = num_rows;
@@ -23,7 +23,7 @@ void BlockScorer::begin(const int64_t* query_ids, const float* query_norms, int6
 
 // Packs elements [first_k, first_k + depth) of the candidates into panels.
 void BlockScorer::pack(const int64_t* candidate_ids, int64_t count, int64_t first_k, int64_t depth) {
-  const int width = kernels_.panel_width, per_element = is_symmetric_ ? 2 : 1;
+  const int width = kernels_.panel_width, per_element = uses_pairs_ ? 2 : 1;
   for (int64_t first = 0; first < count; first += width) {
     const int columns = static_cast<int>(std::min<int64_t>(width, count - first));
     const int64_t next_end = std::min<int64_t>(first + 2 * width, count);
@@ -42,7 +42,7 @@ bool BlockScorer::accumulate(int64_t first_row, int64_t num_rows, int64_t count,
   constexpr int kPanelsBetweenPolls = 8;
   const int width = kernels_.panel_width;
   const int num_panels = static_cast<int>((count + width - 1) / width);
-  const auto accumulate = is_symmetric_ ? kernels_.accumulate_pairs : kernels_.accumulate;
+  const auto accumulate = uses_pairs_ ? kernels_.accumulate_pairs : kernels_.accumulate;
   for (int64_t i = 0; i < num_rows; ++i) {
     rows_[i] = read(queries_, query_ids_[first_row + i], first_k, depth, converted_rows_.data() + i * depth);
   }

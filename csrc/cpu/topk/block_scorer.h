@@ -1,7 +1,8 @@
-// Scores of a block of rows against any number of candidates.
+// Scores of a block of rows against any number of candidates, exact or approximate (prefilter.h).
 //
 // The work is cut into blocks of candidates, stripes of rows and blocks of the feature dimension (depth). So scratch is
-// bounded for any N, M and D. The scores of a stripe are handed to the visitor while they are in the cache.
+// bounded for any number of rows, candidates and dimensions. The scores of a stripe are handed to a callback while they
+// are in the cache.
 #pragma once
 
 #include <algorithm>
@@ -21,19 +22,20 @@ class BlockScorer {
  public:
   BlockScorer(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base, const Selection& selection);
 
-  // Starts a block of rows and borrows the arrays until the next block. If is_symmetric, scores are approximate: they
-  // come from KernelTable::accumulate_pairs (prefilter.h). query_ids: [num_rows]; query_norms: [num_rows], or null for
-  // unit rows, whose dot products are the cosines
-  void begin(const int64_t* query_ids, const float* query_norms, int64_t num_rows, bool is_symmetric = false);
+  // Starts a block of rows and borrows the arrays until the next block. If uses_pairs, scores are approximate: they are
+  // computed from pairs of bfloat16 elements by KernelTable::accumulate_pairs. query_ids: [num_rows]; query_norms:
+  // [num_rows], row_norm() of each, or null for unit rows, whose dot products are the cosines
+  void begin(const int64_t* query_ids, const float* query_norms, int64_t num_rows, bool uses_pairs = false);
   int64_t num_rows() const { return num_rows_; }
 
   // Calls visit(i, scores, first, size) for each candidate block in order and each row i of the block. scores: [size],
   // of candidates [first, first + size), NaN where labels or max_score forbid the edge. visit may overwrite them.
-  // Returns false if the worker should stop. candidate_ids, candidate_norms: [count]; norms are null if query_norms is
+  // Returns false if the worker should stop. candidate_ids, candidate_norms: [count]. If query_norms is null,
+  // candidate_norms is not read.
   template <class Visit>
   bool score(const int64_t* candidate_ids, const float* candidate_norms, int64_t count, Worker& worker,
              const Visit& visit) {
-    const int64_t dim = is_symmetric_ ? (base_.dim + 1) / 2 : base_.dim, max_rows = plan_.stripe_rows(dim);
+    const int64_t dim = uses_pairs_ ? (base_.dim + 1) / 2 : base_.dim, max_rows = plan_.stripe_rows(dim);
     for (int64_t first = 0; first < count; first += plan_.candidate_block) {
       const int64_t size = std::min(plan_.candidate_block, count - first);
       for (int64_t first_row = 0; first_row < num_rows_; first_row += max_rows) {
@@ -58,8 +60,8 @@ class BlockScorer {
 
  private:
   const float* read(const MatrixView& features, int64_t row, int64_t first_k, int64_t depth, float* scratch) const {
-    return is_symmetric_ ? features.read_pairs(row, first_k, depth, scratch)
-                         : features.read(row, first_k, depth, scratch);
+    return uses_pairs_ ? features.read_pairs(row, first_k, depth, scratch)
+                       : features.read(row, first_k, depth, scratch);
   }
   void pack(const int64_t* candidate_ids, int64_t count, int64_t first_k, int64_t depth);
   bool accumulate(int64_t first_row, int64_t num_rows, int64_t count, int64_t first_k, int64_t depth, Worker& worker);
@@ -72,7 +74,7 @@ class BlockScorer {
   const int64_t* query_ids_ = nullptr;
   const float* query_norms_ = nullptr;
   int64_t num_rows_ = 0;
-  bool is_symmetric_ = false;  // if true, depths count pairs of elements
+  bool uses_pairs_ = false;  // if true, scores are approximate, and depths count pairs of elements
 
   AlignedBuffer<float> panels_;          // [candidate_block / panel_width][depth_block][panel_width]
   AlignedBuffer<float> scores_;          // [stripe_rows][candidate_block]

@@ -1,4 +1,5 @@
-// Writes the best candidates of a row, with their scores if wanted, as a row of the result.
+// Writes the best candidates of a row as a row of the result, with their scores if these are wanted. Their order is
+// that of tiebreaks, or (score descending, id) if Selection::sort.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // Normalized bf16 copy of features: rows scaled to unit length and rounded to bfloat16.
 //
-// Its dot products prefilter the cosines of features of any type, if the instruction set has fast ones (prefilter.h).
-// It takes half the memory of float32 features.
+// If the instruction set multiplies bfloat16 pairs, dot products of such copies prefilter the cosines of features of
+// any type (prefilter.h). A copy takes half the memory of float32 features.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ namespace bse {
 class NormalizedCopy {
  public:
   // Copies rows of the features; the others stay uninitialized. ids: [count] rows to copy, or null for the first count;
-  // norms: [count], their reciprocal norms
+  // norms: [count], row_norm() of each for cosine
   NormalizedCopy(const MatrixView& features, const int64_t* ids, const float* norms, int64_t count, ThreadTeam& team);
 
   static int64_t bytes(const MatrixView& features) { return 2 * features.num_rows * stride(features.dim); }

@@ -11,7 +11,8 @@ namespace bse {
 
 namespace {
 
-// For a row with reciprocal norm 0: whether its squared norm is 0 rather than infinite. Elements below 1 imply 0.
+// For a row with norm 0, which for cosine is the reciprocal of its length: returns whether its squared norm is 0 rather
+// than infinite. If all elements are below 1 in magnitude, it is 0.
 bool is_small(const MatrixView& features, int64_t row) {
   std::vector<float> scratch(static_cast<size_t>(features.dim));
   const float* elements = features.read(row, 0, features.dim, scratch.data());
@@ -40,6 +41,7 @@ bool can_prefilter_gathered(const MatrixView& queries, const MatrixView& base) {
 
 bool prefilter_is_bounded(const MatrixView& queries, const float* query_norms, const MatrixView& base,
                           const float* base_norms, const int64_t* ids, int64_t count, const Selection& selection) {
+  // Only cosine has this fast path: prefilter_bound.h bounds no error for other metrics.
   if (selection.metric != Metric::kCosine || selection.has_max_score || base.dim > kMaxPrefilterDim) return false;
   return rows_have_bound(queries, query_norms, ids, count) &&
          (base_norms == query_norms || rows_have_bound(base, base_norms, ids, count));

@@ -1,5 +1,5 @@
-// Prefilter and rescore. Fast approximate dot products find the few candidates that can be among the exact best. Exact
-// scores decide between those that are too close to call.
+// Prefilter and rescore. Approximate scores are fast and find the few candidates that can be in the exact top K. Exact
+// scores decide between those that are too close to call. Only cosine has a prefilter: only its error has a bound.
 //
 // Let e bound the error of a score (csrc/common/prefilter_bound.h) and T be the K-th best approximate score. A
 // candidate above T + 2e is certainly in the exact top K. One below T - 2e certainly is not. The margin is 2e.
@@ -29,12 +29,13 @@ struct Prefilter {
   bool is_on() const { return margin > 0.0; }
 };
 
-// Whether this instruction set has dot products that prefilter candidates in blocks, or gathered for a single row.
+// Return whether the features themselves can prefilter with this instruction set. The first is for blocks of rows that
+// share their candidates, and needs bfloat16 features. The second is for single rows, whose candidates are gathered.
 bool can_prefilter_blocks(const MatrixView& queries, const MatrixView& base);
 bool can_prefilter_gathered(const MatrixView& queries, const MatrixView& base);
 
-// Whether a prefilter can be used: the metric is cosine, there is no max_score (it needs every exact score), and the
-// bounds of csrc/common/prefilter_bound.h hold. These fail for very small or very large rows and beyond
+// Returns whether a prefilter can be used: the metric is cosine, there is no max_score (it needs every exact score),
+// and the bounds of csrc/common/prefilter_bound.h hold. These fail for very small or very large rows and beyond
 // kMaxPrefilterDim. ids: [count] rows of both matrices, or null for the first count; norms: [count], row_norm() of each
 bool prefilter_is_bounded(const MatrixView& queries, const float* query_norms, const MatrixView& base,
                           const float* base_norms, const int64_t* ids, int64_t count, const Selection& selection);
@@ -49,8 +50,9 @@ class NormalizedPrefilter {
   NormalizedPrefilter(const MatrixView& queries, const float* query_norms, const MatrixView& base,
                       const float* base_norms, const int64_t* ids, int64_t count, ThreadTeam& team);
 
-  // Returns the memory of the copies, or 0 if they should not be made. They should not if there are no fast dot
-  // products, if dim < 32, or if count is less than half the rows. They may take 1 GiB and half the budget at most.
+  // Returns the bytes of the copies, or 0 if they should not be made. They should not if the instruction set has no dot
+  // products of bfloat16, if dim < 32, or if count is less than half the rows. They may take at most 1 GiB and at most
+  // half the budget. is_same: base and queries are the same data
   static int64_t bytes(const MatrixView& queries, const MatrixView& base, bool is_same, int64_t count,
                        int64_t budget_bytes);
 
@@ -61,14 +63,15 @@ class NormalizedPrefilter {
   std::optional<NormalizedCopy> base_;  // empty if base and queries are the same data
 };
 
-// Decides by exact scores which candidates in a buffer of approximate scores are the best. Belongs to one thread.
+// Decides which candidates in a buffer of approximate scores are the best. Computes exact scores of those that are too
+// close to call. Belongs to one thread.
 class BorderlineRescorer {
  public:
   BorderlineRescorer(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base,
                      const Selection& selection, bool wants_scores);
 
-  // Borrows the candidates, by tiebreak, until the next call. If more than max_close entries of a row are too close to
-  // call, scoring all its candidates exactly costs less, and resolve() gives up.
+  // Borrows the arrays until the next call. candidate_ids, candidate_norms: indexed by tiebreak. If more than max_close
+  // entries of a row are too close to call, scoring all its candidates exactly costs less, and resolve() returns false.
   void begin(const int64_t* candidate_ids, const float* candidate_norms, double margin, int64_t max_close) {
     candidate_ids_ = candidate_ids;
     candidate_norms_ = candidate_norms;

@@ -1,4 +1,4 @@
-// Norms of many rows: the per-row term of a metric.
+// Norms of many rows. A row's norm depends on the metric (Metric in csrc/common/score.h).
 #pragma once
 
 #include <cstdint>

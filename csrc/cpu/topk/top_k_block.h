@@ -1,4 +1,5 @@
-// The best candidates of each row of a block. Scores go straight into the TopKBuffer of their row.
+// Selects the best candidates of each row of a block, by exact scores or by prefilter and rescore (prefilter.h). Each
+// row has a TopKBuffer, which takes its scores as soon as they are computed.
 #pragma once
 
 #include <cstdint>
@@ -55,7 +56,7 @@ class TopKBlock {
                          });
   }
 
-  // Takes approximate scores of row i that the caller has computed, of all candidates.
+  // Takes the approximate scores of all candidates for row i, computed by the caller.
   // candidate_ids, candidate_norms, scores: [count]
   void offer_approximate(int64_t i, const int64_t* candidate_ids, const float* candidate_norms, int64_t count,
                          const float* scores) {
@@ -64,7 +65,7 @@ class TopKBlock {
   }
 
   // Writes row i of the block as row `result_row` of the edges. Returns false if the prefilter cannot decide which
-  // candidates are the best, which exact scores always do. tiebreak_ids: instance ids by tiebreak, as offered
+  // candidates are the best. With exact scores it always returns true. tiebreak_ids: instance id of each tiebreak
   bool finish_row(int64_t i, const int64_t* tiebreak_ids, int64_t result_row) {
     TopKBuffer& buffer = buffers_[static_cast<size_t>(i)];
     if (margin_ == 0.0) {

@@ -1,10 +1,11 @@
-// The best scores of one row so far: exact for any K, any order of scores and any ties.
+// The best scores of one row so far. The selection is exact for any K, any order of scores and any ties.
 //
 // Scores and their tiebreaks are appended in tiebreak order. A full buffer is cut to its best num_selected entries, in
-// place and in order. From then on, only scores above the threshold of this cut enter. Equal scores cannot be selected,
-// because later candidates have larger tiebreaks. No score is dropped for lack of room.
+// place and in order. From then on, only scores above the worst of these enter. A score equal to it cannot be selected,
+// because later candidates have larger tiebreaks. No exact score is dropped for lack of room.
 //
-// Approximate scores (prefilter.h) have a margin: entries within the margin of the num_selected-th best are kept too.
+// Approximate scores (prefilter.h) have a margin: a cut also keeps the entries within the margin below the worst of the
+// best. If these do not fit, the row stays undecided.
 #pragma once
 
 #include <algorithm>
@@ -53,8 +54,8 @@ class TopKBuffer {
     collect(kernels, scores, count, first_tiebreak);
   }
 
-  // Cuts to the best num_selected, which end at cut_score(), and the entries within the margin below it. Returns false
-  // if these are not known: they did not fit, or a threshold may have kept some of them out.
+  // Keeps the best num_selected entries, the last of which has cut_score(), and all entries within the margin below it.
+  // Returns false if such entries may be missing, because there was no room or a threshold rejected them.
   bool finish_prefilter(const KernelTable& kernels) {
     cut(kernels);
     return !bounded_ || (size_ >= num_selected_ && below_margin(cut_score_) >= threshold_);
@@ -143,7 +144,7 @@ class TopKBuffer {
     }
   }
 
-  // Returns the highest score that cannot be selected if num_selected others have this score or a better one.
+  // Returns the highest score that cannot be selected if num_selected others have `score` or a better one.
   float below_margin(float score) const {
     if (margin_ == 0.0) return score;
     return float_below(static_cast<double>(score) - margin_);

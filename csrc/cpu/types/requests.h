@@ -1,4 +1,4 @@
-// What the CPU engine is asked for.
+// Requests to the CPU engine.
 #pragma once
 
 #include <cstdint>

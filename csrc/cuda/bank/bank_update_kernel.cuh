@@ -28,8 +28,8 @@ BSE_DEVICE uint64_t claim_of(const BankUpdate& update, int64_t position) {
   return uint64_t{update.update_number} << 32 | static_cast<uint32_t>(position);
 }
 
-// Whether all |values| of the row are below the limit, and none is NaN. All lanes call it and get the same result.
-// limit: first_infinite() of common/bank_limit.h
+// Returns whether all |values| of the row are below the limit, and none is NaN. All lanes call it and get the same
+// result. limit: first_infinite() of common/bank_limit.h
 BSE_DEVICE bool is_storable(const DeviceMatrix& rows, int64_t row, float limit) {
   bool storable = true;
   for (int64_t k = threadIdx.x % 32; k < rows.dim; k += 32) storable &= fabsf(rows.element(row, k)) < limit;

@@ -10,8 +10,10 @@
 
 namespace bse::cuda {
 
-// Returns whether the error bound of csrc/common/prefilter_bound.h holds for a row. It does if the norm is in range, or
-// if all elements are zero or have squares that round to zero. row_norms_kernel applies the same test to all rows.
+// Returns whether the error bound of csrc/common/prefilter_bound.h holds for a row. It does if its norm for cosine, the
+// reciprocal of its length (csrc/common/score.h), is in range. If that is 0, the squared length is 0 or infinite. If
+// all elements are below 1 in magnitude, it is 0, and the bound holds too. row_norms_kernel applies the same test to
+// all rows.
 BSE_DEVICE bool has_bound(const DeviceMatrix& matrix, int64_t row, float norm) {
   if (norm != 0.0f) return has_prefilter_bound(norm);
   for (int64_t k = 0; k < matrix.dim; ++k) {

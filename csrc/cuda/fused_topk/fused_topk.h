@@ -1,4 +1,5 @@
-// Top-k of rows that share their candidates, scored and selected in one launch, if shared memory has room for it.
+// Top-k of rows that share their candidates, scored and selected in one launch, if shared memory has room for it. Only
+// for cosines of bfloat16 features (can_prefilter() in matrix_topk.h).
 #pragma once
 
 #include "cuda/runtime/device.h"

@@ -1,12 +1,12 @@
 // Top-k of rows that share their candidates: scores and selects in one kernel. Quantized scores stay in shared memory.
 // Features are bfloat16, scores are cosines.
 //
-// A thread block takes some rows of one group and fills their quantized scores by tensor cores (products.cuh). Then
-// each warp takes a row at a time. It cuts the row at ranks range_min and range_min + K (quantized_cut.cuh) and
-// rescores the close candidates (rescore.cuh). It writes the edges between the two cuts in column order.
-// A row needs exact scores if it has more close columns than tuning::kMaxClose, or if the error bound fails for the row
-// or for a candidate. The whole block scores and selects such rows, as it would rows of a score matrix. O(candidates D)
-// per row.
+// A thread block takes some rows of one group and computes their quantized scores by tensor cores (products.cuh). Then
+// each warp takes a row at a time. It cuts the row at ranks range_min and range_min + K (quantized_cut.cuh). Columns
+// too close to a cut get exact scores (rescore.cuh). The edges between the two cuts are written in column order.
+// If a row has more than tuning::kMaxClose close columns, or the error bound fails for it or for a candidate, the whole
+// block computes exact scores of all its columns. It then selects the edges as from a row of a score matrix.
+// O(candidates D) per row.
 #pragma once
 
 #include "cuda/fused_topk/products.cuh"
@@ -62,10 +62,10 @@ BSE_DEVICE void forbid_labels(const int64_t* labels, const BlockMemory<Shape>& m
 }
 
 template <class Shape>
-BSE_DEVICE float defined_score(const ScoreBlock& block, const BlockMemory<Shape>& memory,
-                               const BlockRows<Shape::kRows>& rows, int i, uint32_t column) {
-  const float dot = defined_dot(bfloat16_row(block.queries, rows.ids[i]),
-                                bfloat16_row(block.base, memory.base_ids[column]), block.queries.dim);
+BSE_DEVICE float exact_score(const ScoreBlock& block, const BlockMemory<Shape>& memory,
+                             const BlockRows<Shape::kRows>& rows, int i, uint32_t column) {
+  const float dot = exact_dot(bfloat16_row(block.queries, rows.ids[i]),
+                              bfloat16_row(block.base, memory.base_ids[column]), block.queries.dim);
   return finish_score(block.selection.metric, dot, rows.norms[i], memory.base_norms[column]);
 }
 
@@ -81,7 +81,7 @@ BSE_DEVICE bool select_by_quantized_scores(const ScoreBlock& block, uint32_t win
   uint16_t* const list = memory.list();
   if (rows.dropped[i] / kChunkColumns % 32 == lane) forbid(memory.row(i), rows.dropped[i]);  // by the lane that has it
   const QuantizedRow<kParts> row(memory.row(i), memory.num_chunks);
-  const auto score = [&](uint32_t column) { return defined_score(block, memory, rows, i, column); };
+  const auto score = [&](uint32_t column) { return exact_score(block, memory, rows, i, column); };
   // Keeps the best range_min + K columns except the best range_min.
   const int64_t num_columns = memory.num_columns;
   const auto range_min = static_cast<uint32_t>(min(block.selection.range_min, num_columns));
@@ -105,20 +105,20 @@ BSE_DEVICE bool select_by_quantized_scores(const ScoreBlock& block, uint32_t win
 
 // Selects the edges of one row by exact scores with the whole block.
 template <class Shape>
-BSE_DEVICE void select_by_defined_scores(const ScoreBlock& block, const BlockMemory<Shape>& memory,
-                                         const BlockRows<Shape::kRows>& rows, int64_t row_begin, int i,
-                                         const Edges& edges, SelectScratch& scratch) {
+BSE_DEVICE void select_by_exact_scores(const ScoreBlock& block, const BlockMemory<Shape>& memory,
+                                       const BlockRows<Shape::kRows>& rows, int64_t row_begin, int i,
+                                       const Edges& edges, SelectScratch& scratch) {
   const int64_t* const labels = block.selection.labels;
   const int64_t label = labels != nullptr ? labels[rows.ids[i]] : -1;
   for (int c = threadIdx.x; c < memory.num_columns; c += Shape::kThreads) {
-    float score = defined_score(block, memory, rows, i, c);
+    float score = exact_score(block, memory, rows, i, c);
     if (rows.dropped[i] == static_cast<uint32_t>(c) || (label >= 0 && labels[memory.base_ids[c]] == label)) {
       score = __uint_as_float(0x7FC00000u);
     }
-    memory.defined_scores[c] = score;
+    memory.exact_scores[c] = score;
   }
   __syncthreads();
-  ScoreRow<2, false, Shape::kThreads> row(memory.defined_scores, memory.num_columns);
+  ScoreRow<2, false, Shape::kThreads> row(memory.exact_scores, memory.num_columns);
   select_edges(row, block, SelectPlan{}, row_begin + i, edges, nullptr, scratch);
   __syncthreads();  // the next row reuses the scores
 }
@@ -146,8 +146,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   if (threadIdx.x == 0) atomicExch(last_guess, guess.word());
   __syncthreads();
   for (uint32_t n = 0; n < rows.num_needing_exact; ++n) {
-    select_by_defined_scores(block, memory, rows, range.row_begin, static_cast<int>(rows.needing_exact[n]), edges,
-                             scratch);
+    select_by_exact_scores(block, memory, rows, range.row_begin, static_cast<int>(rows.needing_exact[n]), edges,
+                           scratch);
   }
 }
 

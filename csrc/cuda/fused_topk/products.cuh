@@ -1,8 +1,8 @@
 // Quantized scores of a thread block's rows against all candidates of their group, by tensor cores.
 //
-// The rows stay in shared memory. Candidates pass through it in panels by cp.async: a piece is kDepth elements of a
-// panel, and kStages pieces are in flight. The order of candidates within a panel puts the two columns that mma leaves
-// in a lane into one word of quantized scores (quantized_row.cuh).
+// The rows stay in shared memory. Candidates pass through it in panels of kPanelColumns, by cp.async. A slice is kDepth
+// elements of each candidate of a panel, and kStages slices are in flight. The order of candidates within a panel puts
+// the two columns that mma leaves in a lane into one word of quantized scores (quantized_row.cuh).
 // O(rows candidates D) products. Each block reads all candidates once, from L2 if blocks of a group run side by side.
 #pragma once
 
@@ -23,7 +23,7 @@ struct BlockMemory {
   uint16_t* panels;             // [kStages, kPanelColumns, kPitch]; after the products, a list of columns for each warp
   uint32_t* base_ids;           // [num_columns]
   float* base_norms;            // [num_columns]
-  float* defined_scores;        // [num_columns], of one row at a time
+  float* exact_scores;          // [num_columns], of one row at a time
 
   BSE_DEVICE BlockMemory(int64_t columns, int64_t dim)
       : num_columns(static_cast<int>(columns)),
@@ -35,14 +35,14 @@ struct BlockMemory {
     panels = shared.take<uint16_t>(Shape::kStages * Shape::kPanel);
     base_ids = shared.take<uint32_t>(num_columns);
     base_norms = shared.take<float>(num_columns);
-    defined_scores = shared.take<float>(num_columns);
+    exact_scores = shared.take<float>(num_columns);
   }
 
   BSE_DEVICE QuantizedQuarter* row(int i) const { return quantized + i * row_quarters(num_chunks); }
   BSE_DEVICE uint16_t* list() const { return panels + threadIdx.x / 32 * (kChunkColumns * num_chunks); }
 };
 
-// Starts copying 16 bytes of a row into shared memory; zeros if past the end.
+// Starts copying a piece, 16 bytes of a row, into shared memory. Past the end of the row or of the rows it is zero.
 BSE_DEVICE void fetch_piece(const DeviceMatrix& matrix, bool is_row, int64_t row, int64_t k, uint16_t* destination) {
   const auto* elements = static_cast<const uint16_t*>(matrix.data);
   const bool is_inside = is_row && k < matrix.dim;
@@ -50,7 +50,7 @@ BSE_DEVICE void fetch_piece(const DeviceMatrix& matrix, bool is_row, int64_t row
   ptx::cp_async16(destination, source, is_inside ? 16 : 0);
 }
 
-// The pieces of all panels in the order of their multiplication: one step per piece.
+// The slices of all panels in the order of their multiplication: one step per slice.
 template <class Shape>
 struct PanelSteps {
   int num_depths;  // steps of a panel
@@ -64,11 +64,11 @@ struct PanelSteps {
   BSE_DEVICE int first_element(int step) const { return step % num_depths * Shape::kDepth; }
 };
 
-// Starts copying the candidates of a step. Past the last step it copies nothing.
+// Starts copying the slice of a step. Past the last step it copies nothing.
 template <class Shape>
 BSE_DEVICE void fetch_step(const ScoreBlock& block, const BlockMemory<Shape>& memory, const PanelSteps<Shape>& steps,
                            int step) {
-  constexpr int kPieces = Shape::kDepth / 8;  // of 16 bytes, in one row of a panel
+  constexpr int kPieces = Shape::kDepth / 8;  // of one candidate, in a slice
   if (step < steps.num_steps) {
     uint16_t* const panel = memory.panels + step % Shape::kStages * Shape::kPanel;
     const int first_column = steps.panel(step) * Shape::kPanelColumns, k0 = steps.first_element(step);
@@ -99,7 +99,7 @@ BSE_DEVICE void fetch_queries(const ScoreBlock& block, const BlockMemory<Shape>&
 }
 
 // Writes the quantized scores of a warp's rows with a chunk of columns, and sets the products to zero. In each mma tile
-// a lane holds two rows, eight apart, and one word of each: two columns.
+// a lane holds two columns of two rows that are eight apart. The two columns make one word of quantized scores.
 template <class Shape, int kRowTiles, int kColumnTiles>
 BSE_DEVICE void write_quantized(const BlockMemory<Shape>& memory, int chunk, int warp_row,
                                 const float (&scaled_norms)[2 * kRowTiles], float (&acc)[kRowTiles][kColumnTiles][4]) {
@@ -153,7 +153,7 @@ BSE_DEVICE void quantize_products(const ScoreBlock& block, const BlockMemory<Sha
   float acc[kRowTiles][kColumnTiles][4] = {};
   for (int step = 0; step < steps.num_steps; ++step) {
     ptx::cp_async_wait<Shape::kStages - 2>();
-    __syncthreads();  // this piece has landed for all threads, and no thread needs the one before
+    __syncthreads();  // this slice has landed for all threads, and no thread needs the one before
     fetch_step(block, memory, steps, step + Shape::kStages - 1);
     const int chunk = steps.panel(step) * Shape::kColumnWarps + warp_chunk, k0 = steps.first_element(step);
     if (chunk >= memory.num_chunks) continue;  // the whole warp skips it

@@ -3,13 +3,13 @@
 // Let T be the rank-th largest quantized score and w the window. If quantized scores differ by more than w, exact
 // scores are in the same order (quantized_score.cuh). A candidate above T + w is certainly among the best: only
 // candidates above T could be better, and these are fewer than `rank`. One below T - w certainly is not: `rank`
-// candidates reach T, and all of them are better. Candidates in between are close. If all of them fit, they are among
-// the best too. Else exact scores decide.
+// candidates reach T, and all of them are better. Candidates in between are close. If only `rank` candidates reach
+// T - w, the close ones are among the best too. Otherwise exact scores decide between them.
 //
 // T is found by counting the scores that reach a guess. The first guess is that of the previous row, as rows are much
 // alike. Later guesses interpolate between the counts on both sides, then bisect. At most tuning::kInterpolations + 15
-// counts are made, each about 45 instructions for 1024 columns. Usually a guess splits the row before T is known:
-// exactly `rank` scores reach it, and none lies within the window below.
+// counts are made; tuning.h says what they cost. Usually a guess splits the row before T is known: exactly `rank`
+// scores reach it, and none lies within the window below.
 #pragma once
 
 #include "cuda/fused_topk/quantized_row.cuh"

@@ -1,18 +1,18 @@
 // Quantized scores: cosines as integers of 15 bits. A row of a thousand fits into 2 KB of shared memory, two scores are
 // compared at once, and a threshold is found by counting.
 //
-//   score = 16384 + round(16000 cosine)      0: excluded (equal labels, the row itself, past the end)
+//   score = 16384 + round(16000 cosine)      0: excluded (equal labels, the row itself, past the last column)
 //
 // Let e bound the error of an approximate cosine (csrc/common/prefilter_bound.h) and s be the exact score. A quantized
 // score is within
 //   E = 16000 e + 1/2 + 0.01
 // of 16384 + 16000 s. If the quantized scores of two candidates differ by more than 2 E, the exact scores are in the
 // same order. The 1/2 is the rounding to an integer, by one fused multiply-add onto a number whose last bit is worth 1.
-// The 0.01 covers differences from the arithmetic in prefilter_bound.h: 16000 / |a| and its product with 1 / |b| are
-// rounded, each by a relative 2^-24. One product that is rounded there is exact here. For a cosine of at most 1 + e the
-// total is 16000 * 2^-22 < 0.004.
-// Cosines are at most 1 + e in magnitude, and e < 0.02 up to kMaxPrefilterDim. Thus the scores of candidates are in
-// [64, 32704].
+// The 0.01 covers the differences from the arithmetic in prefilter_bound.h. There, exact and approximate cosines have
+// the same rounded factor 1 / (|a| |b|). Here, 16000 / |a| is rounded, and then its product with 1 / |b|. These three
+// roundings are by a relative 2^-24 each. The product of this factor and the dot product is not rounded, because the
+// addition is fused. Cosines are at most 1 + e in magnitude, and e < 0.02 up to kMaxPrefilterDim. So the differences
+// add up to at most 16000 * 2^-22 < 0.004, and the scores of candidates are in [64, 32704].
 //
 // A score takes half a word, with the highest bit set as a flag. Subtracting a threshold from both halves at once keeps
 // the flag where the score reaches the threshold. Neither half borrows from the other.

@@ -8,7 +8,8 @@
 namespace bse::cuda {
 
 // kRows rows of a group, with up to 1024 * kParts candidates. All rows are multiplied with one panel of candidates at a
-// time; shared memory holds kStages pieces of panels. A warp has kWarpRows x kWarpColumns pairs of a panel.
+// time, slice by slice (products.cuh). Shared memory holds kStages slices. A warp has kWarpRows x kWarpColumns pairs of
+// a panel.
 template <int kRows_, int kParts_, int kStages_>
 struct FusedShape {
   static constexpr int kRows = kRows_, kParts = kParts_, kStages = kStages_;
@@ -17,11 +18,12 @@ struct FusedShape {
   static constexpr int kColumnWarps = tuning::kFusedPanelColumns / kWarpColumns;
   static constexpr int kWarps = kRows / kWarpRows * kColumnWarps, kThreads = 32 * kWarps;
   static constexpr int kPanelColumns = tuning::kFusedPanelColumns, kDepth = tuning::kFusedPanelDepth;
-  // Pitch of a panel's rows in elements: 16-byte pieces of eight successive rows fall into different banks.
+  // Elements from one candidate of a slice to the next. 16-byte pieces of eight successive ones fall into different
+  // banks.
   static constexpr int kPitch = kDepth + 8;
-  static constexpr int kPanel = kPanelColumns * kPitch;
+  static constexpr int kPanel = kPanelColumns * kPitch;  // elements of a slice in shared memory
   // After the products, each warp keeps its list of columns where the panels were.
-  static_assert(kStages >= 2, "a piece that comes while one is used");
+  static_assert(kStages >= 2, "a slice that comes while one is used");
   static_assert(kWarps * kMaxColumns <= kStages * kPanel, "room for a list of columns for each warp");
 };
 

@@ -34,6 +34,7 @@ void launch_row_norms(const DeviceMatrix& matrix, const int64_t* ids, int64_t co
                  norms, not_finite, status, unbounded);
 }
 
+// Only cosine has this fast path, and the fused engine with it: prefilter_bound.h bounds no error for other metrics.
 bool can_prefilter(const DeviceMatrix& queries, const DeviceMatrix& base, const Selection& selection, bool has_scores) {
   return holds_aligned_bfloat16(queries) && holds_aligned_bfloat16(base) && selection.metric == Metric::kCosine &&
          queries.dim <= kMaxPrefilterDim && !selection.has_max_score && !selection.sort && !has_scores;

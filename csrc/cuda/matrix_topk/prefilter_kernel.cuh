@@ -2,8 +2,8 @@
 // csrc/common/prefilter_bound.h.
 //
 // A thread block computes 128 rows x 128 candidates of a group. Each of its eight warps has 64 x 32 pairs, as mma tiles
-// of 16 x 8. Rows are gathered by cp.async, kDepth elements at a time, with kStages pieces in flight. Zeros fill pieces
-// beyond the last element. O(rows candidates D).
+// of 16 x 8. Rows are gathered by cp.async in slices: a slice is kDepth elements of every row and candidate. kStages
+// slices are in flight. Zeros follow the last element. O(rows candidates D).
 #pragma once
 
 #include "cuda/matrix_topk/score_tile.cuh"
@@ -25,7 +25,7 @@ struct PrefilterTile {
 
 // Starts copying elements [k0, k0 + kDepth) of `count` rows into a panel.
 BSE_DEVICE void fetch_panel(const DeviceMatrix& matrix, const int64_t* ids, int count, int64_t k0, uint16_t* panel) {
-  constexpr int kPieces = PrefilterTile::kDepth / 8;  // of 16 bytes, in one row
+  constexpr int kPieces = PrefilterTile::kDepth / 8;  // pieces of 16 bytes, in one row of a panel
   const auto* elements = static_cast<const uint16_t*>(matrix.data);
   BSE_UNROLL
   for (int p = 0; p < PrefilterTile::kRows * kPieces / PrefilterTile::kThreads; ++p) {
@@ -47,17 +47,17 @@ __global__ void __launch_bounds__(PrefilterTile::kThreads) prefilter_kernel(Scor
   if (range.num_rows <= 0 || !is_prefiltered(block)) return;  // the whole block returns
   tile.load(block, range);
 
-  const int num_pieces = static_cast<int>((block.queries.dim + Tile::kDepth - 1) / Tile::kDepth);
-  const auto fetch = [&](int piece) {
-    if (piece < num_pieces) {
-      uint16_t* stage = panels + piece % Tile::kStages * 2 * Tile::kPanel;
-      const int64_t k0 = int64_t{piece} * Tile::kDepth;
+  const int num_slices = static_cast<int>((block.queries.dim + Tile::kDepth - 1) / Tile::kDepth);
+  const auto fetch = [&](int slice) {
+    if (slice < num_slices) {
+      uint16_t* stage = panels + slice % Tile::kStages * 2 * Tile::kPanel;
+      const int64_t k0 = int64_t{slice} * Tile::kDepth;
       fetch_panel(block.queries, tile.query_ids, range.num_rows, k0, stage);
       fetch_panel(block.base, tile.base_ids, range.num_columns, k0, stage + Tile::kPanel);
     }
     ptx::cp_async_commit();  // an empty group too, because the wait counts groups
   };
-  for (int piece = 0; piece < Tile::kStages - 1; ++piece) fetch(piece);
+  for (int slice = 0; slice < Tile::kStages - 1; ++slice) fetch(slice);
 
   constexpr int kRowTiles = Tile::kWarpRows / 16, kColumnTiles = Tile::kWarpColumns / 8;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -67,11 +67,11 @@ __global__ void __launch_bounds__(PrefilterTile::kThreads) prefilter_kernel(Scor
   const int a_row = warp_row + lane / 8 % 2 * 8 + lane % 8, a_element = lane / 16 * 8;
   const int b_row = warp_column + lane / 16 * 8 + lane % 8, b_element = lane / 8 % 2 * 8;
   float acc[kRowTiles][kColumnTiles][4] = {};
-  for (int piece = 0; piece < num_pieces; ++piece) {
+  for (int slice = 0; slice < num_slices; ++slice) {
     ptx::cp_async_wait<Tile::kStages - 2>();
-    __syncthreads();  // this piece has landed for all threads, and no thread needs the one before
-    fetch(piece + Tile::kStages - 1);
-    const uint16_t* queries = panels + piece % Tile::kStages * 2 * Tile::kPanel;
+    __syncthreads();  // this slice has landed for all threads, and no thread needs the one before
+    fetch(slice + Tile::kStages - 1);
+    const uint16_t* queries = panels + slice % Tile::kStages * 2 * Tile::kPanel;
     const uint16_t* base = queries + Tile::kPanel;
     BSE_UNROLL
     for (int k = 0; k < Tile::kDepth; k += 16) {

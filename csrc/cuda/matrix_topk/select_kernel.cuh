@@ -53,8 +53,8 @@ BSE_DEVICE void rescore_borderline(Row& row, const ScoreBlock& block, int64_t r,
   row.template for_each<true>([&](int64_t c, float& score) {
     if (!Row::has_rank(score) || score == __uint_as_float(0x7F800000u)) return;
     const int64_t base_row = block.candidate_row(group, c);
-    const float dot = defined_dot(bfloat16_row(block.queries, block.query_id(query_row)),
-                                  bfloat16_row(block.base, block.base_id(base_row)), block.queries.dim);
+    const float dot = exact_dot(bfloat16_row(block.queries, block.query_id(query_row)),
+                                bfloat16_row(block.base, block.base_id(base_row)), block.queries.dim);
     score = finish_score(block.selection.metric, dot, block.query_norms[query_row], block.base_norms[base_row]);
   });
 }

@@ -19,7 +19,7 @@ BSE_DEVICE const Bfloat16Piece* bfloat16_row(const DeviceMatrix& matrix, int64_t
 }
 
 // Dot product of two such rows. It is not inlined because it is called rarely, and from many places in unrolled loops.
-static __device__ __noinline__ float defined_dot(const Bfloat16Piece* a, const Bfloat16Piece* b, int64_t dim) {
+static __device__ __noinline__ float exact_dot(const Bfloat16Piece* a, const Bfloat16Piece* b, int64_t dim) {
   float acc = 0.0f;
   for (int64_t piece = 0; piece < dim / 8; ++piece) {
     const Bfloat16Piece x = a[piece], y = b[piece];

@@ -80,7 +80,7 @@ class WarpTally {
     table_votes_[slot] = 0;
   }
 
-  // Whether this lane is the lowest of the lanes `equal`, which have the same batch.
+  // Returns whether this lane is the lowest of the lanes `equal`, which have the same batch.
   BSE_DEVICE bool stands_for(unsigned equal, int32_t batch) const {
     return batch != kNone && lane_ + 1 == static_cast<uint32_t>(__ffs(static_cast<int>(equal)));
   }

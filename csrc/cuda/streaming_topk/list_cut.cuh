@@ -1,11 +1,12 @@
-// Cuts a list of candidates to those that may still be among the best of its row; by one warp, in place.
+// Cuts a list of candidates to those that may still be among the best of its row. One warp does it, in place.
 //
-// Exact scores are cut by rank. If scores are approximate, let e bound their error, and let num_selected candidates
-// reach a score T. Their exact scores are at least T - e, so candidates below T - 2 e are not among the best. Too many
-// may remain within this margin (ties, clusters of similar rows). Then entries get their exact scores and are cut by
-// rank, which leaves few enough. An exact score is an approximate one with error zero, so a list may hold both.
+// If scores are exact, the list is cut by rank. If they are approximate, let e bound their error, and let num_selected
+// candidates reach a score T. Their exact scores are at least T - e. So candidates below T - 2 e are not among the
+// best. Too many may remain within this margin (ties, clusters of similar rows). Then entries get their exact scores
+// and are cut by rank, which leaves few enough. An exact score is an approximate one with error zero, so a list may
+// hold both.
 //
-// O(length) for each of 5 to 15 passes in search of T, 64 at worst.
+// The search for T takes 5 to 15 passes over the list, at worst 64.
 #pragma once
 
 #include "common/score.h"
@@ -94,14 +95,14 @@ struct ListedQuery {
     if (block.exclude_self && other == id) return false;
     if (label >= 0 && selection.labels[other] == label) return false;
     if (!selection.has_max_score || rank_score(entry) <= selection.max_score - margin) return true;
-    return rank_score(margin > 0.0f ? with_defined_score(entry) : entry) <= selection.max_score;
+    return rank_score(margin > 0.0f ? with_exact_score(entry) : entry) <= selection.max_score;
   }
 
   // Returns the entry with its exact score. Only for rows that can be prefiltered: aligned bfloat16, cosine.
-  BSE_DEVICE uint64_t with_defined_score(uint64_t entry) const {
+  BSE_DEVICE uint64_t with_exact_score(uint64_t entry) const {
     const uint32_t column = rank_tiebreak(entry);
-    const float dot = defined_dot(bfloat16_row(block.queries, id), bfloat16_row(block.base, block.base_id(column)),
-                                  block.queries.dim);
+    const float dot =
+        exact_dot(bfloat16_row(block.queries, id), bfloat16_row(block.base, block.base_id(column)), block.queries.dim);
     return candidate_rank(finish_score(Metric::kCosine, dot, norm, block.base_norms[column]), column);
   }
 };
@@ -119,23 +120,23 @@ BSE_DEVICE void cut_list(const ListedQuery& query, const CandidateLists& lists, 
                               [&](const uint64_t& entry) { return query.allows(entry, margin); });
   }
   float limit = state.limit;
-  bool has_defined_scores = !query.is_prefiltered;
+  bool has_exact_scores = !query.is_prefiltered;
   while (state.count > lists.max_cut()) {
     const uint64_t bound = find_bound(list, state.count, lists.num_selected, lists.max_cut());
     const float reached = rank_score(bound);  // by at least num_selected entries
     // Among exact scores later columns lose ties, so the next greater float is the limit.
     limit = query.is_prefiltered ? reached - lists.margin : from_ordered_bits(ordered_bits(reached) + 1);
-    if (has_defined_scores) {
+    if (has_exact_scores) {
       state.count = filter_list(list, 0, state.count, [&](const uint64_t& entry) { return entry <= bound; });
       break;
     }
     state.count = filter_list(list, 0, state.count, [&](const uint64_t& entry) { return rank_score(entry) >= limit; });
     if (state.count <= lists.room()) break;
     filter_list(list, 0, state.count, [&](uint64_t& entry) {
-      entry = query.with_defined_score(entry);
+      entry = query.with_exact_score(entry);
       return true;
     });
-    has_defined_scores = true;
+    has_exact_scores = true;
   }
   if (limit > state.limit) state.limit = limit;  // not if NaN: nothing is above infinity
   state.num_cut = state.count;

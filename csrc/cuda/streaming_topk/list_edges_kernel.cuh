@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(32 * kListEdgeWarps, 6)
   while (length < joined.count) length *= 2;
   for (uint32_t i = lane; i < length; i += 32) {
     const uint64_t entry = i < joined.count ? list[i] : ~uint64_t{0};
-    ranks[i] = i < joined.count && query.is_prefiltered ? query.with_defined_score(entry) : entry;
+    ranks[i] = i < joined.count && query.is_prefiltered ? query.with_exact_score(entry) : entry;
   }
   warp_sort(ranks, length);
 

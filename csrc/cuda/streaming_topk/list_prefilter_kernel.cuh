@@ -2,8 +2,9 @@
 //
 // A thread block multiplies a tile of 128 rows with tiles of 128 columns, as mma tiles of 16 x 8. Each of its four
 // warps has 64 x 64 pairs: the larger this share, the less shared memory is read per product. Rows come by cp.async in
-// panels of 128 x kDepth elements, with zeros beyond the last element. kStages panels are in flight across the whole
-// stream of tiles. The panels of the block's own rows stay in shared memory if they fit. O(rows columns D).
+// slices of kDepth elements of each, with zeros beyond the last element. A panel holds one slice of 128 rows. kStages
+// panels are in flight across the whole stream of tiles. The panels of the block's own rows stay in shared memory if
+// they fit. O(rows columns D).
 //
 // Cuts of a list drop the candidates that may not become edges. If labels or max_score exclude many of the best, lists
 // would fill up with these and be cut often. Therefore kIsRestricted tests both before a score is appended, with two
@@ -23,7 +24,7 @@ struct ListPrefilterTile {
   static constexpr int kSize = CandidateLists::kTile, kThreads = 128;
   static constexpr int kDepth = 32, kStages = 4;
   static constexpr int kWarpSize = 64;           // rows and columns of a warp
-  static constexpr int kPieces = kDepth / 8;     // of 16 bytes, in one row of a panel
+  static constexpr int kPieces = kDepth / 8;     // pieces of 16 bytes, in one row of a panel
   static constexpr int kPanel = kSize * kDepth;  // elements
   static size_t shared_bytes(int64_t num_query_panels) {
     return device::shared_bytes<uint16_t>(num_query_panels * kPanel) +
@@ -112,8 +113,8 @@ class ListPanels {
         state_(state),
         column_labels_(column_labels),
         memory_(memory),
-        num_pieces_(static_cast<int>((block.queries.dim + Tile::kDepth - 1) / Tile::kDepth)),
-        holds_queries_(num_pieces_ <= num_query_panels),
+        num_slices_(static_cast<int>((block.queries.dim + Tile::kDepth - 1) / Tile::kDepth)),
+        holds_queries_(num_slices_ <= num_query_panels),
         next_column_(range.column_begin) {
     for (int s = 0; s < Tile::kStages - 1; ++s) fetch();
   }
@@ -131,8 +132,8 @@ class ListPanels {
     const int lane = threadIdx.x % 32;
     const int a_row = warp_row + lane / 8 % 2 * 8 + lane % 8, a_piece = lane / 16;
     const int b_row = warp_column + lane / 16 * 8 + lane % 8, b_piece = lane / 8 % 2;
-    for (int piece = 0;;) {
-      const uint16_t* queries = memory_.query_panels + (holds_queries_ ? piece : stage_) * Tile::kPanel;
+    for (int slice = 0;;) {
+      const uint16_t* queries = memory_.query_panels + (holds_queries_ ? slice : stage_) * Tile::kPanel;
       const uint16_t* base = memory_.base_panels + stage_ * Tile::kPanel;
       BSE_UNROLL
       for (int k = 0; k < Tile::kPieces; k += 2) {
@@ -141,7 +142,7 @@ class ListPanels {
             [&](int j) { return base + Tile::place(b_row, k + b_piece) + 8 * j * Tile::kDepth; });
       }
       stage_ = (stage_ + 1) % Tile::kStages;
-      if (++piece == num_pieces_) break;
+      if (++slice == num_slices_) break;
       advance();
     }
   }
@@ -150,23 +151,23 @@ class ListPanels {
   // Starts copying the next panels. Past the last column it copies nothing.
   BSE_DEVICE void fetch() {
     if (next_column_ < range_.column_end) {
-      const int64_t left = range_.column_end - next_column_, k0 = int64_t{next_piece_} * Tile::kDepth;
+      const int64_t left = range_.column_end - next_column_, k0 = int64_t{next_slice_} * Tile::kDepth;
       const int num_columns = static_cast<int>(left < Tile::kSize ? left : Tile::kSize);
       const auto base_id = [&](int i) { return block_.base_id(next_column_ + i); };
       Tile::fetch_panel(block_.base, num_columns, base_id, k0, memory_.base_panels + next_stage_ * Tile::kPanel);
       if (!holds_queries_ || next_column_ == range_.column_begin) {
         Tile::fetch_panel(
             block_.queries, range_.num_rows, [&](int i) { return state_.query_ids[i]; }, k0,
-            memory_.query_panels + (holds_queries_ ? next_piece_ : next_stage_) * Tile::kPanel);
+            memory_.query_panels + (holds_queries_ ? next_slice_ : next_stage_) * Tile::kPanel);
       }
-      if (next_piece_ == 0) {
+      if (next_slice_ == 0) {
         Tile::fetch_words(block_.base_norms + next_column_, num_columns, memory_.base_norms + next_words_);
         if (column_labels_ != nullptr) {
           Tile::fetch_words(column_labels_ + next_column_, num_columns, memory_.base_labels + next_words_);
         }
       }
-      if (++next_piece_ == num_pieces_) {
-        next_piece_ = 0;
+      if (++next_slice_ == num_slices_) {
+        next_slice_ = 0;
         next_column_ += Tile::kSize;
         next_words_ = (next_words_ + Tile::kSize) % ListPanelMemory::kNumWords;
       }
@@ -180,10 +181,10 @@ class ListPanels {
   const ListRowState& state_;
   const int32_t* const column_labels_;
   const ListPanelMemory& memory_;
-  const int num_pieces_;
+  const int num_slices_;
   const bool holds_queries_;  // all panels of the rows stay in shared memory
   int64_t next_column_;
-  int next_piece_ = 0, next_stage_ = 0, next_words_ = 0;  // of the next fetch
+  int next_slice_ = 0, next_stage_ = 0, next_words_ = 0;  // of the next fetch
   int stage_ = 0;                                         // of the next multiplication
 };
 

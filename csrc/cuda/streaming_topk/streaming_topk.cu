@@ -52,6 +52,7 @@ bool lists_pay(const KnnRequest& request) {
          request.num_base >= tuning::kMinColumnsPerSelected * num_selected;
 }
 
+// Only cosine has this fast path: prefilter_bound.h bounds no error for other metrics.
 bool can_prefilter_lists(const KnnRequest& request) {
   return holds_aligned_bfloat16(request.queries) && holds_aligned_bfloat16(request.base) &&
          request.selection.metric == Metric::kCosine && request.queries.dim <= kMaxPrefilterDim;
@@ -108,12 +109,12 @@ void ListSearch::launch(const ScoreBlock& block, const Edges& edges, device::Str
   const dim3 grid(static_cast<unsigned>(ceil_div(block.num_rows, kTile) * lists.num_splits));
   if (block.unbounded != nullptr) {  // one of the two scoring kernels returns at once
     using Tile = ListPrefilterTile;
-    const int64_t num_pieces = ceil_div(block.queries.dim, Tile::kDepth);
+    const int64_t num_slices = ceil_div(block.queries.dim, Tile::kDepth);
     // A multiprocessor has the maximum of one block plus the driver's reserve for a block.
     const size_t room = (device::max_shared_bytes() + kReservedSharedBytes) / tuning::kListBlocksPerMultiprocessor -
                         kReservedSharedBytes - kStaticSharedBytes;
-    const bool holds_queries = Tile::shared_bytes(num_pieces) <= std::max(room, Tile::shared_bytes(Tile::kStages));
-    const int64_t num_query_panels = holds_queries ? num_pieces : Tile::kStages;
+    const bool holds_queries = Tile::shared_bytes(num_slices) <= std::max(room, Tile::shared_bytes(Tile::kStages));
+    const int64_t num_query_panels = holds_queries ? num_slices : Tile::kStages;
     const bool is_restricted = labels_.of_base != nullptr || block.selection.has_max_score;
     device::launch(is_restricted ? list_prefilter_kernel<true> : list_prefilter_kernel<false>, grid,
                    dim3(Tile::kThreads), Tile::shared_bytes(num_query_panels), stream, block, lists, labels_,

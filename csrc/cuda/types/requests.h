@@ -1,4 +1,4 @@
-// What the CUDA engine is asked for. All pointers are to memory of the current device.
+// Requests to the CUDA engine. All pointers are to memory of the current device.
 #pragma once
 
 #include <cstdint>

@@ -12,8 +12,8 @@ constexpr uint32_t kItselfBits = 0xFFFFFFFFu;
 // position first_row + g * rows_per_group + r. Its edges go to result row query_row(position).
 struct ScoreBlock {
   DeviceMatrix queries, base;
-  const float* query_norms;    // by subset row
-  const float* base_norms;     // by subset row
+  const float* query_norms;    // row_norm() of each subset row (csrc/common/score.h)
+  const float* base_norms;     // row_norm() of each subset row
   const int64_t* query_ids;    // [subset rows] instance id, or null: the row number
   const int64_t* base_ids;     // [subset rows] instance id, or null: the row number
   const uint32_t* order;       // [num_rows] subset row at each position, or null: the position
@@ -38,7 +38,7 @@ struct ScoreBlock {
   }
 };
 
-// Whether the score matrix or the candidate lists hold approximate scores. Device only: reads device memory.
+// Returns whether the score matrix or the candidate lists hold approximate scores. Device only: reads device memory.
 BSE_HOST_DEVICE inline bool is_prefiltered(const ScoreBlock& block) {
   return block.unbounded != nullptr && *block.unbounded == 0;
 }

@@ -1,4 +1,4 @@
-// Canonical random walks with restart (csrc/common/walk.h) on the GPU: one warp per walk, one lane per segment.
+// Random walks with restart, as csrc/common/walk.h defines them, on the GPU: one warp per walk, one lane per segment.
 //
 // Given the root, a segment is a pure function of its number. So lanes walk up to 32 segments at the same time, before
 // it is known whether all are needed. The window holds the segments first_, first_ + 1, ..., segment s in lane s % 32.
@@ -105,8 +105,9 @@ class WarpWalk {
     end_ = End::kNone;
   }
 
-  // Number of segments to walk ahead, limited because steps beyond the end of the walk are wasted. It is about twice
-  // the number that the missing rows need if every step finds one. It grows while segments add no row.
+  // Returns the number of segments to walk ahead. It is limited because steps beyond the end of the walk are wasted. It
+  // is about twice as many segments as the missing rows would take if every step found a new row. It grows while
+  // segments add no row.
   BSE_DEVICE uint32_t window() const {
     const uint32_t likely = min(batch_.num_missing() >> setting_.log_segment_steps, 16u);
     const uint32_t wanted = 2 * likely + kMinWindow + num_unproductive_;
@@ -252,7 +253,7 @@ class WarpWalk {
   WarpBatch batch_;
   uint32_t walk_ = 0, root_ = 0;
   uint32_t first_ = 0;             // number of segments committed to their end
-  uint32_t num_unproductive_ = 0;  // number of the latest of these, in a row, that added no row
+  uint32_t num_unproductive_ = 0;  // number of segments in a row, up to the last of these, that added no row
   bool found_any_ = false;         // whether the next segment has added a row so far
   int64_t num_steps_ = 0, num_restarts_ = 0, num_reroots_ = 0;
 };
