@@ -52,15 +52,16 @@ class ProximityBatchSampler(BatchSampler):
         sampler: the instances to draw, as a number N (0 to N - 1), a dataset (all of it) or a torch sampler (those that
             it draws, in whatever order).
         batch_size: B.
-        drop_last: leave out the ragged batch: N mod B random instances take no part in the epoch.
+        drop_last: leave out the ragged batch. In a partition, N mod B random instances then take no part in the epoch.
         bank: :class:`FeatureBank` that training updates, with the dataset's ids. Graphs and batches are computed on the
             bank's device. They are equal on all devices.
         graph: :class:`GraphConfig` of the graphs. Its labels are moved to the bank's device.
         planner: a name or a :class:`BatchPlanner`, see :func:`sample_batches`. Epochs of "cover_by_walks" vary in
             length (``len`` is then the number of batches of a uniform epoch).
-        refresh_every: number of batches between graphs, by default 100. Only for planners that walk. A partition needs
-            one graph per epoch: training updates only drawn instances, so the embeddings of the undrawn ones do not
-            change. If something else updates the bank too, call ``refresh()``.
+        refresh_every: number of batches between graphs, by default 100. Only for planners that do not
+            plan whole epochs, such as those that walk. A partition needs one graph per epoch: training updates only
+            drawn instances, so the embeddings of the undrawn ones do not change. If something else updates the bank
+            too, call ``refresh()``.
         restart_prob: alpha, or a function that returns it for an epoch (the authors decrease it from 0.2 to 0.05).
         seed: 0 to 2**64 - 1. Batches are a function of the bank's contents at each graph, arguments, seed and epoch.
         progress: called while a graph is built, see :func:`proximity_graph`.
