@@ -83,7 +83,7 @@ class GraphView:
             self.graph.check()
 
     def rows(self, ids: Any, name: str) -> torch.Tensor:
-        """Returns the rows (int64) of instances. On a device, a wrong id gets another row or -1; ``graph.check()`` raises."""
+        """Returns the rows (int64) of instances. On a device, a wrong id gets some row or -1, and check() raises."""
         checks = DeferredChecks(self.graph.device)
         ids = checks.ids(ids, name, 0, self.graph.num_instances)
         rows = ids

@@ -129,7 +129,7 @@ class PlanMaker:
         return graph, len(ids) - num_known
 
     def _on_host(self, batches: Batches, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns indices and tail, int32, as copies on the host. Views would put all batches into every saved state."""
+        """Returns indices and tail, int32, copied to the host. Views would put all batches into every saved state."""
         shape, size = batches.indices.shape, batches.indices.numel()
         found = to_host(torch.cat([batches.indices.reshape(-1), batches.tail]).to(torch.int32))
         self._check(batches, found, ids)
