@@ -6,6 +6,7 @@ import argparse
 import atexit
 import datetime
 import os
+import sys
 from typing import Any
 
 import torch
@@ -16,6 +17,12 @@ def start(args: argparse.Namespace, *, distributed: bool = True) -> None:
     """Sets threads and seeds. Under torchrun, also joins the process group and sets the device."""
     if args.threads:
         torch.set_num_threads(args.threads)
+    elif hasattr(os, "getloadavg") and os.getloadavg()[0] > torch.get_num_threads() > 1:
+        print(
+            f"other programs keep this machine busy (load {os.getloadavg()[0]:.1f}), and the {torch.get_num_threads()} "
+            "threads of torch would wait for each other: --threads 1 is probably faster",
+            file=sys.stderr,
+        )
     if args.resume and args.checkpoint is None:
         raise SystemExit("--resume: expected --checkpoint as well, got none")
     for path in (args.out, args.log, args.checkpoint):
