@@ -39,8 +39,8 @@ class DeviceStatus:
 class StreamOrder:
     """Keeps work on shared tensors in the order of the calls, even if callers use different streams.
 
-    Call ``enter`` before such work is queued or the tensors are returned, and ``leave`` after they are changed. The host
-    never waits.
+    Call ``enter`` before such work is queued or the tensors are returned, and ``leave`` after they are changed. Only
+    streams wait, not the host.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -137,7 +137,7 @@ class CudaEngine:
         return num_filled
 
     def _reference_walks(self, num_walks: int, partition: requests.PartitionRequest) -> torch.Tensor | None:
-        """Returns the nodes of independent walks from the first rows of the root order. Their own status is dropped."""
+        """Returns nodes of walks from the first rows of the root order. The partition's status reports their errors."""
         if num_walks == 0:
             return None
         num_rows, seed, epoch = partition.graph.num_rows, partition.seed, partition.epoch
