@@ -125,8 +125,8 @@ def proximity_graph(
         range_min: skip the ``range_min`` best candidates of each row that ``labels`` and ``max_score`` allow, then keep
             K. Default: 0.
         compute_dtype: ``torch.float32`` (default), or ``torch.bfloat16``: each feature is first rounded to the nearest
-            bfloat16, and the same definition of scores then applies. The score of unit vectors changes by at most about
-            2**-7.
+            bfloat16, and exact scores are those of the rounded features. The score of unit vectors changes by at most
+            about 2**-7.
         sort: list neighbors by descending score, ties by lower id. Default: in the order they were drawn.
         return_scores: store ``graph.scores``.
         seed: 0 to 2**64 - 1.

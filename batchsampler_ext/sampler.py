@@ -58,10 +58,10 @@ class ProximityBatchSampler(BatchSampler):
         graph: :class:`GraphConfig` of the graphs. Its labels are moved to the bank's device.
         planner: a name or a :class:`BatchPlanner`, see :func:`sample_batches`. Epochs of "cover_by_walks" vary in
             length (``len`` is then the number of batches of a uniform epoch).
-        refresh_every: number of batches between graphs, by default 100. Only for planners that do not
-            plan whole epochs, such as those that walk. A partition needs one graph per epoch: training updates only
-            drawn instances, so the embeddings of the undrawn ones do not change. If something else updates the bank
-            too, call ``refresh()``.
+        refresh_every: number of batches between graphs, by default 100. Only for planners that do not plan whole
+            epochs, such as those that walk. A partition needs one graph per epoch: training updates only drawn
+            instances, so the embeddings of the undrawn ones do not change. If something else updates the bank too, call
+            ``refresh()``.
         restart_prob: alpha, or a function that returns it for an epoch (the authors decrease it from 0.2 to 0.05).
         seed: 0 to 2**64 - 1. Batches are a function of the bank's contents at each graph, arguments, seed and epoch.
         progress: called while a graph is built, see :func:`proximity_graph`.
