@@ -1,4 +1,4 @@
-"""A graph as the walk kernels see it, in rows; translates instance ids in and out."""
+"""A graph as the walk kernels see it, in rows. Translates between instance ids and rows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ._engine.deferred_checks import DeferredChecks
 from ._engine.requests import GraphLayout
 from .graph import ProximityGraph
 
-_FEW_IDS = 2**16  # are checked in some microseconds
+_FEW_IDS = 2**16  # so few ids are checked in some microseconds
 
 
 def row_of_instances(ids: torch.Tensor, num_instances: int) -> torch.Tensor:
-    """int32 [num_instances]: the row of each instance, -1 where it has none."""
+    """Returns the row of each instance, int32 [num_instances]; -1 for an instance without a row."""
     row_of = torch.full((num_instances,), -1, dtype=torch.int32, device=ids.device)
     row_of[ids] = torch.arange(len(ids), dtype=torch.int32, device=ids.device)
     return row_of
@@ -26,8 +26,8 @@ def row_of_instances(ids: torch.Tensor, num_instances: int) -> torch.Tensor:
 class GraphView:
     """Borrowed description of a :class:`ProximityGraph` or int32 [N, K] table.
 
-    The ids of a graph are checked once for each state of it. Those of a large table are checked where walks meet
-    them, if the engine can do that, and all of them before anything else reads the table.
+    The ids of a graph are checked once for each state of it. If the engine can check ids where walks meet them, it
+    does so for a large table, and all its ids are checked before anything else reads it.
     """
 
     def __init__(self, graph: Any) -> None:
@@ -53,7 +53,7 @@ class GraphView:
 
     @property
     def layout(self) -> GraphLayout:
-        """What the engines take for work that reads the whole graph. All ids have been checked."""
+        """The layout for work that reads the whole graph. All ids have been checked."""
         if not self._has_degrees:
             self._degrees = self.graph._short_degrees()
             self._has_degrees = True
@@ -61,7 +61,7 @@ class GraphView:
 
     @property
     def unchecked_layout(self) -> GraphLayout:
-        """What an engine's ``walk_batches`` takes. Ids of a table may still be unchecked."""
+        """The layout for an engine's ``walk_batches``. Ids of a table may still be unchecked."""
         graph = self.graph
         return GraphLayout(
             address(graph.neighbors), self.num_rows, graph.num_neighbors, address(self._degrees), address(self._row_of),
@@ -69,19 +69,21 @@ class GraphView:
         )  # fmt: skip
 
     def require_checked(self) -> None:
-        """Raises for the first bad row of a table whose ids were not all checked. Which bad row a walk meets first
-        depends on the threads, which of all is the first one does not."""
+        """Raises ``ValueError`` for the first bad row of a table whose ids were not all checked.
+
+        The bad row that a walk meets first depends on the threads, but the first bad row of the table does not.
+        """
         if not self._has_degrees:
             self.graph._short_degrees(num_threads=1)
 
     def add_status(self, status: DeviceStatus | None) -> None:
-        """Leaves to ``graph.check()`` what a device may find later. For a plain table, waits at once."""
+        """Adds a status for ``graph.check()`` to read. For a table, waits and raises its errors at once."""
         self.graph._add_status(status)
         if self._is_table:
             self.graph.check()
 
     def rows(self, ids: Any, name: str) -> torch.Tensor:
-        """Rows (int64) of instances. On a device, wrong ones get another or -1, and ``graph.check()`` raises."""
+        """Returns the rows (int64) of instances. On a device, a wrong id gets some row or -1, and check() raises."""
         checks = DeferredChecks(self.graph.device)
         ids = checks.ids(ids, name, 0, self.graph.num_instances)
         rows = ids
@@ -93,7 +95,7 @@ class GraphView:
         return rows
 
     def ids(self, rows: torch.Tensor) -> torch.Tensor:
-        """Instances (int32) of rows; -1 stays -1."""
+        """Returns the instances (int32) of rows; -1 stays -1."""
         if self._ids is None:
             return rows
         ids = self._ids.to(torch.int32)[rows.clamp(min=0).long()]

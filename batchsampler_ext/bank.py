@@ -87,8 +87,9 @@ class FeatureBank:
     range, non-finite numbers) are found later. Nothing of such an update is stored, but it counts as a step, and later
     updates are stored. The first error is raised when the host next reads the bank. These reads are :meth:`check`,
     ``missing_embedding_share``, ``num_skipped``, :meth:`stats`, a state, and the sampler's next graph, by default that
-    of the next epoch. So call :meth:`check` after the last epoch. Work on ``data``, ``documents`` and ``last_update``
-    is ordered after earlier updates on other streams, if they are read from the bank again each time.
+    of the next epoch. So call :meth:`check` after the last epoch. Each read of the attributes ``data``, ``documents``
+    and ``last_update`` makes the current stream wait for earlier updates on other streams. So read the attribute again
+    each time, instead of keeping the tensor.
 
     Example:
         >>> import torch
@@ -189,7 +190,8 @@ class FeatureBank:
         """Stores the embeddings of a training step.
 
         Args:
-            indices: int [B], instance ids, as a list, an array or a tensor on any device. Of equal ids the last counts.
+            indices: int [B], instance ids, as a list, an array or a tensor on any device. If an id occurs several
+                times, only its last embedding counts.
             embeddings: floating point tensor [B, D] on any device, with or without gradient. It is moved to the bank's
                 device. Dtypes other than float32, bfloat16 and float16 are rounded to float32 first.
             documents: as ``embeddings``, for the second tower. Required with ``two_towers``, otherwise None.

@@ -34,11 +34,11 @@ def sample_batches(
         planner: a name, or an object with options such as ``PartitionPlanner(hardness="soft")``, or your own object.
             "partition": each instance is in exactly one batch; full batches in random order, then the ragged one.
             "walks": walks with restart from random roots; batches may overlap.
-            "cover_by_walks": the authors' epoch. Roots are instances not yet drawn. When less than a batch is left, the
-            rest is the ragged batch. The number of batches varies, and instances repeat.
+            "cover_by_walks": walks from instances not yet drawn (the authors' epoch). When less than a batch is left,
+            the rest is the ragged batch. The number of batches varies, and instances repeat.
             "uniform": a random permutation, cut into batches.
-        restart_prob: alpha in [0, 1), the probability of returning to the root before a step. A partition is about as
-            hard as walks with this alpha.
+        restart_prob: alpha in [0, 1), the probability of returning to the root before a step. A partition adjusts its
+            hardness to walks with this alpha.
         drop_last: leave out the ragged batch. A partition then leaves out N mod B random instances.
         seed: 0 to 2**64 - 1.
         epoch: 0 to 2**24 - 1.

@@ -34,7 +34,7 @@ class GraphStats(NamedTuple):
     """Rows without outgoing edges."""
     max_in_degree: int
     unreached_rows: int
-    """Rows without incoming edges. A walk visits them only as roots or random fills."""
+    """Rows without incoming edges. No walk reaches them along an edge: they are drawn only as roots or random fills."""
     mean_score: float
     """Mean score of the edges; nan without scores."""
 

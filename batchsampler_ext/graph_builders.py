@@ -36,10 +36,10 @@ class GraphConfig:
     """Options of a proximity graph, for :func:`proximity_graph` and samplers.
 
     Args:
-        num_candidates: M, at least 1. An upper limit here: a graph over R rows has at most R - 1 candidates.
-        num_neighbors: K, at least 1. An upper limit here: a graph has at most M neighbors per row.
-        candidate_group_size: rows that share one random candidate set. None: 256, and for planners that walk at most
-            M / 16.
+        num_candidates: M, at least 1. A graph over R rows uses the smaller of this and R - 1.
+        num_neighbors: K, at least 1. A graph uses the smaller of this and M.
+        candidate_group_size: number of rows that share one random candidate set. None: 256, or the smaller of 256 and
+            M / 16 for planners that walk.
         metric, labels, max_score, range_min, compute_dtype, sort, return_scores, num_threads, max_memory: as in
             :func:`proximity_graph`.
 
@@ -100,8 +100,9 @@ def proximity_graph(
 
     Args:
         features: [N, D] float32, bfloat16 or float16: a tensor on the CPU or a CUDA device, a NumPy array, a memmap
-            (read in place), or an object with DLPack or the buffer protocol. It is not copied if its rows are
-            contiguous. Other tensors must be on the same device. Lists and NumPy arrays are copied there.
+            (read in place), or an object with DLPack or the buffer protocol. If its rows are contiguous, it is
+            read in place, otherwise it is copied. All tensor arguments must be on one device. ``rows`` and ``labels``
+            may also be lists or NumPy arrays, which are copied to that device.
         num_neighbors: K, 1 to M. Default: ``min(100, M)``.
         num_candidates: M, 1 to R - 1 for R rows. Default: ``min(1000, R - 1)``. A larger M gives harder batches and
             more false negatives. M = K gives a random graph, M = N - 1 the exact kNN graph.
@@ -112,9 +113,10 @@ def proximity_graph(
         metric: "cosine" (default), "ip" (inner product) or "l2" (minus the squared Euclidean distance, never positive).
             A larger score is always a better neighbor.
         candidate_group_size: rows that share one random candidate set, by default 256. With 1 each row draws its own.
-            Larger groups are faster, and each row's candidates are still exactly uniform. But about
-            exp(-M / group size) of the instances then have no incoming edge. Partitions still place them, using their
-            outgoing edges. Walks never visit them.
+            Larger groups are faster, and each row's candidates are still exactly uniform. But a share of about
+            exp(-M / group size) of the instances is then in no group's draw, so they have no incoming edge. No walk
+            reaches them along an edge: they are drawn only as roots or random fills. Partitions still place them, by
+            their outgoing edges.
         rows: distinct int [R], instance ids: only these get a row and are candidates. Neighbors remain ids of
             ``features``. Default: all N.
         labels: int [N]; -1 is unknown. Instances with equal labels (known false negatives) get no edge. They can still
@@ -123,16 +125,17 @@ def proximity_graph(
         range_min: skip the ``range_min`` best candidates of each row that ``labels`` and ``max_score`` allow, then keep
             K. Default: 0.
         compute_dtype: ``torch.float32`` (default), or ``torch.bfloat16``: each feature is first rounded to the nearest
-            bfloat16, and the same definition of scores then applies. The score of unit vectors changes by at most about
-            2**-7.
+            bfloat16, and exact scores are those of the rounded features. The score of unit vectors changes by at most
+            about 2**-7.
         sort: list neighbors by descending score, ties by lower id. Default: in the order they were drawn.
         return_scores: store ``graph.scores``.
         seed: 0 to 2**64 - 1.
         num_threads: CPU threads, by default ``torch.get_num_threads()``.
         max_memory: limit of scratch memory beyond the result, in bytes. Without it, the CPU takes a few MiB per thread
             and 8 bytes per row. With ``candidate_group_size=1``, CPUs with fast bfloat16 products take 2 D bytes per
-            row more, up to 1 GiB in total. A CUDA device takes 32 MiB for scores and up to 12 bytes per row. There
-            :func:`knn_graph` and :func:`knn` take up to 1 GiB, 16 K + 2,000 bytes per row, or 512 MiB of scores.
+            row more, up to 1 GiB in total. A CUDA device takes 32 MiB for scores and up to 12 bytes per row. For
+            :func:`knn_graph` and :func:`knn`, it takes 16 K + 2,000 bytes per row for lists of candidates, up to 1 GiB.
+            If K is above 512, or the base has fewer than 1025 or 4 K rows, it takes up to 512 MiB for scores instead.
         progress: called as ``progress(num_done, num_rows)`` from the calling thread, from time to time and at the end.
 
     Returns:
@@ -144,8 +147,8 @@ def proximity_graph(
         TypeError, ValueError: a bad argument, named. Features that are not finite are found before any work.
 
     Determinism: the graph is a function of features, arguments and seed. It is equal to the bit for all devices, thread
-    counts, instruction sets and values of ``max_memory``. A score is a chain of fused multiply-adds over ascending k.
-    Candidates are selected by score, ties by draw order. Ctrl-C stops the call within 0.2 s.
+    counts, instruction sets and values of ``max_memory``. Candidates are selected by exact score, ties by draw order.
+    The exact score is a chain of fused multiply-adds over ascending dimensions. Ctrl-C stops the call within 0.2 s.
 
     CUDA: the call never waits for the device. Non-finite features and bad values of ``rows`` and ``labels`` raise when
     the host next reads the result, or in :meth:`ProximityGraph.check`. ``num_threads`` and ``progress`` have no effect.
@@ -224,7 +227,8 @@ def knn_graph(
     Complexity: O(R**2 D) multiply-adds. Without ``documents``, and with ``rows`` ascending or None, each pair is
     scored once, with about 16 K bytes of scratch per row. If that exceeds 1 GiB or ``max_memory``, pairs are scored
     twice, with 12 bytes per row and a few MiB per thread. For cosine, CPUs with fast bfloat16 products prefilter with
-    rounded rows, and score only close candidates exactly. Rounded rows take 2 D bytes each, up to 1 GiB in total.
+    rounded rows, and compute exact scores of close candidates only. Rounded rows take 2 D bytes each, up to 1 GiB in
+    total.
 
     Example:
         >>> import torch

@@ -25,8 +25,9 @@ def batch_stats(
         features: [N, D] float32, bfloat16 or float16. Rows of a memmap are read as needed.
         labels: int [N]; -1 is unknown. Adds "false_negative_share": among the pairs of members whose labels are known,
             the share with equal labels.
-        graph: a graph over N instances. Adds "edge_share": the share of ordered pairs of members that are joined by an
-            edge.
+        graph: a graph over N instances. Adds "edge_share": the number of edges inside a batch of n members, divided by
+            the n (n - 1) ordered pairs. So it is the share of pairs with an edge, unlike the edge share in
+            docs/partition.md, which is a share of edges.
 
     Each argument may be on the CPU or on a CUDA device. Cosines are computed on the device of the features, in float64,
     and the host waits for each batch. Batches, labels and the whole graph are copied to the host.

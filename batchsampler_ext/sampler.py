@@ -30,15 +30,15 @@ _DEFAULT_REFRESH_EVERY = 100  # the authors' interval
 
 
 class SamplerStats(NamedTuple):
-    """What sampling costs, and what the batches of the latest plan are like. nan where there is nothing yet."""
+    """Cost of sampling, and properties of the latest plan. A value that is not known yet is nan."""
 
-    graph_ms: float  # building the latest graph
-    plan_us: float  # planning, per batch of the latest plan
-    in_batch_similarity: float  # mean cosine of the plan's first batches, in the bank as it is now
-    random_fill_share: float  # instances of the plan assigned at random
-    missing_embedding_share: float  # instances without an embedding when the plan was made
-    graph_age: int  # batches drawn from the plan
-    total_seconds: float  # of all batches drawn by this object: graphs, planning and drawing
+    graph_ms: float  # time for building the graph of the plan; nan if it needed none
+    plan_us: float  # time for planning, per batch
+    in_batch_similarity: float  # mean cosine of two members, in the first 8 batches, from the bank's present embeddings
+    random_fill_share: float  # share of the plan's instances that were assigned at random
+    missing_embedding_share: float  # share of instances that had no embedding when the plan was made
+    graph_age: int  # number of batches drawn from the plan; 0 before the first
+    total_seconds: float  # time that this object has spent on graphs, plans and batches
 
 
 class ProximityBatchSampler(BatchSampler):
@@ -49,25 +49,29 @@ class ProximityBatchSampler(BatchSampler):
     embedding are dealt out at random, so the first epoch is uniform unless ``bank.fill_from`` was called.
 
     Args:
-        sampler: which instances: a number N, a sized dataset (all), or a torch sampler, whose index set is taken.
+        sampler: the instances to draw, as a number N (0 to N - 1), a dataset (all of it) or a torch sampler (those that
+            it draws, in whatever order).
         batch_size: B.
-        drop_last: leave the N mod B instances over, drawn at random, out of the epoch.
-        bank: :class:`FeatureBank` that training updates; ids are those of the dataset. Graphs and batches are computed
-            on its device, and are the same on all of them.
-        graph: :class:`GraphConfig` of the graphs; tensors are brought to the bank's device.
+        drop_last: leave out the ragged batch. In a partition, N mod B random instances then take no part in the epoch.
+        bank: :class:`FeatureBank` that training updates, with the dataset's ids. Graphs and batches are computed on the
+            bank's device. They are equal on all devices.
+        graph: :class:`GraphConfig` of the graphs. Its labels are moved to the bank's device.
         planner: a name or a :class:`BatchPlanner`, see :func:`sample_batches`. Epochs of "cover_by_walks" vary in
             length (``len`` is then the number of batches of a uniform epoch).
-        refresh_every: batches between graphs, by default 100. Only for planners that do not plan whole epochs: training
-            updates the embeddings of what was drawn, so a later graph of a partition, over the undrawn, would know
-            nothing newer. If others update the bank too, call ``refresh()``.
-        restart_prob: alpha, or a function of the epoch (the authors decay 0.2 to 0.05).
-        seed: the sequence is a function of the bank's contents at each graph, the arguments, seed and epoch.
-        progress: of graph building, see :func:`proximity_graph`.
+        refresh_every: number of batches between graphs, by default 100. Only for planners that do not plan whole
+            epochs, such as those that walk. A partition needs one graph per epoch: training updates only drawn
+            instances, so the embeddings of the undrawn ones do not change. If something else updates the bank too, call
+            ``refresh()``.
+        restart_prob: alpha, or a function that returns it for an epoch (the authors decrease it from 0.2 to 0.05).
+        seed: 0 to 2**64 - 1. Batches are a function of the bank's contents at each graph, arguments, seed and epoch.
+        progress: called while a graph is built, see :func:`proximity_graph`.
 
     Attributes:
         epoch: the epoch being drawn, or drawn last. It advances by itself unless ``set_epoch`` is called.
-        bank, planner, graph_config, refresh_every (None: an epoch), graph (the latest, None before the first),
-        refreshes (graphs built so far).
+        bank, planner, graph_config: the arguments, with the planner as an object.
+        refresh_every: number of batches between graphs. None: one graph per epoch.
+        graph: the graph of the latest plan, or None if it needed none.
+        refreshes: number of graphs built so far.
 
     Raises:
         TypeError, ValueError: a bad argument, named.
@@ -119,23 +123,23 @@ class ProximityBatchSampler(BatchSampler):
         self.epoch = 0
         self.graph: ProximityGraph | None = None
         self.refreshes = 0
-        self._epoch_is_set = True  # the next iteration is `epoch` itself, not the one after it
+        self._epoch_is_set = True  # the next iteration draws `epoch` itself, not the one after it
         self._refresh_wanted = False
         self._cursor: EpochCursor | None = None  # of the latest iteration, or loaded
         self._resume: EpochCursor | None = None  # where the next iteration begins
-        self._seconds = 0.0  # spent in here so far
+        self._seconds = 0.0  # spent in this object so far
         self._made: MadePlan | None = None
 
     @property
     def sampler(self) -> ProximityBatchSampler:  # type: ignore[override]
-        """Itself: where Lightning and Accelerate look for ``set_epoch``."""
+        """Returns this object, because Lightning and Accelerate look for ``set_epoch`` here."""
         return self
 
     def __len__(self) -> int:
         return self._maker.num_batches()
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration draws this epoch. Of a loaded state, the rest is drawn if it is the same epoch."""
+        """Makes the next iteration draw this epoch, or the rest of it if a loaded state stands in the middle of it."""
         epoch = validate.epoch(epoch)
         if self._resume is not None and self._resume.epoch != epoch:
             self._resume = None
@@ -144,7 +148,7 @@ class ProximityBatchSampler(BatchSampler):
         self.epoch, self._epoch_is_set = epoch, True
 
     def refresh(self) -> None:
-        """Ends the current plan: the next batch comes from a new graph over what is not drawn yet."""
+        """Ends the current plan. The next batch comes from a new graph; in a partition, over the undrawn instances."""
         self._refresh_wanted = True
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -163,15 +167,17 @@ class ProximityBatchSampler(BatchSampler):
             start = time.perf_counter()
 
     def state_dict(self, num_trained: int | None = None) -> dict[str, Any]:
-        """Epoch, position and plans, by reference: cheap enough to call at every batch. The bank is saved apart.
+        """Returns epoch, position and plans. The plans are references, so this is cheap enough for every batch.
+
+        Save the bank's state separately.
 
         Args:
-            num_trained: batches of this epoch that training has finished. A DataLoader with worker processes draws
-                ahead; without this, the state is that after the batch drawn last, and what lies between is not drawn
-                again. At most the plan before the current one can be gone back to.
+            num_trained: number of batches of this epoch that training has finished. A DataLoader with worker processes
+                draws ahead of training. Without this argument, batches that were drawn but not trained are skipped
+                after loading. It may reach back to the start of the plan before the current one.
 
         Raises:
-            ValueError: num_trained out of this range.
+            ValueError: num_trained exceeds the batches drawn, or reaches too far back.
         """
         cursor = self._cursor
         if cursor is None:
@@ -181,12 +187,13 @@ class ProximityBatchSampler(BatchSampler):
         return save_cursor(cursor, self._settings(), self._refresh_wanted)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The next iteration continues where the state was taken, after a finished epoch with the next one. Load the
-        bank's state too.
+        """Makes the next iteration continue where the state was taken. If that epoch was finished, it begins the next.
+
+        Load the bank's state too.
 
         Raises:
-            ValueError: not a whole state, or of a sampler with another index set, batch_size, drop_last, planner or
-                seed.
+            ValueError: the state is incomplete, or comes from a sampler with other instances, batch_size, drop_last,
+                planner or seed.
         """
         cursor = load_cursor(state, self._settings(), len(self._maker.instances), self.bank.num_instances)
         self.epoch, self._epoch_is_set = cursor.epoch, not cursor.is_finished
@@ -195,7 +202,7 @@ class ProximityBatchSampler(BatchSampler):
         self._resume = None if cursor.is_finished else self._cursor
 
     def stats(self) -> SamplerStats:
-        """Of the latest plan, and in all; see :class:`SamplerStats`."""
+        """Returns numbers about the latest plan, and the total time."""
         nan = float("nan")
         made, cursor = self._made, self._cursor
         plan = None if cursor is None else cursor.plans[-1]
@@ -218,7 +225,7 @@ class ProximityBatchSampler(BatchSampler):
         return float(batch_stats(known, rows.features)["in_batch_similarity"])
 
     def _settings(self) -> dict[str, Any]:
-        """What must be equal for a state to make sense."""
+        """Returns the settings that must be equal when a state is loaded."""
         options: dict[str, Any] = dataclasses.asdict(self.planner) if dataclasses.is_dataclass(self.planner) else {}
         return {
             "instances": self._instances_digest,
@@ -230,7 +237,7 @@ class ProximityBatchSampler(BatchSampler):
         }
 
     def _check_graph_config(self) -> None:
-        """Finds now what a graph would complain of an epoch later."""
+        """Raises errors in the graph's options now, because the first graph is often built an epoch later."""
         config = self.planner.graph_config(self.graph_config, self.batch_size, len(self._maker.instances))
         if config is None or self.bank.num_instances < 2:
             return
@@ -245,22 +252,22 @@ class ProximityBatchSampler(BatchSampler):
 
     # --- an epoch ----------------------------------------------------------------------------------------------------
     def _begin(self) -> EpochCursor:
-        """A new iteration."""
+        """Starts or resumes an epoch. Returns its cursor."""
         if self._resume is not None:
             cursor, self._resume = self._resume, None
             self.epoch, self._epoch_is_set = cursor.epoch, False
             return cursor
         if not self._epoch_is_set:
             self.epoch += 1
-        self._epoch_is_set = True  # stays so if what follows fails: the epoch is then begun again
+        self._epoch_is_set = True  # if making the plan fails, the next iteration begins this epoch again
         plan = self._make_plan(self.epoch, 0, self._maker.left_out(self.epoch))
         self._epoch_is_set = self._refresh_wanted = False
         return EpochCursor(self.epoch, (plan,))
 
     def _at_plan(self, cursor: EpochCursor) -> tuple[EpochCursor, Plan]:
-        """The plan that has the next batch, made now if there is none or ``refresh()`` asks for it.
+        """Returns the cursor and the plan of the next batch. Makes a plan if there is none, or after ``refresh()``.
 
-        If that fails (Ctrl-C, say), the next iteration takes up the epoch here.
+        If this fails (for example by Ctrl-C), the next iteration continues the epoch at this batch.
         """
         plan, latest = cursor.plan(), cursor.plans[-1]
         is_cut_short = self._refresh_wanted and plan is latest and cursor.num_drawn > latest.first
@@ -283,15 +290,15 @@ class ProximityBatchSampler(BatchSampler):
         return num_left == 0 or (self.drop_last and num_left <= len(self._maker.instances) % self.batch_size)
 
     def _drawn_after(self, plan: Plan, num_drawn: int) -> torch.Tensor:
-        """bool [num_instances]: drawn in the first num_drawn batches of the epoch, of which the plan has the last."""
+        """Returns bool [num_listed], the instances in the first num_drawn batches of the epoch. plan: the latest."""
         is_member = torch.zeros(self.bank.num_instances, dtype=torch.bool, device="cpu")
         for i in range(num_drawn - plan.first):
             is_member[plan.batch(i).long()] = True
         return plan.drawn | is_member[self._maker.instances]
 
     def _make_plan(self, epoch: int, first: int, drawn: torch.Tensor) -> Plan:
-        """From the bank as it is."""
-        self.graph = None  # not two at a time
+        """Makes a plan from the bank's present embeddings."""
+        self.graph = None  # frees the memory before the next graph is built
         config = on_device(self.graph_config, self.bank.device)
         made = self._maker.make(self.bank, config, self._alpha(epoch), epoch, first, drawn, self._progress)
         self.graph, self._made = made.graph, made._replace(graph=None)

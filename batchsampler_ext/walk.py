@@ -64,7 +64,8 @@ def random_walk_with_restart(
 
     Returns:
         :class:`Walks` on the graph's device. Every walk ends: if the neighborhood of a root is exhausted, a random row
-        becomes the root (reroot). After a maximal number of segments, random rows fill the batch (random fills).
+        becomes the root (reroot). A segment is the part of a walk between two returns to the root. After max_segments
+        segments, which csrc/common/walk.h computes, random rows fill the batch (random fills).
 
     Raises:
         TypeError, ValueError: a bad argument, named; an id out of range; a -1 before an id in ``graph``. In a plain

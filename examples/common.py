@@ -230,7 +230,7 @@ class Run:
             self._set_rng(self._rng)
             self._rng = None
         self._epoch_is_complete = False
-        while self._num_trained < len(self.sampler):  # the authors' epoch has more, but schedules assume this number
+        while self._num_trained < len(self.sampler):  # cover_by_walks has more, but schedules assume this number
             if (following := next(batches, None)) is None:
                 break
             if self._must_stop():

@@ -12,14 +12,13 @@ from torch.utils.data import Sampler
 
 from batchsampler_ext import (
     BatchPlanner,
-    CoverByWalksPlanner,
     FeatureBank,
     GraphConfig,
-    PartitionPlanner,
     ProximityBatchSampler,
     UniformPlanner,
     WalkPlanner,
 )
+from batchsampler_ext.planners import PLANNERS
 
 BANK_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -49,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, fill_bank: bool = False) -
                        help="no: no edges between instances with equal labels")  # fmt: skip
     group.add_argument("--fill-bank", action=argparse.BooleanOptionalAction, default=fill_bank,
                        help="embeds all data before the first epoch, which is otherwise uniform")  # fmt: skip
-    group.add_argument("--planner", choices=("partition", "walks", "cover_by_walks"), default="partition",
+    group.add_argument("--planner", choices=[name for name in PLANNERS if name != "uniform"], default="partition",
                        help="cover_by_walks: the authors' epoch, cut to the length of the others")  # fmt: skip
     group.add_argument("--order", choices=("rwr", "rw", "bfs", "dfs"), default="rwr", help="for planners that walk")
     group.add_argument("--hardness", choices=("soft", "default", "hard"), default="default", help="for partitions")
@@ -114,9 +113,9 @@ def make_planner(args: argparse.Namespace) -> BatchPlanner:
         return UniformPlanner()
     if args.sampler == "knn":
         return WalkPlanner(order="knn")
-    if args.planner == "partition":
-        return PartitionPlanner(hardness=args.hardness)
-    return {"walks": WalkPlanner, "cover_by_walks": CoverByWalksPlanner}[args.planner](order=args.order)
+    walk = {"order": args.order}
+    options = {"partition": {"hardness": args.hardness}, "walks": walk, "cover_by_walks": walk}
+    return PLANNERS[args.planner](**options.get(args.planner, {}))
 
 
 class RankShare(Sampler[list[int]]):

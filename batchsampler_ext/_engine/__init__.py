@@ -1,1 +1,1 @@
-"""Finds the engines that compute, checks what they are given, and looks after what they report. Private."""
+"""Finds the engines, checks their arguments and keeps the errors that they report. Private."""

@@ -29,13 +29,13 @@ class Matrix:
     row_stride: int
 
     def describe(self, compute_dtype: torch.dtype) -> MatrixLayout:
-        """What the engines take."""
+        """Returns the layout that engines take."""
         round_to_bf16 = compute_dtype == torch.bfloat16 and self.dtype_code != TORCH_DTYPES[torch.bfloat16]
         return MatrixLayout(self.address, self.dtype_code, self.num_rows, self.dim, self.row_stride, round_to_bf16)
 
 
 def as_matrix(value: Any, name: str) -> Matrix:
-    """``value`` without a copy if its rows are contiguous, else its copy with contiguous rows.
+    """Returns ``value`` without a copy if its rows are contiguous, otherwise a copy with contiguous rows.
 
     Raises:
         TypeError: not an array, or not float32, bfloat16 or float16.
@@ -85,7 +85,7 @@ def _as_array(value: Any, name: str) -> torch.Tensor | np.ndarray:
 
 
 def as_ids(value: Any, name: str, low: int, high: int, device: torch.device = _CPU) -> torch.Tensor:
-    """A one-dimensional int64 tensor on ``device`` with values in [low, high)."""
+    """Returns a one-dimensional int64 tensor on ``device``. Its values are in [low, high)."""
     ids = as_integers(value, name, device)
     if len(ids):
         smallest, largest = int(ids.min()), int(ids.max())
@@ -99,7 +99,7 @@ def out_of_range(name: str, low: int, high: int, wrong: int) -> ValueError:
 
 
 def as_integers(value: Any, name: str, device: torch.device = _CPU) -> torch.Tensor:
-    """A one-dimensional int64 tensor on ``device``. Tensors have to be there; lists and NumPy arrays are brought."""
+    """Returns a one-dimensional int64 tensor on ``device``. Tensors must be there already, other arrays are copied."""
     if not isinstance(value, torch.Tensor):
         try:
             array = np.asarray(value)
@@ -119,7 +119,7 @@ def as_integers(value: Any, name: str, device: torch.device = _CPU) -> torch.Ten
 
 
 def require_device(device: torch.device, name: str, expected: torch.device) -> None:
-    """Nothing is copied to another device silently."""
+    """Raises ``ValueError`` for another device, because nothing is copied between devices silently."""
     if device != expected:
         kind = "a CPU tensor" if expected.type == "cpu" else f"a tensor on {str(expected)!r}"
         raise ValueError(f"{name}: expected {kind}, got device {str(device)!r}")
@@ -130,5 +130,5 @@ def repeated(name: str, wrong: int) -> ValueError:
 
 
 def address(array: torch.Tensor | None) -> int:
-    """Where the kernels read or write; 0 stands for None."""
+    """Returns the address that kernels read or write; 0 for None."""
     return 0 if array is None else array.data_ptr()

@@ -37,12 +37,12 @@ else:
 
 
 def engine(device: torch.device) -> Engine:
-    """The engine that computes on ``device``; arrays that it is given are there."""
+    """Returns the engine that computes on ``device``. Its arrays must be there."""
     return _engines[device.type](device)
 
 
 def queued_engine(device: torch.device) -> CudaEngine:
-    """The engine of a device whose engine is queued. Such engines also update banks."""
+    """Returns the engine of a device whose engine is queued. Such engines also update banks."""
     return cast(CudaEngine, engine(device))
 
 

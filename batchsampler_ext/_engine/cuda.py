@@ -18,15 +18,15 @@ _WALK, _UNIFORM = 0, 4  # the codes of csrc/common/strategy.h that run on a devi
 
 
 class DeviceStatus:
-    """What kernels have reported, or will."""
+    """The errors that kernels have reported, or will report."""
 
     def __init__(self, words: torch.Tensor, message: Callable[[torch.Tensor], str]) -> None:
         self._words: torch.Tensor | None = words
         self._message = message
-        self._order = StreamOrder(words.device)  # after what has been queued on the current stream
+        self._order = StreamOrder(words.device)  # after the work queued on the current stream so far
 
     def check(self) -> None:
-        """Waits for the work; raises ``ValueError`` if a kernel found something wrong."""
+        """Waits for the work. Raises ``ValueError`` if a kernel found an error."""
         if self._words is None:
             return
         self._order.enter()
@@ -37,9 +37,10 @@ class DeviceStatus:
 
 
 class StreamOrder:
-    """Keeps work on shared tensors in the order it was asked for, whichever stream each caller is on.
+    """Keeps work on shared tensors in the order of the calls, even if callers use different streams.
 
-    ``enter`` before queueing such work or handing out the tensors, ``leave`` after changing them. Only streams wait.
+    Call ``enter`` before such work is queued or the tensors are returned, and ``leave`` after they are changed. Only
+    streams wait, not the host.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -57,7 +58,7 @@ class StreamOrder:
 
 
 def to_device_async(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """``tensor`` on ``device`` without waiting for it: through pinned memory of its own for a CUDA device."""
+    """Returns ``tensor`` on ``device`` without waiting. For a CUDA device, it is copied by way of new pinned memory."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         staged = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
         return staged.copy_(tensor).to(device, non_blocking=True)
@@ -65,7 +66,7 @@ def to_device_async(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """``tensor`` on the CPU, by pinned memory; waits for the current stream only."""
+    """Returns ``tensor`` on the CPU, copied to pinned memory. Waits for the current stream only."""
     if tensor.device.type == "cpu":
         return tensor
     result = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
@@ -75,7 +76,7 @@ def to_host(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class CudaEngine:
-    """What ``_core`` does, on one device. ``module``: _cuda; or in tests _cuda_emulated, whose device is the CPU."""
+    """The calls of ``_core`` on one device. module: _cuda, or in tests _cuda_emulated, whose device is the CPU."""
 
     is_queued = True
     finds_degrees = False
@@ -102,7 +103,7 @@ class CudaEngine:
         return DeviceStatus(status, self._graph_message(graph))
 
     def walk_batches(self, request: requests.WalkRequest, *, num_threads: int, nodes: int, counts: int) -> DeviceStatus:
-        """As ``_core.walk_batches``, for walks and uniform batches; the graph has its degrees."""
+        """As ``_core.walk_batches``, but only for walks and uniform batches, on a graph with degrees."""
         assert not request.graph.finds_degrees
         if request.strategy not in (_WALK, _UNIFORM):
             raise ValueError(
@@ -113,7 +114,7 @@ class CudaEngine:
         return self._queue(call, self._graph_message(request.graph), nodes=nodes, counts=counts)
 
     def partition_epoch(self, request: requests.PartitionRequest, *, num_threads: int, nodes: int) -> int:
-        """As ``_core.partition_epoch``. Waits for the device now and then: what comes next depends on its counters."""
+        """As ``_core.partition_epoch``. Waits for the device a few dozen times, as later steps depend on its counts."""
         call = self._module.PartitionCall(request)
         walks = self._reference_walks(call.num_reference_walks, request)
         with self._current():
@@ -136,7 +137,7 @@ class CudaEngine:
         return num_filled
 
     def _reference_walks(self, num_walks: int, partition: requests.PartitionRequest) -> torch.Tensor | None:
-        """Nodes of independent walks from the first rows of the root order; their own status is the partition's."""
+        """Returns nodes of walks from the first rows of the root order. The partition's status reports their errors."""
         if num_walks == 0:
             return None
         num_rows, seed, epoch = partition.graph.num_rows, partition.seed, partition.epoch
@@ -163,19 +164,19 @@ class CudaEngine:
             self._module.root_order(**arguments, stream=_stream(self._device))
 
     def new_bank_error_log(self) -> torch.Tensor:
-        """int64, where the updates of a bank leave what they find: csrc/cuda/bank/bank_update.h."""
+        """Returns an int64 log for the errors of a bank's updates. csrc/cuda/bank/bank_update.h has its layout."""
         error_log = torch.full((self._module.num_bank_error_log_words,), -1, dtype=torch.int64, device=self._device)
         error_log[-1] = 0
         return error_log
 
     def update_bank(self, tables: requests.BankTables, **arguments: Any) -> None:
-        """As ``_core.update_bank``, but what is wrong is left in the error log."""
+        """As ``_core.update_bank``, but errors are written to the error log."""
         with self._current():
             scratch = torch.empty(self._module.bank_scratch_bytes, dtype=torch.uint8, device=self._device)
             self._module.update_bank(tables, scratch=scratch.data_ptr(), stream=_stream(self._device), **arguments)
 
     def bank_message(self, error_log: list[int], num_instances: int) -> str:
-        """What the first refused update is wrong in, if one was."""
+        """Returns the error of the first refused update, or an empty string if none was refused."""
         words = error_log[: self._module.num_status_words]
         return str(
             self._module.status_message(
@@ -187,7 +188,7 @@ class CudaEngine:
         self, call_name: str, request: requests.ProximityGraphRequest | requests.KnnRequest, names: tuple[str, str],
         edges: requests.Edges, resources: requests.Resources,
     ) -> DeviceStatus:  # fmt: skip
-        """names: what the two matrices are called in messages."""
+        """Queues a search. names: names of the two matrices in messages."""
         make_call = getattr(self._module, call_name)
         with self._current():  # a plan depends on the device
             call = make_call(request, has_scores=edges.scores != 0, max_memory=resources.max_memory)
@@ -199,9 +200,9 @@ class CudaEngine:
         return self._queue(call, message, edges=edges)
 
     def _queue(self, call: Any, message: Callable[[torch.Tensor], str], **results: Any) -> DeviceStatus:
-        """Runs a call that has been checked."""
+        """Queues a call whose arguments have been checked."""
         with self._current():
-            # Freed on return, but the allocator hands it to others only after what is queued on this stream.
+            # Freed on return, but the allocator reuses it only after the work queued on this stream.
             scratch = torch.empty(call.scratch_bytes, dtype=torch.uint8, device=self._device)
             status = self._new_status()
             call.run(scratch=scratch.data_ptr(), status=status.data_ptr(), stream=_stream(self._device), **results)
@@ -209,7 +210,7 @@ class CudaEngine:
 
     @contextmanager
     def _current(self) -> Iterator[None]:
-        """The device is torch's current one, and the module's: csrc/cuda/runtime/current_device.h."""
+        """Makes the device the current one of torch and of the module (csrc/cuda/runtime/current_device.h)."""
         if self._device.type == "cuda":
             with torch.cuda.device(self._device):
                 self._module.use_device(self._device.index)

@@ -1,7 +1,7 @@
 """Checks of the values of an argument: at once on the CPU, queued on a CUDA device.
 
-A check returns values that are safe to use as indices, whatever it will find, so that no call waits for the device.
-What it finds goes with the result, and is raised when the result is read on the host.
+A check returns values that are safe to use as indices even if it will find an error, so no call waits for the device.
+The errors go with the result, and are raised when the result is read on the host.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .cuda import DeviceStatus
 
 
 class DeferredChecks:
-    """Checks of the arguments of one call. statuses: those queued on a device, in order; empty on the CPU."""
+    """Checks of the arguments of one call. statuses: the checks queued on a device, in order; empty on the CPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.statuses: list[DeviceStatus] = []
@@ -24,7 +24,7 @@ class DeferredChecks:
         self.is_deferred = engine(device).is_queued
 
     def ids(self, value: Any, name: str, low: int, high: int) -> torch.Tensor:
-        """As as_ids(). Values out of range become others that are in it."""
+        """Returns ids as as_ids() does. On a device, a value out of range is replaced by one in range."""
         if not self.is_deferred:
             return as_ids(value, name, low, high, self._device)
         ids = as_integers(value, name, self._device)
@@ -41,11 +41,11 @@ class DeferredChecks:
         return ids.clamp(low, high - 1)
 
     def are_all(self, ids: torch.Tensor, size: int) -> bool:
-        """Whether ids are 0 .. size - 1 in order. False where finding out would wait for a device."""
+        """Returns whether ids are 0 .. size - 1 in order. False if finding out would wait for a device."""
         return not self.is_deferred and len(ids) == size and torch.equal(ids, torch.arange(size, device=ids.device))
 
     def require_distinct(self, ids: torch.Tensor, name: str) -> None:
-        """ids: non-negative."""
+        """Raises ``ValueError`` for repeated ids, on a device later. ids: non-negative."""
         ordered = ids.sort().values
         is_repeated = ordered[1:] == ordered[:-1]
         if self.is_deferred:
@@ -61,7 +61,7 @@ class DeferredChecks:
             raise repeated(name, int(ordered[1:][is_repeated][0]))
 
     def require_rows(self, rows: torch.Tensor, ids: torch.Tensor, name: str) -> None:
-        """rows: int64 [R], of the instances ids; -1 where there is none."""
+        """Raises ``ValueError`` for an instance without a row, on a device later. rows: int64 [R] of the ids, or -1."""
         if len(rows) == 0:
             return
         is_wrong = rows < 0

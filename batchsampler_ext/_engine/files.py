@@ -14,9 +14,9 @@ __all__ = ["atomic_write", "check_output"]
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A binary file to write; it replaces ``path`` when the block ends well and vanishes otherwise.
+    """Yields a binary file to write. It replaces ``path`` if the block ends without error, and is removed otherwise.
 
-    Permissions are those of any new file (those of ``tempfile`` are private); a symbolic link at ``path`` stays one.
+    Permissions are those of any new file (those of ``tempfile`` are private). A symbolic link at ``path`` stays one.
     """
     check_output(path, "path")
     target = Path(os.path.realpath(path))
@@ -32,7 +32,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def check_output(path: str | os.PathLike[str], name: str) -> None:
-    """Raises ``ValueError`` if ``path`` is no place for a file. A device must not be replaced, not even by root."""
+    """Raises ``ValueError`` if ``path`` cannot become a file. A device must not be replaced, not even by root."""
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise ValueError(f"{name}: expected a file, got {os.fspath(path)!r}")

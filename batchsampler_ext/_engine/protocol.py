@@ -14,7 +14,7 @@ from .cuda import DeviceStatus
 
 
 class Engine(Protocol):
-    """Calls either have their results ready, or have queued the work and return a status that tells of bad values."""
+    """Each call waits for its results, or it queues the work and returns a status that reports bad values."""
 
     @property
     def is_queued(self) -> bool:
@@ -39,7 +39,7 @@ class Engine(Protocol):
     ) -> DeviceStatus | None: ...
 
     def partition_epoch(self, request: requests.PartitionRequest, *, num_threads: int, nodes: int) -> int:
-        """Never queued. Returns the number of random fills."""
+        """Returns the number of random fills. This call is never queued."""
 
     def root_order(self, *, n: int, seed: int, epoch: int, out: int) -> None: ...
 
@@ -47,7 +47,7 @@ class Engine(Protocol):
 
 
 class CpuEngine:
-    """The calls of ``_core``, which return when the work is done and raise what is wrong."""
+    """The calls of ``_core``. They return when the work is done, and raise errors at once."""
 
     is_queued = False
     finds_degrees = True

@@ -1,4 +1,4 @@
-"""What an engine is asked for. csrc/python/requests.h reads these fields by name, for all engines.
+"""Requests to an engine. csrc/python/requests.h reads these fields by name, for all engines.
 
 Arrays are given as addresses on the engine's device; 0 stands for an absent optional array. Meaning and shape of each
 field are in csrc/common/requests.h and csrc/common/layouts.h.
@@ -26,7 +26,7 @@ class GraphLayout(NamedTuple):
     degrees: int
     row_of: int
     num_instances: int
-    finds_degrees: bool = False  # rows may be short though there are no degrees; CPU only
+    finds_degrees: bool = False  # rows may have fewer neighbors although degrees is 0; CPU only
 
 
 class Selection(NamedTuple):
@@ -61,14 +61,14 @@ class KnnRequest(NamedTuple):
 
 
 class Edges(NamedTuple):
-    """Where the result of a search goes."""
+    """Addresses that the result of a search is written to."""
 
     neighbors: int
     scores: int
 
 
 class Resources(NamedTuple):
-    """What a search on the CPU may use. Other engines take ``max_memory`` alone."""
+    """Resources that a search on the CPU may use. Other engines use ``max_memory`` only."""
 
     num_threads: int
     max_memory: int

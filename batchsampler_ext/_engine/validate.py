@@ -15,7 +15,7 @@ NO_MEMORY_LIMIT = 2**62
 
 
 def integer(value: Any, name: str, low: int, high: int | None = None, *, because: str = "") -> int:
-    """``value`` as an int in [low, high]; ``because`` says where a bound comes from."""
+    """Returns ``value`` as an int in [low, high]. because: text for the error message, the reason of a bound."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name}: expected an integer, got {value!r} of type {type(value).__name__}")
     number = operator.index(value)
@@ -46,7 +46,7 @@ def epoch(value: Any) -> int:
 
 
 def restart_threshold(restart_prob: Any) -> int:
-    """floor(alpha * 2**32): a step restarts if its 32-bit word is below it."""
+    """Returns floor(alpha * 2**32). A step restarts if its 32-bit word is below this."""
     if isinstance(restart_prob, bool) or not isinstance(restart_prob, numbers.Real):
         raise TypeError(f"restart_prob: expected a float in [0, 1), got {restart_prob!r}")
     alpha = float(restart_prob)
@@ -56,7 +56,7 @@ def restart_threshold(restart_prob: Any) -> int:
 
 
 def num_threads(value: Any) -> int:
-    """None means torch's setting."""
+    """Returns the number of threads; torch's setting for None."""
     return torch.get_num_threads() if value is None else integer(value, "num_threads", 1, 4096)
 
 

@@ -1,1 +1,1 @@
-"""What a sampler is made of: its instances, its plans, its place in the epoch. Private."""
+"""Parts of a sampler: its instances, its plans and its position in the epoch. Private."""

@@ -1,4 +1,4 @@
-"""Where a sampler is in an epoch, and how that is saved and checked when it comes back."""
+"""The position of a sampler in an epoch. It is saved in states, and checked when they are loaded."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _FIELDS = {"version", "settings", "epoch", "num_drawn", "is_finished", "refresh_
 
 
 class Plan(NamedTuple):
-    """Batches from one graph. Never changed once made: states refer to it."""
+    """Batches from one graph. A plan is never changed, because states refer to it."""
 
-    first: int  # number of batches of the epoch before it
-    drawn: torch.Tensor  # bool [num_listed], drawn in this epoch before it
+    first: int  # number of batches of the epoch before the plan
+    drawn: torch.Tensor  # bool [num_listed], the instances drawn in this epoch before the plan
     indices: torch.Tensor  # int32 [num_full, B], instance ids
     tail: torch.Tensor  # int32 [T]
 
@@ -26,7 +26,7 @@ class Plan(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Number of batches of the epoch up to its last."""
+        """Number of batches of the epoch up to the last one of the plan."""
         return self.first + self.num_batches
 
     def batch(self, i: int) -> torch.Tensor:
@@ -34,10 +34,10 @@ class Plan(NamedTuple):
 
 
 class EpochCursor(NamedTuple):
-    """After ``num_drawn`` batches of an epoch.
+    """The position after ``num_drawn`` batches of an epoch.
 
-    plans: in order. The one drawn from before the current one, the current one, and one made after it if a state from
-    before that was loaded. Each holds until the next one begins.
+    plans: in order, the plan before the current one, the current one, and the one after it if the cursor was rewound
+    to before that. Each plan is used until the next one begins.
     """
 
     epoch: int
@@ -46,16 +46,16 @@ class EpochCursor(NamedTuple):
     is_finished: bool = False
 
     def plan(self) -> Plan | None:
-        """That has the next batch, or None if it has to be made."""
+        """Returns the plan that has the next batch, or None if it has to be made."""
         plan = next(plan for plan in reversed(self.plans) if plan.first <= self.num_drawn)
         return plan if self.num_drawn < plan.end else None
 
     def with_plan(self, plan: Plan) -> EpochCursor:
-        """Continued by a new plan; the latest one is kept to be gone back to."""
+        """Returns the cursor with a new plan. The latest plan is kept, so that the cursor can be rewound to it."""
         return self._replace(plans=(self.plans[-1], plan))
 
     def rewound(self, num_trained: int) -> EpochCursor:
-        """As it was after num_trained batches. What was drawn since then is drawn again, from the same plans."""
+        """Returns the cursor after num_trained batches. Later batches are drawn again, from the same plans."""
         num_trained = validate.integer(
             num_trained, "num_trained", self.plans[0].first, self.num_drawn, because=" (drawn, and still kept)"
         )
@@ -70,7 +70,7 @@ def save_cursor(cursor: EpochCursor, settings: dict[str, Any], refresh_wanted: b
 
 
 def load_cursor(state: Any, settings: dict[str, Any], num_listed: int, num_instances: int) -> EpochCursor:
-    """Raises ``ValueError`` unless the state is whole and was saved by a sampler with these settings."""
+    """Returns the saved cursor. Raises ``ValueError`` if the state is incomplete or the sampler had other settings."""
     if not isinstance(state, dict) or state.get("version") != _VERSION or state.keys() != _FIELDS:
         raise ValueError(f"state: expected a state of version {_VERSION}, got {state!r:.100}")
     if not isinstance(state["settings"], dict):
@@ -97,7 +97,7 @@ def load_cursor(state: Any, settings: dict[str, Any], num_listed: int, num_insta
 
 
 def _check_plans(cursor: EpochCursor, batch_size: int, num_listed: int, num_instances: int) -> None:
-    low, high = 0, None  # the first plan begins anywhere, the next one where the one before it ends or was ended
+    low, high = 0, None  # the first plan begins anywhere, each next one at the end of the one before or earlier
     for plan in cursor.plans:
         first = validate.integer(plan.first, "state: first", low, high)
         _check_tensor(plan.drawn, "drawn", torch.bool, [num_listed])

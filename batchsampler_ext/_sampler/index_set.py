@@ -1,4 +1,4 @@
-"""Which instances a batch sampler is to draw: the index set of whatever it was given."""
+"""The instances that a batch sampler draws: the set of ids that its first argument stands for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .._engine import validate
 
 
 def index_set(sampler: Any, num_instances: int) -> torch.Tensor:
-    """Distinct instances in [0, num_instances), int64, ascending."""
+    """Returns the distinct instances in [0, num_instances) that `sampler` stands for, int64, ascending."""
     if isinstance(sampler, RandomSampler) and (sampler.replacement or sampler.num_samples != len(sampler.data_source)):
         raise ValueError(
             f"sampler: expected a RandomSampler over all {len(sampler.data_source)} instances without replacement, got "

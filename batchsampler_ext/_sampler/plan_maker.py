@@ -1,4 +1,4 @@
-"""How a plan is made: a graph over the instances that may still be drawn, then batches from it."""
+"""Makes a plan: builds a graph over the instances that may still be drawn, then plans batches from it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ..graph_builders import GraphConfig, proximity_graph
 from ..planners import Batches, BatchPlanner, PlanRequest
 from .epoch_cursor import Plan
 
-_PLAN_STREAM = 255 << 24  # of Philox: no purpose of csrc/common/random_stream.h
-_LEFT_OUT = 2**32 - 1  # instead of a plan's first batch
+_PLAN_STREAM = 255 << 24  # a Philox stream that is none of the purposes in csrc/common/random_stream.h
+_LEFT_OUT = 2**32 - 1  # takes the place of a plan's first batch in the seed of what drop_last leaves out
 
 
 class MadePlan(NamedTuple):
     plan: Plan
-    graph: ProximityGraph | None  # None: none was needed, or fewer than two instances have an embedding
+    graph: ProximityGraph | None  # None: the planner needs none, or fewer than two instances have an embedding
     graph_ms: float
     plan_us: float  # per batch
     random_fill_share: float
@@ -51,7 +51,7 @@ class PlanMaker:
         return count_batches(len(self.instances), self.batch_size, self.drop_last)
 
     def left_out(self, epoch: int) -> torch.Tensor:
-        """bool [num_instances]: those that take no part in the epoch."""
+        """Returns bool [len(instances)], the instances that take no part in the epoch."""
         size = len(self.instances)
         result = torch.zeros(size, dtype=torch.bool, device="cpu")
         count = size % self.batch_size if self.drop_last else 0
@@ -71,7 +71,7 @@ class PlanMaker:
         drawn: torch.Tensor,
         progress: Callable[[int, int], object] | None,
     ) -> MadePlan:
-        """The plan that begins at batch ``first``. drawn: bool [num_instances], drawn in the epoch before it."""
+        """Returns the plan that begins at batch ``first``. drawn: bool [len(instances)], drawn earlier in the epoch."""
         ids = self.instances[~drawn] if self.planner.covers_once else self.instances
         seed = self._plan_seed(epoch, first)
         start = time.perf_counter()
@@ -108,7 +108,7 @@ class PlanMaker:
         seed: int,
         progress: Callable[[int, int], object] | None,
     ) -> tuple[ProximityGraph, int]:
-        """A graph with a row for each id, without edges for those that have no embedding; and how many have none."""
+        """Returns a graph with a row for each id, and how many ids have no embedding. Their rows have no edges."""
         rows = bank.rows_for_graph()
         ids = to_device_async(ids, bank.device)
         is_known = rows.has_embedding[ids]
@@ -129,15 +129,14 @@ class PlanMaker:
         return graph, len(ids) - num_known
 
     def _on_host(self, batches: Batches, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Indices and tail, int32, in host memory of their own. Views would keep all batches alive, and write them
-        into every saved state."""
+        """Returns indices and tail, int32, copied to the host. Views would put all batches into every saved state."""
         shape, size = batches.indices.shape, batches.indices.numel()
         found = to_host(torch.cat([batches.indices.reshape(-1), batches.tail]).to(torch.int32))
         self._check(batches, found, ids)
         return found[:size].view(shape).clone(), found[size:].clone()
 
     def _check(self, batches: Batches, found: torch.Tensor, ids: torch.Tensor) -> None:
-        """A planner of the user's may be wrong: better an error than an endless epoch."""
+        """Raises ``ValueError`` for wrong batches of a user's planner, which could make an epoch endless."""
         name = self.planner.name
         width = batches.indices.shape[1]
         if len(batches.indices) and width != self.batch_size:
@@ -148,12 +147,12 @@ class PlanMaker:
             raise ValueError(f"planner: expected each of {len(ids)} instances once from {name!r}, got {len(found)}")
 
     def _plan_seed(self, epoch: int, first: int) -> int:
-        """An unrelated seed for each plan of each epoch."""
+        """Returns an unrelated seed for each plan of each epoch."""
         low, high, _, _ = core.philox4x32(self.seed, _PLAN_STREAM, epoch, first, 0)
         return high << 32 | low
 
 
 def on_device(config: GraphConfig, device: torch.device) -> GraphConfig:
-    """With its labels there. A bank may get its device after the sampler was made."""
+    """Returns the config with its labels on the device. A bank may get its device after the sampler was made."""
     labels = config.labels
     return replace(config, labels=labels.to(device)) if isinstance(labels, torch.Tensor) else config

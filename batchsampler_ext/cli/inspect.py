@@ -13,6 +13,7 @@ import torch
 from .._engine.files import atomic_write, check_output
 from ..batches import Batches
 from ..graph_builders import METRICS
+from ..planners import PLANNERS
 from .inspection import inspect_features, load_features, load_labels
 from .inspection_report import report, save_figure
 from .progress import shown_stages
@@ -79,7 +80,7 @@ def add_parser(commands: Any) -> None:
     epoch.add_argument(
         "--batch-size", type=int, default=256, metavar="B", help="instances per batch; default: %(default)s"
     )
-    epoch.add_argument("--planner", default="partition", help="partition (default), walks, cover_by_walks or uniform")
+    epoch.add_argument("--planner", default="partition", help=f"{', '.join(PLANNERS)}; default: %(default)s")
     epoch.add_argument(
         "--restart-prob", type=float, default=0.2, metavar="ALPHA", help="of walks; default: %(default)s"
     )

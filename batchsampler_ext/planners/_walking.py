@@ -24,9 +24,10 @@ class WalkingPlanner(BatchPlanner):
     """Base of the planners that collect each batch from a root.
 
     Args:
-        order: "rwr", a random walk with restart (default). The others serve for comparison, as in the paper: "rw" (no
-            restart), "bfs", "dfs", "uniform", and "knn", a root and its first B - 1 neighbors. "knn" needs K >= B - 1
-            and neighbors sorted by score.
+        order: how a batch is collected from its root. "rwr" (default) walks with restart. The others serve for
+            comparison, as in the paper. "rw" walks without restart. "bfs" and "dfs" visit the graph breadth first and
+            depth first. "knn" takes the root and its first B - 1 neighbors. It needs K >= B - 1 and neighbors sorted by
+            score. "uniform" takes the root and random rows.
         restart_prob: alpha in [0, 1). None: the value of the call or the sampler.
 
     Raises:
@@ -47,7 +48,8 @@ class WalkingPlanner(BatchPlanner):
         if self.order == "uniform":
             return None
         if config.candidate_group_size is None:
-            # Walks never visit instances without incoming edges, a share of about exp(-M / candidate_group_size).
+            # A share of about exp(-M / candidate_group_size) of the instances is in no group's draw. They have no
+            # incoming edge, so no walk reaches them along an edge.
             config = replace(config, candidate_group_size=max(1, min(256, config.num_candidates // 16)))
         if self.order != "knn":
             return config

@@ -57,7 +57,7 @@ class PlanRequest:
     Attributes:
         batch_size: B.
         drop_last: leave out the ragged batch.
-        num_batches: plan at most this many batches. None: all of the epoch.
+        num_batches: the largest number of batches to plan. None: a whole epoch.
         seed: 0 to 2**64 - 1.
         epoch: 0 to 2**24 - 1.
         restart_prob: alpha of walks.
@@ -91,8 +91,8 @@ class BatchPlanner(Protocol):
     Attributes:
         name: the name by which users select the planner.
         covers_once: a plan is a whole epoch, and each row of the graph is in exactly one batch.
-        length_varies: the epoch ends when each instance has been drawn. Otherwise it has as many batches as a
-            partition.
+        length_varies: True if an epoch ends when every instance has been drawn, which may need several plans. Only
+            together with ``covers_once = False``. False if an epoch has as many batches as a partition.
     """
 
     name: ClassVar[str]

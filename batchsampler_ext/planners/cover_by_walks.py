@@ -1,4 +1,4 @@
-"""The authors' epoch: walks from roots that are not drawn yet, until less than a batch of instances is left."""
+"""Cover by walks, the authors' epoch: walks from undrawn roots until less than a batch of instances is left."""
 
 from __future__ import annotations
 

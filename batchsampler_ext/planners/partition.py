@@ -23,9 +23,10 @@ class PartitionPlanner(BatchPlanner):
     """Plans a partition: each row is in exactly one batch. Full batches come in random order, then the ragged one.
 
     Args:
-        hardness: "default": members have about as many of their neighbors in their own batch as in independent walks,
-            if the graph allows it. "soft": half as many. "hard": as many as a partition can reach. docs/partition.md
-            compares the in-batch cosine of the three.
+        hardness: sets the goal for the excess edge share: the share of the members' edges that stay inside their batch,
+            minus that share in random batches. "default": 3/4 of the excess edge share of independent walks, plus 1/50.
+            "soft": half of this goal. "hard": 1, so batches are hardened as far as possible. docs/partition.md compares
+            the in-batch cosine of the three.
         restart_prob: alpha in [0, 1) of the walks to compare with. None: the value of the call or the sampler.
 
     Raises:

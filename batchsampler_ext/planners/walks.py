@@ -23,7 +23,8 @@ class WalkPlanner(WalkingPlanner):
     """Plans one batch per walk, each from a random root. Batches may overlap.
 
     Args:
-        order, restart_prob: see :class:`WalkingPlanner`.
+        order: "rwr", "rw", "bfs", "dfs", "knn" or "uniform", see :class:`WalkingPlanner`.
+        restart_prob: alpha in [0, 1). None: the value of the call or the sampler.
 
     Source: Yang et al., KDD 2023, section 4.2.
     """

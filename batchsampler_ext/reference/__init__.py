@@ -396,7 +396,7 @@ def independent_batches(neighbors, batch_size, *, num_batches, strategy="rwr", r
 
 
 def covering_batches(neighbors, batch_size, *, strategy="rwr", restart_prob=0.2, seed=0, epoch=0):
-    """Returns (full batches, tail) of the authors' epoch. Roots are random instances that are not drawn yet.
+    """Returns (full batches, tail) of cover_by_walks (the authors' epoch). Roots are random undrawn instances.
 
     When at most N mod B instances are not drawn, these are the ragged last batch.
     """

@@ -1,8 +1,9 @@
 """The oracle of partitions: every row is in exactly one batch.
 
 Short walks seed all batches at once. Batches grow by votes of neighbors within a limited capacity. Then they harden or
-soften until their edge share is close to that of independent walks. docs/partition.md describes the steps. All numbers
-are integers, and a round reads the state at its start only, so the result does not depend on the order of work.
+soften until their excess edge share is close to a goal derived from independent walks. docs/partition.md describes the
+steps and explains the share. All numbers are integers, and a round reads the state at its start only. So the result
+does not depend on the order of work.
 The CPU engine is csrc/cpu/partition/partition.cpp.
 """
 
@@ -21,7 +22,7 @@ from ..reference import (
     walk_batch,
 )
 
-SEED_SIZE, MAX_UNPRODUCTIVE = 4, 64  # rows that a seed walk collects; unproductive steps in a row that end it
+SEED_SIZE, MAX_UNPRODUCTIVE = 4, 64  # rows that a seed walk collects; it ends after so many steps without a new row
 # Neighbors that a row looks up: at most; if it found no batch last time; to soften. Rounds end when at most one row in
 # FEW_PROPOSALS proposes.
 MAX_VOTES, FEW_VOTES, SOFT_VOTES, FEW_PROPOSALS = 128, 16, 2, 32
@@ -31,7 +32,7 @@ MAX_HARDENINGS, MAX_SOFTENINGS = 2, 24
 HARDEN_MASK, SOFTEN_MASK = 3, 7  # a row takes part if these bits of its hash are 0
 NUM_MEASURED, NUM_MEASURED_WALKS, NUM_MEASURED_MEMBERS = 4096, 64, 64  # for edge shares: rows; walks, members of each
 WHOLE = 1 << 20  # an edge share of one
-LOW_EDGE_SHARE = WHOLE // 10  # while the edge share is below it, hard batches harden again
+LOW_EDGE_SHARE = WHOLE // 10  # while the excess edge share is below it, hard batches harden again
 PICK_ROWS, CLAIM, FILL, ORDER, FIRST_ROUND = range(5)  # purposes of the hashes of a stage
 FILL_STAGE = 1 + NUM_DISSOLVES + NUM_RESEEDS
 
@@ -152,7 +153,7 @@ class _Partition:
                 break
 
     def adjust(self, stage):
-        """Hardens batches while the edge share is below its goal, then softens them while it is above."""
+        """Hardens batches while the excess edge share is below its goal, then softens them while it is above."""
         if len(self.capacity) < 2:
             return
         goal = WHOLE if self.hardness == "hard" else self.edge_share_goal()
@@ -169,7 +170,7 @@ class _Partition:
             self.move(stage, SOFTEN_MASK, SOFT_VOTES, lambda node, node_hash: True)
 
     def edge_share_goal(self):
-        """Returns the goal, from independent walks whose roots are the first rows of the order."""
+        """Returns the goal for the excess edge share, from walks whose roots are the first rows of the order."""
         num_instances = len(self.neighbors)
         size = min(self.batch_size, num_instances)
         inside = asked = 0
@@ -185,7 +186,7 @@ class _Partition:
         return goal // 2 if self.hardness == "soft" else goal
 
     def edge_share(self):
-        """Returns the share of the neighbors of a row that are in its own batch, beyond random."""
+        """Returns the excess edge share of the batches, in units of 1 / WHOLE."""
         inside = asked = 0
         for node in self.order[max(0, self.num_assigned - NUM_MEASURED) : self.num_assigned]:
             row = self.neighbors[node][:MAX_VOTES]
@@ -194,7 +195,7 @@ class _Partition:
         return self.beyond_random(inside, asked)
 
     def beyond_random(self, inside, asked):
-        """Returns the share minus that of a random batch, in units of 1 / WHOLE; 0 if it is negative."""
+        """Returns the edge share minus that of a random batch, in units of 1 / WHOLE; 0 if it is negative."""
         if asked == 0:
             return 0
         return max(0, WHOLE * inside // asked - WHOLE * self.batch_size // len(self.neighbors))
