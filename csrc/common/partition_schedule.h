@@ -12,7 +12,7 @@
 //                After these, voting ends once a round brings little (brings_much()), or after kNumVoteRounds rounds.
 //   3. dissolve  Twice, the emptiest batches are emptied and get new roots among the unassigned rows. Steps 1 and 2
 //                follow again.
-//   4. reroot    While more than R / 500 of R rows are left, the emptiest open batches walk from new roots and grow.
+//   4. reseed    While more than R / 500 of R rows are left, the emptiest open batches walk from new roots and grow.
 //                This ends after kNumReseeds stages, or once a stage places fewer than one in 50 of the rows left.
 //   5. fill      The rows left take the free places in hash order.
 //   6. adjust    The excess edge share of the batches (edge_share.h) is moved to a goal derived from walks on the same
