@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sized
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from ._engine.cuda import to_device_async, to_host
 from ._sampler.epoch_cursor import EpochCursor, Plan, load_cursor, save_cursor
 from ._sampler.index_set import index_set
 from ._sampler.plan_maker import MadePlan, PlanMaker, on_device
+from ._sampler.ranks import Ranks, checked_ranks, current_ranks, rank_slice, warn_without_group
 from .bank import FeatureBank
 from .graph import ProximityGraph
 from .graph_builders import GraphConfig, proximity_graph
@@ -25,6 +27,7 @@ from .walk import check_batch_size
 
 __all__ = ["ProximityBatchSampler", "SamplerStats"]
 
+_SCOPES = ("global", "local")
 _NUM_MEASURED = 8  # batches of a plan whose similarity is measured
 _DEFAULT_REFRESH_EVERY = 100  # the authors' interval
 
@@ -49,15 +52,20 @@ class ProximityBatchSampler(BatchSampler):
     embedding are dealt out at random, so the first epoch is uniform unless ``bank.fill_from`` was called.
 
     Args:
-        sampler: the instances to draw, as a number N (0 to N - 1), a dataset (all of it) or a torch sampler (those that
-            it draws, in whatever order).
-        batch_size: B.
-        drop_last: leave out the ragged batch. In a partition, N mod B random instances then take no part in the epoch.
+        sampler: the instances to draw, as a number N (0 to N - 1), ids (a range, list, array or tensor of integers), a
+            dataset (all of it) or a torch sampler (those that it draws, in whatever order).
+        batch_size: B, per rank.
+        drop_last: leave out the ragged global batch. In a partition, as many random instances take no part in the
+            epoch. Otherwise every rank draws an equal part of it, padded with at most num_replicas - 1 instances.
         bank: :class:`FeatureBank` that training updates, with the dataset's ids. Graphs and batches are computed on the
             bank's device. They are equal on all devices.
         graph: :class:`GraphConfig` of the graphs. Its labels are moved to the bank's device.
         planner: a name or a :class:`BatchPlanner`, see :func:`sample_batches`. Epochs of "cover_by_walks" vary in
             length (``len`` is then the number of batches of a uniform epoch).
+        scope: "global" composes hard batches of num_replicas * B instances, of which each rank draws a part: right for
+            losses that gather embeddings from all ranks. "local" composes a hard batch of B instances for each rank.
+        rank, num_replicas: this process and the number of processes. None: those of the default process group, when
+            batches are drawn. All ranks compute the same batches, if their banks are equal, without communication.
         refresh_every: number of batches between graphs, by default 100. Only for planners that do not plan whole
             epochs, such as those that walk. A partition needs one graph per epoch: training updates only drawn
             instances, so the embeddings of the undrawn ones do not change. If something else updates the bank too, call
@@ -95,6 +103,9 @@ class ProximityBatchSampler(BatchSampler):
         bank: FeatureBank,
         graph: GraphConfig = GraphConfig(),  # noqa: B008  (frozen)
         planner: str | BatchPlanner = "partition",
+        scope: str = "global",
+        rank: int | None = None,
+        num_replicas: int | None = None,
         refresh_every: int | None = None,
         restart_prob: float | Callable[[int], float] = 0.2,
         seed: int = 0,
@@ -109,13 +120,17 @@ class ProximityBatchSampler(BatchSampler):
         self.drop_last = validate.flag(drop_last, "drop_last")
         self.graph_config = graph
         self.planner = find_planner(planner)
+        self.scope = validate.choice(scope, "scope", _SCOPES)
+        if scope == "local" and self.planner.length_varies:
+            raise ValueError(f"scope: expected 'global' with planner {self.planner.name!r}, got 'local'")
+        self._given_ranks = checked_ranks(rank, num_replicas)
         self.refresh_every = _checked_interval(refresh_every, self.planner)
         self._restart_prob = restart_prob
         validate.restart_threshold(self._alpha(0))
         instances = index_set(sampler, bank.num_instances)
         self._instances_digest = hashlib.sha256(instances.numpy().tobytes()).hexdigest()[:16]
         self._maker = PlanMaker(
-            instances, self.batch_size, self.drop_last, self.planner, self.refresh_every, validate.seed(seed)
+            instances, self.batch_size, self.drop_last, self.planner, self.refresh_every, validate.seed(seed), scope
         )
         self._progress = validate.progress(progress)
         self._check_graph_config()
@@ -123,6 +138,7 @@ class ProximityBatchSampler(BatchSampler):
         self.epoch = 0
         self.graph: ProximityGraph | None = None
         self.refreshes = 0
+        self._epoch_offset = 0  # added to the numbers of a caller that counts from 0 again after a resume
         self._epoch_is_set = True  # the next iteration draws `epoch` itself, not the one after it
         self._refresh_wanted = False
         self._cursor: EpochCursor | None = None  # of the latest iteration, or loaded
@@ -136,11 +152,21 @@ class ProximityBatchSampler(BatchSampler):
         return self
 
     def __len__(self) -> int:
+        self._find_ranks()
         return self._maker.num_batches()
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next iteration draw this epoch, or the rest of it if a loaded state stands in the middle of it."""
         epoch = validate.epoch(epoch)
+        if self._resume is not None and epoch < self._resume.epoch and self._epoch_offset == 0:
+            self._epoch_offset = self._resume.epoch - epoch
+            warnings.warn(
+                f"set_epoch({epoch}) after loading a state within epoch {self._resume.epoch}: the loaded epoch is "
+                f"continued, and epochs are counted from there ({epoch} is {self._resume.epoch}). To begin epoch "
+                f"{epoch} anew, call set_epoch on a sampler without a loaded state.",
+                stacklevel=2,
+            )
+        epoch = validate.epoch(epoch + self._epoch_offset)
         if self._resume is not None and self._resume.epoch != epoch:
             self._resume = None
         if self._cursor is not None and (self._cursor.epoch != epoch or self._cursor.is_finished):
@@ -155,10 +181,13 @@ class ProximityBatchSampler(BatchSampler):
         if len(self) == 0:
             return
         start = time.perf_counter()
+        ranks = self._find_ranks()
+        if self._given_ranks is None and ranks.num_replicas == 1:
+            warn_without_group()
         cursor = self._begin()
         while not cursor.is_finished:
             cursor, plan = self._at_plan(cursor)
-            ids = plan.batch(cursor.num_drawn - plan.first)
+            ids = rank_slice(plan.batch(cursor.num_drawn - plan.first), plan.batch(0), ranks)
             num_drawn = cursor.num_drawn + 1
             is_finished = plan is cursor.plans[-1] and self._is_finished(plan, num_drawn)
             self._cursor = cursor = cursor._replace(num_drawn=num_drawn, is_finished=is_finished)
@@ -196,6 +225,7 @@ class ProximityBatchSampler(BatchSampler):
                 planner or seed.
         """
         cursor = load_cursor(state, self._settings(), len(self._maker.instances), self.bank.num_instances)
+        self._epoch_offset = 0
         self.epoch, self._epoch_is_set = cursor.epoch, not cursor.is_finished
         self._refresh_wanted = state["refresh_wanted"]
         self._cursor = cursor if cursor.plans else None
@@ -226,10 +256,13 @@ class ProximityBatchSampler(BatchSampler):
 
     def _settings(self) -> dict[str, Any]:
         """Returns the settings that must be equal when a state is loaded."""
+        self._find_ranks()
         options: dict[str, Any] = dataclasses.asdict(self.planner) if dataclasses.is_dataclass(self.planner) else {}
         return {
+            "num_instances": len(self._maker.instances),
             "instances": self._instances_digest,
-            "batch_size": self.batch_size,
+            "global_batch_size": self._maker.global_batch_size,
+            "planned_batch_size": self._maker.planned_batch_size,
             "drop_last": self.drop_last,
             "planner": self.planner.name,
             **options,
@@ -238,7 +271,9 @@ class ProximityBatchSampler(BatchSampler):
 
     def _check_graph_config(self) -> None:
         """Raises errors in the graph's options now, because the first graph is often built an epoch later."""
-        config = self.planner.graph_config(self.graph_config, self.batch_size, len(self._maker.instances))
+        config = self.planner.graph_config(
+            self.graph_config, self._maker.planned_batch_size, len(self._maker.instances)
+        )
         if config is None or self.bank.num_instances < 2:
             return
         if config.range_min >= config.num_candidates:
@@ -249,6 +284,13 @@ class ProximityBatchSampler(BatchSampler):
         two = torch.arange(2, device=self.bank.device)
         config = on_device(config, self.bank.device)
         proximity_graph(rows.features, 1, num_candidates=1, config=config, documents=rows.documents, rows=two).check()
+
+    def _find_ranks(self) -> Ranks:
+        """Returns the ranks as they are now. A loader is often built before the process group."""
+        ranks = current_ranks() if self._given_ranks is None else self._given_ranks
+        if ranks.num_replicas != self._maker.num_replicas:
+            self._maker = dataclasses.replace(self._maker, num_replicas=ranks.num_replicas)
+        return ranks
 
     # --- an epoch ----------------------------------------------------------------------------------------------------
     def _begin(self) -> EpochCursor:
@@ -287,7 +329,9 @@ class ProximityBatchSampler(BatchSampler):
         if num_drawn < plan.end:
             return False
         num_left = int((~self._drawn_after(plan, num_drawn)).sum())
-        return num_left == 0 or (self.drop_last and num_left <= len(self._maker.instances) % self.batch_size)
+        return num_left == 0 or (
+            self.drop_last and num_left <= len(self._maker.instances) % self._maker.global_batch_size
+        )
 
     def _drawn_after(self, plan: Plan, num_drawn: int) -> torch.Tensor:
         """Returns bool [num_listed], the instances in the first num_drawn batches of the epoch. plan: the latest."""

@@ -8,7 +8,7 @@ import torch
 
 from .._engine import validate
 
-_VERSION = 4
+_VERSION = 5
 _FIELDS = {"version", "settings", "epoch", "num_drawn", "is_finished", "refresh_wanted", "plans"}
 
 
@@ -92,7 +92,7 @@ def load_cursor(state: Any, settings: dict[str, Any], num_listed: int, num_insta
         validate.flag(state["is_finished"], "state: is_finished"),
     )
     validate.flag(state["refresh_wanted"], "state: refresh_wanted")
-    _check_plans(cursor, settings["batch_size"], num_listed, num_instances)
+    _check_plans(cursor, settings["global_batch_size"], num_listed, num_instances)
     return cursor
 
 

@@ -38,23 +38,35 @@ def count_batches(num_instances: int, batch_size: int, drop_last: bool) -> int:
 
 @dataclass(frozen=True)
 class PlanMaker:
-    """Checked settings of a sampler."""
+    """Checked settings of a sampler. Plans consist of global batches: one per step, of which each rank draws a part."""
 
     instances: torch.Tensor  # int64, ascending
-    batch_size: int
+    batch_size: int  # per rank
     drop_last: bool
     planner: BatchPlanner
-    refresh_every: int | None  # batches of a plan; None for planners that plan whole epochs
+    refresh_every: int | None  # global batches of a plan; None for planners that plan whole epochs
     seed: int
+    scope: str = "global"
+    num_replicas: int = 1
+
+    @property
+    def global_batch_size(self) -> int:
+        """Number of instances that all ranks draw together in a step."""
+        return self.batch_size * self.num_replicas
+
+    @property
+    def planned_batch_size(self) -> int:
+        """Number of instances of the batches that the planner composes."""
+        return self.batch_size if self.scope == "local" else self.global_batch_size
 
     def num_batches(self) -> int:
-        return count_batches(len(self.instances), self.batch_size, self.drop_last)
+        return count_batches(len(self.instances), self.global_batch_size, self.drop_last)
 
     def left_out(self, epoch: int) -> torch.Tensor:
         """Returns bool [len(instances)], the instances that take no part in the epoch."""
         size = len(self.instances)
         result = torch.zeros(size, dtype=torch.bool, device="cpu")
-        count = size % self.batch_size if self.drop_last else 0
+        count = size % self.global_batch_size if self.drop_last else 0
         if count and self.planner.covers_once:
             order = torch.empty(size, dtype=torch.int64, device="cpu")
             core.root_order(n=size, seed=self._plan_seed(epoch, _LEFT_OUT), epoch=epoch, out=order.data_ptr())
@@ -81,7 +93,14 @@ class PlanMaker:
         batches = self.planner.plan(
             graph,
             PlanRequest(
-                self.batch_size, self.drop_last, self._num_wanted(first), seed, epoch, restart_prob, num_threads, drawn
+                self.planned_batch_size,
+                self.drop_last,
+                self._num_wanted(first),
+                seed,
+                epoch,
+                restart_prob,
+                num_threads,
+                drawn,
             ),
         )
         indices, tail = self._on_host(batches, ids)
@@ -98,7 +117,8 @@ class PlanMaker:
     def _num_wanted(self, first: int) -> int | None:
         if self.refresh_every is None or self.planner.length_varies:
             return self.refresh_every
-        return min(self.refresh_every, self.num_batches() - first)
+        num_global = min(self.refresh_every, self.num_batches() - first)
+        return num_global * self.global_batch_size // self.planned_batch_size
 
     def _build_graph(
         self,
@@ -113,7 +133,7 @@ class PlanMaker:
         ids = to_device_async(ids, bank.device)
         is_known = rows.has_embedding[ids]
         num_known = int(is_known.sum())
-        wanted = self.planner.graph_config(config, self.batch_size, num_known)
+        wanted = self.planner.graph_config(config, self.planned_batch_size, num_known)
         num_instances = bank.num_instances
         if num_known < 2 or wanted is None:
             empty = torch.empty((len(ids), 0), dtype=torch.int32, device=bank.device)
@@ -129,18 +149,19 @@ class PlanMaker:
         return graph, len(ids) - num_known
 
     def _on_host(self, batches: Batches, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns indices and tail, int32, copied to the host. Views would put all batches into every saved state."""
-        shape, size = batches.indices.shape, batches.indices.numel()
+        """Returns global batches and tail, int32, copied to the host. Views would put all into every saved state."""
         found = to_host(torch.cat([batches.indices.reshape(-1), batches.tail]).to(torch.int32))
         self._check(batches, found, ids)
-        return found[:size].view(shape).clone(), found[size:].clone()
+        size = len(found) // self.global_batch_size * self.global_batch_size
+        return found[:size].view(-1, self.global_batch_size).clone(), found[size:].clone()
 
     def _check(self, batches: Batches, found: torch.Tensor, ids: torch.Tensor) -> None:
         """Raises ``ValueError`` for wrong batches of a user's planner, which could make an epoch endless."""
         name = self.planner.name
         width = batches.indices.shape[1]
-        if len(batches.indices) and width != self.batch_size:
-            raise ValueError(f"planner: expected batches of {self.batch_size} instances from {name!r}, got {width}")
+        expected = self.planned_batch_size
+        if len(batches.indices) and width != expected:
+            raise ValueError(f"planner: expected batches of {expected} instances from {name!r}, got {width}")
         if len(found) == 0:
             raise ValueError(f"planner: expected batches from {name!r}, got none")
         if self.planner.covers_once and not torch.equal(found.sort().values.long(), ids):

@@ -1,0 +1,61 @@
+"""Which part of each global batch a rank draws."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from .._engine import validate
+
+
+class Ranks(NamedTuple):
+    rank: int
+    num_replicas: int
+
+
+def checked_ranks(rank: Any, num_replicas: Any) -> Ranks | None:
+    """Returns what the user gave, or None to ask the process group when batches are drawn."""
+    if rank is None and num_replicas in (None, 1):
+        return None if num_replicas is None else Ranks(0, 1)
+    if rank is None or num_replicas is None:
+        raise ValueError(f"rank, num_replicas: expected both or neither, got {rank!r} and {num_replicas!r}")
+    num_replicas = validate.integer(num_replicas, "num_replicas", 1)
+    return Ranks(validate.integer(rank, "rank", 0, num_replicas - 1), num_replicas)
+
+
+def current_ranks() -> Ranks:
+    """Returns the ranks of the default process group, or a single one if there is no group yet."""
+    if dist.is_available() and dist.is_initialized():
+        return Ranks(dist.get_rank(), dist.get_world_size())
+    return Ranks(0, 1)
+
+
+def warn_without_group() -> None:
+    """Warns if a launcher has started several processes, but they have not joined a group."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        warnings.warn(
+            f"ProximityBatchSampler: WORLD_SIZE is {os.environ['WORLD_SIZE']}, but there is no process group, so every "
+            "process draws all batches. Call torch.distributed.init_process_group before the first batch, or pass "
+            "rank= and num_replicas= (num_replicas=1 if this is what you want).",
+            stacklevel=3,
+        )
+
+
+def rank_slice(batch: torch.Tensor, spare: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """Returns the instances of a global batch that one rank draws, as many on every rank.
+
+    Args:
+        batch: ids of the global batch. Rank r takes the r-th of ``num_replicas`` equal parts.
+        spare: ids to pad a ragged batch with, at most num_replicas - 1. Those in the batch are used last.
+    """
+    size = -(-len(batch) // ranks.num_replicas)
+    num_missing = size * ranks.num_replicas - len(batch)
+    if num_missing:
+        is_new = ~torch.isin(spare, batch)
+        padding = torch.cat([spare[is_new], batch.repeat(num_missing)])[:num_missing]
+        batch = torch.cat([batch, padding])
+    return batch[ranks.rank * size : (ranks.rank + 1) * size]

@@ -1,0 +1,226 @@
+"""Several ranks: disjoint batches, equal lengths, one global sequence, states that move between numbers of ranks."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch.utils.data import ConcatDataset, DistributedSampler, Subset, TensorDataset
+
+from batchsampler_ext import FeatureBank, GraphConfig, IndexedDataset, ProximityBatchSampler
+
+FEW = GraphConfig(num_candidates=20, num_neighbors=8)
+
+
+def filled_bank(num_instances: int) -> FeatureBank:
+    bank = FeatureBank(num_instances, 8)
+    rows = torch.randn(num_instances, 8, generator=torch.Generator().manual_seed(5))
+    bank.update(torch.arange(num_instances), rows)
+    return bank
+
+
+def samplers_of(num_instances: int, batch_size: int, num_replicas: int, **options) -> list[ProximityBatchSampler]:
+    return [
+        ProximityBatchSampler(
+            num_instances, batch_size, bank=filled_bank(num_instances), graph=FEW, rank=rank,
+            num_replicas=num_replicas, **options,
+        )
+        for rank in range(num_replicas)
+    ]  # fmt: skip
+
+
+def epoch_of(samplers: list[ProximityBatchSampler]) -> list[list[list[int]]]:
+    """[step][rank] -> ids; all ranks have as many steps as they say."""
+    drawn = [list(sampler) for sampler in samplers]
+    assert {len(batches) for batches in drawn} == {len(sampler) for sampler in samplers}
+    return [list(step) for step in zip(*drawn, strict=True)]
+
+
+@pytest.mark.parametrize("planner", ["partition", "uniform"])
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("scope", ["global", "local"])
+@pytest.mark.parametrize("num_replicas", [1, 2, 4])
+@pytest.mark.parametrize("remainder", [0, 1, 7])
+def test_ranks_share_each_epoch_without_overlap(num_replicas, scope, drop_last, remainder, planner):
+    batch_size, num_steps = 8, 5
+    global_size = batch_size * num_replicas
+    num_instances = num_steps * global_size + remainder
+    samplers = samplers_of(num_instances, batch_size, num_replicas, scope=scope, drop_last=drop_last, planner=planner)
+    steps = epoch_of(samplers)
+    assert len(steps) == num_steps + (remainder > 0 and not drop_last)
+    for step in steps[:num_steps]:
+        assert [len(ids) for ids in step] == [batch_size] * num_replicas
+    drawn = [i for step in steps for ids in step for i in ids]
+    num_padded = len(drawn) - len(set(drawn))
+    if drop_last:
+        assert (num_padded, len(drawn)) == (0, num_steps * global_size)
+    else:
+        assert set(drawn) == set(range(num_instances))
+        assert num_padded == -num_instances % num_replicas if remainder else num_padded == 0
+        assert len({len(ids) for ids in steps[-1]}) == 1
+        for step in steps:
+            assert len({i for ids in step for i in ids}) == sum(map(len, step))  # no instance twice in a step
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_global_sequence_does_not_depend_on_the_number_of_ranks(drop_last):
+    num_instances, global_size = 85, 16
+    sequences = []
+    for num_replicas in (1, 2, 4, 8):
+        samplers = samplers_of(num_instances, global_size // num_replicas, num_replicas, drop_last=drop_last)
+        for _ in range(2):
+            steps = epoch_of(samplers)
+        full = [[i for ids in step for i in ids] for step in steps[: num_instances // global_size]]
+        tail = {i for step in steps[num_instances // global_size :] for ids in step for i in ids}
+        sequences.append((full, tail))
+    first, *others = sequences
+    for full, tail in others:
+        assert full == first[0]
+        assert tail >= first[1]  # padded, if at all
+
+
+def test_local_batches_are_those_of_one_process():
+    one = [ids for ids in samplers_of(64, 8, 1)[0]]
+    two = [ids for step in epoch_of(samplers_of(64, 8, 2, scope="local")) for ids in step]
+    assert two == one
+
+
+@pytest.mark.parametrize("planner", ["walks", "cover_by_walks"])
+def test_walks_on_ranks_have_equal_lengths_and_one_sequence(planner):
+    one = [sorted(ids) for ids in samplers_of(60, 12, 1, planner=planner, refresh_every=2)[0]]
+    two = epoch_of_varying(samplers_of(60, 6, 2, planner=planner, refresh_every=2))
+    assert [sorted(i for ids in step for i in ids) for step in two] == one
+
+
+def epoch_of_varying(samplers):
+    return [list(step) for step in zip(*(list(sampler) for sampler in samplers), strict=True)]
+
+
+@pytest.mark.parametrize("place", range(8))
+def test_resume_with_another_number_of_ranks(place):
+    """2 -> 4 -> 1 ranks within one global sequence."""
+    expected = list(samplers_of(88, 8, 1)[0])
+    found, state = [], None
+    for num_replicas, num_steps in ((2, place), (4, 3), (1, None)):
+        samplers = samplers_of(88, 8 // num_replicas, num_replicas)
+        if state is not None:
+            for sampler in samplers:
+                sampler.load_state_dict(state)
+        iterators = [iter(sampler) for sampler in samplers]
+        steps = itertools.islice(zip(*iterators, strict=True), num_steps)
+        found += [[i for ids in step for i in ids] for step in steps]
+        state = samplers[0].state_dict()
+    assert found == expected
+
+
+def test_state_of_another_global_batch_size_is_refused():
+    state = samplers_of(64, 8, 2)[0].state_dict()
+    with pytest.raises(ValueError, match="state: expected global_batch_size 32 as this sampler has, got 16"):
+        samplers_of(64, 8, 4)[0].load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rank": 0}, "rank, num_replicas: expected both or neither, got 0 and None"),
+        ({"num_replicas": 2}, "rank, num_replicas: expected both or neither, got None and 2"),
+        ({"rank": 2, "num_replicas": 2}, "rank: expected an integer from 0 to 1, got 2"),
+        ({"scope": "all"}, "scope: expected one of 'global', 'local', got 'all'"),
+        ({"scope": "local", "planner": "cover_by_walks"}, "scope: expected 'global' with planner 'cover_by_walks'"),
+    ],
+)
+def test_bad_ranks_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ProximityBatchSampler(20, 4, bank=FeatureBank(20, 2), **arguments)
+
+
+def draw_in_group(rank: int, num_replicas: int, folder: str, queue) -> None:
+    torch.set_num_threads(1)
+    bank = FeatureBank(40, 8)
+    sampler = ProximityBatchSampler(40, 4, bank=bank, graph=FEW)  # before the group, as loaders often are
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=num_replicas)
+    rows = torch.randn(40, 8, generator=torch.Generator().manual_seed(3))
+    drawn = []
+    for _ in range(2):
+        for ids in sampler:
+            drawn.append(ids)
+            bank.update(ids, rows[ids] + len(drawn) / 100)
+    queue.put((rank, len(sampler), drawn, sampler.stats().missing_embedding_share))
+    dist.destroy_process_group()
+
+
+def test_ranks_come_from_the_process_group(tmp_path):
+    queue = torch.multiprocessing.get_context("spawn").Queue()
+    processes = torch.multiprocessing.start_processes(
+        draw_in_group, (2, str(tmp_path), queue), nprocs=2, join=False, start_method="spawn"
+    )
+    results = sorted(queue.get(timeout=60) for _ in range(2))
+    while not processes.join(60):
+        pass
+    (_, length, first, missing), (_, other_length, second, other_missing) = results
+    assert (length, other_length, missing, other_missing) == (5, 5, 0.0, 0.0)
+    for epoch in (slice(0, 5), slice(5, 10)):
+        drawn = [i for ids in (*first[epoch], *second[epoch]) for i in ids]
+        assert sorted(drawn) == list(range(40))
+
+
+def test_processes_without_a_group_are_warned(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    sampler = ProximityBatchSampler(8, 4, bank=FeatureBank(8, 2))
+    with pytest.warns(UserWarning, match="WORLD_SIZE is 2, but there is no process group"):
+        next(iter(sampler))
+    alone = ProximityBatchSampler(8, 4, bank=FeatureBank(8, 2), num_replicas=1)
+    assert len(list(alone)) == 2
+
+
+@pytest.mark.parametrize(
+    "ids", [range(10, 20), list(range(10, 20)), torch.arange(10, 20), torch.arange(10, 20).numpy()]
+)
+def test_ids_are_drawn_themselves(ids):
+    sampler = ProximityBatchSampler(ids, 4, bank=FeatureBank(20, 2))
+    assert sorted(i for batch in sampler for i in batch) == list(range(10, 20))
+
+
+def test_a_distributed_sampler_stands_for_its_dataset():
+    dataset = TensorDataset(torch.zeros(12, 1))
+    sampler = ProximityBatchSampler(
+        DistributedSampler(dataset, num_replicas=2, rank=1), 3, bank=FeatureBank(12, 2), rank=1, num_replicas=2
+    )
+    assert len(sampler) == 2
+
+
+@pytest.mark.parametrize("wrap", [lambda it: Subset(it, range(5)), lambda it: ConcatDataset([it, it])])
+def test_an_index_below_a_subset_is_refused(wrap):
+    inner = TensorDataset(torch.zeros(10, 1))
+    with pytest.raises(ValueError, match="sampler: expected IndexedDataset around the"):
+        ProximityBatchSampler(wrap(IndexedDataset(inner)), 2, bank=FeatureBank(20, 2))
+    with pytest.raises(ValueError, match="sampler: expected IndexedDataset around the"):
+        ProximityBatchSampler(Subset(wrap(IndexedDataset(inner)), range(3)), 2, bank=FeatureBank(20, 2))
+    assert len(ProximityBatchSampler(IndexedDataset(wrap(inner)), 5, bank=FeatureBank(20, 2))) > 0
+
+
+def test_a_loaded_epoch_survives_callers_that_count_from_zero():
+    """Fabric and accelerate count epochs from 0 after a resume."""
+    whole = samplers_of(40, 8, 1)[0]
+    expected = [[list(ids) for ids in whole] for _ in range(3)]
+    interrupted = samplers_of(40, 8, 1)[0]
+    list(interrupted)
+    batches = iter(interrupted)
+    begun = [next(batches), next(batches)]
+    resumed = samplers_of(40, 8, 1)[0]
+    resumed.load_state_dict(interrupted.state_dict())
+    with pytest.warns(UserWarning, match=r"set_epoch\(0\) after loading a state within epoch 1"):
+        resumed.set_epoch(0)
+    assert begun + list(resumed) == expected[1]
+    resumed.set_epoch(1)
+    assert resumed.epoch == 2
+    assert list(resumed) == expected[2]
+
+
+def test_a_changed_dataset_is_named_by_its_size():
+    state = samplers_of(40, 8, 1)[0].state_dict()
+    with pytest.raises(ValueError, match="state: expected num_instances 48 as this sampler has, got 40"):
+        samplers_of(48, 8, 1)[0].load_state_dict(state)
