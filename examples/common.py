@@ -27,7 +27,6 @@ import parsing
 import torch
 import torch.distributed as dist
 from processes import gather_rows, num_processes, rank
-from sampling import RankShare
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -172,7 +171,7 @@ class Run:
         """Returns a loader of (indices, samples) for this process. make: class of the loader."""
         return make(
             IndexedDataset(dataset),
-            batch_sampler=RankShare(self.sampler),
+            batch_sampler=self.sampler,
             num_workers=self.args.workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # for workers' seeds; torch's own is that of the augmentations

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 
 import parsing
 import torch
-from processes import num_processes, rank
-from torch.utils.data import Sampler
+from processes import num_processes
 
 from batchsampler_ext import (
     BatchPlanner,
@@ -68,6 +66,8 @@ def make_sampler(
 ) -> ProximityBatchSampler:
     """Returns the sampler for the arguments, with its bank. Ragged batches are left out.
 
+    All processes together train on one hard batch of args.batch_size instances.
+
     labels: int64 [N], -1 = unknown; used by --no-link-labels.
     """
     if args.batch_size > num_instances:
@@ -100,7 +100,7 @@ def make_sampler(
             range_min=args.range_min,
         )
         return ProximityBatchSampler(
-            num_instances, args.batch_size, drop_last=True, bank=bank, graph=config, planner=planner,
+            num_instances, args.batch_size // num_processes(), drop_last=True, bank=bank, graph=config, planner=planner,
             refresh_every=None if planner.covers_once else args.refresh_every, restart_prob=restart_prob,
             seed=args.seed,
         )  # fmt: skip
@@ -116,20 +116,3 @@ def make_planner(args: argparse.Namespace) -> BatchPlanner:
     walk = {"order": args.order}
     options = {"partition": {"hardness": args.hardness}, "walks": walk, "cover_by_walks": walk}
     return PLANNERS[args.planner](**options.get(args.planner, {}))
-
-
-class RankShare(Sampler[list[int]]):
-    """Yields this process's part of each mini-batch. All processes together train on one hard batch.
-
-    Every process draws the whole batch. Updates are gathered, so the banks are equal on all processes. Batches are a
-    function of the bank, so they are equal too, without communication.
-    """
-
-    def __init__(self, sampler: ProximityBatchSampler) -> None:
-        self.sampler = sampler
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (batch[rank() :: num_processes()] for batch in self.sampler)

@@ -32,10 +32,10 @@ def index_set(sampler: Any, num_instances: int) -> torch.Tensor:
         )
     if isinstance(sampler, BatchSampler):
         raise TypeError(f"sampler: expected a sampler of instances, got a sampler of batches, {type(sampler).__name__}")
-    if isinstance(sampler, (RandomSampler, SequentialSampler)):
-        sampler = sampler.data_source
-    elif isinstance(sampler, DistributedSampler):
-        sampler = sampler.dataset  # the batch sampler shares batches out itself
+    if isinstance(sampler, (RandomSampler, SequentialSampler, DistributedSampler)):
+        dataset: Any = sampler.dataset if isinstance(sampler, DistributedSampler) else sampler.data_source
+        _require_outer_index(dataset)
+        sampler = range(len(dataset))  # also of a DistributedSampler: the batch sampler shares batches out itself
     _require_outer_index(sampler)
     if isinstance(sampler, Sampler):
         indices = sampler.indices if isinstance(sampler, SubsetRandomSampler) else sampler

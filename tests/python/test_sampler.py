@@ -348,9 +348,8 @@ def test_bad_sampler_arguments_are_refused():
         ((SubsetRandomSampler([-1, 2]), 8), ValueError, r"sampler: expected instances in \[0, 100\) .* got -1"),
         ((RandomSampler(range(50), num_samples=20), 8), ValueError, "sampler: expected a RandomSampler over all 50"),
         ((RandomSampler(range(50), replacement=True), 8), ValueError, "sampler: expected a RandomSampler over all 50"),
-        ((DistributedSampler(range(50), 2, 0), 8), ValueError, "sampler: .* got a DistributedSampler of 2 replicas"),
         ((BatchSampler(RandomSampler(range(50)), 4, False), 8), TypeError, "sampler: .* got a sampler of batches"),
-        ((1.5, 8), TypeError, "sampler: expected a number, a sized dataset or a torch sampler, got float"),
+        ((1.5, 8), TypeError, "sampler: expected a number, ids, a sized dataset or a torch sampler, got float"),
         ((100, 0), ValueError, "batch_size: .* got 0"),
     ]:
         with pytest.raises(error, match=message):
