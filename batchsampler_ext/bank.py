@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Sized
@@ -11,7 +12,19 @@ import torch
 import torch.distributed
 
 from ._bank.files import new_tables, open_tables
-from ._bank.gather import announce_failure, gather_rows, is_distributed
+from ._bank.gather import (
+    DONE,
+    FAILED,
+    NO_PLAN,
+    Header,
+    checksum,
+    differing_rank,
+    first_difference,
+    gather_headers,
+    gather_rows,
+    hash_rows,
+    is_distributed,
+)
 from ._bank.store import Rule, make_store
 from ._engine import validate
 from ._engine.arrays import TORCH_DTYPES, as_integers
@@ -138,6 +151,7 @@ class FeatureBank:
         self._store = make_store(tables, self._rule())
         self.step = 0 if path is None else int(tables.last_update.max()) + 1
         self._update_seconds = 0.0
+        self._planned = (NO_PLAN, 0)  # step and checksum of the bank that the latest plan was made from
 
     def __len__(self) -> int:
         return self.num_instances
@@ -203,19 +217,64 @@ class FeatureBank:
             RuntimeError: another rank has raised an error for its arguments. No rank stores anything then.
         """
         start = time.perf_counter()
-        is_gathered = self._gather and is_distributed()
         try:
             ids, rows = self._checked_update(indices, embeddings, documents)
         except (TypeError, ValueError):
-            if is_gathered:
-                announce_failure(self._process_group)
+            if self._is_gathered():
+                with contextlib.suppress(RuntimeError):  # this rank raises its own error
+                    gather_headers(self._header(FAILED), self._process_group)
             raise
-        if is_gathered:  # ranks may have different dtypes: all send float32
-            ids, *rows = gather_rows([ids, *(part.float() for part in rows)], self._process_group)
-        # From here on, all ranks have the same arguments.
+        if self._is_gathered():
+            headers = gather_headers(self._header(len(ids)), self._process_group)
+            self._require_equal_banks(headers)
+            ids, rows = self._gather_update(ids, rows, headers)
+        self._store_update(ids, rows)
+        self._update_seconds += time.perf_counter() - start
+
+    def _store_update(self, ids: torch.Tensor, rows: list[torch.Tensor]) -> None:
+        """Stores an update. All ranks have the same arguments."""
         self._store.store(ids, rows, self.step)
         self.step += 1
-        self._update_seconds += time.perf_counter() - start
+
+    def _gather_update(
+        self, ids: torch.Tensor, rows: list[torch.Tensor], headers: list[Header]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        # Ranks may have different dtypes, so all send float32.
+        ids, *rows = gather_rows([ids, *(part.float() for part in rows)], headers, self._process_group)
+        return ids, rows
+
+    def _is_gathered(self) -> bool:
+        return self._gather and is_distributed() and torch.distributed.get_world_size(self._process_group) > 1
+
+    def _header(self, num_rows: int) -> Header:
+        return Header(num_rows, self.step, *self._planned)
+
+    def _row_hashes(self) -> torch.Tensor:
+        tables = self._store.tables
+        parts = [hash_rows(table) for table in (tables.data, tables.documents) if table is not None]
+        result = tables.last_update * 0x9E3779B97F4A7C1
+        for tower, part in enumerate(parts):
+            result += part * (2 * tower + 1)
+        return result
+
+    def _mark_plan(self) -> None:
+        """Notes the bank's state as a plan is made from it. The next update compares it between ranks."""
+        if self._is_gathered():
+            self._planned = (self.step, checksum(self._row_hashes()))
+
+    def _require_equal_banks(self, headers: list[Header]) -> None:
+        """Raises ``RuntimeError`` on all ranks if a rank has made its latest plan from another bank."""
+        other = differing_rank(headers)
+        if other is None:
+            return
+        steps = headers[0].plan_step, headers[other].plan_step
+        found = first_difference(self._row_hashes(), self._process_group)
+        where = "their rows are equal by now" if found is None else f"row {found[0]} differs on rank {found[1]}"
+        raise RuntimeError(
+            f"bank: expected equal banks on all ranks, got others on rank 0 and rank {other} when they planned their "
+            f"batches (after {steps[0]} and {steps[1]} updates); {where}. So their batches do not belong together. "
+            "Call update on every rank, with gather=True, and load the same state everywhere"
+        )
 
     def fill_from(
         self,
@@ -225,6 +284,10 @@ class FeatureBank:
         progress: Callable[[int, int], object] | None = None,
     ) -> None:
         """Fills the bank before training, so that the first epoch is not uniform.
+
+        Ranks share the work: rank r encodes batches r, r + num_replicas, ... of the loader. A loader that is split by
+        rank already (by a DistributedSampler or a :class:`ProximityBatchSampler`) is taken as it is. Ranks may have
+        different numbers of batches.
 
         Args:
             encode_fn: takes a batch of the loader, without gradients. Returns the arguments of :meth:`update`:
@@ -238,11 +301,32 @@ class FeatureBank:
         """
         progress = validate.progress(progress)
         total = len(loader) if isinstance(loader, Sized) else -1
+        is_gathered = self._is_gathered()
+        rank, num_ranks = (0, 1) if not is_gathered or _is_split_by_rank(loader) else self._rank_and_size()
         with torch.no_grad():
             for done, batch in enumerate(loader, start=1):
-                self.update(*encode_fn(batch))
+                if (done - 1) % num_ranks == rank:
+                    self.update(*encode_fn(batch))
                 if progress is not None:
                     progress(done, total)
+        if is_gathered:
+            self._wait_for_other_ranks()
+
+    def _rank_and_size(self) -> tuple[int, int]:
+        group = self._process_group
+        return torch.distributed.get_rank(group), torch.distributed.get_world_size(group)
+
+    def _wait_for_other_ranks(self) -> None:
+        """Takes part in the updates of ranks that have more batches, until no rank has one."""
+        documents = [torch.empty(0, self.dim)] * (self._store.tables.documents is not None)
+        empty = [torch.empty(0, self.dim), *documents]
+        while True:
+            headers = gather_headers(self._header(DONE), self._process_group)
+            if all(header.num_rows == DONE for header in headers):
+                return
+            self._require_equal_banks(headers)
+            ids, rows = self._gather_update(torch.empty(0, dtype=torch.int64), empty, headers)
+            self._store_update(ids, [self._store.prepare(part) for part in rows])
 
     def stats(self) -> BankStats:
         """Returns numbers about the bank, and the time spent in updates. Raises the errors of :meth:`check`."""
@@ -292,6 +376,7 @@ class FeatureBank:
                 table.copy_(state[name])
         self._store.mark_changed()
         self.step, self._store.num_skipped = step, num_skipped
+        self._planned = (NO_PLAN, 0)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the state to a file with ``torch.save``, as CPU tensors. The file appears complete or not at all."""
@@ -342,6 +427,12 @@ class FeatureBank:
 
     def _rule(self) -> Rule:
         return Rule(self.normalize, self.momentum, self.nonfinite == "skip")
+
+
+def _is_split_by_rank(loader: Any) -> bool:
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    samplers = (getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
+    return any(getattr(sampler, "num_replicas", 1) > 1 for sampler in samplers)
 
 
 def _description(table: Any) -> str:

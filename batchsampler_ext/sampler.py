@@ -151,6 +151,11 @@ class ProximityBatchSampler(BatchSampler):
         """Returns this object, because Lightning and Accelerate look for ``set_epoch`` here."""
         return self
 
+    @property
+    def num_replicas(self) -> int:
+        """Number of processes that share each global batch."""
+        return self._find_ranks().num_replicas
+
     def __len__(self) -> int:
         self._find_ranks()
         return self._maker.num_batches()
@@ -342,12 +347,25 @@ class ProximityBatchSampler(BatchSampler):
 
     def _make_plan(self, epoch: int, first: int, drawn: torch.Tensor) -> Plan:
         """Makes a plan from the bank's present embeddings."""
+        self.bank._mark_plan()
         self.graph = None  # frees the memory before the next graph is built
         config = on_device(self.graph_config, self.bank.device)
         made = self._maker.make(self.bank, config, self._alpha(epoch), epoch, first, drawn, self._progress)
+        is_whole = first == 0 or not self.planner.covers_once  # the plan may draw all instances
+        if self._made is not None and is_whole and made.missing_embedding_share == 1 and self._needs_embeddings():
+            warnings.warn(
+                f"ProximityBatchSampler: none of the {len(self._maker.instances)} instances that it draws has an "
+                f"embedding yet, so epoch {epoch} is uniform, too. Call bank.update with the indices that the loader "
+                "returns; IndexedDataset adds them to the samples",
+                stacklevel=4,
+            )
         self.graph, self._made = made.graph, made._replace(graph=None)
         self.refreshes += made.graph is not None
         return made.plan
+
+    def _needs_embeddings(self) -> bool:
+        maker = self._maker
+        return self.planner.graph_config(self.graph_config, maker.planned_batch_size, len(maker.instances)) is not None
 
     def _alpha(self, epoch: int) -> float:
         return self._restart_prob(epoch) if callable(self._restart_prob) else self._restart_prob

@@ -1,42 +1,76 @@
-"""Gathers the rows of all ranks, for a bank that stores the updates of every rank."""
+"""Gathers the updates of all ranks, and finds out when ranks do not do the same."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
-FAILED = -1  # a rank sends this instead of its number of rows
+FAILED, DONE = -1, -2  # sent instead of a number of rows
+NO_PLAN = -1  # sent instead of the step of a plan
+
+
+class Header(NamedTuple):
+    """What every rank says before it sends rows."""
+
+    num_rows: int  # or FAILED: the arguments of this rank are bad; or DONE: fill_from has no batch left
+    step: int  # updates so far
+    plan_step: int  # updates before the latest plan, or NO_PLAN
+    checksum: int  # of the bank at that time
 
 
 def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def gather_rows(tensors: list[torch.Tensor], group: dist.ProcessGroup | None) -> list[torch.Tensor]:
-    """Returns each tensor with the rows of all ranks in rank order, on its device.
-
-    The number of rows may differ between ranks.
+def gather_headers(own: Header, group: dist.ProcessGroup | None) -> list[Header]:
+    """Returns the headers of all ranks.
 
     Raises:
-        RuntimeError: another rank has announced a failure.
+        RuntimeError: a rank has bad arguments, or has called update another number of times. So on all ranks.
     """
-    device = _device(group)
-    sizes = _gather_sizes(len(tensors[0]), group)
+    values = torch.tensor(own, dtype=torch.int64, device=_device(group))
+    parts = [torch.zeros_like(values) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, values, group=group)
+    headers = [Header(*part.tolist()) for part in parts]
+    sizes, steps = [header.num_rows for header in headers], [header.step for header in headers]
     if FAILED in sizes:
         raise RuntimeError(f"update: failed on rank {sizes.index(FAILED)} of the group; no rank stores anything")
+    if len(set(steps)) > 1:
+        other = next(rank for rank, step in enumerate(steps) if step != steps[0])
+        raise RuntimeError(
+            f"update: expected as many updates on every rank, got {steps[0]} on rank 0 and {steps[other]} on rank "
+            f"{other}; no rank stores anything"
+        )
+    return headers
+
+
+def differing_rank(headers: list[Header]) -> int | None:
+    """Returns the first rank whose bank was not that of rank 0 when both planned, or None."""
+    plans = [(header.plan_step, header.checksum) for header in headers]
+    return next((rank for rank, plan in enumerate(plans) if plan != plans[0]), None)
+
+
+def first_difference(row_hashes: torch.Tensor, group: dist.ProcessGroup | None) -> tuple[int, int] | None:
+    """Returns (row, rank) of the first row in which a rank differs from rank 0, or None. All ranks call it."""
+    device = _device(group)
+    expected = row_hashes.to(device, copy=True)
+    dist.broadcast(expected, dist.get_global_rank(group, 0) if group is not None else 0, group=group)
+    different = torch.nonzero(expected != row_hashes.to(device))
+    own = torch.tensor([int(different[0]) if len(different) else len(row_hashes)], device=device)
+    parts = [torch.zeros_like(own) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, own, group=group)
+    row, rank = min((int(part), rank) for rank, part in enumerate(parts))
+    return None if row == len(row_hashes) else (row, rank)
+
+
+def gather_rows(
+    tensors: list[torch.Tensor], headers: list[Header], group: dist.ProcessGroup | None
+) -> list[torch.Tensor]:
+    """Returns each tensor with the rows of all ranks in rank order, on its device."""
+    sizes, device = [max(0, header.num_rows) for header in headers], _device(group)
     return [_gather_padded(tensor.to(device), sizes, group).to(tensor.device) for tensor in tensors]
-
-
-def announce_failure(group: dist.ProcessGroup | None) -> None:
-    """Replaces gather_rows on a rank whose arguments are bad, so that the other ranks do not wait for it."""
-    _gather_sizes(FAILED, group)
-
-
-def _gather_sizes(size: int, group: dist.ProcessGroup | None) -> list[int]:
-    own = torch.tensor([size], device=_device(group))
-    sizes = [torch.zeros_like(own) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(sizes, own, group=group)
-    return [int(size) for size in sizes]
 
 
 def _gather_padded(tensor: torch.Tensor, sizes: list[int], group: dist.ProcessGroup | None) -> torch.Tensor:
@@ -52,3 +86,24 @@ def _device(group: dist.ProcessGroup | None) -> torch.device:
     if dist.get_backend(group) == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
+
+
+def hash_rows(table: torch.Tensor) -> torch.Tensor:
+    """Returns int64 [N], a hash of the bits of each row of a [N, D] table of a 16 or 32-bit type."""
+    words = table.view(torch.int16 if table.element_size() == 2 else torch.int32)
+    # Odd multipliers, so that a change of one word always changes the sum (modulo 2**64).
+    columns = torch.arange(words.shape[1], dtype=torch.int64, device=table.device)
+    factors = (columns * 0x5851F42D4C957F2D + 0x14057B7EF767814F) * 2 + 1
+    result = torch.empty(len(words), dtype=torch.int64, device=table.device)
+    rows_at_once = max(1, (1 << 22) // words.shape[1])
+    for first in range(0, len(words), rows_at_once):
+        part = words[first : first + rows_at_once].to(torch.int64)
+        result[first : first + len(part)] = (part * factors).sum(1)
+    return result
+
+
+def checksum(row_hashes: torch.Tensor) -> int:
+    """Returns one number for all rows. It depends on their order."""
+    places = torch.arange(len(row_hashes), device=row_hashes.device)
+    mixed = row_hashes ^ (row_hashes >> 29)
+    return int((mixed * ((places * 0x2545F4914F6CDD1D) * 2 + 1)).sum())

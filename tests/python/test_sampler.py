@@ -422,3 +422,17 @@ def test_result_independent_of_default_device(planner):
         finally:
             torch.set_default_device(None)
     assert runs[0] == runs[1]
+
+
+def test_a_bank_without_updates_for_the_drawn_instances_is_warned_of():
+    """A subset of which updates go to other ids stays uniform for ever."""
+    bank = FeatureBank(100, 4)
+    sampler = ProximityBatchSampler(range(50), 8, bank=bank)
+    list(sampler)  # the first epoch is uniform by design
+    bank.update(torch.arange(50, 100), torch.randn(50, 4))
+    with pytest.warns(UserWarning, match="none of the 50 instances that it draws has an embedding yet, so epoch 1 is"):
+        list(sampler)
+    uniform = ProximityBatchSampler(range(50), 8, bank=bank, planner="uniform")
+    assert len(list(uniform)) == len(list(uniform)) == 7
+    bank.update([3], torch.randn(1, 4))
+    assert len(list(sampler)) == 7
