@@ -104,17 +104,16 @@ def test_batches_prefetched_by_a_loader_are_drawn_again(num_workers):
         expected = list(walks())
         arguments = {"num_workers": num_workers, **({"multiprocessing_context": "spawn"} if num_workers else {})}
         loader = DataLoader(IndexedDataset(TensorDataset(digits(600))), batch_sampler=sampler, **arguments)
-        trained = []
-        for indices, _ in loader:
-            trained.append(indices.tolist())
-            if len(trained) == num_trained:
-                break
+        batches = iter(loader)
+        trained = [next(batches)[0].tolist() for _ in range(num_trained)]
         state = sampler.state_dict(num_trained)
         assert state["num_drawn"] == num_trained
         resumed = walks()
         resumed.load_state_dict(state)
         assert trained + list(resumed) == expected
         assert sampler.state_dict()["num_drawn"] >= num_trained  # what was drawn, not what was trained
+        for _ in batches:  # torch's workers sometimes abort if a loader is left in the middle (seen with torch 2.13)
+            pass
         if num_workers:
             break  # processes are slow to start
 
