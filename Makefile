@@ -50,7 +50,7 @@ test: $(VENV)/installed
 lint: $(VENV)/installed isa-symbols
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
-	$(VENV)/bin/clang-format --dry-run --Werror $(filter %.h %.cpp %.cu %.cuh,$(SOURCES)) $(NATIVE_TESTS)
+	@$(VENV)/bin/clang-format --dry-run --Werror $(filter %.h %.cpp %.cu %.cuh,$(SOURCES)) $(NATIVE_TESTS)
 	$(VENV)/bin/mypy
 	$(PY) tests/tools/check_layers.py
 
