@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from ._bank.files import new_tables, open_tables
 from ._bank.gather import (
@@ -142,7 +143,7 @@ class FeatureBank:
         self.normalize = validate.flag(normalize, "normalize")
         self.momentum = momentum
         self.nonfinite = validate.choice(nonfinite, "nonfinite", ("raise", "skip"))
-        self._gather, self._process_group = validate.flag(gather, "gather"), process_group
+        self._gather, self.process_group = validate.flag(gather, "gather"), process_group
         shape, has_documents = (self.num_instances, self.dim), validate.flag(two_towers, "two_towers")
         if path is None:
             tables = new_tables(shape, dtype, has_documents, place)
@@ -219,17 +220,21 @@ class FeatureBank:
         start = time.perf_counter()
         try:
             ids, rows = self._checked_update(indices, embeddings, documents)
-        except (TypeError, ValueError):
-            if self._is_gathered():
-                with contextlib.suppress(RuntimeError):  # this rank raises its own error
-                    gather_headers(self._header(FAILED), self._process_group)
+        except Exception:
+            self._announce_failure()
             raise
         if self._is_gathered():
-            headers = gather_headers(self._header(len(ids)), self._process_group)
+            headers = gather_headers(self._header(len(ids)), self.process_group)
             self._require_equal_banks(headers)
             ids, rows = self._gather_update(ids, rows, headers)
         self._store_update(ids, rows)
         self._update_seconds += time.perf_counter() - start
+
+    def _announce_failure(self) -> None:
+        """Makes the update of all other ranks fail. This rank raises its own error."""
+        if self._is_gathered():
+            with contextlib.suppress(RuntimeError):
+                gather_headers(self._header(FAILED), self.process_group)
 
     def _store_update(self, ids: torch.Tensor, rows: list[torch.Tensor]) -> None:
         """Stores an update. All ranks have the same arguments."""
@@ -240,14 +245,14 @@ class FeatureBank:
         self, ids: torch.Tensor, rows: list[torch.Tensor], headers: list[Header]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         # Ranks may have different dtypes, so all send float32.
-        ids, *rows = gather_rows([ids, *(part.float() for part in rows)], headers, self._process_group)
+        ids, *rows = gather_rows([ids, *(part.float() for part in rows)], headers, self.process_group)
         return ids, rows
 
     def _is_gathered(self) -> bool:
-        return self._gather and is_distributed() and torch.distributed.get_world_size(self._process_group) > 1
+        return self._gather and is_distributed() and torch.distributed.get_world_size(self.process_group) > 1
 
     def _header(self, num_rows: int) -> Header:
-        return Header(num_rows, self.step, *self._planned)
+        return Header(num_rows, self.num_instances, self.dim, self.step, *self._planned)
 
     def _row_hashes(self) -> torch.Tensor:
         tables = self._store.tables
@@ -268,7 +273,7 @@ class FeatureBank:
         if other is None:
             return
         steps = headers[0].plan_step, headers[other].plan_step
-        found = first_difference(self._row_hashes(), self._process_group)
+        found = first_difference(self._row_hashes(), self.process_group)
         where = "their rows are equal by now" if found is None else f"row {found[0]} differs on rank {found[1]}"
         raise RuntimeError(
             f"bank: expected equal banks on all ranks, got others on rank 0 and rank {other} when they planned their "
@@ -285,9 +290,9 @@ class FeatureBank:
     ) -> None:
         """Fills the bank before training, so that the first epoch is not uniform.
 
-        Ranks share the work: rank r encodes batches r, r + num_replicas, ... of the loader. A loader that is split by
-        rank already (by a DistributedSampler or a :class:`ProximityBatchSampler`) is taken as it is. Ranks may have
-        different numbers of batches.
+        Ranks share the work if the loader is equal on all of them, that is, a DataLoader without shuffling: rank r then
+        encodes batches r, r + num_replicas, ... Every rank encodes all of any other loader, for example one that is
+        split by a DistributedSampler. Ranks may have different numbers of batches.
 
         Args:
             encode_fn: takes a batch of the loader, without gradients. Returns the arguments of :meth:`update`:
@@ -302,30 +307,40 @@ class FeatureBank:
         progress = validate.progress(progress)
         total = len(loader) if isinstance(loader, Sized) else -1
         is_gathered = self._is_gathered()
-        rank, num_ranks = (0, 1) if not is_gathered or _is_split_by_rank(loader) else self._rank_and_size()
+        rank, num_ranks = self._rank_and_size() if is_gathered and _is_equal_on_ranks(loader) else (0, 1)
+        batches = enumerate(loader)
         with torch.no_grad():
-            for done, batch in enumerate(loader, start=1):
-                if (done - 1) % num_ranks == rank:
-                    self.update(*encode_fn(batch))
+            while True:
+                try:
+                    i, batch = next(batches)
+                    arguments = encode_fn(batch) if i % num_ranks == rank else None
+                except StopIteration:
+                    break
+                except Exception:
+                    self._announce_failure()
+                    raise
+                if arguments is not None:
+                    self.update(*arguments)
                 if progress is not None:
-                    progress(done, total)
+                    progress(i + 1, total)
         if is_gathered:
             self._wait_for_other_ranks()
 
     def _rank_and_size(self) -> tuple[int, int]:
-        group = self._process_group
+        group = self.process_group
         return torch.distributed.get_rank(group), torch.distributed.get_world_size(group)
 
     def _wait_for_other_ranks(self) -> None:
         """Takes part in the updates of ranks that have more batches, until no rank has one."""
-        documents = [torch.empty(0, self.dim)] * (self._store.tables.documents is not None)
-        empty = [torch.empty(0, self.dim), *documents]
+        num_towers = 1 + (self._store.tables.documents is not None)
+        empty = [torch.empty(0, self.dim, device=self.device)] * num_towers
+        no_ids = torch.empty(0, dtype=torch.int64, device=self.device)
         while True:
-            headers = gather_headers(self._header(DONE), self._process_group)
+            headers = gather_headers(self._header(DONE), self.process_group)
             if all(header.num_rows == DONE for header in headers):
                 return
             self._require_equal_banks(headers)
-            ids, rows = self._gather_update(torch.empty(0, dtype=torch.int64), empty, headers)
+            ids, rows = self._gather_update(no_ids, empty, headers)
             self._store_update(ids, [self._store.prepare(part) for part in rows])
 
     def stats(self) -> BankStats:
@@ -429,10 +444,12 @@ class FeatureBank:
         return Rule(self.normalize, self.momentum, self.nonfinite == "skip")
 
 
-def _is_split_by_rank(loader: Any) -> bool:
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    samplers = (getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
-    return any(getattr(sampler, "num_replicas", 1) > 1 for sampler in samplers)
+def _is_equal_on_ranks(loader: Any) -> bool:
+    """Whether a loader certainly has the same batches on all ranks: it reads a dataset from front to end."""
+    if not isinstance(loader, DataLoader):
+        return False
+    batch_sampler = loader.batch_sampler
+    return type(batch_sampler) is BatchSampler and type(batch_sampler.sampler) is SequentialSampler
 
 
 def _description(table: Any) -> str:

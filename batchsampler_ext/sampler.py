@@ -17,7 +17,15 @@ from ._engine.cuda import to_device_async, to_host
 from ._sampler.epoch_cursor import EpochCursor, Plan, load_cursor, save_cursor
 from ._sampler.index_set import index_set
 from ._sampler.plan_maker import MadePlan, PlanMaker, on_device
-from ._sampler.ranks import Ranks, checked_ranks, current_ranks, rank_slice, warn_without_group
+from ._sampler.ranks import (
+    Ranks,
+    checked_ranks,
+    current_ranks,
+    is_group_awaited,
+    rank_slice,
+    ranks_of,
+    warn_without_group,
+)
 from .bank import FeatureBank
 from .graph import ProximityGraph
 from .graph_builders import GraphConfig, proximity_graph
@@ -124,6 +132,12 @@ class ProximityBatchSampler(BatchSampler):
         if scope == "local" and self.planner.length_varies:
             raise ValueError(f"scope: expected 'global' with planner {self.planner.name!r}, got 'local'")
         self._given_ranks = checked_ranks(rank, num_replicas)
+        split = ranks_of(sampler)
+        if split is not None and self._given_ranks not in (None, split):
+            raise ValueError(
+                f"rank, num_replicas: expected {tuple(split)} as the sampler has, got {rank}, {num_replicas}"
+            )
+        self._given_ranks = self._given_ranks or split
         self.refresh_every = _checked_interval(refresh_every, self.planner)
         self._restart_prob = restart_prob
         validate.restart_threshold(self._alpha(0))
@@ -133,11 +147,13 @@ class ProximityBatchSampler(BatchSampler):
             instances, self.batch_size, self.drop_last, self.planner, self.refresh_every, validate.seed(seed), scope
         )
         self._progress = validate.progress(progress)
+        self._find_ranks()
         self._check_graph_config()
 
         self.epoch = 0
         self.graph: ProximityGraph | None = None
         self.refreshes = 0
+        self._loaded_epoch: int | None = None  # that a loaded state continues with, until it is begun
         self._epoch_offset = 0  # added to the numbers of a caller that counts from 0 again after a resume
         self._epoch_is_set = True  # the next iteration draws `epoch` itself, not the one after it
         self._refresh_wanted = False
@@ -163,14 +179,15 @@ class ProximityBatchSampler(BatchSampler):
     def set_epoch(self, epoch: int) -> None:
         """Makes the next iteration draw this epoch, or the rest of it if a loaded state stands in the middle of it."""
         epoch = validate.epoch(epoch)
-        if self._resume is not None and epoch < self._resume.epoch and self._epoch_offset == 0:
-            self._epoch_offset = self._resume.epoch - epoch
-            warnings.warn(
-                f"set_epoch({epoch}) after loading a state within epoch {self._resume.epoch}: the loaded epoch is "
-                f"continued, and epochs are counted from there ({epoch} is {self._resume.epoch}). To begin epoch "
-                f"{epoch} anew, call set_epoch on a sampler without a loaded state.",
-                stacklevel=2,
-            )
+        if self._loaded_epoch is not None:  # until its iteration begins
+            self._epoch_offset = max(0, self._loaded_epoch - epoch)
+            if self._epoch_offset:
+                warnings.warn(
+                    f"set_epoch({epoch}) after loading a state that continues with epoch {self._loaded_epoch}: this is "
+                    f"what is drawn, and epochs are counted from there ({epoch} is {self._loaded_epoch}). To begin "
+                    f"epoch {epoch} anew, call set_epoch on a sampler without a loaded state.",
+                    stacklevel=2,
+                )
         epoch = validate.epoch(epoch + self._epoch_offset)
         if self._resume is not None and self._resume.epoch != epoch:
             self._resume = None
@@ -192,7 +209,7 @@ class ProximityBatchSampler(BatchSampler):
         cursor = self._begin()
         while not cursor.is_finished:
             cursor, plan = self._at_plan(cursor)
-            ids = rank_slice(plan.batch(cursor.num_drawn - plan.first), plan.batch(0), ranks)
+            ids = rank_slice(plan.batch(cursor.num_drawn - plan.first), self._maker.instances, ranks)
             num_drawn = cursor.num_drawn + 1
             is_finished = plan is cursor.plans[-1] and self._is_finished(plan, num_drawn)
             self._cursor = cursor = cursor._replace(num_drawn=num_drawn, is_finished=is_finished)
@@ -229,8 +246,11 @@ class ProximityBatchSampler(BatchSampler):
             ValueError: the state is incomplete, or comes from a sampler with other instances, batch_size, drop_last,
                 planner or seed.
         """
+        self._find_ranks()
         cursor = load_cursor(state, self._settings(), len(self._maker.instances), self.bank.num_instances)
-        self._epoch_offset = 0
+        if self._given_ranks is not None or not is_group_awaited():
+            self._require_size(cursor)
+        self._loaded_epoch, self._epoch_offset = cursor.epoch + cursor.is_finished, 0
         self.epoch, self._epoch_is_set = cursor.epoch, not cursor.is_finished
         self._refresh_wanted = state["refresh_wanted"]
         self._cursor = cursor if cursor.plans else None
@@ -253,7 +273,9 @@ class ProximityBatchSampler(BatchSampler):
 
     def _in_batch_similarity(self, plan: Plan) -> float:
         rows = self.bank.rows_for_graph()
-        first = [plan.batch(i).long() for i in range(min(_NUM_MEASURED, plan.num_batches))]
+        size = self._maker.planned_batch_size
+        first = [part for i in range(min(_NUM_MEASURED, plan.num_batches)) for part in plan.batch(i).long().split(size)]
+        first = first[:_NUM_MEASURED]
         is_known = to_host(rows.has_embedding[to_device_async(torch.cat(first), self.bank.device)])
         parts = is_known.split([len(ids) for ids in first])
         known = [ids[part] for ids, part in zip(first, parts, strict=True)]
@@ -261,13 +283,12 @@ class ProximityBatchSampler(BatchSampler):
 
     def _settings(self) -> dict[str, Any]:
         """Returns the settings that must be equal when a state is loaded."""
-        self._find_ranks()
         options: dict[str, Any] = dataclasses.asdict(self.planner) if dataclasses.is_dataclass(self.planner) else {}
         return {
             "num_instances": len(self._maker.instances),
             "instances": self._instances_digest,
-            "global_batch_size": self._maker.global_batch_size,
-            "planned_batch_size": self._maker.planned_batch_size,
+            "scope": self.scope,
+            **({"batch_size": self.batch_size} if self.scope == "local" else {}),
             "drop_last": self.drop_last,
             "planner": self.planner.name,
             **options,
@@ -290,9 +311,19 @@ class ProximityBatchSampler(BatchSampler):
         config = on_device(config, self.bank.device)
         proximity_graph(rows.features, 1, num_candidates=1, config=config, documents=rows.documents, rows=two).check()
 
+    def _require_size(self, cursor: EpochCursor) -> None:
+        """Raises ``ValueError`` if a loaded cursor has plans of another global batch size."""
+        expected = self._maker.global_batch_size
+        for plan in cursor.plans:
+            if plan.indices.shape[1] != expected:
+                raise ValueError(
+                    f"state: expected a global batch size (batch_size * num_replicas) of {expected} as this sampler "
+                    f"has, got {plan.indices.shape[1]}"
+                )
+
     def _find_ranks(self) -> Ranks:
         """Returns the ranks as they are now. A loader is often built before the process group."""
-        ranks = current_ranks() if self._given_ranks is None else self._given_ranks
+        ranks = current_ranks(self.bank.process_group) if self._given_ranks is None else self._given_ranks
         if ranks.num_replicas != self._maker.num_replicas:
             self._maker = dataclasses.replace(self._maker, num_replicas=ranks.num_replicas)
         return ranks
@@ -300,6 +331,9 @@ class ProximityBatchSampler(BatchSampler):
     # --- an epoch ----------------------------------------------------------------------------------------------------
     def _begin(self) -> EpochCursor:
         """Starts or resumes an epoch. Returns its cursor."""
+        self._loaded_epoch = None
+        if self._resume is not None:
+            self._require_size(self._resume)
         if self._resume is not None:
             cursor, self._resume = self._resume, None
             self.epoch, self._epoch_is_set = cursor.epoch, False
@@ -330,7 +364,7 @@ class ProximityBatchSampler(BatchSampler):
 
     def _is_finished(self, plan: Plan, num_drawn: int) -> bool:
         if not self.planner.length_varies:
-            return num_drawn >= len(self)
+            return num_drawn >= self._maker.num_batches()
         if num_drawn < plan.end:
             return False
         num_left = int((~self._drawn_after(plan, num_drawn)).sum())
@@ -347,12 +381,13 @@ class ProximityBatchSampler(BatchSampler):
 
     def _make_plan(self, epoch: int, first: int, drawn: torch.Tensor) -> Plan:
         """Makes a plan from the bank's present embeddings."""
-        self.bank._mark_plan()
+        if self._maker.num_replicas > 1 and self._needs_embeddings():
+            self.bank._mark_plan()
         self.graph = None  # frees the memory before the next graph is built
         config = on_device(self.graph_config, self.bank.device)
         made = self._maker.make(self.bank, config, self._alpha(epoch), epoch, first, drawn, self._progress)
-        is_whole = first == 0 or not self.planner.covers_once  # the plan may draw all instances
-        if self._made is not None and is_whole and made.missing_embedding_share == 1 and self._needs_embeddings():
+        is_later_epoch = self._made is not None and first == 0
+        if is_later_epoch and made.missing_embedding_share == 1 and self._needs_embeddings():
             warnings.warn(
                 f"ProximityBatchSampler: none of the {len(self._maker.instances)} instances that it draws has an "
                 f"embedding yet, so epoch {epoch} is uniform, too. Call bank.update with the indices that the loader "

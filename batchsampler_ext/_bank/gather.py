@@ -15,6 +15,8 @@ class Header(NamedTuple):
     """What every rank says before it sends rows."""
 
     num_rows: int  # or FAILED: the arguments of this rank are bad; or DONE: fill_from has no batch left
+    num_instances: int
+    dim: int
     step: int  # updates so far
     plan_step: int  # updates before the latest plan, or NO_PLAN
     checksum: int  # of the bank at that time
@@ -28,13 +30,16 @@ def gather_headers(own: Header, group: dist.ProcessGroup | None) -> list[Header]
     """Returns the headers of all ranks.
 
     Raises:
-        RuntimeError: a rank has bad arguments, or has called update another number of times. So on all ranks.
+        RuntimeError: on all ranks, if one has bad arguments, a bank of another shape or another number of updates.
     """
     values = torch.tensor(own, dtype=torch.int64, device=_device(group))
     parts = [torch.zeros_like(values) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, values, group=group)
-    headers = [Header(*part.tolist()) for part in parts]
+    headers = [Header(*part) for part in torch.stack(parts).tolist()]
     sizes, steps = [header.num_rows for header in headers], [header.step for header in headers]
+    shapes = [(header.num_instances, header.dim) for header in headers]
+    if len(set(shapes)) > 1:
+        raise RuntimeError(f"update: expected banks of one shape on all ranks, got {shapes}; no rank stores anything")
     if FAILED in sizes:
         raise RuntimeError(f"update: failed on rank {sizes.index(FAILED)} of the group; no rank stores anything")
     if len(set(steps)) > 1:

@@ -92,16 +92,16 @@ def load_cursor(state: Any, settings: dict[str, Any], num_listed: int, num_insta
         validate.flag(state["is_finished"], "state: is_finished"),
     )
     validate.flag(state["refresh_wanted"], "state: refresh_wanted")
-    _check_plans(cursor, settings["global_batch_size"], num_listed, num_instances)
+    _check_plans(cursor, num_listed, num_instances)
     return cursor
 
 
-def _check_plans(cursor: EpochCursor, batch_size: int, num_listed: int, num_instances: int) -> None:
+def _check_plans(cursor: EpochCursor, num_listed: int, num_instances: int) -> None:
     low, high = 0, None  # the first plan begins anywhere, each next one at the end of the one before or earlier
     for plan in cursor.plans:
         first = validate.integer(plan.first, "state: first", low, high)
         _check_tensor(plan.drawn, "drawn", torch.bool, [num_listed])
-        _check_tensor(plan.indices, "indices", torch.int32, [None, batch_size])
+        _check_tensor(plan.indices, "indices", torch.int32, [None, None])
         _check_tensor(plan.tail, "tail", torch.int32, [None])
         for ids in (plan.indices, plan.tail):
             if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < num_instances:

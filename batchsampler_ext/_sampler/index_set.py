@@ -40,8 +40,8 @@ def index_set(sampler: Any, num_instances: int) -> torch.Tensor:
     if isinstance(sampler, Sampler):
         indices = sampler.indices if isinstance(sampler, SubsetRandomSampler) else sampler
         ids = torch.as_tensor(list(indices), dtype=torch.int64, device="cpu").sort().values
-    elif _are_ids(sampler):
-        ids = torch.as_tensor(np.asarray(sampler), dtype=torch.int64, device="cpu").sort().values
+    elif (listed := _listed_ids(sampler)) is not None:
+        ids = torch.as_tensor(listed, dtype=torch.int64, device="cpu").sort().values
     elif isinstance(sampler, (int, np.integer)) and not isinstance(sampler, bool):
         count = operator.index(sampler)
         count = validate.integer(count, "sampler", 1, num_instances, because=" (bank.num_instances)")
@@ -63,15 +63,23 @@ def index_set(sampler: Any, num_instances: int) -> torch.Tensor:
     return ids
 
 
-def _are_ids(value: Any) -> bool:
-    """Whether torch's BatchSampler would draw the values themselves: a range, or a sequence of integers."""
+def _listed_ids(value: Any) -> Any:
+    """Returns the integers that torch's BatchSampler would draw themselves, or None for anything else.
+
+    Such values are a range, a list, tuple or set of integers, and a one-dimensional array or tensor of integers.
+    """
     if isinstance(value, range):
-        return True
-    if isinstance(value, torch.Tensor):
-        return value.ndim == 1 and not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
-    if isinstance(value, np.ndarray):
-        return value.ndim == 1 and value.dtype.kind in "iu"
-    return isinstance(value, (list, tuple)) and len(value) > 0 and all(type(item) in (int, np.int64) for item in value)
+        return list(value)
+    if isinstance(value, torch.Tensor) or hasattr(value, "__array__"):
+        array = value.cpu() if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
+        if array.ndim == 1 and array.dtype == torch.bool:
+            raise TypeError("sampler: expected ids, got a mask of booleans. Pass mask.nonzero() of it instead")
+        is_list = array.ndim == 1 and not (array.is_floating_point() or array.is_complex())
+        return array if is_list else None
+    if not isinstance(value, (list, tuple, set, frozenset)) or not value:
+        return None
+    are_integers = all(hasattr(item, "__index__") and not isinstance(item, bool) for item in value)
+    return [operator.index(item) for item in value] if are_integers else None
 
 
 def _require_outer_index(dataset: Any) -> None:

@@ -118,6 +118,8 @@ class PlanMaker:
         if self.refresh_every is None or self.planner.length_varies:
             return self.refresh_every
         num_global = min(self.refresh_every, self.num_batches() - first)
+        if len(self.instances) < self.planned_batch_size:
+            return num_global  # the only batch is all instances
         return num_global * self.global_batch_size // self.planned_batch_size
 
     def _build_graph(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch.utils.data.distributed import DistributedSampler
 
 from .._engine import validate
 
@@ -27,16 +28,33 @@ def checked_ranks(rank: Any, num_replicas: Any) -> Ranks | None:
     return Ranks(validate.integer(rank, "rank", 0, num_replicas - 1), num_replicas)
 
 
-def current_ranks() -> Ranks:
-    """Returns the ranks of the default process group, or a single one if there is no group yet."""
+def ranks_of(sampler: Any) -> Ranks | None:
+    """Returns what a torch DistributedSampler was given. None for any other sampler."""
+    if not isinstance(sampler, DistributedSampler):
+        return None
+    if type(sampler) is not DistributedSampler:
+        raise TypeError(
+            f"sampler: expected the instances of all ranks, got {type(sampler).__name__}, a kind of DistributedSampler "
+            "that may draw anything. Pass what it wraps, and rank= and num_replicas="
+        )
+    return Ranks(sampler.rank, sampler.num_replicas)
+
+
+def current_ranks(group: dist.ProcessGroup | None) -> Ranks:
+    """Returns the ranks of a process group (None: the default one), or a single one if there is no group yet."""
     if dist.is_available() and dist.is_initialized():
-        return Ranks(dist.get_rank(), dist.get_world_size())
+        return Ranks(dist.get_rank(group), dist.get_world_size(group))
     return Ranks(0, 1)
 
 
+def is_group_awaited() -> bool:
+    """Whether a launcher has started several processes that have not joined a group yet."""
+    has_group = dist.is_available() and dist.is_initialized()
+    return not has_group and int(os.environ.get("WORLD_SIZE") or "1") > 1
+
+
 def warn_without_group() -> None:
-    """Warns if a launcher has started several processes, but they have not joined a group."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if is_group_awaited():
         warnings.warn(
             f"ProximityBatchSampler: WORLD_SIZE is {os.environ['WORLD_SIZE']}, but there is no process group, so every "
             "process draws all batches. Call torch.distributed.init_process_group before the first batch, or pass "
@@ -50,12 +68,13 @@ def rank_slice(batch: torch.Tensor, spare: torch.Tensor, ranks: Ranks) -> torch.
 
     Args:
         batch: ids of the global batch. Rank r takes the r-th of ``num_replicas`` equal parts.
-        spare: ids to pad a ragged batch with, at most num_replicas - 1. Those in the batch are used last.
+        spare: ids to pad a ragged batch with, by at most num_replicas - 1 that are not in it. If there are too few, ids
+            of the batch are repeated.
     """
     size = -(-len(batch) // ranks.num_replicas)
     num_missing = size * ranks.num_replicas - len(batch)
     if num_missing:
-        is_new = ~torch.isin(spare, batch)
-        padding = torch.cat([spare[is_new], batch.repeat(num_missing)])[:num_missing]
+        spare = spare.to(batch.dtype)
+        padding = torch.cat([spare[~torch.isin(spare, batch)], batch.repeat(num_missing)])[:num_missing]
         batch = torch.cat([batch, padding])
     return batch[ranks.rank * size : (ranks.rank + 1) * size]

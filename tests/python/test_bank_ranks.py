@@ -139,10 +139,10 @@ def test_a_killed_rank_ends_the_others_within_the_timeout(tmp_path):
 def filled_together(rank: int, num_ranks: int) -> list:
     results = []
     dataset = TensorDataset(torch.arange(40))
-    for kind in ("whole", "split"):
+    for kind in ("whole", "split", "shuffled"):
         bank = new_bank()
         sampler = DistributedSampler(dataset, shuffle=False) if kind == "split" else None
-        loader = DataLoader(dataset, batch_size=6, sampler=sampler)
+        loader = DataLoader(dataset, batch_size=6, sampler=sampler, shuffle=kind == "shuffled")
         encoded = []
 
         def encode(batch, encoded=encoded):
@@ -159,6 +159,56 @@ def test_ranks_fill_the_bank_together(tmp_path):
     results = on_ranks(filled_together, tmp_path, num_ranks=3)
     assert [result[0] for result in results] == [(16, 0.0, True), (12, 0.0, True), (12, 0.0, True)]
     assert [result[1] for result in results] == [(14, 0.0, True)] * 3
+    assert [result[2] for result in results] == [(40, 0.0, True)] * 3  # orders differ between ranks: each encodes all
+
+
+def failing_encoder(rank: int, num_ranks: int) -> str:
+    bank = new_bank()
+
+    def encode(ids):
+        if rank == 1 and ids[0] == 4:
+            raise KeyError("no such sample")
+        return ids, rows_of(ids)
+
+    try:
+        bank.fill_from(encode, [[0, 1], [2, 3], [4, 5]])
+    except (KeyError, RuntimeError) as error:
+        message = str(error)
+    bank.update([rank], rows_of([rank]))  # ranks still agree
+    return f"{message} {bank.step}"
+
+
+def test_an_error_of_one_encoder_reaches_all_ranks(tmp_path):
+    first, second = on_ranks(failing_encoder, tmp_path)
+    assert first == "update: failed on rank 1 of the group; no rank stores anything 3"
+    assert second == "'no such sample' 3"
+
+
+def banks_of_other_shape(rank: int, num_ranks: int) -> str:
+    bank = FeatureBank(40 + rank, 8)
+    try:
+        bank.update([rank], rows_of([rank]))
+    except RuntimeError as error:
+        return str(error)
+    return "no error"
+
+
+def test_banks_of_different_shapes_are_refused(tmp_path):
+    expected = "update: expected banks of one shape on all ranks, got [(40, 8), (41, 8)]; no rank stores anything"
+    assert on_ranks(banks_of_other_shape, tmp_path) == [expected] * 2
+
+
+def planned_on_one_rank(rank: int, num_ranks: int) -> int:
+    bank = new_bank()
+    bank.update([rank], rows_of([rank]))
+    if rank == 0:
+        next(iter(ProximityBatchSampler(40, 5, bank=bank, num_replicas=1)))  # to look at batches, say
+    bank.update([rank], rows_of([rank]))
+    return bank.step
+
+
+def test_a_plan_of_a_single_process_is_not_compared(tmp_path):
+    assert on_ranks(planned_on_one_rank, tmp_path) == [2, 2]
 
 
 def test_row_hashes_tell_single_bits_and_swapped_values_apart():

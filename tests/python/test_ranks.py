@@ -10,7 +10,8 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch.utils.data import ConcatDataset, DistributedSampler, Subset, TensorDataset
 
-from batchsampler_ext import FeatureBank, GraphConfig, IndexedDataset, ProximityBatchSampler
+from batchsampler_ext import FeatureBank, GraphConfig, IndexedDataset, ProximityBatchSampler, WalkPlanner
+from batchsampler_ext._sampler.ranks import Ranks
 
 FEW = GraphConfig(num_candidates=20, num_neighbors=8)
 
@@ -117,8 +118,10 @@ def test_resume_with_another_number_of_ranks(place):
 
 
 def test_state_of_another_global_batch_size_is_refused():
-    state = samplers_of(64, 8, 2)[0].state_dict()
-    with pytest.raises(ValueError, match="state: expected global_batch_size 32 as this sampler has, got 16"):
+    sampler = samplers_of(64, 8, 2)[0]
+    next(iter(sampler))
+    state = sampler.state_dict()
+    with pytest.raises(ValueError, match=r"state: expected a global batch size .* of 32 as this sampler has, got 16"):
         samplers_of(64, 8, 4)[0].load_state_dict(state)
 
 
@@ -184,6 +187,11 @@ def test_ids_are_drawn_themselves(ids):
     assert sorted(i for batch in sampler for i in batch) == list(range(10, 20))
 
 
+def test_a_mask_is_refused():
+    with pytest.raises(TypeError, match="sampler: expected ids, got a mask of booleans"):
+        ProximityBatchSampler(torch.ones(20, dtype=torch.bool), 4, bank=FeatureBank(20, 2))
+
+
 def test_a_distributed_sampler_stands_for_its_dataset():
     dataset = TensorDataset(torch.zeros(12, 1))
     sampler = ProximityBatchSampler(
@@ -212,12 +220,88 @@ def test_a_loaded_epoch_survives_callers_that_count_from_zero():
     begun = [next(batches), next(batches)]
     resumed = samplers_of(40, 8, 1)[0]
     resumed.load_state_dict(interrupted.state_dict())
-    with pytest.warns(UserWarning, match=r"set_epoch\(0\) after loading a state within epoch 1"):
+    with pytest.warns(UserWarning, match=r"set_epoch\(0\) after loading a state that continues with epoch 1"):
         resumed.set_epoch(0)
     assert begun + list(resumed) == expected[1]
     resumed.set_epoch(1)
     assert resumed.epoch == 2
     assert list(resumed) == expected[2]
+
+
+def test_a_finished_epoch_is_not_drawn_again_by_callers_that_count_from_zero():
+    whole = samplers_of(40, 8, 1)[0]
+    expected = [[list(ids) for ids in whole] for _ in range(3)]
+    first = samplers_of(40, 8, 1)[0]
+    list(first)
+    resumed = samplers_of(40, 8, 1)[0]
+    resumed.load_state_dict(first.state_dict())
+    with pytest.warns(UserWarning, match=r"set_epoch\(0\) after loading a state that continues with epoch 1"):
+        resumed.set_epoch(0)
+    resumed.set_epoch(1)  # a caller that knows the epoch after all
+    assert list(resumed) == expected[1]
+    resumed.set_epoch(2)
+    assert list(resumed) == expected[2]
+
+
+def test_state_loaded_before_the_group_is_checked_when_ranks_are_known(monkeypatch):
+    sampler = samplers_of(64, 16, 1)[0]
+    batches = iter(sampler)
+    drawn, state = next(batches), sampler.state_dict()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    right = ProximityBatchSampler(64, 8, bank=filled_bank(64), graph=FEW)
+    right.load_state_dict(state)  # one process so far, so 8 is not wrong yet
+    wrong = ProximityBatchSampler(64, 16, bank=filled_bank(64), graph=FEW)
+    wrong.load_state_dict(state)
+    ranks = "batchsampler_ext.sampler.current_ranks"
+    monkeypatch.setattr(ranks, lambda group: Ranks(1, 2))
+    assert next(iter(right)) == next(batches)[8:]
+    assert len(drawn) == 16
+    with pytest.raises(ValueError, match=r"state: expected a global batch size .* of 32 as this sampler has, got 16"):
+        next(iter(wrong))
+
+
+def test_padding_does_not_repeat_an_instance_of_the_step():
+    samplers = samplers_of(17, 4, 4)
+    iterators = [iter(sampler) for sampler in samplers]
+    assert [len(next(batches)) for batches in iterators] == [4] * 4
+    for sampler in samplers:
+        sampler.refresh()
+    assert len({next(batches)[0] for batches in iterators}) == 4
+
+
+@pytest.mark.parametrize("planner", ["partition", "walks", "uniform"])
+def test_fewer_instances_than_a_batch(planner):
+    for scope in ("global", "local"):
+        steps = epoch_of(samplers_of(5, 8, 2, scope=scope, planner=planner))
+        assert {i for step in steps for ids in step for i in ids} == set(range(5))
+
+
+def test_local_similarity_is_measured_within_the_batches_of_a_rank():
+    one = samplers_of(256, 16, 1)[0]
+    local = samplers_of(256, 16, 4, scope="local")[0]
+    for sampler in (one, local):
+        next(iter(sampler))
+    assert local.stats().in_batch_similarity == pytest.approx(one.stats().in_batch_similarity, abs=1e-6)
+
+
+def test_graph_options_are_checked_for_the_global_batch():
+    planner = WalkPlanner("knn")
+    options = {"bank": FeatureBank(64, 4), "graph": GraphConfig(num_candidates=20, num_neighbors=20)}
+    with pytest.raises(ValueError, match="num_candidates: expected batch_size - 1, 31, or more for order .knn., got 20"):
+        ProximityBatchSampler(64, 16, planner=planner, rank=0, num_replicas=2, **options)
+
+
+def test_a_subclass_of_distributed_sampler_is_refused():
+    class Wrapper(DistributedSampler):
+        pass
+
+    with pytest.raises(TypeError, match="sampler: expected the instances of all ranks, got Wrapper"):
+        ProximityBatchSampler(Wrapper(range(8), num_replicas=2, rank=0), 2, bank=FeatureBank(8, 2))
+    given = DistributedSampler(range(8), num_replicas=2, rank=1)
+    sampler = ProximityBatchSampler(given, 2, bank=FeatureBank(8, 2))
+    assert (sampler.num_replicas, len(sampler)) == (2, 2)
+    with pytest.raises(ValueError, match=r"rank, num_replicas: expected \(1, 2\) as the sampler has, got 0, 2"):
+        ProximityBatchSampler(given, 2, bank=FeatureBank(8, 2), rank=0, num_replicas=2)
 
 
 def test_a_changed_dataset_is_named_by_its_size():
