@@ -81,8 +81,10 @@ class FeatureBank:
         normalize: store unit vectors (a zero vector stays zero). csrc/cpu/bank/bank_update.h defines the rounding.
         momentum: m in [0, 1). An instance that has an embedding gets ``m * old + (1 - m) * new``. The result is
             normalized if ``normalize`` is set.
-        gather: if torch.distributed is initialized, every rank stores the updates of all ranks, in rank order.
-        process_group: the ranks that gather. Default: all.
+        gather: if torch.distributed is initialized, every rank stores the updates of all ranks, in rank order. Then all
+            ranks must call :meth:`update` equally often. With False, the banks of the ranks are not kept equal, so a
+            :class:`ProximityBatchSampler` on several ranks needs updates that are gathered by the caller.
+        process_group: the ranks that gather, and that share the batches of a sampler. Default: all.
         nonfinite: for embeddings with NaN or inf, "raise" a ``ValueError`` and store nothing, or "skip" these rows.
 
     Attributes:
@@ -215,7 +217,10 @@ class FeatureBank:
             TypeError, ValueError: wrong shape or type; ids out of range; values that are not finite, unless
                 ``nonfinite="skip"``. Nothing is stored then. On a CUDA device errors in values are raised later, as
                 described at the class.
-            RuntimeError: another rank has raised an error for its arguments. No rank stores anything then.
+            RuntimeError: another rank has raised an error, has called update another number of times, or has planned
+                its latest batches from other embeddings (the message names the first row that differs). All ranks
+                raise it, and none stores anything. A rank that has ended makes the others raise, too, at the latest
+                after the timeout of the process group.
         """
         start = time.perf_counter()
         try:

@@ -287,7 +287,9 @@ def test_local_similarity_is_measured_within_the_batches_of_a_rank():
 def test_graph_options_are_checked_for_the_global_batch():
     planner = WalkPlanner("knn")
     options = {"bank": FeatureBank(64, 4), "graph": GraphConfig(num_candidates=20, num_neighbors=20)}
-    with pytest.raises(ValueError, match="num_candidates: expected batch_size - 1, 31, or more for order .knn., got 20"):
+    with pytest.raises(
+        ValueError, match="num_candidates: expected batch_size - 1, 31, or more for order .knn., got 20"
+    ):
         ProximityBatchSampler(64, 16, planner=planner, rank=0, num_replicas=2, **options)
 
 
