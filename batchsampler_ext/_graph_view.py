@@ -60,12 +60,17 @@ class GraphView:
         return self.unchecked_layout
 
     @property
+    def finds_degrees(self) -> bool:
+        """Whether ``walk_batches`` has to find where rows end, as their ids are unchecked."""
+        return not self._has_degrees
+
+    @property
     def unchecked_layout(self) -> GraphLayout:
         """The layout for an engine's ``walk_batches``. Ids of a table may still be unchecked."""
         graph = self.graph
         return GraphLayout(
             address(graph.neighbors), self.num_rows, graph.num_neighbors, address(self._degrees), address(self._row_of),
-            graph.num_instances, finds_degrees=not self._has_degrees,
+            graph.num_instances,
         )  # fmt: skip
 
     def require_checked(self) -> None:

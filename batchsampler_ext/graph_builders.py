@@ -172,7 +172,7 @@ def proximity_graph(
     subset, num_rows = _subset(rows, query, checks)
     num_candidates, num_neighbors = _graph_sizes(config, num_candidates, num_neighbors, num_rows)
     candidate_group_size = 256 if config.candidate_group_size is None else config.candidate_group_size
-    candidate_group_size = validate.integer(candidate_group_size, "candidate_group_size", 1)
+    candidate_group_size = min(validate.integer(candidate_group_size, "candidate_group_size", 1), validate.MAX_NODES)
     filters = _Filters.check(
         config.metric, config.compute_dtype, config.labels, config.max_score, config.range_min, query, checks
     )

@@ -138,6 +138,7 @@ def run_row_walks(
             restart_threshold=0 if strategy == "rw" else threshold,
             seed=seed,
             epoch=epoch,
+            finds_degrees=view.finds_degrees,
         )
         status = engine(device).walk_batches(
             request, num_threads=num_threads, nodes=address(nodes), counts=address(counts)

@@ -104,7 +104,8 @@ class CudaEngine:
 
     def walk_batches(self, request: requests.WalkRequest, *, num_threads: int, nodes: int, counts: int) -> DeviceStatus:
         """As ``_core.walk_batches``, but only for walks and uniform batches, on a graph with degrees."""
-        assert not request.graph.finds_degrees
+        if request.finds_degrees:
+            raise ValueError("engine: expected a graph with its degrees")
         if request.strategy not in (_WALK, _UNIFORM):
             raise ValueError(
                 "order: expected 'rwr', 'rw' or 'uniform' for a graph on a CUDA device; 'bfs', 'dfs' and 'knn' run "

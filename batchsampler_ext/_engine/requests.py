@@ -26,7 +26,6 @@ class GraphLayout(NamedTuple):
     degrees: int
     row_of: int
     num_instances: int
-    finds_degrees: bool = False  # rows may have fewer neighbors although degrees is 0; CPU only
 
 
 class Selection(NamedTuple):
@@ -85,6 +84,7 @@ class WalkRequest(NamedTuple):
     restart_threshold: int
     seed: int
     epoch: int
+    finds_degrees: bool = False  # rows may be short though the graph has no degrees; CPU only
 
 
 class PartitionRequest(NamedTuple):

@@ -61,7 +61,7 @@ def num_threads(value: Any) -> int:
 
 
 def max_memory(value: Any) -> int:
-    return NO_MEMORY_LIMIT if value is None else integer(value, "max_memory", 1)
+    return NO_MEMORY_LIMIT if value is None else min(integer(value, "max_memory", 1), NO_MEMORY_LIMIT)
 
 
 def max_score(value: Any) -> float | None:

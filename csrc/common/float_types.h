@@ -9,6 +9,7 @@
 namespace bse {
 
 enum class DType : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+constexpr DType kLastDType = DType::kFloat16;
 
 BSE_HOST_DEVICE inline float bfloat16_to_float(uint16_t value) {
   const uint32_t bits = uint32_t{value} << 16;

@@ -14,6 +14,7 @@ namespace bse {
 
 // Hardness that the batches of a partition should have, relative to walks (step 6 in partition_schedule.h).
 enum class Hardness : int { kSoft = 0, kDefault = 1, kHard = 2 };
+constexpr Hardness kLastHardness = Hardness::kHard;
 
 struct PartitionSizes {
   int64_t num_rows = 0, batch_size = 0;

@@ -10,5 +10,6 @@ enum class Strategy : int {
   kNeighbors = 3,     // the root and its first neighbors
   kUniform = 4,       // the root alone; random fills complete the batch, as for every strategy
 };
+constexpr Strategy kLastStrategy = Strategy::kUniform;
 
 }  // namespace bse

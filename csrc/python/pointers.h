@@ -9,8 +9,6 @@
 #include <stdexcept>
 #include <string>
 
-#include "common/float_types.h"
-
 namespace bse {
 
 template <class T>
@@ -20,11 +18,6 @@ T* pointer(uintptr_t address) {
 
 inline void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(std::string("engine: expected ") + what);
-}
-
-inline DType dtype_of_code(int code) {
-  require(code >= 0 && code <= 2, "a dtype code from 0 to 2");
-  return static_cast<DType>(code);
 }
 
 }  // namespace bse

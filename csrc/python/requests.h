@@ -6,6 +6,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "common/layouts.h"
@@ -25,29 +27,38 @@ class Fields {
 
   template <class T>
   const Fields& operator()(const char* name, T& field) const {
-    field = object_.attr(name).cast<T>();
+    field = cast<T>(name);
     return *this;
   }
   template <class T>
   const Fields& operator()(const char* name, T*& field) const {
-    field = pointer<T>(object_.attr(name).cast<uintptr_t>());
+    field = pointer<T>(cast<uintptr_t>(name));
     return *this;
   }
   // An enumeration with the codes 0 to last.
   template <class T>
   const Fields& code(const char* name, T& field, T last) const {
-    const int value = object_.attr(name).cast<int>();
-    require(value >= 0 && value <= static_cast<int>(last), name);
+    const int value = cast<int>(name);
+    require(value >= 0 && value <= static_cast<int>(last), (std::string(name) + " in its range").c_str());
     field = static_cast<T>(value);
     return *this;
   }
 
  private:
+  template <class T>
+  T cast(const char* name) const {
+    try {
+      return object_.attr(name).cast<T>();
+    } catch (const pybind11::cast_error&) {
+      throw std::invalid_argument(std::string("engine: expected a value that fits for ") + name);
+    }
+  }
+
   pybind11::object object_;
 };
 
 inline void read(const Fields& from, MatrixLayout& matrix) {
-  from("address", matrix.data).code("dtype_code", matrix.dtype, DType::kFloat16)("num_rows", matrix.num_rows);
+  from("address", matrix.data).code("dtype_code", matrix.dtype, kLastDType)("num_rows", matrix.num_rows);
   from("dim", matrix.dim)("row_stride", matrix.row_stride_elements)("round_to_bf16", matrix.round_to_bf16);
   require(matrix.data != nullptr && matrix.num_rows > 0 && matrix.dim > 0, "a matrix that is not empty");
 }
@@ -79,7 +90,7 @@ inline void read(const Fields& from, Selection& selection) {
 // Tables: an engine's BankTables.
 template <class Tables>
 void read_tables(const Fields& from, Tables& bank) {
-  from("data", bank.data)("documents", bank.documents).code("dtype_code", bank.dtype, DType::kFloat16);
+  from("data", bank.data)("documents", bank.documents).code("dtype_code", bank.dtype, kLastDType);
   from("num_instances", bank.num_instances)("dim", bank.dim)("last_update", bank.last_update);
 }
 
@@ -108,7 +119,7 @@ void read(const Fields& from, BasicKnnRequest<Matrix>& request) {
 template <class Graph>
 void read(const Fields& from, BasicWalkRequest<Graph>& request) {
   read(from.inner("graph"), request.graph);
-  from.code("strategy", request.strategy, Strategy::kUniform)("roots", request.roots)("walk_ids", request.walk_ids);
+  from.code("strategy", request.strategy, kLastStrategy)("roots", request.roots)("walk_ids", request.walk_ids);
   from("num_walks", request.num_walks)("batch_size", request.batch_size);
   from("restart_threshold", request.restart_threshold)("seed", request.seed)("epoch", request.epoch);
   require(request.batch_size > 0 && request.num_walks >= 0 && request.epoch < kEpochLimit,
@@ -119,7 +130,7 @@ template <class Graph>
 void read(const Fields& from, BasicPartitionRequest<Graph>& request) {
   read(from.inner("graph"), request.graph);
   from("batch_size", request.batch_size)("restart_threshold", request.restart_threshold);
-  from("drop_last", request.drop_last).code("hardness", request.hardness, Hardness::kHard);
+  from("drop_last", request.drop_last).code("hardness", request.hardness, kLastHardness);
   from("seed", request.seed)("epoch", request.epoch);
   require(request.batch_size > 0 && request.epoch < kEpochLimit, "a positive batch size and an epoch below 2**24");
 }

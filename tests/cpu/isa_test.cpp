@@ -65,6 +65,28 @@ Kept collect_all(const KernelTable& kernels, const std::vector<float>& scores, b
   return kept;
 }
 
+// Collects into so little room that the kernel has to stop, and goes on where it stopped.
+Kept collect_in_parts(const KernelTable& kernels, const std::vector<float>& scores, bool bounded, float threshold,
+                      int64_t capacity) {
+  constexpr float kUntouched = 12345.0f;
+  const auto count = static_cast<int64_t>(scores.size());
+  Kept kept;
+  for (int64_t position = 0; position < count;) {
+    std::vector<float> part(static_cast<size_t>(capacity) + 1, kUntouched);
+    std::vector<uint32_t> tiebreaks(part.size());
+    int64_t num_kept = 0;
+    const int64_t seen =
+        kernels.collect(scores.data() + position, count - position, static_cast<uint32_t>(7 + position), bounded,
+                        threshold, part.data(), tiebreaks.data(), &num_kept, capacity);
+    expect(seen > 0 && num_kept <= capacity && part.back() == kUntouched, "collect stays within its room");
+    if (seen <= 0) break;
+    kept.scores.insert(kept.scores.end(), part.begin(), part.begin() + num_kept);
+    kept.tiebreaks.insert(kept.tiebreaks.end(), tiebreaks.begin(), tiebreaks.begin() + num_kept);
+    position += seen;
+  }
+  return kept;
+}
+
 void test_selection(const KernelTable& kernels, const KernelTable& scalar, std::mt19937& random) {
   for (int64_t count = 1; count <= 130; ++count) {
     for (int kind = 0; kind < 6; ++kind) {
@@ -76,6 +98,8 @@ void test_selection(const KernelTable& kernels, const KernelTable& scalar, std::
         const Kept own = collect_all(kernels, scores, bounded, threshold);
         const Kept expected = collect_all(scalar, scores, bounded, threshold);
         expect(own.tiebreaks == expected.tiebreaks && own.scores == expected.scores, "collect: " + at);
+        const Kept parts = collect_in_parts(kernels, scores, bounded, threshold, kernels.panel_width + count % 7);
+        expect(parts.tiebreaks == expected.tiebreaks && parts.scores == expected.scores, "collect in parts: " + at);
         const auto size = static_cast<int64_t>(expected.scores.size());
         for (const int64_t num_best : {int64_t{1}, (size + 1) / 2, size}) {
           if (bounded || num_best < 1 || num_best > size) continue;

@@ -238,3 +238,10 @@ def test_bad_batch_stats_arguments_are_refused():
         batch_stats([[0, 1]], X, labels=[0, 1])
     with pytest.raises(ValueError, match="graph: expected a graph over 10 instances, the rows of features, got 4"):
         batch_stats([[0, 1]], X, graph=ProximityGraph(TABLE))
+
+
+def test_sizes_beyond_any_machine_are_taken_as_no_limit():
+    expected = proximity_graph(X, 3, num_candidates=5, candidate_group_size=len(X)).neighbors
+    for options in ({"max_memory": 2**63}, {"candidate_group_size": 2**63}):
+        options = {"candidate_group_size": len(X)} | options
+        assert torch.equal(proximity_graph(X, 3, num_candidates=5, **options).neighbors, expected)

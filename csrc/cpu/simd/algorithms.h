@@ -37,6 +37,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "common/philox.h"
 #include "common/score.h"
@@ -356,7 +357,7 @@ constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable
                        gather_dots<Simd>,
                        nullptr,
                        find_places};
-  if constexpr (!__is_same(Pairs, void)) {
+  if constexpr (!std::is_void_v<Pairs>) {
     table.accumulate_pairs = accumulate<Pairs>;
     table.gather_bfloat16_dots = gather_dots<Pairs>;
   }

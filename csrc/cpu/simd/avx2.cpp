@@ -34,9 +34,7 @@ struct Avx2 {
   static Vector broadcast(float value) { return _mm256_set1_ps(value); }
   static Vector broadcast_element(const float* element) { return _mm256_broadcast_ss(element); }
   static Vector load(const float* values) { return _mm256_loadu_ps(values); }
-  static Vector load(const float* values, int64_t left) {
-    return left >= 8 ? load(values) : padded(values, left, __builtin_nanf(""));
-  }
+  static Vector load(const float* values, int64_t left) { return left >= 8 ? load(values) : padded(values, left); }
   static void store(float* values, Vector lanes) { _mm256_storeu_ps(values, lanes); }
   static Vector add(Vector sums, Vector a, Vector b) { return _mm256_fmadd_ps(a, b, sums); }
 
@@ -76,7 +74,10 @@ struct Avx2 {
   using Element = float;
   static constexpr int kElements = 8, kGatheredRows = 8;
   static Vector load_elements(const float* elements) { return load(elements); }
-  static Vector load_elements(const float* elements, int64_t left) { return padded(elements, left, 0.0f); }
+  static Vector load_elements(const float* elements, int64_t left) {
+    const Words places = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+    return _mm256_maskload_ps(elements, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(left)), places));
+  }
   static Vector add_elements(Vector sums, Vector a, Vector b) { return add(sums, a, b); }
   static void write_sums(const Vector* sums, int64_t num_rows, float* out) {
     for (int64_t i = 0; i < num_rows; ++i) out[i] = sum(sums[i]);
@@ -88,9 +89,9 @@ struct Avx2 {
   }
 
  private:
-  static Vector padded(const float* values, int64_t left, float filler) {
+  static Vector padded(const float* values, int64_t left) {
     alignas(32) float all[8];
-    for (int i = 0; i < 8; ++i) all[i] = i < left ? values[i] : filler;
+    for (int i = 0; i < 8; ++i) all[i] = i < left ? values[i] : __builtin_nanf("");
     return _mm256_load_ps(all);
   }
 };
@@ -185,6 +186,6 @@ void philox_blocks(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t
 
 }  // namespace
 
-const KernelTable kAvx2Kernels = kernel_table_of<Avx2, Counting>("avx2", pack_panel, philox_blocks, find_places);
+constexpr KernelTable kAvx2Kernels = kernel_table_of<Avx2, Counting>("avx2", pack_panel, philox_blocks, find_places);
 
 }  // namespace bse

@@ -4,6 +4,7 @@
 
 namespace bse {
 
-const KernelTable kAvx512Kernels = kernel_table_of<Avx512, Counting>("avx512", pack_panel, philox_blocks, find_places);
+constexpr KernelTable kAvx512Kernels =
+    kernel_table_of<Avx512, Counting>("avx512", pack_panel, philox_blocks, find_places);
 
 }  // namespace bse

@@ -27,7 +27,7 @@ struct Avx512Pairs : Avx512 {
 
 }  // namespace
 
-const KernelTable kAvx512Bf16Kernels =
+constexpr KernelTable kAvx512Bf16Kernels =
     kernel_table_of<Avx512, Counting, Avx512Pairs>("avx512_bf16", pack_panel, philox_blocks, find_places);
 
 }  // namespace bse

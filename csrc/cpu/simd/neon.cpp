@@ -10,35 +10,6 @@
 namespace bse {
 namespace {
 
-constexpr int kPanelWidth = 16;
-
-// 4 x 4 transpose: rows[r][k .. k + 4) -> panel[(k + i) * kPanelWidth + r].
-inline void transpose_4x4(const float* const* rows, int64_t k, float* panel) {
-  const float32x4_t row0 = vld1q_f32(rows[0] + k), row1 = vld1q_f32(rows[1] + k);
-  const float32x4_t row2 = vld1q_f32(rows[2] + k), row3 = vld1q_f32(rows[3] + k);
-  const float64x2_t even01 = vreinterpretq_f64_f32(vtrn1q_f32(row0, row1));
-  const float64x2_t odd01 = vreinterpretq_f64_f32(vtrn2q_f32(row0, row1));
-  const float64x2_t even23 = vreinterpretq_f64_f32(vtrn1q_f32(row2, row3));
-  const float64x2_t odd23 = vreinterpretq_f64_f32(vtrn2q_f32(row2, row3));
-  float* out = panel + k * kPanelWidth;
-  vst1q_f32(out, vreinterpretq_f32_f64(vtrn1q_f64(even01, even23)));
-  vst1q_f32(out + kPanelWidth, vreinterpretq_f32_f64(vtrn1q_f64(odd01, odd23)));
-  vst1q_f32(out + 2 * kPanelWidth, vreinterpretq_f32_f64(vtrn2q_f64(even01, even23)));
-  vst1q_f32(out + 3 * kPanelWidth, vreinterpretq_f32_f64(vtrn2q_f64(odd01, odd23)));
-}
-
-void pack_panel(const float* const* rows, int num_rows, int64_t depth, float* panel) {
-  for (int column = 0; column < kPanelWidth; column += 4) {
-    int64_t k = 0;
-    if (column + 4 <= num_rows) {
-      for (; k + 4 <= depth; k += 4) transpose_4x4(rows + column, k, panel + column);
-    }
-    for (; k < depth; ++k) {
-      for (int c = column; c < column + 4; ++c) panel[k * kPanelWidth + c] = c < num_rows ? rows[c][k] : 0.0f;
-    }
-  }
-}
-
 // bytes[mask]: the byte that comes to each place when the lanes of the mask move to the front.
 struct CompressTable {
   alignas(16) uint8_t bytes[16][16] = {};
@@ -62,7 +33,7 @@ inline uint32x4_t multiply_high(uint32x4_t words, uint32_t factor) {
 }
 
 struct Neon {
-  static constexpr int kLanes = 4, kPanelWidth = bse::kPanelWidth, kRowTile = 6;
+  static constexpr int kLanes = 4, kPanelWidth = 16, kRowTile = 6;
   using Vector = float32x4_t;
   using Words = uint32x4_t;
 
@@ -126,6 +97,33 @@ struct Neon {
 };
 
 // The functions that algorithms.h calls Counting.
+// 4 x 4 transpose: rows[r][k .. k + 4) -> panel[(k + i) * Neon::kPanelWidth + r].
+inline void transpose_4x4(const float* const* rows, int64_t k, float* panel) {
+  const float32x4_t row0 = vld1q_f32(rows[0] + k), row1 = vld1q_f32(rows[1] + k);
+  const float32x4_t row2 = vld1q_f32(rows[2] + k), row3 = vld1q_f32(rows[3] + k);
+  const float64x2_t even01 = vreinterpretq_f64_f32(vtrn1q_f32(row0, row1));
+  const float64x2_t odd01 = vreinterpretq_f64_f32(vtrn2q_f32(row0, row1));
+  const float64x2_t even23 = vreinterpretq_f64_f32(vtrn1q_f32(row2, row3));
+  const float64x2_t odd23 = vreinterpretq_f64_f32(vtrn2q_f32(row2, row3));
+  float* out = panel + k * Neon::kPanelWidth;
+  vst1q_f32(out, vreinterpretq_f32_f64(vtrn1q_f64(even01, even23)));
+  vst1q_f32(out + Neon::kPanelWidth, vreinterpretq_f32_f64(vtrn1q_f64(odd01, odd23)));
+  vst1q_f32(out + 2 * Neon::kPanelWidth, vreinterpretq_f32_f64(vtrn2q_f64(even01, even23)));
+  vst1q_f32(out + 3 * Neon::kPanelWidth, vreinterpretq_f32_f64(vtrn2q_f64(odd01, odd23)));
+}
+
+void pack_panel(const float* const* rows, int num_rows, int64_t depth, float* panel) {
+  for (int column = 0; column < Neon::kPanelWidth; column += 4) {
+    int64_t k = 0;
+    if (column + 4 <= num_rows) {
+      for (; k + 4 <= depth; k += 4) transpose_4x4(rows + column, k, panel + column);
+    }
+    for (; k < depth; ++k) {
+      for (int c = column; c < column + 4; ++c) panel[k * Neon::kPanelWidth + c] = c < num_rows ? rows[c][k] : 0.0f;
+    }
+  }
+}
+
 struct Counting {
   static RowStatistics statistics(const float* scores, int64_t count) {
     float32x4_t sum = vdupq_n_f32(0.0f), squares = sum;
@@ -187,6 +185,6 @@ void philox_blocks(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t
 
 }  // namespace
 
-const KernelTable kNeonKernels = kernel_table_of<Neon, Counting>("neon", pack_panel, philox_blocks, find_places);
+constexpr KernelTable kNeonKernels = kernel_table_of<Neon, Counting>("neon", pack_panel, philox_blocks, find_places);
 
 }  // namespace bse

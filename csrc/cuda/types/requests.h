@@ -13,7 +13,9 @@ struct ProximityGraphRequest : BasicProximityGraphRequest<DeviceMatrix> {
   bool has_scores = false;  // the edges have scores
 };
 
-using KnnRequest = BasicKnnRequest<DeviceMatrix>;
+struct KnnRequest : BasicKnnRequest<DeviceMatrix> {
+  bool has_scores = false;  // the edges have scores
+};
 
 // The strategies are kWalk and kUniform.
 using WalkRequest = BasicWalkRequest<GraphView>;

@@ -21,9 +21,10 @@ void core_row_degrees(const py::object& fields, int num_threads, uintptr_t degre
 }
 
 void core_walk_batches(const py::object& fields, int num_threads, uintptr_t nodes, uintptr_t counts) {
+  const Fields from(fields);
   WalkRequest request;
-  read(Fields(fields), request);
-  Fields(fields).inner("graph")("finds_degrees", request.graph.finds_degrees);
+  read(from, request);
+  from("finds_degrees", request.graph.finds_degrees);
   request.num_threads = num_threads;
   require(num_threads > 0, "positive counts");
   for (int64_t w = 0; w < request.num_walks; ++w) {

@@ -13,9 +13,9 @@ template <class Request, class Plan, Plan (*make_plan)(const Request&, size_t),
           void (*queue)(const Request&, const Plan&, const Edges&, void*, uint64_t*, void*)>
 class EdgesCall {
  public:
-  EdgesCall(const py::object& fields, [[maybe_unused]] bool has_scores, int64_t max_memory) {
+  EdgesCall(const py::object& fields, bool has_scores, int64_t max_memory) {
     read(Fields(fields), request_);
-    if constexpr (std::is_same_v<Request, cuda::ProximityGraphRequest>) request_.has_scores = has_scores;
+    request_.has_scores = has_scores;
     require(max_memory > 0, "a positive max_memory");
     plan_ = make_plan(request_, static_cast<size_t>(max_memory));
   }
