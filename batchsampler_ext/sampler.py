@@ -177,7 +177,11 @@ class ProximityBatchSampler(BatchSampler):
         return self._maker.num_batches()
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the next iteration draw this epoch, or the rest of it if a loaded state stands in the middle of it."""
+        """Makes the next iteration draw this epoch, or the rest of it if a loaded state stands in the middle of it.
+
+        Some trainers count from 0 again after they have loaded a state. An earlier epoch than that of the state is
+        therefore taken for the state's, with a warning, and later ones are counted from there.
+        """
         epoch = validate.epoch(epoch)
         if self._loaded_epoch is not None:  # until its iteration begins
             self._epoch_offset = max(0, self._loaded_epoch - epoch)
@@ -334,7 +338,6 @@ class ProximityBatchSampler(BatchSampler):
         self._loaded_epoch = None
         if self._resume is not None:
             self._require_size(self._resume)
-        if self._resume is not None:
             cursor, self._resume = self._resume, None
             self.epoch, self._epoch_is_set = cursor.epoch, False
             return cursor
