@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, NamedTuple
 
 import torch
@@ -223,11 +223,8 @@ class FeatureBank:
                 after the timeout of the process group.
         """
         start = time.perf_counter()
-        try:
+        with self._announced_failure():
             ids, rows = self._checked_update(indices, embeddings, documents)
-        except Exception:
-            self._announce_failure()
-            raise
         if self._is_gathered():
             headers = gather_headers(self._header(len(ids)), self.process_group)
             self._require_equal_banks(headers)
@@ -235,11 +232,16 @@ class FeatureBank:
         self._store_update(ids, rows)
         self._update_seconds += time.perf_counter() - start
 
-    def _announce_failure(self) -> None:
-        """Makes the update of all other ranks fail. This rank raises its own error."""
-        if self._is_gathered():
-            with contextlib.suppress(RuntimeError):
-                gather_headers(self._header(FAILED), self.process_group)
+    @contextlib.contextmanager
+    def _announced_failure(self) -> Iterator[None]:
+        """If the block fails, makes the update of all other ranks fail. This rank raises its own error."""
+        try:
+            yield
+        except Exception:
+            if self._is_gathered():
+                with contextlib.suppress(RuntimeError):
+                    gather_headers(self._header(FAILED), self.process_group)
+            raise
 
     def _store_update(self, ids: torch.Tensor, rows: list[torch.Tensor]) -> None:
         """Stores an update. All ranks have the same arguments."""
@@ -316,18 +318,17 @@ class FeatureBank:
         batches = enumerate(loader)
         with torch.no_grad():
             while True:
-                try:
-                    i, batch = next(batches)
+                with self._announced_failure():
+                    numbered = next(batches, None)
+                    if numbered is None:
+                        break
+                    i, batch = numbered
                     arguments = encode_fn(batch) if i % num_ranks == rank else None
-                except StopIteration:
-                    break
-                except Exception:
-                    self._announce_failure()
-                    raise
                 if arguments is not None:
                     self.update(*arguments)
                 if progress is not None:
-                    progress(i + 1, total)
+                    with self._announced_failure():
+                        progress(i + 1, total)
         if is_gathered:
             self._wait_for_other_ranks()
 

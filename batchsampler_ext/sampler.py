@@ -301,9 +301,7 @@ class ProximityBatchSampler(BatchSampler):
 
     def _check_graph_config(self) -> None:
         """Raises errors in the graph's options now, because the first graph is often built an epoch later."""
-        config = self.planner.graph_config(
-            self.graph_config, self._maker.planned_batch_size, len(self._maker.instances)
-        )
+        config = self._planned_graph_config()
         if config is None or self.bank.num_instances < 2:
             return
         if config.range_min >= config.num_candidates:
@@ -384,13 +382,13 @@ class ProximityBatchSampler(BatchSampler):
 
     def _make_plan(self, epoch: int, first: int, drawn: torch.Tensor) -> Plan:
         """Makes a plan from the bank's present embeddings."""
-        if self._maker.num_replicas > 1 and self._needs_embeddings():
+        if self._maker.num_replicas > 1 and self._planned_graph_config() is not None:
             self.bank._mark_plan()
         self.graph = None  # frees the memory before the next graph is built
         config = on_device(self.graph_config, self.bank.device)
         made = self._maker.make(self.bank, config, self._alpha(epoch), epoch, first, drawn, self._progress)
         is_later_epoch = self._made is not None and first == 0
-        if is_later_epoch and made.missing_embedding_share == 1 and self._needs_embeddings():
+        if is_later_epoch and made.missing_embedding_share == 1 and self._planned_graph_config() is not None:
             warnings.warn(
                 f"ProximityBatchSampler: none of the {len(self._maker.instances)} instances that it draws has an "
                 f"embedding yet, so epoch {epoch} is uniform, too. Call bank.update with the indices that the loader "
@@ -401,9 +399,10 @@ class ProximityBatchSampler(BatchSampler):
         self.refreshes += made.graph is not None
         return made.plan
 
-    def _needs_embeddings(self) -> bool:
+    def _planned_graph_config(self) -> GraphConfig | None:
+        """Returns the options of graphs over all instances, or None if the planner needs no graph."""
         maker = self._maker
-        return self.planner.graph_config(self.graph_config, maker.planned_batch_size, len(maker.instances)) is not None
+        return self.planner.graph_config(self.graph_config, maker.planned_batch_size, len(maker.instances))
 
     def _alpha(self, epoch: int) -> float:
         return self._restart_prob(epoch) if callable(self._restart_prob) else self._restart_prob

@@ -68,8 +68,8 @@ def _listed_ids(value: Any) -> Any:
 
     Such values are a range, a list, tuple or set of integers, and a one-dimensional array or tensor of integers.
     """
-    if isinstance(value, range):
-        return list(value)
+    if isinstance(value, range):  # not a list: there may be a billion
+        return np.arange(value.start, value.stop, value.step, dtype=np.int64)
     if isinstance(value, torch.Tensor) or hasattr(value, "__array__"):
         array = value.cpu() if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
         if array.ndim == 1 and array.dtype == torch.bool:

@@ -184,6 +184,26 @@ def test_an_error_of_one_encoder_reaches_all_ranks(tmp_path):
     assert second == "'no such sample' 3"
 
 
+def failing_progress(rank: int, num_ranks: int) -> str:
+    bank = new_bank()
+
+    def progress(done, total):
+        if rank == 0 and done == 2:
+            raise KeyError("no terminal")
+
+    try:
+        bank.fill_from(lambda ids: (ids, rows_of(ids)), [[0, 1], [2, 3], [4, 5]], progress=progress)
+    except (KeyError, RuntimeError) as error:
+        return str(error)
+    return "no error"
+
+
+def test_an_error_of_one_progress_callback_reaches_all_ranks(tmp_path):
+    first, second = on_ranks(failing_progress, tmp_path)
+    assert first == "'no terminal'"
+    assert second == "update: failed on rank 0 of the group; no rank stores anything"
+
+
 def banks_of_other_shape(rank: int, num_ranks: int) -> str:
     bank = FeatureBank(40 + rank, 8)
     try:
