@@ -30,7 +30,7 @@ from ._bank.store import Rule, make_store
 from ._engine import validate
 from ._engine.arrays import TORCH_DTYPES, as_integers
 from ._engine.backend import require_engine
-from ._engine.cuda import to_device_async
+from ._engine.cuda import to_device_async, to_host
 from ._engine.files import atomic_write
 
 __all__ = ["BankStats", "FeatureBank"]
@@ -154,6 +154,7 @@ class FeatureBank:
         self._store = make_store(tables, self._rule())
         self.step = 0 if path is None else int(tables.last_update.max()) + 1
         self._update_seconds = 0.0
+        self._latest_ids: torch.Tensor | None = None  # of the latest update
         self._planned = (NO_PLAN, 0)  # step and checksum of the bank that the latest plan was made from
 
     def __len__(self) -> int:
@@ -182,6 +183,17 @@ class FeatureBank:
     @property
     def num_skipped(self) -> int:
         return self._store.num_skipped
+
+    @property
+    def latest_ids(self) -> torch.Tensor | None:
+        """Instances of the latest update, int64 [B] on the CPU. None before the first update and after loading a state.
+
+        On a CUDA device this waits for the update.
+        """
+        if self._latest_ids is None:
+            return None
+        _ = self._store.tables  # makes the current stream wait for the update
+        return to_host(self._latest_ids)
 
     @property
     def missing_embedding_share(self) -> float:
@@ -245,8 +257,10 @@ class FeatureBank:
 
     def _store_update(self, ids: torch.Tensor, rows: list[torch.Tensor]) -> None:
         """Stores an update. All ranks have the same arguments."""
+        latest_ids = ids.clone()  # the caller may reuse the memory
         self._store.store(ids, rows, self.step)
         self.step += 1
+        self._latest_ids = latest_ids
 
     def _gather_update(
         self, ids: torch.Tensor, rows: list[torch.Tensor], headers: list[Header]
@@ -396,7 +410,7 @@ class FeatureBank:
             if table is not None:
                 table.copy_(state[name])
         self._store.mark_changed()
-        self.step, self._store.num_skipped = step, num_skipped
+        self.step, self._store.num_skipped, self._latest_ids = step, num_skipped, None
         self._planned = (NO_PLAN, 0)
 
     def save(self, path: str | os.PathLike[str]) -> None:

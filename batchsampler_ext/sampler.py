@@ -14,8 +14,10 @@ from torch.utils.data import BatchSampler, Sampler
 
 from ._engine import validate
 from ._engine.cuda import to_device_async, to_host
+from ._sampler.epoch_count import EpochCount
 from ._sampler.epoch_cursor import EpochCursor, Plan, load_cursor, save_cursor
 from ._sampler.index_set import index_set
+from ._sampler.iterations import BatchIterator, Iteration, Iterations, LatestUpdate
 from ._sampler.plan_maker import MadePlan, PlanMaker, on_device
 from ._sampler.ranks import (
     Ranks,
@@ -26,6 +28,7 @@ from ._sampler.ranks import (
     ranks_of,
     warn_without_group,
 )
+from ._sampler.wrappers import num_skipped_batches, refuse_to_share_twice
 from .bank import FeatureBank
 from .graph import ProximityGraph
 from .graph_builders import GraphConfig, proximity_graph
@@ -83,7 +86,6 @@ class ProximityBatchSampler(BatchSampler):
         progress: called while a graph is built, see :func:`proximity_graph`.
 
     Attributes:
-        epoch: the epoch being drawn, or drawn last. It advances by itself unless ``set_epoch`` is called.
         bank, planner, graph_config: the arguments, with the planner as an object.
         refresh_every: number of batches between graphs. None: one graph per epoch.
         graph: the graph of the latest plan, or None if it needed none.
@@ -150,14 +152,11 @@ class ProximityBatchSampler(BatchSampler):
         self._find_ranks()
         self._check_graph_config()
 
-        self.epoch = 0
         self.graph: ProximityGraph | None = None
         self.refreshes = 0
-        self._loaded_epoch: int | None = None  # that a loaded state continues with, until it is begun
-        self._epoch_offset = 0  # added to the numbers of a caller that counts from 0 again after a resume
-        self._epoch_is_set = True  # the next iteration draws `epoch` itself, not the one after it
+        self._epochs = EpochCount()
         self._refresh_wanted = False
-        self._cursor: EpochCursor | None = None  # of the latest iteration, or loaded
+        self._iterations = Iterations()  # that may be trained now, or a loaded one
         self._resume: EpochCursor | None = None  # where the next iteration begins
         self._seconds = 0.0  # spent in this object so far
         self._made: MadePlan | None = None
@@ -166,6 +165,11 @@ class ProximityBatchSampler(BatchSampler):
     def sampler(self) -> ProximityBatchSampler:  # type: ignore[override]
         """Returns this object, because Lightning and Accelerate look for ``set_epoch`` here."""
         return self
+
+    @property
+    def epoch(self) -> int:
+        """The epoch being drawn, or drawn last. It advances by itself unless ``set_epoch`` is called."""
+        return self._epochs.current
 
     @property
     def num_replicas(self) -> int:
@@ -179,66 +183,74 @@ class ProximityBatchSampler(BatchSampler):
     def set_epoch(self, epoch: int) -> None:
         """Makes the next iteration draw this epoch, or the rest of it if a loaded state stands in the middle of it.
 
-        Some trainers count from 0 again after they have loaded a state. An earlier epoch than that of the state is
-        therefore taken for the state's, with a warning, and later ones are counted from there.
+        Some trainers count from 0 again after they have loaded a state. A number that would go back behind the loaded
+        epoch is therefore taken for that epoch (or for the next one, once it is drawn), with a warning. Later numbers
+        are counted from there.
         """
-        epoch = validate.epoch(epoch)
-        if self._loaded_epoch is not None:  # until its iteration begins
-            self._epoch_offset = max(0, self._loaded_epoch - epoch)
-            if self._epoch_offset:
-                warnings.warn(
-                    f"set_epoch({epoch}) after loading a state that continues with epoch {self._loaded_epoch}: this is "
-                    f"what is drawn, and epochs are counted from there ({epoch} is {self._loaded_epoch}). To begin "
-                    f"epoch {epoch} anew, call set_epoch on a sampler without a loaded state.",
-                    stacklevel=2,
-                )
-        epoch = validate.epoch(epoch + self._epoch_offset)
-        if self._resume is not None and self._resume.epoch != epoch:
+        self._epochs.set(epoch)
+        if self._resume is not None and self._resume.epoch != self.epoch:
             self._resume = None
-        if self._cursor is not None and (self._cursor.epoch != epoch or self._cursor.is_finished):
-            self._cursor = None
-        self.epoch, self._epoch_is_set = epoch, True
+        self._iterations.announce(self.epoch, self._latest_update())
 
     def refresh(self) -> None:
         """Ends the current plan. The next batch comes from a new graph; in a partition, over the undrawn instances."""
         self._refresh_wanted = True
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> BatchIterator:
+        return BatchIterator(self._draw, self._state, self.load_state_dict)
+
+    def _draw(self, begun: list[Iteration]) -> Iterator[list[int]]:
+        """Yields batches. Adds the iteration to a list when it begins, that is, with the first batch."""
         if len(self) == 0:
             return
         start = time.perf_counter()
         ranks = self._find_ranks()
         if self._given_ranks is None and ranks.num_replicas == 1:
             warn_without_group()
+        refuse_to_share_twice(ranks.num_replicas)
         cursor = self._begin()
-        while not cursor.is_finished:
-            cursor, plan = self._at_plan(cursor)
-            ids = rank_slice(plan.batch(cursor.num_drawn - plan.first), self._maker.instances, ranks)
-            num_drawn = cursor.num_drawn + 1
-            is_finished = plan is cursor.plans[-1] and self._is_finished(plan, num_drawn)
-            self._cursor = cursor = cursor._replace(num_drawn=num_drawn, is_finished=is_finished)
-            self._seconds += time.perf_counter() - start
-            yield ids.tolist()
-            start = time.perf_counter()
+        iteration = Iteration(cursor, cursor.num_drawn, self.bank.step, is_open=True)
+        begun.append(iteration)
+        self._iterations.begin(iteration, self._latest_update())
+        try:
+            while not iteration.cursor.is_finished:
+                cursor = self._at_plan(iteration.cursor)
+                ids = rank_slice(cursor.batch(cursor.num_drawn), self._maker.instances, ranks)
+                cursor = cursor._replace(num_drawn=cursor.num_drawn + 1)
+                iteration.cursor = cursor._replace(is_finished=self._is_finished(cursor))
+                self._iterations.drew(iteration)
+                self._follow_latest()
+                self._seconds += time.perf_counter() - start
+                yield ids.tolist()
+                start = time.perf_counter()
+        finally:
+            self._iterations.close(iteration, self._latest_update())
+            self._follow_latest()
 
     def state_dict(self, num_trained: int | None = None) -> dict[str, Any]:
-        """Returns epoch, position and plans. The plans are references, so this is cheap enough for every batch.
+        """Returns epoch, position and plans. The plans are references, so this is cheap enough for every batch. A saved
+        state takes 4 bytes per instance of the epoch.
 
-        Save the bank's state separately.
+        The position is that of training: after the batch whose embeddings ``bank.update`` has stored last. Batches that
+        a loader has drawn ahead are drawn again after loading, and a look at the loader, such as
+        ``next(iter(loader))``, changes nothing. If no update since the iteration began belongs to a drawn batch, all
+        drawn batches count as trained. Save the bank's state separately.
 
         Args:
-            num_trained: number of batches of this epoch that training has finished. A DataLoader with worker processes
-                draws ahead of training. Without this argument, batches that were drawn but not trained are skipped
-                after loading. It may reach back to the start of the plan before the current one.
+            num_trained: number of batches of this epoch that training has finished. Needed only if training does not
+                update the bank after each batch, and the loader draws ahead.
 
         Raises:
-            ValueError: num_trained exceeds the batches drawn, or reaches too far back.
+            ValueError: num_trained exceeds the batches drawn; the errors of :meth:`FeatureBank.check`.
         """
-        cursor = self._cursor
-        if cursor is None:
-            cursor = EpochCursor(self.epoch if self._epoch_is_set else self.epoch + 1, ())
-        else:
-            cursor = cursor.rewound(cursor.num_drawn if num_trained is None else num_trained)
+        latest = self._iterations.latest()
+        if num_trained is None and latest is not None and latest.is_saved_by_loader:
+            return self._state(latest.cursor)
+        return self._state(self._iterations.position(self._latest_update(), num_trained))
+
+    def _state(self, cursor: EpochCursor | None) -> dict[str, Any]:
+        """Returns the state at a position. None: before the next epoch, or where a loaded state continues."""
+        cursor = cursor or self._resume or EpochCursor(self._epochs.next(), ())
         return save_cursor(cursor, self._settings(), self._refresh_wanted)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -251,19 +263,19 @@ class ProximityBatchSampler(BatchSampler):
                 planner or seed.
         """
         self._find_ranks()
-        cursor = load_cursor(state, self._settings(), len(self._maker.instances), self.bank.num_instances)
+        cursor = load_cursor(state, self._settings(), self.bank.num_instances)
         if self._given_ranks is not None or not is_group_awaited():
             self._require_size(cursor)
-        self._loaded_epoch, self._epoch_offset = cursor.epoch + cursor.is_finished, 0
-        self.epoch, self._epoch_is_set = cursor.epoch, not cursor.is_finished
+        self._epochs.load(cursor.epoch, cursor.is_finished)
         self._refresh_wanted = state["refresh_wanted"]
-        self._cursor = cursor if cursor.plans else None
-        self._resume = None if cursor.is_finished else self._cursor
+        self._iterations.load(cursor, self.bank.step)
+        self._resume = cursor if cursor.plans and not cursor.is_finished else None
 
     def stats(self) -> SamplerStats:
         """Returns numbers about the latest plan, and the total time."""
         nan = float("nan")
-        made, cursor = self._made, self._cursor
+        made, latest = self._made, self._iterations.latest()
+        cursor = None if latest is None else latest.cursor
         plan = None if cursor is None else cursor.plans[-1]
         return SamplerStats(
             nan if made is None else made.graph_ms,
@@ -333,52 +345,77 @@ class ProximityBatchSampler(BatchSampler):
     # --- an epoch ----------------------------------------------------------------------------------------------------
     def _begin(self) -> EpochCursor:
         """Starts or resumes an epoch. Returns its cursor."""
-        self._loaded_epoch = None
-        if self._resume is not None:
-            self._require_size(self._resume)
-            cursor, self._resume = self._resume, None
-            self.epoch, self._epoch_is_set = cursor.epoch, False
-            return cursor
-        if not self._epoch_is_set:
-            self.epoch += 1
-        self._epoch_is_set = True  # if making the plan fails, the next iteration begins this epoch again
-        plan = self._make_plan(self.epoch, 0, self._maker.left_out(self.epoch))
-        self._epoch_is_set = self._refresh_wanted = False
-        return EpochCursor(self.epoch, (plan,))
+        is_skipped = self._is_skipped()
+        cursor, self._resume = self._resume, None
+        if cursor is None:
+            cursor = self._iterations.untrained_start(self.bank.step, self._epochs)
+        if cursor is not None:
+            self._require_size(cursor)
+            self._epochs.begin(cursor.epoch)
+            return cursor.rewound(0) if is_skipped else cursor
+        epoch = self._epochs.next()
+        self._epochs.current, self._epochs.is_set = epoch, True  # if planning fails, the next iteration draws it
+        plan = self._make_plan(epoch, 0, self._maker.left_out(epoch))
+        self._refresh_wanted = False
+        self._epochs.begin(epoch)
+        return EpochCursor(epoch, (plan,))
 
-    def _at_plan(self, cursor: EpochCursor) -> tuple[EpochCursor, Plan]:
-        """Returns the cursor and the plan of the next batch. Makes a plan if there is none, or after ``refresh()``.
+    def _is_skipped(self) -> bool:
+        """Whether a trainer skips the first batches because it resumes.
+
+        A loaded state then begins with the first batch of its epoch.
+        """
+        num_skipped = num_skipped_batches()
+        if num_skipped > 0 and self._resume is None and self._planned_graph_config() is not None:
+            raise RuntimeError(
+                f"ProximityBatchSampler: expected a loaded state, because the trainer resumes and skips {num_skipped} "
+                "batches. Without it the epoch is planned again from other embeddings, so instances would be drawn "
+                "twice or never. Call load_state_dict of bank and sampler first"
+            )
+        return num_skipped > 0
+
+    def _at_plan(self, cursor: EpochCursor) -> EpochCursor:
+        """Returns the cursor with a plan of the next batch. Makes a plan if there is none, or after ``refresh()``.
 
         If this fails (for example by Ctrl-C), the next iteration continues the epoch at this batch.
         """
         plan, latest = cursor.plan(), cursor.plans[-1]
         is_cut_short = self._refresh_wanted and plan is latest and cursor.num_drawn > latest.first
         if plan is not None and not is_cut_short:
-            return cursor, plan
+            return cursor
         try:
-            plan = self._make_plan(cursor.epoch, cursor.num_drawn, self._drawn_after(latest, cursor.num_drawn))
+            plan = self._make_plan(cursor.epoch, cursor.num_drawn, self._drawn_after(cursor))
         except BaseException:
-            self.epoch, self._epoch_is_set, self._resume = cursor.epoch, True, cursor
+            self._epochs.current, self._epochs.is_set, self._resume = cursor.epoch, True, cursor
             raise
         self._refresh_wanted = False
-        return cursor.with_plan(plan), plan
+        return cursor.with_plan(plan)
 
-    def _is_finished(self, plan: Plan, num_drawn: int) -> bool:
+    def _latest_update(self) -> LatestUpdate:
+        return LatestUpdate(self.bank.latest_ids, self.bank.step)
+
+    def _follow_latest(self) -> None:
+        """Makes the next iteration draw the epoch after that of the iteration that drew last, unless one was set."""
+        latest = self._iterations.latest()
+        if latest is not None and not self._epochs.is_set:
+            self._epochs.current = latest.cursor.epoch
+
+    def _is_finished(self, cursor: EpochCursor) -> bool:
+        """Whether the epoch ends here, where its latest plan ends or later."""
         if not self.planner.length_varies:
-            return num_drawn >= self._maker.num_batches()
-        if num_drawn < plan.end:
+            return cursor.num_drawn >= self._maker.num_batches()
+        if cursor.num_drawn < cursor.plans[-1].end:
             return False
-        num_left = int((~self._drawn_after(plan, num_drawn)).sum())
+        num_left = int((~self._drawn_after(cursor)).sum())
         return num_left == 0 or (
             self.drop_last and num_left <= len(self._maker.instances) % self._maker.global_batch_size
         )
 
-    def _drawn_after(self, plan: Plan, num_drawn: int) -> torch.Tensor:
-        """Returns bool [num_listed], the instances in the first num_drawn batches of the epoch. plan: the latest."""
+    def _drawn_after(self, cursor: EpochCursor) -> torch.Tensor:
+        """Returns bool [num_listed], the instances that are drawn so far, or take no part in the epoch."""
         is_member = torch.zeros(self.bank.num_instances, dtype=torch.bool, device="cpu")
-        for i in range(num_drawn - plan.first):
-            is_member[plan.batch(i).long()] = True
-        return plan.drawn | is_member[self._maker.instances]
+        is_member[cursor.drawn().long()] = True
+        return self._maker.left_out(cursor.epoch) | is_member[self._maker.instances]
 
     def _make_plan(self, epoch: int, first: int, drawn: torch.Tensor) -> Plan:
         """Makes a plan from the bank's present embeddings."""

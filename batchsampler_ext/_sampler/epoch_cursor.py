@@ -8,7 +8,7 @@ import torch
 
 from .._engine import validate
 
-_VERSION = 5
+_VERSION = 6
 _FIELDS = {"version", "settings", "epoch", "num_drawn", "is_finished", "refresh_wanted", "plans"}
 
 
@@ -16,7 +16,6 @@ class Plan(NamedTuple):
     """Batches from one graph. A plan is never changed, because states refer to it."""
 
     first: int  # number of batches of the epoch before the plan
-    drawn: torch.Tensor  # bool [num_listed], the instances drawn in this epoch before the plan
     indices: torch.Tensor  # int32 [num_full, B], instance ids
     tail: torch.Tensor  # int32 [T]
 
@@ -32,12 +31,18 @@ class Plan(NamedTuple):
     def batch(self, i: int) -> torch.Tensor:
         return self.indices[i] if i < len(self.indices) else self.tail
 
+    def front(self, num_batches: int) -> torch.Tensor:
+        """Returns the instances of the first batches, int32."""
+        num_batches = max(0, num_batches)
+        full = self.indices[:num_batches].reshape(-1)
+        return torch.cat([full, self.tail]) if num_batches > len(self.indices) else full
+
 
 class EpochCursor(NamedTuple):
     """The position after ``num_drawn`` batches of an epoch.
 
-    plans: in order, the plan before the current one, the current one, and the one after it if the cursor was rewound
-    to before that. Each plan is used until the next one begins.
+    plans: all plans of the epoch, in order. Each is used until the next one begins. All are kept, because training may
+    be any number of batches behind. They take 4 bytes per instance drawn.
     """
 
     epoch: int
@@ -50,26 +55,34 @@ class EpochCursor(NamedTuple):
         plan = next(plan for plan in reversed(self.plans) if plan.first <= self.num_drawn)
         return plan if self.num_drawn < plan.end else None
 
+    def batch(self, i: int) -> torch.Tensor:
+        """Returns a batch of the epoch, int32 [B]."""
+        plan = next(plan for plan in reversed(self.plans) if plan.first <= i)
+        return plan.batch(i - plan.first)
+
+    def drawn(self) -> torch.Tensor:
+        """Returns the instances of all batches drawn so far, int32."""
+        ends = [*(plan.first for plan in self.plans[1:]), self.num_drawn]
+        parts = [plan.front(min(end, self.num_drawn) - plan.first) for plan, end in zip(self.plans, ends, strict=True)]
+        return torch.cat(parts)
+
     def with_plan(self, plan: Plan) -> EpochCursor:
-        """Returns the cursor with a new plan. The latest plan is kept, so that the cursor can be rewound to it."""
-        return self._replace(plans=(self.plans[-1], plan))
+        return self._replace(plans=(*self.plans, plan))
 
     def rewound(self, num_trained: int) -> EpochCursor:
         """Returns the cursor after num_trained batches. Later batches are drawn again, from the same plans."""
-        num_trained = validate.integer(
-            num_trained, "num_trained", self.plans[0].first, self.num_drawn, because=" (drawn, and still kept)"
-        )
-        first = max(i for i, plan in enumerate(self.plans) if plan.first <= num_trained)
+        num_trained = validate.integer(num_trained, "num_trained", 0, self.num_drawn, because=" (drawn)")
         is_finished = self.is_finished and num_trained == self.num_drawn
-        return self._replace(plans=self.plans[first:], num_drawn=num_trained, is_finished=is_finished)
+        return self._replace(num_drawn=num_trained, is_finished=is_finished)
 
 
 def save_cursor(cursor: EpochCursor, settings: dict[str, Any], refresh_wanted: bool) -> dict[str, Any]:
     state = {"version": _VERSION, "settings": settings, "refresh_wanted": refresh_wanted, **cursor._asdict()}
-    return {**state, "plans": [plan._asdict() for plan in cursor.plans]}
+    # A tuple, because torch.distributed.checkpoint loads lists of tensors only into lists of as many.
+    return {**state, "plans": tuple(plan._asdict() for plan in cursor.plans)}
 
 
-def load_cursor(state: Any, settings: dict[str, Any], num_listed: int, num_instances: int) -> EpochCursor:
+def load_cursor(state: Any, settings: dict[str, Any], num_instances: int) -> EpochCursor:
     """Returns the saved cursor. Raises ``ValueError`` if the state is incomplete or the sampler had other settings."""
     if not isinstance(state, dict) or state.get("version") != _VERSION or state.keys() != _FIELDS:
         raise ValueError(f"state: expected a state of version {_VERSION}, got {state!r:.100}")
@@ -92,28 +105,24 @@ def load_cursor(state: Any, settings: dict[str, Any], num_listed: int, num_insta
         validate.flag(state["is_finished"], "state: is_finished"),
     )
     validate.flag(state["refresh_wanted"], "state: refresh_wanted")
-    _check_plans(cursor, num_listed, num_instances)
+    _check_plans(cursor, num_instances)
     return cursor
 
 
-def _check_plans(cursor: EpochCursor, num_listed: int, num_instances: int) -> None:
-    low, high = 0, None  # the first plan begins anywhere, each next one at the end of the one before or earlier
+def _check_plans(cursor: EpochCursor, num_instances: int) -> None:
+    low, high = 0, 0  # the first plan begins with the epoch, each next one at the end of the one before or earlier
     for plan in cursor.plans:
         first = validate.integer(plan.first, "state: first", low, high)
-        _check_tensor(plan.drawn, "drawn", torch.bool, [num_listed])
-        _check_tensor(plan.indices, "indices", torch.int32, [None, None])
-        _check_tensor(plan.tail, "tail", torch.int32, [None])
+        _check_tensor(plan.indices, "indices", 2)
+        _check_tensor(plan.tail, "tail", 1)
         for ids in (plan.indices, plan.tail):
             if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < num_instances:
                 raise ValueError(f"state: expected instances in [0, {num_instances}), got others")
         low, high = first + 1, plan.end
-    first, end = (cursor.plans[0].first, cursor.plans[-1].end) if cursor.plans else (0, 0)
-    if not first <= cursor.num_drawn <= end:
-        raise ValueError(f"state: expected num_drawn from {first} to {end}, got {cursor.num_drawn}")
+    if cursor.num_drawn > high:
+        raise ValueError(f"state: expected num_drawn from 0 to {high}, got {cursor.num_drawn}")
 
 
-def _check_tensor(value: Any, name: str, dtype: torch.dtype, shape: list[int | None]) -> None:
-    if not isinstance(value, torch.Tensor) or value.dtype != dtype or value.ndim != len(shape):
-        raise ValueError(f"state: expected {name} {dtype} with {len(shape)} dimensions, got {value!r:.100}")
-    if any(size is not None and size != found for size, found in zip(shape, value.shape, strict=True)):
-        raise ValueError(f"state: expected {name} of shape {shape}, got {list(value.shape)}")
+def _check_tensor(value: Any, name: str, num_dimensions: int) -> None:
+    if not isinstance(value, torch.Tensor) or value.dtype != torch.int32 or value.ndim != num_dimensions:
+        raise ValueError(f"state: expected {name} int32 with {num_dimensions} dimensions, got {value!r:.100}")

@@ -106,7 +106,7 @@ class PlanMaker:
         indices, tail = self._on_host(batches, ids)
         has_graph = graph.num_neighbors > 0
         return MadePlan(
-            Plan(first, drawn, indices, tail),
+            Plan(first, indices, tail),
             graph if has_graph else None,
             1e3 * (built - start) if has_graph else float("nan"),
             1e6 * (time.perf_counter() - built) / max(1, len(batches)),

@@ -220,7 +220,7 @@ def test_a_loaded_epoch_survives_callers_that_count_from_zero():
     begun = [next(batches), next(batches)]
     resumed = samplers_of(40, 8, 1)[0]
     resumed.load_state_dict(interrupted.state_dict())
-    with pytest.warns(UserWarning, match=r"set_epoch\(0\) after loading a state that continues with epoch 1"):
+    with pytest.warns(UserWarning, match=r"set_epoch\(0\) with a loaded state that continues with epoch 1"):
         resumed.set_epoch(0)
     assert begun + list(resumed) == expected[1]
     resumed.set_epoch(1)
@@ -235,7 +235,7 @@ def test_a_finished_epoch_is_not_drawn_again_by_callers_that_count_from_zero():
     list(first)
     resumed = samplers_of(40, 8, 1)[0]
     resumed.load_state_dict(first.state_dict())
-    with pytest.warns(UserWarning, match=r"set_epoch\(0\) after loading a state that continues with epoch 1"):
+    with pytest.warns(UserWarning, match=r"set_epoch\(0\) with a loaded state that continues with epoch 1"):
         resumed.set_epoch(0)
     resumed.set_epoch(1)  # a caller that knows the epoch after all
     assert list(resumed) == expected[1]
