@@ -155,6 +155,9 @@ class FeatureBank:
         self.step = 0 if path is None else int(tables.last_update.max()) + 1
         self._update_seconds = 0.0
         self._planned = (NO_PLAN, 0)  # step and checksum of the bank that the latest plan was made from
+        self._is_filled = False  # whether fill_from has been called
+        self._num_samplers = 0  # that were ever made on this bank
+        self._num_rows = 0  # that updates were given, by all ranks; since a state was loaded
 
     def __len__(self) -> int:
         return self.num_instances
@@ -247,6 +250,7 @@ class FeatureBank:
         """Stores an update. All ranks have the same arguments."""
         self._store.store(ids, rows, self.step)
         self.step += 1
+        self._num_rows += len(ids)
 
     def _gather_update(
         self, ids: torch.Tensor, rows: list[torch.Tensor], headers: list[Header]
@@ -312,6 +316,7 @@ class FeatureBank:
             TypeError, ValueError: the errors of :meth:`update`.
         """
         progress = validate.progress(progress)
+        self._is_filled = True
         total = len(loader) if isinstance(loader, Sized) else -1
         is_gathered = self._is_gathered()
         rank, num_ranks = self._rank_and_size() if is_gathered and _is_equal_on_ranks(loader) else (0, 1)
@@ -397,6 +402,7 @@ class FeatureBank:
                 table.copy_(state[name])
         self._store.mark_changed()
         self.step, self._store.num_skipped = step, num_skipped
+        self._num_rows = 0
         self._planned = (NO_PLAN, 0)
 
     def save(self, path: str | os.PathLike[str]) -> None:

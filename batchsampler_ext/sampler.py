@@ -26,6 +26,7 @@ from ._sampler.ranks import (
     ranks_of,
     warn_without_group,
 )
+from ._sampler.update_watch import UpdateWatch
 from .bank import FeatureBank
 from .graph import ProximityGraph
 from .graph_builders import GraphConfig, proximity_graph
@@ -60,13 +61,15 @@ class ProximityBatchSampler(BatchSampler):
     embedding are dealt out at random, so the first epoch is uniform unless ``bank.fill_from`` was called.
 
     Args:
-        sampler: the instances to draw, as a number N (0 to N - 1), ids (a range, list, array or tensor of integers), a
-            dataset (all of it) or a torch sampler (those that it draws, in whatever order).
+        sampler: the instances to draw, as the number N or the dataset of N instances (all of them), ids (a range, list,
+            array or tensor of integers) or a torch sampler (those that it draws, in whatever order). An id is the
+            position of a sample in the dataset that the loader gets, the row of its embedding in the bank, and the
+            place of its label (docs/guide.md, "Which ids").
         batch_size: B, per rank.
         drop_last: leave out the ragged global batch. In a partition, as many random instances take no part in the
             epoch. Otherwise every rank draws an equal part of it, padded with at most num_replicas - 1 instances.
-        bank: :class:`FeatureBank` that training updates, with the dataset's ids. Graphs and batches are computed on the
-            bank's device. They are equal on all devices.
+        bank: :class:`FeatureBank` of N instances, which training updates by the same ids. Graphs and batches are
+            computed on the bank's device. They are equal on all devices.
         graph: :class:`GraphConfig` of the graphs. Its labels are moved to the bank's device.
         planner: a name or a :class:`BatchPlanner`, see :func:`sample_batches`. Epochs of "cover_by_walks" vary in
             length (``len`` is then the number of batches of a uniform epoch).
@@ -161,6 +164,8 @@ class ProximityBatchSampler(BatchSampler):
         self._resume: EpochCursor | None = None  # where the next iteration begins
         self._seconds = 0.0  # spent in this object so far
         self._made: MadePlan | None = None
+        self._watch = UpdateWatch()
+        bank._num_samplers += 1
 
     @property
     def sampler(self) -> ProximityBatchSampler:  # type: ignore[override]
@@ -210,13 +215,16 @@ class ProximityBatchSampler(BatchSampler):
         ranks = self._find_ranks()
         if self._given_ranks is None and ranks.num_replicas == 1:
             warn_without_group()
-        cursor = self._begin()
+        cursor, num_rows = self._begin(), 0
         while not cursor.is_finished:
             cursor, plan = self._at_plan(cursor)
             ids = rank_slice(plan.batch(cursor.num_drawn - plan.first), self._maker.instances, ranks)
             num_drawn = cursor.num_drawn + 1
             is_finished = plan is cursor.plans[-1] and self._is_finished(plan, num_drawn)
             self._cursor = cursor = cursor._replace(num_drawn=num_drawn, is_finished=is_finished)
+            num_rows += len(ids) * ranks.num_replicas
+            if is_finished:
+                self._watch.end(cursor.epoch, num_drawn, num_rows, self.planner.covers_once)
             self._seconds += time.perf_counter() - start
             yield ids.tolist()
             start = time.perf_counter()
@@ -254,6 +262,7 @@ class ProximityBatchSampler(BatchSampler):
         cursor = load_cursor(state, self._settings(), len(self._maker.instances), self.bank.num_instances)
         if self._given_ranks is not None or not is_group_awaited():
             self._require_size(cursor)
+        self._watch.forget()
         self._loaded_epoch, self._epoch_offset = cursor.epoch + cursor.is_finished, 0
         self.epoch, self._epoch_is_set = cursor.epoch, not cursor.is_finished
         self._refresh_wanted = state["refresh_wanted"]
@@ -301,8 +310,16 @@ class ProximityBatchSampler(BatchSampler):
 
     def _check_graph_config(self) -> None:
         """Raises errors in the graph's options now, because the first graph is often built an epoch later."""
-        config = self._planned_graph_config()
-        if config is None or self.bank.num_instances < 2:
+        config, size = self._planned_graph_config(), self.bank.num_instances
+        if config is None:
+            return
+        labels = config.labels
+        if isinstance(labels, Sized) and getattr(labels, "ndim", 1) == 1 and len(labels) != size:
+            raise ValueError(
+                f"labels: expected one for each of {size} instances of the bank (bank.num_instances), in the order of "
+                f"their ids, got {len(labels)}"
+            )
+        if size < 2:
             return
         if config.range_min >= config.num_candidates:
             raise ValueError(
@@ -338,6 +355,7 @@ class ProximityBatchSampler(BatchSampler):
             self._require_size(self._resume)
             cursor, self._resume = self._resume, None
             self.epoch, self._epoch_is_set = cursor.epoch, False
+            self._watch.forget()
             return cursor
         if not self._epoch_is_set:
             self.epoch += 1
@@ -387,17 +405,33 @@ class ProximityBatchSampler(BatchSampler):
         self.graph = None  # frees the memory before the next graph is built
         config = on_device(self.graph_config, self.bank.device)
         made = self._maker.make(self.bank, config, self._alpha(epoch), epoch, first, drawn, self._progress)
-        is_later_epoch = self._made is not None and first == 0
-        if is_later_epoch and made.missing_embedding_share == 1 and self._planned_graph_config() is not None:
-            warnings.warn(
-                f"ProximityBatchSampler: none of the {len(self._maker.instances)} instances that it draws has an "
-                f"embedding yet, so epoch {epoch} is uniform, too. Call bank.update with the indices that the loader "
-                "returns; IndexedDataset adds them to the samples",
-                stacklevel=4,
-            )
+        if first == 0 and self._planned_graph_config() is not None:
+            self._warn_of_other_ids(epoch, made)
+        elif first:
+            self._watch.replan(first)
         self.graph, self._made = made.graph, made._replace(graph=None)
         self.refreshes += made.graph is not None
         return made.plan
+
+    def _warn_of_other_ids(self, epoch: int, made: MadePlan) -> None:
+        """Warns if updates have gone to other instances than this sampler draws. made: the first plan of an epoch."""
+        bank, instances = self.bank, self._maker.instances
+        none_known = made.missing_embedding_share == 1
+        problem = self._watch.complaint(bank, instances)
+        if problem is None and none_known and self._made is not None:
+            problem = (
+                f"none of the {len(instances)} instances that it draws has an embedding yet, so epoch {epoch} is "
+                "uniform, too"
+            )
+        elif problem is None and none_known and bank._is_filled and bank._num_samplers == 1 and bank.step:
+            problem = f"fill_from has stored no embedding of the {len(instances)} instances that it draws"
+        self._watch.begin(bank, epoch, made.plan)
+        if problem is not None:
+            warnings.warn(
+                f"ProximityBatchSampler: {problem}. Call bank.update with the indices that the loader returns. "
+                "IndexedDataset adds them to the samples, and must be the outermost dataset of the loader",
+                stacklevel=5,
+            )
 
     def _planned_graph_config(self) -> GraphConfig | None:
         """Returns the options of graphs over all instances, or None if the planner needs no graph."""
