@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 __all__ = ["IndexedDataset"]
 
@@ -12,10 +12,14 @@ __all__ = ["IndexedDataset"]
 class IndexedDataset(Dataset[tuple[int, Any]]):
     """Wraps a map-style dataset: item ``i`` is ``(i, dataset[i])``.
 
-    A DataLoader draws batches ahead of training, so the index has to travel with the sample.
+    A DataLoader draws batches ahead of training, so the index has to travel with the sample. Wrap the dataset last: i
+    must be the position that the loader asks for, not one in a part of the dataset.
 
     Args:
         dataset: has ``__len__`` and ``__getitem__``.
+
+    Raises:
+        TypeError: the dataset has no positions.
 
     Example:
         >>> IndexedDataset(["a", "b"])[1]
@@ -23,6 +27,9 @@ class IndexedDataset(Dataset[tuple[int, Any]]):
     """
 
     def __init__(self, dataset: Any) -> None:
+        has_positions = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+        if not has_positions or isinstance(dataset, IterableDataset):
+            raise TypeError(f"dataset: expected a dataset with __len__ and __getitem__, got {type(dataset).__name__}")
         self.dataset = dataset
 
     def __len__(self) -> int:

@@ -63,13 +63,15 @@ class ProximityBatchSampler(BatchSampler):
     embedding are dealt out at random, so the first epoch is uniform unless ``bank.fill_from`` was called.
 
     Args:
-        sampler: the instances to draw, as a number N (0 to N - 1), ids (a range, list, array or tensor of integers), a
-            dataset (all of it) or a torch sampler (those that it draws, in whatever order).
+        sampler: the instances to draw, as the number N or the dataset of N instances (all of them), ids (a range, list,
+            array or tensor of integers) or a torch sampler (those that it draws, in whatever order). An id is the
+            position of a sample in the dataset that the loader gets, the row of its embedding in the bank, and the
+            place of its label (docs/guide.md, "Which ids").
         batch_size: B, per rank.
         drop_last: leave out the ragged global batch. In a partition, as many random instances take no part in the
             epoch. Otherwise every rank draws an equal part of it, padded with at most num_replicas - 1 instances.
-        bank: :class:`FeatureBank` that training updates, with the dataset's ids. Graphs and batches are computed on the
-            bank's device. They are equal on all devices.
+        bank: :class:`FeatureBank` of N instances, which training updates by the same ids. Graphs and batches are
+            computed on the bank's device. They are equal on all devices.
         graph: :class:`GraphConfig` of the graphs. Its labels are moved to the bank's device.
         planner: a name or a :class:`BatchPlanner`, see :func:`sample_batches`. Epochs of "cover_by_walks" vary in
             length (``len`` is then the number of batches of a uniform epoch).
@@ -144,7 +146,7 @@ class ProximityBatchSampler(BatchSampler):
         self._restart_prob = restart_prob
         validate.restart_threshold(self._alpha(0))
         instances = index_set(sampler, bank.num_instances)
-        self._instances_digest = hashlib.sha256(instances.numpy().tobytes()).hexdigest()[:16]
+        self._instances_digest = hashlib.sha256(instances.numpy()).hexdigest()[:16]
         self._maker = PlanMaker(
             instances, self.batch_size, self.drop_last, self.planner, self.refresh_every, validate.seed(seed), scope
         )
@@ -223,6 +225,7 @@ class ProximityBatchSampler(BatchSampler):
                 self._seconds += time.perf_counter() - start
                 yield ids.tolist()
                 start = time.perf_counter()
+            self._warn_of_other_ids(iteration)
         finally:
             self._iterations.close(iteration, self._latest_update())
             self._follow_latest()
@@ -313,8 +316,16 @@ class ProximityBatchSampler(BatchSampler):
 
     def _check_graph_config(self) -> None:
         """Raises errors in the graph's options now, because the first graph is often built an epoch later."""
-        config = self._planned_graph_config()
-        if config is None or self.bank.num_instances < 2:
+        config, size = self._planned_graph_config(), self.bank.num_instances
+        if config is None:
+            return
+        labels = config.labels
+        if isinstance(labels, Sized) and getattr(labels, "ndim", 1) == 1 and len(labels) != size:
+            raise ValueError(
+                f"labels: expected one for each of {size} instances of the bank (bank.num_instances), in the order of "
+                f"their ids, got {len(labels)}"
+            )
+        if size < 2:
             return
         if config.range_min >= config.num_candidates:
             raise ValueError(
@@ -435,6 +446,26 @@ class ProximityBatchSampler(BatchSampler):
         self.graph, self._made = made.graph, made._replace(graph=None)
         self.refreshes += made.graph is not None
         return made.plan
+
+    def _warn_of_other_ids(self, iteration: Iteration) -> None:
+        """Warns if updates in a finished epoch have gone to other instances than those drawn."""
+        if len(self._maker.instances) == self.bank.num_instances:
+            return
+        is_updated = (self.bank.last_update >= iteration.first_step).cpu()
+        drawn = (
+            iteration.cursor.rewound(iteration.cursor.num_drawn // 2).drawn().long()
+        )  # the rest may not be trained yet
+        missed = drawn[~is_updated[drawn]]
+        is_updated[self._maker.instances] = False
+        others = is_updated.nonzero().ravel()
+        if len(others) and len(missed):
+            warnings.warn(
+                f"ProximityBatchSampler: in epoch {iteration.cursor.epoch}, bank.update stored instance "
+                f"{int(others[0])}, which is never drawn, and not instance {int(missed[0])}, which was drawn. Call it "
+                "with the indices that the loader returns. IndexedDataset adds them to the samples, and must be the "
+                "loader's outermost dataset",
+                stacklevel=4,
+            )
 
     def _planned_graph_config(self) -> GraphConfig | None:
         """Returns the options of graphs over all instances, or None if the planner needs no graph."""
