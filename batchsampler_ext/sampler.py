@@ -168,7 +168,10 @@ class ProximityBatchSampler(BatchSampler):
 
     @property
     def epoch(self) -> int:
-        """The epoch being drawn, or drawn last. It advances by itself unless ``set_epoch`` is called."""
+        """The epoch being drawn, or drawn last. After loading a state, the epoch that the next iteration draws.
+
+        It advances by itself unless ``set_epoch`` is called.
+        """
         return self._epochs.current
 
     @property
