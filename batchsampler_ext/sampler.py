@@ -28,7 +28,7 @@ from ._sampler.ranks import (
     ranks_of,
     warn_without_group,
 )
-from ._sampler.wrappers import num_skipped_batches, refuse_to_share_twice
+from ._sampler.wrappers import check_sharing, num_skipped_batches
 from .bank import FeatureBank
 from .graph import ProximityGraph
 from .graph_builders import GraphConfig, proximity_graph
@@ -210,7 +210,7 @@ class ProximityBatchSampler(BatchSampler):
         ranks = self._find_ranks()
         if self._given_ranks is None and ranks.num_replicas == 1:
             warn_without_group()
-        refuse_to_share_twice(ranks.num_replicas)
+        check_sharing(ranks.num_replicas)
         cursor = self._begin()
         iteration = Iteration(cursor, cursor.num_drawn, self.bank.step, is_open=True)
         begun.append(iteration)
