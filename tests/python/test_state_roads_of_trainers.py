@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,19 +116,16 @@ def transformers():
     module.logging.set_verbosity(verbosity)
 
 
+def callback_of_the_guide() -> type:
+    guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^class SaveSampling.*?(?=\n\n\n)", guide, flags=re.DOTALL | re.MULTILINE)
+    names = {"torch": torch, "Path": Path, "transformers": sys.modules["transformers"]}
+    exec(code, names)
+    return names["SaveSampling"]
+
+
 def hf_trainer(transformers, training: Training, load: Path | None, place: int, num_workers: int, **arguments):
     instances = [{"indices": i, "x": x} for i, x in enumerate(training.data)]
-
-    class SaveSampling(transformers.TrainerCallback):
-        def on_save(self, args, state, control, **kwargs) -> None:
-            path = Path(args.output_dir, f"checkpoint-{state.global_step}", "sampling.pt")
-            torch.save({"bank": training.bank.state_dict(), "sampler": training.sampler.state_dict()}, path)
-
-        def on_train_begin(self, args, state, control, **kwargs) -> None:
-            if load is not None:
-                saved = torch.load(load / "sampling.pt", weights_only=True)
-                training.bank.load_state_dict(saved["bank"])
-                training.sampler.load_state_dict(saved["sampler"])
 
     class SaveAt(transformers.TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs) -> None:
@@ -139,11 +138,12 @@ def hf_trainer(transformers, training: Training, load: Path | None, place: int, 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> torch.Tensor:
             return training.loss(inputs["indices"], inputs["x"], model)
 
+    save_sampling = callback_of_the_guide()(training.bank, training.sampler, load)
     settings = transformers.TrainingArguments(
         num_train_epochs=NUM_EPOCHS, save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=True,
         logging_strategy="no", remove_unused_columns=False, **arguments,
     )  # fmt: skip
-    return Trainer(training.encoder, settings, train_dataset=instances, callbacks=[SaveAt(), SaveSampling()])
+    return Trainer(training.encoder, settings, train_dataset=instances, callbacks=[SaveAt(), save_sampling])
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
