@@ -24,6 +24,7 @@ from tests.python.small_training import (
     worker_options,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # on one core
 # StatefulDataLoader 0.11 calls a function that torch 2.13 has deprecated.
 set_vital_is_deprecated = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
 

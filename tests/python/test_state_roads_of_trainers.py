@@ -25,6 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes"),  # on one core
     pytest.mark.filterwarnings("ignore:The dirpath has changed from"),
 ]
 
@@ -149,9 +150,17 @@ def hf_trainer(transformers, training: Training, load: Path | None, place: int, 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize(
     ("num_accumulated", "drop_last", "arguments"),
-    [(1, False, {}), (2, False, {}), (1, False, {"ignore_data_skip": True}), (2, True, {"ignore_data_skip": True})],
-    ids=["skips", "skips, accumulates", "does not skip", "does not skip, accumulates"],
-)
+    [
+        pytest.param(1, False, {}, id="skips"),
+        pytest.param(2, False, {}, id="skips, accumulates"),
+        pytest.param(1, False, {"ignore_data_skip": True}, id="does not skip"),
+        pytest.param(2, True, {"ignore_data_skip": True}, id="does not skip, accumulates"),
+        pytest.param(
+            2, False, {"ignore_data_skip": True}, id="does not skip, accumulates odd numbers",
+            marks=pytest.mark.xfail(reason="transformers 5.23 leaves out the last update of the resumed epoch"),
+        ),
+    ],
+)  # fmt: skip
 def test_hf_trainer(transformers, num_accumulated, drop_last, arguments, num_workers, tmp_path):
     """Places are counted in batches: 2 updates, an epoch, an epoch and 3 updates."""
     num_batches = NUM_BATCHES - drop_last
