@@ -26,7 +26,6 @@ class Training:
 
     def __init__(self, **options: Any) -> None:
         torch.manual_seed(0)
-        torch.set_num_threads(1)  # more would wait for each other
         self.data = torch.from_numpy(load_digits().data[:NUM_INSTANCES]).float() / 16
         self.dataset = IndexedDataset(TensorDataset(self.data))
         self.encoder = torch.nn.Linear(64, 8)
@@ -88,23 +87,22 @@ def loop(
 Road = Callable[[Path | None, int, Path], list[list[int]]]
 
 
-def check_road(
-    train: Road, folder: Path, *chains: tuple[int, ...], num_batches: int = NUM_BATCHES, whole: list | None = None
-) -> None:
+def check_road(train: Road, folder: Path, *chains: tuple[int, ...], num_batches: int = NUM_BATCHES) -> None:
     """Requires the exact batches from each place on.
 
     chains: places, at each of which the run is saved that resumed from the place before.
     """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more would wait for each other
     for chain in chains or ((FIRST, LAST, SECOND), (BETWEEN, SECOND)):
         place = folder / "_".join(map(str, chain))
         place.mkdir()
-        trained = train(None, chain[0], place / "0")
-        whole = whole or trained
-        assert trained == whole
+        whole = train(None, chain[0], place / "0")
         check_epochs(whole, num_batches)
         for number, (step, following) in enumerate(zip(chain, (*chain[1:], 0), strict=True)):
             rest = train(place / str(number), following, place / str(number + 1))
             assert rest == whole[abs(step) :], f"resumed after {step} batches"
+    torch.set_num_threads(num_threads)
 
 
 def check_epochs(batches: list[list[int]], num_batches: int = NUM_BATCHES) -> None:
