@@ -28,7 +28,7 @@ from ._sampler.ranks import (
     ranks_of,
     warn_without_group,
 )
-from ._sampler.wrappers import num_skipped_batches, refuse_to_share_twice
+from ._sampler.wrappers import check_sharing, num_skipped_batches
 from .bank import FeatureBank
 from .graph import ProximityGraph
 from .graph_builders import GraphConfig, proximity_graph
@@ -170,7 +170,10 @@ class ProximityBatchSampler(BatchSampler):
 
     @property
     def epoch(self) -> int:
-        """The epoch being drawn, or drawn last. It advances by itself unless ``set_epoch`` is called."""
+        """The epoch being drawn, or drawn last. After loading a state, the epoch that the next iteration draws.
+
+        It advances by itself unless ``set_epoch`` is called.
+        """
         return self._epochs.current
 
     @property
@@ -209,7 +212,7 @@ class ProximityBatchSampler(BatchSampler):
         ranks = self._find_ranks()
         if self._given_ranks is None and ranks.num_replicas == 1:
             warn_without_group()
-        refuse_to_share_twice(ranks.num_replicas)
+        check_sharing(ranks.num_replicas)
         cursor = self._begin()
         iteration = Iteration(cursor, cursor.num_drawn, self.bank.step, is_open=True)
         begun.append(iteration)

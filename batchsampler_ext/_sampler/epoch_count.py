@@ -54,7 +54,7 @@ class EpochCount:
         """Continues with an epoch, or with the next one if it is finished."""
         self._given_before_load, self._given = self._given, None
         self._loaded, self._offset, self._has_begun = epoch + is_finished, 0, False
-        self.current, self.is_set = epoch, not is_finished
+        self.current, self.is_set = self._loaded, True
 
     def begin(self, epoch: int) -> None:
         """Notes that an epoch is drawn."""

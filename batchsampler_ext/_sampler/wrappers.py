@@ -1,4 +1,4 @@
-"""Finds wrappers of Accelerate that draw from a sampler.
+"""Finds wrappers of Accelerate and torchdata that draw from a sampler.
 
 They iterate over it as a loader does, so only the calls in progress tell.
 """
@@ -19,22 +19,35 @@ def num_skipped_batches() -> int:
     return 0 if skipper is None else skipper.skip_batches
 
 
-def refuse_to_share_twice(num_replicas: int) -> None:
-    """Raises ``RuntimeError`` if Accelerate shares out the batches that the sampler has shared out already."""
+def check_sharing(num_replicas: int) -> None:
+    """Raises ``RuntimeError`` if Accelerate shares out batches that it must not share out."""
     shard = _wrapper_in_use("BatchSamplerShard")
-    if shard is not None and shard.num_processes > 1 and num_replicas > 1:
+    if shard is None or shard.num_processes == 1:
+        return
+    if num_replicas > 1:
         raise RuntimeError(
             "ProximityBatchSampler: expected a loader that Accelerate has not prepared, because the sampler shares its "
             f"batches among {num_replicas} ranks itself. Most instances would never be drawn. Leave the loader out of "
             "accelerator.prepare, or pass num_replicas=1 and let Accelerate share out whole batches"
         )
+    # StatefulDataLoader does not see the sampler's state behind the shard, so it would skip the first batches of a
+    # resumed run, which the loaded state skips already.
+    if _wrapper_in_use("_StatefulBaseDataLoaderIter", "_next_index") is not None:
+        raise RuntimeError(
+            "ProximityBatchSampler: expected use_stateful_dataloader=False where Accelerate shares batches among "
+            f"{shard.num_processes} processes, because a resumed run would lose batches. Register bank and sampler "
+            "with accelerator.register_for_checkpointing instead"
+        )
 
 
-def _wrapper_in_use(class_name: str) -> Any:
-    """Returns the object of this class whose ``__iter__`` is drawing at the moment, or None."""
+def _wrapper_in_use(class_name: str, method: str = "iter") -> Any:
+    """Returns the object of this class that is drawing at the moment, or None.
+
+    method: a part of the name of the method that draws.
+    """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if "iter" in frame.f_code.co_name:
+        if method in frame.f_code.co_name:
             owner = frame.f_locals.get("self")
             if any(parent.__name__ == class_name for parent in type(owner).__mro__):
                 return owner

@@ -15,8 +15,11 @@ from batchsampler_ext import graph_builders as build
 ROOT = Path(__file__).parents[2]
 
 
+CODE = r"```python\n(.*?)```"
+
+
 def python_blocks(path: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(encoding="utf-8"), flags=re.DOTALL)
+    return re.findall(CODE, (ROOT / path).read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 @pytest.mark.parametrize(
@@ -38,11 +41,28 @@ def test_readme_example_composes_hard_batches():
     assert stats.in_batch_similarity > 0.02  # uniform batches: 0.00
 
 
-@pytest.mark.parametrize("block", python_blocks("docs/guide.md"))
-def test_guide_examples_run(block, tmp_path, monkeypatch):
+def sections_with_code(path: str) -> dict[str, list[str]]:
+    """Returns the blocks of each section that has any. Later blocks of a section use names of earlier ones."""
+    sections = re.split(r"^## ", (ROOT / path).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    blocks = {text.split("\n")[0]: re.findall(CODE, text, flags=re.DOTALL) for text in sections}
+    return {title: found for title, found in blocks.items() if found}
+
+
+GUIDE = sections_with_code("docs/guide.md")
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata 0.11 with torch 2.13
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized:UserWarning")
+@pytest.mark.filterwarnings("ignore:Starting from v1.9.0, `tensorboardX` has been removed")  # lightning
+@pytest.mark.parametrize("section", GUIDE)
+def test_guide_examples_run(section, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    exec(block, {})
+    names: dict = {"__name__": "guide"}
+    for block in GUIDE[section]:
+        for framework in re.findall(r"^(?:import|from) (accelerate|lightning|torchdata|transformers)", block, re.M):
+            pytest.importorskip(framework)
+        exec(block, names)
 
 
 DOCUMENTS = [p for pattern in ("*.md", "docs/**/*.md", "examples/*.md", "benchmarks/*.md") for p in ROOT.glob(pattern)]

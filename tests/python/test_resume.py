@@ -157,6 +157,8 @@ def test_state_of_a_finished_epoch_resumes_with_the_next():
     assert sampler.state_dict()["is_finished"]
     resumed = make()
     resumed.load_state_dict(sampler.state_dict())
+    assert (resumed.epoch, sampler.epoch) == (1, 0)  # a training loop counts from here
+    assert resumed.state_dict()["is_finished"]
     assert list(resumed) == list(sampler)
     assert (resumed.epoch, sampler.epoch) == (1, 1)
 
