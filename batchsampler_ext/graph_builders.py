@@ -183,6 +183,8 @@ def proximity_graph(
         num_rows=num_rows,
         num_candidates=num_candidates,
         candidate_group_size=candidate_group_size,
+        first_group=0,
+        num_groups=-(-num_rows // min(candidate_group_size, num_rows)),
         selection=filters.selection(num_neighbors, sort=validate.flag(config.sort, "sort")),
         seed=validate.seed(seed),
     )

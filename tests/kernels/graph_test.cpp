@@ -202,6 +202,7 @@ void check(const Case& run) {
     request.num_rows = run.num_rows;
     request.num_candidates = run.num_candidates;
     request.candidate_group_size = run.candidate_group_size;
+    request.num_groups = request.all_groups();
     request.selection = selection;
     request.seed = Reference::kSeed;
     request.has_scores = run.has_scores;
