@@ -232,7 +232,7 @@ def test_a_plan_of_a_single_process_is_not_compared(tmp_path):
 
 
 def test_row_hashes_tell_single_bits_and_swapped_values_apart():
-    from batchsampler_ext._bank.gather import checksum, hash_rows
+    from batchsampler_ext._engine.hashes import checksum, hash_rows
 
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         table = torch.randn(50, 7, generator=torch.Generator().manual_seed(1)).to(dtype)
