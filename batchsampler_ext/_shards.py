@@ -97,7 +97,12 @@ class Shards:
         if not others:
             return
         differences = []
+        have_same_rows = (
+            len({(arguments.num_instances, arguments.num_rows, arguments.rows) for arguments in given}) == 1
+        )
         for place, name in enumerate(Arguments._fields):
+            if name in ("features", "documents") and not have_same_rows:
+                continue  # checksums of other rows
             values = dict.fromkeys(arguments[place] % 2**64 for arguments in given)
             if len(values) > 1:
                 shown = f" ({' and '.join(map(str, values))})" if place < _NUM_SHOWN else ""
