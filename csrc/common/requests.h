@@ -22,10 +22,10 @@ struct Edges {
 
 // N: instances; D: dimensions; M: random candidates per row. Matrix: the engine's MatrixLayout.
 //
-// Rows are grouped by their positions: group g has positions [g * rows_per_group(), (g + 1) * rows_per_group()), and the
-// last group may have fewer. The row at position i is KeyedPermutation(num_rows, seed, Purpose::kGroups, 0, 0)(i), or i
-// itself if candidate_group_size is 1. A request builds a range of groups. It writes only the rows of these groups, and
-// they are equal to those of the whole graph.
+// Rows are grouped by their positions: group g has positions [g * rows_per_group(), (g + 1) * rows_per_group()), and
+// the last group may have fewer. The row at position i is KeyedPermutation(num_rows, seed, Purpose::kGroups, 0, 0)(i),
+// or i itself if candidate_group_size is 1. A request builds a range of groups. It writes only the rows of these
+// groups, and they are equal to those of the whole graph.
 template <class Matrix>
 struct BasicProximityGraphRequest {
   Matrix features, documents;     // [N, D] each; the same matrix unless there are two towers

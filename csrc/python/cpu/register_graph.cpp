@@ -26,8 +26,9 @@ void find_edges(const py::object& fields, const py::object& edges, const py::obj
 }
 
 void core_proximity_graph(const py::object& request, const py::object& edges, const py::object& resources) {
-  find_edges<ProximityGraphRequest>(request, edges, resources, proximity_graph,
-                                    [](const auto& checked) { return checked.end_position() - checked.first_position(); });
+  find_edges<ProximityGraphRequest>(request, edges, resources, proximity_graph, [](const auto& checked) {
+    return checked.end_position() - checked.first_position();
+  });
 }
 
 void core_knn(const py::object& request, const py::object& edges, const py::object& resources) {
