@@ -18,7 +18,7 @@ from ._engine.arrays import Matrix
 from ._engine.hashes import checksum, hash_rows
 from ._engine.process_group import device_of, gather_integers, require_member, send_integers
 
-BUFFER_BYTES = 16 << 20  # of rows on their way; there are three buffers
+BUFFER_BYTES = 8 << 20  # of rows on their way; there are three buffers
 NUM_COMPARED_ROWS = 1024
 NAME = "process_group"
 
@@ -153,6 +153,7 @@ class _Ring:
         self._group, self._table, self._order = group, table, order
         self._next, self._previous = (dist.get_global_rank(group, (rank + by) % num_ranks) for by in (1, -1))
         self._buffers = [table.new_empty((size, table.shape[1]), device=device_of(group)) for _ in range(2)]
+        self._own = self._table.new_empty((size if order is not None else 0, table.shape[1]))
         self._outgoing = self._buffers[0][:0]
         self._arrived, self._arrived_positions = self._outgoing, range(0)
 
@@ -161,7 +162,8 @@ class _Ring:
         if self._order is None:
             rows = self._table[positions.start : positions.stop]
         else:
-            rows = self._table.index_select(0, self._order[positions.start : positions.stop])
+            rows = self._own[: len(positions)]
+            torch.index_select(self._table, 0, self._order[positions.start : positions.stop], out=rows)
         self._outgoing = rows.to(device_of(self._group))
 
     def turn(self, positions: range) -> None:

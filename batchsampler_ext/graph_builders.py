@@ -164,7 +164,7 @@ def proximity_graph(
 
     Several processes: ranks compare all arguments and up to 1,024 rows of the features before they build. Candidates
     may be any rows, so every rank needs all features and computes the norms of all rows. Each rank then receives the
-    rows that it did not build, by way of 48 MiB of buffers. A graph on a GPU is copied for this if the group's backend
+    rows that it did not build, by way of 24 MiB of buffers. A graph on a GPU is copied for this if the group's backend
     works on the CPU, and the other way round. Ctrl-C waits for other ranks only while rows are exchanged.
 
     CUDA: without ``process_group`` the call never waits for the device. Non-finite features and bad values of ``rows``

@@ -104,7 +104,7 @@ void build_with_grouped_candidates(const GraphSubset& subset, const BlockPlan& p
   AlignedBuffer<uint32_t> order(count);
   const KeyedPermutation permutation(static_cast<uint32_t>(request.num_rows), request.seed, Purpose::kGroups, 0, 0);
   team.for_ranges(count, 4096, [&](int64_t begin, int64_t end, Worker&) {
-    for (int64_t i = begin; i < end; ++i) order[i] = permutation(static_cast<uint32_t>(first_position + i));
+    permutation.write(static_cast<uint32_t>(first_position + begin), end - begin, order.data() + begin);
   });
 
   // Each group is cut into row blocks. A thread that gets several blocks of a group in a row draws once for them.
