@@ -18,13 +18,10 @@ from ._bank.gather import (
     FAILED,
     NO_PLAN,
     Header,
-    checksum,
     differing_rank,
     first_difference,
     gather_headers,
     gather_rows,
-    hash_rows,
-    is_distributed,
 )
 from ._bank.store import Rule, make_store
 from ._engine import validate
@@ -32,6 +29,8 @@ from ._engine.arrays import TORCH_DTYPES, as_integers
 from ._engine.backend import require_engine
 from ._engine.cuda import to_device_async, to_host
 from ._engine.files import atomic_write
+from ._engine.hashes import checksum, hash_rows
+from ._engine.process_group import is_distributed
 
 __all__ = ["BankStats", "FeatureBank"]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed
 
 from ._engine import validate
 from ._engine.arrays import Matrix, address, as_matrix, require_device
@@ -14,6 +16,7 @@ from ._engine.backend import engine
 from ._engine.cuda import DeviceStatus
 from ._engine.deferred_checks import DeferredChecks
 from ._engine.requests import Edges, KnnRequest, ProximityGraphRequest, Resources, Selection
+from ._shards import Arguments, Shards, digest_of_ids, digest_of_rows, shares
 from .graph import ProximityGraph
 
 __all__ = ["GraphConfig", "Neighbors", "knn", "knn_graph", "proximity_graph"]
@@ -95,6 +98,7 @@ def proximity_graph(
     num_threads: int | None = None,
     max_memory: int | None = None,
     progress: Progress | None = None,
+    process_group: torch.distributed.ProcessGroup | None = None,
 ) -> ProximityGraph:
     """Returns the graph of the ``num_neighbors`` most similar of ``num_candidates`` random other instances.
 
@@ -137,6 +141,10 @@ def proximity_graph(
             :func:`knn_graph` and :func:`knn`, it takes 16 K + 2,000 bytes per row for lists of candidates, up to 1 GiB.
             If K is above 512, or the base has fewer than 1025 or 4 K rows, it takes up to 512 MiB for scores instead.
         progress: called as ``progress(num_done, num_rows)`` from the calling thread, from time to time and at the end.
+            With ``process_group``, it counts the rows that this rank builds.
+        process_group: a torch.distributed group, for example ``torch.distributed.group.WORLD``, whose ranks build the
+            graph together. All of its ranks must call with equal arguments. Each builds an equal share of the rows, and
+            every rank returns the whole graph. Default: this process builds all rows by itself.
 
     Returns:
         :class:`ProximityGraph` with int32 [R, K] neighbors on the device of the features, and float32 [R, K] scores if
@@ -145,13 +153,23 @@ def proximity_graph(
 
     Raises:
         TypeError, ValueError: a bad argument, named. Features that are not finite are found before any work.
+        RuntimeError: with ``process_group``, on all ranks: their arguments differ (the message says which), or a rank
+            has raised an error. The rank with the error raises its own. If a rank has ended, the others raise, at the
+            latest after the timeout of the group.
 
     Determinism: the graph is a function of features, arguments and seed. It is equal to the bit for all devices, thread
     counts, instruction sets and values of ``max_memory``. Candidates are selected by exact score, ties by draw order.
     The exact score is a chain of fused multiply-adds over ascending dimensions. Ctrl-C stops the call within 0.2 s.
+    The graph does not depend on ``process_group`` either.
 
-    CUDA: the call never waits for the device. Non-finite features and bad values of ``rows`` and ``labels`` raise when
-    the host next reads the result, or in :meth:`ProximityGraph.check`. ``num_threads`` and ``progress`` have no effect.
+    Several processes: ranks compare all arguments and up to 1,024 rows of the features before they build. Candidates
+    may be any rows, so every rank needs all features and computes the norms of all rows. Each rank then receives the
+    rows that it did not build, by way of 24 MiB of buffers. A graph on a GPU is copied for this if the group's backend
+    works on the CPU, and the other way round. Ctrl-C waits for other ranks only while rows are exchanged.
+
+    CUDA: without ``process_group`` the call never waits for the device. Non-finite features and bad values of ``rows``
+    and ``labels`` raise when the host next reads the result, or in :meth:`ProximityGraph.check`. ``num_threads`` and
+    ``progress`` have no effect.
 
     Source: Yang et al., KDD 2023, section 4.1.
 
@@ -162,37 +180,20 @@ def proximity_graph(
         >>> graph
         ProximityGraph(num_instances=500, num_neighbors=10)
     """
-    config = (GraphConfig() if config is None else config).with_given(
-        metric=metric, candidate_group_size=candidate_group_size, labels=labels, max_score=max_score,
-        range_min=range_min, compute_dtype=compute_dtype, sort=sort, return_scores=return_scores,
-        num_threads=num_threads, max_memory=max_memory,
-    )  # fmt: skip
-    query, other = _towers(features, documents)
-    checks = DeferredChecks(query.device)
-    subset, num_rows = _subset(rows, query, checks)
-    num_candidates, num_neighbors = _graph_sizes(config, num_candidates, num_neighbors, num_rows)
-    candidate_group_size = 256 if config.candidate_group_size is None else config.candidate_group_size
-    candidate_group_size = min(validate.integer(candidate_group_size, "candidate_group_size", 1), validate.MAX_NODES)
-    filters = _Filters.check(
-        config.metric, config.compute_dtype, config.labels, config.max_score, config.range_min, query, checks
-    )
-    request = ProximityGraphRequest(
-        features=query.describe(config.compute_dtype),
-        documents=None if other is None else other.describe(config.compute_dtype),
-        rows=address(subset),
-        num_rows=num_rows,
-        num_candidates=num_candidates,
-        candidate_group_size=candidate_group_size,
-        selection=filters.selection(num_neighbors, sort=validate.flag(config.sort, "sort")),
-        seed=validate.seed(seed),
-    )
-    with_scores = validate.flag(config.return_scores, "return_scores")
-    graph_rows = _Rows(num_rows, num_neighbors, with_scores, query.device)
-    resources = _resources(config.num_threads, config.max_memory, progress)
-    status = None
-    if num_candidates > 0:
-        status = engine(query.device).proximity_graph(request, graph_rows.edges(), resources)
-    return graph_rows.graph(subset, query.num_rows, [*checks.statuses, status])
+
+    def checked_call() -> _GraphCall:
+        given = (GraphConfig() if config is None else config).with_given(
+            metric=metric, candidate_group_size=candidate_group_size, labels=labels, max_score=max_score,
+            range_min=range_min, compute_dtype=compute_dtype, sort=sort, return_scores=return_scores,
+            num_threads=num_threads, max_memory=max_memory,
+        )  # fmt: skip
+        return _GraphCall.check(features, documents, rows, given, num_candidates, num_neighbors, seed, progress)
+
+    shards = None if process_group is None else Shards(process_group)
+    if shards is not None and shards.num_ranks > 1:
+        return _built_in_shards(shards, checked_call)
+    call = checked_call()
+    return call.graph(call.build(range(call.request.num_groups)))
 
 
 def knn_graph(
@@ -212,6 +213,9 @@ def knn_graph(
     progress: Progress | None = None,
 ) -> ProximityGraph:
     """Returns the exact k-nearest-neighbor graph: :func:`proximity_graph` with M = R - 1.
+
+    There is no ``process_group``: this function scores each pair of rows once, and ranks with shares of the rows would
+    score most pairs twice.
 
     Args:
         num_neighbors: K, 1 to R - 1.
@@ -317,6 +321,128 @@ def knn(
     if status is not None:
         status.check()
     return Neighbors(found.scores, found.neighbors)
+
+
+@dataclass(frozen=True)
+class _GraphCall:
+    """A call of :func:`proximity_graph`: its checked arguments, and memory for the result."""
+
+    query: Matrix
+    other: Matrix | None
+    subset: torch.Tensor | None
+    config: GraphConfig
+    filters: _Filters
+    checks: DeferredChecks
+    request: ProximityGraphRequest  # of the whole graph
+    resources: Resources
+    result: _Rows
+
+    @classmethod
+    def check(
+        cls,
+        features: Any,
+        documents: Any,
+        rows: Any,
+        config: GraphConfig,
+        num_candidates: int | None,
+        num_neighbors: int | None,
+        seed: int,
+        progress: Progress | None,
+    ) -> _GraphCall:
+        query, other = _towers(features, documents)
+        checks = DeferredChecks(query.device)
+        subset, num_rows = _subset(rows, query, checks)
+        num_candidates, num_neighbors = _graph_sizes(config, num_candidates, num_neighbors, num_rows)
+        group_size = 256 if config.candidate_group_size is None else config.candidate_group_size
+        group_size = min(validate.integer(group_size, "candidate_group_size", 1), validate.MAX_NODES)
+        filters = _Filters.check(
+            config.metric, config.compute_dtype, config.labels, config.max_score, config.range_min, query, checks
+        )
+        request = ProximityGraphRequest(
+            features=query.describe(config.compute_dtype),
+            documents=None if other is None else other.describe(config.compute_dtype),
+            rows=address(subset),
+            num_rows=num_rows,
+            num_candidates=num_candidates,
+            candidate_group_size=group_size,
+            first_group=0,
+            num_groups=-(-num_rows // min(group_size, num_rows)),
+            selection=filters.selection(num_neighbors, sort=validate.flag(config.sort, "sort")),
+            seed=validate.seed(seed),
+        )
+        with_scores = validate.flag(config.return_scores, "return_scores")
+        resources = _resources(config.num_threads, config.max_memory, progress)
+        result = _Rows(num_rows, num_neighbors, with_scores, query.device)
+        return cls(query, other, subset, config, filters, checks, request, resources, result)
+
+    def build(self, groups: range) -> list[DeviceStatus | None]:
+        """Writes the rows of these groups to the result. The statuses are those of :meth:`ProximityGraph.check`."""
+        status = None
+        if self.request.num_candidates > 0 and len(groups) > 0:
+            request = self.request._replace(first_group=groups.start, num_groups=len(groups))
+            status = engine(self.query.device).proximity_graph(request, self.result.edges(), self.resources)
+        return [*self.checks.statuses, status]
+
+    def graph(self, statuses: list[DeviceStatus | None]) -> ProximityGraph:
+        return self.result.graph(self.subset, self.query.num_rows, statuses)
+
+    def order(self) -> torch.Tensor | None:
+        """Returns the row at each position (csrc/common/requests.h), int32 [R]. None: the position itself."""
+        if self.request.candidate_group_size == 1:
+            return None
+        order = torch.empty(self.request.num_rows, dtype=torch.int32, device=self.query.device)
+        engine(self.query.device).group_order(n=len(order), seed=self.request.seed, out=address(order))
+        return order
+
+    def positions(self, groups: range) -> range:
+        """Returns the positions of the rows of these groups."""
+        rows_per_group = min(self.request.candidate_group_size, self.request.num_rows)
+        first, end = (min(group * rows_per_group, self.request.num_rows) for group in (groups.start, groups.stop))
+        return range(first, end)
+
+    def compared(self) -> Arguments:
+        """Returns what must be equal on all ranks that build the graph together."""
+        request, selection = self.request, self.request.selection
+        max_score = torch.tensor(math.nan if selection.max_score is None else selection.max_score)
+        return Arguments(
+            num_instances=self.query.num_rows,
+            dim=self.query.dim,
+            num_rows=request.num_rows,
+            num_candidates=request.num_candidates,
+            num_neighbors=selection.num_neighbors,
+            candidate_group_size=request.candidate_group_size,
+            range_min=selection.range_min,
+            seed=request.seed,
+            sort=selection.sort,
+            return_scores=self.result.scores is not None,
+            metric=selection.metric,
+            compute_dtype=_COMPUTE_DTYPES.index(self.config.compute_dtype),
+            max_score=int(max_score.view(torch.int32)),
+            rows=digest_of_ids(self.subset),
+            labels=digest_of_ids(self.filters.labels),
+            features=digest_of_rows(self.query, self.subset),
+            documents=-1 if self.other is None else digest_of_rows(self.other, self.subset),
+        )
+
+
+def _built_in_shards(shards: Shards, checked_call: Callable[[], _GraphCall]) -> ProximityGraph:
+    """Returns the graph that all ranks build together."""
+    with shards.announced_failure():
+        call = checked_call()
+        compared = call.compared()
+    shards.require_equal(compared)
+    with shards.announced_failure():
+        groups = shares(call.request.num_groups, shards.num_ranks)
+        for status in call.build(groups[shards.rank]):
+            if status is not None:
+                status.check()
+        order = call.order()
+    shards.require_built()
+    positions = [call.positions(share) for share in groups]
+    for table in (call.result.neighbors, call.result.scores):
+        if table is not None and table.numel() > 0:
+            shards.gather(table, positions, order)
+    return call.graph([])
 
 
 class _Rows:

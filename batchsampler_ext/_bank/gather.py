@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
+from .._engine.process_group import device_of, gather_integers
+
 FAILED, DONE = -1, -2  # sent instead of a number of rows
 NO_PLAN = -1  # sent instead of the step of a plan
 
@@ -22,20 +24,13 @@ class Header(NamedTuple):
     checksum: int  # of the bank at that time
 
 
-def is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
 def gather_headers(own: Header, group: dist.ProcessGroup | None) -> list[Header]:
     """Returns the headers of all ranks.
 
     Raises:
         RuntimeError: on all ranks, if one has bad arguments, a bank of another shape or another number of updates.
     """
-    values = torch.tensor(own, dtype=torch.int64, device=_device(group))
-    parts = [torch.zeros_like(values) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(parts, values, group=group)
-    headers = [Header(*part) for part in torch.stack(parts).tolist()]
+    headers = [Header(*part) for part in gather_integers(own, group)]
     sizes, steps = [header.num_rows for header in headers], [header.step for header in headers]
     shapes = [(header.num_instances, header.dim) for header in headers]
     if len(set(shapes)) > 1:
@@ -59,14 +54,12 @@ def differing_rank(headers: list[Header]) -> int | None:
 
 def first_difference(row_hashes: torch.Tensor, group: dist.ProcessGroup | None) -> tuple[int, int] | None:
     """Returns (row, rank) of the first row in which a rank differs from rank 0, or None. All ranks call it."""
-    device = _device(group)
+    device = device_of(group)
     expected = row_hashes.to(device, copy=True)
     dist.broadcast(expected, dist.get_global_rank(group, 0) if group is not None else 0, group=group)
     different = torch.nonzero(expected != row_hashes.to(device))
-    own = torch.tensor([int(different[0]) if len(different) else len(row_hashes)], device=device)
-    parts = [torch.zeros_like(own) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(parts, own, group=group)
-    row, rank = min((int(part), rank) for rank, part in enumerate(parts))
+    own = int(different[0]) if len(different) else len(row_hashes)
+    row, rank = min((row, rank) for rank, (row,) in enumerate(gather_integers([own], group)))
     return None if row == len(row_hashes) else (row, rank)
 
 
@@ -74,7 +67,7 @@ def gather_rows(
     tensors: list[torch.Tensor], headers: list[Header], group: dist.ProcessGroup | None
 ) -> list[torch.Tensor]:
     """Returns each tensor with the rows of all ranks in rank order, on its device."""
-    sizes, device = [max(0, header.num_rows) for header in headers], _device(group)
+    sizes, device = [max(0, header.num_rows) for header in headers], device_of(group)
     return [_gather_padded(tensor.to(device), sizes, group).to(tensor.device) for tensor in tensors]
 
 
@@ -84,31 +77,3 @@ def _gather_padded(tensor: torch.Tensor, sizes: list[int], group: dist.ProcessGr
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded, group=group)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
-
-
-def _device(group: dist.ProcessGroup | None) -> torch.device:
-    """Returns the device of tensors for the group's backend: NCCL does not accept CPU tensors."""
-    if dist.get_backend(group) == "nccl":
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
-
-
-def hash_rows(table: torch.Tensor) -> torch.Tensor:
-    """Returns int64 [N], a hash of the bits of each row of a [N, D] table of a 16 or 32-bit type."""
-    words = table.view(torch.int16 if table.element_size() == 2 else torch.int32)
-    # Odd multipliers, so that a change of one word always changes the sum (modulo 2**64).
-    columns = torch.arange(words.shape[1], dtype=torch.int64, device=table.device)
-    factors = (columns * 0x5851F42D4C957F2D + 0x14057B7EF767814F) * 2 + 1
-    result = torch.empty(len(words), dtype=torch.int64, device=table.device)
-    rows_at_once = max(1, (1 << 22) // words.shape[1])
-    for first in range(0, len(words), rows_at_once):
-        part = words[first : first + rows_at_once].to(torch.int64)
-        result[first : first + len(part)] = (part * factors).sum(1)
-    return result
-
-
-def checksum(row_hashes: torch.Tensor) -> int:
-    """Returns one number for all rows. It depends on their order."""
-    places = torch.arange(len(row_hashes), device=row_hashes.device)
-    mixed = row_hashes ^ (row_hashes >> 29)
-    return int((mixed * ((places * 0x2545F4914F6CDD1D) * 2 + 1)).sum())

@@ -33,6 +33,14 @@ class Matrix:
         round_to_bf16 = compute_dtype == torch.bfloat16 and self.dtype_code != TORCH_DTYPES[torch.bfloat16]
         return MatrixLayout(self.address, self.dtype_code, self.num_rows, self.dim, self.row_stride, round_to_bf16)
 
+    def row_bits(self, ids: torch.Tensor) -> torch.Tensor:
+        """Returns the bits of rows as int16 or int32 [len(ids), dim] on ``device``. ids: int64, on ``device``."""
+        if isinstance(self.owner, torch.Tensor):
+            rows = self.owner.index_select(0, ids)
+            return rows.view(torch.int16 if rows.element_size() == 2 else torch.int32)
+        copied = np.ascontiguousarray(self.owner[ids.numpy()])
+        return torch.from_numpy(copied.view(f"int{8 * copied.itemsize}"))
+
 
 def as_matrix(value: Any, name: str) -> Matrix:
     """Returns ``value`` without a copy if its rows are contiguous, otherwise a copy with contiguous rows.

@@ -164,6 +164,11 @@ class CudaEngine:
         with self._current():
             self._module.root_order(**arguments, stream=_stream(self._device))
 
+    def group_order(self, **arguments: int) -> None:
+        """As ``_core.group_order``."""
+        with self._current():
+            self._module.group_order(**arguments, stream=_stream(self._device))
+
     def new_bank_error_log(self) -> torch.Tensor:
         """Returns an int64 log for the errors of a bank's updates. csrc/cuda/bank/bank_update.h has its layout."""
         error_log = torch.full((self._module.num_bank_error_log_words,), -1, dtype=torch.int64, device=self._device)

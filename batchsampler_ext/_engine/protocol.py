@@ -43,6 +43,8 @@ class Engine(Protocol):
 
     def root_order(self, *, n: int, seed: int, epoch: int, out: int) -> None: ...
 
+    def group_order(self, *, n: int, seed: int, out: int) -> None: ...
+
     def independent_roots(self, *, n: int, num_walks: int, seed: int, epoch: int, out: int) -> None: ...
 
 
@@ -58,4 +60,5 @@ class CpuEngine:
     walk_batches = staticmethod(_core.walk_batches)
     partition_epoch = staticmethod(_core.partition_epoch)
     root_order = staticmethod(_core.root_order)
+    group_order = staticmethod(_core.group_order)
     independent_roots = staticmethod(_core.independent_roots)

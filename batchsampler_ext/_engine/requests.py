@@ -44,6 +44,8 @@ class ProximityGraphRequest(NamedTuple):
     num_rows: int
     num_candidates: int
     candidate_group_size: int
+    first_group: int
+    num_groups: int
     selection: Selection
     seed: int
 

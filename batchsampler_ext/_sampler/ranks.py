@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch.utils.data.distributed import DistributedSampler
 
 from .._engine import validate
+from .._engine.process_group import is_distributed
 
 
 class Ranks(NamedTuple):
@@ -42,15 +43,14 @@ def ranks_of(sampler: Any) -> Ranks | None:
 
 def current_ranks(group: dist.ProcessGroup | None) -> Ranks:
     """Returns the ranks of a process group (None: the default one), or a single one if there is no group yet."""
-    if dist.is_available() and dist.is_initialized():
+    if is_distributed():
         return Ranks(dist.get_rank(group), dist.get_world_size(group))
     return Ranks(0, 1)
 
 
 def is_group_awaited() -> bool:
     """Whether a launcher has started several processes that have not joined a group yet."""
-    has_group = dist.is_available() and dist.is_initialized()
-    return not has_group and int(os.environ.get("WORLD_SIZE") or "1") > 1
+    return not is_distributed() and int(os.environ.get("WORLD_SIZE") or "1") > 1
 
 
 def warn_without_group() -> None:

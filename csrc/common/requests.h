@@ -4,6 +4,7 @@
 // Python describes the same requests in batchsampler_ext/_engine/requests.py; csrc/python/requests.h reads them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "common/partition_rules.h"
@@ -20,6 +21,11 @@ struct Edges {
 };
 
 // N: instances; D: dimensions; M: random candidates per row. Matrix: the engine's MatrixLayout.
+//
+// Rows are grouped by their positions: group g has positions [g * rows_per_group(), (g + 1) * rows_per_group()), and
+// the last group may have fewer. The row at position i is KeyedPermutation(num_rows, seed, Purpose::kGroups, 0, 0)(i),
+// or i itself if candidate_group_size is 1. A request builds a range of groups. It writes only the rows of these
+// groups, and they are equal to those of the whole graph.
 template <class Matrix>
 struct BasicProximityGraphRequest {
   Matrix features, documents;     // [N, D] each; the same matrix unless there are two towers
@@ -28,8 +34,14 @@ struct BasicProximityGraphRequest {
   int64_t num_rows = 0;           // R: number of rows of the result; candidates come from the same rows
   int64_t num_candidates = 0;     // M <= R - 1
   int64_t candidate_group_size = 256;
+  int64_t first_group = 0, num_groups = 0;  // the groups to build; the whole graph: 0, all_groups()
   Selection selection;
   uint64_t seed = 0;
+
+  int64_t rows_per_group() const { return std::min(candidate_group_size, num_rows); }
+  int64_t all_groups() const { return (num_rows + rows_per_group() - 1) / rows_per_group(); }
+  int64_t first_position() const { return first_group * rows_per_group(); }
+  int64_t end_position() const { return std::min((first_group + num_groups) * rows_per_group(), num_rows); }
 };
 
 template <class Matrix>

@@ -100,10 +100,14 @@ void read(const Fields& from, BasicProximityGraphRequest<Matrix>& request) {
   request.two_towers = read_optional(from, "documents", request.documents, request.features);
   from("rows", request.rows)("num_rows", request.num_rows)("num_candidates", request.num_candidates);
   from("candidate_group_size", request.candidate_group_size)("seed", request.seed);
+  from("first_group", request.first_group)("num_groups", request.num_groups);
   read(from.inner("selection"), request.selection);
   require(request.num_candidates > 0 && request.num_candidates < request.num_rows, "0 < M < number of rows");
   require(request.selection.num_neighbors <= request.num_candidates && request.candidate_group_size > 0,
           "K <= M, positive counts");
+  require(request.num_groups > 0 && request.first_group >= 0 &&
+              request.first_group <= request.all_groups() - request.num_groups,
+          "groups of the graph");
 }
 
 template <class Matrix>

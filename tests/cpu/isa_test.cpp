@@ -182,6 +182,7 @@ Built build(const MatrixView& features, Metric metric, int64_t candidate_group_s
     request.num_rows = features.num_rows;
     request.num_candidates = features.num_rows / 2;
     request.candidate_group_size = candidate_group_size;
+    request.num_groups = request.all_groups();
     request.selection = selection;
     request.num_threads = 2;
     request.max_memory_bytes = 1 << 28;

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from batchsampler_ext import ProximityGraph, knn, knn_graph, proximity_graph, reference
-from batchsampler_ext.graph_builders import METRICS
+from batchsampler_ext.graph_builders import METRICS, GraphConfig, _GraphCall
 
 
 def features_of(kind: str, num_rows: int, dim: int) -> torch.Tensor:
@@ -275,6 +275,32 @@ def test_hash_tables_and_sort_buffers_beyond_shared_memory_equal_the_cpu(device_
         proximity_graph, features[:2300], 3, num_candidates=900, candidate_group_size=2300, device_engine=device_engine
     )
     assert_same(knn, features[:3], features, 4200, device_engine=device_engine)
+
+
+@pytest.mark.parametrize("options", [{}, {"return_scores": True}, {"candidate_group_size": 1}])  # fused, matrix, own
+def test_a_range_of_groups_equals_these_rows_of_the_whole_graph(device_engine, options):
+    features = features_of("real", 330, 16).bfloat16()
+    config = GraphConfig(num_candidates=90, num_neighbors=11, **{"candidate_group_size": 40, **options})
+    with device_engine() as device:
+        call = _GraphCall.check(features.to(device), None, None, config, None, None, 4, None)
+        call.build(range(call.request.num_groups))
+        order = call.order()
+        whole = [None if table is None else table.cpu() for table in (call.result.neighbors, call.result.scores)]
+        rows_of = torch.arange(330) if order is None else order.cpu().long()
+        expected = reference.keyed_permutation(330, 4, reference.GROUPS)
+        assert rows_of.tolist() == (expected if config.candidate_group_size > 1 else list(range(330)))
+        for groups in (range(3), range(3, call.request.num_groups)):
+            for table in (call.result.neighbors, call.result.scores):
+                if table is not None:
+                    table.fill_(-7)
+            call.build(groups)
+            positions = call.positions(groups)
+            built = torch.zeros(330, dtype=torch.bool)
+            built[rows_of[positions.start : positions.stop]] = True
+            for table, right in zip((call.result.neighbors, call.result.scores), whole, strict=True):
+                if table is not None and right is not None:
+                    assert torch.equal(table.cpu()[built].view(torch.int32), right[built].view(torch.int32))
+                    assert bool((table.cpu()[~built] == -7).all())
 
 
 def test_proximity_graph_equals_the_oracle(device_engine):

@@ -142,6 +142,46 @@ class Reference {
   std::vector<float> norms_;
 };
 
+void build(const cuda::ProximityGraphRequest& request, const Case& run, const Edges& edges, uint64_t* status) {
+  const cuda::GraphPlan plan = cuda::plan_proximity_graph(request, run.max_bytes, run.fused_rows);
+  Array<unsigned char> scratch(plan.scratch_bytes + 256);
+  void* aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(scratch.data()) + 255) / 256 * 256);
+  cuda::proximity_graph(request, plan, edges, aligned, status, nullptr);
+  synchronize();
+}
+
+// Checks that two ranges of groups write the rows of the whole graph, each row once, and no others.
+void check_ranges(cuda::ProximityGraphRequest request, const Case& run, const Edges& whole, uint64_t* status) {
+  constexpr int32_t kUntouched = -7;
+  const int64_t num_groups = request.all_groups(), num_edges = run.num_rows * run.num_neighbors;
+  if (num_groups < 2) return;
+  std::vector<int> num_writes(run.num_rows);
+  for (const int64_t first : {int64_t{0}, num_groups / 2}) {
+    request.first_group = first;
+    request.num_groups = first == 0 ? num_groups / 2 : num_groups - first;
+    Array<int32_t> found(num_edges, kUntouched);
+    Array<float> found_scores(num_edges, 7.0f);
+    build(request, run, {found.data(), run.has_scores ? found_scores.data() : nullptr}, status);
+    for (int64_t row = 0; row < run.num_rows; ++row) {
+      const int64_t place = row * run.num_neighbors;
+      const bool is_written = found[place] != kUntouched;
+      num_writes[row] += is_written;
+      for (int64_t k = place; k < place + run.num_neighbors; ++k) {
+        const float score = is_written && run.has_scores ? whole.scores[k] : 7.0f, found_score = found_scores[k];
+        const bool is_right = found[k] == (is_written ? whole.neighbors[k] : kUntouched) &&
+                              std::memcmp(&found_score, &score, sizeof score) == 0;
+        if (!is_right && ++num_failures <= 20) {
+          std::printf("FAILED %s: row %ld of the groups from %ld on\n", run.name, long{row}, long{first});
+        }
+      }
+    }
+  }
+  if (std::any_of(num_writes.begin(), num_writes.end(), [](int count) { return count != 1; })) {
+    ++num_failures;
+    std::printf("FAILED %s: two ranges of groups do not write every row once\n", run.name);
+  }
+}
+
 void check(const Case& run) {
   std::mt19937 generator(static_cast<unsigned>(run.num_rows + run.dim));
   std::normal_distribution<float> normal;
@@ -202,6 +242,7 @@ void check(const Case& run) {
     request.num_rows = run.num_rows;
     request.num_candidates = run.num_candidates;
     request.candidate_group_size = run.candidate_group_size;
+    request.num_groups = request.all_groups();
     request.selection = selection;
     request.seed = Reference::kSeed;
     request.has_scores = run.has_scores;
@@ -211,10 +252,8 @@ void check(const Case& run) {
     if (!is_expected && ++num_failures) {
       std::printf("FAILED %s: fused of %d, expected %d\n", run.name, plan.fused_rows, run.fused_rows);
     }
-    Array<unsigned char> scratch(plan.scratch_bytes + 256);
-    void* aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(scratch.data()) + 255) / 256 * 256);
-    cuda::proximity_graph(request, plan, edges, aligned, status.data(), nullptr);
-    synchronize();
+    build(request, run, edges, status.data());
+    check_ranges(request, run, edges, status.data());
   }
 
   Case expected_run = run;

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import signal
 import time
-import traceback
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from batchsampler_ext import FeatureBank, ProximityBatchSampler
-
-TIMEOUT = 10  # seconds that a rank waits for the others
+from tests.python.rank_processes import TIMEOUT, on_ranks
 
 
 def new_bank() -> FeatureBank:
@@ -25,36 +20,6 @@ def new_bank() -> FeatureBank:
 
 def rows_of(ids: list[int], version: float = 0.0) -> torch.Tensor:
     return torch.tensor(ids, dtype=torch.float32)[:, None].expand(-1, 8) + version
-
-
-def run_rank(rank: int, function, num_ranks: int, folder: str, queue) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=num_ranks,
-        timeout=datetime.timedelta(seconds=TIMEOUT),
-    )  # fmt: skip
-    try:
-        queue.put((rank, function(rank, num_ranks)))
-    except BaseException:
-        queue.put((rank, traceback.format_exc()))
-    if function is not killed_rank:
-        dist.destroy_process_group()
-
-
-def on_ranks(function, tmp_path, num_ranks: int = 2, num_results: int | None = None) -> list:
-    """The result of each rank, in order; a traceback where it raised."""
-    queue = torch.multiprocessing.get_context("spawn").Queue()
-    arguments = (function, num_ranks, str(tmp_path), queue)
-    context = torch.multiprocessing.start_processes(
-        run_rank, arguments, nprocs=num_ranks, join=False, start_method="spawn"
-    )
-    try:
-        results = [queue.get(timeout=90) for _ in range(num_ranks if num_results is None else num_results)]
-    finally:
-        for process in context.processes:
-            process.join(20)
-            process.kill()
-    return [result for _, result in sorted(results)]
 
 
 def uneven_updates(rank: int, num_ranks: int) -> list:
@@ -232,7 +197,7 @@ def test_a_plan_of_a_single_process_is_not_compared(tmp_path):
 
 
 def test_row_hashes_tell_single_bits_and_swapped_values_apart():
-    from batchsampler_ext._bank.gather import checksum, hash_rows
+    from batchsampler_ext._engine.hashes import checksum, hash_rows
 
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         table = torch.randn(50, 7, generator=torch.Generator().manual_seed(1)).to(dtype)

@@ -76,6 +76,16 @@ def test_cases_run_and_report_a_share_of_the_peak(tmp_path):
         assert rows[0]["ratio_p10_median_p90"] == [1, 1, 1]
 
 
+def test_ranks_are_timed_against_one_process(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.shards", "--num-instances", "600", "--rounds", "2"]
+    subprocess.run([*command, "--out", str(tmp_path / "shards.json")], cwd=BENCHMARKS.parent, check=True)
+    cases = json.loads((tmp_path / "shards.json").read_text())["cases"]
+    assert [case["title"] for case in cases[::3]] == [
+        "N = 600, d = 128, K = 100, float32", "N = 600, d = 128, K = 32, bfloat16",
+    ]  # fmt: skip
+    assert all(case["exchange_s"] > 0 for case in cases)
+
+
 def test_charts_are_drawn_and_their_numbers_written(tmp_path):
     command = [sys.executable, "-m", "benchmarks.charts", "--quick", "--out", str(tmp_path)]
     subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True)

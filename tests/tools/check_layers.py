@@ -32,7 +32,7 @@ RANK = {layer: rank for rank, layers in enumerate(RANKS) for layer in layers}
 # Of batchsampler_ext: a module or folder uses those above it, and files of its own folder.
 PYTHON_RANKS = [
     ["_engine", "reference", "dataset"],
-    ["graph", "_bank"],
+    ["graph", "_bank", "_shards"],
     ["_graph_view", "graph_builders", "metrics", "bank"],
     ["walk"],
     ["planners"],

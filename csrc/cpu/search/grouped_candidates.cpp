@@ -26,7 +26,7 @@ class GroupWorkspace {
         rows_(static_cast<size_t>(plan.row_block)),
         excluded_(static_cast<size_t>(plan.row_block)) {}
 
-  // Finishes rows order[first, first + count) of the subset, all of the same group.
+  // Finishes rows order[first, first + count) of the subset, which belong to one group.
   void run(int64_t group, int64_t first, int64_t count, Worker& worker) {
     if (group != group_) candidates_.draw_shared(group);
     group_ = group;
@@ -79,7 +79,7 @@ class GroupWorkspace {
 
   const GraphSubset& subset_;
   const double margin_;
-  const uint32_t* order_;  // [num_rows] rows of the subset, ordered by group
+  const uint32_t* order_;  // rows of the subset, group after group
   DrawnCandidates candidates_;
   IndexTable members_;
   std::vector<uint32_t> member_of_slot_;
@@ -99,26 +99,26 @@ int64_t grouped_draw_bytes(const ProximityGraphRequest& request) {
 
 void build_with_grouped_candidates(const GraphSubset& subset, const BlockPlan& plan, double margin, const Edges& edges,
                                    ThreadTeam& team) {
-  const int64_t num_rows = subset.request.num_rows,
-                candidate_group_size = std::min(subset.request.candidate_group_size, num_rows);
-  AlignedBuffer<uint32_t> order(num_rows);
-  const KeyedPermutation permutation(static_cast<uint32_t>(num_rows), subset.request.seed, Purpose::kGroups, 0, 0);
-  team.for_ranges(num_rows, 4096, [&](int64_t begin, int64_t end, Worker&) {
-    for (int64_t i = begin; i < end; ++i) order[i] = permutation(static_cast<uint32_t>(i));
+  const ProximityGraphRequest& request = subset.request;
+  const int64_t first_position = request.first_position(), count = request.end_position() - first_position;
+  AlignedBuffer<uint32_t> order(count);
+  const KeyedPermutation permutation(static_cast<uint32_t>(request.num_rows), request.seed, Purpose::kGroups, 0, 0);
+  team.for_ranges(count, 4096, [&](int64_t begin, int64_t end, Worker&) {
+    permutation.write(static_cast<uint32_t>(first_position + begin), end - begin, order.data() + begin);
   });
 
   // Each group is cut into row blocks. A thread that gets several blocks of a group in a row draws once for them.
-  const int64_t blocks_per_group = (candidate_group_size + plan.row_block - 1) / plan.row_block;
-  const int64_t num_groups = (num_rows + candidate_group_size - 1) / candidate_group_size;
+  const int64_t rows_per_group = request.rows_per_group();
+  const int64_t blocks_per_group = (rows_per_group + plan.row_block - 1) / plan.row_block;
   std::vector<std::unique_ptr<GroupWorkspace>> workspaces(static_cast<size_t>(plan.num_threads));
-  team.for_each(num_groups * blocks_per_group, [&](int64_t chunk, Worker& worker) {
-    const int64_t group = chunk / blocks_per_group;
-    const int64_t group_end = std::min((group + 1) * candidate_group_size, num_rows);
-    const int64_t first = group * candidate_group_size + chunk % blocks_per_group * plan.row_block;
+  team.for_each(request.num_groups * blocks_per_group, [&](int64_t chunk, Worker& worker) {
+    const int64_t group = chunk / blocks_per_group;  // of those to build
+    const int64_t group_end = std::min((group + 1) * rows_per_group, count);
+    const int64_t first = group * rows_per_group + chunk % blocks_per_group * plan.row_block;
     if (first >= group_end) return;
     auto& workspace = workspaces[static_cast<size_t>(worker.index())];
     if (workspace == nullptr) workspace = std::make_unique<GroupWorkspace>(subset, plan, order.data(), margin, edges);
-    workspace->run(group, first, std::min(plan.row_block, group_end - first), worker);
+    workspace->run(request.first_group + group, first, std::min(plan.row_block, group_end - first), worker);
   });
 }
 

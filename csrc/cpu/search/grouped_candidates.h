@@ -12,7 +12,7 @@ namespace bse {
 // Returns the scratch of a thread beside its workspace (BlockPlan), in bytes.
 int64_t grouped_draw_bytes(const ProximityGraphRequest& request);
 
-// Builds the graph. margin: margin of prefilter_by_features(), or 0 for exact scores only
+// Builds the groups of the request. margin: margin of prefilter_by_features(), or 0 for exact scores only
 void build_with_grouped_candidates(const GraphSubset& subset, const BlockPlan& plan, double margin, const Edges& edges,
                                    ThreadTeam& team);
 

@@ -112,11 +112,12 @@ int64_t per_row_draw_bytes(const ProximityGraphRequest& request) {
 void build_with_per_row_candidates(const GraphSubset& subset, const BlockPlan& plan,
                                    const std::vector<Prefilter>& prefilters, const Edges& edges, ThreadTeam& team) {
   constexpr int64_t kGrain = 64;
+  const int64_t first_row = subset.request.first_group;
   std::vector<std::unique_ptr<RowWorkspace>> workspaces(static_cast<size_t>(plan.num_threads));
-  team.for_ranges(subset.request.num_rows, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
+  team.for_ranges(subset.request.num_groups, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
     auto& workspace = workspaces[static_cast<size_t>(worker.index())];
     if (workspace == nullptr) workspace = std::make_unique<RowWorkspace>(subset, plan, prefilters, edges);
-    for (int64_t row = begin; row < end && !worker.should_stop(); ++row) workspace->run(row, worker);
+    for (int64_t i = begin; i < end && !worker.should_stop(); ++i) workspace->run(first_row + i, worker);
     worker.add_done(end - begin);
   });
 }

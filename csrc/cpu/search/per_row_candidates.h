@@ -14,7 +14,7 @@ namespace bse {
 // Returns the scratch of a thread beside its workspace (BlockPlan), in bytes.
 int64_t per_row_draw_bytes(const ProximityGraphRequest& request);
 
-// Builds the graph. prefilters: in the order in which they are tried
+// Builds the groups of the request, of one row each. prefilters: in the order in which they are tried
 void build_with_per_row_candidates(const GraphSubset& subset, const BlockPlan& plan,
                                    const std::vector<Prefilter>& prefilters, const Edges& edges, ThreadTeam& team);
 

@@ -19,11 +19,12 @@ void proximity_graph(const ProximityGraphRequest& request, const Edges& edges, M
   const int64_t copy_bytes = wants_copy ? NormalizedPrefilter::bytes(features, documents, !request.two_towers, num_rows,
                                                                      request.max_memory_bytes)
                                         : 0;
-  const int64_t fixed_bytes = copy_bytes + num_rows * ((is_shared ? 4 : 0) + (request.two_towers ? 8 : 4));
-  const BlockPlan plan = BlockPlan::fit(request.selection, std::min(request.candidate_group_size, num_rows),
-                                        request.num_candidates + 1, features.dim, request.num_threads,
-                                        is_shared ? grouped_draw_bytes(request) : per_row_draw_bytes(request),
-                                        fixed_bytes, request.max_memory_bytes - fixed_bytes);
+  const int64_t order_bytes = is_shared ? 4 * (request.end_position() - request.first_position()) : 0;
+  const int64_t fixed_bytes = copy_bytes + order_bytes + num_rows * (request.two_towers ? 8 : 4);
+  const BlockPlan plan =
+      BlockPlan::fit(request.selection, request.rows_per_group(), request.num_candidates + 1, features.dim,
+                     request.num_threads, is_shared ? grouped_draw_bytes(request) : per_row_draw_bytes(request),
+                     fixed_bytes, request.max_memory_bytes - fixed_bytes);
   prefer_huge_pages(edges, num_rows, request.selection.num_neighbors);
   ThreadTeam team(plan.num_threads, monitor);
 

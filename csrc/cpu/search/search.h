@@ -6,7 +6,8 @@
 
 namespace bse {
 
-// Selects for each row the best of M random candidates (csrc/common/draw.h, score.h). O(R M D) fused multiply-adds.
+// Selects for each row of the request's groups the best of M random candidates (csrc/common/draw.h, score.h).
+// O(rows M D) fused multiply-adds, and O(R D) for the norms of all R rows. Only the rows of these groups are written.
 void proximity_graph(const ProximityGraphRequest& request, const Edges& edges, Monitor& monitor);
 
 // Finds the exact nearest base rows of each query, ties by lower id. O(num_queries num_base D).

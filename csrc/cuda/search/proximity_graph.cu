@@ -27,8 +27,7 @@ bool can_prefilter(const ProximityGraphRequest& request) {
 struct Layout {
   Layout(const ProximityGraphRequest& request, const GraphPlan& plan, void* buffer) : scratch(buffer) {
     const bool is_shared = request.candidate_group_size > 1;
-    rows_per_group = std::min(request.candidate_group_size, request.num_rows);
-    num_groups = ceil_div(request.num_rows, rows_per_group);
+    rows_per_group = request.rows_per_group();
     num_columns = request.num_candidates + (is_shared ? 1 : 0);
     has_two_towers = request.two_towers;
 
@@ -58,7 +57,7 @@ struct Layout {
   Scratch scratch;
   DrawPlan draw{};
   size_t draw_shared_bytes;
-  int64_t rows_per_group, num_groups, num_columns, draw_blocks;
+  int64_t rows_per_group, num_columns, draw_blocks;
   bool has_two_towers;
   uint64_t* tables = nullptr;
   float *query_norms, *base_norms;
@@ -89,11 +88,11 @@ GraphPlan plan_proximity_graph(const ProximityGraphRequest& request, size_t max_
   const auto fits = [&] { return bytes_needed(request, plan) <= max_bytes; };
   const size_t draw_bytes = sizeof(uint32_t) * least.draw.values_stride;
   const auto max_draws =
-      std::min(least.num_groups, std::max<int64_t>(1, static_cast<int64_t>(tuning::kDrawBytes / draw_bytes)));
+      std::min(request.num_groups, std::max<int64_t>(1, static_cast<int64_t>(tuning::kDrawBytes / draw_bytes)));
   if (plan.fused_rows == 0) {
     const size_t group_bytes = sizeof(float) * static_cast<size_t>(least.rows_per_group * least.num_columns);
     plan.groups_at_once =
-        std::min({kMaxGroups, least.num_groups,
+        std::min({kMaxGroups, request.num_groups,
                   std::max<int64_t>(1, static_cast<int64_t>(tuning::kGraphScoreBytes / group_bytes))});
     plan.draws_at_once = plan.groups_at_once;
     while (plan.groups_at_once > 1 && !fits()) {
@@ -112,6 +111,12 @@ GraphPlan plan_proximity_graph(const ProximityGraphRequest& request, size_t max_
   return plan;
 }
 
+void launch_group_order(int64_t num_rows, uint64_t seed, uint32_t* order, void* stream) {
+  const auto num_blocks = static_cast<unsigned>(std::min<int64_t>(ceil_div(num_rows, 256), 1024));
+  device::launch(group_order_kernel, dim3(num_blocks), dim3(256), 0, static_cast<device::Stream>(stream),
+                 static_cast<uint32_t>(num_rows), seed, order);
+}
+
 void proximity_graph(const ProximityGraphRequest& request, const GraphPlan& plan, const Edges& edges, void* scratch,
                      uint64_t* status, void* raw_stream) {
   const auto stream = static_cast<device::Stream>(raw_stream);
@@ -119,11 +124,7 @@ void proximity_graph(const ProximityGraphRequest& request, const GraphPlan& plan
   const bool is_shared = request.candidate_group_size > 1;
   const Metric metric = request.selection.metric;
   const int64_t num_rows = request.num_rows;
-  if (is_shared) {
-    const auto num_blocks = static_cast<unsigned>(std::min<int64_t>(ceil_div(num_rows, 256), 1024));
-    device::launch(group_order_kernel, dim3(num_blocks), dim3(256), 0, stream, static_cast<uint32_t>(num_rows),
-                   request.seed, layout.order);
-  }
+  if (is_shared) launch_group_order(num_rows, request.seed, layout.order, raw_stream);
 
   ScoreBlock block{};
   block.queries = request.features;
@@ -159,8 +160,9 @@ void proximity_graph(const ProximityGraphRequest& request, const GraphPlan& plan
   };
   std::optional<Selector> selector;
   if (plan.fused_rows == 0) selector = make_selector(request, plan, layout);
-  for (int64_t first_drawn = 0; first_drawn < layout.num_groups; first_drawn += plan.draws_at_once) {
-    const int64_t num_drawn = std::min(plan.draws_at_once, layout.num_groups - first_drawn);
+  const int64_t end_group = request.first_group + request.num_groups;
+  for (int64_t first_drawn = request.first_group; first_drawn < end_group; first_drawn += plan.draws_at_once) {
+    const int64_t num_drawn = std::min(plan.draws_at_once, end_group - first_drawn);
     device::launch(candidate_draw_kernel, dim3(static_cast<unsigned>(std::min(num_drawn, layout.draw_blocks))),
                    dim3(kDrawThreads), layout.draw_shared_bytes, stream, layout.draw,
                    static_cast<uint32_t>(first_drawn), static_cast<uint32_t>(num_drawn), layout.values, layout.tables);

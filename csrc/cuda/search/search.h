@@ -27,6 +27,10 @@ GraphPlan plan_proximity_graph(const ProximityGraphRequest& request, size_t max_
 void proximity_graph(const ProximityGraphRequest& request, const GraphPlan& plan, const Edges& edges, void* scratch,
                      uint64_t* status, void* stream);
 
+// Writes the row of the graph at each position (csrc/common/requests.h), for candidate_group_size > 1. order:
+// [num_rows]
+void launch_group_order(int64_t num_rows, uint64_t seed, uint32_t* order, void* stream);
+
 struct KnnPlan {
   int64_t queries_at_once = 0;
   bool is_streaming = false;  // streaming top-k (candidate lists), else matrix top-k

@@ -9,7 +9,7 @@ namespace bse {
 
 namespace {
 
-// search: proximity_graph() or knn(); num_rows(request): rows of the result
+// search: proximity_graph() or knn(); num_rows(request): rows that it writes
 template <class Request, class Search, class NumRows>
 void find_edges(const py::object& fields, const py::object& edges, const py::object& resources, const Search& search,
                 const NumRows& num_rows) {
@@ -26,8 +26,9 @@ void find_edges(const py::object& fields, const py::object& edges, const py::obj
 }
 
 void core_proximity_graph(const py::object& request, const py::object& edges, const py::object& resources) {
-  find_edges<ProximityGraphRequest>(request, edges, resources, proximity_graph,
-                                    [](const auto& checked) { return checked.num_rows; });
+  find_edges<ProximityGraphRequest>(request, edges, resources, proximity_graph, [](const auto& checked) {
+    return checked.end_position() - checked.first_position();
+  });
 }
 
 void core_knn(const py::object& request, const py::object& edges, const py::object& resources) {

@@ -19,12 +19,18 @@ void register_random(py::module_& module) {
       "root_order",
       [](uint32_t n, uint64_t seed, uint32_t epoch, uintptr_t out) {
         require(n > 0 && n < 1u << 31 && epoch < kEpochLimit, "0 < n < 2**31 and an epoch below 2**24");
-        const KeyedPermutation permutation(n, seed, Purpose::kRootOrder, epoch, 0);
-        auto* order = pointer<int64_t>(out);
-        for (uint32_t i = 0; i < n; ++i) order[i] = permutation(i);
+        KeyedPermutation(n, seed, Purpose::kRootOrder, epoch, 0).write(0, n, pointer<int64_t>(out));
       },
       py::kw_only(), py::arg("n"), py::arg("seed"), py::arg("epoch"), py::arg("out"),
       "Keyed permutation of 0..n-1.   out: int64 [n]");
+  module.def(
+      "group_order",
+      [](uint32_t n, uint64_t seed, uintptr_t out) {
+        require(n > 0 && n < 1u << 31, "0 < n < 2**31");
+        KeyedPermutation(n, seed, Purpose::kGroups, 0, 0).write(0, n, pointer<int32_t>(out));
+      },
+      py::kw_only(), py::arg("n"), py::arg("seed"), py::arg("out"),
+      "Row of a graph at each position (csrc/common/requests.h).   out: int32 [n]");
   module.def(
       "independent_roots",
       [](uint32_t n, int64_t num_walks, uint64_t seed, uint32_t epoch, uintptr_t out) {

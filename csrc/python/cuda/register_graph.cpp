@@ -45,6 +45,11 @@ using ProximityGraphCall =
     EdgesCall<cuda::ProximityGraphRequest, cuda::GraphPlan, plan_proximity_graph, cuda::proximity_graph>;
 using KnnCall = EdgesCall<cuda::KnnRequest, cuda::KnnPlan, plan_knn, cuda::knn>;
 
+void cuda_group_order(int64_t n, uint64_t seed, uintptr_t out, uintptr_t stream) {
+  require(n > 0 && n < int64_t{1} << 31, "0 < n < 2**31");
+  cuda::launch_group_order(n, seed, pointer<uint32_t>(out), pointer<void>(stream));
+}
+
 template <class Call>
 void register_call(py::module_& module, const char* name) {
   py::class_<Call>(module, name)
@@ -61,6 +66,8 @@ void register_call(py::module_& module, const char* name) {
 void register_cuda_graph(py::module_& module) {
   register_call<ProximityGraphCall>(module, "ProximityGraphCall");
   register_call<KnnCall>(module, "KnnCall");
+  module.def("group_order", &cuda_group_order, py::kw_only(), py::arg("n"), py::arg("seed"), py::arg("out"),
+             py::arg("stream"), "out: int32 [n]");
 }
 
 }  // namespace bse
