@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sized
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch.utils.data import BatchSampler, Sampler
 
 from ._engine import validate
@@ -146,7 +147,7 @@ class ProximityBatchSampler(BatchSampler):
         self._restart_prob = restart_prob
         validate.restart_threshold(self._alpha(0))
         instances = index_set(sampler, bank.num_instances)
-        self._instances_digest = hashlib.sha256(instances.numpy()).hexdigest()[:16]
+        self._instances_digest = hashlib.sha256(instances.numpy().data).hexdigest()[:16]
         self._maker = PlanMaker(
             instances, self.batch_size, self.drop_last, self.planner, self.refresh_every, validate.seed(seed), scope
         )
@@ -200,6 +201,22 @@ class ProximityBatchSampler(BatchSampler):
     def refresh(self) -> None:
         """Ends the current plan. The next batch comes from a new graph; in a partition, over the undrawn instances."""
         self._refresh_wanted = True
+
+    def plan_epoch(self) -> None:
+        """Plans the next epoch now, together with the other ranks. Each builds a share of the graph's rows.
+
+        Call this on all ranks of ``bank.process_group`` between two epochs, after ``set_epoch`` if you call that. It is
+        optional: otherwise each rank builds the whole graph when the epoch begins. The batches are the same.
+        """
+        if self._resume is not None:
+            return
+        builders = None
+        if self._find_ranks().num_replicas > 1 and self._given_ranks is None:
+            builders = self.bank.process_group or dist.group.WORLD
+        epoch = self._epochs.next()
+        plan = self._make_plan(epoch, 0, self._maker.left_out(epoch), builders)
+        self._refresh_wanted = False
+        self._resume = EpochCursor(epoch, (plan,))
 
     def __iter__(self) -> BatchIterator:
         return BatchIterator(self._draw, self._state, self.load_state_dict)
@@ -380,7 +397,8 @@ class ProximityBatchSampler(BatchSampler):
         A loaded state then begins with the first batch of its epoch.
         """
         num_skipped = num_skipped_batches()
-        if num_skipped > 0 and self._resume is None and self._planned_graph_config() is not None:
+        is_loaded = self._resume is not None and self._resume.num_drawn > 0
+        if num_skipped > 0 and not is_loaded and self._planned_graph_config() is not None:
             raise RuntimeError(
                 f"ProximityBatchSampler: expected a loaded state, because the trainer resumes and skips {num_skipped} "
                 "batches. Without it the epoch is planned again from other embeddings, so instances would be drawn "
@@ -431,13 +449,16 @@ class ProximityBatchSampler(BatchSampler):
         is_member[cursor.drawn().long()] = True
         return self._maker.left_out(cursor.epoch) | is_member[self._maker.instances]
 
-    def _make_plan(self, epoch: int, first: int, drawn: torch.Tensor) -> Plan:
+    def _make_plan(
+        self, epoch: int, first: int, drawn: torch.Tensor, builders: dist.ProcessGroup | None = None
+    ) -> Plan:
         """Makes a plan from the bank's present embeddings."""
         if self._maker.num_replicas > 1 and self._planned_graph_config() is not None:
             self.bank._mark_plan()
         self.graph = None  # frees the memory before the next graph is built
         config = on_device(self.graph_config, self.bank.device)
-        made = self._maker.make(self.bank, config, self._alpha(epoch), epoch, first, drawn, self._progress)
+        alpha = self._alpha(epoch)
+        made = self._maker.make(self.bank, config, alpha, epoch, first, drawn, self._progress, builders)
         is_later_epoch = self._made is not None and first == 0
         if is_later_epoch and made.missing_embedding_share == 1 and self._planned_graph_config() is not None:
             warnings.warn(

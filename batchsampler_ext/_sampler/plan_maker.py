@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 
 from .._engine import validate
 from .._engine.backend import core
@@ -82,12 +83,18 @@ class PlanMaker:
         first: int,
         drawn: torch.Tensor,
         progress: Callable[[int, int], object] | None,
+        builders: dist.ProcessGroup | None = None,
     ) -> MadePlan:
-        """Returns the plan that begins at batch ``first``. drawn: bool [len(instances)], drawn earlier in the epoch."""
+        """Returns the plan that begins at batch ``first``.
+
+        Args:
+            drawn: bool [len(instances)], drawn earlier in the epoch.
+            builders: ranks that share the work of building the graph. All of them make this call.
+        """
         ids = self.instances[~drawn] if self.planner.covers_once else self.instances
         seed = self._plan_seed(epoch, first)
         start = time.perf_counter()
-        graph, num_missing = self._build_graph(bank, ids, config, seed, progress)
+        graph, num_missing = self._build_graph(bank, ids, config, seed, progress, builders)
         built = time.perf_counter()
         num_threads = validate.num_threads(config.num_threads)
         batches = self.planner.plan(
@@ -129,6 +136,7 @@ class PlanMaker:
         config: GraphConfig,
         seed: int,
         progress: Callable[[int, int], object] | None,
+        builders: dist.ProcessGroup | None,
     ) -> tuple[ProximityGraph, int]:
         """Returns a graph with a row for each id, and how many ids have no embedding. Their rows have no edges."""
         rows = bank.rows_for_graph()
@@ -141,7 +149,13 @@ class PlanMaker:
             empty = torch.empty((len(ids), 0), dtype=torch.int32, device=bank.device)
             return ProximityGraph(empty, ids=ids, num_instances=num_instances), len(ids) - num_known
         graph = proximity_graph(
-            rows.features, config=wanted, documents=rows.documents, rows=ids[is_known], seed=seed, progress=progress
+            rows.features,
+            config=wanted,
+            documents=rows.documents,
+            rows=ids[is_known],
+            seed=seed,
+            progress=progress,
+            process_group=builders,
         )
         graph.check()
         if num_known < len(ids):

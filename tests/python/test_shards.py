@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from batchsampler_ext import ProximityGraph, proximity_graph, reference
+from batchsampler_ext import FeatureBank, ProximityBatchSampler, ProximityGraph, proximity_graph, reference
 from batchsampler_ext import _shards as shards
 from batchsampler_ext._engine.backend import core, engine
 from batchsampler_ext.graph_builders import GraphConfig, _GraphCall
@@ -311,3 +311,32 @@ def test_one_changed_bit_of_a_compared_row_is_found():
     after = call.compared()
     assert before != after
     assert before == after._replace(features=before.features)
+
+
+def epochs_planned_together(rank: int, num_ranks: int) -> list:
+    bank = FeatureBank(700, 8)
+    bank.update(range(600), torch.randn(600, 8, generator=torch.Generator().manual_seed(0)))
+    config = GraphConfig(num_candidates=100, num_neighbors=8)
+    sampler = ProximityBatchSampler(range(640), 32 // num_ranks, bank=bank, graph=config)
+    epochs = []
+    for epoch in range(3):
+        if num_ranks > 1 and epoch != 1:
+            sampler.plan_epoch()
+            sampler.plan_epoch()  # nothing is left to do
+        if epoch == 2:
+            sampler.set_epoch(2)
+        epochs.append(list(sampler))
+    if num_ranks > 1:
+        sampler.plan_epoch()
+    sampler.set_epoch(7)  # another epoch than the one that was planned
+    return [*epochs, list(sampler)]
+
+
+def test_epochs_planned_together_are_those_planned_alone(tmp_path):
+    first, second = on_ranks(epochs_planned_together, tmp_path)
+    assert isinstance(first, list), first
+    joined = [[a + b for a, b in zip(*halves, strict=True)] for halves in zip(first, second, strict=True)]
+    assert joined == epochs_planned_together(0, 1)
+    sampler = ProximityBatchSampler(10, 2, bank=FeatureBank(10, 8))
+    sampler.plan_epoch()  # a single process may call it, too
+    assert sorted(i for batch in sampler for i in batch) == list(range(10))
