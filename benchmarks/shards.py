@@ -2,7 +2,8 @@
 
 python -m benchmarks.shards [--ranks 2] [--num-threads 1] [--rounds 7] [--out shards.json]
 
-Rank 0 also builds each graph alone, while the other ranks wait. The two take turns. Ranks are processes on this
+Rank 0 also builds each graph alone, while the other ranks wait: with its own threads, and with those of all ranks. The
+latter has no exchange, so it is a bound for what the machine can give. All take turns. Ranks are processes on this
 machine, in a gloo group.
 """
 
@@ -21,7 +22,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
-from batchsampler_ext import proximity_graph
+from batchsampler_ext import ProximityGraph, proximity_graph
 from batchsampler_ext._engine.hashes import checksum, hash_rows
 from batchsampler_ext.cli.tables import table
 
@@ -29,8 +30,10 @@ from . import machine
 from .timing import PAUSE_SECONDS
 
 DIM = 128
-CASES = [(dtype, num_neighbors) for dtype in (torch.float32, torch.bfloat16) for num_neighbors in (100, 32)]
-COLUMNS = ["", "alone [s]", "together [s]", "alone / together (p10 to p90)", "build [s]", "exchange [s]"]
+CASES = [  # dtype, M, K
+    (torch.float32, 1000, 100), (torch.bfloat16, 1000, 100), (torch.bfloat16, 1000, 32), (torch.bfloat16, 4000, 100),
+]  # fmt: skip
+COLUMNS = ["", "alone [s]", "all threads [s]", "together [s]", "alone / together (p10 to p90)", "build [s]", "exchange"]
 
 
 def main() -> None:
@@ -57,14 +60,16 @@ def run_rank(rank: int, options: argparse.Namespace, folder: str) -> None:
     rows = torch.randn(options.num_instances, DIM, generator=torch.Generator().manual_seed(0))
     rows = torch.nn.functional.normalize(rows, dim=1)
     cases = []
-    for dtype, num_neighbors in CASES:
-        case = measure(rows.to(dtype), num_neighbors, options.rounds)
-        title = f"N = {options.num_instances}, d = {DIM}, K = {num_neighbors}, {str(dtype).removeprefix('torch.')}"
+    for dtype, num_candidates, num_neighbors in CASES:
+        num_candidates = min(num_candidates, options.num_instances - 1)
+        case = measure(rows.to(dtype), num_candidates, num_neighbors, options.rounds)
+        size = f"N = {options.num_instances}, d = {DIM}, M = {num_candidates}, K = {num_neighbors}"
+        title = f"{size}, {str(dtype).removeprefix('torch.')}"
         cases.append({"title": title, **case})
         if rank == 0:
             low, middle, high = case["speedup_p10_median_p90"]
-            figures = [f"{case[name]:.3f}" for name in ("alone_s", "together_s", "build_s", "exchange_s")]
-            figures.insert(2, f"{middle:.2f} ({low:.2f} to {high:.2f})")
+            figures = [f"{case[name]:.3f}" for name in ("alone_s", "threads_s", "together_s", "build_s", "exchange_s")]
+            figures.insert(3, f"{middle:.2f} ({low:.2f} to {high:.2f})")
             print(table(title, COLUMNS, [[f"{options.ranks} ranks", *figures]]), flush=True)
     if rank == 0:
         (Path(folder) / "cases.json").write_text(json.dumps(cases))
@@ -72,26 +77,32 @@ def run_rank(rank: int, options: argparse.Namespace, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def measure(features: torch.Tensor, num_neighbors: int, num_rounds: int) -> dict[str, Any]:
+def measure(features: torch.Tensor, num_candidates: int, num_neighbors: int, num_rounds: int) -> dict[str, Any]:
     """Returns medians of the seconds of rank 0, after checking that both graphs are equal."""
-    times: dict[str, list[float]] = {"alone": [], "together": [], "build": []}
+    times: dict[str, list[float]] = {"alone": [], "threads": [], "together": [], "build": []}
     built_at = 0.0
 
     def progress(num_done: int, num_rows: int) -> None:
         nonlocal built_at
         built_at = time.perf_counter()
 
-    def alone() -> int:
+    def build(**options: Any) -> ProximityGraph:
+        return proximity_graph(features, num_neighbors, num_candidates=num_candidates, **options)
+
+    def alone(name: str = "alone", num_threads: int = torch.get_num_threads()) -> int:
         if dist.get_rank() > 0:
             return 0
         start = time.perf_counter()
-        graph = proximity_graph(features, num_neighbors)
-        times["alone"].append(time.perf_counter() - start)
+        graph = build(num_threads=num_threads)
+        times[name].append(time.perf_counter() - start)
         return digest(graph.neighbors)
+
+    def with_all_threads() -> int:
+        return alone("threads", torch.get_num_threads() * dist.get_world_size())
 
     def together() -> int:
         start = time.perf_counter()
-        graph = proximity_graph(features, num_neighbors, progress=progress, process_group=dist.group.WORLD)
+        graph = build(progress=progress, process_group=dist.group.WORLD)
         times["together"].append(time.perf_counter() - start)
         times["build"].append(built_at - start)
         return digest(graph.neighbors)
@@ -100,9 +111,10 @@ def measure(features: torch.Tensor, num_neighbors: int, num_rounds: int) -> dict
         return 0 if times["alone"][1:] or times["together"][1:] else checksum(hash_rows(neighbors))
 
     expected, found = alone(), together()
+    with_all_threads()
     if dist.get_rank() == 0 and expected != found:
         raise RuntimeError("the graph that ranks build together is not that of one process")
-    shuffle, turns = random.Random(0).shuffle, [alone, together]  # in the same order on all ranks
+    shuffle, turns = random.Random(0).shuffle, [alone, with_all_threads, together]  # in the same order on all ranks
     for _ in range(num_rounds):
         shuffle(turns)
         for turn in turns:
@@ -114,6 +126,7 @@ def measure(features: torch.Tensor, num_neighbors: int, num_rounds: int) -> dict
     seconds = {name: np.array(values[1:]) for name, values in times.items()}
     return {
         "alone_s": float(np.median(seconds["alone"])),
+        "threads_s": float(np.median(seconds["threads"])),
         "together_s": float(np.median(seconds["together"])),
         "speedup_p10_median_p90": np.quantile(seconds["alone"] / seconds["together"], [0.1, 0.5, 0.9]).tolist(),
         "build_s": float(np.median(seconds["build"])),
