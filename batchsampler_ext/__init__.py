@@ -9,10 +9,12 @@ from importlib.metadata import version as _version
 
 from .bank import FeatureBank
 from .batches import Batches, sample_batches
+from .compose import compose
 from .dataset import IndexedDataset
 from .graph import ProximityGraph
 from .graph_builders import GraphConfig, Neighbors, knn, knn_graph, proximity_graph
 from .metrics import batch_stats
+from .plan import Plan
 from .planners import BatchPlanner, CoverByWalksPlanner, PartitionPlanner, PlanRequest, UniformPlanner, WalkPlanner
 from .sampler import ProximityBatchSampler, SamplerStats
 from .walk import Walks, random_walk_with_restart
@@ -28,6 +30,7 @@ __all__ = [
     "IndexedDataset",
     "Neighbors",
     "PartitionPlanner",
+    "Plan",
     "PlanRequest",
     "ProximityBatchSampler",
     "ProximityGraph",
@@ -36,6 +39,7 @@ __all__ = [
     "WalkPlanner",
     "Walks",
     "batch_stats",
+    "compose",
     "knn",
     "knn_graph",
     "proximity_graph",

@@ -201,6 +201,22 @@ class ProximityGraph:
         scores, ids = (None if part is None else part.to(device) for part in (self.scores, self.ids))
         return self._from_engine(neighbors, scores, ids, self.num_instances, [])
 
+    def mutual(self) -> ProximityGraph:
+        """Returns the graph of the edges that go both ways. Rows keep the order of their neighbors.
+
+        Raises:
+            ValueError: the errors of :meth:`check`; ids of neighbors that are out of range.
+        """
+        rows = torch.arange(len(self), dtype=torch.int64, device=self.device)
+        ids = rows if self.ids is None else self.ids
+        source = ids[:, None].expand(-1, self.num_neighbors)
+        edges, back = source * self.num_instances + self.neighbors, self.neighbors.long() * self.num_instances + source
+        keeps = (self.neighbors >= 0) & torch.isin(back, edges[self.neighbors >= 0])
+        order = (~keeps).to(torch.int8).argsort(dim=1, stable=True)
+        neighbors = torch.where(keeps, self.neighbors, -1).gather(1, order)
+        scores = None if self.scores is None else torch.where(keeps, self.scores, -torch.inf).gather(1, order)
+        return self._from_engine(neighbors, scores, self.ids, self.num_instances, [])
+
     def stats(self) -> GraphStats:
         """Returns :class:`GraphStats`. Reads the whole graph, and raises the errors of :meth:`degrees`."""
         degrees = self.degrees()

@@ -36,8 +36,9 @@ PYTHON_RANKS = [
     ["_graph_view", "graph_builders", "metrics", "bank"],
     ["walk"],
     ["planners"],
-    ["batches", "_sampler"],
-    ["sampler"],
+    ["batches", "_sampler", "_plan"],
+    ["sampler", "plan"],
+    ["compose"],
     ["cli"],
 ]
 PYTHON_RANK = {name: rank for rank, names in enumerate(PYTHON_RANKS) for name in names}

@@ -1,0 +1,1 @@
+"""The parts of a plan: its file, and what composing takes."""

@@ -1,0 +1,20 @@
+"""A digest of embeddings, so that a plan tells what it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+from .._engine.arrays import Matrix
+
+_ROWS_AT_ONCE = 1 << 16
+
+
+def digest_of_matrix(matrix: Matrix) -> str:
+    """Returns the first 16 hex digits of the SHA-256 of shape, dtype and the bits of all rows."""
+    digest = hashlib.sha256(f"{matrix.num_rows} {matrix.dim} {matrix.dtype_code}".encode())
+    for first in range(0, matrix.num_rows, _ROWS_AT_ONCE):
+        ids = torch.arange(first, min(first + _ROWS_AT_ONCE, matrix.num_rows), device=matrix.device)
+        digest.update(matrix.row_bits(ids).cpu().numpy().data)
+    return digest.hexdigest()[:16]
