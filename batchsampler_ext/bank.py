@@ -338,6 +338,11 @@ class FeatureBank:
                         break
                     i, batch = numbered
                     arguments = encode_fn(batch) if i % num_ranks == rank else None
+                    if arguments is not None and (not isinstance(arguments, tuple) or len(arguments) not in (2, 3)):
+                        raise TypeError(
+                            "encode_fn: expected (indices, embeddings) or (indices, embeddings, documents), got "
+                            f"{arguments!r:.100}"
+                        )
                 if arguments is not None:
                     self.update(*arguments)
                 if progress is not None:
