@@ -185,8 +185,9 @@ class FeatureBank:
 
     @property
     def latest_ids(self) -> torch.Tensor | None:
-        """Instances of the latest update, int64 [B] on the CPU. None before the first update and after loading a state.
+        """Instances of the latest update that was not empty, int64 [B] on the CPU.
 
+        None before the first one and after loading a state.
         On a CUDA device this waits for the update.
         """
         if self._latest_ids is None:
@@ -256,7 +257,7 @@ class FeatureBank:
 
     def _store_update(self, ids: torch.Tensor, rows: list[torch.Tensor]) -> None:
         """Stores an update. All ranks have the same arguments."""
-        latest_ids = ids.clone()  # the caller may reuse the memory
+        latest_ids = ids.clone() if len(ids) else self._latest_ids  # a copy, because the caller may reuse the memory
         self._store.store(ids, rows, self.step)
         self.step += 1
         self._latest_ids = latest_ids
@@ -337,6 +338,11 @@ class FeatureBank:
                         break
                     i, batch = numbered
                     arguments = encode_fn(batch) if i % num_ranks == rank else None
+                    if arguments is not None and (not isinstance(arguments, tuple) or len(arguments) not in (2, 3)):
+                        raise TypeError(
+                            "encode_fn: expected (indices, embeddings) or (indices, embeddings, documents), got "
+                            f"{arguments!r:.100}"
+                        )
                 if arguments is not None:
                     self.update(*arguments)
                 if progress is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sized
@@ -18,7 +19,7 @@ from ._engine.cuda import to_device_async, to_host
 from ._sampler.epoch_count import EpochCount
 from ._sampler.epoch_cursor import EpochCursor, Plan, load_cursor, save_cursor
 from ._sampler.index_set import index_set
-from ._sampler.iterations import BatchIterator, Iteration, Iterations, LatestUpdate
+from ._sampler.iterations import BatchIterator, Iteration, Iterations
 from ._sampler.plan_maker import MadePlan, PlanMaker, on_device
 from ._sampler.ranks import (
     Ranks,
@@ -29,7 +30,7 @@ from ._sampler.ranks import (
     ranks_of,
     warn_without_group,
 )
-from ._sampler.wrappers import check_sharing, num_skipped_batches
+from ._sampler.wrappers import check_sharing, is_called_by_stateful_loader, num_skipped_batches
 from .bank import FeatureBank
 from .graph import ProximityGraph
 from .graph_builders import GraphConfig, proximity_graph
@@ -159,7 +160,7 @@ class ProximityBatchSampler(BatchSampler):
         self.refreshes = 0
         self._epochs = EpochCount()
         self._refresh_wanted = False
-        self._iterations = Iterations()  # that may be trained now, or a loaded one
+        self._iterations = Iterations(self.planner.covers_once)  # that may be trained now, or a loaded one
         self._resume: EpochCursor | None = None  # where the next iteration begins
         self._seconds = 0.0  # spent in this object so far
         self._made: MadePlan | None = None
@@ -196,7 +197,7 @@ class ProximityBatchSampler(BatchSampler):
         self._epochs.set(epoch)
         if self._resume is not None and self._resume.epoch != self.epoch:
             self._resume = None
-        self._iterations.announce(self.epoch, self._latest_update())
+        self._iterations.announce(self.epoch, self.bank)
 
     def refresh(self) -> None:
         """Ends the current plan. The next batch comes from a new graph; in a partition, over the undrawn instances."""
@@ -233,7 +234,7 @@ class ProximityBatchSampler(BatchSampler):
         cursor = self._begin()
         iteration = Iteration(cursor, cursor.num_drawn, self.bank.step, is_open=True)
         begun.append(iteration)
-        self._iterations.begin(iteration, self._latest_update())
+        self._iterations.begin(iteration, self.bank)
         try:
             while not iteration.cursor.is_finished:
                 cursor = self._at_plan(iteration.cursor)
@@ -247,34 +248,40 @@ class ProximityBatchSampler(BatchSampler):
                 start = time.perf_counter()
             self._warn_of_other_ids(iteration)
         finally:
-            self._iterations.close(iteration, self._latest_update())
-            self._follow_latest()
+            if not sys.is_finalizing():
+                self._iterations.close(iteration, self.bank)
+                self._follow_latest()
 
     def state_dict(self, num_trained: int | None = None) -> dict[str, Any]:
         """Returns epoch, position and plans. The plans are references, so this is cheap enough for every batch. A saved
         state takes 4 bytes per instance of the epoch.
 
         The position is that of training: after the batch whose embeddings ``bank.update`` has stored last. Batches that
-        a loader has drawn ahead are drawn again after loading, and a look at the loader, such as
-        ``next(iter(loader))``, changes nothing. If no update since the iteration began belongs to a drawn batch, all
-        drawn batches count as trained. Save the bank's state separately.
+        a loader has drawn ahead are drawn again after loading. If training has never updated the bank, all drawn
+        batches count as trained. Save the bank's state separately.
 
         Args:
-            num_trained: number of batches of this epoch that training has finished. Needed only if training does not
-                update the bank after each batch, and the loader draws ahead.
+            num_trained: number of batches of this epoch that training has finished. Needed only if the loader draws
+                ahead, and training does not update the bank after each batch, stores instances of other batches too, or
+                draws overlapping batches of a few instances by walks.
 
         Raises:
             ValueError: num_trained exceeds the batches drawn; the errors of :meth:`FeatureBank.check`.
         """
         latest = self._iterations.latest()
-        if num_trained is None and latest is not None and latest.is_saved_by_loader:
-            return self._state(latest.cursor)
-        return self._state(self._iterations.position(self._latest_update(), num_trained))
+        if num_trained is None and latest is not None and is_called_by_stateful_loader():
+            return self._state(latest.cursor)  # without waiting for the bank's device
+        return self._state(self._iterations.position(self.bank, num_trained))
 
     def _state(self, cursor: EpochCursor | None) -> dict[str, Any]:
         """Returns the state at a position. None: before the next epoch, or where a loaded state continues."""
         cursor = cursor or self._resume or EpochCursor(self._epochs.next(), ())
-        return save_cursor(cursor, self._settings(), self._refresh_wanted)
+        return save_cursor(
+            cursor,
+            self._settings(),
+            refresh_wanted=self._refresh_wanted,
+            is_informed=self._iterations.is_informed,
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Makes the next iteration continue where the state was taken. If that epoch was finished, it begins the next.
@@ -291,7 +298,7 @@ class ProximityBatchSampler(BatchSampler):
             self._require_size(cursor)
         self._epochs.load(cursor.epoch, cursor.is_finished)
         self._refresh_wanted = state["refresh_wanted"]
-        self._iterations.load(cursor, self.bank.step)
+        self._iterations.load(cursor, self.bank.step, state["is_informed"])
         self._resume = cursor if cursor.plans and not cursor.is_finished else None
 
     def stats(self) -> SamplerStats:
@@ -384,6 +391,9 @@ class ProximityBatchSampler(BatchSampler):
             self._require_size(cursor)
             self._epochs.begin(cursor.epoch)
             return cursor.rewound(0) if is_skipped else cursor
+        trained_epoch = self._iterations.trained_epoch(self.bank)
+        if trained_epoch is not None and not self._epochs.is_set:
+            self._epochs.current = trained_epoch  # epochs that were only looked at do not count
         epoch = self._epochs.next()
         self._epochs.current, self._epochs.is_set = epoch, True  # if planning fails, the next iteration draws it
         plan = self._make_plan(epoch, 0, self._maker.left_out(epoch))
@@ -397,14 +407,22 @@ class ProximityBatchSampler(BatchSampler):
         A loaded state then begins with the first batch of its epoch.
         """
         num_skipped = num_skipped_batches()
-        is_loaded = self._resume is not None and self._resume.num_drawn > 0
-        if num_skipped > 0 and not is_loaded and self._planned_graph_config() is not None:
+        if num_skipped == 0 or self._planned_graph_config() is None:
+            return num_skipped > 0
+        num_loaded = 0 if self._resume is None else self._resume.num_drawn
+        if num_loaded == 0:
             raise RuntimeError(
                 f"ProximityBatchSampler: expected a loaded state, because the trainer resumes and skips {num_skipped} "
                 "batches. Without it the epoch is planned again from other embeddings, so instances would be drawn "
                 "twice or never. Call load_state_dict of bank and sampler first"
             )
-        return num_skipped > 0
+        if num_loaded != num_skipped:
+            warnings.warn(
+                f"ProximityBatchSampler: the trainer skips {num_skipped} batches, but the loaded state stands at batch "
+                f"{num_loaded}. Training continues at batch {num_skipped}",
+                stacklevel=4,
+            )
+        return True
 
     def _at_plan(self, cursor: EpochCursor) -> EpochCursor:
         """Returns the cursor with a plan of the next batch. Makes a plan if there is none, or after ``refresh()``.
@@ -418,13 +436,12 @@ class ProximityBatchSampler(BatchSampler):
         try:
             plan = self._make_plan(cursor.epoch, cursor.num_drawn, self._drawn_after(cursor))
         except BaseException:
-            self._epochs.current, self._epochs.is_set, self._resume = cursor.epoch, True, cursor
+            position = self._iterations.position(self.bank) or cursor  # a loader may have drawn ahead of training
+            self._resume = position if position.epoch == cursor.epoch else cursor
+            self._epochs.current, self._epochs.is_set = cursor.epoch, True
             raise
         self._refresh_wanted = False
         return cursor.with_plan(plan)
-
-    def _latest_update(self) -> LatestUpdate:
-        return LatestUpdate(self.bank.latest_ids, self.bank.step)
 
     def _follow_latest(self) -> None:
         """Makes the next iteration draw the epoch after that of the iteration that drew last, unless one was set."""

@@ -9,7 +9,7 @@ import torch
 from .._engine import validate
 
 _VERSION = 6
-_FIELDS = {"version", "settings", "epoch", "num_drawn", "is_finished", "refresh_wanted", "plans"}
+_FIELDS = {"version", "settings", "epoch", "num_drawn", "is_finished", "refresh_wanted", "is_informed", "plans"}
 
 
 class Plan(NamedTuple):
@@ -76,8 +76,11 @@ class EpochCursor(NamedTuple):
         return self._replace(num_drawn=num_trained, is_finished=is_finished)
 
 
-def save_cursor(cursor: EpochCursor, settings: dict[str, Any], refresh_wanted: bool) -> dict[str, Any]:
-    state = {"version": _VERSION, "settings": settings, "refresh_wanted": refresh_wanted, **cursor._asdict()}
+def save_cursor(
+    cursor: EpochCursor, settings: dict[str, Any], *, refresh_wanted: bool, is_informed: bool
+) -> dict[str, Any]:
+    flags = {"refresh_wanted": refresh_wanted, "is_informed": is_informed}
+    state = {"version": _VERSION, "settings": settings, **flags, **cursor._asdict()}
     # A tuple, because torch.distributed.checkpoint loads lists of tensors only into lists of as many.
     return {**state, "plans": tuple(plan._asdict() for plan in cursor.plans)}
 
@@ -104,7 +107,8 @@ def load_cursor(state: Any, settings: dict[str, Any], num_instances: int) -> Epo
         validate.integer(state["num_drawn"], "state: num_drawn", 0),
         validate.flag(state["is_finished"], "state: is_finished"),
     )
-    validate.flag(state["refresh_wanted"], "state: refresh_wanted")
+    for name in ("refresh_wanted", "is_informed"):
+        validate.flag(state[name], f"state: {name}")
     _check_plans(cursor, num_instances)
     return cursor
 

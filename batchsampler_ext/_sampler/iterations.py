@@ -1,92 +1,132 @@
-"""The iterations over a sampler, and which of them training has reached."""
+"""The iterations over a sampler, and the batch up to which they are trained.
+
+Loaders draw ahead of training, and may begin an iteration only to look at it. The bank tells what is trained: its
+latest update belongs to the batch that training has finished last.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
+from ..bank import FeatureBank
 from .epoch_count import EpochCount
 from .epoch_cursor import EpochCursor
 
-
-class LatestUpdate(NamedTuple):
-    """The bank's latest update, by which one knows the batch that training has finished last."""
-
-    ids: torch.Tensor | None  # int64 [B] on the CPU, or None before the first update
-    num_updates: int
+_WINDOW = 32  # batches around the expected one that are compared with the latest update
 
 
 @dataclass(eq=False)
 class Iteration:
-    """One iteration over a sampler. Loaders draw ahead of training, and may begin another one in the meantime."""
+    """One iteration over a sampler."""
 
     cursor: EpochCursor  # after the batches drawn so far
     first_batch: int  # number of the first batch that it draws
     first_step: int  # number of the bank's updates when it began
     is_open: bool = False  # a loader may draw more batches
-    is_saved_by_loader: bool = False  # a loader keeps a state for each batch, and knows which one is trained
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "is_open": False}  # no loader draws from a copy
 
-    def num_trained(self, update: LatestUpdate) -> int | None:
-        """Returns the number of batches up to the one that the update belongs to. None if it belongs to none."""
-        if update.ids is None or update.num_updates <= self.first_step:
-            return None
-        for count in range(self.cursor.num_drawn, 0, -1):
+    def start(self) -> EpochCursor:
+        return self.cursor.rewound(self.first_batch)
+
+    def count_matched(self, bank: FeatureBank, is_exact: bool) -> int:
+        """Returns the number of batches up to the one that the latest update belongs to, or 0.
+
+        is_exact: the update has all instances of the batch. Otherwise, it may have a part of them, such as a chunk of
+        the batch, or those of one rank.
+        """
+        ids = bank.latest_ids
+        if ids is None or bank.step <= self.first_step:
+            return 0
+        expected = self.first_batch + bank.step - self.first_step  # if each batch gets one update
+        low, high = max(1, expected - _WINDOW), min(self.cursor.num_drawn, expected + _WINDOW)
+        for count in sorted(range(low, high + 1), key=lambda count: abs(count - expected)):
             batch = self.cursor.batch(count - 1)
-            # An update is a part of a batch (of one rank), a whole batch, or several (of accumulated gradients).
-            if int(torch.isin(batch, update.ids).sum()) == len(batch) or (
-                len(update.ids) <= len(batch) and bool(torch.isin(update.ids, batch).all())
-            ):
+            if bool(torch.isin(ids, batch).all()) and not (is_exact and not torch.isin(batch, ids).all()):
                 return count
-        return None
+        return 0
+
+    def count_updated(self, bank: FeatureBank, covers_once: bool) -> int:
+        """Returns the number of batches up to the first one that has no updates since the iteration began.
+
+        covers_once: an instance is in one batch only. Otherwise, all instances of a batch need an update.
+        """
+        cursor, size = self.cursor, self.cursor.plans[0].indices.shape[1]
+        drawn = cursor.drawn().long()
+        is_updated = (bank.last_update >= self.first_step).cpu()[drawn]
+        num_full = len(drawn) // size if size else 0
+        full = is_updated[: num_full * size].view(num_full, size)
+        has_update = full.any(1) if covers_once else full.all(1)
+        missing = (~has_update[self.first_batch :]).nonzero().ravel()
+        count = self.first_batch + (int(missing[0]) if len(missing) else len(has_update) - self.first_batch)
+        tail = is_updated[num_full * size :]
+        return count + (count == num_full and bool(tail.any()))
 
 
 class Iterations:
-    """The iterations whose position may be asked for. The one that drew last is at the end."""
+    """The iterations whose position may be asked for. The one that drew last is at the end.
 
-    def __init__(self) -> None:
+    Args:
+        covers_once: an instance is in one batch of an epoch only.
+    """
+
+    def __init__(self, covers_once: bool) -> None:
+        self._covers_once = covers_once
         self._items: list[Iteration] = []
-        self._is_loaded = False  # nothing was drawn since a state was loaded
-        self._first: Iteration | None = None  # the first one since a state was loaded, while it is the only one
+        self._begun: Iteration | None = None  # the one that began last, since a state was loaded
+        self._num_begun, self._is_loaded = 0, False
+        self.is_informed = False  # an update has belonged to a batch, so updates tell what is trained
 
     def latest(self) -> Iteration | None:
         return self._items[-1] if self._items else None
 
-    def load(self, cursor: EpochCursor, step: int) -> None:
+    def load(self, cursor: EpochCursor, step: int, is_informed: bool) -> None:
         """Forgets all iterations. The loaded position takes their place."""
         self._items = [Iteration(cursor, cursor.num_drawn, step)] if cursor.plans else []
-        self._is_loaded, self._first = True, None
+        self._begun, self._num_begun, self._is_loaded, self.is_informed = None, 0, True, is_informed
 
-    def begin(self, iteration: Iteration, update: LatestUpdate) -> None:
+    def begin(self, iteration: Iteration, bank: FeatureBank) -> None:
         """Adds an iteration. Those that may still be trained are kept."""
-        trained, _ = self._trained(update)
-        kept = [item for item in self._items[:-1] if item.is_open or item is trained]
-        self._items = [*kept, *self._items[-1:], iteration]
-        self._first = iteration if self._is_loaded else None
-        self._is_loaded = False
+        untrained = self._untrained(bank)
+        most_drawn = max(untrained, key=lambda item: item.cursor.num_drawn, default=None)
+        wanted = [self._trained(bank)[0], *untrained[:1], most_drawn, *self._items[-1:]]
+        self._items = [*(item for item in self._items if item.is_open or item in wanted), iteration]
+        self._begun, self._num_begun = iteration, self._num_begun + 1
 
     def untrained_start(self, step: int, epochs: EpochCount) -> EpochCursor | None:
-        """Returns where the first iteration since a state was loaded began, if it has to be drawn again.
+        """Returns where the latest iteration began, if it was only a look, so that the next one begins there, too.
 
-        Loaders with worker processes may begin the loaded epoch, draw some batches ahead, and give them up at once.
+        It was a look if nothing was trained since. Where training does not update the bank, this cannot be known. So
+        only the first iteration, or the first one since a state was loaded, is taken for a look then. An iteration that
+        drew all its batches was a look only if its epoch was set again, or if it was the first one since a state was
+        loaded: loaders with workers may draw the rest of an epoch ahead, give it up, and begin again.
         """
-        first = self._first
-        if first is None or first.cursor.is_finished or step > first.first_step:
+        begun, is_first = self._begun, self._num_begun == 1
+        if begun is None or step > begun.first_step or not (self.is_informed or is_first):
             return None
-        is_other = epochs.is_set and epochs.current != first.cursor.epoch
-        return None if is_other else first.cursor.rewound(first.first_batch)
+        is_again = epochs.is_set and epochs.current == begun.cursor.epoch
+        if epochs.is_set and not is_again:
+            return None
+        if begun.cursor.is_finished and not (self.is_informed and (is_again or (self._is_loaded and is_first))):
+            return None
+        return begun.start()
 
-    def announce(self, epoch: int, update: LatestUpdate) -> None:
+    def trained_epoch(self, bank: FeatureBank) -> int | None:
+        """Returns the epoch that is trained. None if updates do not tell."""
+        trained, _ = self._trained(bank)
+        return None if trained is None else trained.cursor.epoch
+
+    def announce(self, epoch: int, bank: FeatureBank) -> None:
         """Forgets the iterations if another epoch comes next, or the same one again.
 
         Loaders may draw an epoch ahead before it is announced. It comes again only if it is trained to its end.
         """
-        trained, count = self._trained(update)
+        trained, count = self._trained(bank)
         latest = trained or self.latest()
         if latest is None:
             return
@@ -96,48 +136,59 @@ class Iterations:
 
     def drew(self, iteration: Iteration) -> None:
         """Notes that an iteration has drawn a batch."""
-        self._items = [*(item for item in self._items if item is not iteration), iteration]
+        if self._items[-1:] != [iteration]:
+            self._items = [*(item for item in self._items if item is not iteration), iteration]
 
-    def close(self, iteration: Iteration, update: LatestUpdate) -> None:
-        """Ends an iteration. It is forgotten if it was only a look at the loader.
-
-        This is so if it was given up while another one is drawn or trained.
-        """
+    def close(self, iteration: Iteration, bank: FeatureBank) -> None:
+        """Ends an iteration. It is forgotten if it was given up while another one is drawn or trained: a look."""
         iteration.is_open = False
         if iteration.cursor.is_finished or iteration not in self._items:
             return
-        trained, count = self._trained(update)
-        is_training = trained is not None and trained is not iteration and count < trained.cursor.num_drawn
-        if is_training or any(item.is_open for item in self._items):
+        is_look = any(item.is_open for item in self._items)
+        if not is_look:
+            trained, count = self._trained(bank)
+            is_look = trained is not None and trained is not iteration and count < trained.cursor.num_drawn
+        if is_look:
             self._items.remove(iteration)
 
-    def position(self, update: LatestUpdate, num_trained: int | None = None) -> EpochCursor | None:
-        """Returns the position of training: after the batch that the bank's latest update belongs to.
-
-        If the update belongs to none (for example if training does not update the bank), this is the position after
-        the batch drawn last. None if none was drawn.
+    def position(self, bank: FeatureBank, num_trained: int | None = None) -> EpochCursor | None:
+        """Returns the position of training. None if no batch was drawn.
 
         num_trained: the number of batches in this position, if the caller knows it.
         """
-        trained, count = self._trained(update)
-        if num_trained is None:
-            if trained is not None:
-                return trained.cursor.rewound(count)
-            latest = self.latest()
-            return None if latest is None else latest.cursor
-        likely = [*([] if trained is None else [trained]), *reversed(self._items)]
-        if not likely:
-            return None
-        item = next((item for item in likely if num_trained <= item.cursor.num_drawn), likely[0])
-        return item.cursor.rewound(num_trained)
+        trained, count = self._trained(bank)
+        if num_trained is not None:
+            likely = [*([] if trained is None else [trained]), *reversed(self._items)]
+            item = next((item for item in likely if num_trained <= item.cursor.num_drawn), (*likely, None)[0])
+            return None if item is None else item.cursor.rewound(num_trained)
+        if trained is not None:
+            return trained.cursor.rewound(count)
+        latest, untrained = self.latest(), self._untrained(bank)
+        if self.is_informed and untrained:
+            return untrained[0].start()
+        return None if latest is None else latest.cursor
 
-    def _trained(self, update: LatestUpdate) -> tuple[Iteration | None, int]:
-        """Returns the iteration that the update belongs to, and its number of batches up to there. (None, 0): none."""
-        for item in reversed(self._items):
-            count = item.num_trained(update)
-            if count is not None:
-                return item, count
-        return None, 0
+    def _untrained(self, bank: FeatureBank) -> list[Iteration]:
+        """Returns the iterations without any update since they began, the earliest first."""
+        return [item for item in self._items if item.first_step == bank.step]
+
+    def _trained(self, bank: FeatureBank) -> tuple[Iteration | None, int]:
+        """Returns the iteration that is trained, and its number of trained batches. (None, 0): updates do not tell."""
+        most_first = sorted(reversed(self._items), key=lambda item: -item.cursor.num_drawn)  # looks draw less
+        for is_exact in (True, False):
+            for item in most_first:
+                count = item.count_matched(bank, is_exact)
+                if count > 0:
+                    self.is_informed = True
+                    return item, count
+        found: tuple[Iteration | None, int] = (None, 0)
+        for item in self._items:  # the latest update was of several batches, or of other instances
+            count = item.count_updated(bank, self._covers_once) if bank.step > item.first_step else 0
+            if count > item.first_batch:
+                found, self.is_informed = (item, count), True
+                if count < item.cursor.num_drawn:
+                    break
+        return found
 
 
 class BatchIterator:
@@ -171,10 +222,7 @@ class BatchIterator:
         return next(self._batches)
 
     def state_dict(self) -> dict[str, Any]:
-        if not self._begun:
-            return self._save(None)
-        self._begun[0].is_saved_by_loader = True
-        return self._save(self._begun[0].cursor)
+        return self._save(self._begun[0].cursor if self._begun else None)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._load(state)

@@ -19,6 +19,11 @@ def num_skipped_batches() -> int:
     return 0 if skipper is None else skipper.skip_batches
 
 
+def is_called_by_stateful_loader() -> bool:
+    """Whether torchdata's StatefulDataLoader draws a batch or saves the state of each batch that it draws."""
+    return _wrapper_in_use("_StatefulBaseDataLoaderIter", "") is not None
+
+
 def check_sharing(num_replicas: int) -> None:
     """Raises ``RuntimeError`` if Accelerate shares out batches that it must not share out."""
     shard = _wrapper_in_use("BatchSamplerShard")
@@ -32,7 +37,7 @@ def check_sharing(num_replicas: int) -> None:
         )
     # StatefulDataLoader does not see the sampler's state behind the shard, so it would skip the first batches of a
     # resumed run, which the loaded state skips already.
-    if _wrapper_in_use("_StatefulBaseDataLoaderIter", "_next_index") is not None:
+    if is_called_by_stateful_loader():
         raise RuntimeError(
             "ProximityBatchSampler: expected use_stateful_dataloader=False where Accelerate shares batches among "
             f"{shard.num_processes} processes, because a resumed run would lose batches. Register bank and sampler "

@@ -149,6 +149,25 @@ def test_an_error_of_one_encoder_reaches_all_ranks(tmp_path):
     assert second == "'no such sample' 3"
 
 
+def encoder_with_a_wrong_result(rank: int, num_ranks: int) -> str:
+    bank = new_bank()
+
+    def encode(ids):
+        return (ids, rows_of(ids.tolist())) if rank == 1 else rows_of(ids.tolist())
+
+    try:
+        bank.fill_from(encode, torch.arange(40).split(8))
+    except (TypeError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def test_a_wrong_result_of_one_encoder_reaches_all_ranks(tmp_path):
+    first, second = on_ranks(encoder_with_a_wrong_result, tmp_path)
+    assert first.startswith("TypeError: encode_fn: expected (indices, embeddings)")
+    assert second.startswith("RuntimeError: update: failed on rank 0")
+
+
 def failing_progress(rank: int, num_ranks: int) -> str:
     bank = new_bank()
 

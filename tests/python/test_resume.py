@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import pickle
 
 import numpy as np
@@ -533,3 +534,108 @@ def test_batches_are_not_shared_out_twice():
     with pytest.raises(RuntimeError, match="expected a loader that Accelerate has not prepared"):
         next(iter(shard))
     assert len(list(BatchSamplerShard(make(num_replicas=1), 0))) == 19
+
+
+def position(sampler: ProximityBatchSampler) -> tuple[int, int, bool]:
+    state = sampler.state_dict()
+    return state["epoch"], state["num_drawn"], state["is_finished"]
+
+
+def small(count: int = 12, **arguments) -> ProximityBatchSampler:
+    options = {"bank": FeatureBank(count, 4), "planner": "uniform", "seed": 1, **arguments}
+    return ProximityBatchSampler(count, 3, **options)
+
+
+def train(sampler: ProximityBatchSampler, ids) -> None:
+    sampler.bank.update(ids, torch.randn(len(ids), 4))
+
+
+@pytest.mark.parametrize("other", [[], [10, 11], list(range(6, 12))])
+def test_other_updates_do_not_move_the_position(other):
+    """For example of nothing, of rows that a filter has kept, or of another sampler on the same bank."""
+    bank = FeatureBank(12, 4)
+    sampler = ProximityBatchSampler(range(6), 1, bank=bank, planner="uniform")
+    batches = iter(sampler)
+    drawn = [next(batches) for _ in range(4)]
+    train(sampler, drawn[0])
+    train(sampler, drawn[1])
+    train(sampler, other)
+    assert position(sampler) == (0, 2, False)
+
+
+def test_looks_after_loading_change_nothing():
+    sampler = small()
+    batches = iter(sampler)
+    train(sampler, next(batches))
+    resumed = small()
+    resumed.load_state_dict(sampler.state_dict())
+    for _ in range(3):
+        next(iter(resumed))
+        assert position(resumed) == (0, 1, False)
+    assert list(resumed) == list(batches)
+
+
+def test_a_look_before_each_epoch_takes_no_epoch():
+    sampler, epochs = small(), []
+    for _ in range(3):
+        next(iter(sampler))
+        for batch in sampler:
+            train(sampler, batch)
+        epochs.append(sampler.epoch)
+    assert epochs == [0, 1, 2]
+
+
+def test_what_is_drawn_ahead_before_the_first_update_is_not_trained():
+    sampler = small()
+    for batch in sampler:
+        train(sampler, batch)
+    sampler.set_epoch(1)
+    batches = iter(sampler)
+    drawn = [next(batches) for _ in range(3)]
+    assert position(sampler) == (1, 0, False)
+    train(sampler, drawn[0])
+    resumed = small()
+    resumed.bank.load_state_dict(sampler.bank.state_dict())
+    resumed.load_state_dict(sampler.state_dict())
+    ahead = iter(resumed)
+    assert [next(ahead), next(ahead)] == drawn[1:]
+    assert position(resumed) == (1, 1, False)
+
+
+def test_a_small_last_batch_belongs_to_its_own_epoch():
+    sampler = small(13)
+    batches = iter(sampler)
+    drawn = [next(batches) for _ in range(5)]
+    for batch in drawn[:4]:
+        train(sampler, batch)
+    look = iter(sampler)
+    next(look)
+    train(sampler, drawn[4])
+    assert position(sampler) == (0, 5, True)
+
+
+def test_an_interrupted_plan_continues_after_the_batch_trained_last():
+    wanted = []
+
+    def progress(*_) -> None:
+        if wanted:
+            raise KeyboardInterrupt
+
+    sampler = walks(progress=progress)
+    batches = iter(sampler)
+    drawn = [next(batches) for _ in range(5)]
+    drift(sampler.bank, drawn[0])
+    wanted.append(True)
+    with pytest.raises(KeyboardInterrupt):
+        next(batches)
+    wanted.clear()
+    assert list(itertools.islice(sampler, 4)) == drawn[1:]
+
+
+def test_another_number_of_skipped_batches_than_the_state_has_is_warned_of():
+    sampler = make()
+    run(sampler, 1, stop_after=5)
+    fresh = make()
+    fresh.load_state_dict(sampler.state_dict())
+    with pytest.warns(UserWarning, match="the trainer skips 7 batches, but the loaded state stands at batch 5"):
+        assert len(list(SkipBatchSampler(fresh, 7))) == 12
