@@ -253,7 +253,7 @@ def test_state_loaded_before_the_group_is_checked_when_ranks_are_known(monkeypat
     right.load_state_dict(state)  # one process so far, so 8 is not wrong yet
     wrong = ProximityBatchSampler(64, 16, bank=filled_bank(64), graph=FEW)
     wrong.load_state_dict(state)
-    ranks = "batchsampler_ext.sampler.current_ranks"
+    ranks = "batchsampler_ext._sampler.base.current_ranks"
     monkeypatch.setattr(ranks, lambda group: Ranks(1, 2))
     assert next(iter(right)) == next(batches)[8:]
     assert len(drawn) == 16
