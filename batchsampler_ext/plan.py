@@ -10,8 +10,13 @@ from typing import Any
 import torch
 
 from ._engine import validate
+from ._engine.arrays import as_matrix
+from ._plan.epochs import uniform_epoch
 from ._plan.file import PlanFile, checksum, write_plan
+from ._plan.measures import edges_inside, hardness
 from ._plan.stored_epochs import StoredEpochs, named_epochs
+from .graph import ProximityGraph
+from .graph_builders import Progress
 from .planners import Batches
 
 __all__ = ["Plan"]
@@ -25,6 +30,8 @@ class Plan:
         num_epochs: E.
         batch_size: B.
         info: what made the plan: the arguments of :func:`compose`, versions, and a digest of the embeddings.
+        graph: the graph that joins hard negatives. None: it needed none, or the plan was loaded.
+        seconds: time for the "graph" and the "epochs". Empty if the plan was loaded.
 
     Example:
         >>> import torch
@@ -42,6 +49,8 @@ class Plan:
     ) -> None:
         self._epochs = epochs  # of each epoch int32 [L], the batches one after the other, the ragged one last
         self.num_instances, self.batch_size, self.info = num_instances, batch_size, info
+        self.graph: ProximityGraph | None = None
+        self.seconds: dict[str, float] = {}
 
     @property
     def num_epochs(self) -> int:
@@ -88,9 +97,46 @@ class Plan:
             raise file.error(f"one with a wrong header ({error})") from error
         return cls(StoredEpochs(file, num_epochs, num_instances), num_instances, batch_size, info)
 
+    def report(
+        self, queries: Any, documents: Any = None, *, epoch: int = 0, progress: Progress | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Measures the batches of an epoch, beside those of a uniform epoch.
+
+        Args:
+            queries, documents: the embeddings that the plan was composed from, see :func:`compose`.
+            epoch: 0 to E - 1.
+            progress: called as ``progress(num_done, total)`` for the batches of either kind.
+
+        Returns:
+            "planned" and "uniform" -> means over at most 200 batches, spread evenly over the epoch.
+            "in_batch_similarity" is the mean score, by the plan's metric, of a query and another instance's document
+            (its query if there are no documents). With documents, "in_batch_accuracy" is the share of queries whose own
+            document scores highest in the batch. With ``plan.graph``, "edges_inside" is the share of the graph's edges
+            that join two instances of one batch, over the whole epoch.
+
+        Raises:
+            ValueError: embeddings of another number of instances.
+        """
+        first = as_matrix(queries, "queries")
+        if first.num_rows != self.num_instances:
+            raise ValueError(
+                f"queries: expected the {self.num_instances} instances that the plan was composed for, "
+                f"got {first.num_rows}"
+            )
+        ids = uniform_epoch(self.num_instances, self.info.get("seed", 0), epoch)[: self._num_drawn(epoch)]
+        kinds = {"planned": self.batches(epoch), "uniform": Batches(*self._cut_ids(ids))}
+        metric = self.info.get("metric", "cosine")
+        result = {kind: hardness(batches, queries, documents, metric, progress) for kind, batches in kinds.items()}
+        if self.graph is not None:
+            for kind, batches in kinds.items():
+                result[kind]["edges_inside"] = edges_inside(batches, self.graph)
+        return result
+
     def _cut(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the full batches of an epoch, int32 [num_full, B], and the ragged one, int32 [T]."""
-        ids = self._epochs[epoch]
+        return self._cut_ids(self._epochs[epoch])
+
+    def _cut_ids(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         num_full = len(ids) // self.batch_size
         full = ids[: num_full * self.batch_size]
         return full.view(num_full, self.batch_size), ids[num_full * self.batch_size :]

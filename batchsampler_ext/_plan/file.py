@@ -73,14 +73,17 @@ class PlanFile:
             raise self.error("another safetensors file")
         if metadata.get("checksum") != str(zlib.crc32(text.encode())):
             raise self.error("a damaged one (its description has another checksum)")
-        content = json.loads(text)
-        version = content.get("version") if isinstance(content, dict) else None
+        try:
+            content = json.loads(text)
+            version = content["version"]
+            self.header: dict[str, Any] = dict(content["header"])
+            described = dict(content["tensors"])
+            self.checksums: dict[str, int] = {name: value for name, (_, _, value) in described.items()}
+            self._descriptions = {name: (dtype, list(shape)) for name, (dtype, shape, _) in described.items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise self.error(f"one with another description ({error!r:.100})") from error
         if version != _VERSION:
-            raise self.error(f"version {version}, expected {_VERSION}")
-        self.header: dict[str, Any] = content["header"]
-        described = content["tensors"]
-        self.checksums: dict[str, int] = {name: value for name, (_, _, value) in described.items()}
-        self._descriptions = {name: (dtype, shape) for name, (dtype, shape, _) in described.items()}
+            raise self.error(f"version {version!r:.20}, expected {_VERSION}")
         self._unchecked = set(self.checksums)
         if set(self._file.keys()) != self._unchecked:
             raise self.error("a damaged one (its tensors are not those described)")

@@ -23,9 +23,10 @@ class StoredEpochs(Sequence[torch.Tensor]):
     def __init__(self, file: PlanFile, num_epochs: int, num_instances: int) -> None:
         self._file, self._num_epochs, self._num_instances = file, num_epochs, num_instances
         self._checked: set[int] = set()
-        missing = [name for name in map(_NAME.format, range(num_epochs)) if name not in file]
-        if missing:
-            raise file.error(f"one without {missing[0]}")
+        # The first missing one is found after at most as many steps as the file has tensors.
+        missing = next((name for name in map(_NAME.format, range(num_epochs)) if name not in file), None)
+        if missing is not None:
+            raise file.error(f"one without {missing}")
 
     def __len__(self) -> int:
         return self._num_epochs
