@@ -15,6 +15,7 @@ from .graph import ProximityGraph
 from .graph_builders import GraphConfig, Neighbors, knn, knn_graph, proximity_graph
 from .metrics import batch_stats
 from .plan import Plan
+from .planned_sampler import PlannedBatchSampler
 from .planners import BatchPlanner, CoverByWalksPlanner, PartitionPlanner, PlanRequest, UniformPlanner, WalkPlanner
 from .sampler import ProximityBatchSampler, SamplerStats
 from .walk import Walks, random_walk_with_restart
@@ -32,6 +33,7 @@ __all__ = [
     "PartitionPlanner",
     "Plan",
     "PlanRequest",
+    "PlannedBatchSampler",
     "ProximityBatchSampler",
     "ProximityGraph",
     "SamplerStats",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from importlib.metadata import version
 from typing import Any
-
-import torch
 
 from ._engine import validate
 from ._engine.arrays import Matrix, as_matrix, require_device
@@ -61,7 +60,9 @@ def compose(
         num_epochs: E, number of epochs. Each has its own communities and batches.
         drop_last: leave out the ragged batch of each epoch.
         seed: 0 to 2**64 - 1.
-        num_threads, max_memory, progress: as in :func:`proximity_graph`.
+        num_threads, max_memory: as in :func:`proximity_graph`.
+        progress: called as in :func:`proximity_graph` while the graph is built, then as ``progress(num_done, E)`` after
+            each epoch.
 
     Returns:
         :class:`Plan` of E epochs. Each instance is in exactly one batch of an epoch.
@@ -93,14 +94,18 @@ def compose(
         epoch=0,
         num_threads=validate.num_threads(num_threads),
     )
+    start = time.perf_counter()
     options = {"metric": metric, "num_threads": num_threads, "max_memory": max_memory, "progress": progress}
     if graph is None:
         graph = _graph_of(recipe, queries, documents, seed, options)
     elif len(graph) != num_instances:
         raise ValueError(f"graph: expected a graph of {num_instances} rows as queries has, got {len(graph)}")
-    epochs = torch.stack(
-        [plan_epoch(graph, num_instances, request._replace(epoch=epoch)) for epoch in range(num_epochs)]
-    )
+    built = time.perf_counter()
+    epochs = []
+    for epoch in range(num_epochs):
+        epochs.append(plan_epoch(graph, num_instances, request._replace(epoch=epoch)))
+        if progress is not None:
+            progress(epoch + 1, num_epochs)
     info = {
         "preset": preset,
         **dataclasses.asdict(recipe),
@@ -111,7 +116,9 @@ def compose(
         "queries": digest_of_matrix(first),
         "documents": None if second is None else digest_of_matrix(second),
     }
-    return Plan(epochs, num_instances, batch_size, info)
+    plan = Plan(epochs, num_instances, batch_size, info)
+    plan.graph, plan.seconds = graph, {"graph": built - start, "epochs": time.perf_counter() - built}
+    return plan
 
 
 def _towers(queries: Any, documents: Any) -> tuple[Matrix, Matrix | None]:

@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Sized
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch.utils.data import BatchSampler, Sampler
+from torch.utils.data import Sampler
 
 from ._engine import validate
 from ._engine.cuda import to_device_async, to_host
-from ._sampler.epoch_count import EpochCount
-from ._sampler.epoch_cursor import EpochCursor, Plan, load_cursor, save_cursor
+from ._sampler.base import EpochSampler
+from ._sampler.epoch_cursor import EpochCursor, Plan, load_cursor
 from ._sampler.index_set import index_set
-from ._sampler.iterations import BatchIterator, Iteration, Iterations
+from ._sampler.iterations import Iteration
 from ._sampler.plan_maker import MadePlan, PlanMaker, on_device
-from ._sampler.ranks import (
-    Ranks,
-    checked_ranks,
-    current_ranks,
-    is_group_awaited,
-    rank_slice,
-    ranks_of,
-    warn_without_group,
-)
-from ._sampler.wrappers import check_sharing, is_called_by_stateful_loader, num_skipped_batches
+from ._sampler.ranks import checked_ranks, is_group_awaited, ranks_of
 from .bank import FeatureBank
 from .graph import ProximityGraph
 from .graph_builders import GraphConfig, proximity_graph
@@ -57,7 +46,7 @@ class SamplerStats(NamedTuple):
     total_seconds: float  # time that this object has spent on graphs, plans and batches
 
 
-class ProximityBatchSampler(BatchSampler):
+class ProximityBatchSampler(EpochSampler):
     """Mini-batches of hard negatives for a DataLoader: ``DataLoader(dataset, batch_sampler=...)``.
 
     At the start of an epoch, a proximity graph is built from the bank's embeddings, and a planner composes the batches
@@ -137,13 +126,12 @@ class ProximityBatchSampler(BatchSampler):
         self.scope = validate.choice(scope, "scope", _SCOPES)
         if scope == "local" and self.planner.length_varies:
             raise ValueError(f"scope: expected 'global' with planner {self.planner.name!r}, got 'local'")
-        self._given_ranks = checked_ranks(rank, num_replicas)
-        split = ranks_of(sampler)
-        if split is not None and self._given_ranks not in (None, split):
+        given, split = checked_ranks(rank, num_replicas), ranks_of(sampler)
+        if split is not None and given not in (None, split):
             raise ValueError(
                 f"rank, num_replicas: expected {tuple(split)} as the sampler has, got {rank}, {num_replicas}"
             )
-        self._given_ranks = self._given_ranks or split
+        super().__init__(given or split, self.planner.covers_once, has_bank=True)
         self.refresh_every = _checked_interval(refresh_every, self.planner)
         self._restart_prob = restart_prob
         validate.restart_threshold(self._alpha(0))
@@ -158,46 +146,11 @@ class ProximityBatchSampler(BatchSampler):
 
         self.graph: ProximityGraph | None = None
         self.refreshes = 0
-        self._epochs = EpochCount()
-        self._refresh_wanted = False
-        self._iterations = Iterations(self.planner.covers_once)  # that may be trained now, or a loaded one
-        self._resume: EpochCursor | None = None  # where the next iteration begins
-        self._seconds = 0.0  # spent in this object so far
         self._made: MadePlan | None = None
-
-    @property
-    def sampler(self) -> ProximityBatchSampler:  # type: ignore[override]
-        """Returns this object, because Lightning and Accelerate look for ``set_epoch`` here."""
-        return self
-
-    @property
-    def epoch(self) -> int:
-        """The epoch being drawn, or drawn last. After loading a state, the epoch that the next iteration draws.
-
-        It advances by itself unless ``set_epoch`` is called.
-        """
-        return self._epochs.current
-
-    @property
-    def num_replicas(self) -> int:
-        """Number of processes that share each global batch."""
-        return self._find_ranks().num_replicas
 
     def __len__(self) -> int:
         self._find_ranks()
         return self._maker.num_batches()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Makes the next iteration draw this epoch, or the rest of it if a loaded state stands in the middle of it.
-
-        Some trainers count from 0 again after they have loaded a state. A number that would go back behind the loaded
-        epoch is therefore taken for that epoch (or for the next one, once it is drawn), with a warning. Later numbers
-        are counted from there.
-        """
-        self._epochs.set(epoch)
-        if self._resume is not None and self._resume.epoch != self.epoch:
-            self._resume = None
-        self._iterations.announce(self.epoch, self.bank)
 
     def refresh(self) -> None:
         """Ends the current plan. The next batch comes from a new graph; in a partition, over the undrawn instances."""
@@ -219,39 +172,6 @@ class ProximityBatchSampler(BatchSampler):
         self._refresh_wanted = False
         self._resume = EpochCursor(epoch, (plan,))
 
-    def __iter__(self) -> BatchIterator:
-        return BatchIterator(self._draw, self._state, self.load_state_dict)
-
-    def _draw(self, begun: list[Iteration]) -> Iterator[list[int]]:
-        """Yields batches. Adds the iteration to a list when it begins, that is, with the first batch."""
-        if len(self) == 0:
-            return
-        start = time.perf_counter()
-        ranks = self._find_ranks()
-        if self._given_ranks is None and ranks.num_replicas == 1:
-            warn_without_group()
-        check_sharing(ranks.num_replicas)
-        cursor = self._begin()
-        iteration = Iteration(cursor, cursor.num_drawn, self.bank.step, is_open=True)
-        begun.append(iteration)
-        self._iterations.begin(iteration, self.bank)
-        try:
-            while not iteration.cursor.is_finished:
-                cursor = self._at_plan(iteration.cursor)
-                ids = rank_slice(cursor.batch(cursor.num_drawn), self._maker.instances, ranks)
-                cursor = cursor._replace(num_drawn=cursor.num_drawn + 1)
-                iteration.cursor = cursor._replace(is_finished=self._is_finished(cursor))
-                self._iterations.drew(iteration)
-                self._follow_latest()
-                self._seconds += time.perf_counter() - start
-                yield ids.tolist()
-                start = time.perf_counter()
-            self._warn_of_other_ids(iteration)
-        finally:
-            if not sys.is_finalizing():
-                self._iterations.close(iteration, self.bank)
-                self._follow_latest()
-
     def state_dict(self, num_trained: int | None = None) -> dict[str, Any]:
         """Returns epoch, position and plans. The plans are references, so this is cheap enough for every batch. A saved
         state takes 4 bytes per instance of the epoch.
@@ -268,20 +188,7 @@ class ProximityBatchSampler(BatchSampler):
         Raises:
             ValueError: num_trained exceeds the batches drawn; the errors of :meth:`FeatureBank.check`.
         """
-        latest = self._iterations.latest()
-        if num_trained is None and latest is not None and is_called_by_stateful_loader():
-            return self._state(latest.cursor)  # without waiting for the bank's device
-        return self._state(self._iterations.position(self.bank, num_trained))
-
-    def _state(self, cursor: EpochCursor | None) -> dict[str, Any]:
-        """Returns the state at a position. None: before the next epoch, or where a loaded state continues."""
-        cursor = cursor or self._resume or EpochCursor(self._epochs.next(), ())
-        return save_cursor(
-            cursor,
-            self._settings(),
-            refresh_wanted=self._refresh_wanted,
-            is_informed=self._iterations.is_informed,
-        )
+        return super().state_dict(num_trained)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Makes the next iteration continue where the state was taken. If that epoch was finished, it begins the next.
@@ -292,14 +199,7 @@ class ProximityBatchSampler(BatchSampler):
             ValueError: the state is incomplete, or comes from a sampler with other instances, batch_size, drop_last,
                 planner or seed.
         """
-        self._find_ranks()
-        cursor = load_cursor(state, self._settings(), self.bank.num_instances)
-        if self._given_ranks is not None or not is_group_awaited():
-            self._require_size(cursor)
-        self._epochs.load(cursor.epoch, cursor.is_finished)
-        self._refresh_wanted = state["refresh_wanted"]
-        self._iterations.load(cursor, self.bank.step, state["is_informed"])
-        self._resume = cursor if cursor.plans and not cursor.is_finished else None
+        super().load_state_dict(state)
 
     def stats(self) -> SamplerStats:
         """Returns numbers about the latest plan, and the total time."""
@@ -363,6 +263,22 @@ class ProximityBatchSampler(BatchSampler):
         config = on_device(config, self.bank.device)
         proximity_graph(rows.features, 1, num_candidates=1, config=config, documents=rows.documents, rows=two).check()
 
+    def _process_group(self) -> dist.ProcessGroup | None:
+        return self.bank.process_group
+
+    def _set_num_replicas(self, num_replicas: int) -> None:
+        if num_replicas != self._maker.num_replicas:
+            self._maker = dataclasses.replace(self._maker, num_replicas=num_replicas)
+
+    def _loaded(self, state: Any) -> EpochCursor:
+        cursor = load_cursor(state, self._settings(), self.bank.num_instances)
+        if self._given_ranks is not None or not is_group_awaited():
+            self._require_size(cursor)
+        return cursor
+
+    def _spare(self, batch: torch.Tensor) -> torch.Tensor:
+        return self._maker.instances
+
     def _require_size(self, cursor: EpochCursor) -> None:
         """Raises ``ValueError`` if a loaded cursor has plans of another global batch size."""
         expected = self._maker.global_batch_size
@@ -373,56 +289,12 @@ class ProximityBatchSampler(BatchSampler):
                     f"has, got {plan.indices.shape[1]}"
                 )
 
-    def _find_ranks(self) -> Ranks:
-        """Returns the ranks as they are now. A loader is often built before the process group."""
-        ranks = current_ranks(self.bank.process_group) if self._given_ranks is None else self._given_ranks
-        if ranks.num_replicas != self._maker.num_replicas:
-            self._maker = dataclasses.replace(self._maker, num_replicas=ranks.num_replicas)
-        return ranks
-
     # --- an epoch ----------------------------------------------------------------------------------------------------
-    def _begin(self) -> EpochCursor:
-        """Starts or resumes an epoch. Returns its cursor."""
-        is_skipped = self._is_skipped()
-        cursor, self._resume = self._resume, None
-        if cursor is None:
-            cursor = self._iterations.untrained_start(self.bank.step, self._epochs)
-        if cursor is not None:
-            self._require_size(cursor)
-            self._epochs.begin(cursor.epoch)
-            return cursor.rewound(0) if is_skipped else cursor
-        trained_epoch = self._iterations.trained_epoch(self.bank)
-        if trained_epoch is not None and not self._epochs.is_set:
-            self._epochs.current = trained_epoch  # epochs that were only looked at do not count
-        epoch = self._epochs.next()
-        self._epochs.current, self._epochs.is_set = epoch, True  # if planning fails, the next iteration draws it
-        plan = self._make_plan(epoch, 0, self._maker.left_out(epoch))
-        self._refresh_wanted = False
-        self._epochs.begin(epoch)
-        return EpochCursor(epoch, (plan,))
+    def _first_cursor(self, epoch: int) -> EpochCursor:
+        return EpochCursor(epoch, (self._make_plan(epoch, 0, self._maker.left_out(epoch)),))
 
-    def _is_skipped(self) -> bool:
-        """Whether a trainer skips the first batches because it resumes.
-
-        A loaded state then begins with the first batch of its epoch.
-        """
-        num_skipped = num_skipped_batches()
-        if num_skipped == 0 or self._planned_graph_config() is None:
-            return num_skipped > 0
-        num_loaded = 0 if self._resume is None else self._resume.num_drawn
-        if num_loaded == 0:
-            raise RuntimeError(
-                f"ProximityBatchSampler: expected a loaded state, because the trainer resumes and skips {num_skipped} "
-                "batches. Without it the epoch is planned again from other embeddings, so instances would be drawn "
-                "twice or never. Call load_state_dict of bank and sampler first"
-            )
-        if num_loaded != num_skipped:
-            warnings.warn(
-                f"ProximityBatchSampler: the trainer skips {num_skipped} batches, but the loaded state stands at batch "
-                f"{num_loaded}. Training continues at batch {num_skipped}",
-                stacklevel=4,
-            )
-        return True
+    def _is_repeatable(self) -> bool:
+        return self._planned_graph_config() is None
 
     def _at_plan(self, cursor: EpochCursor) -> EpochCursor:
         """Returns the cursor with a plan of the next batch. Makes a plan if there is none, or after ``refresh()``.
@@ -443,11 +315,8 @@ class ProximityBatchSampler(BatchSampler):
         self._refresh_wanted = False
         return cursor.with_plan(plan)
 
-    def _follow_latest(self) -> None:
-        """Makes the next iteration draw the epoch after that of the iteration that drew last, unless one was set."""
-        latest = self._iterations.latest()
-        if latest is not None and not self._epochs.is_set:
-            self._epochs.current = latest.cursor.epoch
+    def _updates(self) -> FeatureBank:
+        return self.bank
 
     def _is_finished(self, cursor: EpochCursor) -> bool:
         """Whether the epoch ends here, where its latest plan ends or later."""
@@ -482,13 +351,13 @@ class ProximityBatchSampler(BatchSampler):
                 f"ProximityBatchSampler: none of the {len(self._maker.instances)} instances that it draws has an "
                 f"embedding yet, so epoch {epoch} is uniform, too. Call bank.update with the indices that the loader "
                 "returns; IndexedDataset adds them to the samples",
-                stacklevel=4,
+                stacklevel=5,
             )
         self.graph, self._made = made.graph, made._replace(graph=None)
         self.refreshes += made.graph is not None
         return made.plan
 
-    def _warn_of_other_ids(self, iteration: Iteration) -> None:
+    def _finish(self, iteration: Iteration) -> None:
         """Warns if updates in a finished epoch have gone to other instances than those drawn."""
         if len(self._maker.instances) == self.bank.num_instances:
             return

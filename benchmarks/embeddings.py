@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from batchsampler_ext.cli.inspection import load_features, load_labels
+from batchsampler_ext.cli.inputs import load_labels, load_matrix
 
 PACKAGES = ("networkx", "numpy", "scipy", "sklearn", "sympy")  # our dependencies, and those of torch
 MIN_CHARACTERS = 80  # of a docstring
@@ -31,7 +31,7 @@ class Embeddings:
 
 def from_files(features: str, labels: str | None) -> Embeddings:
     """Reads ``.npy`` files as ``inspect`` does."""
-    rows = np.array(load_features(features), dtype=np.float32)
+    rows = np.array(load_matrix(features, "FEATURES"), dtype=np.float32)
     known = None if labels is None else torch.as_tensor(np.array(load_labels(labels, len(rows)), dtype=np.int64))
     return Embeddings(Path(features).name, torch.from_numpy(rows), known)
 

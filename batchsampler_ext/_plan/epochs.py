@@ -29,12 +29,14 @@ def plan_epoch(graph: ProximityGraph | None, num_instances: int, request: EpochR
 
     graph: over all instances, on the CPU or a CUDA device. None: batches are uniform.
     """
-    if graph is None:
-        ids = _permutation(num_instances, request.seed, request.epoch).to(torch.int32)
-    else:
-        ids = _unions(graph, request)
+    ids = uniform_epoch(num_instances, request.seed, request.epoch) if graph is None else _unions(graph, request)
     num_dropped = num_instances % request.batch_size if request.drop_last else 0
     return ids[: num_instances - num_dropped]
+
+
+def uniform_epoch(num_instances: int, seed: int, epoch: int) -> torch.Tensor:
+    """Returns all instances in random order, int32."""
+    return _permutation(num_instances, seed, epoch).to(torch.int32)
 
 
 def _unions(graph: ProximityGraph, request: EpochRequest) -> torch.Tensor:

@@ -3,6 +3,9 @@
 Metadata: "plan" is a JSON object with a version, the header of the plan, and dtype, shape and CRC-32 of each tensor.
 "checksum" is the CRC-32 of that text. The text is checked when the file is opened, and a tensor when it is first used,
 so that a large file opens at once.
+
+Layout (safetensors): the length of the description in 8 bytes, little-endian; the description as JSON, padded with
+spaces to a multiple of 8 bytes; the tensors.
 """
 
 from __future__ import annotations
@@ -10,75 +13,120 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 
 from .._engine.files import atomic_write
 
-_VERSION = 1
+_VERSION = 2
+_NAMES = {torch.int32: "I32", torch.int64: "I64", torch.bool: "BOOL", torch.float32: "F32"}
 
 
-def write_plan(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
-    """tensors: contiguous, on the CPU. header: what JSON can hold."""
-    described = {name: [*_description(tensor), _checksum(tensor)] for name, tensor in tensors.items()}
+def write_plan(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], header: dict[str, Any]) -> None:
+    """Writes a file that appears complete or not at all. Tensors are written in place, without a copy of the data.
+
+    tensors: contiguous, on the CPU. header: what JSON can hold.
+    """
+    described = {name: [*_description(tensor), checksum(tensor)] for name, tensor in tensors.items()}
     text = json.dumps({"version": _VERSION, "header": header, "tensors": described}, sort_keys=True)
-    metadata = {"plan": text, "checksum": str(zlib.crc32(text.encode()))}
+    layout: dict[str, Any] = {"__metadata__": {"plan": text, "checksum": str(zlib.crc32(text.encode()))}}
+    end = 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.nbytes
+        layout[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    description = json.dumps(layout).encode()
+    description += b" " * (-len(description) % 8)
     with atomic_write(path) as file:
-        file.write(safetensors.torch.save(tensors, metadata))
+        file.write(len(description).to_bytes(8, "little") + description)
+        for tensor in tensors.values():
+            file.write(_bytes(tensor))
 
 
 class PlanFile:
     """An open file of a plan.
 
+    Attributes:
+        header: as it was written.
+        checksums: name of each tensor -> CRC-32 of its data, as written.
+
     Raises:
         OSError: the file cannot be opened.
-        ValueError: it is damaged, of another version, or no plan.
+        ValueError: it is damaged, of another version, or no plan. The message names it.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fspath(path)
+        if os.path.isdir(path):
+            raise self.error("a directory")
         with open(path, "rb"):  # raises OSError by name
             pass
         try:
-            with safetensors.safe_open(self._path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                self._tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            self._file = safetensors.safe_open(self._path, framework="pt")
         except safetensors.SafetensorError as error:
-            raise self._error(f"a damaged one ({error})") from error
+            raise self.error(f"a damaged one ({error})") from error
+        metadata = self._file.metadata() or {}
         text = metadata.get("plan", "")
         if not text:
-            raise self._error("another safetensors file")
+            raise self.error("another safetensors file")
         if metadata.get("checksum") != str(zlib.crc32(text.encode())):
-            raise self._error("a damaged one (its description has another checksum)")
-        content = json.loads(text)
-        if content["version"] != _VERSION:
-            raise self._error(f"version {content['version']}, expected {_VERSION}")
-        self.header: dict[str, Any] = content["header"]
-        self._checksums = {name: checksum for name, (_, _, checksum) in content["tensors"].items()}
-        found = {name: _description(tensor) for name, tensor in self._tensors.items()}
-        if found != {name: (dtype, shape) for name, (dtype, shape, _) in content["tensors"].items()}:
-            raise self._error("a damaged one (its tensors are not those described)")
+            raise self.error("a damaged one (its description has another checksum)")
+        try:
+            content = json.loads(text)
+            version = content["version"]
+            self.header: dict[str, Any] = dict(content["header"])
+            described = dict(content["tensors"])
+            self.checksums: dict[str, int] = {name: value for name, (_, _, value) in described.items()}
+            self._descriptions = {name: (dtype, list(shape)) for name, (dtype, shape, _) in described.items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise self.error(f"one with another description ({error!r:.100})") from error
+        if version != _VERSION:
+            raise self.error(f"version {version!r:.20}, expected {_VERSION}")
+        self._unchecked = set(self.checksums)
+        if set(self._file.keys()) != self._unchecked:
+            raise self.error("a damaged one (its tensors are not those described)")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self._path, self.header, self.checksums)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._tensors
+        return name in self.checksums
+
+    def shape(self, name: str) -> list[int]:
+        return self._descriptions[name][1]
 
     def read(self, name: str) -> torch.Tensor:
-        """Returns a tensor, which is mapped into memory. It is checked when it is first read."""
-        tensor = self._tensors[name]
-        if name in self._checksums and _checksum(tensor) != self._checksums.pop(name):
-            raise self._error(f"a damaged one ({name} has another checksum)")
+        """Returns a tensor, which is mapped into memory. Its data are checked when they are first read."""
+        tensor = self._file.get_tensor(name)
+        if _description(tensor) != self._descriptions[name]:
+            raise self.error(f"a damaged one ({name} has another type or shape than described)")
+        if name in self._unchecked and checksum(tensor) != self.checksums[name]:
+            raise self.error(f"a damaged one ({name} has another checksum)")
+        self._unchecked.discard(name)
         return tensor
 
-    def _error(self, found: str) -> ValueError:
+    def error(self, found: str) -> ValueError:
         return ValueError(f"path: expected a file written by Plan.save, got {found}: {self._path!r}")
+
+
+def _reopened(path: str, header: dict[str, Any], checksums: dict[str, int]) -> PlanFile:
+    """Opens the file of a plan that was pickled. The file must still be the same."""
+    file = PlanFile(path)
+    if (file.header, file.checksums) != (header, checksums):
+        raise file.error("another plan than the one that was pickled")
+    return file
+
+
+def checksum(tensor: torch.Tensor) -> int:
+    """Returns the CRC-32 of the data of a tensor on the CPU."""
+    return zlib.crc32(_bytes(tensor))
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview | bytes:
+    return tensor.numpy().data.cast("B") if tensor.numel() else b""
 
 
 def _description(tensor: torch.Tensor) -> tuple[str, list[int]]:
     return str(tensor.dtype), list(tensor.shape)
-
-
-def _checksum(tensor: torch.Tensor) -> int:
-    return zlib.crc32(tensor.numpy().data.cast("B")) if tensor.numel() else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -85,8 +86,16 @@ def save_cursor(
     return {**state, "plans": tuple(plan._asdict() for plan in cursor.plans)}
 
 
-def load_cursor(state: Any, settings: dict[str, Any], num_instances: int) -> EpochCursor:
-    """Returns the saved cursor. Raises ``ValueError`` if the state is incomplete or the sampler had other settings."""
+def load_cursor(
+    state: Any,
+    settings: dict[str, Any],
+    num_instances: int,
+    plans_of: Callable[[int], tuple[Plan, ...]] | None = None,
+) -> EpochCursor:
+    """Returns the saved cursor. Raises ``ValueError`` if the state is incomplete or the sampler had other settings.
+
+    plans_of: returns the plans of an epoch, if states do not keep them.
+    """
     if not isinstance(state, dict) or state.get("version") != _VERSION or state.keys() != _FIELDS:
         raise ValueError(f"state: expected a state of version {_VERSION}, got {state!r:.100}")
     if not isinstance(state["settings"], dict):
@@ -109,6 +118,8 @@ def load_cursor(state: Any, settings: dict[str, Any], num_instances: int) -> Epo
     )
     for name in ("refresh_wanted", "is_informed"):
         validate.flag(state[name], f"state: {name}")
+    if plans_of is not None and cursor.num_drawn > 0:
+        cursor = cursor._replace(plans=plans_of(cursor.epoch))
     _check_plans(cursor, num_instances)
     return cursor
 

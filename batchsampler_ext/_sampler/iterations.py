@@ -8,15 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from ..bank import FeatureBank
 from .epoch_count import EpochCount
 from .epoch_cursor import EpochCursor
 
 _WINDOW = 32  # batches around the expected one that are compared with the latest update
+
+
+class Updates(Protocol):
+    """What a :class:`FeatureBank` tells about its updates."""
+
+    step: int
+
+    @property
+    def latest_ids(self) -> torch.Tensor | None: ...
+    @property
+    def last_update(self) -> torch.Tensor: ...
+
+
+class NoUpdates:
+    """Takes the place of the bank if there is none. Then all drawn batches count as trained."""
+
+    step = 0
+    latest_ids = None
+    last_update = torch.empty(0, dtype=torch.int64, device="cpu")
 
 
 @dataclass(eq=False)
@@ -34,7 +52,7 @@ class Iteration:
     def start(self) -> EpochCursor:
         return self.cursor.rewound(self.first_batch)
 
-    def count_matched(self, bank: FeatureBank, is_exact: bool) -> int:
+    def count_matched(self, bank: Updates, is_exact: bool) -> int:
         """Returns the number of batches up to the one that the latest update belongs to, or 0.
 
         is_exact: the update has all instances of the batch. Otherwise, it may have a part of them, such as a chunk of
@@ -51,7 +69,7 @@ class Iteration:
                 return count
         return 0
 
-    def count_updated(self, bank: FeatureBank, covers_once: bool) -> int:
+    def count_updated(self, bank: Updates, covers_once: bool) -> int:
         """Returns the number of batches up to the first one that has no updates since the iteration began.
 
         covers_once: an instance is in one batch only. Otherwise, all instances of a batch need an update.
@@ -73,10 +91,11 @@ class Iterations:
 
     Args:
         covers_once: an instance is in one batch of an epoch only.
+        has_bank: training may update a bank.
     """
 
-    def __init__(self, covers_once: bool) -> None:
-        self._covers_once = covers_once
+    def __init__(self, covers_once: bool, has_bank: bool) -> None:
+        self._covers_once, self._has_bank = covers_once, has_bank
         self._items: list[Iteration] = []
         self._begun: Iteration | None = None  # the one that began last, since a state was loaded
         self._num_begun, self._is_loaded = 0, False
@@ -90,7 +109,7 @@ class Iterations:
         self._items = [Iteration(cursor, cursor.num_drawn, step)] if cursor.plans else []
         self._begun, self._num_begun, self._is_loaded, self.is_informed = None, 0, True, is_informed
 
-    def begin(self, iteration: Iteration, bank: FeatureBank) -> None:
+    def begin(self, iteration: Iteration, bank: Updates) -> None:
         """Adds an iteration. Those that may still be trained are kept."""
         untrained = self._untrained(bank)
         most_drawn = max(untrained, key=lambda item: item.cursor.num_drawn, default=None)
@@ -106,7 +125,7 @@ class Iterations:
         drew all its batches was a look only if its epoch was set again, or if it was the first one since a state was
         loaded: loaders with workers may draw the rest of an epoch ahead, give it up, and begin again.
         """
-        begun, is_first = self._begun, self._num_begun == 1
+        begun, is_first = self._begun, self._num_begun == 1 and (self._is_loaded or self._has_bank)
         if begun is None or step > begun.first_step or not (self.is_informed or is_first):
             return None
         is_again = epochs.is_set and epochs.current == begun.cursor.epoch
@@ -116,12 +135,12 @@ class Iterations:
             return None
         return begun.start()
 
-    def trained_epoch(self, bank: FeatureBank) -> int | None:
+    def trained_epoch(self, bank: Updates) -> int | None:
         """Returns the epoch that is trained. None if updates do not tell."""
         trained, _ = self._trained(bank)
         return None if trained is None else trained.cursor.epoch
 
-    def announce(self, epoch: int, bank: FeatureBank) -> None:
+    def announce(self, epoch: int, bank: Updates) -> None:
         """Forgets the iterations if another epoch comes next, or the same one again.
 
         Loaders may draw an epoch ahead before it is announced. It comes again only if it is trained to its end.
@@ -139,7 +158,7 @@ class Iterations:
         if self._items[-1:] != [iteration]:
             self._items = [*(item for item in self._items if item is not iteration), iteration]
 
-    def close(self, iteration: Iteration, bank: FeatureBank) -> None:
+    def close(self, iteration: Iteration, bank: Updates) -> None:
         """Ends an iteration. It is forgotten if it was given up while another one is drawn or trained: a look."""
         iteration.is_open = False
         if iteration.cursor.is_finished or iteration not in self._items:
@@ -151,7 +170,7 @@ class Iterations:
         if is_look:
             self._items.remove(iteration)
 
-    def position(self, bank: FeatureBank, num_trained: int | None = None) -> EpochCursor | None:
+    def position(self, bank: Updates, num_trained: int | None = None) -> EpochCursor | None:
         """Returns the position of training. None if no batch was drawn.
 
         num_trained: the number of batches in this position, if the caller knows it.
@@ -168,11 +187,11 @@ class Iterations:
             return untrained[0].start()
         return None if latest is None else latest.cursor
 
-    def _untrained(self, bank: FeatureBank) -> list[Iteration]:
+    def _untrained(self, bank: Updates) -> list[Iteration]:
         """Returns the iterations without any update since they began, the earliest first."""
         return [item for item in self._items if item.first_step == bank.step]
 
-    def _trained(self, bank: FeatureBank) -> tuple[Iteration | None, int]:
+    def _trained(self, bank: Updates) -> tuple[Iteration | None, int]:
         """Returns the iteration that is trained, and its number of trained batches. (None, 0): updates do not tell."""
         most_first = sorted(reversed(self._items), key=lambda item: -item.cursor.num_drawn)  # looks draw less
         for is_exact in (True, False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -53,28 +54,29 @@ def is_group_awaited() -> bool:
     return not is_distributed() and int(os.environ.get("WORLD_SIZE") or "1") > 1
 
 
-def warn_without_group() -> None:
+def warn_without_group(name: str) -> None:
+    """name: of the sampler."""
     if is_group_awaited():
         warnings.warn(
-            f"ProximityBatchSampler: WORLD_SIZE is {os.environ['WORLD_SIZE']}, but there is no process group, so every "
+            f"{name}: WORLD_SIZE is {os.environ['WORLD_SIZE']}, but there is no process group, so every "
             "process draws all batches. Call torch.distributed.init_process_group before the first batch, or pass "
             "rank= and num_replicas= (num_replicas=1 if this is what you want).",
             stacklevel=3,
         )
 
 
-def rank_slice(batch: torch.Tensor, spare: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+def rank_slice(batch: torch.Tensor, spare_of: Callable[[torch.Tensor], torch.Tensor], ranks: Ranks) -> torch.Tensor:
     """Returns the instances of a global batch that one rank draws, as many on every rank.
 
     Args:
         batch: ids of the global batch. Rank r takes the r-th of ``num_replicas`` equal parts.
-        spare: ids to pad a ragged batch with, by at most num_replicas - 1 that are not in it. If there are too few, ids
-            of the batch are repeated.
+        spare_of: returns ids to pad a ragged batch with, by at most num_replicas - 1 that are not in it. If there are
+            too few, ids of the batch are repeated.
     """
     size = -(-len(batch) // ranks.num_replicas)
     num_missing = size * ranks.num_replicas - len(batch)
     if num_missing:
-        spare = spare.to(batch.dtype)
+        spare = spare_of(batch).to(batch.dtype)
         padding = torch.cat([spare[~torch.isin(spare, batch)], batch.repeat(num_missing)])[:num_missing]
         batch = torch.cat([batch, padding])
     return batch[ranks.rank * size : (ranks.rank + 1) * size]

@@ -24,14 +24,14 @@ def is_called_by_stateful_loader() -> bool:
     return _wrapper_in_use("_StatefulBaseDataLoaderIter", "") is not None
 
 
-def check_sharing(num_replicas: int) -> None:
-    """Raises ``RuntimeError`` if Accelerate shares out batches that it must not share out."""
+def check_sharing(num_replicas: int, name: str) -> None:
+    """Raises ``RuntimeError`` if Accelerate shares out batches that it must not share out. name: of the sampler."""
     shard = _wrapper_in_use("BatchSamplerShard")
     if shard is None or shard.num_processes == 1:
         return
     if num_replicas > 1:
         raise RuntimeError(
-            "ProximityBatchSampler: expected a loader that Accelerate has not prepared, because the sampler shares its "
+            f"{name}: expected a loader that Accelerate has not prepared, because the sampler shares its "
             f"batches among {num_replicas} ranks itself. Most instances would never be drawn. Leave the loader out of "
             "accelerator.prepare, or pass num_replicas=1 and let Accelerate share out whole batches"
         )
@@ -39,7 +39,7 @@ def check_sharing(num_replicas: int) -> None:
     # resumed run, which the loaded state skips already.
     if is_called_by_stateful_loader():
         raise RuntimeError(
-            "ProximityBatchSampler: expected use_stateful_dataloader=False where Accelerate shares batches among "
+            f"{name}: expected use_stateful_dataloader=False where Accelerate shares batches among "
             f"{shard.num_processes} processes, because a resumed run would lose batches. Register bank and sampler "
             "with accelerator.register_for_checkpointing instead"
         )

@@ -1,4 +1,4 @@
-"""Command line: ``batchsampler-ext {inspect,bench,info}``, also as ``python -m batchsampler_ext``.
+"""Command line: ``batchsampler-ext {compose,export,inspect,bench,info}``, also as ``python -m batchsampler_ext``.
 
 Each command is a file with ``add_parser`` and ``run``. The rest of the package does not import this folder.
 """
@@ -9,11 +9,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import bench, info, inspect
+from . import bench, compose, export, info, inspect
 
 __all__ = ["main"]
 
-_COMMANDS = (inspect, bench, info)
+_COMMANDS = (compose, export, inspect, bench, info)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,9 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="batchsampler-ext", description="Measures how hard mini-batches of your data would be, and what they cost."
+        prog="batchsampler-ext",
+        description="Composes mini-batches of hard negatives, and measures how hard they are and what they cost.",
     )
-    commands = parser.add_subparsers(required=True, metavar="{inspect,bench,info}")
+    commands = parser.add_subparsers(required=True, metavar="{compose,export,inspect,bench,info}")
     for command in _COMMANDS:
         command.add_parser(commands)
     return parser.parse_args(arguments)

@@ -14,7 +14,8 @@ from .._engine.files import atomic_write, check_output
 from ..batches import Batches
 from ..graph_builders import METRICS
 from ..planners import PLANNERS
-from .inspection import inspect_features, load_features, load_labels
+from .inputs import MATRIX_HELP, add_input_options, load_labels, load_matrix
+from .inspection import inspect_features
 from .inspection_report import report, save_figure
 from .progress import shown_stages
 
@@ -44,7 +45,8 @@ def add_parser(commands: Any) -> None:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("features", metavar="FEATURES", help=".npy matrix [N, D], float32 or float16; read in place")
+    parser.add_argument("features", metavar="FEATURES", help=f"matrix [N, D]: {MATRIX_HELP}")
+    add_input_options(parser)
     parser.add_argument("--labels", metavar="Y", help=".npy integers [N], -1 = unknown: counts pairs with equal labels")
     parser.add_argument(
         "--out", metavar="BATCHES", help="write the batches as .npy, int32 [num_batches, B], -1 past the end"
@@ -100,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
     check_outputs(options)  # before the work, not after it
     if options.exclude_same_label and options.labels is None:
         raise ValueError("--exclude-same-label: expected --labels as well, got none")
-    features = load_features(options.features)
+    features = load_matrix(options.features, "FEATURES", column=options.column, tensor=options.tensor)
     labels = None if options.labels is None else load_labels(options.labels, len(features))
     graph_arguments = {name: getattr(options, name) for name in GRAPH_OPTIONS}
     graph_arguments["labels"] = labels if options.exclude_same_label else None

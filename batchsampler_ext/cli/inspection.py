@@ -11,18 +11,18 @@ import torch
 
 from .. import __version__
 from .._engine import validate
-from .._engine.arrays import as_ids
 from .._engine.backend import core
 from ..batches import Batches, sample_batches
 from ..graph import ProximityGraph
 from ..graph_builders import knn, proximity_graph
 from ..metrics import batch_stats
 from ..walk import check_batch_size
+from .inputs import EmbeddingMatrix
 from .memory import PrivateMemoryPeak
 from .progress import Progress, Stage
 from .timing import timed
 
-__all__ = ["MEASURES", "Inspection", "inspect_features", "load_features", "load_labels", "spread"]
+__all__ = ["MEASURES", "Inspection", "inspect_features", "spread"]
 
 NUM_KNN_ROOTS = 64
 MAX_MEASURED = 2000  # batches of an epoch: enough for a mean and percentiles
@@ -79,44 +79,8 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and np.isnan(value) else value
 
 
-def load_features(path: str) -> np.ndarray:
-    """Returns a float32 or float16 matrix as a read-only memory map."""
-    features = load_array(path, "FEATURES", "matrix", mmap_mode="r")
-    save = f'np.save("converted.npy", np.load("{path}")'
-    if features.ndim != 2:
-        advice = f"; reshape it: {save}.reshape({len(features)}, -1))" if features.ndim > 2 else ""
-        raise ValueError(f"FEATURES: expected a matrix [N, D], got shape {list(features.shape)}{advice}")
-    if features.dtype not in (np.float32, np.float16):  # native byte order too
-        raise ValueError(
-            f"FEATURES: expected float32 or float16, got {features.dtype}; convert it: {save}.astype(np.float32))"
-        )
-    if not features.flags.c_contiguous:  # each call of the engine would copy all of it
-        raise ValueError(f'FEATURES: expected row-major order, got Fortran order; convert it: {save}.copy("C"))')
-    return features
-
-
-def load_labels(path: str, num_rows: int) -> torch.Tensor:
-    """Returns int64 [N] labels, -1 = unknown."""
-    labels = as_ids(load_array(path, "labels", "array of integers"), "labels", -1, 2**63 - 1)
-    if len(labels) != num_rows:
-        raise ValueError(f"labels: expected one for each of {num_rows} instances, got {len(labels)}")
-    return labels
-
-
-def load_array(path: str, name: str, content: str, **options: Any) -> np.ndarray:
-    try:
-        array = np.load(path, allow_pickle=False, **options)
-    except OSError as error:
-        raise ValueError(f"{name}: expected a readable file, got {path!r} ({error.strerror or error})") from None
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{name}: expected a .npy {content}, got {path!r} ({error})") from None
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{name}: expected one array in a .npy file, got an archive: {path!r}")
-    return array
-
-
 def inspect_features(
-    features: np.ndarray,
+    features: EmbeddingMatrix,
     batch_size: int,
     *,
     labels: torch.Tensor | None = None,
@@ -163,7 +127,7 @@ def inspect_features(
 
 
 def all_settings(
-    features: np.ndarray,
+    features: EmbeddingMatrix,
     batch_size: int,
     num_batches: int,
     num_neighbors: int,
@@ -175,7 +139,7 @@ def all_settings(
     return {
         "num_instances": num_rows,
         "dim": features.shape[1],
-        "dtype": str(features.dtype),
+        "dtype": str(features.dtype).removeprefix("torch."),
         "batch_size": batch_size,
         "num_batches": num_batches,
         **{name: value for name, value in graph_arguments.items() if name != "labels"},
@@ -216,7 +180,7 @@ def reported(batches: Sequence[Any], progress: Progress) -> Iterator[Any]:
 
 
 def knn_batches(
-    features: np.ndarray, batch_size: int, graph_arguments: dict[str, Any], progress: Progress
+    features: EmbeddingMatrix, batch_size: int, graph_arguments: dict[str, Any], progress: Progress
 ) -> list[list[int]]:
     """Returns a random sample of batches, each a root and its nearest neighbors."""
     num_rows = len(features)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import pytest
@@ -10,7 +11,16 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch.utils.data import ConcatDataset, DistributedSampler, Subset, TensorDataset
 
-from batchsampler_ext import FeatureBank, GraphConfig, IndexedDataset, ProximityBatchSampler, WalkPlanner
+from batchsampler_ext import (
+    FeatureBank,
+    GraphConfig,
+    IndexedDataset,
+    Plan,
+    PlannedBatchSampler,
+    ProximityBatchSampler,
+    WalkPlanner,
+    compose,
+)
 from batchsampler_ext._sampler.ranks import Ranks
 
 FEW = GraphConfig(num_candidates=20, num_neighbors=8)
@@ -33,23 +43,48 @@ def samplers_of(num_instances: int, batch_size: int, num_replicas: int, **option
     ]  # fmt: skip
 
 
-def epoch_of(samplers: list[ProximityBatchSampler]) -> list[list[list[int]]]:
+@functools.cache
+def plan_of(num_instances: int, batch_size: int, drop_last: bool) -> Plan:
+    rows = torch.randn(num_instances, 8, generator=torch.Generator().manual_seed(5))
+    options = {"preset": "walks", "community_size": batch_size, "num_epochs": 4, "drop_last": drop_last}
+    return compose(rows, batch_size=batch_size, **options)
+
+
+def planned_of(
+    num_instances: int, batch_size: int, num_replicas: int, drop_last: bool = False
+) -> list[PlannedBatchSampler]:
+    plan = plan_of(num_instances, batch_size * num_replicas, drop_last)
+    return [
+        PlannedBatchSampler(plan, dataset=num_instances, rank=rank, num_replicas=num_replicas)
+        for rank in range(num_replicas)
+    ]
+
+
+both_samplers = pytest.mark.parametrize("make", [samplers_of, planned_of])
+
+
+def epoch_of(samplers: list[ProximityBatchSampler] | list[PlannedBatchSampler]) -> list[list[list[int]]]:
     """[step][rank] -> ids; all ranks have as many steps as they say."""
     drawn = [list(sampler) for sampler in samplers]
     assert {len(batches) for batches in drawn} == {len(sampler) for sampler in samplers}
     return [list(step) for step in zip(*drawn, strict=True)]
 
 
-@pytest.mark.parametrize("planner", ["partition", "uniform"])
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        *((samplers_of, {"planner": p, "scope": s}) for p in ("partition", "uniform") for s in ("global", "local")),
+        (planned_of, {}),
+    ],
+)
 @pytest.mark.parametrize("drop_last", [False, True])
-@pytest.mark.parametrize("scope", ["global", "local"])
 @pytest.mark.parametrize("num_replicas", [1, 2, 4])
 @pytest.mark.parametrize("remainder", [0, 1, 7])
-def test_ranks_share_each_epoch_without_overlap(num_replicas, scope, drop_last, remainder, planner):
+def test_ranks_share_each_epoch_without_overlap(num_replicas, drop_last, remainder, make, options):
     batch_size, num_steps = 8, 5
     global_size = batch_size * num_replicas
     num_instances = num_steps * global_size + remainder
-    samplers = samplers_of(num_instances, batch_size, num_replicas, scope=scope, drop_last=drop_last, planner=planner)
+    samplers = make(num_instances, batch_size, num_replicas, drop_last=drop_last, **options)
     steps = epoch_of(samplers)
     assert len(steps) == num_steps + (remainder > 0 and not drop_last)
     for step in steps[:num_steps]:
@@ -66,12 +101,13 @@ def test_ranks_share_each_epoch_without_overlap(num_replicas, scope, drop_last, 
             assert len({i for ids in step for i in ids}) == sum(map(len, step))  # no instance twice in a step
 
 
+@both_samplers
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_global_sequence_does_not_depend_on_the_number_of_ranks(drop_last):
+def test_global_sequence_does_not_depend_on_the_number_of_ranks(drop_last, make):
     num_instances, global_size = 85, 16
     sequences = []
     for num_replicas in (1, 2, 4, 8):
-        samplers = samplers_of(num_instances, global_size // num_replicas, num_replicas, drop_last=drop_last)
+        samplers = make(num_instances, global_size // num_replicas, num_replicas, drop_last=drop_last)
         for _ in range(2):
             steps = epoch_of(samplers)
         full = [[i for ids in step for i in ids] for step in steps[: num_instances // global_size]]
@@ -100,13 +136,14 @@ def epoch_of_varying(samplers):
     return [list(step) for step in zip(*(list(sampler) for sampler in samplers), strict=True)]
 
 
+@both_samplers
 @pytest.mark.parametrize("place", range(20))
-def test_resume_with_another_number_of_ranks(place):
+def test_resume_with_another_number_of_ranks(place, make):
     """2 -> 4 -> 1 ranks within one global sequence of 25 steps."""
-    expected = list(samplers_of(200, 8, 1)[0])
+    expected = list(make(200, 8, 1)[0])
     found, state = [], None
     for num_replicas, num_steps in ((2, place), (4, 3), (1, None)):
-        samplers = samplers_of(200, 8 // num_replicas, num_replicas)
+        samplers = make(200, 8 // num_replicas, num_replicas)
         if state is not None:
             for sampler in samplers:
                 sampler.load_state_dict(state)
@@ -211,15 +248,16 @@ def test_an_index_below_a_subset_is_refused(wrap):
     assert len(ProximityBatchSampler(right, 5, bank=FeatureBank(len(right), 2))) > 0
 
 
-def test_a_loaded_epoch_survives_callers_that_count_from_zero():
+@both_samplers
+def test_a_loaded_epoch_survives_callers_that_count_from_zero(make):
     """Fabric and accelerate count epochs from 0 after a resume."""
-    whole = samplers_of(40, 8, 1)[0]
+    whole = make(40, 8, 1)[0]
     expected = [[list(ids) for ids in whole] for _ in range(3)]
-    interrupted = samplers_of(40, 8, 1)[0]
+    interrupted = make(40, 8, 1)[0]
     list(interrupted)
     batches = iter(interrupted)
     begun = [next(batches), next(batches)]
-    resumed = samplers_of(40, 8, 1)[0]
+    resumed = make(40, 8, 1)[0]
     resumed.load_state_dict(interrupted.state_dict())
     with pytest.warns(UserWarning, match=r"set_epoch\(0\) with a loaded state that continues with epoch 1"):
         resumed.set_epoch(0)
@@ -229,12 +267,13 @@ def test_a_loaded_epoch_survives_callers_that_count_from_zero():
     assert list(resumed) == expected[2]
 
 
-def test_a_finished_epoch_is_not_drawn_again_by_callers_that_count_from_zero():
-    whole = samplers_of(40, 8, 1)[0]
+@both_samplers
+def test_a_finished_epoch_is_not_drawn_again_by_callers_that_count_from_zero(make):
+    whole = make(40, 8, 1)[0]
     expected = [[list(ids) for ids in whole] for _ in range(3)]
-    first = samplers_of(40, 8, 1)[0]
+    first = make(40, 8, 1)[0]
     list(first)
-    resumed = samplers_of(40, 8, 1)[0]
+    resumed = make(40, 8, 1)[0]
     resumed.load_state_dict(first.state_dict())
     with pytest.warns(UserWarning, match=r"set_epoch\(0\) with a loaded state that continues with epoch 1"):
         resumed.set_epoch(0)
@@ -253,7 +292,7 @@ def test_state_loaded_before_the_group_is_checked_when_ranks_are_known(monkeypat
     right.load_state_dict(state)  # one process so far, so 8 is not wrong yet
     wrong = ProximityBatchSampler(64, 16, bank=filled_bank(64), graph=FEW)
     wrong.load_state_dict(state)
-    ranks = "batchsampler_ext.sampler.current_ranks"
+    ranks = "batchsampler_ext._sampler.base.current_ranks"
     monkeypatch.setattr(ranks, lambda group: Ranks(1, 2))
     assert next(iter(right)) == next(batches)[8:]
     assert len(drawn) == 16

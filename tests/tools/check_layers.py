@@ -38,7 +38,7 @@ PYTHON_RANKS = [
     ["planners"],
     ["batches", "_sampler", "_plan"],
     ["sampler", "plan"],
-    ["compose"],
+    ["compose", "planned_sampler"],
     ["cli"],
 ]
 PYTHON_RANK = {name: rank for rank, names in enumerate(PYTHON_RANKS) for name in names}

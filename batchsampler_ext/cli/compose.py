@@ -1,0 +1,100 @@
+"""``compose``: writes a plan, the batches of some epochs, from the embeddings of a frozen encoder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from .._engine.files import check_output
+from .._plan.recipes import PRESETS
+from ..compose import compose as compose_plan
+from ..graph_builders import METRICS
+from .inputs import MATRIX_HELP, add_input_options, load_matrix
+from .plan_report import report
+from .progress import Progress, Stage, shown_stages
+
+EXAMPLE = """example:
+  batchsampler-ext compose queries.npy documents.npy --batch-size 1024 --epochs 3 --out plan.bse"""
+
+# Arguments of compose() under the same names.
+OPTIONS = (
+    "batch_size", "preset", "community_size", "mutual", "num_candidates", "num_neighbors", "metric", "drop_last",
+    "seed", "num_threads", "max_memory",
+)  # fmt: skip
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compose",
+        help="compose the batches of some epochs before training, and write them as a plan",
+        description="Composes hard batches from the embeddings of a frozen encoder. PlannedBatchSampler draws them, "
+        "and the command export writes them for other trainers.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("queries", metavar="QUERIES", help=f"matrix [N, D]: {MATRIX_HELP}")
+    parser.add_argument("documents", metavar="DOCUMENTS", nargs="?", help="matrix [N, D] of the second texts, likewise")
+    add_input_options(parser)
+    parser.add_argument("--out", metavar="PLAN", required=True, help="file of the plan")
+
+    graph = parser.add_argument_group("graph", "Options replace values of the preset.")
+    graph.add_argument("--preset", default="b3", help=f"{', '.join(PRESETS)}; default: %(default)s")
+    graph.add_argument(
+        "--rank-window", type=int, nargs=2, metavar=("P", "Q"), help="edges to neighbors of rank P + 1 to Q"
+    )
+    graph.add_argument("--num-candidates", type=int, metavar="M", help="random candidates per row, instead of a window")
+    graph.add_argument("--num-neighbors", type=int, metavar="K", help="neighbors among the candidates")
+    graph.add_argument(
+        "--mutual", action=argparse.BooleanOptionalAction, default=None, help="only edges that go both ways"
+    )
+    graph.add_argument(
+        "--metric", default=METRICS[0], help=f"score of a pair: {', '.join(METRICS)}; default: %(default)s"
+    )
+
+    batches = parser.add_argument_group("batches")
+    batches.add_argument("--batch-size", type=int, required=True, metavar="B", help="instances per batch, of all ranks")
+    batches.add_argument("--community-size", type=int, metavar="C", help="instances that are close in the graph")
+    batches.add_argument("--epochs", type=int, default=1, metavar="E", help="number of epochs; default: %(default)s")
+    batches.add_argument("--drop-last", action="store_true", help="leave out the ragged batch of each epoch")
+
+    both = parser.add_argument_group("both")
+    both.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    both.add_argument("--num-threads", type=int, help="CPU threads; default: torch's setting")
+    both.add_argument(
+        "--max-memory", type=int, metavar="BYTES", help="limit of the scratch memory for building the graph"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    check_output(options.out, "out")  # before the work, not after it
+    names = {"column": options.column, "tensor": options.tensor}
+    queries = load_matrix(options.queries, "QUERIES", **names)
+    documents = None if options.documents is None else load_matrix(options.documents, "DOCUMENTS", **names)
+    arguments = {name: getattr(options, name) for name in OPTIONS}
+    window = None if options.rank_window is None else tuple(options.rank_window)
+    with shown_stages() as stage:
+        has_graph = options.preset != "uniform" or window is not None or options.num_candidates is not None
+        stages = ["graph", "epochs"] if has_graph else ["epochs"]
+        arguments |= {"num_epochs": options.epochs, "progress": staged(stage, stages)}
+        plan = compose_plan(queries, documents, rank_window=window, **arguments)
+        plan.save(options.out)
+        kinds = plan.report(
+            queries, documents, progress=staged(stage, ["planned batches measured", "uniform batches measured"])
+        )
+    print(report(plan, kinds, os.path.getsize(options.out)))
+    print(f"wrote {options.out}")
+
+
+def staged(stage: Stage, names: list[str]) -> Progress:
+    """Returns the progress of work that counts several stages to their totals, one after the other."""
+    waiting = [stage(name) for name in names]
+
+    def progress(done: int, total: int) -> None:
+        shown = waiting[0]
+        if done >= total and len(waiting) > 1:
+            waiting.pop(0)
+        shown(done, total)
+
+    return progress

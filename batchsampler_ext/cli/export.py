@@ -1,0 +1,127 @@
+"""``export``: writes the batches of a plan for trainers that read files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._engine.files import atomic_write, check_output
+from ..plan import Plan
+from .arctic import write_arctic
+from .inputs import import_pyarrow
+from .progress import Progress, shown_stages
+
+EXAMPLE = """formats:
+  npy      int32 [E * num_batches, B], the batches of all epochs in order; a ragged batch is padded with -1
+  jsonl    a line {"epoch": e, "batch": b, "instances": [...]} per batch
+  parquet  a row (epoch, batch, position, instance) of int32 per instance and epoch
+  arctic   a directory of pre-batched tokens, as the "contrastive_pretokenized" data of ArcticTraining
+
+example:
+  batchsampler-ext export plan.bse --format jsonl --out batches.jsonl"""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write the batches of a plan for other trainers",
+        description="Writes the batches of all epochs of PLAN.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("plan", metavar="PLAN", help="file that compose or Plan.save has written")
+    parser.add_argument("--format", required=True, choices=FORMATS, help="see below")
+    parser.add_argument("--out", metavar="PATH", required=True, help="file; for arctic a new directory")
+    tokens = parser.add_argument_group("arctic", ".parquet files with a column of token ids, a row per instance")
+    tokens.add_argument("--queries-file", metavar="FILE", help="tokens of the queries")
+    tokens.add_argument("--documents-file", metavar="FILE", help="tokens of the documents")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    write, is_directory = FORMATS[options.format]
+    files = {"--queries-file": options.queries_file, "--documents-file": options.documents_file}
+    for name, value in files.items():
+        if (value is not None) != is_directory:
+            expected, found = ("a file", "none") if is_directory else ("none", value)
+            raise ValueError(f"{name}: expected {expected} with --format {options.format}, got {found}")
+    if is_directory:
+        check_new(options.out)
+    else:
+        check_output(options.out, "out")
+    plan = Plan.load(options.plan)
+    with shown_stages() as stage:
+        progress = stage(f"export to {options.format}")
+        write(plan, options, progress)
+    print(f"wrote {options.out}")
+
+
+def write_npy(plan: Plan, options: argparse.Namespace, progress: Progress) -> None:
+    lengths = [plan._num_drawn(epoch) for epoch in range(plan.num_epochs)]
+    shape = (sum(-(-length // plan.batch_size) for length in lengths), plan.batch_size)
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.int32)), "fortran_order": False, "shape": shape}
+    with atomic_write(options.out) as file:
+        np.lib.format.write_array_header_2_0(file, header)
+        for epoch in range(plan.num_epochs):
+            ids = plan._epochs[epoch]
+            file.write(ids.numpy().data)
+            file.write(np.full(-len(ids) % plan.batch_size, -1, np.int32).data)
+            progress(epoch + 1, plan.num_epochs)
+
+
+def write_jsonl(plan: Plan, options: argparse.Namespace, progress: Progress) -> None:
+    with atomic_write(options.out) as file:
+        for epoch in range(plan.num_epochs):
+            for number, ids in enumerate(plan._epochs[epoch].split(plan.batch_size)):
+                line = json.dumps({"epoch": epoch, "batch": number, "instances": ids.tolist()})
+                file.write(line.encode() + b"\n")
+            progress(epoch + 1, plan.num_epochs)
+
+
+def write_parquet(plan: Plan, options: argparse.Namespace, progress: Progress) -> None:
+    pyarrow = import_pyarrow("--format parquet")
+    schema = pyarrow.schema([(name, pyarrow.int32()) for name in ("epoch", "batch", "position", "instance")])
+    with atomic_write(options.out) as file, pyarrow.parquet.ParquetWriter(file, schema) as writer:
+        for epoch in range(plan.num_epochs):
+            ids = plan._epochs[epoch].numpy()
+            places = np.arange(len(ids), dtype=np.int32)
+            columns = [np.full_like(ids, epoch), places // plan.batch_size, places % plan.batch_size, ids]
+            writer.write_table(pyarrow.table(columns, schema=schema))
+            progress(epoch + 1, plan.num_epochs)
+
+
+def write_arctic_directory(plan: Plan, options: argparse.Namespace, progress: Progress) -> None:
+    target = Path(options.out)
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    partial.mkdir()
+    try:
+        write_arctic(plan, options.queries_file, options.documents_file, partial, progress)
+        os.rename(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def check_new(path: str) -> None:
+    """Raises ``ValueError`` unless ``path`` can become a directory."""
+    if os.path.lexists(path):
+        raise ValueError(f"out: expected a path that does not exist yet, got {path!r}")
+    if not os.access(Path(os.path.abspath(path)).parent, os.W_OK | os.X_OK):
+        raise ValueError(f"out: expected a path in a writable directory, got {path!r}")
+
+
+# name -> how to write it, and whether it is a directory made of token files
+FORMATS: dict[str, tuple[Callable[[Plan, argparse.Namespace, Progress], None], bool]] = {
+    "npy": (write_npy, False),
+    "jsonl": (write_jsonl, False),
+    "parquet": (write_parquet, False),
+    "arctic": (write_arctic_directory, True),
+}
