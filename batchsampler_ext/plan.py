@@ -117,14 +117,15 @@ class Plan:
         Raises:
             ValueError: embeddings of another number of instances.
         """
-        first = as_matrix(queries, "queries")
-        if first.num_rows != self.num_instances:
-            raise ValueError(
-                f"queries: expected the {self.num_instances} instances that the plan was composed for, "
-                f"got {first.num_rows}"
-            )
+        for name, tower in (("queries", queries), ("documents", queries if documents is None else documents)):
+            found = as_matrix(tower, name).num_rows
+            if found != self.num_instances:
+                raise ValueError(
+                    f"{name}: expected the {self.num_instances} instances that the plan was composed for, got {found}"
+                )
+        planned = self.batches(epoch)
         ids = uniform_epoch(self.num_instances, self.info.get("seed", 0), epoch)[: self._num_drawn(epoch)]
-        kinds = {"planned": self.batches(epoch), "uniform": Batches(*self._cut_ids(ids))}
+        kinds = {"planned": planned, "uniform": Batches(*self._cut_ids(ids))}
         metric = self.info.get("metric", "cosine")
         result = {kind: hardness(batches, queries, documents, metric, progress) for kind, batches in kinds.items()}
         if self.graph is not None:

@@ -59,7 +59,7 @@ def add_parser(commands: Any) -> None:
     batches.add_argument("--drop-last", action="store_true", help="leave out the ragged batch of each epoch")
 
     both = parser.add_argument_group("both")
-    both.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    both.add_argument("--seed", type=int, default=0, help="seed of graph and batches; default: %(default)s")
     both.add_argument("--num-threads", type=int, help="CPU threads; default: torch's setting")
     both.add_argument(
         "--max-memory", type=int, metavar="BYTES", help="limit of the scratch memory for building the graph"

@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from batchsampler_ext import Plan, compose
+from batchsampler_ext import Plan, PlannedBatchSampler, compose
 from batchsampler_ext.cli import main
 from batchsampler_ext.cli.inputs import load_matrix
 
@@ -108,6 +108,18 @@ def test_the_report_is_that_of_a_simple_computation(towers):
         assert (other["in_batch_similarity"] < 0) == (metric == "l2")
     with pytest.raises(ValueError, match="queries: expected the 300 instances that the plan was composed for, got 299"):
         plan.report(towers[0][1:])
+    with pytest.raises(ValueError, match="documents: expected the 300 instances"):
+        plan.report(towers[0], towers[1][1:])
+    with pytest.raises(ValueError, match="epoch: expected an integer from 0 to 0"):
+        plan.report(*towers, epoch=1)
+
+
+def test_a_plan_without_batches(towers, capsys):
+    assert len(composed("q.npy", "d.npy", "--batch-size", "999", "--preset", "uniform", "--drop-last").batches(0)) == 0
+    assert "n/a" in capsys.readouterr().out
+    assert list(PlannedBatchSampler("plan.bse")) == []
+    assert main(["export", "plan.bse", "--format", "npy", "--out", "b.npy"]) == 0
+    assert np.load("b.npy").shape == (0, 999)
 
 
 def test_progress_is_counted_for_graph_epochs_and_measures(towers, monkeypatch):
@@ -197,9 +209,9 @@ def test_ragged_vectors_of_parquet_are_refused(rows, message, tmp_path, monkeypa
 
 def test_tensors_of_safetensors_and_torch_files(towers):
     queries, documents = map(torch.from_numpy, towers)
-    content = {"q": queries, "d": documents.bfloat16(), "ids": torch.arange(NUM_INSTANCES), "text": torch.zeros(1)}
-    safetensors.torch.save_file(content, "x.safetensors")
-    torch.save(content, "x.pt")
+    tensors = {"q": queries, "d": documents.bfloat16(), "ids": torch.arange(NUM_INSTANCES), "text": torch.zeros(1)}
+    safetensors.torch.save_file(tensors, "x.safetensors")
+    torch.save(tensors, "x.pt")
     torch.save(queries, "alone.pth")
     torch.save({"q": queries}, "old.pt", _use_new_zipfile_serialization=False)
     for path in ("x.safetensors", "x.pt"):

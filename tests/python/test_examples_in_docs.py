@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from batchsampler_ext import bank, batches, graph, metrics, sampler, walk
+from batchsampler_ext import bank, batches, graph, metrics, plan, planned_sampler, sampler, walk
 from batchsampler_ext import graph_builders as build
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,9 @@ def python_blocks(path: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "module", [bank, batches, build, graph, metrics, sampler, walk], ids=lambda module: module.__name__
+    "module",
+    [bank, batches, build, graph, metrics, plan, planned_sampler, sampler, walk],
+    ids=lambda module: module.__name__,
 )
 def test_docstring_examples_run(module):
     result = doctest.testmod(module)
