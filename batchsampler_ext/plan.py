@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ class Plan:
         num_instances: N, number of instances of the dataset.
         num_epochs: E.
         batch_size: B.
+        tail_sizes: sizes of the batches at the end of each epoch that are smaller than B.
         info: what made the plan: the arguments of :func:`compose`, versions, and a digest of the embeddings.
 
     Example:
@@ -34,8 +36,19 @@ class Plan:
         True
     """
 
-    def __init__(self, epochs: torch.Tensor, num_instances: int, batch_size: int, info: dict[str, Any]) -> None:
-        self._epochs = epochs  # int32 [E, L], the batches of an epoch one after the other, the ragged one last
+    def __init__(
+        self,
+        epochs: torch.Tensor,
+        num_instances: int,
+        batch_size: int,
+        info: dict[str, Any],
+        tail_sizes: Sequence[int] | None = None,
+        sources: torch.Tensor | None = None,
+    ) -> None:
+        self._epochs = epochs  # int32 [E, L], the batches of an epoch one after the other, shorter ones last
+        self._sources = sources  # int64 [E, number of batches], or None
+        ragged = epochs.shape[1] % batch_size
+        self.tail_sizes = tuple([ragged] if ragged else []) if tail_sizes is None else tuple(tail_sizes)
         self.num_instances, self.batch_size, self.info = num_instances, batch_size, info
 
     @property
@@ -53,14 +66,29 @@ class Plan:
         """
         epoch = validate.integer(epoch, "epoch", 0, self.num_epochs - 1, because=" (num_epochs - 1)")
         ids = self._epochs[epoch]
-        num_full = len(ids) // self.batch_size
-        full = ids[: num_full * self.batch_size]
-        return Batches(full.view(num_full, self.batch_size), ids[num_full * self.batch_size :])
+        end = len(ids) - sum(self.tail_sizes)
+        return Batches(ids[:end].view(-1, self.batch_size), ids[end:], tail_sizes=self.tail_sizes)
+
+    def sources(self, epoch: int) -> torch.Tensor | None:
+        """Returns the source of each batch of an epoch, int64 [num_batches] on the CPU, or None without sources.
+
+        It is -1 for a batch with instances of several sources.
+        """
+        epoch = validate.integer(epoch, "epoch", 0, self.num_epochs - 1, because=" (num_epochs - 1)")
+        return None if self._sources is None else self._sources[epoch]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the plan as a safetensors file. It appears complete or not at all."""
-        header = {"num_instances": self.num_instances, "batch_size": self.batch_size, "info": self.info}
-        write_plan(path, {"epochs": self._epochs}, header)
+        header = {
+            "num_instances": self.num_instances,
+            "batch_size": self.batch_size,
+            "tail_sizes": list(self.tail_sizes),
+            "info": self.info,
+        }
+        tensors = {"epochs": self._epochs}
+        if self._sources is not None:
+            tensors["sources"] = self._sources
+        write_plan(path, tensors, header)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
@@ -71,4 +99,4 @@ class Plan:
             ValueError: the file is damaged, of another version, or no plan.
         """
         file = PlanFile(path)
-        return cls(file.read("epochs"), **file.header)
+        return cls(file.read("epochs"), **file.header, sources=file.read("sources") if "sources" in file else None)
