@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -61,9 +62,9 @@ class Recipe:
         return replace(result, num_candidates=num_candidates, num_neighbors=num_neighbors)
 
     def description(self) -> dict[str, Any]:
-        """Returns the values for JSON."""
-        windows = None if self.windows is None else {str(source): window for source, window in self.windows.items()}
-        return {**asdict(self), "windows": windows}
+        """Returns the values as JSON has them."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # tuples become lists, and sources strings
+        return values
 
     def window_of(self, source: int) -> tuple[int, int] | None:
         return (self.windows or {}).get(source, self.rank_window)
