@@ -14,7 +14,7 @@ from ._plan.clusters import balanced_clusters
 from ._plan.digest import digest_of_matrix
 from ._plan.epochs import EpochRequest, plan_epoch, repaired, sources_of_batches
 from ._plan.recipes import Recipe, recipe_of
-from ._plan.sources import Part, checked_options, checked_sources, graph_of_part, parts_of, source_seed
+from ._plan.sources import Part, checked_options, checked_sources, graph_in_rows, parts_of, parts_of_graph, source_seed
 from .graph import ProximityGraph
 from .graph_builders import METRICS, Progress, knn_graph, proximity_graph
 from .plan import Plan
@@ -147,13 +147,13 @@ def compose(
     elif graph is not None:
         if len(graph) != num_instances:
             raise ValueError(f"graph: expected a graph of {num_instances} rows as queries has, got {len(graph)}")
-        parts = [
-            part._replace(graph=graph if sources is None else graph_of_part(graph, part, sources)) for part in parts
-        ]
+        parts = [parts[0]._replace(graph=graph)] if sources is None else parts_of_graph(graph, parts, sources)
     else:
-        towers = {"features": queries, "documents": documents, "metric": metric}
+        towers = {"features": first.owner, "documents": None if second is None else second.owner, "metric": metric}
         parts = [
-            part._replace(graph=_graph_of(recipe, part, sources is not None, request.seed, {**towers, **resources}))
+            part._replace(
+                graph=_graph_of(recipe, part, sources is not None, first.device, request.seed, {**towers, **resources})
+            )
             for part in parts
         ]
     planned, found = [], []
@@ -227,13 +227,13 @@ def _towers(queries: Any, documents: Any) -> tuple[Matrix, Matrix | None]:
     return first, second
 
 
-def _graph_of(recipe: Recipe, part: Part, is_subset: bool, seed: int, options: dict[str, Any]) -> ProximityGraph | None:
-    """Returns the graph over the rows of a source, or None for uniform batches."""
+def _graph_of(
+    recipe: Recipe, part: Part, is_subset: bool, device: torch.device, seed: int, options: dict[str, Any]
+) -> ProximityGraph | None:
+    """Returns the graph over places in the rows of a source, or None for uniform batches."""
     window, num_others = recipe.window_of(part.source), len(part.rows) - 1
     if is_subset:
-        features = options["features"]
-        rows = part.rows.to(features.device) if isinstance(features, torch.Tensor) else part.rows
-        options, seed = {**options, "rows": rows}, source_seed(seed, part.source)
+        options, seed = {**options, "rows": part.rows.to(device)}, source_seed(seed, part.source)
     if window is not None:
         first, last = window
         graph = knn_graph(num_neighbors=last - first, range_min=first, return_scores=False, **options)
@@ -243,4 +243,5 @@ def _graph_of(recipe: Recipe, part: Part, is_subset: bool, seed: int, options: d
         graph = proximity_graph(num_neighbors=num_neighbors, num_candidates=num_candidates, seed=seed, **options)
     else:
         return None
-    return graph.mutual() if recipe.mutual else graph
+    graph = graph.mutual() if recipe.mutual else graph
+    return graph_in_rows(graph, part.rows) if is_subset else graph

@@ -25,7 +25,7 @@ class Part(NamedTuple):
 
     source: int
     rows: torch.Tensor  # int64, ascending instance ids
-    graph: ProximityGraph | None = None  # over these rows. None: batches are uniform
+    graph: ProximityGraph | None = None  # over places in ``rows``. None: batches are uniform
     clusters: torch.Tensor | None = None  # int64, one for each row: batches are from one cluster
 
 
@@ -53,9 +53,10 @@ def parts_of(sources: torch.Tensor | None, num_instances: int) -> list[Part]:
     """Returns the rows of each source, by ascending source."""
     if sources is None:
         return [Part(0, torch.arange(num_instances))]
-    order = sources.argsort(stable=True)
-    values, counts = sources.unique(return_counts=True)
-    return [Part(source, rows) for source, rows in zip(values.tolist(), order.split(counts.tolist()), strict=True)]
+    order = sources.numpy().argsort(kind="stable")
+    values, counts = np.unique(sources.numpy(), return_counts=True)
+    rows = torch.from_numpy(order).split(counts.tolist())
+    return [Part(source, own) for source, own in zip(values.tolist(), rows, strict=True)]
 
 
 def checked_options(
@@ -149,18 +150,44 @@ def _fraction(weight: Any) -> Fraction:
     return Fraction(repr(float(weight)))  # the decimal number, so that .1 and .3 are as 1 to 3
 
 
-def graph_of_part(graph: ProximityGraph, part: Part, sources: torch.Tensor) -> ProximityGraph:
-    """Returns the rows of one source, with the edges that stay in it."""
-    device = graph.device
-    rows, ids = part.rows.to(device), part.rows.to(device)
-    if graph.ids is not None:
-        rows = graph.ids.argsort()[rows]
-    neighbors = graph.neighbors[rows]
-    targets = neighbors.clamp(min=0).long()
-    keeps = (neighbors >= 0) & (sources.to(device)[targets] == part.source)
-    order = (~keeps).to(torch.int8).argsort(dim=1, stable=True)
-    neighbors = torch.where(keeps, neighbors, -1).gather(1, order)
-    return ProximityGraph(neighbors, ids=ids, num_instances=graph.num_instances)
+def graph_in_rows(graph: ProximityGraph, rows: torch.Tensor) -> ProximityGraph:
+    """Returns a graph over ``rows`` with places in ``rows`` instead of instance ids, so that it needs no table of N.
+
+    rows: int64, ascending, as ``graph.ids``.
+    """
+    is_edge = graph.neighbors >= 0
+    places = torch.searchsorted(rows.to(device=graph.device, dtype=torch.int32), graph.neighbors, out_int32=True)
+    neighbors = torch.where(is_edge, places, graph.neighbors)
+    return ProximityGraph._from_engine(neighbors, None, None, len(rows), graph._statuses())
+
+
+def parts_of_graph(graph: ProximityGraph, parts: Sequence[Part], sources: torch.Tensor) -> list[Part]:
+    """Returns the parts with the edges of a graph over all instances that stay in a source."""
+    graph.degrees()  # checks all ids
+    sources = sources.to(graph.device)
+    row_of = None if graph.ids is None else graph.ids.argsort()
+    result = []
+    for part in parts:
+        rows = part.rows.to(graph.device)
+        neighbors = graph.neighbors[rows if row_of is None else row_of[rows]]
+        keeps = (neighbors >= 0) & (sources[neighbors.clamp(min=0).long()] == part.source)
+        order = (~keeps).to(torch.int8).argsort(dim=1, stable=True)
+        neighbors = torch.where(keeps, neighbors, -1).gather(1, order)
+        kept = ProximityGraph._from_engine(neighbors, None, rows, graph.num_instances, [])
+        result.append(part._replace(graph=graph_in_rows(kept, part.rows)))
+    return result
+
+
+def neighbors_of_all(parts: Sequence[Part], num_instances: int) -> torch.Tensor:
+    """Returns the edges of the graphs of all sources as instance ids, int32 [N, K] on the CPU; -1 past the last."""
+    width = max((part.graph.num_neighbors for part in parts if part.graph is not None), default=0)
+    result = torch.full((num_instances, width), -1, dtype=torch.int32)
+    for part in parts:
+        if part.graph is not None:
+            places = part.graph.neighbors.cpu()
+            ids = torch.where(places >= 0, part.rows[places.clamp(min=0).long()], -1)
+            result[part.rows, : ids.shape[1]] = ids.to(torch.int32)
+    return result
 
 
 # --- random choices --------------------------------------------------------------------------------------------------

@@ -180,14 +180,12 @@ def test_a_given_graph_counts_within_sources():
     order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
     listed = ProximityGraph(graph.neighbors[order], ids=order, num_instances=100)
     values = torch.from_numpy(sources)
-    for part in fast.parts_of(values, 100):
-        for given_graph in (graph, listed):
-            found = fast.graph_of_part(given_graph, part, values)
-            assert found.ids.tolist() == part.rows.tolist()
-            for row, neighbors in zip(part.rows.tolist(), found.neighbors.tolist(), strict=True):
-                kept = [j for j in graph.neighbors[row].tolist() if sources[j] == part.source]
-                assert [j for j in neighbors if j >= 0] == kept
-                assert neighbors[: len(kept)] == kept
+    for given_graph in (graph, listed):
+        parts = fast.parts_of_graph(given_graph, fast.parts_of(values, 100), values)
+        assert [len(part.graph) for part in parts] == [40, 60]
+        for row, neighbors in enumerate(fast.neighbors_of_all(parts, 100).tolist()):
+            kept = [j for j in graph.neighbors[row].tolist() if sources[j] == sources[row]]
+            assert neighbors == kept + [-1] * (10 - len(kept))
     arguments = {"batch_size": 8, "community_size": 4, "sources": sources}
     assert lists(compose(features, graph=graph, **arguments)) == lists(compose(features, graph=listed, **arguments))
 
