@@ -14,7 +14,14 @@ from ._plan.clusters import balanced_clusters
 from ._plan.digest import digest_of_matrix
 from ._plan.epochs import EpochRequest, plan_epoch, repaired, sources_of_batches
 from ._plan.recipes import Recipe, recipe_of
-from ._plan.sources import Part, checked_options, checked_sources, graph_in_rows, parts_of, parts_of_graph, source_seed
+from ._plan.sources import (
+    Part,
+    checked_options,
+    checked_sources,
+    parts_of,
+    parts_of_graph,
+    source_seed,
+)
 from .graph import ProximityGraph
 from .graph_builders import METRICS, Progress, knn_graph, proximity_graph
 from .plan import Plan
@@ -150,12 +157,8 @@ def compose(
         parts = [parts[0]._replace(graph=graph)] if sources is None else parts_of_graph(graph, parts, sources)
     else:
         towers = {"features": first.owner, "documents": None if second is None else second.owner, "metric": metric}
-        parts = [
-            part._replace(
-                graph=_graph_of(recipe, part, sources is not None, first.device, request.seed, {**towers, **resources})
-            )
-            for part in parts
-        ]
+        given = {**towers, **resources}
+        parts = [_with_graph(part, recipe, sources is not None, first.device, request.seed, given) for part in parts]
     planned, found = [], []
     for epoch in range(num_epochs):
         request = request._replace(epoch=epoch, community_size=recipe.community_size_of(epoch))
@@ -227,10 +230,10 @@ def _towers(queries: Any, documents: Any) -> tuple[Matrix, Matrix | None]:
     return first, second
 
 
-def _graph_of(
-    recipe: Recipe, part: Part, is_subset: bool, device: torch.device, seed: int, options: dict[str, Any]
-) -> ProximityGraph | None:
-    """Returns the graph over places in the rows of a source, or None for uniform batches."""
+def _with_graph(
+    part: Part, recipe: Recipe, is_subset: bool, device: torch.device, seed: int, options: dict[str, Any]
+) -> Part:
+    """Returns the part with a graph over its rows, or without one if its batches are uniform."""
     window, num_others = recipe.window_of(part.source), len(part.rows) - 1
     if is_subset:
         options, seed = {**options, "rows": part.rows.to(device)}, source_seed(seed, part.source)
@@ -242,6 +245,5 @@ def _graph_of(
         num_neighbors = min(recipe.num_neighbors or 100, num_candidates)
         graph = proximity_graph(num_neighbors=num_neighbors, num_candidates=num_candidates, seed=seed, **options)
     else:
-        return None
-    graph = graph.mutual() if recipe.mutual else graph
-    return graph_in_rows(graph, part.rows) if is_subset else graph
+        return part
+    return part._replace(graph=graph.mutual() if recipe.mutual else graph)

@@ -147,7 +147,7 @@ def _ordered(part: Part, request: EpochRequest, block: int) -> _Ordered:
     partition = PartitionPlanner("hard").plan(
         part.graph, PlanRequest(size, seed=seed, epoch=request.epoch, num_threads=request.num_threads)
     )
-    communities, tail = (part.rows[places.cpu()].to(torch.int32) for places in (partition.indices, partition.tail))
+    communities, tail = partition.indices.cpu().to(torch.int32), partition.tail.cpu().to(torch.int32)
     if size < block:
         communities = communities[permutation(num_communities, derived_seed(seed, _UNIONS), request.epoch)]
     return _Ordered(communities, tail)

@@ -25,7 +25,7 @@ class Part(NamedTuple):
 
     source: int
     rows: torch.Tensor  # int64, ascending instance ids
-    graph: ProximityGraph | None = None  # over places in ``rows``. None: batches are uniform
+    graph: ProximityGraph | None = None  # over these rows. None: batches are uniform
     clusters: torch.Tensor | None = None  # int64, one for each row: batches are from one cluster
 
 
@@ -150,17 +150,6 @@ def _fraction(weight: Any) -> Fraction:
     return Fraction(repr(float(weight)))  # the decimal number, so that .1 and .3 are as 1 to 3
 
 
-def graph_in_rows(graph: ProximityGraph, rows: torch.Tensor) -> ProximityGraph:
-    """Returns a graph over ``rows`` with places in ``rows`` instead of instance ids, so that it needs no table of N.
-
-    rows: int64, ascending, as ``graph.ids``.
-    """
-    is_edge = graph.neighbors >= 0
-    places = torch.searchsorted(rows.to(device=graph.device, dtype=torch.int32), graph.neighbors, out_int32=True)
-    neighbors = torch.where(is_edge, places, graph.neighbors)
-    return ProximityGraph._from_engine(neighbors, None, None, len(rows), graph._statuses())
-
-
 def parts_of_graph(graph: ProximityGraph, parts: Sequence[Part], sources: torch.Tensor) -> list[Part]:
     """Returns the parts with the edges of a graph over all instances that stay in a source."""
     graph.degrees()  # checks all ids
@@ -174,7 +163,7 @@ def parts_of_graph(graph: ProximityGraph, parts: Sequence[Part], sources: torch.
         order = (~keeps).to(torch.int8).argsort(dim=1, stable=True)
         neighbors = torch.where(keeps, neighbors, -1).gather(1, order)
         kept = ProximityGraph._from_engine(neighbors, None, rows, graph.num_instances, [])
-        result.append(part._replace(graph=graph_in_rows(kept, part.rows)))
+        result.append(part._replace(graph=kept))
     return result
 
 
@@ -184,9 +173,8 @@ def neighbors_of_all(parts: Sequence[Part], num_instances: int) -> torch.Tensor:
     result = torch.full((num_instances, width), -1, dtype=torch.int32)
     for part in parts:
         if part.graph is not None:
-            places = part.graph.neighbors.cpu()
-            ids = torch.where(places >= 0, part.rows[places.clamp(min=0).long()], -1)
-            result[part.rows, : ids.shape[1]] = ids.to(torch.int32)
+            rows = part.rows if part.graph.ids is None else part.graph.ids.cpu()
+            result[rows, : part.graph.num_neighbors] = part.graph.neighbors.cpu()
     return result
 
 
