@@ -164,6 +164,8 @@ def _in_clusters(rows: torch.Tensor, clusters: torch.Tensor, block: int, seed: i
 
 
 def _mixed(communities: list[torch.Tensor], singles: list[torch.Tensor], request: EpochRequest) -> torch.Tensor:
+    if request.options is None:  # the ragged batch, as it was left
+        return torch.cat([communities[0].reshape(-1), singles[0]])
     return mixed(torch.cat(communities), torch.cat(singles), request.seed, request.epoch)
 
 

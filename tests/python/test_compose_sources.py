@@ -403,3 +403,14 @@ def test_the_preset_curriculum_doubles_communities():
 def test_bad_curricula_are_named(sizes, message):
     with pytest.raises(ValueError, match=message):
         compose(embeddings(300), batch_size=16, preset="curriculum", community_size=sizes)
+
+
+# --- devices ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("preset", ["b3", "walks", "clusters"])
+def test_plans_are_equal_on_a_device(preset, device_engine):
+    sources, features = sources_of_sizes([300, 140]), embeddings(440)
+    arguments = {"batch_size": 32, "preset": preset, "sources": sources, "num_epochs": 2}
+    expected = compose(features, **arguments)
+    with device_engine() as device:
+        found = compose(features.to(device), **arguments)
+    assert [lists(found, epoch) for epoch in range(2)] == [lists(expected, epoch) for epoch in range(2)]
