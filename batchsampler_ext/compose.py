@@ -85,8 +85,8 @@ def compose(
             epoch leaves out others.
         interleave: "proportional": batches of each source are spread evenly over the epoch, at random places. A dict
             source -> weight also sets how many batches each source has, in proportion to the weights. No instance is
-            repeated: the source that is scarcest for its weight is used up, of others each epoch draws some.
-            Leftovers are dropped.
+            repeated: all full batches of the source that is scarcest for its weight are used, and each epoch draws
+            some of the others at random. ``leftovers`` then has no effect: what is not drawn is left out.
         sources_per_batch: c, a divisor of B. Above 1, a batch has B / c instances of each of c different sources. The
             number of such batches is the largest possible, and what they do not hold is left over.
         metric: as in :func:`proximity_graph`.
@@ -96,7 +96,8 @@ def compose(
         num_threads, max_memory, progress: as in :func:`proximity_graph`.
 
     Returns:
-        :class:`Plan` of E epochs. Each instance is in exactly one batch of an epoch.
+        :class:`Plan` of E epochs. Each instance is in exactly one batch of an epoch, unless ``drop_last``,
+        ``leftovers="drop"`` or weights leave it out. :meth:`Plan.sources` has the source of each batch.
 
     Raises:
         TypeError, ValueError: a bad argument, named; a source that is too small for its window, weight or "drop".
