@@ -7,19 +7,22 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from ._engine import validate
 from ._engine.arrays import as_matrix
-from ._plan.epochs import uniform_epoch
 from ._plan.file import PlanFile, checksum, write_plan
 from ._plan.measures import edges_inside, hardness
+from ._plan.sources import permutation
 from ._plan.stored_epochs import StoredEpochs, named_epochs
 from .graph import ProximityGraph
 from .graph_builders import Progress
 from .planners import Batches
 
 __all__ = ["Plan"]
+
+_SOURCES = "sources"  # tensor of a file
 
 
 class Plan:
@@ -45,9 +48,17 @@ class Plan:
     """
 
     def __init__(
-        self, epochs: torch.Tensor | Sequence[torch.Tensor], num_instances: int, batch_size: int, info: dict[str, Any]
+        self,
+        epochs: torch.Tensor | Sequence[torch.Tensor],
+        num_instances: int,
+        batch_size: int,
+        info: dict[str, Any],
+        tail_sizes: Sequence[int] | None = None,
+        sources: torch.Tensor | PlanFile | None = None,
     ) -> None:
-        self._epochs = epochs  # of each epoch int32 [L], the batches one after the other, the ragged one last
+        self._epochs = epochs  # of each epoch int32 [L], one batch after the other, shorter ones last
+        self._tail_sizes = None if tail_sizes is None else tuple(tail_sizes)  # None: one short batch at most
+        self._sources = sources  # int64 [E, number of batches], the file that has them, or None
         self.num_instances, self.batch_size, self.info = num_instances, batch_size, info
         self.graph: ProximityGraph | None = None
         self.seconds: dict[str, float] = {}
@@ -66,7 +77,24 @@ class Plan:
             ValueError: the plan has no such epoch, or its file is damaged.
         """
         epoch = validate.integer(epoch, "epoch", 0, self.num_epochs - 1, because=" (num_epochs - 1)")
-        return Batches(*self._cut(epoch))
+        return Batches(*self._cut(epoch), tail_sizes=self._tail_sizes_of(epoch))
+
+    def sources(self, epoch: int) -> torch.Tensor | None:
+        """Returns the source of each batch of an epoch, int64 [num_batches] on the CPU, or None without sources.
+
+        It is -1 for a batch with instances of several sources.
+
+        Raises:
+            ValueError: the plan has no such epoch, or its file is damaged.
+        """
+        epoch = validate.integer(epoch, "epoch", 0, self.num_epochs - 1, because=" (num_epochs - 1)")
+        if isinstance(self._sources, PlanFile):
+            file, shape = self._sources, [self.num_epochs, self._num_batches(0)]
+            found = file.read(_SOURCES)
+            if found.dtype != torch.int64 or list(found.shape) != shape:
+                raise file.error(f"one whose {_SOURCES} are {found.dtype} {list(found.shape)}, not int64 {shape}")
+            self._sources = found
+        return None if self._sources is None else self._sources[epoch]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the plan as a safetensors file. It appears complete or not at all."""
@@ -74,9 +102,15 @@ class Plan:
             "num_instances": self.num_instances,
             "num_epochs": self.num_epochs,
             "batch_size": self.batch_size,
+            "tail_sizes": None if self._tail_sizes is None else list(self._tail_sizes),
             "info": self.info,
         }
-        write_plan(path, named_epochs(self._epochs), header)  # type: ignore[arg-type]
+        tensors = named_epochs(self._epochs)  # type: ignore[arg-type]
+        if self._sources is not None:
+            self.sources(0)  # reads them
+            assert isinstance(self._sources, torch.Tensor)
+            tensors[_SOURCES] = self._sources
+        write_plan(path, tensors, header)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
@@ -92,10 +126,19 @@ class Plan:
             num_instances = validate.integer(header["num_instances"], "num_instances", 1, validate.MAX_NODES)
             num_epochs = validate.integer(header["num_epochs"], "num_epochs", 1)
             batch_size = validate.integer(header["batch_size"], "batch_size", 1)
+            tail_sizes = _checked_tail_sizes(header["tail_sizes"], batch_size)
             info = dict(header["info"])
         except (KeyError, TypeError, ValueError) as error:
             raise file.error(f"one with a wrong header ({error})") from error
-        return cls(StoredEpochs(file, num_epochs, num_instances), num_instances, batch_size, info)
+        epochs = StoredEpochs(file, num_epochs, num_instances)
+        for epoch in range(num_epochs) if tail_sizes is not None else ():
+            num_full = epochs.length(epoch) - sum(tail_sizes)
+            if num_full < 0 or num_full % batch_size:
+                raise file.error(
+                    f"one whose epoch {epoch} has {epochs.length(epoch)} instances, which do not end in batches of "
+                    f"{list(tail_sizes)}"
+                )
+        return cls(epochs, num_instances, batch_size, info, tail_sizes, file if _SOURCES in file else None)
 
     def report(
         self, queries: Any, documents: Any = None, *, epoch: int = 0, progress: Progress | None = None
@@ -124,8 +167,9 @@ class Plan:
                     f"{name}: expected the {self.num_instances} instances that the plan was composed for, got {found}"
                 )
         planned = self.batches(epoch)
-        ids = uniform_epoch(self.num_instances, self.info.get("seed", 0), epoch)[: self._num_drawn(epoch)]
-        kinds = {"planned": planned, "uniform": Batches(*self._cut_ids(ids))}
+        ids = permutation(self.num_instances, self.info.get("seed", 0), epoch)[: self._num_drawn(epoch)]
+        uniform = Batches(*self._cut_ids(ids, planned.tail_sizes), tail_sizes=planned.tail_sizes)
+        kinds = {"planned": planned, "uniform": uniform}
         metric = self.info.get("metric", "cosine")
         result = {kind: hardness(batches, queries, documents, metric, progress) for kind, batches in kinds.items()}
         if self.graph is not None:
@@ -134,13 +178,34 @@ class Plan:
         return result
 
     def _cut(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the full batches of an epoch, int32 [num_full, B], and the ragged one, int32 [T]."""
-        return self._cut_ids(self._epochs[epoch])
+        """Returns the full batches of an epoch, int32 [num_full, B], and the instances of shorter ones, int32 [T]."""
+        return self._cut_ids(self._epochs[epoch], self._tail_sizes_of(epoch))
 
-    def _cut_ids(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        num_full = len(ids) // self.batch_size
-        full = ids[: num_full * self.batch_size]
-        return full.view(num_full, self.batch_size), ids[num_full * self.batch_size :]
+    def _cut_ids(self, ids: torch.Tensor, tail_sizes: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        end = len(ids) - sum(tail_sizes)
+        return ids[:end].view(-1, self.batch_size), ids[end:]
+
+    def _batches_of(self, epoch: int) -> list[torch.Tensor]:
+        """Returns views of the batches of an epoch, int32 [B] and shorter ones."""
+        return list(self._epochs[epoch].split(self._sizes_of(epoch).tolist()))
+
+    def _sizes_of(self, epoch: int) -> np.ndarray:
+        """Returns int64 [num_batches]."""
+        tail_sizes = self._tail_sizes_of(epoch)
+        num_full = self._num_batches(epoch) - len(tail_sizes)
+        return np.array([self.batch_size] * num_full + list(tail_sizes), dtype=np.int64)
+
+    def _tail_sizes_of(self, epoch: int) -> tuple[int, ...]:
+        """Returns the sizes of the batches of an epoch that are shorter than B. They come last."""
+        if self._tail_sizes is not None:
+            return self._tail_sizes
+        ragged = self._num_drawn(epoch) % self.batch_size
+        return (ragged,) if ragged else ()
+
+    def _num_batches(self, epoch: int) -> int:
+        """Returns the number of batches in an epoch. A file has it without reading the epoch."""
+        tail_sizes = self._tail_sizes_of(epoch)
+        return (self._num_drawn(epoch) - sum(tail_sizes)) // self.batch_size + len(tail_sizes)
 
     def _num_drawn(self, epoch: int) -> int:
         """Returns the number of instances in an epoch. A file has it without reading the epoch."""
@@ -151,8 +216,14 @@ class Plan:
     def _digest(self) -> str:
         """Returns 8 hex digits that tell the batches of one plan from those of another. A file has it without reading.
 
-        Computed from the CRC-32 of each epoch.
+        Computed from the CRC-32 of each epoch, and the sizes of shorter batches.
         """
         is_stored = isinstance(self._epochs, StoredEpochs)
         parts = self._epochs.checksums() if is_stored else [checksum(ids) for ids in self._epochs]  # type: ignore
-        return f"{zlib.crc32(repr(parts).encode()):08x}"
+        return f"{zlib.crc32(repr((parts, self._tail_sizes)).encode()):08x}"
+
+
+def _checked_tail_sizes(value: Any, batch_size: int) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    return tuple(validate.integer(size, "tail_sizes", 1, batch_size - 1) for size in value)

@@ -14,7 +14,6 @@ from torch.utils.data import IterableDataset
 from ._sampler.base import EpochSampler
 from ._sampler.epoch_cursor import EpochCursor, load_cursor
 from ._sampler.epoch_cursor import Plan as EpochPlan
-from ._sampler.plan_maker import count_batches
 from ._sampler.ranks import checked_ranks
 from .plan import Plan
 
@@ -34,8 +33,9 @@ class PlannedBatchSampler(EpochSampler):
         dataset: the dataset of the loader, or its size. It must have as many instances as the plan. None: not checked.
         rank, num_replicas: this process and the number of processes. None: those of the default process group, when
             batches are drawn. A batch of the plan is shared by all ranks, so each draws ``plan.batch_size /
-            num_replicas`` instances of it: the r-th part on rank r. A ragged batch is padded, so that all ranks draw
-            equally many, with at most num_replicas - 1 other instances.
+            num_replicas`` instances of it: the r-th part on rank r. A shorter batch is padded, so that all ranks draw
+            equally many, with at most num_replicas - 1 other instances. They may be of other sources or have an id of
+            the batch, which :meth:`Plan.negative_mask` knows.
 
     Attributes:
         plan: the plan.
@@ -81,8 +81,8 @@ class PlannedBatchSampler(EpochSampler):
 
     @property
     def drop_last(self) -> bool:  # type: ignore[override]
-        """Whether the plan leaves out the ragged batch of its first epoch."""
-        return self.plan._num_drawn(0) % self.plan.batch_size == 0
+        """Whether the first epoch of the plan has full batches only."""
+        return not self.plan._tail_sizes_of(0)
 
     def __len__(self) -> int:
         """Returns the number of batches of the epoch being drawn, or of the next one between two epochs."""
@@ -145,14 +145,18 @@ class PlannedBatchSampler(EpochSampler):
         return EpochCursor(epoch, self._plans_of(epoch))
 
     def _plans_of(self, epoch: int) -> tuple[EpochPlan, ...]:
-        return (EpochPlan(0, *self.plan._cut(epoch % self.plan.num_epochs)),)
+        """Returns the full batches with the first shorter one, and each further one as a plan of its own."""
+        epoch %= self.plan.num_epochs
+        full, tail = self.plan._cut(epoch)
+        first, *others = tail.split(self.plan._tail_sizes_of(epoch)) if len(tail) else (tail,)
+        plans = [EpochPlan(len(full) + number, full[:0], ids) for number, ids in enumerate(others, start=1)]
+        return (EpochPlan(0, full, first), *plans)
 
     def _is_finished(self, cursor: EpochCursor) -> bool:
         return cursor.num_drawn >= self._num_batches(cursor.epoch)
 
     def _num_batches(self, epoch: int) -> int:
-        num_drawn = self.plan._num_drawn(epoch % self.plan.num_epochs)
-        return count_batches(num_drawn, self.plan.batch_size, drop_last=False)
+        return self.plan._num_batches(epoch % self.plan.num_epochs)
 
     def _spare(self, batch: torch.Tensor) -> torch.Tensor:
         # Among so many ids, num_replicas are not in the batch.

@@ -1,63 +1,177 @@
-"""The batches of one epoch: communities of the graph, and unions of them."""
+"""The batches of one epoch: communities of the graph of each source, unions of them, and their order.
+
+For each source: graph -> communities -> unions. Then the unions of all sources are put in order, and the leftovers are
+made into batches. Last, a repair swaps instances that may not meet, among the batches of one source.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from .._engine.backend import core
-from ..graph import ProximityGraph
 from ..planners import PartitionPlanner, PlanRequest
+from .sources import (
+    Part,
+    SourceOptions,
+    chosen_sources,
+    counts_of_blocks,
+    derived_seed,
+    interleaved,
+    mixed,
+    permutation,
+    source_seed,
+)
 
-_UNION_STREAM = 254 << 24  # a Philox stream that is none of the purposes in csrc/common/random_stream.h
+_UNIONS = 254  # a Philox stream that is none of the purposes in csrc/common/random_stream.h
+
+
+Repair = Callable[[torch.Tensor, np.ndarray, int], torch.Tensor]
+"""``repair(members, sizes, part)`` returns the batches of one source after swaps between them.
+
+members: int32 [L], one batch after the other. sizes: int64, of the batches. part: 0 for batches of several sources,
+else 1 + the index of the source. Without sources there is one call with part 0.
+"""
 
 
 class EpochRequest(NamedTuple):
     """Which batches to make. All values have been checked."""
 
     batch_size: int
-    community_size: int  # divides batch_size
+    community_size: int  # divides batch_size / sources_per_batch
     drop_last: bool
     seed: int
     epoch: int
     num_threads: int
+    options: SourceOptions | None = None  # None: there are no sources
+    repair: Repair | None = None
 
 
-def plan_epoch(graph: ProximityGraph | None, num_instances: int, request: EpochRequest) -> torch.Tensor:
-    """Returns the instances of an epoch, int32 [L], one batch after the other, the ragged one last.
+class PlannedEpoch(NamedTuple):
+    """ids: int32 [L], one batch after the other, full ones first. tail_sizes: sizes of the shorter batches."""
 
-    graph: over all instances, on the CPU or a CUDA device. None: batches are uniform.
+    ids: torch.Tensor
+    tail_sizes: tuple[int, ...]
+
+
+class _Ordered(NamedTuple):
+    """The instances of a source, int32: communities in the order in which they are united, then the others."""
+
+    communities: torch.Tensor  # [m, c]
+    singles: torch.Tensor
+
+
+def plan_epoch(parts: Sequence[Part], request: EpochRequest) -> PlannedEpoch:
+    """Returns the batches of an epoch. Sizes are the same in every epoch."""
+    options = request.options or SourceOptions()
+    size = request.batch_size
+    block = size // options.sources_per_batch
+    ordered = [_ordered(part, request, block) for part in parts]
+    counts = [own.communities.numel() // block for own in ordered]
+    if options.num_batches is not None:
+        counts = list(options.num_batches)
+    elif options.sources_per_batch > 1:
+        counts = list(counts_of_blocks(counts, options.sources_per_batch))
+    blocks = [own.communities.reshape(-1)[: n * block].view(n, block) for own, n in zip(ordered, counts, strict=True)]
+    full = [torch.cat(blocks)]
+    if options.sources_per_batch > 1:
+        full = [_united(full[0], counts, options.sources_per_batch, request)]
+        counts = [len(full[0])]
+    tails: list[torch.Tensor] = []
+    if options.leftovers != "drop":
+        left = [
+            own.communities[n.numel() // own.communities.shape[1] :] for own, n in zip(ordered, blocks, strict=True)
+        ]
+        if options.leftovers == "mixed":
+            ids = _mixed(left, [own.singles for own in ordered], request)
+            num_full = len(ids) // size
+            full.append(ids[: num_full * size].view(num_full, size))
+            counts.append(num_full)
+            tails = [] if request.drop_last else [ids[num_full * size :]]
+        else:
+            tails = [torch.cat([part.reshape(-1), own.singles]) for part, own in zip(left, ordered, strict=True)]
+    batches = torch.cat(full)[interleaved(counts, request.seed, request.epoch)]
+    tails = [tail for tail in tails if len(tail)]
+    return PlannedEpoch(torch.cat([batches.reshape(-1), *tails]), tuple(len(tail) for tail in tails))
+
+
+def repaired(
+    epoch: PlannedEpoch, sources: torch.Tensor | None, values: Sequence[int], request: EpochRequest
+) -> PlannedEpoch:
+    """Returns the epoch after ``request.repair`` of the batches of each source. values: all sources, ascending.
+
+    sources: int64, of each batch, or None.
     """
-    ids = uniform_epoch(num_instances, request.seed, request.epoch) if graph is None else _unions(graph, request)
-    num_dropped = num_instances % request.batch_size if request.drop_last else 0
-    return ids[: num_instances - num_dropped]
+    if request.repair is None:
+        return epoch
+    sizes = batch_sizes(epoch, request.batch_size)
+    if sources is None:
+        return epoch._replace(ids=request.repair(epoch.ids, sizes, 0))
+    ids = epoch.ids.clone()
+    batch_of_place = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes))
+    for part, value in enumerate([-1, *values]):
+        is_chosen = sources == value
+        if is_chosen.any():
+            places = is_chosen[batch_of_place]
+            ids[places] = request.repair(ids[places], sizes[is_chosen.numpy()], part)
+    return epoch._replace(ids=ids)
 
 
-def uniform_epoch(num_instances: int, seed: int, epoch: int) -> torch.Tensor:
-    """Returns all instances in random order, int32."""
-    return _permutation(num_instances, seed, epoch).to(torch.int32)
+def batch_sizes(epoch: PlannedEpoch, batch_size: int) -> np.ndarray:
+    num_full = (len(epoch.ids) - sum(epoch.tail_sizes)) // batch_size
+    return np.array([batch_size] * num_full + list(epoch.tail_sizes), dtype=np.int64)
 
 
-def _unions(graph: ProximityGraph, request: EpochRequest) -> torch.Tensor:
+def sources_of_batches(epoch: PlannedEpoch, sources: torch.Tensor, batch_size: int) -> torch.Tensor:
+    """Returns the source of each batch, int64 [num_batches]; -1 if instances are of several."""
+    found = sources[epoch.ids.long()]
+    sizes = batch_sizes(epoch, batch_size)
+    if not len(sizes):
+        return torch.empty(0, dtype=torch.int64)
+    starts = np.cumsum(sizes) - sizes
+    low, high = np.minimum.reduceat(found.numpy(), starts), np.maximum.reduceat(found.numpy(), starts)
+    return torch.from_numpy(np.where(low == high, low, -1))
+
+
+def _ordered(part: Part, request: EpochRequest, block: int) -> _Ordered:
+    seed = request.seed if request.options is None else source_seed(request.seed, part.source)
+    if part.clusters is not None:
+        return _in_clusters(part.rows, part.clusters, block, seed, request.epoch)
+    size = request.community_size
+    num_communities = len(part.rows) // size
+    if part.graph is None or size == 1:
+        ids = part.rows[permutation(len(part.rows), seed, request.epoch)].to(torch.int32)
+        return _Ordered(ids[: num_communities * size].view(num_communities, size), ids[num_communities * size :])
     partition = PartitionPlanner("hard").plan(
-        graph,
-        PlanRequest(request.community_size, seed=request.seed, epoch=request.epoch, num_threads=request.num_threads),
+        part.graph, PlanRequest(size, seed=seed, epoch=request.epoch, num_threads=request.num_threads)
     )
     communities, tail = partition.indices.cpu().to(torch.int32), partition.tail.cpu().to(torch.int32)
-    if request.community_size < request.batch_size:
-        communities = communities[_permutation(len(communities), _union_seed(request.seed), request.epoch)]
-    return torch.cat([communities.reshape(-1), tail])
+    if size < block:
+        communities = communities[permutation(num_communities, derived_seed(seed, _UNIONS), request.epoch)]
+    return _Ordered(communities, tail)
 
 
-def _permutation(size: int, seed: int, epoch: int) -> torch.Tensor:
-    """Returns a random order of ``range(size)``, int64."""
-    order = torch.empty(size, dtype=torch.int64, device="cpu")
-    if size:
-        core.root_order(n=size, seed=seed, epoch=epoch, out=order.data_ptr())
-    return order
+def _in_clusters(rows: torch.Tensor, clusters: torch.Tensor, block: int, seed: int, epoch: int) -> _Ordered:
+    """Unites random instances of one cluster. Only the last cluster may hold other than a multiple of ``block``."""
+    order = permutation(len(rows), seed, epoch)
+    order = order[clusters[order].argsort(stable=True)]
+    ids = rows[order].to(torch.int32)
+    num_blocks = len(rows) // block
+    blocks = ids[: num_blocks * block].view(num_blocks, block)
+    return _Ordered(blocks[permutation(num_blocks, derived_seed(seed, _UNIONS), epoch)], ids[num_blocks * block :])
 
 
-def _union_seed(seed: int) -> int:
-    low, high, _, _ = core.philox4x32(seed, _UNION_STREAM, 0, 0, 0)
-    return high << 32 | low
+def _mixed(communities: list[torch.Tensor], singles: list[torch.Tensor], request: EpochRequest) -> torch.Tensor:
+    if request.options is None:  # the ragged batch, as it was left
+        return torch.cat([communities[0].reshape(-1), singles[0]])
+    return mixed(torch.cat(communities), torch.cat(singles), request.seed, request.epoch)
+
+
+def _united(blocks: torch.Tensor, counts: Sequence[int], per_batch: int, request: EpochRequest) -> torch.Tensor:
+    """Returns batches of blocks of different sources. blocks: [sum(counts), block], source by source."""
+    chosen = chosen_sources(counts, per_batch, request.seed, request.epoch).reshape(-1)
+    places = torch.empty_like(chosen)
+    places[chosen.argsort(stable=True)] = torch.arange(len(chosen))  # the k-th use of a source is its k-th block
+    return blocks[places].view(-1, per_batch * blocks.shape[1])

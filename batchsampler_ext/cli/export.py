@@ -20,7 +20,7 @@ from .inputs import import_pyarrow
 from .progress import Progress, shown_stages
 
 EXAMPLE = """formats:
-  npy      int32 [E * num_batches, B], the batches of all epochs in order; a ragged batch is padded with -1
+  npy      int32 [E * num_batches, B], the batches of all epochs in order; shorter ones are padded with -1
   jsonl    a line {"epoch": e, "batch": b, "instances": [...]} per batch
   parquet  a row (epoch, batch, position, instance) of int32 per instance and epoch
   arctic   a directory of pre-batched tokens, as the "contrastive_pretokenized" data of ArcticTraining
@@ -65,22 +65,23 @@ def run(options: argparse.Namespace) -> None:
 
 
 def write_npy(plan: Plan, options: argparse.Namespace, progress: Progress) -> None:
-    lengths = [plan._num_drawn(epoch) for epoch in range(plan.num_epochs)]
-    shape = (sum(-(-length // plan.batch_size) for length in lengths), plan.batch_size)
+    shape = (sum(plan._num_batches(epoch) for epoch in range(plan.num_epochs)), plan.batch_size)
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.int32)), "fortran_order": False, "shape": shape}
     with atomic_write(options.out) as file:
         np.lib.format.write_array_header_2_0(file, header)
         for epoch in range(plan.num_epochs):
-            ids = plan._epochs[epoch]
-            file.write(ids.numpy().data)
-            file.write(np.full(-len(ids) % plan.batch_size, -1, np.int32).data)
+            full, tail = plan._cut(epoch)
+            file.write(full.numpy().data)
+            for ids in tail.split(plan._tail_sizes_of(epoch)) if len(tail) else ():
+                file.write(ids.numpy().data)
+                file.write(np.full(plan.batch_size - len(ids), -1, np.int32).data)
             progress(epoch + 1, plan.num_epochs)
 
 
 def write_jsonl(plan: Plan, options: argparse.Namespace, progress: Progress) -> None:
     with atomic_write(options.out) as file:
         for epoch in range(plan.num_epochs):
-            for number, ids in enumerate(plan._epochs[epoch].split(plan.batch_size)):
+            for number, ids in enumerate(plan._batches_of(epoch)):
                 line = json.dumps({"epoch": epoch, "batch": number, "instances": ids.tolist()})
                 file.write(line.encode() + b"\n")
             progress(epoch + 1, plan.num_epochs)
@@ -92,8 +93,10 @@ def write_parquet(plan: Plan, options: argparse.Namespace, progress: Progress) -
     with atomic_write(options.out) as file, pyarrow.parquet.ParquetWriter(file, schema) as writer:
         for epoch in range(plan.num_epochs):
             ids = plan._epochs[epoch].numpy()
-            places = np.arange(len(ids), dtype=np.int32)
-            columns = [np.full_like(ids, epoch), places // plan.batch_size, places % plan.batch_size, ids]
+            sizes = plan._sizes_of(epoch)
+            batches = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+            places = np.arange(len(ids)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            columns = [np.full_like(ids, epoch), batches, places.astype(np.int32), ids]
             writer.write_table(pyarrow.table(columns, schema=schema))
             progress(epoch + 1, plan.num_epochs)
 

@@ -19,15 +19,25 @@ class Batches(Sequence[torch.Tensor]):
 
     Attributes:
         indices: int64 [num_full, B] on the graph's device, instance ids of the full batches.
-        tail: int64 [T] on the same device, the ragged last batch, T < B; T = 0 if there is none.
+        tail: int64 [T] on the same device, the instances of shorter batches, which come last. T = 0 if there are none.
+        tail_sizes: sizes of these batches. Most epochs have one such batch at most.
         stats: totals of the plan, see :func:`sample_batches`.
     """
 
-    def __init__(self, indices: torch.Tensor, tail: torch.Tensor, stats: dict[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        indices: torch.Tensor,
+        tail: torch.Tensor,
+        stats: dict[str, float] | None = None,
+        tail_sizes: Sequence[int] | None = None,
+    ) -> None:
         self.indices, self.tail, self.stats = indices.long(), tail.long(), stats or {}
+        if tail_sizes is None:
+            tail_sizes = [len(tail)] if len(tail) > 0 else []
+        self.tail_sizes = tuple(tail_sizes)
 
     def __len__(self) -> int:
-        return len(self.indices) + (len(self.tail) > 0)
+        return len(self.indices) + len(self.tail_sizes)
 
     @overload
     def __getitem__(self, index: int) -> torch.Tensor: ...
@@ -39,7 +49,9 @@ class Batches(Sequence[torch.Tensor]):
         position = index + len(self) if index < 0 else index
         if not 0 <= position < len(self):
             raise IndexError(f"index: expected one of {len(self)} batches, got {index}")
-        return self.indices[position] if position < len(self.indices) else self.tail
+        if position < len(self.indices):
+            return self.indices[position]
+        return self.tail.split(self.tail_sizes)[position - len(self.indices)]
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         return (self[i] for i in range(len(self)))
