@@ -12,9 +12,20 @@ from ._engine import validate
 from ._engine.arrays import Matrix, as_matrix, require_device
 from ._plan.digest import digest_of_matrix
 from ._plan.epochs import EpochRequest, plan_epoch
+from ._plan.keep_apart import Apart, as_ids_of_columns, as_pairs, keep_apart, require_room, sizes_of
+from ._plan.negatives import (
+    Margins,
+    Negatives,
+    as_labels,
+    checked_max_score,
+    groups_of,
+    labels_of,
+    neighbors_of_instances,
+    without_positives,
+)
 from ._plan.recipes import Recipe, recipe_of
 from .graph import ProximityGraph
-from .graph_builders import Progress, knn_graph, proximity_graph
+from .graph_builders import METRICS, Progress, knn_graph, proximity_graph
 from .plan import Plan
 from .walk import check_batch_size
 
@@ -34,6 +45,13 @@ def compose(
     num_neighbors: int | None = None,
     graph: ProximityGraph | None = None,
     metric: str = "cosine",
+    unique: Any = None,
+    max_per_batch: int = 1,
+    positives: Any = None,
+    margin: float | None = None,
+    relative_margin: float | None = None,
+    labels: Any = None,
+    max_score: float | None = None,
     num_epochs: int = 1,
     drop_last: bool = False,
     seed: int = 0,
@@ -58,6 +76,18 @@ def compose(
         num_candidates, num_neighbors: M and K of :func:`proximity_graph`, instead of a window.
         graph: a graph over N instances to use instead, for example from approximate neighbors.
         metric: as in :func:`proximity_graph`.
+        unique: int [N] or [N, C], ids of texts, products or patients, -1 is none. No batch holds more than
+            ``max_per_batch`` instances with an equal id in a column. Instances are swapped between batches for this,
+            mostly with neighbors in the graph. None is dropped.
+        max_per_batch: how many instances with an equal id a batch may hold.
+        positives: int [P, 2], pairs (query i, document of j) that are further positives. They are no edges, and are
+            kept apart where few swaps can do that.
+        margin: document j is no negative of query i if s(i, j) >= s(i, i) - margin, with the exact scores of
+            ``metric``. Such pairs are no edges. Needs ``documents``.
+        relative_margin: likewise, if s(i, j) >= (1 - relative_margin) * s(i, i). It is between 0 and 1.
+        labels, max_score: as in :func:`proximity_graph`.
+            :meth:`Plan.negative_mask` also knows all pairs that ``unique``, ``positives``, ``labels`` and margins
+            exclude.
         num_epochs: E, number of epochs. Each has its own communities and batches.
         drop_last: leave out the ragged batch of each epoch.
         seed: 0 to 2**64 - 1.
@@ -67,7 +97,8 @@ def compose(
         :class:`Plan` of E epochs. Each instance is in exactly one batch of an epoch.
 
     Raises:
-        TypeError, ValueError: a bad argument, named.
+        TypeError, ValueError: a bad argument, named. ``unique``: an id is on more instances than the batches may hold,
+            or no way was found to keep all ids apart. With one column, none exists then.
 
     Determinism: the plan is a function of embeddings, arguments and seed. Threads and device do not change it.
 
@@ -93,25 +124,55 @@ def compose(
         epoch=0,
         num_threads=validate.num_threads(num_threads),
     )
-    options = {"metric": metric, "num_threads": num_threads, "max_memory": max_memory, "progress": progress}
-    if graph is None:
-        graph = _graph_of(recipe, queries, documents, seed, options)
-    elif len(graph) != num_instances:
-        raise ValueError(f"graph: expected a graph of {num_instances} rows as queries has, got {len(graph)}")
-    epochs = torch.stack(
-        [plan_epoch(graph, num_instances, request._replace(epoch=epoch)) for epoch in range(num_epochs)]
+    apart = Apart(
+        as_ids_of_columns(unique, num_instances),
+        validate.integer(max_per_batch, "max_per_batch", 1, batch_size, because=" (batch_size)"),
+        as_pairs(positives, num_instances),
     )
+    if not drop_last:
+        require_room(apart.ids, sizes_of(num_instances, batch_size), apart.max_per_batch)
+    groups = groups_of(apart.ids, as_labels(labels, num_instances))
+    max_score = checked_max_score(max_score)
+    validate.choice(metric, "metric", METRICS)
+    margins = Margins.check(margin, relative_margin, first, second, metric, request.num_threads)
+    if graph is None:
+        options = {"metric": metric, "num_threads": num_threads, "max_memory": max_memory, "progress": progress}
+        options |= {"labels": labels if labels is not None else labels_of(apart, first.device), "max_score": max_score}
+        graph = _graph_of(recipe, queries, documents, seed, margins is not None or max_score is not None, options)
+        graph = None if graph is None else without_positives(graph, apart, groups, margins, max_score)
+        graph = graph.mutual() if graph is not None and recipe.mutual else graph
+    elif len(graph) != num_instances or graph.num_instances != num_instances:
+        raise ValueError(f"graph: expected a graph of {num_instances} rows as queries has, got {len(graph)}")
+    else:
+        graph = without_positives(graph, apart, groups, margins, max_score)
+    neighbors = None if graph is None or apart.is_empty else neighbors_of_instances(graph)
+    epochs, pairs, num_moved, num_met = [], [apart.positives], [], []
+    for epoch in range(num_epochs):
+        ids = plan_epoch(graph, num_instances, request._replace(epoch=epoch))
+        repaired = keep_apart(ids, sizes_of(len(ids), batch_size), apart, neighbors, seed=request.seed, epoch=epoch)
+        epochs.append(repaired.members)
+        num_moved.append(repaired.num_moved)
+        num_met.append(repaired.num_met)
+        if margins is not None:
+            pairs += [margins.pairs(batch) for batch in repaired.members.split(batch_size)]
+    negatives = Negatives.of(num_instances, groups, pairs)
     info = {
         "preset": preset,
         **dataclasses.asdict(recipe),
         "metric": metric,
+        "max_per_batch": apart.max_per_batch,
+        "margin": margin,
+        "relative_margin": relative_margin,
+        "max_score": max_score,
         "drop_last": drop_last,
+        "num_moved": num_moved,
+        "num_positives_met": num_met,
         "seed": request.seed,
         "version": version("batchsampler_ext"),
         "queries": digest_of_matrix(first),
         "documents": None if second is None else digest_of_matrix(second),
     }
-    return Plan(epochs, num_instances, batch_size, info)
+    return Plan(torch.stack(epochs), num_instances, batch_size, info, negatives)
 
 
 def _towers(queries: Any, documents: Any) -> tuple[Matrix, Matrix | None]:
@@ -129,20 +190,26 @@ def _towers(queries: Any, documents: Any) -> tuple[Matrix, Matrix | None]:
 
 
 def _graph_of(
-    recipe: Recipe, queries: Any, documents: Any, seed: int, options: dict[str, Any]
+    recipe: Recipe, queries: Any, documents: Any, seed: int, return_scores: bool, options: dict[str, Any]
 ) -> ProximityGraph | None:
     if recipe.rank_window is not None:
         first, last = recipe.rank_window
-        graph = knn_graph(queries, last - first, documents=documents, range_min=first, return_scores=False, **options)
-    elif recipe.num_candidates is not None:
-        graph = proximity_graph(
+        return knn_graph(
+            queries,
+            last - first,
+            documents=documents,
+            range_min=first,
+            return_scores=return_scores,
+            **options,
+        )
+    if recipe.num_candidates is not None:
+        return proximity_graph(
             queries,
             recipe.num_neighbors,
             num_candidates=recipe.num_candidates,
             documents=documents,
             seed=seed,
+            return_scores=return_scores,
             **options,
         )
-    else:
-        return None
-    return graph.mutual() if recipe.mutual else graph
+    return None

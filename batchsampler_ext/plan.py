@@ -9,6 +9,7 @@ import torch
 
 from ._engine import validate
 from ._plan.file import PlanFile, write_plan
+from ._plan.negatives import Negatives
 from .planners import Batches
 
 __all__ = ["Plan"]
@@ -34,8 +35,11 @@ class Plan:
         True
     """
 
-    def __init__(self, epochs: torch.Tensor, num_instances: int, batch_size: int, info: dict[str, Any]) -> None:
+    def __init__(
+        self, epochs: torch.Tensor, num_instances: int, batch_size: int, info: dict[str, Any], negatives: Negatives
+    ) -> None:
         self._epochs = epochs  # int32 [E, L], the batches of an epoch one after the other, the ragged one last
+        self._negatives = negatives
         self.num_instances, self.batch_size, self.info = num_instances, batch_size, info
 
     @property
@@ -57,10 +61,37 @@ class Plan:
         full = ids[: num_full * self.batch_size]
         return Batches(full.view(num_full, self.batch_size), ids[num_full * self.batch_size :])
 
+    def negative_mask(self, indices: Any) -> torch.Tensor:
+        """Returns which pairs of a batch count as negatives, for the loss.
+
+        Query i and document j are no negatives if they are the same instance, have an equal id in a column of
+        ``unique`` or an equal label, are a pair of ``positives``, or are within the margin. Margins are known for pairs
+        that meet in a batch of this plan, in any of its epochs. For other pairs, they do not count.
+
+        Args:
+            indices: int [B], instances of a batch: a tensor on the CPU, an array or a list.
+
+        Returns:
+            bool [B, B] on the CPU. Rows are queries, columns are documents, both in the order of ``indices``.
+
+        Raises:
+            TypeError, ValueError: ``indices`` are no integers in one dimension, or out of range.
+
+        Complexity: O(B**2), and O(P log B) for the P known pairs of these queries.
+
+        Example:
+            >>> import torch
+            >>> from batchsampler_ext import compose
+            >>> plan = compose(torch.eye(4), batch_size=2, preset="uniform", unique=[7, 7, -1, -1])
+            >>> plan.negative_mask([0, 1, 2]).int().tolist()
+            [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+        """
+        return self._negatives.mask(indices)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the plan as a safetensors file. It appears complete or not at all."""
         header = {"num_instances": self.num_instances, "batch_size": self.batch_size, "info": self.info}
-        write_plan(path, {"epochs": self._epochs}, header)
+        write_plan(path, {"epochs": self._epochs, **self._negatives._asdict()}, header)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
@@ -71,4 +102,4 @@ class Plan:
             ValueError: the file is damaged, of another version, or no plan.
         """
         file = PlanFile(path)
-        return cls(file.read("epochs"), **file.header)
+        return cls(file.read("epochs"), negatives=Negatives.read(file), **file.header)

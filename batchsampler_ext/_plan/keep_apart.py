@@ -67,10 +67,10 @@ def keep_apart(
     Determinism: a function of the arguments. :mod:`batchsampler_ext.reference.keep_apart` defines it.
     """
     ids = apart.ids[members.numpy()]
-    _require_room(ids, sizes, apart.max_per_batch, epoch, what)
-    codes = _codes_of_repeated(ids, apart.max_per_batch)
+    require_room(ids, sizes, apart.max_per_batch, what)
+    codes = codes_of_repeated(ids, apart.max_per_batch)
     num_codes = int(codes.max(initial=-1)) + 1
-    offsets, partners = _partners(apart.positives, len(apart.ids))
+    offsets, partners = partners_of(apart.positives, len(apart.ids))
     result = members.clone()
     if num_codes == 0 and len(partners) == 0:
         return Repaired(result, 0, 0)
@@ -109,7 +109,8 @@ def keep_apart(
     return Repaired(result, int((batch_before[result.numpy()] != batch_of_position).sum()), num_met)
 
 
-def _require_room(ids: np.ndarray, sizes: np.ndarray, max_per_batch: int, epoch: int, what: str) -> None:
+def require_room(ids: np.ndarray, sizes: np.ndarray, max_per_batch: int, what: str = "batches") -> None:
+    """Raises ``ValueError`` if an id is on more instances than batches of these sizes may hold. ids: int64 [L, C]."""
     room = int(np.minimum(sizes, max_per_batch).sum())
     for column in range(ids.shape[1]):
         values, counts = np.unique(ids[:, column], return_counts=True)
@@ -117,20 +118,20 @@ def _require_room(ids: np.ndarray, sizes: np.ndarray, max_per_batch: int, epoch:
         most = int(counts.argmax()) if len(counts) else 0
         if len(counts) and counts[most] > room:
             raise ValueError(
-                f"unique: expected each id on at most {room} instances ({len(sizes)} {what} of epoch {epoch}, "
+                f"unique: expected each id on at most {room} instances ({len(sizes)} {what}, "
                 f"max_per_batch {max_per_batch}), got id {values[most]} of column {column} on {counts[most]}"
             )
 
 
-def _codes_of_repeated(ids: np.ndarray, max_per_batch: int) -> np.ndarray:
+def codes_of_repeated(ids: np.ndarray, max_per_batch: int) -> np.ndarray:
     """Returns int32 [L, C]: numbers of the ids, distinct over all columns, and -1 for an id that cannot be too often.
 
     Columns without a repeated id are left out.
     """
     columns, first = [], 0
     for column in ids.T:
-        _, inverse, counts = np.unique(column, return_inverse=True, return_counts=True)
-        is_kept = (counts > max_per_batch) & (_ != -1)
+        values, inverse, counts = np.unique(column, return_inverse=True, return_counts=True)
+        is_kept = (counts > max_per_batch) & (values != -1)
         if not is_kept.any():
             continue
         numbers = np.where(is_kept, np.cumsum(is_kept) - 1 + first, -1)
@@ -139,13 +140,20 @@ def _codes_of_repeated(ids: np.ndarray, max_per_batch: int) -> np.ndarray:
     return np.ascontiguousarray(np.stack(columns, 1)) if columns else np.empty((len(ids), 0), np.int32)
 
 
-def _partners(positives: np.ndarray, num_instances: int) -> tuple[np.ndarray, np.ndarray]:
+def partners_of(positives: np.ndarray, num_instances: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns CSR offsets int64 [N + 1] and the int32 instances that each should not meet, from both ends of pairs."""
     pairs = positives[positives[:, 0] != positives[:, 1]]
     source, target = np.concatenate([pairs, pairs[:, ::-1]]).T
     order = np.argsort(source, kind="stable")
     offsets = np.searchsorted(source[order], np.arange(num_instances + 1)).astype(np.int64)
     return offsets, np.ascontiguousarray(target[order].astype(np.int32))
+
+
+def sizes_of(num_members: int, batch_size: int) -> np.ndarray:
+    """Returns the lengths of batches that are full, but for the last one. int64 [number of batches]."""
+    sizes = np.full(num_members // batch_size, batch_size, dtype=np.int64)
+    tail = num_members % batch_size
+    return np.append(sizes, tail) if tail else sizes
 
 
 def as_ids_of_columns(value: Any, num_instances: int) -> np.ndarray:
