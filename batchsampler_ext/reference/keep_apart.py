@@ -10,7 +10,9 @@ of all excesses, so the repair ends.
    next, and the last takes the place of the first, or of an instance that is itself too many. For a single column this
    search is that for an augmenting path of a maximum flow: if it fails, no assignment exists.
 3. If it fails with several columns, random swaps shake the batches, and both steps are tried again.
-4. At last, members that meet a partner are swapped likewise, where that separates more partners than it joins.
+4. Members that have been moved are swapped on, where that gains edges inside batches: in a few passes, which end as
+   soon as there are as many as before the repair.
+5. At last, members that meet a partner are swapped likewise, where that separates more partners than it joins.
 The CPU engine is csrc/cpu/partition/keep_apart.cpp.
 """
 
@@ -23,8 +25,9 @@ import numpy as np
 from ..reference import MASK32
 from ..reference.partition import keyed_hash
 
-MAX_NEAR, NUM_NEAR_BATCHES, NUM_PROBES = 8, 2, 4  # candidates: neighbors; nearest batches, and members of each
+MAX_NEAR, NUM_NEAR_BATCHES, NUM_PROBES = 16, 4, 8  # candidates: neighbors; nearest batches, and members of each
 NUM_RANDOM_PROBES, MAX_RANDOM = 256, 4  # if there is none: random positions to look at; swaps to choose from
+MAX_REFINEMENTS = 3
 MAX_SHAKES, NUM_SHAKE_PROBES = 64, 8
 MAX_VISITS = 1 << 27  # of batches and instances by the search for chains, before it gives up
 PARTNER_LOSS = 1 << 20  # loss of joining two partners, in edges
@@ -54,6 +57,8 @@ class _Repair:
         self.count = Counter((self.batch(x), c) for x in self.members for c in self.codes[x])
 
     def run(self):
+        batch_before = {x: self.batch(x) for x in self.members}
+        num_inside_before = self.num_inside()
         for batch in range(self.num_batches):
             self.clear(batch)
         left = self.chains()
@@ -65,9 +70,15 @@ class _Repair:
                 self.clear(batch)
             left = self.chains()
         if not left:
+            for _ in range(MAX_REFINEMENTS):
+                if self.num_inside() >= num_inside_before:
+                    break
+                for position in range(self.size):
+                    if self.batch_at[position] != batch_before[self.members[position]]:
+                        self.swap_best(position, "edges")
             for position in range(self.size):
                 if self.num_partners(self.members[position], self.batch_at[position], None):
-                    self.swap_best(position, is_soft=True)
+                    self.swap_best(position, "partners")
         excess = sum(max(0, n - self.most) for n in self.count.values())
         met = sum(self.num_partners(x, self.batch(x), None) for x in self.members) // 2
         return self.members, excess, met
@@ -98,6 +109,9 @@ class _Repair:
     def num_edges(self, x, batch, leaving):
         return sum(self.batch(n) == batch and n != leaving for n in self.lists[x])
 
+    def num_inside(self):
+        return sum(self.num_edges(x, self.batch(x), None) for x in self.members)
+
     def place(self, x, position):
         """Puts x at a position that is vacant, or will be."""
         self.members[position], self.position[x] = x, position
@@ -122,11 +136,16 @@ class _Repair:
         excess = [p for p in positions if self.released(self.members[p])]
         for position in sorted(excess, key=lambda p: (self.num_edges(self.members[p], batch, None), p)):
             if self.released(self.members[position]):
-                self.swap_best(position, is_soft=False)
+                self.swap_best(position, "excess")
 
-    def swap_best(self, position, *, is_soft):
-        """Swaps the member at a position with the best candidate, if there is one."""
+    def swap_best(self, position, aim):
+        """Swaps the member at a position with the best candidate, if there is one.
+
+        aim: "excess" (any valid swap of a member that is too many), "edges" (more of them inside batches) or
+        "partners" (fewer that meet).
+        """
         x, batch = self.members[position], self.batch_at[position]
+        num_edges_now = self.num_edges(x, batch, None)
         found = []  # (loss, order, position)
 
         def consider(other):
@@ -135,10 +154,12 @@ class _Repair:
                 return False
             joined = self.num_partners(x, target, y) + self.num_partners(y, batch, x)
             joined -= self.num_partners(x, batch, y) + self.num_partners(y, target, x)
-            if is_soft and joined >= 0:
+            if aim == "partners" and joined >= 0:
                 return False
             kept = 0 if self.released(y) else self.num_edges(y, target, None)
             loss = kept - self.num_edges(y, batch, x) - self.num_edges(x, target, y) + PARTNER_LOSS * joined
+            if aim == "edges" and loss + num_edges_now >= 0:
+                return False
             found.append((loss, len(found), other))
             return True
 
@@ -155,7 +176,7 @@ class _Repair:
                 for _ in range(NUM_PROBES):
                     consider(self.starts[target] + self.below(self.starts[target + 1] - self.starts[target]))
             last = target
-        if not found:
+        if not found and aim != "edges":
             for _ in range(NUM_RANDOM_PROBES):
                 consider(self.below(self.size))
                 if len(found) == MAX_RANDOM:

@@ -18,8 +18,9 @@ namespace bse {
 
 namespace {
 
-constexpr int64_t kMaxNear = 8, kNumNearBatches = 2, kNumProbes = 4;
+constexpr int64_t kMaxNear = 16, kNumNearBatches = 4, kNumProbes = 8;
 constexpr int64_t kNumRandomProbes = 256, kMaxRandom = 4;
+constexpr int64_t kMaxRefinements = 3;
 constexpr int64_t kMaxShakes = 64, kNumShakeProbes = 8, kMaxVisits = int64_t{1} << 27;
 constexpr int64_t kPartnerLoss = int64_t{1} << 20;
 constexpr int32_t kNone = -1;
@@ -111,6 +112,7 @@ class Repair {
   }
 
   KeepApartResult run() {
+    const int64_t num_inside_before = num_inside();
     clear_all();
     std::vector<int64_t> left = move_along_chains();
     for (int64_t i = 0; i < kMaxShakes && request_.num_columns > 1 && !left.empty() && num_visits_ <= kMaxVisits; ++i) {
@@ -119,8 +121,9 @@ class Repair {
       left = move_along_chains();
     }
     if (left.empty()) {
+      for (int64_t i = 0; i < kMaxRefinements && num_inside() < num_inside_before; ++i) refine();
       for (int64_t position = 0; position < request_.num_members; ++position) {
-        if (num_partners(members_[position], batch_at_[position], kNone) > 0) swap_best(position, true);
+        if (num_partners(members_[position], batch_at_[position], kNone) > 0) swap_best(position, Aim::kPartners);
       }
     }
     int64_t num_met = 0;
@@ -219,6 +222,13 @@ class Repair {
     if (!monitor_.poll(0)) throw Interrupted();
   }
 
+  // Number of edges inside batches.
+  int64_t num_inside() const {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < request_.num_members; ++i) sum += num_edges(members_[i], batch_at_[i], kNone);
+    return sum;
+  }
+
   // --- swaps -------------------------------------------------------------------------------------------------------
   void clear_all() {
     for (int64_t batch = 0; batch < request_.num_batches; ++batch) clear(batch);
@@ -232,7 +242,15 @@ class Repair {
     }
     std::sort(too_many.begin(), too_many.end());
     for (const auto& [num_inside, position] : too_many) {
-      if (released(members_[position]) > 0) swap_best(position, false);
+      if (released(members_[position]) > 0) swap_best(position, Aim::kExcess);
+    }
+  }
+
+  // Swaps members that have been moved, where that gains edges inside batches.
+  void refine() {
+    for (int64_t position = 0; position < request_.num_members; ++position) {
+      const bool is_moved = batch_at_[row_[members_[position]]] != batch_at_[position];
+      if (is_moved) swap_best(position, Aim::kEdges);
     }
   }
 
@@ -240,22 +258,28 @@ class Repair {
     int32_t instance, batch;
   };
 
+  // What a swap must achieve: less excess (any valid swap of a member that is too many), more edges inside batches, or
+  // fewer partners that meet.
+  enum class Aim { kExcess, kEdges, kPartners };
+
   // The best swap found so far for the member x at a position.
   struct Search {
     int32_t x, batch;
-    bool is_soft;
+    Aim aim;
+    int64_t num_edges_now;  // of x
     int64_t num_found = 0, least_loss = 0, best = 0;
   };
 
-  // Returns whether the swap with the member at a position adds no excess, and separates partners if is_soft.
+  // Returns whether the swap with the member at a position adds no excess and achieves the aim.
   bool consider(Search& search, int64_t other) const {
     const int32_t x = search.x, batch = search.batch, y = members_[other], target = batch_at_[other];
     if (target == batch || added(x, target, y) > 0 || added(y, batch, x) > 0) return false;
     const int64_t joined =
         num_partners(x, target, y) + num_partners(y, batch, x) - num_partners(x, batch, y) - num_partners(y, target, x);
-    if (search.is_soft && joined >= 0) return false;
+    if (search.aim == Aim::kPartners && joined >= 0) return false;
     const int64_t kept = released(y) > 0 ? 0 : num_edges(y, target, kNone);
     const int64_t loss = kept - num_edges(y, batch, x) - num_edges(x, target, y) + kPartnerLoss * joined;
+    if (search.aim == Aim::kEdges && loss + search.num_edges_now >= 0) return false;
     if (search.num_found++ == 0 || loss < search.least_loss) {
       search.least_loss = loss;
       search.best = other;
@@ -263,10 +287,10 @@ class Repair {
     return true;
   }
 
-  void swap_best(int64_t position, bool is_soft) {
+  void swap_best(int64_t position, Aim aim) {
     check_interrupt();
-    Search search{members_[position], batch_at_[position], is_soft};
-    const int32_t x = search.x;
+    const int32_t x = members_[position];
+    Search search{x, batch_at_[position], aim, num_edges(x, batch_at_[position], kNone)};
     list_near(x, search.batch);
     int64_t num_near = 0, num_batches = 0;
     int32_t last = kNone;
@@ -278,7 +302,7 @@ class Repair {
       }
       last = near.batch;
     }
-    if (search.num_found == 0) {
+    if (search.num_found == 0 && aim != Aim::kEdges) {
       for (int64_t i = 0; i < kNumRandomProbes && search.num_found < kMaxRandom; ++i) {
         consider(search, below(request_.num_members));
       }
