@@ -148,7 +148,7 @@ class _Repair:
         num_edges_now = self.num_edges(x, batch, None)
         found = []  # (loss, order, position)
 
-        def consider(other):
+        def consider(other, is_neighbor=False):
             y, target = self.members[other], self.batch_at[other]
             if target == batch or self.added(x, target, y) or self.added(y, batch, x):
                 return False
@@ -157,7 +157,7 @@ class _Repair:
             if aim == "partners" and joined >= 0:
                 return False
             kept = 0 if self.released(y) else self.num_edges(y, target, None)
-            loss = kept - self.num_edges(y, batch, x) - self.num_edges(x, target, y) + PARTNER_LOSS * joined
+            loss = kept - self.num_edges(y, batch, x) - (votes[target] - is_neighbor) + PARTNER_LOSS * joined
             if aim == "edges" and loss + num_edges_now >= 0:
                 return False
             found.append((loss, len(found), other))
@@ -169,7 +169,7 @@ class _Repair:
         num_near, num_batches, last = 0, 0, -1
         for n in near:
             if num_near < MAX_NEAR:
-                num_near += consider(self.position[n])
+                num_near += consider(self.position[n], is_neighbor=True)
             target = self.batch(n)
             if target != last and num_batches < NUM_NEAR_BATCHES and not self.added(x, target, None):
                 num_batches += 1

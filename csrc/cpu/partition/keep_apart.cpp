@@ -270,15 +270,21 @@ class Repair {
     int64_t num_found = 0, least_loss = 0, best = 0;
   };
 
-  // Returns whether the swap with the member at a position adds no excess and achieves the aim.
-  bool consider(Search& search, int64_t other) const {
+  // Returns whether the swap with the member at a position adds no excess and achieves the aim. is_neighbor: whether
+  // that member was listed as a neighbor of x
+  bool consider(Search& search, int64_t other, bool is_neighbor) const {
     const int32_t x = search.x, batch = search.batch, y = members_[other], target = batch_at_[other];
     if (target == batch || added(x, target, y) > 0 || added(y, batch, x) > 0) return false;
     const int64_t joined =
         num_partners(x, target, y) + num_partners(y, batch, x) - num_partners(x, batch, y) - num_partners(y, target, x);
     if (search.aim == Aim::kPartners && joined >= 0) return false;
-    const int64_t kept = released(y) > 0 ? 0 : num_edges(y, target, kNone);
-    const int64_t loss = kept - num_edges(y, batch, x) - num_edges(x, target, y) + kPartnerLoss * joined;
+    int64_t num_home = 0, num_kept = 0;  // edges of y to the batch of x, and to its own
+    for_neighbors(y, [&](int32_t n) {
+      num_home += (batch_[n] == batch) & (n != x);
+      num_kept += batch_[n] == target;
+    });
+    const int64_t lost = released(y) > 0 ? 0 : num_kept;
+    const int64_t loss = lost - num_home - (votes_[target] - is_neighbor) + kPartnerLoss * joined;
     if (search.aim == Aim::kEdges && loss + search.num_edges_now >= 0) return false;
     if (search.num_found++ == 0 || loss < search.least_loss) {
       search.least_loss = loss;
@@ -295,22 +301,24 @@ class Repair {
     int64_t num_near = 0, num_batches = 0;
     int32_t last = kNone;
     for (const Near& near : near_) {
-      if (num_near < kMaxNear) num_near += consider(search, position_[near.instance]);
+      if (num_near < kMaxNear) num_near += consider(search, position_[near.instance], true);
       if (near.batch != last && num_batches < kNumNearBatches && added(x, near.batch, kNone) == 0) {
         ++num_batches;
-        for (int64_t i = 0; i < kNumProbes; ++i) consider(search, start(near.batch) + below(size_of(near.batch)));
+        for (int64_t i = 0; i < kNumProbes; ++i)
+          consider(search, start(near.batch) + below(size_of(near.batch)), false);
       }
       last = near.batch;
     }
     if (search.num_found == 0 && aim != Aim::kEdges) {
       for (int64_t i = 0; i < kNumRandomProbes && search.num_found < kMaxRandom; ++i) {
-        consider(search, below(request_.num_members));
+        consider(search, below(request_.num_members), false);
       }
     }
+    for (const Near& near : near_) votes_[near.batch] = 0;
     if (search.num_found > 0) move({position, search.best});
   }
 
-  // Lists the neighbors of x in other batches, those of the batch with most of them first.
+  // Lists the neighbors of x in other batches, those of the batch with most of them first, and counts them in votes_.
   void list_near(int32_t x, int32_t batch) {
     near_.clear();
     for_neighbors(x, [&](int32_t n) {
@@ -321,7 +329,6 @@ class Repair {
     std::stable_sort(near_.begin(), near_.end(), [this](const Near& a, const Near& b) {
       return std::make_tuple(-votes_[a.batch], a.batch) < std::make_tuple(-votes_[b.batch], b.batch);
     });
-    for (const Near& near : near_) votes_[near.batch] = 0;
   }
 
   // Swaps a member with that of a few random ones that adds the least excess.
@@ -405,7 +412,7 @@ class Repair {
   CountTable count_;                             // of (batch, code)
   std::vector<int32_t> position_, batch_, row_;  // of an instance; row_: its row of codes
   std::vector<int32_t> batch_at_;                // of a position
-  std::vector<int32_t> votes_;                   // of a batch, 0 between calls of list_near()
+  std::vector<int32_t> votes_;                   // of a batch: neighbors of the member to be swapped; 0 between swaps
   std::vector<Near> near_;
   uint64_t num_drawn_ = 0;
   int64_t num_visits_ = 0;
