@@ -136,7 +136,12 @@ def compose(
     validate.choice(metric, "metric", METRICS)
     margins = Margins.check(margin, relative_margin, first, second, metric, request.num_threads)
     if graph is None:
-        options = {"metric": metric, "num_threads": num_threads, "max_memory": max_memory, "progress": progress}
+        options: dict[str, Any] = {
+            "metric": metric,
+            "num_threads": num_threads,
+            "max_memory": max_memory,
+            "progress": progress,
+        }
         options |= {"labels": labels if labels is not None else labels_of(apart, first.device), "max_score": max_score}
         graph = _graph_of(recipe, queries, documents, seed, margins is not None or max_score is not None, options)
         graph = None if graph is None else without_positives(graph, apart, groups, margins, max_score)

@@ -97,7 +97,7 @@ def keep_apart(
         proof = (
             "no assignment to batches of these lengths exists"
             if codes.shape[1] == 1
-            else "each id fits by its count, but the columns exclude one another"
+            else "each id fits by its count, but no way was found to place all columns together"
         )
         raise ValueError(
             f"unique: expected ids that can be kept apart, got ids of which {num_left} instances could not be placed "

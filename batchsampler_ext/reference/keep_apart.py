@@ -146,7 +146,7 @@ class _Repair:
         """
         x, batch = self.members[position], self.batch_at[position]
         num_edges_now = self.num_edges(x, batch, None)
-        found = []  # (loss, order, position)
+        found: list[tuple[int, int, int]] = []  # (loss, order, position)
 
         def consider(other, is_neighbor=False):
             y, target = self.members[other], self.batch_at[other]

@@ -8,17 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchsampler_ext import Plan, ProximityGraph, compose, knn_graph, reference
+from batchsampler_ext._engine.arrays import as_matrix
 from batchsampler_ext._engine.backend import core
-from batchsampler_ext._plan.keep_apart import Apart, codes_of_repeated, partners_of, keep_apart
+from batchsampler_ext._engine.requests import KeepApartRequest
+from batchsampler_ext._plan.keep_apart import Apart, codes_of_repeated, keep_apart, partners_of, sizes_of
+from batchsampler_ext._plan.negatives import Margins, groups_of, without_positives
 from batchsampler_ext.reference import keep_apart as oracle
 
-NO_PAIRS = np.empty((0, 2), np.int64)
-
-
-def sizes_of(num_members: int, batch_size: int) -> np.ndarray:
-    sizes = np.full(num_members // batch_size, batch_size)
-    tail = num_members % batch_size
-    return np.append(sizes, tail) if tail else sizes
+COMMON = settings(derandomize=True, max_examples=200, deadline=None)
 
 
 @st.composite
@@ -86,18 +84,20 @@ def exists(members, sizes, apart: Apart) -> bool:
     return all(augment(i, set()) for i, count in enumerate(counts) for _ in range(count))
 
 
-@settings(max_examples=300, deadline=None)
+@COMMON
 @given(problems())
 def test_no_batch_holds_an_id_too_often_or_the_call_is_refused(problem):
     members, sizes, apart, neighbors = problem
     before = members.clone()
     try:
         repaired = keep_apart(members, sizes, apart, neighbors, seed=1, epoch=0)
-    except ValueError as error:
-        assert str(error).startswith("unique: expected")
+    except ValueError as refusal:
+        message = str(refusal)
+        repaired = None
+    if repaired is None:
+        assert message.startswith("unique: expected")
         assert has_too_many(members.numpy(), sizes, apart)
-        if apart.ids.shape[1] == 1:
-            assert not exists(members.numpy(), sizes, apart)
+        assert apart.ids.shape[1] > 1 or not exists(members.numpy(), sizes, apart)
         return
     assert torch.equal(members, before)
     assert sorted(repaired.members.tolist()) == sorted(members.tolist())
@@ -105,11 +105,9 @@ def test_no_batch_holds_an_id_too_often_or_the_call_is_refused(problem):
     assert repaired.num_met == num_met(repaired.members.numpy(), sizes, apart.positives)
 
 
-@settings(max_examples=300, deadline=None)
+@COMMON
 @given(problems(), st.integers(0, 2**64 - 1))
 def test_repair_equals_the_oracle(problem, key):
-    from batchsampler_ext._engine.requests import KeepApartRequest
-
     members, sizes, apart, neighbors = problem
     codes = codes_of_repeated(apart.ids[members.numpy()], apart.max_per_batch)
     offsets, partners = partners_of(apart.positives, len(apart.ids))
@@ -121,8 +119,191 @@ def test_repair_equals_the_oracle(problem, key):
     result = members.clone()
     request = KeepApartRequest(
         result.data_ptr(), len(result), starts.ctypes.data, len(sizes), codes.ctypes.data, codes.shape[1], num_codes,
-        apart.max_per_batch, offsets.ctypes.data, partners.ctypes.data, 0 if neighbors is None else neighbors.data_ptr(),
-        0 if neighbors is None else neighbors.shape[1], len(apart.ids), key,
+        apart.max_per_batch, offsets.ctypes.data, partners.ctypes.data,
+        0 if neighbors is None else neighbors.data_ptr(), 0 if neighbors is None else neighbors.shape[1],
+        len(apart.ids), key,
     )  # fmt: skip
     found = core.keep_apart(request)
     assert (result.tolist(), *found) == expected
+
+
+@pytest.mark.parametrize("max_per_batch", [1, 2])
+def test_columns_that_just_fit_are_placed(max_per_batch):
+    num_batches, batch_size, seed = 6, 12, 0
+    for seed in range(20):  # each batch holds every id of two columns max_per_batch times: no slack at all
+        rng = np.random.default_rng(seed)
+        one_batch = np.repeat(np.arange(batch_size // max_per_batch), max_per_batch)
+        ids = np.concatenate([np.stack([one_batch, rng.permutation(one_batch)], 1) for _ in range(num_batches)])
+        ids = ids[rng.permutation(len(ids))]
+        ids[rng.random(ids.shape) < 0.25] = -1  # a little slack
+        sizes = sizes_of(len(ids), batch_size)
+        apart = Apart(ids, max_per_batch, np.empty((0, 2), np.int64))
+        members = torch.arange(len(ids), dtype=torch.int32)
+        repaired = keep_apart(members, sizes, apart, None, seed=seed, epoch=0)
+        assert not has_too_many(repaired.members.numpy(), sizes, apart)
+
+
+def test_one_of_many_duplicates_of_a_full_epoch_is_placed():
+    ids = np.repeat(np.arange(50), 20)[:, None]  # 20 batches of 50: each must hold every id
+    members, sizes = torch.arange(1000, dtype=torch.int32), sizes_of(1000, 50)
+    apart = Apart(ids, 1, np.empty((0, 2), np.int64))
+    assert not has_too_many(keep_apart(members, sizes, apart, None, seed=0, epoch=0).members.numpy(), sizes, apart)
+
+
+def test_an_id_on_too_many_instances_is_refused_with_counts():
+    embeddings = torch.randn(25, 4, generator=torch.Generator().manual_seed(0))
+    ids = np.arange(50).reshape(25, 2)
+    ids[:4, 1] = 7
+    with pytest.raises(ValueError, match=r"unique: .* at most 3 .*3 batches, .*got id 7 of column 1 on 4"):
+        compose(embeddings, batch_size=10, preset="uniform", unique=ids)
+    ids[3, 1] = -1  # the ragged batch takes the third
+    plan = compose(embeddings, batch_size=10, preset="uniform", unique=ids)
+    assert [sum(int(i) < 3 for i in batch) for batch in plan.batches(0)] == [1, 1, 1]
+    compose(embeddings, batch_size=10, preset="uniform", unique=np.repeat(ids[:, :1], 2, 1), max_per_batch=2)
+
+
+def test_counts_that_fit_without_an_assignment_are_refused():
+    with pytest.raises(ValueError, match=r"2 batches of epoch 0 .*no assignment to batches of these lengths exists"):
+        compose(torch.eye(4), batch_size=3, preset="uniform", unique=[1, 1, 2, 2])
+
+
+@pytest.fixture(scope="module")
+def towers():
+    generator = torch.Generator().manual_seed(1)
+    centers = torch.randn(12, 8, generator=generator).repeat(25, 1)
+    noise = [0.4 * torch.randn(300, 8, generator=generator) for _ in range(2)]
+    return centers + noise[0], centers + noise[1]
+
+
+def what_may_not_meet(num_instances=300):
+    rng = np.random.default_rng(0)
+    return {
+        "unique": np.stack([np.arange(num_instances) % 75, rng.integers(-1, 200, num_instances)], 1),
+        "positives": rng.integers(0, num_instances, (50, 2)),
+        "labels": rng.integers(-1, 40, num_instances),
+    }
+
+
+def exact_scores(queries, documents, metric):
+    return reference.similarity(queries.numpy()[:, None], documents.numpy()[None], metric)
+
+
+@pytest.mark.parametrize(
+    ("metric", "margin", "relative_margin"),
+    [("cosine", 0.05, None), ("cosine", None, 0.1), ("ip", 0.5, 0.02), ("l2", 0.7, None), ("ip", 0.0, None)],
+)
+def test_mask_equals_its_definition(towers, metric, margin, relative_margin, tmp_path):
+    given = what_may_not_meet()
+    plan = compose(
+        *towers, batch_size=64, preset="walks", num_candidates=100, num_neighbors=20, metric=metric, num_epochs=2,
+        margin=margin, relative_margin=relative_margin, **given,
+    )  # fmt: skip
+    plan.save(tmp_path / "plan.bse")
+    loaded = Plan.load(tmp_path / "plan.bse")
+    scores = exact_scores(*towers, metric).astype(np.float64)
+    own = scores.diagonal()
+    limit = np.minimum(
+        own - margin if margin is not None else np.inf,
+        (1 - relative_margin) * own if relative_margin is not None else np.inf,
+    )
+    positives = {tuple(pair) for pair in given["positives"].tolist()}
+    columns = [*given["unique"].T, given["labels"]]
+
+    def is_negative(i, j):
+        is_equal = any(column[i] == column[j] >= 0 for column in columns)
+        return i != j and not is_equal and (i, j) not in positives and scores[i, j] < limit[i]
+
+    num_within = 0
+    for epoch in range(2):
+        for batch in plan.batches(epoch):
+            ids = batch.tolist()
+            expected = [[is_negative(i, j) for j in ids] for i in ids]
+            assert plan.negative_mask(batch).tolist() == expected
+            assert loaded.negative_mask(ids).tolist() == expected
+            num_within += sum(scores[i, j] >= limit[i] and i != j for i in ids for j in ids)
+    assert num_within > 0
+
+
+def test_mask_takes_repeated_indices(towers):
+    plan = compose(*towers, batch_size=64, preset="uniform", margin=0.1, **what_may_not_meet())
+    ids = torch.tensor([5, 0, 60, 5, 17])
+    mask = plan.negative_mask(ids)
+    assert not mask[0, 3]
+    assert torch.equal(mask[0], mask[3])
+    assert torch.equal(mask[1:, 1:], plan.negative_mask(ids[1:]))
+
+
+def test_edges_join_negatives_only(towers):
+    given = what_may_not_meet()
+    graph = knn_graph(towers[0], 40, documents=towers[1])
+    margins = Margins.check(0.05, None, as_matrix(towers[0], "q"), as_matrix(towers[1], "d"), "cosine", 1)
+    apart = Apart(given["unique"], 1, given["positives"])
+    thinned = without_positives(graph, apart, groups_of(given["unique"], given["labels"]), margins, 0.99)
+    scores = exact_scores(*towers, "cosine")
+    pairs = {tuple(pair) for pair in given["positives"].tolist()}
+    columns = [*given["unique"].T, given["labels"]]
+    for i in range(300):
+        kept = [
+            j
+            for j in graph.neighbors[i].tolist()
+            if not any(column[i] == column[j] >= 0 for column in columns)
+            and not {(i, j), (j, i)} & pairs
+            and float(scores[i, j]) < float(scores[i, i]) - 0.05
+            and scores[i, j] <= np.float32(0.99)
+        ]
+        assert thinned.neighbors[i].tolist() == kept + [-1] * (40 - len(kept))
+
+
+def test_plan_independent_of_threads(towers):
+    plans = [
+        compose(
+            *towers, batch_size=32, preset="b3", rank_window=(2, 40), community_size=8, margin=0.05,
+            num_threads=threads, **what_may_not_meet(),
+        )
+        for threads in (1, 3)
+    ]  # fmt: skip
+    assert torch.equal(plans[0].batches(0).indices, plans[1].batches(0).indices)
+    assert torch.equal(plans[0].batches(0).tail, plans[1].batches(0).tail)
+
+
+def test_positives_are_kept_apart_where_possible(towers):
+    pairs = np.random.default_rng(3).integers(0, 300, (400, 2))
+    before = compose(*towers, batch_size=30, preset="walks")
+    after = compose(*towers, batch_size=30, preset="walks", positives=pairs)
+    members = torch.cat(list(before.batches(0))).numpy()
+    assert num_met(members, sizes_of(300, 30), pairs) > 10
+    assert after.info["num_positives_met"] == [0]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"unique": [0.5] * 10}, TypeError, "unique: expected integers"),
+        ({"unique": [0] * 9}, ValueError, r"unique: expected shape \[10\]"),
+        ({"unique": [-2] * 10}, ValueError, "unique: expected ids"),
+        ({"max_per_batch": 0}, ValueError, "max_per_batch: expected"),
+        ({"positives": [[0, 10]]}, ValueError, "positives: expected values in"),
+        ({"positives": [0, 1]}, ValueError, "positives: expected pairs"),
+        ({"margin": 0.1, "documents": None}, ValueError, "margin: expected None without documents"),
+        ({"margin": -0.1}, ValueError, "margin: expected"),
+        ({"relative_margin": 2.0}, ValueError, "relative_margin: expected"),
+        ({"relative_margin": 0.1, "metric": "l2"}, ValueError, "relative_margin: expected None"),
+        ({"labels": [0] * 9}, ValueError, "labels: expected one for each"),
+        ({"max_score": float("nan")}, ValueError, "max_score: expected"),
+        ({"metric": "dot"}, ValueError, "metric: expected"),
+        (
+            {"margin": 0.1, "graph": ProximityGraph(torch.full((10, 1), -1, dtype=torch.int32))},
+            ValueError,
+            "graph: exp",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(given, error, message):
+    with pytest.raises(error, match=message):
+        compose(torch.eye(10), **{"documents": torch.eye(10), "batch_size": 5, "preset": "uniform", **given})
+
+
+def test_bad_indices_are_named():
+    plan = compose(torch.eye(4), batch_size=2, preset="uniform")
+    with pytest.raises(ValueError, match="indices: expected values in"):
+        plan.negative_mask([4])
