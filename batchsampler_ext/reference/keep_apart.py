@@ -25,7 +25,7 @@ import numpy as np
 from ..reference import MASK32
 from ..reference.partition import keyed_hash
 
-MAX_NEAR, NUM_NEAR_BATCHES, NUM_PROBES = 16, 4, 8  # candidates: neighbors; nearest batches, and members of each
+MAX_NEAR, NUM_NEAR_BATCHES, NUM_PROBES = 8, 2, 8  # candidates: neighbors; nearest batches, and members of each
 NUM_RANDOM_PROBES, MAX_RANDOM = 256, 4  # if there is none: random positions to look at; swaps to choose from
 MAX_REFINEMENTS = 3
 MAX_SHAKES, NUM_SHAKE_PROBES = 64, 8

@@ -7,6 +7,7 @@
 #include "cpu/partition/keep_apart.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <numeric>
 #include <tuple>
@@ -18,7 +19,7 @@ namespace bse {
 
 namespace {
 
-constexpr int64_t kMaxNear = 16, kNumNearBatches = 4, kNumProbes = 8;
+constexpr int64_t kMaxNear = 8, kNumNearBatches = 2, kNumProbes = 8;
 constexpr int64_t kNumRandomProbes = 256, kMaxRandom = 4;
 constexpr int64_t kMaxRefinements = 3;
 constexpr int64_t kMaxShakes = 64, kNumShakeProbes = 8, kMaxVisits = int64_t{1} << 27;
@@ -135,6 +136,12 @@ class Repair {
 
  private:
   int64_t start(int64_t batch) const { return request_.starts[batch]; }
+  void prefetch(int32_t x) const {
+    const int32_t* row = request_.neighbors + x * request_.num_neighbors;
+    for (int64_t i = 0; i < request_.num_neighbors; i += 16) __builtin_prefetch(row + i);
+    __builtin_prefetch(&row_[x]);
+    __builtin_prefetch(&position_[x]);
+  }
   int64_t size_of(int64_t batch) const { return start(batch + 1) - start(batch); }
 
   // --- the state ---------------------------------------------------------------------------------------------------
@@ -293,6 +300,16 @@ class Repair {
     return true;
   }
 
+  // Considers swaps with a few members of a batch.
+  void consider_random_members(Search& search, int32_t batch) {
+    std::array<int64_t, kNumProbes> positions;
+    for (int64_t& position : positions) {
+      position = start(batch) + below(size_of(batch));
+      prefetch(members_[position]);
+    }
+    for (const int64_t position : positions) consider(search, position, false);
+  }
+
   void swap_best(int64_t position, Aim aim) {
     check_interrupt();
     const int32_t x = members_[position];
@@ -300,12 +317,12 @@ class Repair {
     list_near(x, search.batch);
     int64_t num_near = 0, num_batches = 0;
     int32_t last = kNone;
+    for (size_t i = 0; i < std::min<size_t>(near_.size(), kMaxNear); ++i) prefetch(near_[i].instance);
     for (const Near& near : near_) {
       if (num_near < kMaxNear) num_near += consider(search, position_[near.instance], true);
       if (near.batch != last && num_batches < kNumNearBatches && added(x, near.batch, kNone) == 0) {
         ++num_batches;
-        for (int64_t i = 0; i < kNumProbes; ++i)
-          consider(search, start(near.batch) + below(size_of(near.batch)), false);
+        consider_random_members(search, near.batch);
       }
       last = near.batch;
     }
