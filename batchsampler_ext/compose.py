@@ -12,7 +12,7 @@ from ._engine import validate
 from ._engine.arrays import Matrix, as_matrix, require_device
 from ._plan.digest import digest_of_matrix
 from ._plan.epochs import EpochRequest, plan_epoch
-from ._plan.keep_apart import Apart, as_ids_of_columns, as_pairs, keep_apart, require_room, sizes_of
+from ._plan.keep_apart import Apart, Repairs, as_ids_of_columns, as_pairs, require_room, sizes_of
 from ._plan.negatives import (
     Margins,
     Negatives,
@@ -150,16 +150,15 @@ def compose(
         raise ValueError(f"graph: expected a graph of {num_instances} rows as queries has, got {len(graph)}")
     else:
         graph = without_positives(graph, apart, groups, margins, max_score)
-    neighbors = None if graph is None or apart.is_empty else neighbors_of_instances(graph)
-    epochs, pairs, num_moved, num_met = [], [apart.positives], [], []
+    graphs = [] if graph is None or apart.is_empty else [graph]
+    repairs = Repairs(apart, neighbors_of_instances(graphs, num_instances), request.seed)
+    epochs, pairs = [], [apart.positives]
     for epoch in range(num_epochs):
         ids = plan_epoch(graph, num_instances, request._replace(epoch=epoch))
-        repaired = keep_apart(ids, sizes_of(len(ids), batch_size), apart, neighbors, seed=request.seed, epoch=epoch)
-        epochs.append(repaired.members)
-        num_moved.append(repaired.num_moved)
-        num_met.append(repaired.num_met)
+        ids = repairs.of_epoch(epoch)(ids, sizes_of(len(ids), batch_size), 0)
+        epochs.append(ids)
         if margins is not None:
-            pairs += [margins.pairs(batch) for batch in repaired.members.split(batch_size)]
+            pairs += [margins.pairs(batch) for batch in ids.split(batch_size)]
     negatives = Negatives.of(num_instances, groups, pairs)
     info = {
         "preset": preset,
@@ -170,8 +169,8 @@ def compose(
         "relative_margin": relative_margin,
         "max_score": max_score,
         "drop_last": drop_last,
-        "num_moved": num_moved,
-        "num_positives_met": num_met,
+        "num_moved": repairs.num_moved,
+        "num_positives_met": repairs.num_met,
         "seed": request.seed,
         "version": version("batchsampler_ext"),
         "queries": digest_of_matrix(first),

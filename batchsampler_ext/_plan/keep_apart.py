@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,6 +108,42 @@ def keep_apart(
     batch_of_position = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     batch_before[members.numpy()] = batch_of_position
     return Repaired(result, int((batch_before[result.numpy()] != batch_of_position).sum()), num_met)
+
+
+class Repairs:
+    """Repairs the batches of epochs, and counts what that takes.
+
+    Attributes:
+        num_moved: of each epoch, instances that are in another batch than before.
+        num_met: of each epoch, pairs of ``positives`` in one batch.
+    """
+
+    def __init__(self, apart: Apart, neighbors: torch.Tensor | None, seed: int) -> None:
+        """neighbors, seed: as in :func:`keep_apart`."""
+        self._apart, self._neighbors, self._seed = apart, neighbors, seed
+        self.num_moved: list[int] = []
+        self.num_met: list[int] = []
+
+    def of_epoch(self, epoch: int) -> Callable[[torch.Tensor, np.ndarray, int], torch.Tensor]:
+        """Returns ``repair(members, sizes, part)``, which returns the batches of a part of the epoch after swaps.
+
+        part: 0, or 1 + the number of the source that the batches are of. Epochs are repaired in ascending order.
+        """
+        self.num_moved.append(0)
+        self.num_met.append(0)
+
+        def repair(members: torch.Tensor, sizes: np.ndarray, part: int) -> torch.Tensor:
+            if self._apart.is_empty:
+                return members
+            what = "batches" if part == 0 else f"batches of source number {part - 1}"
+            result = keep_apart(
+                members, sizes, self._apart, self._neighbors, seed=self._seed, epoch=epoch, part=part, what=what
+            )
+            self.num_moved[-1] += result.num_moved
+            self.num_met[-1] += result.num_met
+            return result.members
+
+        return repair
 
 
 def require_room(ids: np.ndarray, sizes: np.ndarray, max_per_batch: int, what: str = "batches") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -166,10 +166,11 @@ def without_positives(
     device, num_rows = graph.device, len(graph)
     groups = groups.to(device)
     limits = None if margins is None else margins.limits.to(device)
-    pairs = _both_ways(apart.positives).to(device)
     ids = torch.arange(num_rows, device=device) if graph.ids is None else graph.ids
-    row_of = torch.empty(graph.num_instances, dtype=torch.int64, device=device)
+    row_of = torch.full((graph.num_instances,), -1, dtype=torch.int64, device=device)
     row_of[ids] = torch.arange(num_rows, device=device)
+    pairs = _both_ways(apart.positives).to(device)
+    pairs = pairs[row_of[pairs[:, 0]] >= 0]
     neighbors, scores = graph.neighbors.clone(), None if graph.scores is None else graph.scores.clone()
     for first in range(0, len(pairs), _ROWS_AT_ONCE):
         query, document = pairs[first : first + _ROWS_AT_ONCE].T
@@ -240,13 +241,22 @@ def labels_of(apart: Apart, device: torch.device) -> torch.Tensor | None:
     return torch.from_numpy(apart.ids[:, 0].copy()).to(device) if apart.ids.shape[1] == 1 else None
 
 
-def neighbors_of_instances(graph: ProximityGraph) -> torch.Tensor:
-    """Returns int32 [N, K] on the CPU, with rows in the order of instances. Ids are checked."""
-    graph.degrees()
-    neighbors = graph.neighbors.cpu()
-    if graph.ids is None:
-        return neighbors
-    return torch.empty_like(neighbors).index_copy_(0, graph.ids.cpu(), neighbors)
+def neighbors_of_instances(graphs: Sequence[ProximityGraph], num_instances: int) -> torch.Tensor | None:
+    """Returns int32 [N, K] on the CPU: the neighbors of each instance in the graph that has a row for it, then -1.
+
+    graphs: over distinct instances, for example of one source each. None without graphs.
+    """
+    if not graphs:
+        return None
+    for graph in graphs:
+        graph.degrees()  # checks the ids
+    if len(graphs) == 1 and graphs[0].ids is None:
+        return graphs[0].neighbors.cpu()
+    table = torch.full((num_instances, max(graph.num_neighbors for graph in graphs)), -1, dtype=torch.int32)
+    for graph in graphs:
+        rows = torch.arange(len(graph)) if graph.ids is None else graph.ids.cpu()
+        table[rows, : graph.num_neighbors] = graph.neighbors.cpu()
+    return table
 
 
 def checked_max_score(value: Any) -> float | None:

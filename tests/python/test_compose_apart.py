@@ -12,8 +12,8 @@ from batchsampler_ext import Plan, ProximityGraph, compose, knn_graph, reference
 from batchsampler_ext._engine.arrays import as_matrix
 from batchsampler_ext._engine.backend import core
 from batchsampler_ext._engine.requests import KeepApartRequest
-from batchsampler_ext._plan.keep_apart import Apart, codes_of_repeated, keep_apart, partners_of, sizes_of
-from batchsampler_ext._plan.negatives import Margins, groups_of, without_positives
+from batchsampler_ext._plan.keep_apart import Apart, Repairs, codes_of_repeated, keep_apart, partners_of, sizes_of
+from batchsampler_ext._plan.negatives import Margins, groups_of, neighbors_of_instances, without_positives
 from batchsampler_ext.reference import keep_apart as oracle
 
 COMMON = settings(derandomize=True, max_examples=200, deadline=None)
@@ -252,6 +252,39 @@ def test_edges_join_negatives_only(towers):
             and scores[i, j] <= np.float32(0.99)
         ]
         assert thinned.neighbors[i].tolist() == kept + [-1] * (40 - len(kept))
+
+
+def test_edges_of_a_subset_are_dropped(towers):
+    rows, pairs = np.arange(299, 0, -3), np.random.default_rng(0).integers(0, 300, (3000, 2))
+    graph = knn_graph(towers[0], 20, rows=rows)
+    apart = Apart(np.empty((300, 0), np.int64), 1, pairs)
+    thinned = without_positives(graph, apart, groups_of(apart.ids, None), None, None)
+    dropped = {tuple(pair) for pair in np.concatenate([pairs, pairs[:, ::-1]]).tolist()}
+    table = neighbors_of_instances([thinned], 300)
+    assert thinned.stats().num_edges < graph.stats().num_edges
+    for i, before in zip(rows.tolist(), graph.neighbors.tolist(), strict=True):
+        kept = [j for j in before if (i, j) not in dropped]
+        assert table[i].tolist() == kept + [-1] * (20 - len(kept))
+    assert (table[torch.arange(0, 300, 3)] == -1).all()
+
+
+def test_repair_of_parts_swaps_only_inside_them():
+    ids = np.arange(200)[:, None] % 50
+    apart = Apart(ids, 1, np.empty((0, 2), np.int64))
+    repairs = Repairs(apart, None, 0)
+    repair = repairs.of_epoch(0)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(200).astype(np.int32)).view(2, 100)
+    for part, members in enumerate(order):
+        sizes = np.array([30, 30, 30, 10])
+        result = repair(members, sizes, part)
+        assert sorted(result.tolist()) == sorted(members.tolist())
+        assert not has_too_many(result.numpy(), sizes, apart)
+    assert repairs.num_moved[0] > 0
+    ids[order[1, :5].numpy()] = 77
+    with pytest.raises(
+        ValueError, match=r"at most 4 instances \(4 batches of source number 1, .*got id 77 of column 0 on 5"
+    ):
+        repair(order[1], np.array([30, 30, 30, 10]), 2)
 
 
 def test_plan_independent_of_threads(towers):
