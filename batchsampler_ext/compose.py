@@ -78,7 +78,8 @@ def compose(
         metric: as in :func:`proximity_graph`.
         unique: int [N] or [N, C], ids of texts, products or patients, -1 is none. No batch holds more than
             ``max_per_batch`` instances with an equal id in a column. Instances are swapped between batches for this,
-            mostly with neighbors in the graph. None is dropped.
+            mostly with neighbors in the graph. None is dropped. Equal ids get no edge, and with one column and without
+            ``labels``, the ranks of a window do not count them.
         max_per_batch: how many instances with an equal id a batch may hold.
         positives: int [P, 2], pairs (query i, document of j) that are further positives. They are no edges, and are
             kept apart where few swaps can do that.
@@ -158,7 +159,7 @@ def compose(
         ids = repairs.of_epoch(epoch)(ids, sizes_of(len(ids), batch_size), 0)
         epochs.append(ids)
         if margins is not None:
-            pairs += [margins.pairs(batch) for batch in ids.split(batch_size)]
+            pairs += [margins.pairs(batch) for batch in ids.split(batch_size) if len(batch)]
     negatives = Negatives.of(num_instances, groups, pairs)
     info = {
         "preset": preset,

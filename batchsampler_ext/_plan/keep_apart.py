@@ -73,7 +73,7 @@ def keep_apart(
     num_codes = int(codes.max(initial=-1)) + 1
     offsets, partners = partners_of(apart.positives, len(apart.ids))
     result = members.clone()
-    if num_codes == 0 and len(partners) == 0:
+    if len(members) == 0 or (num_codes == 0 and len(partners) == 0):
         return Repaired(result, 0, 0)
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     low, high, _, _ = core.philox4x32(seed, _STREAM | epoch, part, 0, 0)

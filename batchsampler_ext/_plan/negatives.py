@@ -184,7 +184,7 @@ def without_positives(
             own = group[ids[part]][:, None]
             keeps &= (own < 0) | (own != group[others])
         if graph.scores is not None and limits is not None:
-            keeps &= graph.scores[part].double() < limits[ids[part], None]
+            keeps &= ~(graph.scores[part].double() >= limits[ids[part], None])  # a limit may be NaN
         if graph.scores is not None and max_score is not None:
             keeps &= graph.scores[part] <= max_score
         order = (~keeps).to(torch.int8).argsort(dim=1, stable=True)

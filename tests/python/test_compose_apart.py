@@ -308,6 +308,18 @@ def test_positives_are_kept_apart_where_possible(towers):
     assert after.info["num_positives_met"] == [0]
 
 
+@pytest.mark.parametrize("num_instances", [3, 25])
+def test_dropped_batches_are_the_last_ones(num_instances):
+    embeddings = torch.randn(num_instances, 4, generator=torch.Generator().manual_seed(0))
+    plan = compose(
+        embeddings, embeddings, batch_size=5, preset="uniform", drop_last=True, unique=np.arange(num_instances) // 4,
+        positives=[[0, 1]], margin=0.1,
+    )  # fmt: skip
+    batches = list(plan.batches(0))
+    assert [len(batch) for batch in batches] == [5] * (num_instances // 5)
+    assert all(len({int(i) // 4 for i in batch}) == 5 for batch in batches)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [

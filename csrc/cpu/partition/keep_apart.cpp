@@ -136,12 +136,6 @@ class Repair {
 
  private:
   int64_t start(int64_t batch) const { return request_.starts[batch]; }
-  void prefetch(int32_t x) const {
-    const int32_t* row = request_.neighbors + x * request_.num_neighbors;
-    for (int64_t i = 0; i < request_.num_neighbors; i += 16) __builtin_prefetch(row + i);
-    __builtin_prefetch(&row_[x]);
-    __builtin_prefetch(&position_[x]);
-  }
   int64_t size_of(int64_t batch) const { return start(batch + 1) - start(batch); }
 
   // --- the state ---------------------------------------------------------------------------------------------------
@@ -234,6 +228,14 @@ class Repair {
     int64_t sum = 0;
     for (int64_t i = 0; i < request_.num_members; ++i) sum += num_edges(members_[i], batch_at_[i], kNone);
     return sum;
+  }
+
+  // Prefetches what consider() reads of an instance.
+  void prefetch(int32_t x) const {
+    const int32_t* row = request_.neighbors + x * request_.num_neighbors;
+    for (int64_t i = 0; i < request_.num_neighbors; i += 16) __builtin_prefetch(row + i);
+    __builtin_prefetch(&row_[x]);
+    __builtin_prefetch(&position_[x]);
   }
 
   // --- swaps -------------------------------------------------------------------------------------------------------
