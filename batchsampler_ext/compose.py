@@ -7,23 +7,27 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 
 from ._engine import validate
 from ._engine.arrays import Matrix, as_matrix, require_device
 from ._plan.clusters import balanced_clusters
 from ._plan.digest import digest_of_matrix
-from ._plan.epochs import EpochRequest, plan_epoch, repaired, sources_of_batches
-from ._plan.recipes import Recipe, recipe_of
-from ._plan.sources import (
-    Part,
-    checked_options,
-    checked_sources,
-    neighbors_of_all,
-    parts_of,
-    parts_of_graph,
-    source_seed,
+from ._plan.epochs import EpochRequest, batch_sizes, plan_epoch, repaired, sources_of_batches
+from ._plan.keep_apart import Apart, Repairs, as_ids_of_columns, as_pairs, require_room, sizes_of
+from ._plan.negatives import (
+    Margins,
+    Negatives,
+    as_labels,
+    checked_max_score,
+    groups_of,
+    labels_of,
+    neighbors_of_instances,
+    without_positives,
 )
+from ._plan.recipes import Recipe, recipe_of
+from ._plan.sources import Part, checked_options, checked_sources, parts_of, parts_of_graph, source_seed
 from .graph import ProximityGraph
 from .graph_builders import METRICS, Progress, knn_graph, proximity_graph
 from .plan import Plan
@@ -50,6 +54,13 @@ def compose(
     interleave: str | Mapping[int, float] = "proportional",
     sources_per_batch: int = 1,
     metric: str = "cosine",
+    unique: Any = None,
+    max_per_batch: int = 1,
+    positives: Any = None,
+    margin: float | None = None,
+    relative_margin: float | None = None,
+    labels: Any = None,
+    max_score: float | None = None,
     num_epochs: int = 1,
     drop_last: bool = False,
     seed: int = 0,
@@ -92,6 +103,20 @@ def compose(
         sources_per_batch: c, a divisor of B. Above 1, a batch has B / c instances of each of c different sources. The
             number of such batches is the largest possible, and what they do not hold is left over.
         metric: as in :func:`proximity_graph`.
+        unique: int [N] or [N, C], ids of texts, products or patients, -1 is none. No batch holds more than
+            ``max_per_batch`` instances with an equal id in a column. Instances are swapped between batches for this,
+            mostly with neighbors in the graph. None is dropped. Batches of a source swap only with one another. With
+            "clusters", batches may then hold instances of other clusters. Equal ids get no edge, and with one column
+            and without ``labels``, the ranks of a window do not count them.
+        max_per_batch: how many instances with an equal id a batch may hold.
+        positives: int [P, 2], pairs (query i, document of j) that are further positives. They are no edges, and are
+            kept apart where few swaps can do that.
+        margin: document j is no negative of query i if s(i, j) >= s(i, i) - margin, with the exact scores of
+            ``metric``. Such pairs are no edges. Needs ``documents``.
+        relative_margin: likewise, if s(i, j) >= (1 - relative_margin) * s(i, i). It is between 0 and 1.
+        labels, max_score: as in :func:`proximity_graph`.
+            :meth:`Plan.negative_mask` also knows all pairs that ``unique``, ``positives``, ``labels`` and margins
+            exclude.
         num_epochs: E, number of epochs. Each has its own communities and batches.
         drop_last: leave out the ragged batch of each epoch.
         seed: 0 to 2**64 - 1.
@@ -105,6 +130,8 @@ def compose(
 
     Raises:
         TypeError, ValueError: a bad argument, named; a source that is too small for its window, weight or "drop".
+            ``unique``: an id is on more instances than the batches may hold, or no way was found to keep all ids apart.
+            With one column and without sources, none exists then.
         ImportError: "clusters" without scikit-learn.
 
     Determinism: the plan is a function of embeddings, arguments and seed. Threads and device do not change it. The
@@ -146,36 +173,74 @@ def compose(
         num_threads=validate.num_threads(num_threads),
         options=None if sources is None else options,
     )
-    start = time.perf_counter()
-    resources = {
-        "num_threads": num_threads,
-        "max_memory": max_memory,
-        "progress": None if progress is None else _Progress(validate.progress(progress), num_instances),
-    }
+    apart = Apart(
+        as_ids_of_columns(unique, num_instances),
+        validate.integer(max_per_batch, "max_per_batch", 1, batch_size, because=" (batch_size)"),
+        as_pairs(positives, num_instances),
+    )
+    if options.sources_per_batch > 1 and not apart.is_empty:
+        raise ValueError("sources_per_batch: expected 1 with unique or positives, because swaps would mix the sources")
+    if not drop_last:
+        _require_room(apart, parts, options.leftovers, batch_size)
+    groups = groups_of(apart.ids, as_labels(labels, num_instances))
+    max_score = checked_max_score(max_score)
     validate.choice(metric, "metric", METRICS)
+    margins = Margins.check(margin, relative_margin, first, second, metric, request.num_threads)
+
+    progress = validate.progress(progress)
+    start = time.perf_counter()
     if recipe.batches_per_cluster is not None:
         if graph is not None:
             raise ValueError("graph: expected None with preset='clusters'")
         parts = [_with_clusters(part, (first, second), recipe, metric, request) for part in parts]
     elif graph is not None:
-        if len(graph) != num_instances:
+        if len(graph) != num_instances or graph.num_instances != num_instances:
             raise ValueError(f"graph: expected a graph of {num_instances} rows as queries has, got {len(graph)}")
+        graph = without_positives(graph, apart, groups, margins, max_score)
         parts = [parts[0]._replace(graph=graph)] if sources is None else parts_of_graph(graph, parts, sources)
     else:
-        towers = {"features": first.owner, "documents": None if second is None else second.owner, "metric": metric}
-        given = {**towers, **resources}
-        parts = [_with_graph(part, recipe, sources is not None, first.device, request.seed, given) for part in parts]
+        given = {
+            "features": first.owner,
+            "documents": None if second is None else second.owner,
+            "metric": metric,
+            "labels": labels if labels is not None else labels_of(apart, first.device),
+            "max_score": max_score,
+            "return_scores": margins is not None or max_score is not None,
+            "num_threads": num_threads,
+            "max_memory": max_memory,
+            "progress": None if progress is None else _Progress(progress, num_instances),
+        }
+        for number, part in enumerate(parts):
+            found = _graph_of(part, recipe, sources is not None, first.device, request.seed, given)
+            if found is not None:
+                found = without_positives(found, apart, groups, margins, max_score)
+                parts[number] = part._replace(graph=found.mutual() if recipe.mutual else found)
+    graph = _united_graph(parts, num_instances)
     built = time.perf_counter()
-    planned, found = [], []
+
+    values = [part.source for part in parts]
+    neighbors = None if graph is None or apart.is_empty else neighbors_of_instances([graph], num_instances)
+    repairs = Repairs(apart, neighbors, request.seed, None if sources is None else values)
+    epochs, of_batches, pairs = [], [], [apart.positives]
     for epoch in range(num_epochs):
-        request = request._replace(epoch=epoch, community_size=recipe.community_size_of(epoch))
-        result = plan_epoch(parts, request)
-        of_batches = None if sources is None else sources_of_batches(result, sources, batch_size)
-        planned.append(repaired(result, of_batches, [part.source for part in parts], request))
-        if of_batches is not None:
-            found.append(of_batches)
+        repair = repairs.of_epoch(epoch)
+        request = request._replace(
+            epoch=epoch,
+            community_size=recipe.community_size_of(epoch),
+            repair=None if apart.is_empty else repair,
+        )
+        planned = plan_epoch(parts, request)
+        before = None if sources is None else sources_of_batches(planned, sources, batch_size)
+        planned = repaired(planned, before, values, request)
+        epochs.append(planned.ids)
+        if sources is not None:  # batches of several sources may be of one now
+            of_batches.append(sources_of_batches(planned, sources, batch_size))
+        if margins is not None:
+            pairs += [margins.pairs(batch) for batch in planned.ids.split(batch_sizes(planned, batch_size).tolist())]
         if progress is not None:
             progress(epoch + 1, num_epochs)
+    negatives = Negatives.of(num_instances, groups, pairs)
+
     info = {
         "preset": preset,
         **recipe.description(),
@@ -187,22 +252,49 @@ def compose(
         if isinstance(interleave, str)
         else {str(key): float(w) for key, w in interleave.items()},
         "sources_per_batch": options.sources_per_batch,
+        "max_per_batch": apart.max_per_batch,
+        "margin": None if margin is None else float(margin),
+        "relative_margin": None if relative_margin is None else float(relative_margin),
+        "max_score": max_score,
+        "num_moved": repairs.num_moved,
+        "num_positives_met": repairs.num_met,
         "seed": request.seed,
         "version": version("batchsampler_ext"),
         "queries": digest_of_matrix(first),
         "documents": None if second is None else digest_of_matrix(second),
     }
     plan = Plan(
-        [result.ids for result in planned],
+        epochs,
         num_instances,
         batch_size,
         info,
-        tail_sizes=planned[0].tail_sizes if len(planned[0].tail_sizes) > 1 else None,
-        sources=torch.stack(found) if found else None,
+        tail_sizes=planned.tail_sizes if len(planned.tail_sizes) > 1 else None,
+        sources=torch.stack(of_batches) if of_batches else None,
+        negatives=None if negatives.is_empty else negatives,
     )
-    plan.graph = _united_graph(parts, num_instances)
+    plan.graph = graph
     plan.seconds = {"graph": built - start, "epochs": time.perf_counter() - built}
     return plan
+
+
+def _require_room(apart: Apart, parts: Sequence[Part], leftovers: str, batch_size: int) -> None:
+    """Raises ``ValueError`` if no composing can keep ids apart, before the work. For epochs of all instances.
+
+    The repair checks what these counts cannot tell.
+    """
+    if leftovers == "drop":
+        return
+    num_instances = sum(len(part.rows) for part in parts)
+    if leftovers == "mixed":
+        require_room(apart.ids, sizes_of(num_instances, batch_size), apart.max_per_batch)
+    if leftovers == "mixed" and len(parts) == 1:
+        return
+    mixed = sizes_of(sum(len(part.rows) % batch_size for part in parts), batch_size)
+    for part in parts:
+        sizes = sizes_of(len(part.rows), batch_size)
+        if leftovers == "mixed":
+            sizes = np.concatenate([sizes[sizes == batch_size], mixed])
+        require_room(apart.ids[part.rows.numpy()], sizes, apart.max_per_batch, f"batches of source {part.source}")
 
 
 def _united_graph(parts: Sequence[Part], num_instances: int) -> ProximityGraph | None:
@@ -210,7 +302,8 @@ def _united_graph(parts: Sequence[Part], num_instances: int) -> ProximityGraph |
     graphs = [part.graph for part in parts if part.graph is not None]
     if len(graphs) == 1 and graphs[0].ids is None:
         return graphs[0]
-    return ProximityGraph(neighbors_of_all(parts, num_instances), None, None, num_instances) if graphs else None
+    neighbors = neighbors_of_instances(graphs, num_instances)
+    return None if neighbors is None else ProximityGraph(neighbors)
 
 
 class _Progress:
@@ -255,20 +348,20 @@ def _towers(queries: Any, documents: Any) -> tuple[Matrix, Matrix | None]:
     return first, second
 
 
-def _with_graph(
+def _graph_of(
     part: Part, recipe: Recipe, is_subset: bool, device: torch.device, seed: int, options: dict[str, Any]
-) -> Part:
-    """Returns the part with a graph over its rows, or without one if its batches are uniform."""
+) -> ProximityGraph | None:
+    """Returns a graph over the rows of the part. None: its batches are uniform."""
     window, num_others = recipe.window_of(part.source), len(part.rows) - 1
     if is_subset:
         options, seed = {**options, "rows": part.rows.to(device)}, source_seed(seed, part.source)
     if window is not None:
         first, last = window
-        graph = knn_graph(num_neighbors=last - first, range_min=first, return_scores=False, **options)
-    elif recipe.num_candidates is not None and num_others > 0:
+        return knn_graph(num_neighbors=last - first, range_min=first, **options)
+    if recipe.num_candidates is not None and num_others > 0:
         num_candidates = min(recipe.num_candidates, num_others)
         num_neighbors = min(recipe.num_neighbors or 100, num_candidates)
-        graph = proximity_graph(num_neighbors=num_neighbors, num_candidates=num_candidates, seed=seed, **options)
-    else:
-        return part
-    return part._replace(graph=graph.mutual() if recipe.mutual else graph)
+        return proximity_graph(num_neighbors=num_neighbors, num_candidates=num_candidates, seed=seed, **options)
+    if options["progress"] is not None and (recipe.windows is not None or recipe.num_candidates is not None):
+        options["progress"](len(part.rows), len(part.rows))  # other sources have graphs
+    return None

@@ -14,6 +14,7 @@ from ._engine import validate
 from ._engine.arrays import as_matrix
 from ._plan.file import PlanFile, checksum, write_plan
 from ._plan.measures import edges_inside, hardness
+from ._plan.negatives import Negatives, StoredNegatives
 from ._plan.sources import permutation
 from ._plan.stored_epochs import StoredEpochs, named_epochs
 from .graph import ProximityGraph
@@ -55,10 +56,12 @@ class Plan:
         info: dict[str, Any],
         tail_sizes: Sequence[int] | None = None,
         sources: torch.Tensor | PlanFile | None = None,
+        negatives: Negatives | StoredNegatives | None = None,
     ) -> None:
         self._epochs = epochs  # of each epoch int32 [L], one batch after the other, shorter ones last
         self._tail_sizes = None if tail_sizes is None else tuple(tail_sizes)  # None: one short batch at most
         self._sources = sources  # int64 [E, number of batches], the file that has them, or None
+        self._negatives = negatives  # None: all pairs of two instances count as negatives
         self.num_instances, self.batch_size, self.info = num_instances, batch_size, info
         self.graph: ProximityGraph | None = None
         self.seconds: dict[str, float] = {}
@@ -88,13 +91,49 @@ class Plan:
             ValueError: the plan has no such epoch, or its file is damaged.
         """
         epoch = validate.integer(epoch, "epoch", 0, self.num_epochs - 1, because=" (num_epochs - 1)")
-        if isinstance(self._sources, PlanFile):
-            file, shape = self._sources, [self.num_epochs, self._num_batches(0)]
-            found = file.read(_SOURCES)
-            if found.dtype != torch.int64 or list(found.shape) != shape:
-                raise file.error(f"one whose {_SOURCES} are {found.dtype} {list(found.shape)}, not int64 {shape}")
-            self._sources = found
-        return None if self._sources is None else self._sources[epoch]
+        sources = self._sources_of_all()
+        return None if sources is None else sources[epoch]
+
+    def _sources_of_all(self) -> torch.Tensor | None:
+        if not isinstance(self._sources, PlanFile):
+            return self._sources
+        found, shape = self._sources.read(_SOURCES), [self.num_epochs, self._num_batches(0)]
+        if found.dtype != torch.int64 or list(found.shape) != shape:
+            raise self._sources.error(f"one whose {_SOURCES} are {found.dtype} {list(found.shape)}, not int64 {shape}")
+        return found
+
+    def _known_negatives(self) -> Negatives:
+        if isinstance(self._negatives, StoredNegatives):
+            return self._negatives.read()
+        return Negatives.none(self.num_instances) if self._negatives is None else self._negatives
+
+    def negative_mask(self, indices: Any) -> torch.Tensor:
+        """Returns which pairs of a batch count as negatives, for the loss.
+
+        Query i and document j are no negatives if they are the same instance, have an equal id in a column of
+        ``unique`` or an equal label, are a pair of ``positives``, or are within the margin. Margins are known for pairs
+        that meet in a batch of this plan, in any of its epochs. For other pairs, they do not count.
+
+        Args:
+            indices: int [B], instances of a batch: a tensor on the CPU, an array or a list.
+
+        Returns:
+            bool [B, B] on the CPU. Rows are queries, columns are documents, both in the order of ``indices``.
+
+        Raises:
+            TypeError, ValueError: ``indices`` are no integers in one dimension, or out of range. The file of the
+                plan is damaged.
+
+        Complexity: O(B**2), and O(P log B) for the P known pairs of these queries.
+
+        Example:
+            >>> import torch
+            >>> from batchsampler_ext import compose
+            >>> plan = compose(torch.eye(4), batch_size=2, preset="uniform", unique=[7, 7, -1, -1])
+            >>> plan.negative_mask([0, 1, 2]).int().tolist()
+            [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+        """
+        return self._known_negatives().mask(indices)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the plan as a safetensors file. It appears complete or not at all."""
@@ -106,19 +145,20 @@ class Plan:
             "info": self.info,
         }
         tensors = named_epochs(self._epochs)  # type: ignore[arg-type]
-        if self._sources is not None:
-            self.sources(0)  # reads them
-            assert isinstance(self._sources, torch.Tensor)
-            tensors[_SOURCES] = self._sources
+        sources = self._sources_of_all()
+        if sources is not None:
+            tensors[_SOURCES] = sources
+        if self._negatives is not None:
+            tensors |= self._known_negatives()._asdict()
         write_plan(path, tensors, header)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
-        """Opens a plan. The batches of an epoch are mapped into memory, and checked when they are first used.
+        """Opens a plan. Its data are mapped into memory, and checked when they are first used.
 
         Raises:
             OSError: the file cannot be opened.
-            ValueError: the file is damaged, of another version, or no plan. :meth:`batches` raises it for damaged data.
+            ValueError: the file is damaged, of another version, or no plan. Methods that read damaged data raise it.
         """
         file = PlanFile(path)
         header = file.header
@@ -131,14 +171,15 @@ class Plan:
         except (KeyError, TypeError, ValueError) as error:
             raise file.error(f"one with a wrong header ({error})") from error
         epochs = StoredEpochs(file, num_epochs, num_instances)
-        for epoch in range(num_epochs) if tail_sizes is not None else ():
-            num_full = epochs.length(epoch) - sum(tail_sizes)
-            if num_full < 0 or num_full % batch_size:
+        for epoch in range(num_epochs) if tail_sizes else ():
+            num_others = epochs.length(epoch) - sum(tail_sizes or ())
+            if num_others < 0 or num_others % batch_size:
+                found = epochs.length(epoch)
                 raise file.error(
-                    f"one whose epoch {epoch} has {epochs.length(epoch)} instances, which do not end in batches of "
-                    f"{list(tail_sizes)}"
+                    f"one whose epoch_{epoch} of {found} instances does not end in batches of {tail_sizes}"
                 )
-        return cls(epochs, num_instances, batch_size, info, tail_sizes, file if _SOURCES in file else None)
+        sources, negatives = file if _SOURCES in file else None, StoredNegatives.of(file, num_instances)
+        return cls(epochs, num_instances, batch_size, info, tail_sizes, sources, negatives)
 
     def report(
         self, queries: Any, documents: Any = None, *, epoch: int = 0, progress: Progress | None = None
@@ -226,4 +267,4 @@ class Plan:
 def _checked_tail_sizes(value: Any, batch_size: int) -> tuple[int, ...] | None:
     if value is None:
         return None
-    return tuple(validate.integer(size, "tail_sizes", 1, batch_size - 1) for size in value)
+    return tuple(validate.integer(size, "tail_sizes", 1, batch_size - 1) for size in value) or None

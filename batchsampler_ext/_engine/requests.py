@@ -99,6 +99,23 @@ class PartitionRequest(NamedTuple):
     epoch: int
 
 
+class KeepApartRequest(NamedTuple):
+    members: int  # int32 [num_members], in and out
+    num_members: int
+    starts: int  # int64 [num_batches + 1]
+    num_batches: int
+    codes: int  # int32 [num_members, num_columns], of the members in the order given
+    num_columns: int
+    num_codes: int
+    max_per_batch: int
+    partner_offsets: int  # int64 [num_instances + 1]
+    partners: int  # int32
+    neighbors: int  # int32 [num_instances, num_neighbors]
+    num_neighbors: int
+    num_instances: int
+    key: int
+
+
 class BankTables(NamedTuple):
     data: int
     documents: int

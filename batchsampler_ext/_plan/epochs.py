@@ -104,18 +104,21 @@ def repaired(
 
     sources: int64, of each batch, or None.
     """
-    if request.repair is None:
+    if request.repair is None or len(epoch.ids) == 0:
         return epoch
     sizes = batch_sizes(epoch, request.batch_size)
     if sources is None:
         return epoch._replace(ids=request.repair(epoch.ids, sizes, 0))
     ids = epoch.ids.clone()
-    batch_of_place = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes))
-    for part, value in enumerate([-1, *values]):
-        is_chosen = sources == value
-        if is_chosen.any():
-            places = is_chosen[batch_of_place]
-            ids[places] = request.repair(ids[places], sizes[is_chosen.numpy()], part)
+    part_of_batch = np.searchsorted(np.array([-1, *values]), sources.numpy())
+    order = np.argsort(part_of_batch, kind="stable")  # batches of a source, in their order
+    starts = np.cumsum(sizes) - sizes
+    found, firsts = np.unique(part_of_batch[order], return_index=True)
+    for part, batches in zip(found.tolist(), np.split(order, firsts[1:]), strict=True):
+        counts = sizes[batches]
+        places = np.arange(counts.sum()) + np.repeat(starts[batches] - (np.cumsum(counts) - counts), counts)
+        chosen = torch.from_numpy(places)
+        ids[chosen] = request.repair(ids[chosen], counts, part)
     return epoch._replace(ids=ids)
 
 

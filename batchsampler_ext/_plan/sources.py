@@ -167,17 +167,6 @@ def parts_of_graph(graph: ProximityGraph, parts: Sequence[Part], sources: torch.
     return result
 
 
-def neighbors_of_all(parts: Sequence[Part], num_instances: int) -> torch.Tensor:
-    """Returns the edges of the graphs of all sources as instance ids, int32 [N, K] on the CPU; -1 past the last."""
-    width = max((part.graph.num_neighbors for part in parts if part.graph is not None), default=0)
-    result = torch.full((num_instances, width), -1, dtype=torch.int32)
-    for part in parts:
-        if part.graph is not None:
-            rows = part.rows if part.graph.ids is None else part.graph.ids.cpu()
-            result[rows, : part.graph.num_neighbors] = part.graph.neighbors.cpu()
-    return result
-
-
 # --- random choices --------------------------------------------------------------------------------------------------
 def derived_seed(seed: int, stream: int, value: int = 0) -> int:
     low, high, _, _ = core.philox4x32(seed, stream << 24, value & 0xFFFFFFFF, value >> 32, 0)

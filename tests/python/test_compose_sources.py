@@ -16,6 +16,7 @@ from batchsampler_ext._engine.arrays import as_matrix
 from batchsampler_ext._plan import clusters as fast_clusters
 from batchsampler_ext._plan import sources as fast
 from batchsampler_ext._plan.epochs import EpochRequest, PlannedEpoch, repaired, sources_of_batches
+from batchsampler_ext._plan.negatives import neighbors_of_instances
 from batchsampler_ext.compose import compose
 from batchsampler_ext.plan import Plan
 from batchsampler_ext.reference import sources as oracle
@@ -183,7 +184,7 @@ def test_a_given_graph_counts_within_sources():
     for given_graph in (graph, listed):
         parts = fast.parts_of_graph(given_graph, fast.parts_of(values, 100), values)
         assert [len(part.graph) for part in parts] == [40, 60]
-        for row, neighbors in enumerate(fast.neighbors_of_all(parts, 100).tolist()):
+        for row, neighbors in enumerate(neighbors_of_instances([part.graph for part in parts], 100).tolist()):
             kept = [j for j in graph.neighbors[row].tolist() if sources[j] == sources[row]]
             assert neighbors == kept + [-1] * (10 - len(kept))
     arguments = {"batch_size": 8, "community_size": 4, "sources": sources}

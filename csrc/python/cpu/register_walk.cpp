@@ -1,3 +1,4 @@
+#include "cpu/partition/keep_apart.h"
 #include "cpu/walk/batch_walks.h"
 #include "cpu/walk/row_degrees.h"
 #include "python/bindings.h"
@@ -45,6 +46,22 @@ int64_t core_partition_epoch(const py::object& fields, int num_threads, uintptr_
   return num_filled;
 }
 
+py::tuple core_keep_apart(const py::object& fields) {
+  KeepApartRequest request;
+  const Fields from(fields);
+  from("members", request.members)("num_members", request.num_members)("starts", request.starts);
+  from("num_batches", request.num_batches)("codes", request.codes)("num_columns", request.num_columns);
+  from("num_codes", request.num_codes)("max_per_batch", request.max_per_batch);
+  from("partner_offsets", request.partner_offsets)("partners", request.partners);
+  from("neighbors", request.neighbors)("num_neighbors", request.num_neighbors);
+  from("num_instances", request.num_instances)("key", request.key);
+  require(request.num_batches > 0 && request.max_per_batch > 0, "positive counts");
+  KeepApartResult result{};
+  PythonMonitor monitor(py::none(), request.num_members);
+  monitor.run([&] { result = keep_apart(request, monitor); });
+  return py::make_tuple(result.excess, result.num_met);
+}
+
 }  // namespace
 
 void register_walk(py::module_& module) {
@@ -56,6 +73,8 @@ void register_walk(py::module_& module) {
              "random_fills");
   module.def("partition_epoch", &core_partition_epoch, py::arg("request"), py::kw_only(), py::arg("num_threads"),
              py::arg("nodes"), "nodes: int32 rows, batch after batch. Returns the number of random fills.");
+  module.def("keep_apart", &core_keep_apart, py::arg("request"),
+             "Swaps members between batches. Returns the excess of ids that is left, and pairs of partners that meet.");
 }
 
 }  // namespace bse

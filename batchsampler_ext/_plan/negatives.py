@@ -1,0 +1,311 @@
+"""Which pairs count as negatives: the thresholds of margins, edges that join no negatives, and the mask of a batch."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from .._engine import validate
+from .._engine.arrays import Matrix, as_ids
+from ..graph import ProximityGraph
+from ..graph_builders import knn
+from .file import PlanFile
+from .keep_apart import Apart
+
+_ROWS_AT_ONCE = 1 << 15
+_OWN_BLOCK = 64  # rows whose scores with one another are computed to get each row's score with itself
+_FIRST_NEIGHBORS = 32
+
+
+class Negatives(NamedTuple):
+    """What :meth:`Plan.negative_mask` reads, on the CPU.
+
+    groups: int32 [C, N]; instances with equal numbers in a row are no negatives of each other, -1 is no number.
+    offsets, documents: int64 [N + 1] and int32; documents[offsets[i] : offsets[i + 1]] are no negatives of query i.
+    """
+
+    groups: torch.Tensor
+    offsets: torch.Tensor
+    documents: torch.Tensor
+
+    @classmethod
+    def of(cls, num_instances: int, groups: torch.Tensor, pairs: Iterable[np.ndarray]) -> Negatives:
+        """pairs: int64 [P, 2] arrays of (query, document). They may repeat."""
+        keys = [np.asarray(part[:, 0] * num_instances + part[:, 1]) for part in pairs]
+        query, document = np.divmod(np.unique(np.concatenate([np.empty(0, np.int64), *keys])), num_instances)
+        offsets = np.searchsorted(query, np.arange(num_instances + 1))
+        return cls(groups, torch.from_numpy(offsets), torch.from_numpy(document.astype(np.int32)))
+
+    @classmethod
+    def none(cls, num_instances: int) -> Negatives:
+        """Returns that all pairs of two instances are negatives. It takes no memory."""
+        offsets = torch.zeros(1, dtype=torch.int64).expand(num_instances + 1)
+        return cls(torch.empty(0, num_instances, dtype=torch.int32), offsets, torch.empty(0, dtype=torch.int32))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all pairs of two instances are negatives."""
+        return len(self.groups) == 0 and len(self.documents) == 0
+
+    def mask(self, indices: Any) -> torch.Tensor:
+        """Returns bool [B, B], True where the document of the column is a negative of the query of the row."""
+        ids = as_ids(indices, "indices", 0, self.groups.shape[1])
+        ordered, order = ids.sort()
+        if bool((ordered[1:] == ordered[:-1]).any()):
+            distinct, inverse = ids.unique(return_inverse=True)
+            return self.mask(distinct)[inverse][:, inverse]
+        mask = torch.ones(len(ids), len(ids), dtype=torch.bool).fill_diagonal_(False)
+        for group in self.groups:
+            numbers_of = group[ids]
+            known = numbers_of[numbers_of >= 0]
+            if len(known.unique()) < len(known):
+                other = torch.where(numbers_of >= 0, numbers_of, -2)
+                mask &= numbers_of[:, None] != other
+        counts = self.offsets[ids + 1] - self.offsets[ids]
+        num_pairs = int(counts.sum())
+        if num_pairs:
+            rows = torch.repeat_interleave(counts)
+            firsts = self.offsets[ids] - (counts.cumsum(0) - counts)
+            documents = self.documents[firsts[rows] + torch.arange(num_pairs)].long()
+            place = torch.searchsorted(ordered, documents).clamp_(max=len(ids) - 1)
+            is_here = ordered[place] == documents
+            mask[rows[is_here], order[place[is_here]]] = False
+        return mask
+
+
+class StoredNegatives:
+    """The :class:`Negatives` in a file. They are mapped into memory, and checked when they are first read."""
+
+    def __init__(self, file: PlanFile, num_instances: int) -> None:
+        self._file, self._num_instances, self._is_checked = file, num_instances, False
+
+    @classmethod
+    def of(cls, file: PlanFile, num_instances: int) -> StoredNegatives | None:
+        """Returns None for a file without negatives. Raises ``ValueError`` if it has some of their tensors only."""
+        missing = [name for name in Negatives._fields if name not in file]
+        if len(missing) == len(Negatives._fields):
+            return None
+        if missing:
+            raise file.error(f"one without {missing[0]}")
+        return cls(file, num_instances)
+
+    def read(self) -> Negatives:
+        """Raises ``ValueError`` if the data are damaged."""
+        result = Negatives(**{name: self._file.read(name) for name in Negatives._fields})
+        if not self._is_checked:
+            self._check(result)
+            self._is_checked = True
+        return result
+
+    def _check(self, found: Negatives) -> None:
+        size = self._num_instances
+        shapes = [[*found.groups.shape[:1], size], [size + 1], [found.documents.numel()]]
+        dtypes = [torch.int32, torch.int64, torch.int32]
+        for name, tensor, dtype, shape in zip(found._fields, found, dtypes, shapes, strict=True):
+            if (tensor.dtype, list(tensor.shape)) != (dtype, shape):
+                raise self._file.error(f"one whose {name} are {tensor.dtype} {list(tensor.shape)}")
+        offsets, documents = found.offsets, found.documents
+        ends = (int(offsets[0]), int(offsets[-1]))
+        if ends != (0, len(documents)) or bool((offsets[1:] < offsets[:-1]).any()):
+            raise self._file.error(f"one whose offsets do not ascend from 0 to {len(documents)}")
+        if len(documents) and not 0 <= int(documents.min()) <= int(documents.max()) < size:
+            raise self._file.error(f"one whose documents are outside [0, {size})")
+
+
+def groups_of(ids: np.ndarray, labels: np.ndarray | None) -> torch.Tensor:
+    """Returns :attr:`Negatives.groups` for columns of ids and for labels. Columns without repeated ids are left out.
+
+    ids: int64 [N, C]. labels: int64 [N] or None.
+    """
+    groups = []
+    for column in [*ids.T, *([] if labels is None else [labels])]:
+        values, inverse, counts = np.unique(column, return_inverse=True, return_counts=True)
+        is_kept = (counts > 1) & (values >= 0)
+        if is_kept.any():
+            numbers_of = np.where(is_kept, np.cumsum(is_kept) - 1, -1).astype(np.int32)
+            groups.append(torch.from_numpy(numbers_of[inverse]))
+    return torch.stack(groups) if groups else torch.empty(0, len(ids), dtype=torch.int32)
+
+
+class Margins(NamedTuple):
+    """Limits of scores: document j is no negative of query i if s(i, j) >= limit(i), compared as float64.
+
+    limit(i) is the smaller of s(i, i) - margin and (1 - relative_margin) * s(i, i), of exact scores.
+    """
+
+    queries: Matrix
+    documents: Matrix
+    metric: str
+    num_threads: int
+    limits: torch.Tensor  # float64 [N], on the CPU
+
+    @classmethod
+    def check(
+        cls,
+        margin: Any,
+        relative_margin: Any,
+        queries: Matrix,
+        documents: Matrix | None,
+        metric: str,
+        num_threads: int,
+    ) -> Margins | None:
+        """Returns None without margins. Raises errors that name them."""
+        if margin is None and relative_margin is None:
+            return None
+        name = "margin" if margin is not None else "relative_margin"
+        if documents is None:
+            raise ValueError(
+                f"{name}: expected None without documents, because the score of an instance with itself says nothing "
+                "about its positive; max_score limits scores"
+            )
+        if relative_margin is not None and metric == "l2":
+            raise ValueError("relative_margin: expected None for metric 'l2', because its scores are not positive")
+        absolute = None if margin is None else _number(margin, "margin", math.inf)
+        relative = None if relative_margin is None else _number(relative_margin, "relative_margin", 1.0)
+        own = _own_scores(queries, documents, metric, num_threads)
+        limits = torch.full_like(own, math.inf)
+        if absolute is not None:
+            limits = torch.minimum(limits, own - absolute)
+        if relative is not None:
+            limits = torch.minimum(limits, (1 - relative) * own)
+        return cls(queries, documents, metric, num_threads, limits)
+
+    def pairs(self, ids: torch.Tensor) -> np.ndarray:
+        """Returns int64 [P, 2]: the pairs (i, j), i != j, of these instances with s(i, j) >= limit(i)."""
+        ids = ids.long()
+        found, rows, num_neighbors = [], torch.arange(len(ids)), min(_FIRST_NEIGHBORS, len(ids))
+        documents = _take(self.documents, ids)
+        while len(rows):  # the best documents of each row, and more for rows whose last one is still above the limit
+            queries = _take(self.queries, ids[rows])
+            result = knn(queries, documents, num_neighbors, metric=self.metric, num_threads=self.num_threads)
+            is_above = result.scores.cpu().double() >= self.limits[ids[rows], None]
+            others = result.ids.cpu().long()
+            is_done = ~is_above[:, -1] | (num_neighbors == len(ids))
+            is_pair = is_above & is_done[:, None] & (others != rows[:, None]) & (others >= 0)
+            place = is_pair.nonzero()[:, 0]
+            found.append(torch.stack([ids[rows[place]], ids[others[is_pair]]], 1))
+            rows, num_neighbors = rows[~is_done], min(4 * num_neighbors, len(ids))
+        return torch.cat(found).numpy()
+
+
+def without_positives(
+    graph: ProximityGraph, apart: Apart, groups: torch.Tensor, margins: Margins | None, max_score: float | None
+) -> ProximityGraph:
+    """Returns the graph without edges that join no negatives. Rows keep the order of their neighbors.
+
+    Edges are dropped between equal numbers of ``groups``, either way between pairs of ``apart.positives``, and with
+    scores at or above the limits of ``margins`` or above ``max_score``. O(N K + P K).
+
+    Raises:
+        ValueError: a limit is given, and the graph has no scores.
+    """
+    if (margins is not None or max_score is not None) and graph.scores is None:
+        raise ValueError("graph: expected a graph with scores for margin, relative_margin and max_score")
+    if margins is None and max_score is None and not len(groups) and not len(apart.positives):
+        return graph
+    graph.degrees()  # checks the ids
+    device, num_rows = graph.device, len(graph)
+    groups = groups.to(device)
+    limits = None if margins is None else margins.limits.to(device)
+    ids = torch.arange(num_rows, device=device) if graph.ids is None else graph.ids
+    row_of = torch.full((graph.num_instances,), -1, dtype=torch.int64, device=device)
+    row_of[ids] = torch.arange(num_rows, device=device)
+    pairs = _both_ways(apart.positives).to(device)
+    pairs = pairs[row_of[pairs[:, 0]] >= 0]
+    neighbors, scores = graph.neighbors.clone(), None if graph.scores is None else graph.scores.clone()
+    for first in range(0, len(pairs), _ROWS_AT_ONCE):
+        query, document = pairs[first : first + _ROWS_AT_ONCE].T
+        place, column = (graph.neighbors[row_of[query]] == document[:, None]).nonzero().T
+        neighbors[row_of[query[place]], column] = -1
+    for first in range(0, num_rows, _ROWS_AT_ONCE):
+        part = slice(first, min(first + _ROWS_AT_ONCE, num_rows))
+        others = neighbors[part].long()
+        keeps = others >= 0
+        for group in groups:
+            own = group[ids[part]][:, None]
+            keeps &= (own < 0) | (own != group[others])
+        if graph.scores is not None and limits is not None:
+            keeps &= ~(graph.scores[part].double() >= limits[ids[part], None])  # a limit may be NaN
+        if graph.scores is not None and max_score is not None:
+            keeps &= graph.scores[part] <= max_score
+        order = (~keeps).to(torch.int8).argsort(dim=1, stable=True)
+        neighbors[part] = torch.where(keeps, neighbors[part], -1).gather(1, order)
+        if scores is not None:
+            scores[part] = torch.where(keeps, scores[part], -torch.inf).gather(1, order)
+    return ProximityGraph._from_engine(neighbors, scores, graph.ids, graph.num_instances, [])
+
+
+def _both_ways(pairs: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate([pairs, pairs[:, ::-1]]))
+
+
+def _own_scores(queries: Matrix, documents: Matrix, metric: str, num_threads: int) -> torch.Tensor:
+    """Returns s(i, i) as float64 [N]; NaN where the score is NaN."""
+    own = torch.full((queries.num_rows,), math.nan, dtype=torch.float64)
+    for first in range(0, queries.num_rows, _OWN_BLOCK):
+        part = slice(first, min(first + _OWN_BLOCK, queries.num_rows))
+        size = part.stop - part.start
+        result = knn(queries.owner[part], documents.owner[part], size, metric=metric, num_threads=num_threads)
+        row, column = (result.ids == torch.arange(size, device=result.ids.device)[:, None]).nonzero().T
+        own[first + row.cpu()] = result.scores[row, column].double().cpu()
+    return own
+
+
+def _take(matrix: Matrix, ids: torch.Tensor) -> Any:
+    if isinstance(matrix.owner, torch.Tensor):
+        return matrix.owner.index_select(0, ids.to(matrix.device))
+    return np.ascontiguousarray(matrix.owner[ids.numpy()])
+
+
+def _number(value: Any, name: str, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a float or None, got {value!r}")
+    number = float(value)
+    if not 0 <= number <= most or math.isinf(number):
+        bounds = "that is not negative" if math.isinf(most) else f"from 0 to {most:g}"
+        raise ValueError(f"{name}: expected a finite number {bounds}, got {value!r}")
+    return number
+
+
+def as_labels(value: Any, num_instances: int) -> np.ndarray | None:
+    """Returns ``labels=`` as int64 [N]. Raises errors that name it."""
+    if value is None:
+        return None
+    labels = as_ids(value.cpu() if isinstance(value, torch.Tensor) else value, "labels", -1, 2**63 - 1)
+    if len(labels) != num_instances:
+        raise ValueError(f"labels: expected one for each of {num_instances} instances, got {len(labels)}")
+    return labels.numpy()
+
+
+def labels_of(apart: Apart, device: torch.device) -> torch.Tensor | None:
+    """Returns a single column of ids as labels of the graph, so that windows skip equal ids. None for other numbers."""
+    return torch.from_numpy(apart.ids[:, 0].copy()).to(device) if apart.ids.shape[1] == 1 else None
+
+
+def neighbors_of_instances(graphs: Sequence[ProximityGraph], num_instances: int) -> torch.Tensor | None:
+    """Returns int32 [N, K] on the CPU: the neighbors of each instance in the graph that has a row for it, then -1.
+
+    graphs: over distinct instances, for example of one source each. None without graphs.
+    """
+    if not graphs:
+        return None
+    for graph in graphs:
+        graph.degrees()  # checks the ids
+    if len(graphs) == 1 and graphs[0].ids is None:
+        return graphs[0].neighbors.cpu()
+    table = torch.full((num_instances, max(graph.num_neighbors for graph in graphs)), -1, dtype=torch.int32)
+    for graph in graphs:
+        rows = torch.arange(len(graph)) if graph.ids is None else graph.ids.cpu()
+        table[rows, : graph.num_neighbors] = graph.neighbors.cpu()
+    return table
+
+
+def checked_max_score(value: Any) -> float | None:
+    """Returns the limit rounded to float32, as scores are compared with it."""
+    limit = validate.max_score(value)
+    return None if limit is None else float(np.float32(limit))
