@@ -16,6 +16,7 @@ from ._plan.clusters import balanced_clusters
 from ._plan.digest import digest_of_matrix
 from ._plan.epochs import EpochRequest, batch_sizes, plan_epoch, repaired, sources_of_batches
 from ._plan.keep_apart import Apart, Repairs, as_ids_of_columns, as_pairs, require_room, sizes_of
+from ._plan.leftovers import exchanged
 from ._plan.negatives import (
     Margins,
     Negatives,
@@ -230,7 +231,20 @@ def compose(
             repair=None if apart.is_empty else repair,
         )
         planned = plan_epoch(parts, request)
-        before = None if sources is None else sources_of_batches(planned, sources, batch_size)
+        before = None
+        if sources is not None:
+            before = sources_of_batches(planned, sources, batch_size)
+            ids, num_moved = exchanged(
+                planned.ids,
+                batch_sizes(planned, batch_size),
+                before,
+                sources,
+                apart,
+                seed=request.seed,
+                epoch=epoch,
+            )
+            planned = planned._replace(ids=ids)
+            repairs.num_moved[-1] += num_moved
         planned = repaired(planned, before, values, request)
         epochs.append(planned.ids)
         if sources is not None:  # batches of several sources may be of one now

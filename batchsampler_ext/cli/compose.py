@@ -8,9 +8,10 @@ from typing import Any
 
 from .._engine.files import check_output
 from .._plan.recipes import PRESETS
+from .._plan.sources import LEFTOVERS
 from ..compose import compose as compose_plan
 from ..graph_builders import METRICS
-from .inputs import MATRIX_HELP, add_input_options, load_matrix
+from .inputs import IDS_HELP, MATRIX_HELP, add_input_options, load_ids, load_matrix
 from .plan_report import report
 from .progress import Progress, Stage, shown_stages
 
@@ -20,7 +21,7 @@ EXAMPLE = """example:
 # Arguments of compose() under the same names.
 OPTIONS = (
     "batch_size", "preset", "community_size", "mutual", "num_candidates", "num_neighbors", "metric", "drop_last",
-    "seed", "num_threads", "max_memory",
+    "seed", "num_threads", "max_memory", "margin", "relative_margin", "leftovers",
 )  # fmt: skip
 
 
@@ -54,9 +55,28 @@ def add_parser(commands: Any) -> None:
 
     batches = parser.add_argument_group("batches")
     batches.add_argument("--batch-size", type=int, required=True, metavar="B", help="instances per batch, of all ranks")
-    batches.add_argument("--community-size", type=int, metavar="C", help="instances that are close in the graph")
+    batches.add_argument(
+        "--community-size", type=sizes, metavar="C", help="instances that are close in the graph; 1,2,4: of each epoch"
+    )
     batches.add_argument("--epochs", type=int, default=1, metavar="E", help="number of epochs; default: %(default)s")
     batches.add_argument("--drop-last", action="store_true", help="leave out the ragged batch of each epoch")
+
+    batches.add_argument("--sources", metavar="FILE", help=f"source of each instance, for batches of one; {IDS_HELP}")
+    batches.add_argument(
+        "--leftovers",
+        default=LEFTOVERS[0],
+        help=f"where instances go that fill no batch of their source: {', '.join(LEFTOVERS)}; default: %(default)s",
+    )
+
+    apart = parser.add_argument_group("false negatives")
+    apart.add_argument(
+        "--unique", metavar="FILE", help=f"ids [N] or [N, C] that a batch holds once; {IDS_HELP} or several"
+    )
+    apart.add_argument("--labels", metavar="FILE", help=f"instances with equal labels get no edge; {IDS_HELP}")
+    apart.add_argument(
+        "--margin", type=float, metavar="T", help="documents that score within T of a query's own are no negatives"
+    )
+    apart.add_argument("--relative-margin", type=float, metavar="T", help="likewise, as a share of that score")
 
     both = parser.add_argument_group("both")
     both.add_argument("--seed", type=int, default=0, help="seed of graph and batches; default: %(default)s")
@@ -73,9 +93,14 @@ def run(options: argparse.Namespace) -> None:
     queries = load_matrix(options.queries, "QUERIES", **names)
     documents = None if options.documents is None else load_matrix(options.documents, "DOCUMENTS", **names)
     arguments = {name: getattr(options, name) for name in OPTIONS}
+    for name in ("sources", "unique", "labels"):
+        path = getattr(options, name)
+        arguments[name] = None if path is None else load_ids(path, name, has_columns=name == "unique")
     window = None if options.rank_window is None else tuple(options.rank_window)
     with shown_stages() as stage:
-        has_graph = options.preset != "uniform" or window is not None or options.num_candidates is not None
+        has_graph = (
+            options.preset not in ("uniform", "clusters") or window is not None or options.num_candidates is not None
+        )
         stages = ["graph", "epochs"] if has_graph else ["epochs"]
         arguments |= {"num_epochs": options.epochs, "progress": staged(stage, stages)}
         plan = compose_plan(queries, documents, rank_window=window, **arguments)
@@ -85,6 +110,12 @@ def run(options: argparse.Namespace) -> None:
         )
     print(report(plan, kinds, os.path.getsize(options.out)))
     print(f"wrote {options.out}")
+
+
+def sizes(text: str) -> int | list[int]:
+    """Returns the number, or the numbers between commas."""
+    numbers = [int(part) for part in text.split(",")]
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def staged(stage: Stage, names: list[str]) -> Progress:

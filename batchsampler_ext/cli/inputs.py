@@ -14,11 +14,13 @@ import torch
 from .._engine.arrays import as_ids
 
 __all__ = [
+    "IDS_HELP",
     "MATRIX_HELP",
     "EmbeddingMatrix",
     "add_input_options",
     "import_pyarrow",
     "load_array",
+    "load_ids",
     "load_labels",
     "load_matrix",
 ]
@@ -70,6 +72,39 @@ def load_labels(path: str, num_rows: int) -> torch.Tensor:
     if len(labels) != num_rows:
         raise ValueError(f"labels: expected one for each of {num_rows} instances, got {len(labels)}")
     return labels
+
+
+IDS_HELP = ".npy, or .parquet with a column of integers"
+
+
+def load_ids(path: str, name: str, *, has_columns: bool = False) -> np.ndarray:
+    """Returns the array of a .npy file, or int64 [N] from the only column of integers in a .parquet file.
+
+    has_columns: a parquet file may have several such columns, and the result is [N, C].
+
+    Raises:
+        ValueError: the file cannot be read, has no such column, or a missing value. It names argument and file.
+        ModuleNotFoundError: pyarrow is not installed.
+    """
+    if Path(path).suffix.lower() != ".parquet":
+        return load_array(path, name, "array of integers")
+    pyarrow = import_pyarrow(name)
+    try:
+        schema = pyarrow.parquet.read_schema(path)
+        found = [field.name for field in schema if pyarrow.types.is_integer(field.type)]
+        if not found or (len(found) > 1 and not has_columns):
+            expected = "columns" if has_columns else "one column"
+            raise ValueError(f"{name}: expected {expected} of integers in {path!r}, got {_listed(found) or 'none'}")
+        columns = pyarrow.parquet.read_table(path, columns=found).columns
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(f"{name}: expected a parquet file, got {path!r} ({error})") from None
+    for column, label in zip(columns, found, strict=True):
+        if column.null_count:
+            raise ValueError(
+                f"{name}: expected integers, got {column.null_count} missing values in column {label!r} of {path!r}"
+            )
+    arrays = [column.to_numpy().astype(np.int64) for column in columns]
+    return np.stack(arrays, axis=1) if has_columns else arrays[0]
 
 
 def load_array(path: str, name: str, content: str, **options: Any) -> np.ndarray:

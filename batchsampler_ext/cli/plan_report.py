@@ -46,4 +46,7 @@ def report(plan: Plan, kinds: dict[str, dict[str, float]], num_bytes: int) -> st
 
 def _settings(plan: Plan) -> list[str]:
     names = ("preset", "community_size", "rank_window", "num_candidates", "num_neighbors", "mutual")
-    return [f"{name} = {plan.info[name]}" for name in names if plan.info.get(name) is not None]
+    values = {name: plan.info.get(name) for name in names}
+    sizes = values["community_size"]  # of each epoch
+    values["community_size"] = sizes[0] if sizes is not None and len(sizes) == 1 else sizes
+    return [f"{name} = {value}" for name, value in values.items() if value is not None]
