@@ -1,9 +1,9 @@
 // Each edge i -> j is checked by a linear scan of row j for the id of row i. R rows of K neighbors take R K scans of
-// 4 K bytes each: O(R K^2) operations, and up to 4 R K^2 bytes of memory traffic. Rows are read in random order, so
-// they are prefetched some edges ahead. The scans then run at the speed of memory, and wider SIMD gains nothing.
+// 4 K bytes each: O(R K^2) comparisons, and up to 4 R K^2 bytes of memory traffic. Rows are read in random order, so
+// they are prefetched some edges ahead. The scans are then bound by memory, and wider SIMD gains nothing.
 //
-// Memory beyond the result is about 4 max(K, kEdgesAtOnce) bytes per thread. At K = 100, a reverse graph and a
-// partition of the edges by target were slower or little faster, and take 4 to 8 bytes per edge.
+// Memory beyond the result is about 4 max(K, kEdgesAtOnce) bytes per thread. At K = 100, sorting the edges by target to
+// stream them, or building the reverse graph, took as long or longer and 4 to 8 bytes per edge.
 #include "cpu/graph/mutual_edges.h"
 
 #include <algorithm>
@@ -79,7 +79,8 @@ class MutualRows {
     return found < graph_.num_rows ? found : -1;
   }
 
-  void prefetch_row(int32_t row) const {
+  // Inlined by force: gcc takes a function that only prefetches for one without effects, and deletes calls of it.
+  [[gnu::always_inline]] void prefetch_row(int32_t row) const {
     if (row < 0) return;
     const auto* first = reinterpret_cast<const char*>(row_at(row));
     const int64_t num_bytes = std::min(4 * num_neighbors_, kBytesAhead / 2);  // the hardware prefetches longer rows
