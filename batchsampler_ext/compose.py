@@ -152,4 +152,4 @@ def _graph_of(
         )
     else:
         return None
-    return graph.mutual() if recipe.mutual else graph
+    return graph.mutual(options["num_threads"]) if recipe.mutual else graph
