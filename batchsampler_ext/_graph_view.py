@@ -11,16 +11,9 @@ from ._engine.backend import engine
 from ._engine.cuda import DeviceStatus
 from ._engine.deferred_checks import DeferredChecks
 from ._engine.requests import GraphLayout
-from .graph import ProximityGraph
+from .graph import ProximityGraph, row_of_instances
 
 _FEW_IDS = 2**16  # so few ids are checked in some microseconds
-
-
-def row_of_instances(ids: torch.Tensor, num_instances: int) -> torch.Tensor:
-    """Returns the row of each instance, int32 [num_instances]; -1 for an instance without a row."""
-    row_of = torch.full((num_instances,), -1, dtype=torch.int32, device=ids.device)
-    row_of[ids] = torch.arange(len(ids), dtype=torch.int32, device=ids.device)
-    return row_of
 
 
 class GraphView:

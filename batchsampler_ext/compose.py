@@ -215,7 +215,7 @@ def compose(
             found = _graph_of(part, recipe, sources is not None, first.device, request.seed, given)
             if found is not None:
                 found = without_positives(found, apart, groups, margins, max_score)
-                parts[number] = part._replace(graph=found.mutual() if recipe.mutual else found)
+                parts[number] = part._replace(graph=found.mutual(request.num_threads) if recipe.mutual else found)
     graph = _united_graph(parts, num_instances)
     built = time.perf_counter()
 

@@ -15,7 +15,7 @@ from ._engine.backend import engine, require_engine
 from ._engine.cuda import DeviceStatus, StreamOrder
 from ._engine.deferred_checks import DeferredChecks
 from ._engine.files import atomic_write
-from ._engine.requests import GraphLayout
+from ._engine.requests import Edges, GraphLayout, MutualEdgesRequest
 
 __all__ = ["GraphStats", "ProximityGraph"]
 
@@ -179,9 +179,8 @@ class ProximityGraph:
             self._checked[2].enter()
             return self._checked[1]
         degrees = torch.empty(len(self), dtype=torch.int32, device=self.device)
-        layout = GraphLayout(address(self.neighbors), len(self), self.num_neighbors, 0, 0, self.num_instances)
         status = engine(self.device).row_degrees(
-            layout, num_threads=validate.num_threads(num_threads), degrees=address(degrees)
+            self._layout(), num_threads=validate.num_threads(num_threads), degrees=address(degrees)
         )
         self._add_status(status)
         # Finding out whether all rows are full would wait for a device, so it is done on the CPU only.
@@ -189,6 +188,12 @@ class ProximityGraph:
         if version is not None:
             self._checked = (version, result, StreamOrder(self.device))
         return result
+
+    def _layout(self, row_of: torch.Tensor | None = None) -> GraphLayout:
+        """Returns the layout for work that does not read degrees."""
+        return GraphLayout(
+            address(self.neighbors), len(self), self.num_neighbors, 0, address(row_of), self.num_instances
+        )
 
     def to(self, device: torch.device | str) -> ProximityGraph:
         """Returns the graph with its tensors on ``device``, or itself. Raises the errors of :meth:`check`."""
@@ -201,21 +206,34 @@ class ProximityGraph:
         scores, ids = (None if part is None else part.to(device) for part in (self.scores, self.ids))
         return self._from_engine(neighbors, scores, ids, self.num_instances, [])
 
-    def mutual(self) -> ProximityGraph:
-        """Returns the graph of the edges that go both ways. Rows keep the order of their neighbors.
+    def mutual(self, num_threads: int | None = None) -> ProximityGraph:
+        """Returns the graph of the edges that go both ways: i -> j is kept if row j lists i.
+
+        Rows keep the order of their neighbors, then -1 (scores -inf). K, ``ids`` and the device stay the same. An edge
+        to an instance without a row goes one way only. A self-loop is kept. The result does not depend on the threads.
+
+        Args:
+            num_threads: threads on the CPU. Default: all that this process may use.
 
         Raises:
-            ValueError: the errors of :meth:`check`; ids of neighbors that are out of range.
+            ValueError: the errors of :meth:`degrees`; on a CUDA device, :meth:`check` of the result raises them.
         """
-        rows = torch.arange(len(self), dtype=torch.int64, device=self.device)
-        ids = rows if self.ids is None else self.ids
-        source = ids[:, None].expand(-1, self.num_neighbors)
-        edges, back = source * self.num_instances + self.neighbors, self.neighbors.long() * self.num_instances + source
-        keeps = (self.neighbors >= 0) & torch.isin(back, edges[self.neighbors >= 0])
-        order = (~keeps).to(torch.int8).argsort(dim=1, stable=True)
-        neighbors = torch.where(keeps, self.neighbors, -1).gather(1, order)
-        scores = None if self.scores is None else torch.where(keeps, self.scores, -torch.inf).gather(1, order)
-        return self._from_engine(neighbors, scores, self.ids, self.num_instances, [])
+        num_threads = validate.num_threads(num_threads)
+        self._short_degrees(num_threads)  # checks the ids
+        row_of = None if self.ids is None else row_of_instances(self.ids, self.num_instances)
+        neighbors = torch.empty_like(self.neighbors)
+        scores = None if self.scores is None else torch.empty_like(self.scores)
+        degrees = torch.empty(len(self), dtype=torch.int32, device=self.device)
+        status = engine(self.device).mutual_edges(
+            MutualEdgesRequest(self._layout(row_of), address(self.ids), address(self.scores)),
+            Edges(address(neighbors), address(scores)),
+            num_threads=num_threads,
+            degrees=address(degrees),
+        )
+        graph = self._from_engine(neighbors, scores, self.ids, self.num_instances, [*self._pending, status])
+        if not neighbors.is_inference():
+            graph._checked = (neighbors._version, degrees, StreamOrder(self.device))
+        return graph
 
     def stats(self) -> GraphStats:
         """Returns :class:`GraphStats`. Reads the whole graph, and raises the errors of :meth:`degrees`."""
@@ -281,6 +299,13 @@ class ProximityGraph:
         graph = cls(**tensors, num_instances=int(arrays["num_instances"]))
         graph.degrees()
         return graph
+
+
+def row_of_instances(ids: torch.Tensor, num_instances: int) -> torch.Tensor:
+    """Returns the row of each instance, int32 [num_instances]; -1 for an instance without a row."""
+    row_of = torch.full((num_instances,), -1, dtype=torch.int32, device=ids.device)
+    row_of[ids] = torch.arange(len(ids), dtype=torch.int32, device=ids.device)
+    return row_of
 
 
 def _checked_table(value: Any, name: str, dtype: torch.dtype) -> torch.Tensor:

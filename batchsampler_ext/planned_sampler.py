@@ -85,7 +85,7 @@ class PlannedBatchSampler(EpochSampler):
         return not self.plan._tail_sizes_of(0)
 
     def __len__(self) -> int:
-        """Returns the number of batches of the epoch being drawn, or of the next one between two epochs."""
+        """Returns the number of batches of the epoch :attr:`epoch`. All epochs of :func:`compose` have equally many."""
         self._find_ranks()
         return self._num_batches(self._epochs.current)
 

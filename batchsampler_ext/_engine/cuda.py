@@ -95,6 +95,17 @@ class CudaEngine:
         names = ("features", "documents") if request.exclude_self else ("queries", "base")
         return self._find_edges("KnnCall", request, names, edges, resources)
 
+    def mutual_edges(
+        self, request: requests.MutualEdgesRequest, edges: requests.Edges, *, num_threads: int, degrees: int
+    ) -> DeviceStatus:
+        """As ``_core.mutual_edges``, but an id out of range is reported, and its edge is left out."""
+        with self._current():
+            status = self._new_status()
+            self._module.mutual_edges(
+                request, edges, degrees=degrees, status=status.data_ptr(), stream=_stream(self._device)
+            )
+            return DeviceStatus(status, self._graph_message(request.graph))
+
     def row_degrees(self, graph: requests.GraphLayout, *, num_threads: int, degrees: int) -> DeviceStatus:
         """As ``_core.row_degrees``."""
         with self._current():

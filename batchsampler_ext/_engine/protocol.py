@@ -32,6 +32,10 @@ class Engine(Protocol):
         self, request: requests.KnnRequest, edges: requests.Edges, resources: requests.Resources
     ) -> DeviceStatus | None: ...
 
+    def mutual_edges(
+        self, request: requests.MutualEdgesRequest, edges: requests.Edges, *, num_threads: int, degrees: int
+    ) -> DeviceStatus | None: ...
+
     def row_degrees(self, graph: requests.GraphLayout, *, num_threads: int, degrees: int) -> DeviceStatus | None: ...
 
     def walk_batches(
@@ -56,6 +60,7 @@ class CpuEngine:
 
     proximity_graph = staticmethod(_core.proximity_graph)
     knn = staticmethod(_core.knn)
+    mutual_edges = staticmethod(_core.mutual_edges)
     row_degrees = staticmethod(_core.row_degrees)
     walk_batches = staticmethod(_core.walk_batches)
     partition_epoch = staticmethod(_core.partition_epoch)

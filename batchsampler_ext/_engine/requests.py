@@ -89,6 +89,12 @@ class WalkRequest(NamedTuple):
     finds_degrees: bool = False  # rows may be short though the graph has no degrees; CPU only
 
 
+class MutualEdgesRequest(NamedTuple):
+    graph: GraphLayout
+    ids: int
+    scores: int
+
+
 class PartitionRequest(NamedTuple):
     graph: GraphLayout
     batch_size: int

@@ -47,7 +47,6 @@ def exchanged(
     caps = {**rooms, -1: max(rooms[-1] // 2, apart.max_per_batch)}
     excess = {kind: _excess(apart.ids[members[kinds == kind]], cap) for kind, cap in caps.items()}
     counts: dict[int, Counter[tuple[int, int]]] = {}
-    num_moved = 0
     own_sources = sources.numpy()[members]
 
     def known(place: int) -> list[tuple[int, int]]:
@@ -87,9 +86,8 @@ def exchanged(
                         counts_of(origin).subtract(known(moved))
                         counts_of(target).update(known(moved))
                     members[[place, partner]] = members[[partner, place]]
-                    num_moved += 2
                     break
-    return torch.from_numpy(members), num_moved
+    return torch.from_numpy(members), int((members != ids.numpy()).sum())
 
 
 def _excess(ids: np.ndarray, cap: int) -> np.ndarray:

@@ -93,6 +93,22 @@ def keyed_permutation(n: int, seed: int, purpose: int, epoch: int = 0, major: in
     return result
 
 
+# --- mutual edges ----------------------------------------------------------------------------------------------------
+def mutual_edges(neighbors, scores=None, ids=None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns neighbors and scores of the edges i -> j whose row j lists i. ids: the instance of each row, or None."""
+    ids = range(len(neighbors)) if ids is None else [int(i) for i in ids]
+    row_of = {instance: row for row, instance in enumerate(ids)}
+    lists = [set(row.tolist()) for row in neighbors]
+    mutual = np.full_like(neighbors, -1)
+    mutual_scores = None if scores is None else np.full_like(scores, -np.inf)
+    for row, instance in enumerate(ids):
+        kept = [k for k, j in enumerate(neighbors[row].tolist()) if j in row_of and instance in lists[row_of[j]]]
+        mutual[row, : len(kept)] = neighbors[row, kept]
+        if mutual_scores is not None:
+            mutual_scores[row, : len(kept)] = scores[row, kept]
+    return mutual, mutual_scores
+
+
 # --- candidates ------------------------------------------------------------------------------------------------------
 def draw(words: WordStream, num_drawn: int, n: int) -> list[int]:
     """Returns an ordered draw of ``num_drawn`` out of 0..n-1 without replacement, exactly uniform."""

@@ -69,6 +69,14 @@ struct BasicWalkRequest {
   uint32_t epoch = 0;
 };
 
+// The edges i -> j of a graph whose row j lists i.
+template <class Graph>
+struct BasicMutualEdgesRequest {
+  Graph graph;                    // at least one row, fewer than 2^31
+  const int64_t* ids = nullptr;   // [num_rows] instance of each row, or null: row i is instance i
+  const float* scores = nullptr;  // [num_rows, num_neighbors] of the edges; null if the result has no scores
+};
+
 struct WalkResult {
   int32_t* nodes = nullptr;  // [num_walks, batch_size] graph rows, then -1 if the graph has fewer rows than batch_size
   int64_t* steps = nullptr;  // [num_walks], as are the following counts

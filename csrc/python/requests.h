@@ -131,6 +131,13 @@ void read(const Fields& from, BasicWalkRequest<Graph>& request) {
 }
 
 template <class Graph>
+void read(const Fields& from, BasicMutualEdgesRequest<Graph>& request) {
+  read(from.inner("graph"), request.graph);
+  from("ids", request.ids)("scores", request.scores);
+  require((request.ids != nullptr) == (request.graph.row_of != nullptr), "both ids and row_of, or neither");
+}
+
+template <class Graph>
 void read(const Fields& from, BasicPartitionRequest<Graph>& request) {
   read(from.inner("graph"), request.graph);
   from("batch_size", request.batch_size)("restart_threshold", request.restart_threshold);

@@ -18,4 +18,5 @@ def test_emulator_passes_and_kernels_equal_the_cpu():
     assert result.returncode == 0, result.stdout + result.stderr
     assert "selftest passed" in result.stdout
     assert "steps: equal to the CPU engine" in result.stdout
+    assert "mutual edges: " in result.stdout
     assert "planted bugs, plain: 0 lines are not as they must be" in result.stdout

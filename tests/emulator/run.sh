@@ -30,10 +30,11 @@ declare -A launchers=(
   [knn_test]="$search"
   [bank_test]="csrc/cuda/bank/bank_update.cu"
   [walk_test]="csrc/cuda/walk/walks.cu"
+  [mutual_test]="csrc/cuda/graph/mutual_edges.cu"
   [partition_test]="csrc/cuda/partition/partition.cu"
 )
 # Files of the CPU engine that the tests need, with the scalar instruction set only.
-printf '%s\n' bank/bank_update partition/edge_share partition/partition runtime/thread_team simd/scalar types/graph_view \
+printf '%s\n' bank/bank_update graph/mutual_edges partition/edge_share partition/partition runtime/thread_team simd/scalar types/graph_view \
   walk/batch_walks walk/interleaved_walks walk/row_degrees |
   xargs -P 2 -I NAME sh -c "g++ $flags -O2 -fno-math-errno -fvisibility=hidden -c csrc/cpu/NAME.cpp \
     -o $build/cpu_\$(basename NAME).o"

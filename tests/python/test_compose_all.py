@@ -7,6 +7,11 @@ import pytest
 import torch
 
 from batchsampler_ext import Plan, PlannedBatchSampler, compose
+from batchsampler_ext._plan.epochs import EpochRequest, batch_sizes, plan_epoch, sources_of_batches
+from batchsampler_ext._plan.keep_apart import Apart
+from batchsampler_ext._plan.leftovers import exchanged
+from batchsampler_ext._plan.negatives import Negatives
+from batchsampler_ext._plan.sources import SourceOptions, parts_of
 from batchsampler_ext.cli import main
 
 NUM_INSTANCES, BATCH_SIZE, NUM_EPOCHS = 600, 16, 2
@@ -192,3 +197,65 @@ def test_the_command_line_has_the_same_plan(data, tmp_path, monkeypatch):
     ]
     assert list(zip(table["epoch"], table["batch"], table["position"], strict=True)) == numbers
     assert table["instance"] == [i for ids in lists for i in ids]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_leftovers_are_exchanged_within_their_source(seed):
+    rng = np.random.default_rng(seed)
+    sources = torch.from_numpy(rng.permutation(np.repeat([0, 1, 2], [75, 60, 41])))
+    request = EpochRequest(16, 16, False, seed, 0, 1, SourceOptions())
+    epoch = plan_epoch(parts_of(sources, 176), request)
+    kinds, sizes = sources_of_batches(epoch, sources, 16), batch_sizes(epoch, 16)
+    mixed = torch.cat([batch for batch, kind in zip(epoch.ids.split(sizes.tolist()), kinds, strict=True) if kind < 0])
+    ids = np.stack([rng.integers(0, 40, 176), rng.integers(-1, 60, 176)], 1)
+    ids[mixed[:9].numpy(), 0] = 99  # at most 3 times in the 3 mixed batches
+    apart = Apart(ids, 1, np.empty((0, 2), np.int64))
+    result, num_moved = exchanged(epoch.ids, sizes, kinds, sources, apart, seed=seed, epoch=0)
+    assert sorted(result.tolist()) == sorted(epoch.ids.tolist())
+    assert torch.equal(sources[result.long()], sources[epoch.ids.long()])
+    assert num_moved == int((result != epoch.ids).sum()) >= 12
+    held = np.concatenate([b.numpy() for b, kind in zip(result.split(sizes.tolist()), kinds, strict=True) if kind < 0])
+    for column in ids[held].T:
+        _, counts = np.unique(column[column >= 0], return_counts=True)
+        assert counts.max() <= 3
+    assert torch.equal(epoch.ids, plan_epoch(parts_of(sources, 176), request).ids)  # the argument stays
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"offsets": torch.tensor([0, 2, 1, 2, 2])}, "offsets do not ascend from 0 to 2"),
+        ({"offsets": torch.tensor([0, 1, 1, 1, 1])}, "offsets do not ascend from 0 to 2"),
+        ({"offsets": torch.tensor([0, 1, 2])}, r"offsets are torch.int64 \[3\]"),
+        ({"documents": torch.tensor([1, 4], dtype=torch.int32)}, r"documents are outside \[0, 4\)"),
+        ({"groups": torch.zeros(1, 3, dtype=torch.int32)}, r"groups are torch.int32 \[1, 3\]"),
+    ],
+)
+def test_damaged_negatives_of_a_file_are_refused_when_used(tmp_path, changes, message):
+    pairs = [np.array([[0, 1], [2, 3]])]
+    negatives = Negatives.of(4, torch.tensor([[0, 0, -1, -1]], dtype=torch.int32), pairs)
+    for part in ({}, changes):
+        plan = Plan([torch.arange(4, dtype=torch.int32)], 4, 2, {}, negatives=negatives._replace(**part))
+        plan.save(tmp_path / "plan.bse")
+        loaded = Plan.load(tmp_path / "plan.bse")
+        assert [batch.tolist() for batch in loaded.batches(0)] == [[0, 1], [2, 3]]
+        if not part:
+            expected = [[0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]]
+            assert loaded.negative_mask([0, 1, 2, 3]).int().tolist() == expected
+    with pytest.raises(ValueError, match=message):
+        loaded.negative_mask([0, 1])
+
+
+def test_damaged_sizes_and_sources_of_a_file_are_refused(tmp_path):
+    ids = [torch.arange(7, dtype=torch.int32)]
+    path = tmp_path / "plan.bse"
+    Plan(ids, 7, 4, {}, tail_sizes=(2, 2)).save(path)
+    with pytest.raises(ValueError, match=r"epoch_0 of 7 instances does not end in .*\(2, 2\)"):
+        Plan.load(path)
+    Plan(ids, 7, 4, {}, tail_sizes=(3, 4)).save(path)
+    with pytest.raises(ValueError, match="wrong header .tail_sizes: expected an integer from 1 to 3"):
+        Plan.load(path)
+    Plan(ids, 7, 4, {}, sources=torch.zeros(1, 3, dtype=torch.int64)).save(path)
+    loaded = Plan.load(path)
+    with pytest.raises(ValueError, match=r"sources are torch.int64 \[1, 3\], not int64 \[1, 2\]"):
+        loaded.sources(0)

@@ -22,7 +22,7 @@ RANKS = [
     ["types"],
     ["runtime"],
     ["primitives", "simd", "bank"],
-    ["candidates"],
+    ["candidates", "graph"],
     ["topk", "matrix_topk", "fused_topk", "streaming_topk"],
     ["search"],
     ["walk"],

@@ -22,6 +22,6 @@ import pathlib, sys
 import batchsampler_ext, pytest
 assert "asan" in pathlib.Path(batchsampler_ext.__file__).parts, batchsampler_ext.__file__
 tests = "oracle or symmetric or threshold or ends or bad or layout or block_boundary or subset or awkward or changes_in_place"
-files = [f"tests/python/test_{name}.py" for name in ("similarity", "walk", "batches", "errors")]
+files = [f"tests/python/test_{name}.py" for name in ("similarity", "walk", "mutual", "batches", "errors")]
 sys.exit(pytest.main(["-q", "-n", "auto", "-p", "no:cacheprovider", "-k", tests, *files]))
 PY

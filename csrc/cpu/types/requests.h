@@ -23,6 +23,8 @@ struct WalkRequest : BasicWalkRequest<GraphView> {
   int num_threads = 1;
 };
 
+using MutualEdgesRequest = BasicMutualEdgesRequest<GraphView>;
+
 struct PartitionRequest : BasicPartitionRequest<GraphView> {
   int num_threads = 1;
 };

@@ -20,6 +20,8 @@ struct KnnRequest : BasicKnnRequest<DeviceMatrix> {
 // The strategies are kWalk and kUniform.
 using WalkRequest = BasicWalkRequest<GraphView>;
 
+using MutualEdgesRequest = BasicMutualEdgesRequest<GraphView>;
+
 struct PartitionRequest : BasicPartitionRequest<GraphView> {
   // [num_reference_walks(request), batch_size] rows: the nodes of canonical walks on the same graph, with the same
   // threshold, seed and epoch. Walk w has id w, and its root is row w of the root order (Purpose::kRootOrder). May be

@@ -1,3 +1,4 @@
+#include "cpu/graph/mutual_edges.h"
 #include "cpu/search/search.h"
 #include "python/bindings.h"
 #include "python/cpu/monitor.h"
@@ -35,6 +36,19 @@ void core_knn(const py::object& request, const py::object& edges, const py::obje
   find_edges<KnnRequest>(request, edges, resources, knn, [](const auto& checked) { return checked.num_queries; });
 }
 
+void core_mutual_edges(const py::object& fields, const py::object& edges, int num_threads, uintptr_t degrees) {
+  MutualEdgesRequest request;
+  read(Fields(fields), request);
+  const Edges result = read_edges(Fields(edges));
+  require(num_threads > 0, "positive counts");
+  require((request.scores != nullptr) == (result.scores != nullptr), "scores of both graphs, or of neither");
+  PythonMonitor monitor(py::none(), request.graph.num_rows);
+  monitor.run([&] {
+    ThreadTeam team(num_threads, monitor);
+    mutual_edges(team, request, result, pointer<int32_t>(degrees));
+  });
+}
+
 }  // namespace
 
 void register_graph(py::module_& module) {
@@ -42,6 +56,9 @@ void register_graph(py::module_& module) {
   module.def("proximity_graph", &core_proximity_graph, py::arg("request"), py::arg("edges"), py::arg("resources"),
              description);
   module.def("knn", &core_knn, py::arg("request"), py::arg("edges"), py::arg("resources"), description);
+  module.def("mutual_edges", &core_mutual_edges, py::arg("request"), py::arg("edges"), py::kw_only(),
+             py::arg("num_threads"), py::arg("degrees"),
+             "edges: int32 [R, K] neighbors; float32 [R, K] scores or 0; degrees: int32 [R]");
 }
 
 }  // namespace bse

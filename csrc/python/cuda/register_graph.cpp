@@ -1,3 +1,4 @@
+#include "cuda/graph/mutual_edges.h"
 #include "cuda/search/search.h"
 #include "python/bindings.h"
 #include "python/requests.h"
@@ -45,6 +46,17 @@ using ProximityGraphCall =
     EdgesCall<cuda::ProximityGraphRequest, cuda::GraphPlan, plan_proximity_graph, cuda::proximity_graph>;
 using KnnCall = EdgesCall<cuda::KnnRequest, cuda::KnnPlan, plan_knn, cuda::knn>;
 
+void cuda_mutual_edges(const py::object& fields, const py::object& edges, uintptr_t degrees, uintptr_t status,
+                       uintptr_t stream) {
+  cuda::MutualEdgesRequest request;
+  read(Fields(fields), request);
+  const Edges result = read_edges(Fields(edges));
+  require((request.scores != nullptr) == (result.scores != nullptr), "scores of both graphs, or of neither");
+  const py::gil_scoped_release no_gil;
+  cuda::launch_mutual_edges(request, result, pointer<int32_t>(degrees), pointer<uint64_t>(status),
+                            pointer<void>(stream));
+}
+
 void cuda_group_order(int64_t n, uint64_t seed, uintptr_t out, uintptr_t stream) {
   require(n > 0 && n < int64_t{1} << 31, "0 < n < 2**31");
   cuda::launch_group_order(n, seed, pointer<uint32_t>(out), pointer<void>(stream));
@@ -66,6 +78,10 @@ void register_call(py::module_& module, const char* name) {
 void register_cuda_graph(py::module_& module) {
   register_call<ProximityGraphCall>(module, "ProximityGraphCall");
   register_call<KnnCall>(module, "KnnCall");
+  module.def("mutual_edges", &cuda_mutual_edges, py::arg("request"), py::arg("edges"), py::kw_only(),
+             py::arg("degrees"), py::arg("status"), py::arg("stream"),
+             "edges: int32 [R, K] neighbors; float32 [R, K] scores or 0; degrees: int32 [R]; status: uint64 "
+             "[num_status_words]");
   module.def("group_order", &cuda_group_order, py::kw_only(), py::arg("n"), py::arg("seed"), py::arg("out"),
              py::arg("stream"), "out: int32 [n]");
 }
