@@ -119,7 +119,7 @@ def measure(
     for _ in range(num_blocks):
         plain.append(training.seconds(refresh_every, None, bank))
         sampled.append(training.seconds(refresh_every, batches, bank))
-    batches.close()
+    del batches
     shares = np.array(sampled) / np.array(plain) - 1
     p10, p90 = np.quantile(shares, [0.1, 0.9])
     return RefreshCost(

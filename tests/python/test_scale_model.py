@@ -47,7 +47,18 @@ def test_scratch_of_a_partition_is_that_of_the_engine(cuda, num_rows, batch_size
 def test_scratch_of_a_graph_is_that_of_the_engine(cuda, num_rows):
     features = MatrixLayout(ADDRESS, 1, num_rows, model.DIM, model.DIM, False)
     selection = Selection(0, 100, 0, 0, None, False)
-    request = ProximityGraphRequest(features, None, 0, num_rows, model.CANDIDATES, model.GROUPS[0], selection, 0)
+    request = ProximityGraphRequest(
+        features=features,
+        documents=None,
+        rows=0,
+        num_rows=num_rows,
+        num_candidates=model.CANDIDATES,
+        candidate_group_size=model.GROUPS[0],
+        first_group=0,
+        num_groups=-(-num_rows // model.GROUPS[0]),
+        selection=selection,
+        seed=0,
+    )
     expected = cuda.ProximityGraphCall(request, has_scores=False, max_memory=2**62).scratch_bytes
     assert model.graph_scratch(num_rows) == pytest.approx(expected, rel=1e-3)
 
