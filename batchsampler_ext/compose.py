@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from ._engine import validate
-from ._engine.arrays import Matrix, as_matrix, require_device
+from ._engine.arrays import Matrix
 from ._plan.clusters import balanced_clusters
 from ._plan.digest import digest_of_matrix
 from ._plan.epochs import EpochRequest, batch_sizes, plan_epoch, repaired, sources_of_batches
-from ._plan.keep_apart import Apart, Repairs, as_ids_of_columns, as_pairs, require_room, sizes_of
+from ._plan.keep_apart import Apart, Repairs, as_ids_of_columns, as_pairs, require_room
 from ._plan.leftovers import exchanged
 from ._plan.negatives import (
     Margins,
@@ -29,8 +29,9 @@ from ._plan.negatives import (
 )
 from ._plan.recipes import Recipe, recipe_of
 from ._plan.sources import Part, checked_options, checked_sources, parts_of, parts_of_graph, source_seed
+from ._plan.tables import sizes_of
 from .graph import ProximityGraph
-from .graph_builders import METRICS, Progress, knn_graph, proximity_graph
+from .graph_builders import METRICS, Progress, as_towers, knn_graph, proximity_graph
 from .plan import Plan
 from .walk import check_batch_size
 
@@ -141,7 +142,7 @@ def compose(
     Source: BatchSampler (arXiv 2306.03355), B3 (arXiv 2505.11293); clusters as in TAS-B (arXiv 2104.06967) and CDE
     (arXiv 2410.02525); curriculum as in NGAME (arXiv 2207.04452).
     """
-    first, second = _towers(queries, documents)
+    first, second = as_towers(queries, documents, "queries")
     num_instances = first.num_rows
     batch_size = check_batch_size(batch_size)
     sources = checked_sources(sources, num_instances)
@@ -346,20 +347,6 @@ def _with_clusters(
         num_threads=request.num_threads,
     )
     return part._replace(clusters=clusters)
-
-
-def _towers(queries: Any, documents: Any) -> tuple[Matrix, Matrix | None]:
-    first = as_matrix(queries, "queries")
-    if documents is None:
-        return first, None
-    second = as_matrix(documents, "documents")
-    require_device(second.device, "documents", first.device)
-    if (second.num_rows, second.dim) != (first.num_rows, first.dim):
-        raise ValueError(
-            f"documents: expected the shape of queries, [{first.num_rows}, {first.dim}], "
-            f"got [{second.num_rows}, {second.dim}]"
-        )
-    return first, second
 
 
 def _graph_of(

@@ -239,7 +239,7 @@ def knn_graph(
         >>> knn_graph(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), 1).neighbors.ravel().tolist()
         [1, 0, 1]
     """
-    query, other = _towers(features, documents)
+    query, other = as_towers(features, documents)
     checks = DeferredChecks(query.device)
     subset, num_rows = _subset(rows, query, checks)
     num_neighbors = validate.integer(
@@ -349,7 +349,7 @@ class _GraphCall:
         seed: int,
         progress: Progress | None,
     ) -> _GraphCall:
-        query, other = _towers(features, documents)
+        query, other = as_towers(features, documents)
         checks = DeferredChecks(query.device)
         subset, num_rows = _subset(rows, query, checks)
         num_candidates, num_neighbors = _graph_sizes(config, num_candidates, num_neighbors, num_rows)
@@ -503,15 +503,16 @@ class _Filters:
         return Selection(self.metric, num_neighbors, self.range_min, address(self.labels), self.max_score, sort)
 
 
-def _towers(features: Any, documents: Any) -> tuple[Matrix, Matrix | None]:
-    query = as_matrix(features, "features")
+def as_towers(first: Any, documents: Any, name: str = "features") -> tuple[Matrix, Matrix | None]:
+    """Returns the embeddings of both towers, or of the only one. name: of the argument ``first``."""
+    query = as_matrix(first, name)
     if documents is None:
         return query, None
     other = as_matrix(documents, "documents")
     require_device(other.device, "documents", query.device)
     if (other.num_rows, other.dim) != (query.num_rows, query.dim):
         raise ValueError(
-            f"documents: expected the shape of features, [{query.num_rows}, {query.dim}], "
+            f"documents: expected the shape of {name}, [{query.num_rows}, {query.dim}], "
             f"got [{other.num_rows}, {other.dim}]"
         )
     return query, other

@@ -12,11 +12,12 @@ import torch
 
 from ._engine import validate
 from ._engine.arrays import as_matrix
+from ._engine.random import permutation
 from ._plan.file import PlanFile, checksum, write_plan
 from ._plan.measures import edges_inside, hardness
 from ._plan.negatives import Negatives, StoredNegatives
-from ._plan.sources import permutation
 from ._plan.stored_epochs import StoredEpochs, named_epochs
+from ._plan.tables import sizes_of
 from .graph import ProximityGraph
 from .graph_builders import Progress
 from .planners import Batches
@@ -232,9 +233,7 @@ class Plan:
 
     def _sizes_of(self, epoch: int) -> np.ndarray:
         """Returns int64 [num_batches]."""
-        tail_sizes = self._tail_sizes_of(epoch)
-        num_full = self._num_batches(epoch) - len(tail_sizes)
-        return np.array([self.batch_size] * num_full + list(tail_sizes), dtype=np.int64)
+        return sizes_of(self._num_drawn(epoch), self.batch_size, self._tail_sizes)
 
     def _tail_sizes_of(self, epoch: int) -> tuple[int, ...]:
         """Returns the sizes of the batches of an epoch that are shorter than B. They come last."""

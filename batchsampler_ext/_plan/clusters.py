@@ -8,10 +8,9 @@ import numpy as np
 import torch
 
 from .._engine.arrays import Matrix
+from .._engine.random import Stream, derived_seed, permutation
 from ..graph_builders import knn
-from .sources import derived_seed, permutation
 
-_SAMPLE = 240  # a Philox stream that is none of the purposes in csrc/common/random_stream.h
 _ROWS_AT_ONCE = 1 << 16  # a float32 copy of so many rows
 _ROWS_PER_CENTER, _FEW_ROWS = 64, 1 << 16  # of the sample
 _WISHES = 16  # nearest centers that are looked up at once
@@ -111,7 +110,7 @@ def _centers(towers: list[Matrix], rows: torch.Tensor, num_clusters: int, metric
     except ImportError as error:
         raise ImportError("preset: 'clusters' needs scikit-learn; pip install 'batchsampler_ext[clusters]'") from error
     num_sampled = min(len(rows), max(_ROWS_PER_CENTER * num_clusters, _FEW_ROWS))
-    sample = rows[permutation(len(rows), derived_seed(seed, _SAMPLE), 0)[:num_sampled].sort().values]
+    sample = rows[permutation(len(rows), derived_seed(seed, Stream.SAMPLE), 0)[:num_sampled].sort().values]
     points = np.concatenate([_points(towers, part, metric) for part in sample.split(_ROWS_AT_ONCE)])
     size = max(4096, num_clusters)
     with threadpool_limits(1):  # sums in another order have other last bits
@@ -121,7 +120,7 @@ def _centers(towers: list[Matrix], rows: torch.Tensor, num_clusters: int, metric
             n_init=1,
             batch_size=size,
             max_iter=_PASSES,
-            random_state=derived_seed(seed, _SAMPLE) % 2**32,
+            random_state=derived_seed(seed, Stream.SAMPLE) % 2**32,
         ).fit(points)
     return np.ascontiguousarray(kmeans.cluster_centers_, dtype=np.float32)
 

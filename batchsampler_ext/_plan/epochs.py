@@ -12,21 +12,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from .._engine.random import Stream, derived_seed, permutation
 from ..planners import PartitionPlanner, PlanRequest
 from .sources import (
     Part,
     SourceOptions,
     chosen_sources,
     counts_of_blocks,
-    derived_seed,
     interleaved,
     mixed,
-    permutation,
     source_seed,
 )
-
-_UNIONS = 254  # a Philox stream that is none of the purposes in csrc/common/random_stream.h
-
+from .tables import sizes_of
 
 Repair = Callable[[torch.Tensor, np.ndarray, int], torch.Tensor]
 """``repair(members, sizes, part)`` returns the batches of one source after swaps between them.
@@ -123,8 +120,7 @@ def repaired(
 
 
 def batch_sizes(epoch: PlannedEpoch, batch_size: int) -> np.ndarray:
-    num_full = (len(epoch.ids) - sum(epoch.tail_sizes)) // batch_size
-    return np.array([batch_size] * num_full + list(epoch.tail_sizes), dtype=np.int64)
+    return sizes_of(len(epoch.ids), batch_size, epoch.tail_sizes)
 
 
 def sources_of_batches(epoch: PlannedEpoch, sources: torch.Tensor, batch_size: int) -> torch.Tensor:
@@ -152,7 +148,7 @@ def _ordered(part: Part, request: EpochRequest, block: int) -> _Ordered:
     )
     communities, tail = partition.indices.cpu().to(torch.int32), partition.tail.cpu().to(torch.int32)
     if size < block:
-        communities = communities[permutation(num_communities, derived_seed(seed, _UNIONS), request.epoch)]
+        communities = communities[permutation(num_communities, derived_seed(seed, Stream.UNIONS), request.epoch)]
     return _Ordered(communities, tail)
 
 
@@ -163,7 +159,8 @@ def _in_clusters(rows: torch.Tensor, clusters: torch.Tensor, block: int, seed: i
     ids = rows[order].to(torch.int32)
     num_blocks = len(rows) // block
     blocks = ids[: num_blocks * block].view(num_blocks, block)
-    return _Ordered(blocks[permutation(num_blocks, derived_seed(seed, _UNIONS), epoch)], ids[num_blocks * block :])
+    order = permutation(num_blocks, derived_seed(seed, Stream.UNIONS), epoch)
+    return _Ordered(blocks[order], ids[num_blocks * block :])
 
 
 def _mixed(communities: list[torch.Tensor], singles: list[torch.Tensor], request: EpochRequest) -> torch.Tensor:

@@ -10,9 +10,8 @@ import torch
 
 from .._engine.arrays import address
 from .._engine.backend import core
+from .._engine.random import Stream, derived_seed
 from .._engine.requests import KeepApartRequest
-
-_STREAM = 253 << 24  # a Philox stream that is none of the purposes in csrc/common/random_stream.h
 
 
 class Apart(NamedTuple):
@@ -76,7 +75,6 @@ def keep_apart(
     if len(members) == 0 or (num_codes == 0 and len(partners) == 0):
         return Repaired(result, 0, 0)
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    low, high, _, _ = core.philox4x32(seed, _STREAM | epoch, part, 0, 0)
     request = KeepApartRequest(
         members=address(result),
         num_members=len(result),
@@ -91,7 +89,7 @@ def keep_apart(
         neighbors=address(neighbors),
         num_neighbors=0 if neighbors is None else neighbors.shape[1],
         num_instances=len(apart.ids),
-        key=high << 32 | low,
+        key=derived_seed(seed, Stream.KEEP_APART, part, epoch),
     )
     num_left, num_met = core.keep_apart(request)
     if num_left:
@@ -190,13 +188,6 @@ def partners_of(positives: np.ndarray, num_instances: int) -> tuple[np.ndarray, 
     order = np.argsort(source, kind="stable")
     offsets = np.searchsorted(source[order], np.arange(num_instances + 1)).astype(np.int64)
     return offsets, np.ascontiguousarray(target[order].astype(np.int32))
-
-
-def sizes_of(num_members: int, batch_size: int) -> np.ndarray:
-    """Returns the lengths of batches that are full, but for the last one. int64 [number of batches]."""
-    sizes = np.full(num_members // batch_size, batch_size, dtype=np.int64)
-    tail = num_members % batch_size
-    return np.append(sizes, tail) if tail else sizes
 
 
 def as_ids_of_columns(value: Any, num_instances: int) -> np.ndarray:

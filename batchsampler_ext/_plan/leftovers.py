@@ -12,10 +12,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from .._engine.random import Stream, derived_seed, permutation
 from .keep_apart import Apart
-from .sources import derived_seed, permutation
 
-_EXCHANGE = 239  # a Philox stream that is none of the purposes in csrc/common/random_stream.h
 _TRIES = 256  # partners that are tried for an instance
 
 
@@ -67,7 +66,7 @@ def exchanged(
         """Yields places with instances of a source, in a random order that later calls continue."""
         if (kind, source) not in waiting:
             places = np.flatnonzero((kinds == kind) & (own_sources == source))
-            order = permutation(len(places), derived_seed(seed, _EXCHANGE, source), epoch).numpy()
+            order = permutation(len(places), derived_seed(seed, Stream.EXCHANGE, source), epoch).numpy()
             waiting[kind, source] = deque(places[order].tolist())
         queue = waiting[kind, source]
         for _ in range(min(_TRIES, len(queue))):

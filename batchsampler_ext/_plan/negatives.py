@@ -12,10 +12,11 @@ import torch
 
 from .._engine import validate
 from .._engine.arrays import Matrix, as_ids
-from ..graph import ProximityGraph
+from ..graph import ProximityGraph, row_of_instances
 from ..graph_builders import knn
 from .file import PlanFile
 from .keep_apart import Apart
+from .tables import kept_first, order_of_kept
 
 _ROWS_AT_ONCE = 1 << 15
 _OWN_BLOCK = 64  # rows whose scores with one another are computed to get each row's score with itself
@@ -213,8 +214,7 @@ def without_positives(
     groups = groups.to(device)
     limits = None if margins is None else margins.limits.to(device)
     ids = torch.arange(num_rows, device=device) if graph.ids is None else graph.ids
-    row_of = torch.full((graph.num_instances,), -1, dtype=torch.int64, device=device)
-    row_of[ids] = torch.arange(num_rows, device=device)
+    row_of = row_of_instances(ids, graph.num_instances).long()
     pairs = _both_ways(apart.positives).to(device)
     pairs = pairs[row_of[pairs[:, 0]] >= 0]
     neighbors, scores = graph.neighbors.clone(), None if graph.scores is None else graph.scores.clone()
@@ -233,10 +233,10 @@ def without_positives(
             keeps &= ~(graph.scores[part].double() >= limits[ids[part], None])  # a limit may be NaN
         if graph.scores is not None and max_score is not None:
             keeps &= graph.scores[part] <= max_score
-        order = (~keeps).to(torch.int8).argsort(dim=1, stable=True)
-        neighbors[part] = torch.where(keeps, neighbors[part], -1).gather(1, order)
+        order = order_of_kept(keeps)
+        neighbors[part] = kept_first(neighbors[part], keeps, order, -1)
         if scores is not None:
-            scores[part] = torch.where(keeps, scores[part], -torch.inf).gather(1, order)
+            scores[part] = kept_first(scores[part], keeps, order, -torch.inf)
     return ProximityGraph._from_engine(neighbors, scores, graph.ids, graph.num_instances, [])
 
 

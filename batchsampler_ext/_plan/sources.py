@@ -13,11 +13,11 @@ import torch
 from .._engine import validate
 from .._engine.arrays import as_ids
 from .._engine.backend import core
-from ..graph import ProximityGraph
+from .._engine.random import Stream, derived_seed, permutation
+from ..graph import ProximityGraph, row_of_instances
+from .tables import kept_first, order_of_kept
 
 LEFTOVERS = ("mixed", "drop", "short")
-# Philox streams that are none of the purposes in csrc/common/random_stream.h.
-_SOURCE, _INTERLEAVE, _MIXED, _SINGLES, _CHOICE = 245, 244, 243, 242, 241
 
 
 class Part(NamedTuple):
@@ -154,36 +154,22 @@ def parts_of_graph(graph: ProximityGraph, parts: Sequence[Part], sources: torch.
     """Returns the parts with the edges of a graph over all instances that stay in a source."""
     graph.degrees()  # checks all ids
     sources = sources.to(graph.device)
-    row_of = None if graph.ids is None else graph.ids.argsort()
+    row_of = None if graph.ids is None else row_of_instances(graph.ids, graph.num_instances).long()
     result = []
     for part in parts:
         rows = part.rows.to(graph.device)
         neighbors = graph.neighbors[rows if row_of is None else row_of[rows]]
         keeps = (neighbors >= 0) & (sources[neighbors.clamp(min=0).long()] == part.source)
-        order = (~keeps).to(torch.int8).argsort(dim=1, stable=True)
-        neighbors = torch.where(keeps, neighbors, -1).gather(1, order)
+        neighbors = kept_first(neighbors, keeps, order_of_kept(keeps), -1)
         kept = ProximityGraph._from_engine(neighbors, None, rows, graph.num_instances, [])
         result.append(part._replace(graph=kept))
     return result
 
 
 # --- random choices --------------------------------------------------------------------------------------------------
-def derived_seed(seed: int, stream: int, value: int = 0) -> int:
-    low, high, _, _ = core.philox4x32(seed, stream << 24, value & 0xFFFFFFFF, value >> 32, 0)
-    return high << 32 | low
-
-
 def source_seed(seed: int, source: int) -> int:
     """Returns the seed of all choices within a source. It does not depend on other sources."""
-    return derived_seed(seed, _SOURCE, source)
-
-
-def permutation(size: int, seed: int, epoch: int) -> torch.Tensor:
-    """Returns a random order of ``range(size)``, int64."""
-    order = torch.empty(size, dtype=torch.int64, device="cpu")
-    if size:
-        core.root_order(n=size, seed=seed, epoch=epoch, out=order.data_ptr())
-    return order
+    return derived_seed(seed, Stream.SOURCE, source)
 
 
 # --- the order of batches --------------------------------------------------------------------------------------------
@@ -196,7 +182,7 @@ def interleaved(counts: Sequence[int], seed: int, epoch: int) -> torch.Tensor:
     sizes = np.asarray(counts, dtype=np.int64)
     total = int(sizes.sum())
     which = np.arange(total) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    places = permutation(total, derived_seed(seed, _INTERLEAVE), epoch).numpy()
+    places = permutation(total, derived_seed(seed, Stream.INTERLEAVE), epoch).numpy()
     times = (which + (places + 0.5) / total) / np.repeat(sizes, sizes)
     return torch.from_numpy(times.argsort(kind="stable"))
 
@@ -232,8 +218,8 @@ def chosen_sources(counts: Sequence[int], per_batch: int, seed: int, epoch: int)
     steps = np.arange(per_batch, dtype=np.int64)
     for batch in range(num_batches):
         remaining = num_batches - batch
-        order = permutation(len(left), derived_seed(seed, _CHOICE, batch), epoch).numpy()
-        word = core.philox4x32(seed, _CHOICE << 24 | epoch, batch, 0, 1)[0]
+        order = permutation(len(left), derived_seed(seed, Stream.CHOICE, batch), epoch).numpy()
+        word = core.philox4x32(seed, Stream.CHOICE << 24 | epoch, batch, 0, 1)[0]
         targets = (word * remaining >> 32) + steps * remaining
         chosen = order[left[order].cumsum().searchsorted(targets, side="right")]
         chosen.sort()
@@ -244,6 +230,6 @@ def chosen_sources(counts: Sequence[int], per_batch: int, seed: int, epoch: int)
 
 def mixed(communities: torch.Tensor, singles: torch.Tensor, seed: int, epoch: int) -> torch.Tensor:
     """Returns leftovers of all sources in random order: whole communities [m, c], then the others."""
-    communities = communities[permutation(len(communities), derived_seed(seed, _MIXED), epoch)]
-    singles = singles[permutation(len(singles), derived_seed(seed, _SINGLES), epoch)]
+    communities = communities[permutation(len(communities), derived_seed(seed, Stream.MIXED), epoch)]
+    singles = singles[permutation(len(singles), derived_seed(seed, Stream.SINGLES), epoch)]
     return torch.cat([communities.reshape(-1), singles])

@@ -6,6 +6,7 @@ latest update belongs to the batch that training has finished last.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -52,16 +53,16 @@ class Iteration:
     def start(self) -> EpochCursor:
         return self.cursor.rewound(self.first_batch)
 
-    def count_matched(self, bank: Updates, is_exact: bool) -> int:
+    def count_matched(self, ids: torch.Tensor, step: int, is_exact: bool) -> int:
         """Returns the number of batches up to the one that the latest update belongs to, or 0.
 
+        ids: int64 [B] on the CPU, instances of the update. step: number of updates so far.
         is_exact: the update has all instances of the batch. Otherwise, it may have a part of them, such as a chunk of
         the batch, or those of one rank.
         """
-        ids = bank.latest_ids
-        if ids is None or bank.step <= self.first_step:
+        if step <= self.first_step:
             return 0
-        expected = self.first_batch + bank.step - self.first_step  # if each batch gets one update
+        expected = self.first_batch + step - self.first_step  # if each batch gets one update
         low, high = max(1, expected - _WINDOW), min(self.cursor.num_drawn, expected + _WINDOW)
         for count in sorted(range(low, high + 1), key=lambda count: abs(count - expected)):
             batch = self.cursor.batch(count - 1)
@@ -193,10 +194,11 @@ class Iterations:
 
     def _trained(self, bank: Updates) -> tuple[Iteration | None, int]:
         """Returns the iteration that is trained, and its number of trained batches. (None, 0): updates do not tell."""
-        most_first = sorted(reversed(self._items), key=lambda item: -item.cursor.num_drawn)  # looks draw less
-        for is_exact in (True, False):
-            for item in most_first:
-                count = item.count_matched(bank, is_exact)
+        ids = bank.latest_ids if self._items else None  # may wait for a device
+        if ids is not None:
+            most_first = sorted(reversed(self._items), key=lambda item: -item.cursor.num_drawn)  # looks draw less
+            for is_exact, item in itertools.product((True, False), most_first):
+                count = item.count_matched(ids, bank.step, is_exact)
                 if count > 0:
                     self.is_informed = True
                     return item, count

@@ -11,15 +11,14 @@ import torch
 import torch.distributed as dist
 
 from .._engine import validate
-from .._engine.backend import core
 from .._engine.cuda import to_device_async, to_host
+from .._engine.random import Stream, derived_seed, permutation
 from ..bank import FeatureBank
 from ..graph import ProximityGraph
 from ..graph_builders import GraphConfig, proximity_graph
 from ..planners import Batches, BatchPlanner, PlanRequest
 from .epoch_cursor import Plan
 
-_PLAN_STREAM = 255 << 24  # a Philox stream that is none of the purposes in csrc/common/random_stream.h
 _LEFT_OUT = 2**32 - 1  # takes the place of a plan's first batch in the seed of what drop_last leaves out
 
 
@@ -69,8 +68,7 @@ class PlanMaker:
         result = torch.zeros(size, dtype=torch.bool, device="cpu")
         count = size % self.global_batch_size if self.drop_last else 0
         if count and self.planner.covers_once:
-            order = torch.empty(size, dtype=torch.int64, device="cpu")
-            core.root_order(n=size, seed=self._plan_seed(epoch, _LEFT_OUT), epoch=epoch, out=order.data_ptr())
+            order = permutation(size, self._plan_seed(epoch, _LEFT_OUT), epoch)
             result[order[size - count :]] = True
         return result
 
@@ -185,8 +183,7 @@ class PlanMaker:
 
     def _plan_seed(self, epoch: int, first: int) -> int:
         """Returns an unrelated seed for each plan of each epoch."""
-        low, high, _, _ = core.philox4x32(self.seed, _PLAN_STREAM, epoch, first, 0)
-        return high << 32 | low
+        return derived_seed(self.seed, Stream.PLAN, first << 32 | epoch)
 
 
 def on_device(config: GraphConfig, device: torch.device) -> GraphConfig:

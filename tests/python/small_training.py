@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy, normalize
@@ -120,3 +121,27 @@ def worker_options(num_workers: int) -> dict[str, Any]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["batchsampler_ext", "pytest", "torchdata.stateful_dataloader"])
     return {"num_workers": num_workers, "multiprocessing_context": context, "prefetch_factor": 3}
+
+
+def with_stateful_loader(make: Callable[[], Training], num_workers: int) -> Road:
+    """Returns the road on which torchdata's loader saves and loads the state of the sampler."""
+    loaders = pytest.importorskip("torchdata.stateful_dataloader")
+
+    def train(load: Path | None, place: int, save: Path) -> list[list[int]]:
+        training = make()
+        training.fill()
+        options = worker_options(num_workers)
+        loader = loaders.StatefulDataLoader(training.dataset, batch_sampler=training.sampler, **options)
+        parts = {name: part for name, part in training.parts.items() if name != "sampler"} | {"loader": loader}
+        if load is not None:
+            state = torch.load(load, weights_only=True)
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+
+        def save_all() -> None:
+            torch.save({name: part.state_dict() for name, part in parts.items()}, save)
+
+        loop(training, loader, place, save_all, training.num_steps // NUM_BATCHES)
+        return training.trained
+
+    return train

@@ -21,6 +21,7 @@ from tests.python.small_training import (
     Training,
     check_road,
     loop,
+    with_stateful_loader,
     worker_options,
 )
 
@@ -68,27 +69,7 @@ def test_the_comparison_notices_what_is_not_loaded(tmp_path):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_stateful_data_loader(num_workers, tmp_path):
     """The loader has the sampler's state, and loads it when the first epoch begins."""
-    loaders = pytest.importorskip("torchdata.stateful_dataloader")
-
-    def train(load: Path | None, place: int, save: Path) -> list:
-        training = Training()
-        training.fill()
-        loader = loaders.StatefulDataLoader(
-            training.dataset, batch_sampler=training.sampler, **worker_options(num_workers)
-        )
-        parts = {name: part for name, part in training.parts.items() if name != "sampler"} | {"loader": loader}
-        if load is not None:
-            state = torch.load(load, weights_only=True)
-            for name, part in parts.items():
-                part.load_state_dict(state[name])
-
-        def save_all() -> None:
-            torch.save({name: part.state_dict() for name, part in parts.items()}, save)
-
-        loop(training, loader, place, save_all, training.num_steps // NUM_BATCHES)
-        return training.trained
-
-    check_road(train, tmp_path)
+    check_road(with_stateful_loader(Training, num_workers), tmp_path)
 
 
 # --- Accelerate ------------------------------------------------------------------------------------------------------
