@@ -16,7 +16,7 @@ EMULATED := --config-settings=cmake.define.BSE_EMULATED_CUDA=ON
 
 .PHONY: demo inspect bench charts study test lint format asan neon cuda gpu-check emulator nightly isa-symbols clean
 
-# Needs torch, numpy and the build tools; the picture is drawn where matplotlib is installed.
+# Needs torch, numpy, safetensors and the build tools; the picture is drawn where matplotlib is installed.
 demo: $(VENV)/package
 	mkdir -p $(DEMO)
 	$(PY) examples/demo.py --figure $(DEMO)/demo.png
@@ -98,8 +98,8 @@ $(VENV)/tools: constraints.txt pyproject.toml
 	@echo "installing the build tools"
 	@$(PIP) pip  # a new virtual environment may have one too old for build settings
 	@$(PIP) cmake ninja pybind11 scikit-build-core
-	@echo "installing torch and numpy, the largest part (set PIP_ARGS for the CPU build of torch)"
-	@$(PIP) numpy torch
+	@echo "installing torch, numpy and safetensors; torch is the largest part (set PIP_ARGS for the CPU build of torch)"
+	@$(PIP) numpy safetensors torch
 	@touch $@
 
 $(VENV)/package: $(VENV)/tools $(SOURCES)
