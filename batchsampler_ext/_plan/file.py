@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-import safetensors
 import torch
 
 from .._engine.files import atomic_write
@@ -63,6 +62,8 @@ class PlanFile:
             raise self.error("a directory")
         with open(path, "rb"):  # raises OSError by name
             pass
+        import safetensors  # here, because GPU checks run where it is not installed
+
         try:
             self._file = safetensors.safe_open(self._path, framework="pt")
         except safetensors.SafetensorError as error:

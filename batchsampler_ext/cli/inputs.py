@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import safetensors
 import torch
 
 from .._engine.arrays import as_ids
@@ -151,6 +150,8 @@ def _from_npy(path: str, name: str, _: str | None) -> np.ndarray:
 
 
 def _from_safetensors(path: str, name: str, tensor: str | None) -> torch.Tensor:
+    import safetensors
+
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             shapes = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
