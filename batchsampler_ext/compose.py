@@ -12,12 +12,8 @@ import torch
 
 from ._engine import validate
 from ._engine.arrays import Matrix
-from ._plan.clusters import balanced_clusters
-from ._plan.digest import digest_of_matrix
-from ._plan.epochs import EpochRequest, batch_sizes, plan_epoch, repaired, sources_of_batches
-from ._plan.keep_apart import Apart, Repairs, as_ids_of_columns, as_pairs, require_room
-from ._plan.leftovers import exchanged
-from ._plan.negatives import (
+from ._negatives.keep_apart import Apart, Repairs, as_ids_of_columns, as_pairs, require_room
+from ._negatives.negatives import (
     Margins,
     Negatives,
     as_labels,
@@ -27,9 +23,13 @@ from ._plan.negatives import (
     neighbors_of_instances,
     without_positives,
 )
+from ._negatives.tables import sizes_of
+from ._plan.clusters import balanced_clusters
+from ._plan.digest import digest_of_matrix
+from ._plan.epochs import EpochRequest, batch_sizes, plan_epoch, repaired, sources_of_batches
+from ._plan.leftovers import exchanged
 from ._plan.recipes import Recipe, recipe_of
 from ._plan.sources import Part, checked_options, checked_sources, parts_of, parts_of_graph, source_seed
-from ._plan.tables import sizes_of
 from .graph import ProximityGraph
 from .graph_builders import METRICS, Progress, as_towers, knn_graph, proximity_graph
 from .plan import Plan

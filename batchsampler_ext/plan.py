@@ -13,11 +13,12 @@ import torch
 from ._engine import validate
 from ._engine.arrays import as_matrix
 from ._engine.random import permutation
+from ._negatives.negatives import Negatives
+from ._negatives.tables import sizes_of
 from ._plan.file import PlanFile, checksum, write_plan
 from ._plan.measures import edges_inside, hardness
-from ._plan.negatives import Negatives, StoredNegatives
 from ._plan.stored_epochs import StoredEpochs, named_epochs
-from ._plan.tables import sizes_of
+from ._plan.stored_negatives import StoredNegatives
 from .graph import ProximityGraph
 from .graph_builders import Progress
 from .planners import Batches

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from .._engine.random import Stream, derived_seed, permutation
+from .._negatives.tables import sizes_of
 from ..planners import PartitionPlanner, PlanRequest
 from .sources import (
     Part,
@@ -23,7 +24,6 @@ from .sources import (
     mixed,
     source_seed,
 )
-from .tables import sizes_of
 
 Repair = Callable[[torch.Tensor, np.ndarray, int], torch.Tensor]
 """``repair(members, sizes, part)`` returns the batches of one source after swaps between them.

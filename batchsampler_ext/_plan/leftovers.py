@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .._engine.random import Stream, derived_seed, permutation
-from .keep_apart import Apart
+from .._negatives.keep_apart import Apart
 
 _TRIES = 256  # partners that are tried for an instance
 

@@ -14,8 +14,8 @@ from .._engine import validate
 from .._engine.arrays import as_ids
 from .._engine.backend import core
 from .._engine.random import Stream, derived_seed, permutation
+from .._negatives.tables import kept_first, order_of_kept
 from ..graph import ProximityGraph, row_of_instances
-from .tables import kept_first, order_of_kept
 
 LEFTOVERS = ("mixed", "drop", "short")
 

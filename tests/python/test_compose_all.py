@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from batchsampler_ext import Plan, PlannedBatchSampler, compose
+from batchsampler_ext._negatives.keep_apart import Apart
+from batchsampler_ext._negatives.negatives import Negatives
 from batchsampler_ext._plan.epochs import EpochRequest, batch_sizes, plan_epoch, sources_of_batches
-from batchsampler_ext._plan.keep_apart import Apart
 from batchsampler_ext._plan.leftovers import exchanged
-from batchsampler_ext._plan.negatives import Negatives
 from batchsampler_ext._plan.sources import SourceOptions, parts_of
 from batchsampler_ext.cli import main
 

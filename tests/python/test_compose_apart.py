@@ -12,9 +12,9 @@ from batchsampler_ext import Plan, ProximityGraph, compose, knn_graph, reference
 from batchsampler_ext._engine.arrays import as_matrix
 from batchsampler_ext._engine.backend import core
 from batchsampler_ext._engine.requests import KeepApartRequest
-from batchsampler_ext._plan.keep_apart import Apart, Repairs, codes_of_repeated, keep_apart, partners_of
-from batchsampler_ext._plan.negatives import Margins, groups_of, neighbors_of_instances, without_positives
-from batchsampler_ext._plan.tables import sizes_of
+from batchsampler_ext._negatives.keep_apart import Apart, Repairs, codes_of_repeated, keep_apart, partners_of
+from batchsampler_ext._negatives.negatives import Margins, groups_of, neighbors_of_instances, without_positives
+from batchsampler_ext._negatives.tables import sizes_of
 from batchsampler_ext.reference import keep_apart as oracle
 
 COMMON = settings(derandomize=True, max_examples=200, deadline=None)

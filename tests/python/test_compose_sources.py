@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from batchsampler_ext import PartitionPlanner, ProximityGraph, knn_graph, reference, sample_batches
 from batchsampler_ext._engine.arrays import as_matrix
+from batchsampler_ext._negatives.negatives import neighbors_of_instances
 from batchsampler_ext._plan import clusters as fast_clusters
 from batchsampler_ext._plan import sources as fast
 from batchsampler_ext._plan.epochs import EpochRequest, PlannedEpoch, repaired, sources_of_batches
-from batchsampler_ext._plan.negatives import neighbors_of_instances
 from batchsampler_ext.compose import compose
 from batchsampler_ext.plan import Plan
 from batchsampler_ext.reference import sources as oracle

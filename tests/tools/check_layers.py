@@ -36,6 +36,7 @@ PYTHON_RANKS = [
     ["_graph_view", "graph_builders", "metrics", "bank"],
     ["walk"],
     ["planners"],
+    ["_negatives"],
     ["batches", "_sampler", "_plan"],
     ["sampler", "plan"],
     ["compose", "planned_sampler"],

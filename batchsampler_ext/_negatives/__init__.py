@@ -1,0 +1,1 @@
+"""What may not meet in a batch, and which pairs count as negatives. Plans and the sampler share it."""
