@@ -14,7 +14,9 @@ from torch.utils.data import Sampler
 
 from ._engine import validate
 from ._engine.cuda import to_device_async, to_host
+from ._negatives.negatives import Negatives
 from ._sampler.base import EpochSampler
+from ._sampler.contract import Contract
 from ._sampler.epoch_cursor import EpochCursor, Plan, load_cursor
 from ._sampler.index_set import index_set
 from ._sampler.iterations import Iteration
@@ -111,6 +113,11 @@ class ProximityBatchSampler(EpochSampler):
         num_replicas: int | None = None,
         refresh_every: int | None = None,
         restart_prob: float | Callable[[int], float] = 0.2,
+        unique: Any = None,
+        max_per_batch: int = 1,
+        positives: Any = None,
+        margin: float | None = None,
+        relative_margin: float | None = None,
         seed: int = 0,
         progress: Callable[[int, int], object] | None = None,
     ) -> None:
@@ -135,11 +142,30 @@ class ProximityBatchSampler(EpochSampler):
         self.refresh_every = _checked_interval(refresh_every, self.planner)
         self._restart_prob = restart_prob
         validate.restart_threshold(self._alpha(0))
+        contract = Contract.check(
+            bank,
+            graph,
+            self.planner,
+            unique=unique,
+            max_per_batch=max_per_batch,
+            positives=positives,
+            margin=margin,
+            relative_margin=relative_margin,
+        )
         instances = index_set(sampler, bank.num_instances)
         self._instances_digest = hashlib.sha256(instances.numpy().data).hexdigest()[:16]
         self._maker = PlanMaker(
-            instances, self.batch_size, self.drop_last, self.planner, self.refresh_every, validate.seed(seed), scope
+            instances,
+            self.batch_size,
+            self.drop_last,
+            self.planner,
+            self.refresh_every,
+            validate.seed(seed),
+            contract,
+            scope,
         )
+        self._possible_ranks = 0  # number of ranks whose batches were found to be able to keep the contract
+        self._negatives: tuple[tuple[Plan, ...], Negatives] | None = None
         self._progress = validate.progress(progress)
         self._find_ranks()
         self._check_graph_config()
@@ -201,6 +227,37 @@ class ProximityBatchSampler(EpochSampler):
         """
         super().load_state_dict(state)
 
+    def negative_mask(self, indices: Any) -> torch.Tensor:
+        """Returns which pairs of a batch count as negatives, for the loss: the contract of :meth:`Plan.negative_mask`.
+
+        Query i and document j are no negatives if they are the same instance, have an equal id in a column of
+        ``unique`` or an equal label, are a pair of ``positives``, or are within the margin. Margins are known for pairs
+        of two instances with an embedding that meet in a planned batch of the epoch drawn last, by the embeddings that
+        its plan was made from. For other pairs, and for instances that pad a ragged batch, they do not count.
+
+        Args:
+            indices: int [B], instances of a batch: a tensor on the CPU, an array or a list.
+
+        Returns:
+            bool [B, B] on the CPU. Rows are queries, columns are documents, both in the order of ``indices``.
+
+        Raises:
+            TypeError, ValueError: ``indices`` are no integers in one dimension, or out of range.
+
+        Complexity: O(B**2), and O(P log B) for the P known pairs of these queries.
+
+        Example:
+            >>> sampler = ProximityBatchSampler(4, 2, bank=FeatureBank(4, 2), unique=[7, 7, -1, -1])
+            >>> sampler.negative_mask([0, 1, 2]).int().tolist()
+            [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+        """
+        contract, latest = self._maker.contract, self._iterations.latest()
+        plans = () if latest is None or contract.margin_rule is None else latest.cursor.plans
+        known = self._negatives
+        if known is None or [*map(id, known[0])] != [*map(id, plans)]:
+            known = self._negatives = (plans, contract.negatives(plans))
+        return known[1].mask(indices)
+
     def stats(self) -> SamplerStats:
         """Returns numbers about the latest plan, and the total time."""
         nan = float("nan")
@@ -239,6 +296,7 @@ class ProximityBatchSampler(EpochSampler):
             "planner": self.planner.name,
             **options,
             "seed": self._maker.seed,
+            **self._maker.contract.settings,
         }
 
     def _check_graph_config(self) -> None:
@@ -269,6 +327,10 @@ class ProximityBatchSampler(EpochSampler):
     def _set_num_replicas(self, num_replicas: int) -> None:
         if num_replicas != self._maker.num_replicas:
             self._maker = dataclasses.replace(self._maker, num_replicas=num_replicas)
+        is_known = self._given_ranks is not None or not is_group_awaited()
+        if is_known and num_replicas != self._possible_ranks:
+            self._maker.require_possible()
+            self._possible_ranks = num_replicas
 
     def _loaded(self, state: Any) -> EpochCursor:
         cursor = load_cursor(state, self._settings(), self.bank.num_instances)
@@ -277,7 +339,7 @@ class ProximityBatchSampler(EpochSampler):
         return cursor
 
     def _spare(self, batch: torch.Tensor) -> torch.Tensor:
-        return self._maker.instances
+        return self._maker.spare(batch)
 
     def _require_size(self, cursor: EpochCursor) -> None:
         """Raises ``ValueError`` if a loaded cursor has plans of another global batch size."""

@@ -162,6 +162,30 @@ def require_room(ids: np.ndarray, sizes: np.ndarray, max_per_batch: int, what: s
             )
 
 
+def require_assignment(ids: np.ndarray, sizes: np.ndarray, max_per_batch: int) -> None:
+    """Raises ``ValueError`` if no assignment to batches of these sizes exists for some column. ids: int64 [L, C].
+
+    L is the sum of the sizes. By the theorem of Gale and Ryser, an assignment for one column exists if and only if, for
+    each k, the k largest batches have at most sum over ids of min(instances with the id, k * max_per_batch) places.
+    """
+    places = np.cumsum(-np.sort(-sizes))
+    for column in range(ids.shape[1]):
+        values, counts = np.unique(ids[:, column], return_counts=True)
+        num_without = int(counts[values == -1].sum())
+        counts = np.sort(counts[values != -1])
+        limits = np.arange(1, len(sizes) + 1, dtype=np.int64) * max_per_batch
+        num_below = counts.searchsorted(limits)
+        sums = np.concatenate([[0], np.cumsum(counts)])
+        usable = sums[num_below] + (len(counts) - num_below) * limits + num_without
+        if (usable < places).any():
+            k = int((usable < places).argmax())
+            raise ValueError(
+                f"unique: expected ids that can be kept apart, got ids of column {column} of which the {k + 1} largest "
+                f"of {len(sizes)} batches can hold {usable[k]} instances and must hold {places[k]}, with max_per_batch "
+                f"{max_per_batch} (no assignment to batches of these lengths exists)"
+            )
+
+
 def codes_of_repeated(ids: np.ndarray, max_per_batch: int) -> np.ndarray:
     """Returns int32 [L, C]: numbers of the ids, distinct over all columns, and -1 for an id that cannot be too often.
 
@@ -190,14 +214,14 @@ def partners_of(positives: np.ndarray, num_instances: int) -> tuple[np.ndarray, 
     return offsets, np.ascontiguousarray(target[order].astype(np.int32))
 
 
-def as_ids_of_columns(value: Any, num_instances: int) -> np.ndarray:
-    """Returns ``unique=`` as int64 [N, C], C = 0 for None. Raises errors that name it."""
+def as_ids_of_columns(value: Any, num_instances: int, owner: str = "queries") -> np.ndarray:
+    """Returns ``unique=`` as int64 [N, C], C = 0 for None. Raises errors that name it. owner: has N instances."""
     if value is None:
         return np.empty((num_instances, 0), np.int64)
     array = _integers(value, "unique")
     if array.ndim not in (1, 2) or len(array) != num_instances:
         raise ValueError(
-            f"unique: expected shape [{num_instances}] or [{num_instances}, C] as queries has, got {list(array.shape)}"
+            f"unique: expected shape [{num_instances}] or [{num_instances}, C] as {owner} has, got {list(array.shape)}"
         )
     if array.size and int(array.min()) < -1:
         raise ValueError(f"unique: expected ids that are not negative, or -1 for none, got {int(array.min())}")

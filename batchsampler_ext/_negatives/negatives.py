@@ -23,7 +23,7 @@ _FIRST_NEIGHBORS = 32
 
 
 class Negatives(NamedTuple):
-    """What :meth:`Plan.negative_mask` reads, on the CPU.
+    """What the method ``negative_mask`` of plans and samplers reads, on the CPU.
 
     groups: int32 [C, N]; instances with equal numbers in a row are no negatives of each other, -1 is no number.
     offsets, documents: int64 [N + 1] and int32; documents[offsets[i] : offsets[i + 1]] are no negatives of query i.
@@ -93,6 +93,47 @@ def groups_of(ids: np.ndarray, labels: np.ndarray | None) -> torch.Tensor:
     return torch.stack(groups) if groups else torch.empty(0, len(ids), dtype=torch.int32)
 
 
+class MarginRule(NamedTuple):
+    """Checked margins. At least one is given."""
+
+    margin: float | None
+    relative_margin: float | None
+
+    @classmethod
+    def check(cls, margin: Any, relative_margin: Any, *, has_documents: bool, metric: str) -> MarginRule | None:
+        """Returns None without margins. Raises errors that name them."""
+        if margin is None and relative_margin is None:
+            return None
+        name = "margin" if margin is not None else "relative_margin"
+        if not has_documents:
+            raise ValueError(
+                f"{name}: expected None without documents, because the score of an instance with itself says nothing "
+                "about its positive; max_score limits scores"
+            )
+        if relative_margin is not None and metric == "l2":
+            raise ValueError("relative_margin: expected None for metric 'l2', because its scores are not positive")
+        return cls(
+            None if margin is None else _number(margin, "margin", math.inf),
+            None if relative_margin is None else _number(relative_margin, "relative_margin", 1.0),
+        )
+
+    def limits(
+        self,
+        queries: Matrix,
+        documents: Matrix,
+        metric: str,
+        num_threads: int,
+        compute_dtype: torch.dtype = torch.float32,
+    ) -> Margins:
+        own = _own_scores(queries, documents, metric, num_threads, compute_dtype)
+        limits = torch.full_like(own, math.inf)
+        if self.margin is not None:
+            limits = torch.minimum(limits, own - self.margin)
+        if self.relative_margin is not None:
+            limits = torch.minimum(limits, (1 - self.relative_margin) * own)
+        return Margins(queries, documents, metric, num_threads, limits, compute_dtype)
+
+
 class Margins(NamedTuple):
     """Limits of scores: document j is no negative of query i if s(i, j) >= limit(i), compared as float64.
 
@@ -104,6 +145,7 @@ class Margins(NamedTuple):
     metric: str
     num_threads: int
     limits: torch.Tensor  # float64 [N], on the CPU
+    compute_dtype: torch.dtype = torch.float32  # scores are those of features that are rounded to it
 
     @classmethod
     def check(
@@ -116,25 +158,10 @@ class Margins(NamedTuple):
         num_threads: int,
     ) -> Margins | None:
         """Returns None without margins. Raises errors that name them."""
-        if margin is None and relative_margin is None:
+        rule = MarginRule.check(margin, relative_margin, has_documents=documents is not None, metric=metric)
+        if rule is None or documents is None:
             return None
-        name = "margin" if margin is not None else "relative_margin"
-        if documents is None:
-            raise ValueError(
-                f"{name}: expected None without documents, because the score of an instance with itself says nothing "
-                "about its positive; max_score limits scores"
-            )
-        if relative_margin is not None and metric == "l2":
-            raise ValueError("relative_margin: expected None for metric 'l2', because its scores are not positive")
-        absolute = None if margin is None else _number(margin, "margin", math.inf)
-        relative = None if relative_margin is None else _number(relative_margin, "relative_margin", 1.0)
-        own = _own_scores(queries, documents, metric, num_threads)
-        limits = torch.full_like(own, math.inf)
-        if absolute is not None:
-            limits = torch.minimum(limits, own - absolute)
-        if relative is not None:
-            limits = torch.minimum(limits, (1 - relative) * own)
-        return cls(queries, documents, metric, num_threads, limits)
+        return rule.limits(queries, documents, metric, num_threads)
 
     def pairs(self, ids: torch.Tensor) -> np.ndarray:
         """Returns int64 [P, 2]: the pairs (i, j), i != j, of these instances with s(i, j) >= limit(i)."""
@@ -143,7 +170,14 @@ class Margins(NamedTuple):
         documents = _take(self.documents, ids)
         while len(rows):  # the best documents of each row, and more for rows whose last one is still above the limit
             queries = _take(self.queries, ids[rows])
-            result = knn(queries, documents, num_neighbors, metric=self.metric, num_threads=self.num_threads)
+            result = knn(
+                queries,
+                documents,
+                num_neighbors,
+                metric=self.metric,
+                compute_dtype=self.compute_dtype,
+                num_threads=self.num_threads,
+            )
             is_above = result.scores.cpu().double() >= self.limits[ids[rows], None]
             others = result.ids.cpu().long()
             is_done = ~is_above[:, -1] | (num_neighbors == len(ids))
@@ -204,13 +238,22 @@ def _both_ways(pairs: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([pairs, pairs[:, ::-1]]))
 
 
-def _own_scores(queries: Matrix, documents: Matrix, metric: str, num_threads: int) -> torch.Tensor:
+def _own_scores(
+    queries: Matrix, documents: Matrix, metric: str, num_threads: int, compute_dtype: torch.dtype
+) -> torch.Tensor:
     """Returns s(i, i) as float64 [N]; NaN where the score is NaN."""
     own = torch.full((queries.num_rows,), math.nan, dtype=torch.float64)
     for first in range(0, queries.num_rows, _OWN_BLOCK):
         part = slice(first, min(first + _OWN_BLOCK, queries.num_rows))
         size = part.stop - part.start
-        result = knn(queries.owner[part], documents.owner[part], size, metric=metric, num_threads=num_threads)
+        result = knn(
+            queries.owner[part],
+            documents.owner[part],
+            size,
+            metric=metric,
+            compute_dtype=compute_dtype,
+            num_threads=num_threads,
+        )
         row, column = (result.ids == torch.arange(size, device=result.ids.device)[:, None]).nonzero().T
         own[first + row.cpu()] = result.scores[row, column].double().cpu()
     return own

@@ -10,6 +10,7 @@ import torch
 from .._engine import validate
 
 _VERSION = 6
+_PLAN_FIELDS = {"first", "indices", "tail"}
 _FIELDS = {"version", "settings", "epoch", "num_drawn", "is_finished", "refresh_wanted", "is_informed", "plans"}
 
 
@@ -19,6 +20,7 @@ class Plan(NamedTuple):
     first: int  # number of batches of the epoch before the plan
     indices: torch.Tensor  # int32 [num_full, B], instance ids
     tail: torch.Tensor  # int32 [T]
+    pairs: torch.Tensor | None = None  # int32 [P, 2], (query, document) within the margin. None: there is no margin
 
     @property
     def num_batches(self) -> int:
@@ -83,7 +85,14 @@ def save_cursor(
     flags = {"refresh_wanted": refresh_wanted, "is_informed": is_informed}
     state = {"version": _VERSION, "settings": settings, **flags, **cursor._asdict()}
     # A tuple, because torch.distributed.checkpoint loads lists of tensors only into lists of as many.
-    return {**state, "plans": tuple(plan._asdict() for plan in cursor.plans)}
+    return {**state, "plans": tuple(_saved_plan(plan) for plan in cursor.plans)}
+
+
+def _saved_plan(plan: Plan) -> dict[str, Any]:
+    fields = plan._asdict()
+    if plan.pairs is None:
+        del fields["pairs"]
+    return fields
 
 
 def load_cursor(
@@ -108,8 +117,8 @@ def load_cursor(
     if not isinstance(plans, (list, tuple)):
         raise ValueError(f"state: expected a list of plans, got {plans!r:.100}")
     for plan in plans:
-        if not isinstance(plan, dict) or plan.keys() != set(Plan._fields):
-            raise ValueError(f"state: expected plans with {', '.join(Plan._fields)}, got {plan!r:.100}")
+        if not isinstance(plan, dict) or plan.keys() - {"pairs"} != _PLAN_FIELDS:
+            raise ValueError(f"state: expected plans with first, indices, tail, got {plan!r:.100}")
     cursor = EpochCursor(
         validate.epoch(state["epoch"]),
         tuple(Plan(**plan) for plan in plans),
@@ -130,7 +139,12 @@ def _check_plans(cursor: EpochCursor, num_instances: int) -> None:
         first = validate.integer(plan.first, "state: first", low, high)
         _check_tensor(plan.indices, "indices", 2)
         _check_tensor(plan.tail, "tail", 1)
-        for ids in (plan.indices, plan.tail):
+        pairs = plan.tail if plan.pairs is None else plan.pairs
+        if plan.pairs is not None:
+            _check_tensor(pairs, "pairs", 2)
+            if pairs.shape[1] != 2:
+                raise ValueError(f"state: expected pairs of shape [P, 2], got {list(pairs.shape)}")
+        for ids in (plan.indices, plan.tail, pairs):
             if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < num_instances:
                 raise ValueError(f"state: expected instances in [0, {num_instances}), got others")
         low, high = first + 1, plan.end

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
 from .._engine import validate
 from .._engine.cuda import to_device_async, to_host
 from .._engine.random import Stream, derived_seed, permutation
+from .._negatives.negatives import Margins
+from .._negatives.tables import sizes_of
 from ..bank import FeatureBank
 from ..graph import ProximityGraph
 from ..graph_builders import GraphConfig, proximity_graph
 from ..planners import Batches, BatchPlanner, PlanRequest
+from .contract import Contract
 from .epoch_cursor import Plan
 
 _LEFT_OUT = 2**32 - 1  # takes the place of a plan's first batch in the seed of what drop_last leaves out
@@ -46,6 +50,7 @@ class PlanMaker:
     planner: BatchPlanner
     refresh_every: int | None  # global batches of a plan; None for planners that plan whole epochs
     seed: int
+    contract: Contract
     scope: str = "global"
     num_replicas: int = 1
 
@@ -61,6 +66,29 @@ class PlanMaker:
 
     def num_batches(self) -> int:
         return count_batches(len(self.instances), self.global_batch_size, self.drop_last)
+
+    def batch_sizes(self, num_instances: int) -> np.ndarray:
+        """Returns the lengths of the batches within which negatives are sought, int64. The list of instances is cut so.
+
+        With scope "local" these are the parts of the ranks, without padding.
+        """
+        size = self.global_batch_size
+        if self.scope == "global":
+            return sizes_of(num_instances, size)
+        tail = num_instances % size
+        full = np.full(num_instances // size * self.num_replicas, self.batch_size, np.int64)
+        return full if tail == 0 else np.concatenate([full, sizes_of(tail, -(-tail // self.num_replicas))])
+
+    def require_possible(self) -> None:
+        """Raises ``ValueError`` if no epoch of these batches keeps the contract."""
+        size, count = self.global_batch_size, len(self.instances)
+        sizes = self.batch_sizes(count // size * size if self.drop_last else count)
+        self.contract.require_possible(self.instances, sizes, self.planned_batch_size)
+
+    def spare(self, batch: torch.Tensor) -> torch.Tensor:
+        """Returns ids to pad a ragged batch with, in this order."""
+        size = -(-len(batch) // self.num_replicas)
+        return self.contract.padding(batch, self.instances, size, self.num_replicas, self.scope == "local")
 
     def left_out(self, epoch: int) -> torch.Tensor:
         """Returns bool [len(instances)], the instances that take no part in the epoch."""
@@ -92,7 +120,8 @@ class PlanMaker:
         ids = self.instances[~drawn] if self.planner.covers_once else self.instances
         seed = self._plan_seed(epoch, first)
         start = time.perf_counter()
-        graph, num_missing = self._build_graph(bank, ids, config, seed, progress, builders)
+        margins = self.contract.margins(bank, config)
+        graph, num_missing = self._build_graph(bank, ids, config, seed, progress, builders, margins)
         built = time.perf_counter()
         num_threads = validate.num_threads(config.num_threads)
         batches = self.planner.plan(
@@ -108,10 +137,14 @@ class PlanMaker:
                 drawn,
             ),
         )
-        indices, tail = self._on_host(batches, ids)
+        found = self._on_host(batches, ids)
+        sizes = self.batch_sizes(len(found))
+        if self.planner.covers_once:
+            found = self.contract.repaired(found, sizes, graph, seed, epoch)
+        indices, tail = self._cut(found)
         has_graph = graph.num_neighbors > 0
         return MadePlan(
-            Plan(first, indices, tail),
+            Plan(first, indices, tail, None if margins is None else _pairs(margins, bank, found.split(sizes.tolist()))),
             graph if has_graph else None,
             1e3 * (built - start) if has_graph else float("nan"),
             1e6 * (time.perf_counter() - built) / max(1, len(batches)),
@@ -135,6 +168,7 @@ class PlanMaker:
         seed: int,
         progress: Callable[[int, int], object] | None,
         builders: dist.ProcessGroup | None,
+        margins: Margins | None,
     ) -> tuple[ProximityGraph, int]:
         """Returns a graph with a row for each id, and how many ids have no embedding. Their rows have no edges."""
         rows = bank.rows_for_graph()
@@ -148,7 +182,7 @@ class PlanMaker:
             return ProximityGraph(empty, ids=ids, num_instances=num_instances), len(ids) - num_known
         graph = proximity_graph(
             rows.features,
-            config=wanted,
+            config=on_device(self.contract.graph_config(wanted), bank.device),
             documents=rows.documents,
             rows=ids[is_known],
             seed=seed,
@@ -156,16 +190,21 @@ class PlanMaker:
             process_group=builders,
         )
         graph.check()
+        graph = self.contract.thinned(graph, margins)
         if num_known < len(ids):
             neighbors = torch.full((len(ids), graph.num_neighbors), -1, dtype=torch.int32, device=bank.device)
             neighbors[is_known] = graph.neighbors
             graph = ProximityGraph(neighbors, ids=ids, num_instances=num_instances)
         return graph, len(ids) - num_known
 
-    def _on_host(self, batches: Batches, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns global batches and tail, int32, copied to the host. Views would put all into every saved state."""
+    def _on_host(self, batches: Batches, ids: torch.Tensor) -> torch.Tensor:
+        """Returns the instances, int32 on the host, one batch after the other."""
         found = to_host(torch.cat([batches.indices.reshape(-1), batches.tail]).to(torch.int32))
         self._check(batches, found, ids)
+        return found
+
+    def _cut(self, found: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns global batches and tail. They are copies, because views would put all into every saved state."""
         size = len(found) // self.global_batch_size * self.global_batch_size
         return found[:size].view(-1, self.global_batch_size).clone(), found[size:].clone()
 
@@ -184,6 +223,14 @@ class PlanMaker:
     def _plan_seed(self, epoch: int, first: int) -> int:
         """Returns an unrelated seed for each plan of each epoch."""
         return derived_seed(self.seed, Stream.PLAN, first << 32 | epoch)
+
+
+def _pairs(margins: Margins, bank: FeatureBank, batches: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Returns int32 [P, 2], the pairs within the margin that meet in a batch. Both have an embedding."""
+    is_known = to_host(bank.rows_for_graph().has_embedding)
+    known = [batch[is_known[batch.long()]] for batch in batches]
+    found = [margins.pairs(ids) for ids in known if len(ids) > 1]
+    return torch.from_numpy(np.concatenate([np.empty((0, 2), np.int64), *found]).astype(np.int32))
 
 
 def on_device(config: GraphConfig, device: torch.device) -> GraphConfig:
