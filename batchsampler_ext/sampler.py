@@ -77,6 +77,20 @@ class ProximityBatchSampler(EpochSampler):
             instances, so the embeddings of the undrawn ones do not change. If something else updates the bank too, call
             ``refresh()``.
         restart_prob: alpha, or a function that returns it for an epoch (the authors decrease it from 0.2 to 0.05).
+        unique: int [N] or [N, C], ids of texts, products or patients, in the order of the bank. -1 is none. No batch of
+            any epoch holds more than ``max_per_batch`` instances with an equal id in a column: the batch of all ranks
+            with scope "global", that of each rank with "local". Instances are swapped between batches for this, and
+            none is dropped. Instances that pad a ragged batch are chosen by the ids, too, but may repeat one if all
+            others do. Equal ids get no edge, and with one column and without labels, candidates do not count them.
+            Only for planners that cover each instance once, such as "partition".
+        max_per_batch: how many instances with an equal id a batch may hold.
+        positives: int [P, 2], pairs (query i, document of j) that are further positives. They are no edges. Planners
+            that cover each instance once keep them apart where few swaps can do that.
+        margin: document j is no negative of query i if s(i, j) >= s(i, i) - margin, with the exact scores of the
+            graph's metric, by the bank's embeddings when a plan is made. Such pairs are no edges. Needs a bank with two
+            towers.
+        relative_margin: likewise, if s(i, j) >= (1 - relative_margin) * s(i, i). It is between 0 and 1.
+            :meth:`negative_mask` knows all pairs that ``unique``, ``positives``, margins and ``graph.labels`` exclude.
         seed: 0 to 2**64 - 1. Batches are a function of the bank's contents at each graph, arguments, seed and epoch.
         progress: called while a graph is built, see :func:`proximity_graph`.
 
@@ -87,9 +101,11 @@ class ProximityBatchSampler(EpochSampler):
         refreshes: number of graphs built so far.
 
     Raises:
-        TypeError, ValueError: a bad argument, named.
+        TypeError, ValueError: a bad argument, named. ``unique``: an id is on more instances than the batches may hold,
+            or no way was found to keep all ids apart. With ``drop_last``, each id must fit into the full batches,
+            whatever is left out. If the ranks are not known yet, this is checked when they are, before the first batch.
 
-    Source: Yang et al., KDD 2023, algorithm 1; partitions are ours.
+    Source: Yang et al., KDD 2023, algorithm 1; partitions are ours. Margins are those of :func:`compose`.
 
     Example:
         >>> import torch
@@ -223,7 +239,7 @@ class ProximityBatchSampler(EpochSampler):
 
         Raises:
             ValueError: the state is incomplete, or comes from a sampler with other instances, batch_size, drop_last,
-                planner or seed.
+                planner, seed, unique, max_per_batch or margins.
         """
         super().load_state_dict(state)
 

@@ -80,7 +80,7 @@ class Contract:
     def groups(self) -> torch.Tensor:
         return groups_of(self.apart.ids, as_labels(self.labels, len(self.apart.ids)))
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """What must be equal when a state is loaded. Empty without arguments that a state depends on."""
         result: dict[str, Any] = {}
