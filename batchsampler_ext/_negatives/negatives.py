@@ -44,8 +44,9 @@ class Negatives(NamedTuple):
     @classmethod
     def none(cls, num_instances: int) -> Negatives:
         """Returns that all pairs of two instances are negatives. It takes no memory."""
-        offsets = torch.zeros(1, dtype=torch.int64).expand(num_instances + 1)
-        return cls(torch.empty(0, num_instances, dtype=torch.int32), offsets, torch.empty(0, dtype=torch.int32))
+        offsets = torch.zeros(1, dtype=torch.int64, device="cpu").expand(num_instances + 1)
+        nothing = torch.empty(0, dtype=torch.int32, device="cpu")
+        return cls(nothing.view(0, num_instances), offsets, nothing)
 
     @property
     def is_empty(self) -> bool:
@@ -59,7 +60,7 @@ class Negatives(NamedTuple):
         if bool((ordered[1:] == ordered[:-1]).any()):
             distinct, inverse = ids.unique(return_inverse=True)
             return self.mask(distinct)[inverse][:, inverse]
-        mask = torch.ones(len(ids), len(ids), dtype=torch.bool).fill_diagonal_(False)
+        mask = torch.ones(len(ids), len(ids), dtype=torch.bool, device="cpu").fill_diagonal_(False)
         for group in self.groups:
             numbers_of = group[ids]
             known = numbers_of[numbers_of >= 0]
@@ -71,7 +72,7 @@ class Negatives(NamedTuple):
         if num_pairs:
             rows = torch.repeat_interleave(counts)
             firsts = self.offsets[ids] - (counts.cumsum(0) - counts)
-            documents = self.documents[firsts[rows] + torch.arange(num_pairs)].long()
+            documents = self.documents[firsts[rows] + torch.arange(num_pairs, device="cpu")].long()
             place = torch.searchsorted(ordered, documents).clamp_(max=len(ids) - 1)
             is_here = ordered[place] == documents
             mask[rows[is_here], order[place[is_here]]] = False
@@ -90,7 +91,7 @@ def groups_of(ids: np.ndarray, labels: np.ndarray | None) -> torch.Tensor:
         if is_kept.any():
             numbers_of = np.where(is_kept, np.cumsum(is_kept) - 1, -1).astype(np.int32)
             groups.append(torch.from_numpy(numbers_of[inverse]))
-    return torch.stack(groups) if groups else torch.empty(0, len(ids), dtype=torch.int32)
+    return torch.stack(groups) if groups else torch.empty(0, len(ids), dtype=torch.int32, device="cpu")
 
 
 class MarginRule(NamedTuple):
@@ -166,7 +167,7 @@ class Margins(NamedTuple):
     def pairs(self, ids: torch.Tensor) -> np.ndarray:
         """Returns int64 [P, 2]: the pairs (i, j), i != j, of these instances with s(i, j) >= limit(i)."""
         ids = ids.long()
-        found, rows, num_neighbors = [], torch.arange(len(ids)), min(_FIRST_NEIGHBORS, len(ids))
+        found, rows, num_neighbors = [], torch.arange(len(ids), device="cpu"), min(_FIRST_NEIGHBORS, len(ids))
         documents = _take(self.documents, ids)
         while len(rows):  # the best documents of each row, and more for rows whose last one is still above the limit
             queries = _take(self.queries, ids[rows])
@@ -242,7 +243,7 @@ def _own_scores(
     queries: Matrix, documents: Matrix, metric: str, num_threads: int, compute_dtype: torch.dtype
 ) -> torch.Tensor:
     """Returns s(i, i) as float64 [N]; NaN where the score is NaN."""
-    own = torch.full((queries.num_rows,), math.nan, dtype=torch.float64)
+    own = torch.full((queries.num_rows,), math.nan, dtype=torch.float64, device="cpu")
     for first in range(0, queries.num_rows, _OWN_BLOCK):
         part = slice(first, min(first + _OWN_BLOCK, queries.num_rows))
         size = part.stop - part.start
@@ -301,9 +302,11 @@ def neighbors_of_instances(graphs: Sequence[ProximityGraph], num_instances: int)
         graph.degrees()  # checks the ids
     if len(graphs) == 1 and graphs[0].ids is None:
         return graphs[0].neighbors.cpu()
-    table = torch.full((num_instances, max(graph.num_neighbors for graph in graphs)), -1, dtype=torch.int32)
+    table = torch.full(
+        (num_instances, max(graph.num_neighbors for graph in graphs)), -1, dtype=torch.int32, device="cpu"
+    )
     for graph in graphs:
-        rows = torch.arange(len(graph)) if graph.ids is None else graph.ids.cpu()
+        rows = torch.arange(len(graph), device="cpu") if graph.ids is None else graph.ids.cpu()
         table[rows, : graph.num_neighbors] = graph.neighbors.cpu()
     return table
 

@@ -166,7 +166,7 @@ class Contract:
             place = int(self._fits(spare, members[start:]).argmax())  # the first one, if none fits
             chosen.append(int(spare[place]))
             members, spare = np.append(members, spare[place]), np.delete(spare, place)
-        return torch.tensor([*chosen, *spare[: size * num_ranks].tolist()], dtype=torch.int64)
+        return torch.tensor([*chosen, *spare[: size * num_ranks].tolist()], dtype=torch.int64, device="cpu")
 
     def _fits(self, candidates: np.ndarray, members: np.ndarray) -> np.ndarray:
         """Returns which candidates may enter a batch of these members."""

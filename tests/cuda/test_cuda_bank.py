@@ -274,6 +274,23 @@ def test_samplers_draw_the_batches_of_the_cpu(device_engine, options):
     assert stats == pytest.approx(expected_stats, abs=1e-12, nan_ok=True)
 
 
+@pytest.mark.parametrize("num_filled", [0, 60, 90])
+@pytest.mark.parametrize("given", [{"unique": torch.arange(90) // 5}, {"positives": [[0, 1], [5, 80]], "margin": 0.2}])
+def test_batches_and_masks_of_a_contract_are_those_of_the_cpu(device_engine, num_filled, given):
+    def steps(device):
+        bank = FeatureBank(90, 8, two_towers=True, device=device)
+        rows = torch.randn(num_filled, 8, generator=torch.Generator().manual_seed(3))
+        if num_filled:
+            bank.update(range(num_filled), rows, rows + 0.5)
+        sampler = ProximityBatchSampler(90, 8, bank=bank, graph=FEW, **given)
+        found = [(batch, sampler.negative_mask(batch).tolist()) for batch in sampler]
+        return found, None if sampler.graph is None else sampler.graph.neighbors.tolist()
+
+    expected = steps("cpu")
+    with device_engine() as device:
+        assert steps(device) == expected
+
+
 def test_samplers_report_errors_of_the_bank(device_engine):
     with device_engine() as device:
         bank = FeatureBank(30, 4, device=device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from batchsampler_ext import FeatureBank, GraphConfig, ProximityBatchSampler, compose, reference
 from batchsampler_ext._negatives.keep_apart import require_assignment
+from batchsampler_ext._sampler import contract
 
 NUM, FEW = 300, GraphConfig(num_candidates=60, num_neighbors=12)
 
@@ -65,22 +67,23 @@ def test_no_batch_of_any_epoch_holds_an_id_too_often(num_updated, num_columns, m
     assert max(most_equal(batch, ids) for batch in before) > max_per_batch
 
 
-@pytest.mark.parametrize("num_threads", [1, 2])
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_ranks_draw_one_global_sequence(num_threads, drop_last):
+def test_ranks_with_any_number_of_threads_draw_one_global_sequence(drop_last):
     ids, expected = ids_of(2), None
-    graph = GraphConfig(num_candidates=60, num_neighbors=12, num_threads=num_threads)
-    given = {"unique": ids, "positives": [[0, 9]], "margin": 0.05, "graph": graph, "drop_last": drop_last}
-    for num_replicas in (1, 2, 4):
+    given = {"unique": ids, "positives": [[0, 9]], "margin": 0.05, "drop_last": drop_last}
+    for num_replicas, num_threads in itertools.product((1, 2, 4), (1, 2)):
         samplers = [
-            make(batch_size=32 // num_replicas, rank=rank, num_replicas=num_replicas, **given)
+            make(
+                batch_size=32 // num_replicas, graph=replace(FEW, num_threads=num_threads), rank=rank,
+                num_replicas=num_replicas, **given,
+            )
             for rank in range(num_replicas)
-        ]
+        ]  # fmt: skip
         for _ in range(2):
             steps = [list(itertools.chain(*step)) for step in zip(*samplers, strict=True)]
         assert max(most_equal(step, ids) for step in steps) == 1  # with the padding, too
-        full, pairs = steps[: NUM // 32], samplers[0].negative_mask(steps[3])
-        expected = expected or (full, pairs)
+        full, mask = steps[: NUM // 32], samplers[0].negative_mask(steps[3])
+        expected = expected or (full, mask)
         assert full == expected[0]
         assert all(torch.equal(sampler.negative_mask(steps[3]), expected[1]) for sampler in samplers)
 
@@ -219,6 +222,35 @@ def test_resumed_epochs_have_the_same_batches_and_masks(place, refresh_after):
     second.bank.load_state_dict(states[0])
     second.load_state_dict(states[1])
     assert run(second, place, 25 - place) == whole[place:]
+
+
+def test_result_independent_of_default_device():
+    runs = []
+    for default in (None, "meta"):
+        samplers = [make(rank=rank, num_replicas=2, **contracts(), margin=0.05) for rank in range(2)]
+        torch.set_default_device(default)
+        try:
+            runs.append([(batch, sampler.negative_mask(batch).tolist()) for sampler in samplers for batch in sampler])
+        finally:
+            torch.set_default_device(None)
+    assert runs[0] == runs[1]
+
+
+def test_columns_that_are_hard_to_place_get_other_random_choices(monkeypatch):
+    parts, repair = [], contract.keep_apart
+
+    def unlucky(*arguments, part, **options):
+        parts.append(part)
+        if part < 2:
+            raise ValueError("unique: no way was found")
+        return repair(*arguments, part=part, **options)
+
+    monkeypatch.setattr(contract, "keep_apart", unlucky)
+    ids = ids_of(2)
+    assert max(most_equal(batch, ids) for batch in make(unique=ids)) == 1
+    assert parts == [0, 1, 2] * 2  # a trial, and the first epoch
+    with pytest.raises(ValueError, match="no way"):
+        next(iter(make(unique=ids_of(1))))  # for one column the answer is certain
 
 
 def test_refresh_keeps_ids_apart():
