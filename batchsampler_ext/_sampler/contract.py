@@ -23,6 +23,7 @@ from .._negatives.keep_apart import (
     require_room,
 )
 from .._negatives.negatives import (
+    Demands,
     MarginRule,
     Margins,
     Negatives,
@@ -129,7 +130,7 @@ class Contract:
         """Returns the graph without edges that join no negatives. Its builder has kept to ``labels``."""
         if self.apart.is_empty and margins is None:
             return graph
-        return without_positives(graph, self.apart, self.groups, margins, None)
+        return without_positives(graph, Demands(self.apart, self.groups, margins, None))
 
     def repaired(
         self, members: torch.Tensor, sizes: np.ndarray, graph: ProximityGraph | None, seed: int, epoch: int

@@ -1,0 +1,125 @@
+"""The graphs of a plan: one for the instances of each source, or their clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from .._engine.arrays import Matrix
+from .._negatives.negatives import Demands, neighbors_of_instances, without_positives
+from ..graph import ProximityGraph
+from ..graph_builders import Progress, knn_graph, proximity_graph
+from .clusters import balanced_clusters
+from .epochs import EpochRequest
+from .recipes import Recipe
+from .sources import Part, parts_of_graph, source_seed
+
+
+class GraphOptions(NamedTuple):
+    """What graphs are built from. labels, max_memory: as in :func:`proximity_graph`."""
+
+    queries: Matrix
+    documents: Matrix | None
+    metric: str
+    labels: Any
+    max_memory: int | None
+    progress: Progress | None
+
+
+def parts_with_graphs(
+    parts: Sequence[Part],
+    recipe: Recipe,
+    demands: Demands,
+    request: EpochRequest,
+    options: GraphOptions,
+    given: ProximityGraph | None,
+) -> list[Part]:
+    """Returns the parts with the graphs or clusters of the recipe. No edge is against the demands.
+
+    given: a graph over all instances to use instead.
+    """
+    if recipe.batches_per_cluster is not None:
+        return [_with_clusters(part, recipe, request, options) for part in parts]
+    if given is not None:
+        given = without_positives(given, demands)
+        if request.options is None:
+            return [parts[0]._replace(graph=given)]
+        sources = torch.empty(given.num_instances, dtype=torch.int64)
+        for part in parts:
+            sources[part.rows] = part.source
+        return parts_of_graph(given, parts, sources)
+    common = {
+        "features": options.queries.owner,
+        "documents": None if options.documents is None else options.documents.owner,
+        "metric": options.metric,
+        "labels": options.labels,
+        "max_score": demands.max_score,
+        "return_scores": demands.margins is not None or demands.max_score is not None,
+        "num_threads": request.num_threads,
+        "max_memory": options.max_memory,
+        "progress": None if options.progress is None else _Progress(options.progress, options.queries.num_rows),
+    }
+    result = []
+    for part in parts:
+        graph = _graph_of(part, recipe, request, options.queries.device, common)
+        if graph is not None:
+            graph = without_positives(graph, demands)
+            graph = graph.mutual(request.num_threads) if recipe.mutual else graph
+        result.append(part._replace(graph=graph))
+    return result
+
+
+def united_graph(parts: Sequence[Part], num_instances: int) -> ProximityGraph | None:
+    """Returns the edges of all sources as a graph over all instances."""
+    graphs = [part.graph for part in parts if part.graph is not None]
+    if len(graphs) == 1 and graphs[0].ids is None:
+        return graphs[0]
+    neighbors = neighbors_of_instances(graphs, num_instances)
+    return None if neighbors is None else ProximityGraph(neighbors)
+
+
+class _Progress:
+    """Counts the rows of all sources."""
+
+    def __init__(self, progress: Progress, num_rows: int) -> None:
+        self._progress, self._num_rows, self._done = progress, num_rows, 0
+
+    def __call__(self, done: int, num_rows: int) -> None:
+        self._progress(self._done + done, self._num_rows)
+        if done == num_rows:
+            self._done += done
+
+
+def _with_clusters(part: Part, recipe: Recipe, request: EpochRequest, options: GraphOptions) -> Part:
+    assert recipe.batches_per_cluster is not None
+    clusters = balanced_clusters(
+        [tower for tower in (options.queries, options.documents) if tower is not None],
+        part.rows,
+        recipe.batches_per_cluster,
+        request.batch_size,
+        metric=options.metric,
+        seed=request.seed if request.options is None else source_seed(request.seed, part.source),
+        num_threads=request.num_threads,
+    )
+    return part._replace(clusters=clusters)
+
+
+def _graph_of(
+    part: Part, recipe: Recipe, request: EpochRequest, device: torch.device, common: dict[str, Any]
+) -> ProximityGraph | None:
+    """Returns a graph over the rows of the part. None: its batches are uniform."""
+    window, num_others, seed = recipe.window_of(part.source), len(part.rows) - 1, request.seed
+    if request.options is not None:
+        common, seed = {**common, "rows": part.rows.to(device)}, source_seed(seed, part.source)
+    if window is not None:
+        first, last = window
+        return knn_graph(num_neighbors=last - first, range_min=first, **common)
+    if recipe.num_candidates is not None and num_others > 0:
+        num_candidates = min(recipe.num_candidates, num_others)
+        num_neighbors = min(recipe.num_neighbors or 100, num_candidates)
+        return proximity_graph(num_neighbors=num_neighbors, num_candidates=num_candidates, seed=seed, **common)
+    if common["progress"] is not None and (recipe.windows is not None or recipe.num_candidates is not None):
+        common["progress"](len(part.rows), len(part.rows))  # other sources have graphs
+    return None
