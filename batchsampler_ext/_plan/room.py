@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .._negatives.keep_apart import Apart, require_room
+from .._negatives.keep_apart import Apart, require_assignment, require_room
 from .._negatives.tables import sizes_of
 from .epochs import EpochRequest
 from .sources import Part, SourceOptions
@@ -26,6 +26,7 @@ def require_room_of_parts(apart: Apart, parts: Sequence[Part], options: SourceOp
     if leftovers == "mixed":
         require_room(apart.ids, sizes_of(num_instances, batch_size), apart.max_per_batch)
     if leftovers == "mixed" and len(parts) == 1:
+        require_assignment(apart.ids, sizes_of(num_instances, batch_size), apart.max_per_batch)
         return
     mixed = sizes_of(sum(len(part.rows) % batch_size for part in parts), batch_size)
     for part in parts:

@@ -164,7 +164,7 @@ def test_an_id_on_too_many_instances_is_refused_with_counts():
 
 
 def test_counts_that_fit_without_an_assignment_are_refused():
-    with pytest.raises(ValueError, match=r"2 batches of epoch 0 .*no assignment to batches of these lengths exists"):
+    with pytest.raises(ValueError, match=r"1 largest of 2 batches can hold 2 .* must hold 3, .*no assignment"):
         compose(torch.eye(4), batch_size=3, preset="uniform", unique=[1, 1, 2, 2])
 
 
