@@ -15,6 +15,7 @@ from ._engine.arrays import Matrix
 from ._plan.clusters import balanced_clusters
 from ._plan.digest import digest_of_matrix
 from ._plan.epochs import EpochRequest, batch_sizes, plan_epoch, repaired, sources_of_batches
+from ._plan.hard_negatives import HardNegatives
 from ._plan.keep_apart import Apart, Repairs, as_ids_of_columns, as_pairs, require_room
 from ._plan.leftovers import exchanged
 from ._plan.negatives import (
@@ -63,6 +64,7 @@ def compose(
     relative_margin: float | None = None,
     labels: Any = None,
     max_score: float | None = None,
+    num_hard_negatives: int | None = None,
     num_epochs: int = 1,
     drop_last: bool = False,
     seed: int = 0,
@@ -119,6 +121,7 @@ def compose(
         labels, max_score: as in :func:`proximity_graph`.
             :meth:`Plan.negative_mask` also knows all pairs that ``unique``, ``positives``, ``labels`` and margins
             exclude.
+        num_hard_negatives: h, at most the neighbors of an instance. The plan then has :meth:`Plan.hard_negatives`.
         num_epochs: E, number of epochs. Each has its own communities and batches.
         drop_last: leave out the ragged batch of each epoch.
         seed: 0 to 2**64 - 1.
@@ -189,6 +192,8 @@ def compose(
     validate.choice(metric, "metric", METRICS)
     margins = Margins.check(margin, relative_margin, first, second, metric, request.num_threads)
 
+    hard_negatives = HardNegatives.check(num_hard_negatives, recipe, graph, num_instances, preset)
+
     progress = validate.progress(progress)
     start = time.perf_counter()
     if recipe.batches_per_cluster is not None:
@@ -200,6 +205,9 @@ def compose(
             raise ValueError(f"graph: expected a graph of {num_instances} rows as queries has, got {len(graph)}")
         graph = without_positives(graph, apart, groups, margins, max_score)
         parts = [parts[0]._replace(graph=graph)] if sources is None else parts_of_graph(graph, parts, sources)
+        for part in parts:
+            if hard_negatives is not None and part.graph is not None:
+                hard_negatives.add(part.graph)
     else:
         given = {
             "features": first.owner,
@@ -207,7 +215,7 @@ def compose(
             "metric": metric,
             "labels": labels if labels is not None else labels_of(apart, first.device),
             "max_score": max_score,
-            "return_scores": margins is not None or max_score is not None,
+            "return_scores": any(value is not None for value in (margins, max_score, hard_negatives)),
             "num_threads": num_threads,
             "max_memory": max_memory,
             "progress": None if progress is None else _Progress(progress, num_instances),
@@ -216,6 +224,8 @@ def compose(
             found = _graph_of(part, recipe, sources is not None, first.device, request.seed, given)
             if found is not None:
                 found = without_positives(found, apart, groups, margins, max_score)
+                if hard_negatives is not None:
+                    hard_negatives.add(found)
                 parts[number] = part._replace(graph=found.mutual(request.num_threads) if recipe.mutual else found)
     graph = _united_graph(parts, num_instances)
     built = time.perf_counter()
@@ -271,6 +281,7 @@ def compose(
         "margin": None if margin is None else float(margin),
         "relative_margin": None if relative_margin is None else float(relative_margin),
         "max_score": max_score,
+        "num_hard_negatives": None if hard_negatives is None else hard_negatives.table.shape[1],
         "num_moved": repairs.num_moved,
         "num_positives_met": repairs.num_met,
         "seed": request.seed,
@@ -286,6 +297,7 @@ def compose(
         tail_sizes=planned.tail_sizes if len(planned.tail_sizes) > 1 else None,
         sources=torch.stack(of_batches) if of_batches else None,
         negatives=None if negatives.is_empty else negatives,
+        hard_negatives=None if hard_negatives is None else hard_negatives.table,
     )
     plan.graph = graph
     plan.seconds = {"graph": built - start, "epochs": time.perf_counter() - built}

@@ -14,6 +14,8 @@ from ._engine import validate
 from ._engine.arrays import as_matrix
 from ._engine.random import permutation
 from ._plan.file import PlanFile, checksum, write_plan
+from ._plan.hard_negatives import NAME as _HARD_NEGATIVES
+from ._plan.hard_negatives import read_hard_negatives
 from ._plan.measures import edges_inside, hardness
 from ._plan.negatives import Negatives, StoredNegatives
 from ._plan.stored_epochs import StoredEpochs, named_epochs
@@ -58,11 +60,13 @@ class Plan:
         tail_sizes: Sequence[int] | None = None,
         sources: torch.Tensor | PlanFile | None = None,
         negatives: Negatives | StoredNegatives | None = None,
+        hard_negatives: torch.Tensor | PlanFile | None = None,
     ) -> None:
         self._epochs = epochs  # of each epoch int32 [L], one batch after the other, shorter ones last
         self._tail_sizes = None if tail_sizes is None else tuple(tail_sizes)  # None: one short batch at most
         self._sources = sources  # int64 [E, number of batches], the file that has them, or None
         self._negatives = negatives  # None: all pairs of two instances count as negatives
+        self._hard_negatives = hard_negatives  # int32 [N, h], the file that has them, or None
         self.num_instances, self.batch_size, self.info = num_instances, batch_size, info
         self.graph: ProximityGraph | None = None
         self.seconds: dict[str, float] = {}
@@ -136,6 +140,52 @@ class Plan:
         """
         return self._known_negatives().mask(indices)
 
+    def hard_negatives(self, num_hard_negatives: int | None = None) -> torch.Tensor:
+        """Returns hard negatives of each instance, the best first, for trainers that read tuples.
+
+        They are the neighbors in the graph, before ``mutual`` thins it out: documents of ranks in the window, or of
+        candidates, by descending score, ties by lower id. Pairs that ``unique``, ``positives``, ``labels``,
+        ``max_score`` and margins exclude are not among them. A graph without scores that was given to :func:`compose`
+        ranks them by their place in the row.
+
+        Args:
+            num_hard_negatives: 1 to the number that :func:`compose` was told to keep, which is the default.
+
+        Returns:
+            int64 [N, num_hard_negatives] on the CPU. Rows with fewer hard negatives end in -1.
+
+        Raises:
+            ValueError: the plan was composed without ``num_hard_negatives``, or with a smaller one. Its file is
+                damaged.
+
+        Example:
+            >>> import torch
+            >>> from batchsampler_ext import compose
+            >>> points = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
+            >>> plan = compose(points, batch_size=2, rank_window=(1, 3), community_size=2, metric="l2",
+            ...                num_hard_negatives=1)
+            >>> plan.hard_negatives().ravel().tolist()
+            [2, 2, 0, 1]
+        """
+        found = self._known_hard_negatives()
+        if found is None:
+            raise ValueError(
+                "num_hard_negatives: expected a plan that was composed with num_hard_negatives, got one without; "
+                "compose it again with num_hard_negatives, since the graph is not in the plan"
+            )
+        most = found.shape[1]
+        if num_hard_negatives is not None:
+            num_hard_negatives = validate.integer(
+                num_hard_negatives, "num_hard_negatives", 1, most, because=" (as the plan was composed)"
+            )
+        return found[:, :num_hard_negatives].long()
+
+    def _known_hard_negatives(self) -> torch.Tensor | None:
+        """Returns int32 [N, h], mapped into memory if it is in a file."""
+        if isinstance(self._hard_negatives, PlanFile):
+            return read_hard_negatives(self._hard_negatives, self.num_instances)
+        return self._hard_negatives
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the plan as a safetensors file. It appears complete or not at all."""
         header = {
@@ -151,6 +201,9 @@ class Plan:
             tensors[_SOURCES] = sources
         if self._negatives is not None:
             tensors |= self._known_negatives()._asdict()
+        hard_negatives = self._known_hard_negatives()
+        if hard_negatives is not None:
+            tensors[_HARD_NEGATIVES] = hard_negatives
         write_plan(path, tensors, header)
 
     @classmethod
@@ -180,7 +233,8 @@ class Plan:
                     f"one whose epoch_{epoch} of {found} instances does not end in batches of {tail_sizes}"
                 )
         sources, negatives = file if _SOURCES in file else None, StoredNegatives.of(file, num_instances)
-        return cls(epochs, num_instances, batch_size, info, tail_sizes, sources, negatives)
+        hard_negatives = file if _HARD_NEGATIVES in file else None
+        return cls(epochs, num_instances, batch_size, info, tail_sizes, sources, negatives, hard_negatives)
 
     def report(
         self, queries: Any, documents: Any = None, *, epoch: int = 0, progress: Progress | None = None

@@ -38,6 +38,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("documents", metavar="DOCUMENTS", nargs="?", help="matrix [N, D] of the second texts, likewise")
     add_input_options(parser)
     parser.add_argument("--out", metavar="PLAN", required=True, help="file of the plan")
+    parser.add_argument(
+        "--hard-negatives", type=int, metavar="H", help="also keep the H hardest negatives of each instance, for export"
+    )
 
     graph = parser.add_argument_group("graph", "Options replace values of the preset.")
     graph.add_argument("--preset", default="b3", help=f"{', '.join(PRESETS)}; default: %(default)s")
@@ -102,7 +105,8 @@ def run(options: argparse.Namespace) -> None:
             options.preset not in ("uniform", "clusters") or window is not None or options.num_candidates is not None
         )
         stages = ["graph", "epochs"] if has_graph else ["epochs"]
-        arguments |= {"num_epochs": options.epochs, "progress": staged(stage, stages)}
+        arguments |= {"num_hard_negatives": options.hard_negatives, "num_epochs": options.epochs}
+        arguments |= {"progress": staged(stage, stages)}
         plan = compose_plan(queries, documents, rank_window=window, **arguments)
         plan.save(options.out)
         kinds = plan.report(
