@@ -30,6 +30,7 @@ from ._plan.negatives import (
 )
 from ._plan.recipes import Recipe, recipe_of
 from ._plan.sources import Part, checked_options, checked_sources, parts_of, parts_of_graph, source_seed
+from ._plan.stages import stage_of
 from ._plan.tables import sizes_of
 from .graph import ProximityGraph
 from .graph_builders import METRICS, Progress, as_towers, knn_graph, proximity_graph
@@ -193,13 +194,16 @@ def compose(
     margins = Margins.check(margin, relative_margin, first, second, metric, request.num_threads)
 
     hard_negatives = HardNegatives.check(num_hard_negatives, recipe, graph, num_instances, preset)
+    has_given_graph = graph is not None
 
     progress = validate.progress(progress)
     start = time.perf_counter()
     if recipe.batches_per_cluster is not None:
         if graph is not None:
             raise ValueError("graph: expected None with preset='clusters'")
-        parts = [_with_clusters(part, (first, second), recipe, metric, request) for part in parts]
+        shown = stage_of(progress, "clusters")
+        shown = None if shown is None else _Progress(shown, num_instances)
+        parts = [_with_clusters(part, (first, second), recipe, metric, request, shown) for part in parts]
     elif graph is not None:
         if len(graph) != num_instances or graph.num_instances != num_instances:
             raise ValueError(f"graph: expected a graph of {num_instances} rows as queries has, got {len(graph)}")
@@ -209,6 +213,7 @@ def compose(
             if hard_negatives is not None and part.graph is not None:
                 hard_negatives.add(part.graph)
     else:
+        shown = stage_of(progress, "graph", is_public=True)
         given = {
             "features": first.owner,
             "documents": None if second is None else second.owner,
@@ -218,7 +223,7 @@ def compose(
             "return_scores": any(value is not None for value in (margins, max_score, hard_negatives)),
             "num_threads": num_threads,
             "max_memory": max_memory,
-            "progress": None if progress is None else _Progress(progress, num_instances),
+            "progress": None if shown is None else _Progress(shown, num_instances),
         }
         for number, part in enumerate(parts):
             found = _graph_of(part, recipe, sources is not None, first.device, request.seed, given)
@@ -234,6 +239,7 @@ def compose(
     neighbors = None if graph is None or apart.is_empty else neighbors_of_instances([graph], num_instances)
     repairs = Repairs(apart, neighbors, request.seed, None if sources is None else values)
     epochs, of_batches, pairs = [], [], [apart.positives]
+    shown = stage_of(progress, "epochs", is_public=True)
     for epoch in range(num_epochs):
         repair = repairs.of_epoch(epoch)
         request = request._replace(
@@ -262,8 +268,8 @@ def compose(
             of_batches.append(sources_of_batches(planned, sources, batch_size))
         if margins is not None:
             pairs += [margins.pairs(batch) for batch in planned.ids.split(batch_sizes(planned, batch_size).tolist())]
-        if progress is not None:
-            progress(epoch + 1, num_epochs)
+        if shown is not None:
+            shown(epoch + 1, num_epochs)
     negatives = Negatives.of(num_instances, groups, pairs)
 
     info = {
@@ -286,8 +292,9 @@ def compose(
         "num_positives_met": repairs.num_met,
         "seed": request.seed,
         "version": version("batchsampler_ext"),
-        "queries": digest_of_matrix(first),
-        "documents": None if second is None else digest_of_matrix(second),
+        "has_given_graph": has_given_graph,
+        "queries": digest_of_matrix(first, stage_of(progress, "digest of queries")),
+        "documents": None if second is None else digest_of_matrix(second, stage_of(progress, "digest of documents")),
     }
     plan = Plan(
         epochs,
@@ -346,7 +353,12 @@ class _Progress:
 
 
 def _with_clusters(
-    part: Part, towers: tuple[Matrix, Matrix | None], recipe: Recipe, metric: str, request: EpochRequest
+    part: Part,
+    towers: tuple[Matrix, Matrix | None],
+    recipe: Recipe,
+    metric: str,
+    request: EpochRequest,
+    progress: Progress | None,
 ) -> Part:
     assert recipe.batches_per_cluster is not None
     clusters = balanced_clusters(
@@ -357,6 +369,7 @@ def _with_clusters(
         metric=metric,
         seed=request.seed if request.options is None else source_seed(request.seed, part.source),
         num_threads=request.num_threads,
+        progress=progress,
     )
     return part._replace(clusters=clusters)
 

@@ -16,8 +16,11 @@ from ._engine.random import permutation
 from ._plan.file import PlanFile, checksum, write_plan
 from ._plan.hard_negatives import NAME as _HARD_NEGATIVES
 from ._plan.hard_negatives import read_hard_negatives
-from ._plan.measures import edges_inside, hardness
+from ._plan.hints import Measured, hints
+from ._plan.measures import edges_inside, hardness, median_rank_of_own
 from ._plan.negatives import Negatives, StoredNegatives
+from ._plan.report import PlanReport, histogram
+from ._plan.stages import stage_of
 from ._plan.stored_epochs import StoredEpochs, named_epochs
 from ._plan.tables import sizes_of
 from .graph import ProximityGraph
@@ -238,8 +241,8 @@ class Plan:
 
     def report(
         self, queries: Any, documents: Any = None, *, epoch: int = 0, progress: Progress | None = None
-    ) -> dict[str, dict[str, float]]:
-        """Measures the batches of an epoch, beside those of a uniform epoch.
+    ) -> PlanReport:
+        """Measures the batches of an epoch, beside those of a uniform epoch. ``print`` shows a table and a figure.
 
         Args:
             queries, documents: the embeddings that the plan was composed from, see :func:`compose`.
@@ -247,11 +250,17 @@ class Plan:
             progress: called as ``progress(num_done, total)`` for the batches of either kind.
 
         Returns:
-            "planned" and "uniform" -> means over at most 200 batches, spread evenly over the epoch.
+            A dict: "planned" and "uniform" -> means over at most 200 batches, spread evenly over the epoch.
             "in_batch_similarity" is the mean score, by the plan's metric, of a query and another instance's document
             (its query if there are no documents). With documents, "in_batch_accuracy" is the share of queries whose own
             document scores highest in the batch. With ``plan.graph``, "edges_inside" is the share of the graph's edges
             that join two instances of one batch, over the whole epoch.
+
+            Its ``hints`` are sentences about what looks wrong, often none. There is one if even the best of random
+            candidates is expected beyond rank 130; if the teacher ranks the own document of half of the queries below
+            all of their hard negatives, or tells it from them hardly better than by chance; if it solves 99% of the
+            queries; or if batches are hardly harder than uniform ones. ``own_rank`` is the median rank of a query's own
+            document among all, for 256 queries. ``figure`` compares scores of the hardest other document in the batch.
 
         Raises:
             ValueError: embeddings of another number of instances.
@@ -267,11 +276,24 @@ class Plan:
         uniform = Batches(*self._cut_ids(ids, planned.tail_sizes), tail_sizes=planned.tail_sizes)
         kinds = {"planned": planned, "uniform": uniform}
         metric = self.info.get("metric", "cosine")
-        result = {kind: hardness(batches, queries, documents, metric, progress) for kind, batches in kinds.items()}
-        if self.graph is not None:
-            for kind, batches in kinds.items():
-                result[kind]["edges_inside"] = edges_inside(batches, self.graph)
-        return result
+        scores = {}
+        for kind, batches in kinds.items():
+            shown = stage_of(progress, f"{kind} batches measured", is_public=True)
+            scores[kind] = hardness(batches, queries, documents, metric, shown)
+            if self.graph is not None:
+                scores[kind].means["edges_inside"] = edges_inside(batches, self.graph)
+        own_rank = None
+        if documents is not None:
+            shown = stage_of(progress, "ranks of own documents")
+            own_rank = median_rank_of_own(queries, documents, metric, shown)
+        figure = histogram(
+            f"{metric} score of the hardest other instance in the batch, share of queries",
+            {**{kind: part.hardest for kind, part in scores.items()}, "own document": scores["planned"].own},
+        )
+        measured = Measured(scores["planned"], scores["uniform"], own_rank)
+        found_hints = hints(self.info, self.num_instances, self.batch_size, epoch, measured)
+        means = {kind: part.means for kind, part in scores.items()}
+        return PlanReport(means, own_rank, figure, found_hints, metric)
 
     def _cut(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the full batches of an epoch, int32 [num_full, B], and the instances of shorter ones, int32 [T]."""
