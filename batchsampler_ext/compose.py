@@ -211,7 +211,7 @@ def compose(
         parts = [parts[0]._replace(graph=graph)] if sources is None else parts_of_graph(graph, parts, sources)
         for part in parts:
             if hard_negatives is not None and part.graph is not None:
-                hard_negatives.add(part.graph)
+                hard_negatives.add(part.graph, is_given=True)
     else:
         shown = stage_of(progress, "graph", is_public=True)
         given = {

@@ -42,10 +42,11 @@ class HardNegatives:
         num_kept = validate.integer(value, "num_hard_negatives", 1, most, because=" (neighbors of an instance)")
         return cls(num_instances, num_kept)
 
-    def add(self, graph: ProximityGraph) -> None:
+    def add(self, graph: ProximityGraph, *, is_given: bool = False) -> None:
         """Takes the best neighbors of the graph's rows: those of highest score, ties by lower id.
 
-        Without scores, the first ones in a row are the best. A row's own instance and repetitions are left out.
+        Without scores, the first ones in a row are the best. A graph that was given by the user may list a row's own
+        instance, or another one twice: these are left out.
         """
         num_kept = self.table.shape[1]
         graph.degrees()  # checks the ids
@@ -54,9 +55,12 @@ class HardNegatives:
             part = slice(first, first + _ROWS_AT_ONCE)
             neighbors, own = graph.neighbors[part], ids[part]
             if graph.scores is not None:
-                neighbors = _by_score(neighbors, graph.scores[part])
-            keeps = (neighbors >= 0) & (neighbors != own[:, None]) & ~_is_repeated(neighbors)
-            best = kept_first(neighbors, keeps, order_of_kept(keeps), -1)[:, :num_kept].cpu()
+                num_best = graph.num_neighbors if is_given else min(num_kept, graph.num_neighbors)
+                neighbors = _best_by_score(neighbors, graph.scores[part], num_best)
+            if is_given:
+                keeps = (neighbors >= 0) & (neighbors != own[:, None]) & ~_is_repeated(neighbors)
+                neighbors = kept_first(neighbors, keeps, order_of_kept(keeps), -1)
+            best = neighbors[:, :num_kept].cpu()
             self.table[own.cpu(), : best.shape[1]] = best
 
 
@@ -70,12 +74,15 @@ def read_hard_negatives(file: PlanFile, num_instances: int) -> torch.Tensor:
     return table
 
 
-def _by_score(neighbors: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """Returns the neighbors of each row by descending score, ties by lower id, then -1."""
-    order = neighbors.argsort(dim=1, stable=True)
-    scores = torch.where(neighbors >= 0, scores, -torch.inf).gather(1, order)
-    by_score = scores.argsort(dim=1, descending=True, stable=True)
-    return neighbors.gather(1, order.gather(1, by_score))
+def _best_by_score(neighbors: torch.Tensor, scores: torch.Tensor, num_best: int) -> torch.Tensor:
+    """Returns int32 [R, num_best], the neighbors of each row by descending score, ties by lower id, then -1.
+
+    The float's bits are mapped to an integer of the same order, the upper half of a key. The id is the lower half.
+    """
+    bits = (scores + 0.0).view(torch.int32)  # -0 becomes +0
+    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
+    keys = torch.where(neighbors >= 0, (ordered << 32) - neighbors, torch.iinfo(torch.int64).min)
+    return neighbors.gather(1, keys.topk(num_best, dim=1).indices)
 
 
 def _is_repeated(neighbors: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from ..graph_builders import Progress
 from ..planners import Batches
 
 MAX_MEASURED = 200  # batches of an epoch, spread evenly over it
-NUM_RANKED_QUERIES, MAX_RANKED_DOCUMENTS = 256, 1 << 18  # likewise, for ranks among all documents
+NUM_RANKED_QUERIES, MAX_RANKED_DOCUMENTS = 256, 1 << 17  # likewise, for ranks among all documents
 _ROWS_AT_ONCE = 1 << 16
 
 

@@ -25,7 +25,7 @@ class PlanReport(dict[str, dict[str, float]]):
 
     Attributes:
         own_rank: median rank of a query's own document among all documents, for at most 256 queries and a sample of
-            2**18 documents. None without documents.
+            2**17 documents. None without documents.
         figure: lines of text, a histogram of the scores of hardest negatives.
         hints: sentences about what looks wrong. Often empty.
     """

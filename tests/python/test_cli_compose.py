@@ -155,7 +155,7 @@ def test_the_report_ends_with_figure_and_hints(towers, capsys):
     out = capsys.readouterr().out
     assert "cosine score of the hardest other instance in the batch, share of queries\n  score " in out
     assert "\nHints\n  The 2 best of 2 random candidates among 300 instances have ranks from" in out
-    composed("q.npy", "d.npy", "--batch-size", "32", "--rank-window", "0", "20")
+    composed("q.npy", "--batch-size", "32", "--rank-window", "0", "20")
     assert "Hints" not in capsys.readouterr().out
 
 

@@ -107,6 +107,18 @@ def test_a_given_graph_is_ranked_by_its_scores_or_by_place():
     assert plan.hard_negatives().tolist() == [[3, -1, -1], [2, -1, -1], [-1, -1, -1], [0, -1, -1]]
 
 
+def test_scores_of_either_sign_are_in_order():
+    rng = np.random.default_rng(0)
+    neighbors = torch.from_numpy(np.argsort(rng.random((50, 50)), axis=1)[:, :20].astype("i4"))
+    values = np.array([-np.inf, -1e30, -2, -1e-40, -0.0, 0.0, 1e-40, 1, 1 + 2**-23, 1e30], "f4")
+    scores = torch.from_numpy(values[rng.integers(0, len(values), (50, 20))])
+    found = HardNegatives(50, 7)
+    found.add(ProximityGraph(neighbors, scores))
+    for own, others in zip(scores.tolist(), zip(neighbors.tolist(), found.table.tolist(), strict=True), strict=True):
+        listed, best = others
+        assert best == [j for _, j in sorted(zip(own, listed, strict=True), key=lambda pair: (-pair[0], pair[1]))][:7]
+
+
 def test_many_rows_are_taken_in_parts(monkeypatch):
     graph = knn_graph(grid(2), 5, metric="ip")
     found = [HardNegatives(NUM_INSTANCES, 4) for _ in range(2)]
