@@ -24,7 +24,7 @@ class HardNegatives:
     """
 
     def __init__(self, num_instances: int, num_kept: int) -> None:
-        self.table = torch.full((num_instances, num_kept), -1, dtype=torch.int32)
+        self.table = torch.full((num_instances, num_kept), -1, dtype=torch.int32, device="cpu")
 
     @classmethod
     def check(

@@ -87,18 +87,30 @@ def hardness_hint(
         solved = f"scores the own document highest for {accuracy:.1%} of the queries, so they teach little"
         if is_uniform:
             return f"In these uniform batches, the teacher {solved}. A preset with hard negatives teaches more."
-        return (
-            f"In the plan's batches, the teacher {solved}. Larger communities, a window of nearer ranks or a larger "
-            "batch_size make them harder."
-        )
+        return f"In the plan's batches, the teacher {solved}. {_harder(info, num_instances, batch_size, epoch)}"
     gain = float(planned.hardest.mean() - uniform.hardest.mean())
     if is_uniform or not gain < MIN_EFFECT * float(uniform.hardest.std()):
         return None
     return (
         f"The plan's batches are barely harder than uniform ones: the hardest other instance of a query scores "
-        f"{planned.hardest.mean():.3f} on average, against {uniform.hardest.mean():.3f}. Larger communities or a "
-        "window of nearer ranks make them harder."
+        f"{planned.hardest.mean():.3f} on average, against {uniform.hardest.mean():.3f}. "
+        + _harder(info, num_instances, batch_size, epoch)
     )
+
+
+def _harder(info: dict[str, Any], num_instances: int, batch_size: int, epoch: int) -> str:
+    """Returns a sentence about what makes the batches of this plan harder."""
+    ways, window, num_candidates = [], info.get("rank_window"), info.get("num_candidates")
+    if info.get("batches_per_cluster") is not None:
+        ways.append("fewer batches_per_cluster")
+    elif community_size(info, epoch) < batch_size // info.get("sources_per_batch", 1):
+        ways.append("larger communities")
+    if window is not None and window[0] > 0:
+        ways.append("a window of nearer ranks")
+    if num_candidates is not None and num_candidates < num_instances - 1:
+        ways.append("more candidates")
+    text = " or ".join(filter(None, [", ".join(ways), "larger batches"]))
+    return f"{text[0].upper()}{text[1:]} make them harder."
 
 
 def community_size(info: dict[str, Any], epoch: int) -> int:

@@ -71,7 +71,7 @@ def median_rank_of_own(queries: Any, documents: Any, metric: str, progress: Prog
     own = torch.cat(
         [_scores(*pair, metric)[0] for pair in zip(rows.split(1), _rows(second, chosen).split(1), strict=True)]
     )
-    num_better, done = torch.zeros(len(chosen), dtype=torch.int64), 0
+    num_better, done = torch.zeros(len(chosen), dtype=torch.int64, device="cpu"), 0
     for part in others.split(_ROWS_AT_ONCE >> 2):
         scores = _scores(rows, _rows(second, part), metric)
         limit = own + 1e-5 * torch.maximum(own.abs(), scores.abs().max(1).values)

@@ -152,6 +152,14 @@ def test_batches_that_the_teacher_solves(towers):
     near = towers[0], towers[0] + 1e-3
     (hint,) = hints_of(b3(*near), *near)
     assert hint.startswith("In the plan's batches, the teacher scores the own document highest for 100.0%")
+    assert hint.endswith("Larger communities, a window of nearer ranks or larger batches make them harder.")
+    for options, advice in (
+        ({"preset": "clusters"}, "Fewer batches_per_cluster or larger batches make them harder."),
+        ({"preset": "walks", "num_candidates": 90}, "More candidates or larger batches make them harder."),
+        ({"rank_window": (0, 20), "community_size": 40}, "Larger batches make them harder."),
+    ):
+        (hint,) = hints_of(compose(*near, **{"batch_size": 40, **options}), *near)
+        assert hint.endswith(advice)
     for plan in (b3(*near, community_size=[1, 20], num_epochs=2), compose(*near, batch_size=40, preset="uniform")):
         (hint,) = hints_of(plan, *near)
         assert hint.startswith("In these uniform batches, the teacher scores the own document highest for 100.0%")
