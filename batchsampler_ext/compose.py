@@ -7,33 +7,20 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
-import torch
-
 from ._engine import validate
-from ._engine.arrays import Matrix
-from ._plan.clusters import balanced_clusters
+from ._plan.all_epochs import plan_epochs
 from ._plan.digest import digest_of_matrix
-from ._plan.epochs import EpochRequest, batch_sizes, plan_epoch, repaired, sources_of_batches
+from ._plan.epochs import EpochRequest
+from ._plan.graphs import GraphOptions, parts_with_graphs, united_graph
 from ._plan.hard_negatives import HardNegatives
-from ._plan.keep_apart import Apart, Repairs, as_ids_of_columns, as_pairs, require_room
-from ._plan.leftovers import exchanged
-from ._plan.negatives import (
-    Margins,
-    Negatives,
-    as_labels,
-    checked_max_score,
-    groups_of,
-    labels_of,
-    neighbors_of_instances,
-    without_positives,
-)
-from ._plan.recipes import Recipe, recipe_of
-from ._plan.sources import Part, checked_options, checked_sources, parts_of, parts_of_graph, source_seed
+from ._plan.keep_apart import Apart, as_ids_of_columns, as_pairs
+from ._plan.negatives import Demands, Margins, as_labels, checked_max_score, groups_of, labels_of
+from ._plan.recipes import recipe_of
+from ._plan.room import require_room_of_parts
+from ._plan.sources import checked_options, checked_sources, parts_of
 from ._plan.stages import stage_of
-from ._plan.tables import sizes_of
 from .graph import ProximityGraph
-from .graph_builders import METRICS, Progress, as_towers, knn_graph, proximity_graph
+from .graph_builders import METRICS, Progress, as_towers
 from .plan import Plan
 from .walk import check_batch_size
 
@@ -168,7 +155,7 @@ def compose(
         num_candidates=num_candidates,
         num_neighbors=num_neighbors,
         batches_per_cluster=batches_per_cluster,
-    ).checked(parts, batch_size, options.sources_per_batch, graph is not None)
+    ).checked(parts, batch_size, options.sources_per_batch, graph)
     num_epochs = validate.integer(num_epochs, "num_epochs", 1, 2**16)
     request = EpochRequest(
         batch_size=batch_size,
@@ -184,94 +171,32 @@ def compose(
         validate.integer(max_per_batch, "max_per_batch", 1, batch_size, because=" (batch_size)"),
         as_pairs(positives, num_instances),
     )
-    if options.sources_per_batch > 1 and not apart.is_empty:
-        raise ValueError("sources_per_batch: expected 1 with unique or positives, because swaps would mix the sources")
-    if not drop_last:
-        _require_room(apart, parts, options.leftovers, batch_size)
-    groups = groups_of(apart.ids, as_labels(labels, num_instances))
-    max_score = checked_max_score(max_score)
+    require_room_of_parts(apart, parts, options, request)
     validate.choice(metric, "metric", METRICS)
-    margins = Margins.check(margin, relative_margin, first, second, metric, request.num_threads)
-
+    demands = Demands(
+        apart,
+        groups_of(apart.ids, as_labels(labels, num_instances)),
+        Margins.check(margin, relative_margin, first, second, metric, request.num_threads),
+        checked_max_score(max_score),
+    )
     hard_negatives = HardNegatives.check(num_hard_negatives, recipe, graph, num_instances, preset)
     has_given_graph = graph is not None
-
     progress = validate.progress(progress)
+
     start = time.perf_counter()
-    if recipe.batches_per_cluster is not None:
-        if graph is not None:
-            raise ValueError("graph: expected None with preset='clusters'")
-        shown = stage_of(progress, "clusters")
-        shown = None if shown is None else _Progress(shown, num_instances)
-        parts = [_with_clusters(part, (first, second), recipe, metric, request, shown) for part in parts]
-    elif graph is not None:
-        if len(graph) != num_instances or graph.num_instances != num_instances:
-            raise ValueError(f"graph: expected a graph of {num_instances} rows as queries has, got {len(graph)}")
-        graph = without_positives(graph, apart, groups, margins, max_score)
-        parts = [parts[0]._replace(graph=graph)] if sources is None else parts_of_graph(graph, parts, sources)
-        for part in parts:
-            if hard_negatives is not None and part.graph is not None:
-                hard_negatives.add(part.graph, is_given=True)
-    else:
-        shown = stage_of(progress, "graph", is_public=True)
-        given = {
-            "features": first.owner,
-            "documents": None if second is None else second.owner,
-            "metric": metric,
-            "labels": labels if labels is not None else labels_of(apart, first.device),
-            "max_score": max_score,
-            "return_scores": any(value is not None for value in (margins, max_score, hard_negatives)),
-            "num_threads": num_threads,
-            "max_memory": max_memory,
-            "progress": None if shown is None else _Progress(shown, num_instances),
-        }
-        for number, part in enumerate(parts):
-            found = _graph_of(part, recipe, sources is not None, first.device, request.seed, given)
-            if found is not None:
-                found = without_positives(found, apart, groups, margins, max_score)
-                if hard_negatives is not None:
-                    hard_negatives.add(found)
-                parts[number] = part._replace(graph=found.mutual(request.num_threads) if recipe.mutual else found)
-    graph = _united_graph(parts, num_instances)
+    options_of_graphs = GraphOptions(
+        first,
+        second,
+        metric,
+        labels if labels is not None else labels_of(apart, first.device),
+        max_memory,
+        hard_negatives,
+        progress,
+    )
+    parts = parts_with_graphs(parts, recipe, demands, request, options_of_graphs, graph)
+    graph = united_graph(parts, num_instances)
     built = time.perf_counter()
-
-    values = [part.source for part in parts]
-    neighbors = None if graph is None or apart.is_empty else neighbors_of_instances([graph], num_instances)
-    repairs = Repairs(apart, neighbors, request.seed, None if sources is None else values)
-    epochs, of_batches, pairs = [], [], [apart.positives]
-    shown = stage_of(progress, "epochs", is_public=True)
-    for epoch in range(num_epochs):
-        repair = repairs.of_epoch(epoch)
-        request = request._replace(
-            epoch=epoch,
-            community_size=recipe.community_size_of(epoch),
-            repair=None if apart.is_empty else repair,
-        )
-        planned = plan_epoch(parts, request)
-        before = None
-        if sources is not None:
-            before = sources_of_batches(planned, sources, batch_size)
-            ids, num_moved = exchanged(
-                planned.ids,
-                batch_sizes(planned, batch_size),
-                before,
-                sources,
-                apart,
-                seed=request.seed,
-                epoch=epoch,
-            )
-            planned = planned._replace(ids=ids)
-            repairs.num_moved[-1] += num_moved
-        planned = repaired(planned, before, values, request)
-        epochs.append(planned.ids)
-        if sources is not None:  # batches of several sources may be of one now
-            of_batches.append(sources_of_batches(planned, sources, batch_size))
-        if margins is not None:
-            pairs += [margins.pairs(batch) for batch in planned.ids.split(batch_sizes(planned, batch_size).tolist())]
-        if shown is not None:
-            shown(epoch + 1, num_epochs)
-    negatives = Negatives.of(num_instances, groups, pairs)
-
+    planned = plan_epochs(parts, recipe, demands, request, num_epochs, graph, sources, progress)
     info = {
         "preset": preset,
         **recipe.description(),
@@ -286,108 +211,26 @@ def compose(
         "max_per_batch": apart.max_per_batch,
         "margin": None if margin is None else float(margin),
         "relative_margin": None if relative_margin is None else float(relative_margin),
-        "max_score": max_score,
+        "max_score": demands.max_score,
         "num_hard_negatives": None if hard_negatives is None else hard_negatives.table.shape[1],
-        "num_moved": repairs.num_moved,
-        "num_positives_met": repairs.num_met,
+        "has_given_graph": has_given_graph,
+        "num_moved": planned.num_moved,
+        "num_positives_met": planned.num_met,
         "seed": request.seed,
         "version": version("batchsampler_ext"),
-        "has_given_graph": has_given_graph,
         "queries": digest_of_matrix(first, stage_of(progress, "digest of queries")),
         "documents": None if second is None else digest_of_matrix(second, stage_of(progress, "digest of documents")),
     }
     plan = Plan(
-        epochs,
+        planned.epochs,
         num_instances,
         batch_size,
         info,
         tail_sizes=planned.tail_sizes if len(planned.tail_sizes) > 1 else None,
-        sources=torch.stack(of_batches) if of_batches else None,
-        negatives=None if negatives.is_empty else negatives,
+        sources=planned.sources,
+        negatives=None if planned.negatives.is_empty else planned.negatives,
         hard_negatives=None if hard_negatives is None else hard_negatives.table,
     )
     plan.graph = graph
     plan.seconds = {"graph": built - start, "epochs": time.perf_counter() - built}
     return plan
-
-
-def _require_room(apart: Apart, parts: Sequence[Part], leftovers: str, batch_size: int) -> None:
-    """Raises ``ValueError`` if no composing can keep ids apart, before the work. For epochs of all instances.
-
-    The repair checks what these counts cannot tell.
-    """
-    if leftovers == "drop":
-        return
-    num_instances = sum(len(part.rows) for part in parts)
-    if leftovers == "mixed":
-        require_room(apart.ids, sizes_of(num_instances, batch_size), apart.max_per_batch)
-    if leftovers == "mixed" and len(parts) == 1:
-        return
-    mixed = sizes_of(sum(len(part.rows) % batch_size for part in parts), batch_size)
-    for part in parts:
-        sizes = sizes_of(len(part.rows), batch_size)
-        if leftovers == "mixed":
-            sizes = np.concatenate([sizes[sizes == batch_size], mixed])
-        require_room(apart.ids[part.rows.numpy()], sizes, apart.max_per_batch, f"batches of source {part.source}")
-
-
-def _united_graph(parts: Sequence[Part], num_instances: int) -> ProximityGraph | None:
-    """Returns the edges of all sources as a graph over all instances."""
-    graphs = [part.graph for part in parts if part.graph is not None]
-    if len(graphs) == 1 and graphs[0].ids is None:
-        return graphs[0]
-    neighbors = neighbors_of_instances(graphs, num_instances)
-    return None if neighbors is None else ProximityGraph(neighbors)
-
-
-class _Progress:
-    """Counts the rows of all sources."""
-
-    def __init__(self, progress: Progress, num_rows: int) -> None:
-        self._progress, self._num_rows, self._done = progress, num_rows, 0
-
-    def __call__(self, done: int, num_rows: int) -> None:
-        self._progress(self._done + done, self._num_rows)
-        if done == num_rows:
-            self._done += done
-
-
-def _with_clusters(
-    part: Part,
-    towers: tuple[Matrix, Matrix | None],
-    recipe: Recipe,
-    metric: str,
-    request: EpochRequest,
-    progress: Progress | None,
-) -> Part:
-    assert recipe.batches_per_cluster is not None
-    clusters = balanced_clusters(
-        [tower for tower in towers if tower is not None],
-        part.rows,
-        recipe.batches_per_cluster,
-        request.batch_size,
-        metric=metric,
-        seed=request.seed if request.options is None else source_seed(request.seed, part.source),
-        num_threads=request.num_threads,
-        progress=progress,
-    )
-    return part._replace(clusters=clusters)
-
-
-def _graph_of(
-    part: Part, recipe: Recipe, is_subset: bool, device: torch.device, seed: int, options: dict[str, Any]
-) -> ProximityGraph | None:
-    """Returns a graph over the rows of the part. None: its batches are uniform."""
-    window, num_others = recipe.window_of(part.source), len(part.rows) - 1
-    if is_subset:
-        options, seed = {**options, "rows": part.rows.to(device)}, source_seed(seed, part.source)
-    if window is not None:
-        first, last = window
-        return knn_graph(num_neighbors=last - first, range_min=first, **options)
-    if recipe.num_candidates is not None and num_others > 0:
-        num_candidates = min(recipe.num_candidates, num_others)
-        num_neighbors = min(recipe.num_neighbors or 100, num_candidates)
-        return proximity_graph(num_neighbors=num_neighbors, num_candidates=num_candidates, seed=seed, **options)
-    if options["progress"] is not None and (recipe.windows is not None or recipe.num_candidates is not None):
-        options["progress"](len(part.rows), len(part.rows))  # other sources have graphs
-    return None

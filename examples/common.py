@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import parsing
+import processes
 import torch
 import torch.distributed as dist
 from processes import gather_rows, num_processes, rank
@@ -47,7 +48,9 @@ def program(
     """Returns ``main(argv=None)`` of a training program, which returns the result of the run."""
 
     def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-        return train(parse(argv))
+        result = train(parse(argv))
+        processes.end()
+        return result
 
     return main
 

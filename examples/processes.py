@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import atexit
 import datetime
 import os
 import sys
@@ -38,10 +37,23 @@ def start(args: argparse.Namespace, *, distributed: bool = True) -> None:
             # Processes wait at a barrier while rank 0 evaluates, which may take longer than the default of 10 minutes.
             backend = "nccl" if args.device.startswith("cuda") else "gloo"
             dist.init_process_group(backend, timeout=datetime.timedelta(hours=2))
-            atexit.register(dist.destroy_process_group)
         if args.batch_size % dist.get_world_size():
             raise SystemExit(f"--batch-size: expected a multiple of {dist.get_world_size()} processes")
     torch.manual_seed(args.seed)
+
+
+def end() -> None:
+    """Ends a process of a group after its work, and skips the cleanup of the interpreter.
+
+    DistributedDataParallel keeps the threads of gloo alive after ``destroy_process_group``. During that cleanup, such a
+    thread may abort the process, rarely: "terminate called without an active exception".
+    """
+    if num_processes() > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def num_processes() -> int:

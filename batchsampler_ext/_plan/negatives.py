@@ -194,9 +194,16 @@ class Margins(NamedTuple):
         return torch.cat(found).numpy()
 
 
-def without_positives(
-    graph: ProximityGraph, apart: Apart, groups: torch.Tensor, margins: Margins | None, max_score: float | None
-) -> ProximityGraph:
+class Demands(NamedTuple):
+    """What may not meet, or is no negative where it meets. groups: as in :class:`Negatives`."""
+
+    apart: Apart
+    groups: torch.Tensor
+    margins: Margins | None
+    max_score: float | None
+
+
+def without_positives(graph: ProximityGraph, demands: Demands) -> ProximityGraph:
     """Returns the graph without edges that join no negatives. Rows keep the order of their neighbors.
 
     Edges are dropped between equal numbers of ``groups``, either way between pairs of ``apart.positives``, and with
@@ -205,6 +212,7 @@ def without_positives(
     Raises:
         ValueError: a limit is given, and the graph has no scores.
     """
+    apart, groups, margins, max_score = demands
     if (margins is not None or max_score is not None) and graph.scores is None:
         raise ValueError("graph: expected a graph with scores for margin, relative_margin and max_score")
     if margins is None and max_score is None and not len(groups) and not len(apart.positives):

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .._engine import validate
+from ..graph import ProximityGraph
 from .sources import Part, described
 
 
@@ -30,10 +31,12 @@ class Recipe:
     )
     batches_per_cluster: int | None = None
 
-    def checked(self, parts: Sequence[Part], batch_size: int, sources_per_batch: int, has_graph: bool) -> Recipe:
+    def checked(
+        self, parts: Sequence[Part], batch_size: int, sources_per_batch: int, graph: ProximityGraph | None
+    ) -> Recipe:
         """Returns the recipe with integers in place of what was given. Raises errors that name the option.
 
-        has_graph: there is a graph already, so windows and candidates do not count.
+        graph: the one that was given; windows and candidates do not count then.
         """
         largest = batch_size // sources_per_batch
         reason = "batch_size" if sources_per_batch == 1 else "batch_size / sources_per_batch"
@@ -43,10 +46,15 @@ class Recipe:
             mutual=validate.flag(self.mutual, "mutual"),
         )
         if self.batches_per_cluster is not None:
+            if graph is not None:
+                raise ValueError("graph: expected None with preset='clusters'")
             return replace(
                 result, batches_per_cluster=validate.integer(self.batches_per_cluster, "batches_per_cluster", 1)
             )
-        if has_graph:
+        if graph is not None:
+            num_instances = sum(len(part.rows) for part in parts)
+            if len(graph) != num_instances or graph.num_instances != num_instances:
+                raise ValueError(f"graph: expected a graph of {num_instances} rows as queries has, got {len(graph)}")
             return replace(result, rank_window=None, windows=None, num_candidates=None, num_neighbors=None)
         if self.rank_window is not None or self.windows is not None:
             window = None if self.rank_window is None else _integers(self.rank_window)

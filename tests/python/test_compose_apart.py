@@ -13,7 +13,7 @@ from batchsampler_ext._engine.arrays import as_matrix
 from batchsampler_ext._engine.backend import core
 from batchsampler_ext._engine.requests import KeepApartRequest
 from batchsampler_ext._plan.keep_apart import Apart, Repairs, codes_of_repeated, keep_apart, partners_of
-from batchsampler_ext._plan.negatives import Margins, groups_of, neighbors_of_instances, without_positives
+from batchsampler_ext._plan.negatives import Demands, Margins, groups_of, neighbors_of_instances, without_positives
 from batchsampler_ext._plan.tables import sizes_of
 from batchsampler_ext.reference import keep_apart as oracle
 
@@ -239,7 +239,7 @@ def test_edges_join_negatives_only(towers):
     graph = knn_graph(towers[0], 40, documents=towers[1])
     margins = Margins.check(0.05, None, as_matrix(towers[0], "q"), as_matrix(towers[1], "d"), "cosine", 1)
     apart = Apart(given["unique"], 1, given["positives"])
-    thinned = without_positives(graph, apart, groups_of(given["unique"], given["labels"]), margins, 0.99)
+    thinned = without_positives(graph, Demands(apart, groups_of(given["unique"], given["labels"]), margins, 0.99))
     scores = exact_scores(*towers, "cosine")
     pairs = {tuple(pair) for pair in given["positives"].tolist()}
     columns = [*given["unique"].T, given["labels"]]
@@ -259,7 +259,7 @@ def test_edges_of_a_subset_are_dropped(towers):
     rows, pairs = np.arange(299, 0, -3), np.random.default_rng(0).integers(0, 300, (3000, 2))
     graph = knn_graph(towers[0], 20, rows=rows)
     apart = Apart(np.empty((300, 0), np.int64), 1, pairs)
-    thinned = without_positives(graph, apart, groups_of(apart.ids, None), None, None)
+    thinned = without_positives(graph, Demands(apart, groups_of(apart.ids, None), None, None))
     dropped = {tuple(pair) for pair in np.concatenate([pairs, pairs[:, ::-1]]).tolist()}
     table = neighbors_of_instances([thinned], 300)
     assert thinned.stats().num_edges < graph.stats().num_edges
