@@ -1,6 +1,6 @@
 """Time and memory of composing at scale: the preset "walks" for a million rows in a file, and exact windows of ranks.
 
-python -m benchmarks.compose_scale [--num-instances 1000000] [--num-window 100000] [--rounds 3] [--out compose_scale.json]
+python -m benchmarks.compose_scale [--num-instances 1000000] [--num-window 100000] [--rounds 3] [--out FILE.json]
 
 1. walks: rows of bfloat16 in a safetensors file, mapped into memory. Memory is the peak of the process without mapped
    pages, beyond what it held before (the imports), minus the results: the graph and the plan.
@@ -23,9 +23,9 @@ import torch
 from safetensors.torch import save_file
 
 import batchsampler_ext as bse
-from batchsampler_ext.cli.inputs import read_vectors
+from batchsampler_ext._engine.text_tables import table
+from batchsampler_ext.cli.inputs import load_matrix
 from batchsampler_ext.cli.memory import PrivateMemoryPeak
-from batchsampler_ext.cli.tables import table
 
 from . import machine
 from .timing import interleave
@@ -66,7 +66,7 @@ def measure_walks(options: argparse.Namespace) -> dict[str, Any]:
     if not path.exists():
         options.folder.mkdir(parents=True, exist_ok=True)
         save_file({"rows": made_rows(options.num_instances, torch.bfloat16)}, path)
-    rows = read_vectors(path, "rows")
+    rows = load_matrix(str(path), "rows")
     with PrivateMemoryPeak() as memory:
         start = time.perf_counter()
         plan = bse.compose(rows, batch_size=BATCH_SIZE, preset="walks", num_threads=options.num_threads)
