@@ -173,17 +173,19 @@ def compose(
     )
     require_room_of_parts(apart, parts, options, request)
     validate.choice(metric, "metric", METRICS)
-    demands = Demands(
-        apart,
-        groups_of(apart.ids, as_labels(labels, num_instances)),
-        Margins.check(margin, relative_margin, first, second, metric, request.num_threads),
-        checked_max_score(max_score),
-    )
+    groups, max_score = groups_of(apart.ids, as_labels(labels, num_instances)), checked_max_score(max_score)
     hard_negatives = HardNegatives.check(num_hard_negatives, recipe, graph, num_instances, preset)
     has_given_graph = graph is not None
     progress = validate.progress(progress)
 
     start = time.perf_counter()
+    digests = [
+        None if tower is None else digest_of_matrix(tower, name, stage_of(progress, f"check of {name}"))
+        for tower, name in ((first, "queries"), (second, "documents"))
+    ]
+    margins = Margins.check(margin, relative_margin, first, second, metric, request.num_threads)
+    demands = Demands(apart, groups, margins, max_score)
+    checked = time.perf_counter()
     options_of_graphs = GraphOptions(
         first,
         second,
@@ -218,8 +220,8 @@ def compose(
         "num_positives_met": planned.num_met,
         "seed": request.seed,
         "version": version("batchsampler_ext"),
-        "queries": digest_of_matrix(first, stage_of(progress, "digest of queries")),
-        "documents": None if second is None else digest_of_matrix(second, stage_of(progress, "digest of documents")),
+        "queries": digests[0],
+        "documents": digests[1],
     }
     plan = Plan(
         planned.epochs,
@@ -232,5 +234,5 @@ def compose(
         hard_negatives=None if hard_negatives is None else hard_negatives.table,
     )
     plan.graph = graph
-    plan.seconds = {"graph": built - start, "epochs": time.perf_counter() - built}
+    plan.seconds = {"checks": checked - start, "graph": built - checked, "epochs": time.perf_counter() - built}
     return plan

@@ -41,7 +41,7 @@ class Plan:
         batch_size: B.
         info: what made the plan: the arguments of :func:`compose`, versions, and a digest of the embeddings.
         graph: the graph that joins hard negatives. None: it needed none, or the plan was loaded.
-        seconds: time for the "graph" and the "epochs". Empty if the plan was loaded.
+        seconds: time for "checks" of the embeddings, the "graph" and the "epochs". Empty if the plan was loaded.
 
     Example:
         >>> import torch

@@ -20,8 +20,7 @@ def report(plan: Plan, measured: PlanReport, num_bytes: int) -> str:
                 "Cost",
                 [],
                 [
-                    ["graph", f"{plan.seconds['graph']:.3f} s"],
-                    ["epochs", f"{plan.seconds['epochs']:.3f} s"],
+                    *([name, f"{seconds:.3f} s"] for name, seconds in plan.seconds.items()),
                     ["file", mebibytes(num_bytes) if num_bytes >= 2**20 else f"{num_bytes:,} bytes"],
                 ],
             ),

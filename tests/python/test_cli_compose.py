@@ -130,12 +130,12 @@ def test_progress_is_counted_for_graph_epochs_and_measures(towers, monkeypatch):
     text = "".join(shown)
     for part in ("graph: 100%", "epochs: 50%", "epochs: 100%", "planned batches", "uniform batches measured: 100%"):
         assert part in text
-    assert "digest of queries: 0%\ndigest of queries: 100%" in text
+    assert "check of queries: 0%\ncheck of queries: 100%" in text
     assert "documents" not in text
     pytest.importorskip("sklearn")
     composed("q.npy", "d.npy", "--batch-size", "32", "--preset", "clusters")
     text = "".join(shown)
-    for part in ("clusters: 100%", "digest of documents: 100%", "ranks of own documents: 100%"):
+    for part in ("clusters: 100%", "check of documents: 100%", "ranks of own documents: 100%"):
         assert part in text
 
 
