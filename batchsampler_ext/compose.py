@@ -14,9 +14,11 @@ from ._plan.all_epochs import plan_epochs
 from ._plan.digest import digest_of_matrix
 from ._plan.epochs import EpochRequest
 from ._plan.graphs import GraphOptions, parts_with_graphs, united_graph
+from ._plan.hard_negatives import HardNegatives
 from ._plan.recipes import recipe_of
 from ._plan.room import require_room_of_parts
 from ._plan.sources import checked_options, checked_sources, parts_of
+from ._plan.stages import stage_of
 from .graph import ProximityGraph
 from .graph_builders import METRICS, Progress, as_towers
 from .plan import Plan
@@ -50,6 +52,7 @@ def compose(
     relative_margin: float | None = None,
     labels: Any = None,
     max_score: float | None = None,
+    num_hard_negatives: int | None = None,
     num_epochs: int = 1,
     drop_last: bool = False,
     seed: int = 0,
@@ -106,6 +109,7 @@ def compose(
         labels, max_score: as in :func:`proximity_graph`.
             :meth:`Plan.negative_mask` also knows all pairs that ``unique``, ``positives``, ``labels`` and margins
             exclude.
+        num_hard_negatives: h, at most the neighbors of an instance. The plan then has :meth:`Plan.hard_negatives`.
         num_epochs: E, number of epochs. Each has its own communities and batches.
         drop_last: leave out the ragged batch of each epoch.
         seed: 0 to 2**64 - 1.
@@ -169,17 +173,27 @@ def compose(
     )
     require_room_of_parts(apart, parts, options, request)
     validate.choice(metric, "metric", METRICS)
-    demands = Demands(
-        apart,
-        groups_of(apart.ids, as_labels(labels, num_instances)),
-        Margins.check(margin, relative_margin, first, second, metric, request.num_threads),
-        checked_max_score(max_score),
-    )
+    groups, max_score = groups_of(apart.ids, as_labels(labels, num_instances)), checked_max_score(max_score)
+    hard_negatives = HardNegatives.check(num_hard_negatives, recipe, graph, num_instances, preset)
+    has_given_graph = graph is not None
     progress = validate.progress(progress)
 
     start = time.perf_counter()
+    digests = [
+        None if tower is None else digest_of_matrix(tower, name, stage_of(progress, f"check of {name}"))
+        for tower, name in ((first, "queries"), (second, "documents"))
+    ]
+    margins = Margins.check(margin, relative_margin, first, second, metric, request.num_threads)
+    demands = Demands(apart, groups, margins, max_score)
+    checked = time.perf_counter()
     options_of_graphs = GraphOptions(
-        first, second, metric, labels if labels is not None else labels_of(apart, first.device), max_memory, progress
+        first,
+        second,
+        metric,
+        labels if labels is not None else labels_of(apart, first.device),
+        max_memory,
+        hard_negatives,
+        progress,
     )
     parts = parts_with_graphs(parts, recipe, demands, request, options_of_graphs, graph)
     graph = united_graph(parts, num_instances)
@@ -200,12 +214,14 @@ def compose(
         "margin": None if margin is None else float(margin),
         "relative_margin": None if relative_margin is None else float(relative_margin),
         "max_score": demands.max_score,
+        "num_hard_negatives": None if hard_negatives is None else hard_negatives.table.shape[1],
+        "has_given_graph": has_given_graph,
         "num_moved": planned.num_moved,
         "num_positives_met": planned.num_met,
         "seed": request.seed,
         "version": version("batchsampler_ext"),
-        "queries": digest_of_matrix(first),
-        "documents": None if second is None else digest_of_matrix(second),
+        "queries": digests[0],
+        "documents": digests[1],
     }
     plan = Plan(
         planned.epochs,
@@ -215,7 +231,8 @@ def compose(
         tail_sizes=planned.tail_sizes if len(planned.tail_sizes) > 1 else None,
         sources=planned.sources,
         negatives=None if planned.negatives.is_empty else planned.negatives,
+        hard_negatives=None if hard_negatives is None else hard_negatives.table,
     )
     plan.graph = graph
-    plan.seconds = {"graph": built - start, "epochs": time.perf_counter() - built}
+    plan.seconds = {"checks": checked - start, "graph": built - checked, "epochs": time.perf_counter() - built}
     return plan

@@ -16,7 +16,12 @@ from ._engine.random import permutation
 from ._negatives.negatives import Negatives
 from ._negatives.tables import sizes_of
 from ._plan.file import PlanFile, checksum, write_plan
-from ._plan.measures import edges_inside, hardness
+from ._plan.hard_negatives import NAME as _HARD_NEGATIVES
+from ._plan.hard_negatives import read_hard_negatives
+from ._plan.hints import Measured, hints
+from ._plan.measures import edges_inside, hardness, median_rank_of_own
+from ._plan.report import PlanReport, histogram
+from ._plan.stages import stage_of
 from ._plan.stored_epochs import StoredEpochs, named_epochs
 from ._plan.stored_negatives import StoredNegatives
 from .graph import ProximityGraph
@@ -37,7 +42,7 @@ class Plan:
         batch_size: B.
         info: what made the plan: the arguments of :func:`compose`, versions, and a digest of the embeddings.
         graph: the graph that joins hard negatives. None: it needed none, or the plan was loaded.
-        seconds: time for the "graph" and the "epochs". Empty if the plan was loaded.
+        seconds: time for "checks" of the embeddings, the "graph" and the "epochs". Empty if the plan was loaded.
 
     Example:
         >>> import torch
@@ -59,11 +64,13 @@ class Plan:
         tail_sizes: Sequence[int] | None = None,
         sources: torch.Tensor | PlanFile | None = None,
         negatives: Negatives | StoredNegatives | None = None,
+        hard_negatives: torch.Tensor | PlanFile | None = None,
     ) -> None:
         self._epochs = epochs  # of each epoch int32 [L], one batch after the other, shorter ones last
         self._tail_sizes = None if tail_sizes is None else tuple(tail_sizes)  # None: one short batch at most
         self._sources = sources  # int64 [E, number of batches], the file that has them, or None
         self._negatives = negatives  # None: all pairs of two instances count as negatives
+        self._hard_negatives = hard_negatives  # int32 [N, h], the file that has them, or None
         self.num_instances, self.batch_size, self.info = num_instances, batch_size, info
         self.graph: ProximityGraph | None = None
         self.seconds: dict[str, float] = {}
@@ -137,6 +144,52 @@ class Plan:
         """
         return self._known_negatives().mask(indices)
 
+    def hard_negatives(self, num_hard_negatives: int | None = None) -> torch.Tensor:
+        """Returns hard negatives of each instance, the best first, for trainers that read tuples.
+
+        They are the neighbors in the graph, before ``mutual`` thins it out: documents of ranks in the window, or of
+        candidates, by descending score, ties by lower id. Pairs that ``unique``, ``positives``, ``labels``,
+        ``max_score`` and margins exclude are not among them. A graph without scores that was given to :func:`compose`
+        ranks them by their place in the row.
+
+        Args:
+            num_hard_negatives: 1 to the number that :func:`compose` was told to keep, which is the default.
+
+        Returns:
+            int64 [N, num_hard_negatives] on the CPU. Rows with fewer hard negatives end in -1.
+
+        Raises:
+            ValueError: the plan was composed without ``num_hard_negatives``, or with a smaller one. Its file is
+                damaged.
+
+        Example:
+            >>> import torch
+            >>> from batchsampler_ext import compose
+            >>> points = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
+            >>> plan = compose(points, batch_size=2, rank_window=(1, 3), community_size=2, metric="l2",
+            ...                num_hard_negatives=1)
+            >>> plan.hard_negatives().ravel().tolist()
+            [2, 2, 0, 1]
+        """
+        found = self._known_hard_negatives()
+        if found is None:
+            raise ValueError(
+                "num_hard_negatives: expected a plan that was composed with num_hard_negatives, got one without; "
+                "compose it again with num_hard_negatives, since the graph is not in the plan"
+            )
+        most = found.shape[1]
+        if num_hard_negatives is not None:
+            num_hard_negatives = validate.integer(
+                num_hard_negatives, "num_hard_negatives", 1, most, because=" (as the plan was composed)"
+            )
+        return found[:, :num_hard_negatives].long()
+
+    def _known_hard_negatives(self) -> torch.Tensor | None:
+        """Returns int32 [N, h], mapped into memory if it is in a file."""
+        if isinstance(self._hard_negatives, PlanFile):
+            return read_hard_negatives(self._hard_negatives, self.num_instances)
+        return self._hard_negatives
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the plan as a safetensors file. It appears complete or not at all."""
         header = {
@@ -152,6 +205,9 @@ class Plan:
             tensors[_SOURCES] = sources
         if self._negatives is not None:
             tensors |= self._known_negatives()._asdict()
+        hard_negatives = self._known_hard_negatives()
+        if hard_negatives is not None:
+            tensors[_HARD_NEGATIVES] = hard_negatives
         write_plan(path, tensors, header)
 
     @classmethod
@@ -181,12 +237,13 @@ class Plan:
                     f"one whose epoch_{epoch} of {found} instances does not end in batches of {tail_sizes}"
                 )
         sources, negatives = file if _SOURCES in file else None, StoredNegatives.of(file, num_instances)
-        return cls(epochs, num_instances, batch_size, info, tail_sizes, sources, negatives)
+        hard_negatives = file if _HARD_NEGATIVES in file else None
+        return cls(epochs, num_instances, batch_size, info, tail_sizes, sources, negatives, hard_negatives)
 
     def report(
         self, queries: Any, documents: Any = None, *, epoch: int = 0, progress: Progress | None = None
-    ) -> dict[str, dict[str, float]]:
-        """Measures the batches of an epoch, beside those of a uniform epoch.
+    ) -> PlanReport:
+        """Measures the batches of an epoch, beside those of a uniform epoch. ``print`` shows a table and a figure.
 
         Args:
             queries, documents: the embeddings that the plan was composed from, see :func:`compose`.
@@ -194,11 +251,17 @@ class Plan:
             progress: called as ``progress(num_done, total)`` for the batches of either kind.
 
         Returns:
-            "planned" and "uniform" -> means over at most 200 batches, spread evenly over the epoch.
+            A dict: "planned" and "uniform" -> means over at most 200 batches, spread evenly over the epoch.
             "in_batch_similarity" is the mean score, by the plan's metric, of a query and another instance's document
             (its query if there are no documents). With documents, "in_batch_accuracy" is the share of queries whose own
             document scores highest in the batch. With ``plan.graph``, "edges_inside" is the share of the graph's edges
             that join two instances of one batch, over the whole epoch.
+
+            Its ``hints`` are sentences about what looks wrong, often none. There is one if even the best of random
+            candidates is expected beyond rank 130; if the teacher ranks the own document of half of the queries below
+            all of their hard negatives, or tells it from them hardly better than by chance; if it solves 99% of the
+            queries; or if batches are hardly harder than uniform ones. ``own_rank`` is the median rank of a query's own
+            document among all, for 256 queries. ``figure`` compares scores of the hardest other document in the batch.
 
         Raises:
             ValueError: embeddings of another number of instances.
@@ -214,11 +277,24 @@ class Plan:
         uniform = Batches(*self._cut_ids(ids, planned.tail_sizes), tail_sizes=planned.tail_sizes)
         kinds = {"planned": planned, "uniform": uniform}
         metric = self.info.get("metric", "cosine")
-        result = {kind: hardness(batches, queries, documents, metric, progress) for kind, batches in kinds.items()}
-        if self.graph is not None:
-            for kind, batches in kinds.items():
-                result[kind]["edges_inside"] = edges_inside(batches, self.graph)
-        return result
+        scores = {}
+        for kind, batches in kinds.items():
+            shown = stage_of(progress, f"{kind} batches measured", is_public=True)
+            scores[kind] = hardness(batches, queries, documents, metric, shown)
+            if self.graph is not None:
+                scores[kind].means["edges_inside"] = edges_inside(batches, self.graph)
+        own_rank = None
+        if documents is not None:
+            shown = stage_of(progress, "ranks of own documents")
+            own_rank = median_rank_of_own(queries, documents, metric, shown)
+        figure = histogram(
+            f"{metric} score of the hardest other instance in the batch, share of queries",
+            {**{kind: part.hardest for kind, part in scores.items()}, "own document": scores["planned"].own},
+        )
+        measured = Measured(scores["planned"], scores["uniform"], own_rank)
+        found_hints = hints(self.info, self.num_instances, self.batch_size, epoch, measured)
+        means = {kind: part.means for kind, part in scores.items()}
+        return PlanReport(means, own_rank, figure, found_hints, metric)
 
     def _cut(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the full batches of an epoch, int32 [num_full, B], and the instances of shorter ones, int32 [T]."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from batchsampler_ext import knn_graph, proximity_graph
-from batchsampler_ext.cli.tables import table
+from batchsampler_ext._engine.text_tables import table
 
 NUM_NEIGHBORS, NUM_CANDIDATES = 100, 1000
 

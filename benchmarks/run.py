@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from batchsampler_ext.cli.tables import table
+from batchsampler_ext._engine.text_tables import table
 
 from . import embeddings, machine
 from .cases import Case, Inputs, Maker, Work, graph_case, knn_case, noise_graph, text_graph, walk_case

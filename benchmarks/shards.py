@@ -24,7 +24,7 @@ import torch.multiprocessing
 
 from batchsampler_ext import ProximityGraph, proximity_graph
 from batchsampler_ext._engine.hashes import checksum, hash_rows
-from batchsampler_ext.cli.tables import table
+from batchsampler_ext._engine.text_tables import table
 
 from . import machine
 from .timing import PAUSE_SECONDS

@@ -15,6 +15,7 @@ from .epochs import EpochRequest, PlannedEpoch, batch_sizes, plan_epoch, repaire
 from .leftovers import exchanged
 from .recipes import Recipe
 from .sources import Part
+from .stages import stage_of
 
 
 class PlannedEpochs(NamedTuple):
@@ -44,6 +45,7 @@ def plan_epochs(
     neighbors = None if graph is None or apart.is_empty else neighbors_of_instances([graph], num_instances)
     repairs = Repairs(apart, neighbors, request.seed, None if sources is None else values)
     epochs, of_batches, pairs = [], [], [apart.positives]
+    progress = stage_of(progress, "epochs", is_public=True)
     for epoch in range(num_epochs):
         repair = repairs.of_epoch(epoch)
         request = request._replace(

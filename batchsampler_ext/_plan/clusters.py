@@ -9,7 +9,7 @@ import torch
 
 from .._engine.arrays import Matrix
 from .._engine.random import Stream, derived_seed, permutation
-from ..graph_builders import knn
+from ..graph_builders import Progress, knn
 
 _ROWS_AT_ONCE = 1 << 16  # a float32 copy of so many rows
 _ROWS_PER_CENTER, _FEW_ROWS = 64, 1 << 16  # of the sample
@@ -26,6 +26,7 @@ def balanced_clusters(
     metric: str,
     seed: int,
     num_threads: int,
+    progress: Progress | None = None,
 ) -> torch.Tensor:
     """Returns the cluster of each row, int64 [len(rows)].
 
@@ -34,7 +35,7 @@ def balanced_clusters(
     Sizes are those of the clusters of nearest centers, at most about twice their mean, rounded. Instances are then
     assigned by deferred acceptance: no instance and cluster prefer each other to what they have.
 
-    towers: on any device. rows: int64, distinct.
+    towers: on any device. rows: int64, distinct. progress: called as ``progress(rows done, rows)``.
     """
     num_batches = len(rows) // batch_size
     num_clusters = num_batches // batches_per_cluster
@@ -53,6 +54,8 @@ def balanced_clusters(
         placed = stable_assignment(wishes, scores, free)
         clusters[waiting[placed >= 0]] = has_room[placed[placed >= 0]]
         waiting = waiting[placed < 0]  # no center of their list has room: they look among all that have
+        if progress is not None:
+            progress(len(rows) - len(waiting), len(rows))
         if not len(waiting):
             break
         has_room = np.flatnonzero(capacities > np.bincount(clusters[clusters >= 0], minlength=num_clusters))

@@ -13,18 +13,24 @@ from ..graph import ProximityGraph
 from ..graph_builders import Progress, knn_graph, proximity_graph
 from .clusters import balanced_clusters
 from .epochs import EpochRequest
+from .hard_negatives import HardNegatives
 from .recipes import Recipe
 from .sources import Part, parts_of_graph, source_seed
+from .stages import stage_of
 
 
 class GraphOptions(NamedTuple):
-    """What graphs are built from. labels, max_memory: as in :func:`proximity_graph`."""
+    """What graphs are built from. labels, max_memory: as in :func:`proximity_graph`.
+
+    hard_negatives: collects those of all instances, from edges before ``mutual``. None: they are not wanted.
+    """
 
     queries: Matrix
     documents: Matrix | None
     metric: str
     labels: Any
     max_memory: int | None
+    hard_negatives: HardNegatives | None
     progress: Progress | None
 
 
@@ -41,34 +47,44 @@ def parts_with_graphs(
     given: a graph over all instances to use instead.
     """
     if recipe.batches_per_cluster is not None:
-        return [_with_clusters(part, recipe, request, options) for part in parts]
+        progress = _counted(stage_of(options.progress, "clusters"), options)
+        return [_with_clusters(part, recipe, request, options, progress) for part in parts]
     if given is not None:
-        given = without_positives(given, demands)
-        if request.options is None:
-            return [parts[0]._replace(graph=given)]
-        sources = torch.empty(given.num_instances, dtype=torch.int64)
-        for part in parts:
-            sources[part.rows] = part.source
-        return parts_of_graph(given, parts, sources)
+        result = _parts_of_given(parts, without_positives(given, demands), request)
+        for part in result:
+            if options.hard_negatives is not None and part.graph is not None:
+                options.hard_negatives.add(part.graph, is_given=True)
+        return result
     common = {
         "features": options.queries.owner,
         "documents": None if options.documents is None else options.documents.owner,
         "metric": options.metric,
         "labels": options.labels,
         "max_score": demands.max_score,
-        "return_scores": demands.margins is not None or demands.max_score is not None,
+        "return_scores": any(x is not None for x in (demands.margins, demands.max_score, options.hard_negatives)),
         "num_threads": request.num_threads,
         "max_memory": options.max_memory,
-        "progress": None if options.progress is None else _Progress(options.progress, options.queries.num_rows),
+        "progress": _counted(stage_of(options.progress, "graph", is_public=True), options),
     }
     result = []
     for part in parts:
         graph = _graph_of(part, recipe, request, options.queries.device, common)
         if graph is not None:
             graph = without_positives(graph, demands)
+            if options.hard_negatives is not None:
+                options.hard_negatives.add(graph)
             graph = graph.mutual(request.num_threads) if recipe.mutual else graph
         result.append(part._replace(graph=graph))
     return result
+
+
+def _parts_of_given(parts: Sequence[Part], given: ProximityGraph, request: EpochRequest) -> list[Part]:
+    if request.options is None:
+        return [parts[0]._replace(graph=given)]
+    sources = torch.empty(given.num_instances, dtype=torch.int64)
+    for part in parts:
+        sources[part.rows] = part.source
+    return parts_of_graph(given, parts, sources)
 
 
 def united_graph(parts: Sequence[Part], num_instances: int) -> ProximityGraph | None:
@@ -78,6 +94,10 @@ def united_graph(parts: Sequence[Part], num_instances: int) -> ProximityGraph | 
         return graphs[0]
     neighbors = neighbors_of_instances(graphs, num_instances)
     return None if neighbors is None else ProximityGraph(neighbors)
+
+
+def _counted(progress: Progress | None, options: GraphOptions) -> _Progress | None:
+    return None if progress is None else _Progress(progress, options.queries.num_rows)
 
 
 class _Progress:
@@ -92,7 +112,9 @@ class _Progress:
             self._done += done
 
 
-def _with_clusters(part: Part, recipe: Recipe, request: EpochRequest, options: GraphOptions) -> Part:
+def _with_clusters(
+    part: Part, recipe: Recipe, request: EpochRequest, options: GraphOptions, progress: Progress | None
+) -> Part:
     assert recipe.batches_per_cluster is not None
     clusters = balanced_clusters(
         [tower for tower in (options.queries, options.documents) if tower is not None],
@@ -102,6 +124,7 @@ def _with_clusters(part: Part, recipe: Recipe, request: EpochRequest, options: G
         metric=options.metric,
         seed=request.seed if request.options is None else source_seed(request.seed, part.source),
         num_threads=request.num_threads,
+        progress=progress,
     )
     return part._replace(clusters=clusters)
 

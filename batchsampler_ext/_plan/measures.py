@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,35 +14,72 @@ from ..graph_builders import Progress
 from ..planners import Batches
 
 MAX_MEASURED = 200  # batches of an epoch, spread evenly over it
+NUM_RANKED_QUERIES, MAX_RANKED_DOCUMENTS = 256, 1 << 17  # likewise, for ranks among all documents
 _ROWS_AT_ONCE = 1 << 16
 
 
-def hardness(
-    batches: Batches, queries: Any, documents: Any, metric: str, progress: Progress | None = None
-) -> dict[str, float]:
-    """Returns means over batches of at least two instances, of which at most MAX_MEASURED are measured.
+class Hardness(NamedTuple):
+    """Scores in batches of at least two instances."""
 
-    "in_batch_similarity" is the mean score of a query and another instance's document (its query if documents is None).
-    With documents, "in_batch_accuracy" is the share of queries that score no document higher than their own.
+    means: dict[str, float]
+    hardest: np.ndarray  # float32, of each query the best score of another instance
+    own: np.ndarray  # float32, of each query the score of its own document; empty without documents
+
+
+def hardness(batches: Batches, queries: Any, documents: Any, metric: str, progress: Progress | None = None) -> Hardness:
+    """Returns scores in batches of at least two instances, of which at most MAX_MEASURED are measured.
+
+    Of ``means`` over batches, "in_batch_similarity" is the mean score of a query and another instance's document (its
+    query if documents is None). With documents, "in_batch_accuracy" is the share of queries that score no document
+    higher than their own.
 
     Scores are computed in float32 with the rows of a batch on the CPU, by the metric of :func:`proximity_graph`.
     """
     first = as_matrix(queries, "queries")
     second = None if documents is None else as_matrix(documents, "documents")
-    positions = np.linspace(0, len(batches) - 1, min(len(batches), MAX_MEASURED)).astype(int).tolist()
-    similarity, accuracy = [], []
+    similarity, accuracy, all_hardest, all_own = [], [], [np.empty(0, np.float32)], [np.empty(0, np.float32)]
+    positions = _spread(len(batches), MAX_MEASURED).tolist()
     for done, position in enumerate(positions, start=1):
         ids = batches[position]
         if len(ids) > 1:
             rows = _rows(first, ids)
             scores = _scores(rows, rows if second is None else _rows(second, ids), metric)
-            own = scores.diagonal()
+            own = scores.diagonal().clone()
             similarity.append(float((scores.double().sum() - own.double().sum()) / (len(ids) * (len(ids) - 1))))
-            accuracy.append(float((own >= scores.max(1).values).double().mean()))
+            hardest = scores.fill_diagonal_(-torch.inf).max(1).values
+            accuracy.append(float((own >= hardest).double().mean()))
+            all_hardest.append(hardest.numpy())
+            all_own += [] if second is None else [own.numpy()]
         if progress is not None:
             progress(done, len(positions))
-    result = {"in_batch_similarity": _mean(similarity)}
-    return result if second is None else {**result, "in_batch_accuracy": _mean(accuracy)}
+    means = {"in_batch_similarity": _mean(similarity)}
+    if second is not None:
+        means["in_batch_accuracy"] = _mean(accuracy)
+    return Hardness(means, np.concatenate(all_hardest), np.concatenate(all_own))
+
+
+def median_rank_of_own(queries: Any, documents: Any, metric: str, progress: Progress | None = None) -> float:
+    """Returns the median rank of a query's own document among all documents, 1 if it scores highest.
+
+    The ranks are those of NUM_RANKED_QUERIES queries, spread evenly. Beyond MAX_RANKED_DOCUMENTS documents, they are
+    scaled from a sample of this size. Scores that differ by rounding only count as equal.
+    """
+    first, second = as_matrix(queries, "queries"), as_matrix(documents, "documents")
+    chosen = torch.from_numpy(_spread(first.num_rows, NUM_RANKED_QUERIES))
+    others = torch.from_numpy(_spread(second.num_rows, MAX_RANKED_DOCUMENTS))
+    rows = _rows(first, chosen)
+    own = torch.cat(
+        [_scores(*pair, metric)[0] for pair in zip(rows.split(1), _rows(second, chosen).split(1), strict=True)]
+    )
+    num_better, done = torch.zeros(len(chosen), dtype=torch.int64, device="cpu"), 0
+    for part in others.split(_ROWS_AT_ONCE >> 2):
+        scores = _scores(rows, _rows(second, part), metric)
+        limit = own + 1e-5 * torch.maximum(own.abs(), scores.abs().max(1).values)
+        num_better += (scores > limit[:, None]).sum(1)
+        done += len(part)
+        if progress is not None:
+            progress(done, len(others))
+    return 1 + float(np.median(num_better.numpy())) * second.num_rows / len(others)
 
 
 def edges_inside(batches: Batches, graph: ProximityGraph) -> float:
@@ -59,6 +96,11 @@ def edges_inside(batches: Batches, graph: ProximityGraph) -> float:
         is_inside = is_edge & (batch_of[neighbors.clamp(min=0).long()] == own) & (own >= 0)
         num_inside, num_edges = num_inside + int(is_inside.sum()), num_edges + int(is_edge.sum())
     return num_inside / num_edges if num_edges else float("nan")
+
+
+def _spread(size: int, most: int) -> np.ndarray:
+    """Returns numbers below size, int64: all, or ``most`` of them spread evenly."""
+    return np.linspace(0, size - 1, min(size, most)).astype(np.int64)
 
 
 def _rows(matrix: Matrix, ids: torch.Tensor) -> torch.Tensor:

@@ -77,6 +77,12 @@ class Recipe:
     def window_of(self, source: int) -> tuple[int, int] | None:
         return (self.windows or {}).get(source, self.rank_window)
 
+    def max_neighbors(self) -> int:
+        """Returns the number of neighbors of an instance, of the source with most; 0 without a graph. It is checked."""
+        windows = [self.rank_window, *(self.windows or {}).values()]
+        widths = [window[1] - window[0] for window in windows if window is not None]
+        return max([*widths, self.num_neighbors or 0])
+
     def _require_windows(self, parts: Sequence[Part]) -> None:
         unknown = sorted(set(self.windows or {}) - {part.source for part in parts})
         if unknown:

@@ -160,8 +160,12 @@ def parts_of_graph(graph: ProximityGraph, parts: Sequence[Part], sources: torch.
         rows = part.rows.to(graph.device)
         neighbors = graph.neighbors[rows if row_of is None else row_of[rows]]
         keeps = (neighbors >= 0) & (sources[neighbors.clamp(min=0).long()] == part.source)
-        neighbors = kept_first(neighbors, keeps, order_of_kept(keeps), -1)
-        kept = ProximityGraph._from_engine(neighbors, None, rows, graph.num_instances, [])
+        order, scores = order_of_kept(keeps), None
+        if graph.scores is not None:
+            scores = graph.scores[rows if row_of is None else row_of[rows]]
+            scores = kept_first(scores, keeps, order, -torch.inf)
+        neighbors = kept_first(neighbors, keeps, order, -1)
+        kept = ProximityGraph._from_engine(neighbors, scores, rows, graph.num_instances, [])
         result.append(part._replace(graph=kept))
     return result
 

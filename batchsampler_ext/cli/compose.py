@@ -38,6 +38,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("documents", metavar="DOCUMENTS", nargs="?", help="matrix [N, D] of the second texts, likewise")
     add_input_options(parser)
     parser.add_argument("--out", metavar="PLAN", required=True, help="file of the plan")
+    parser.add_argument(
+        "--hard-negatives", type=int, metavar="H", help="also keep the H hardest negatives of each instance, for export"
+    )
 
     graph = parser.add_argument_group("graph", "Options replace values of the preset.")
     graph.add_argument("--preset", default="b3", help=f"{', '.join(PRESETS)}; default: %(default)s")
@@ -97,18 +100,13 @@ def run(options: argparse.Namespace) -> None:
         path = getattr(options, name)
         arguments[name] = None if path is None else load_ids(path, name, has_columns=name == "unique")
     window = None if options.rank_window is None else tuple(options.rank_window)
+    arguments |= {"num_hard_negatives": options.hard_negatives, "num_epochs": options.epochs, "rank_window": window}
     with shown_stages() as stage:
-        has_graph = (
-            options.preset not in ("uniform", "clusters") or window is not None or options.num_candidates is not None
-        )
-        stages = ["graph", "epochs"] if has_graph else ["epochs"]
-        arguments |= {"num_epochs": options.epochs, "progress": staged(stage, stages)}
-        plan = compose_plan(queries, documents, rank_window=window, **arguments)
+        progress = StagedProgress(stage)
+        plan = compose_plan(queries, documents, progress=progress, **arguments)
         plan.save(options.out)
-        kinds = plan.report(
-            queries, documents, progress=staged(stage, ["planned batches measured", "uniform batches measured"])
-        )
-    print(report(plan, kinds, os.path.getsize(options.out)))
+        measured = plan.report(queries, documents, progress=progress)
+    print(report(plan, measured, os.path.getsize(options.out)))
     print(f"wrote {options.out}")
 
 
@@ -118,14 +116,16 @@ def sizes(text: str) -> int | list[int]:
     return numbers if len(numbers) > 1 else numbers[0]
 
 
-def staged(stage: Stage, names: list[str]) -> Progress:
-    """Returns the progress of work that counts several stages to their totals, one after the other."""
-    waiting = [stage(name) for name in names]
+class StagedProgress:
+    """A progress of work that names its stages, see ``_plan/stages.py``."""
 
-    def progress(done: int, total: int) -> None:
-        shown = waiting[0]
-        if done >= total and len(waiting) > 1:
-            waiting.pop(0)
-        shown(done, total)
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
 
-    return progress
+    def stage(self, name: str) -> Progress:
+        progress = self._stage(name)
+        progress(0, 1)  # a stage that counts nothing shows its name
+        return progress
+
+    def __call__(self, done: int, total: int) -> None:
+        """A stage counts by what :meth:`stage` returns."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from .._engine.backend import core
+from .._engine.text_tables import mebibytes, table
 from .costs import TARGET_SHARE, Costs
-from .tables import mebibytes, table
 from .timing import EVICTED_BYTES, Timing, duration
 
 __all__ = ["advice", "report"]

@@ -25,6 +25,11 @@ EXAMPLE = """formats:
   parquet  a row (epoch, batch, position, instance) of int32 per instance and epoch
   arctic   a directory of pre-batched tokens, as the "contrastive_pretokenized" data of ArcticTraining
 
+formats with --hard-negatives:
+  npy      int32 [N, h], the hard negatives of each instance, the best first; rows with fewer end in -1
+  jsonl    a line {"anchor": i, "positive": i, "negative_1": j, ...} per instance that has h
+  parquet  likewise, in columns of int32
+
 example:
   batchsampler-ext export plan.bse --format jsonl --out batches.jsonl"""
 
@@ -33,13 +38,16 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "export",
         help="write the batches of a plan for other trainers",
-        description="Writes the batches of all epochs of PLAN.",
+        description="Writes the batches of all epochs of PLAN, or its hard negatives.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("plan", metavar="PLAN", help="file that compose or Plan.save has written")
     parser.add_argument("--format", required=True, choices=FORMATS, help="see below")
     parser.add_argument("--out", metavar="PATH", required=True, help="file; for arctic a new directory")
+    parser.add_argument(
+        "--hard-negatives", action="store_true", help="write the hard negatives of each instance instead of batches"
+    )
     tokens = parser.add_argument_group("arctic", ".parquet files with a column of token ids, a row per instance")
     tokens.add_argument("--queries-file", metavar="FILE", help="tokens of the queries")
     tokens.add_argument("--documents-file", metavar="FILE", help="tokens of the documents")
@@ -49,6 +57,8 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     write, is_directory = FORMATS[options.format]
     files = {"--queries-file": options.queries_file, "--documents-file": options.documents_file}
+    if options.hard_negatives and is_directory:
+        raise ValueError(f"--hard-negatives: expected --format npy, jsonl or parquet, got {options.format}")
     for name, value in files.items():
         if (value is not None) != is_directory:
             expected, found = ("a file", "none") if is_directory else ("none", value)
@@ -58,10 +68,35 @@ def run(options: argparse.Namespace) -> None:
     else:
         check_output(options.out, "out")
     plan = Plan.load(options.plan)
+    if options.hard_negatives:
+        print(write_hard_negatives(plan, options))
+        return
     with shown_stages() as stage:
         progress = stage(f"export to {options.format}")
         write(plan, options, progress)
     print(f"wrote {options.out}")
+
+
+def write_hard_negatives(plan: Plan, options: argparse.Namespace) -> str:
+    """Returns what was written. Formats of tuples cannot hold rows with fewer hard negatives than others."""
+    table = plan.hard_negatives().numpy().astype(np.int32)
+    if options.format == "npy":
+        with atomic_write(options.out) as file:
+            np.save(file, table)
+        return f"wrote {options.out}"
+    anchors = np.flatnonzero(table[:, -1] >= 0).astype(np.int32)
+    num_left_out = len(table) - len(anchors)
+    names = ["anchor", "positive", *(f"negative_{number + 1}" for number in range(table.shape[1]))]
+    columns = [anchors, anchors, *table[anchors].T]
+    pyarrow = import_pyarrow("--format parquet") if options.format == "parquet" else None
+    with atomic_write(options.out) as file:
+        if pyarrow is not None:
+            pyarrow.parquet.write_table(pyarrow.table(columns, names=names), file)
+        else:
+            for row in np.stack(columns, 1):
+                file.write(json.dumps(dict(zip(names, row.tolist(), strict=True))).encode() + b"\n")
+    short = f"{num_left_out:,} instances have fewer than {table.shape[1]} hard negatives and are left out"
+    return f"wrote {options.out}" + (f"; {short}" if num_left_out else "")
 
 
 def write_npy(plan: Plan, options: argparse.Namespace, progress: Progress) -> None:

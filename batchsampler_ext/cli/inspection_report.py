@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from .._engine.files import atomic_write
+from .._engine.text_tables import mebibytes, number, table
 from .inspection import Inspection, spread
-from .tables import mebibytes, number, table
 
 __all__ = ["report", "save_figure"]
 

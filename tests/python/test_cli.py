@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
+from batchsampler_ext._engine.text_tables import table
 from batchsampler_ext.cli import inspection, main, progress
-from batchsampler_ext.cli.tables import table
 
 
 @pytest.fixture

@@ -130,6 +130,33 @@ def test_progress_is_counted_for_graph_epochs_and_measures(towers, monkeypatch):
     text = "".join(shown)
     for part in ("graph: 100%", "epochs: 50%", "epochs: 100%", "planned batches", "uniform batches measured: 100%"):
         assert part in text
+    assert "check of queries: 0%\ncheck of queries: 100%" in text
+    assert "documents" not in text
+    pytest.importorskip("sklearn")
+    composed("q.npy", "d.npy", "--batch-size", "32", "--preset", "clusters")
+    text = "".join(shown)
+    for part in ("clusters: 100%", "check of documents: 100%", "ranks of own documents: 100%"):
+        assert part in text
+
+
+def test_progress_of_the_api_counts_graph_and_epochs_only(towers):
+    counted = []
+    arguments = {"rank_window": (0, 20), "batch_size": 32, "num_epochs": 2}
+    plan = compose(*towers, progress=lambda *numbers: counted.append(numbers), **arguments)
+    assert {total for _, total in counted} == {NUM_INSTANCES, 2}
+    assert counted[-2:] == [(1, 2), (2, 2)]
+    counted.clear()
+    plan.report(*towers, progress=lambda *numbers: counted.append(numbers))
+    assert counted == [(number, 10) for number in range(1, 11)] * 2
+
+
+def test_the_report_ends_with_figure_and_hints(towers, capsys):
+    composed("q.npy", "d.npy", "--batch-size", "32", "--preset", "walks", "--num-candidates", "2")
+    out = capsys.readouterr().out
+    assert "cosine score of the hardest other instance in the batch, share of queries\n  score " in out
+    assert "\nHints\n  The 2 best of 2 random candidates among 300 instances have ranks from" in out
+    composed("q.npy", "--batch-size", "32", "--rank-window", "0", "20")
+    assert "Hints" not in capsys.readouterr().out
 
 
 def test_errors_of_compose_come_before_the_work(towers, capsys):

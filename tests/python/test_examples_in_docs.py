@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import doctest
 import re
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from batchsampler_ext import bank, batches, graph, metrics, plan, planned_sampler, sampler, walk
 from batchsampler_ext import graph_builders as build
+from batchsampler_ext.cli import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,6 +68,23 @@ def test_guide_examples_run(section, tmp_path, monkeypatch):
         for framework in re.findall(r"^(?:import|from) (accelerate|lightning|torchdata|transformers)", block, re.M):
             pytest.importorskip(framework)
         exec(block, names)
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/guide.md"])
+def test_commands_of_documents_run(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    text = (ROOT / path).read_text(encoding="utf-8")
+    commands = [shlex.split(line) for line in re.findall(r"python -m batchsampler_ext ([^`\n]*)", text)]
+    assert "compose" in [command[0] for command in commands]
+    for command in commands:
+        inputs = command[: command.index("--out")] if "--out" in command else command
+        for name in [word for word in inputs if word.endswith(".npy")]:
+            is_labels = "labels" in name.lower()
+            np.save(name, np.arange(2000) % 50 if is_labels else torch.randn(2000, 16, generator=generator).numpy())
+        assert main(command) == 0, command
+        if "--out" in command:
+            assert Path(command[-1]).exists()
 
 
 DOCUMENTS = [p for pattern in ("*.md", "docs/**/*.md", "examples/*.md", "benchmarks/*.md") for p in ROOT.glob(pattern)]

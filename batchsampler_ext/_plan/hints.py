@@ -1,0 +1,132 @@
+"""What the user of a plan should know: a sentence for each measure that is out of its range."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from .measures import Hardness
+
+B3_WINDOW = (30, 130)  # that of the preset, for all sizes of data (arXiv 2505.11293)
+SOLVED = 0.99  # fewer than one query in a hundred has a negative that is harder than its document
+TIMES_CHANCE = 2.0
+MIN_EFFECT = 0.2  # standard deviations; Cohen (1988) calls 0.2 a small effect
+
+
+class Measured(NamedTuple):
+    """What hints are about. Scores are those of the teacher."""
+
+    planned: Hardness
+    uniform: Hardness
+    own_rank: float | None  # median rank of a query's own document, None without documents
+
+
+def hints(info: dict[str, Any], num_instances: int, batch_size: int, epoch: int, measured: Measured) -> list[str]:
+    """Returns sentences, at most two. info: of the plan.
+
+    Hardness is left out if the teacher cannot tell positives from negatives, because it then means little.
+    """
+    teacher = teacher_hint(info, num_instances, epoch, measured)
+    hardness = None if teacher else hardness_hint(info, num_instances, batch_size, epoch, measured)
+    return [hint for hint in (window_hint(info, num_instances), teacher, hardness) if hint is not None]
+
+
+def window_hint(info: dict[str, Any], num_instances: int) -> str | None:
+    """Says if random candidates miss the window of B3: if even the best is farther, in expectation.
+
+    The k-th best of M random candidates among N has rank k N / M in expectation.
+    """
+    num_candidates, num_neighbors = info.get("num_candidates"), info.get("num_neighbors")
+    if num_candidates is None or num_neighbors is None:
+        return None
+    source, size = None, num_instances
+    if info.get("sources"):
+        source, size = max(info["sources"], key=lambda pair: pair[1])
+    nearest = size / min(num_candidates, max(size - 1, 1))
+    if nearest <= B3_WINDOW[1]:
+        return None
+    wanted, kept = math.ceil(size / B3_WINDOW[0]), B3_WINDOW[1] // B3_WINDOW[0]
+    rows = f"{size:,} instances" if source is None else f"the {size:,} instances of source {source}"
+    return (
+        f"The {num_neighbors:,} best of {num_candidates:,} random candidates among {rows} have ranks from about "
+        f"{nearest:,.0f} to {num_neighbors * nearest:,.0f}, so nearer ones are rarely found. Set "
+        f"rank_window={B3_WINDOW}, which is searched exactly, or num_candidates={wanted:,} and num_neighbors={kept}, "
+        "which reach these ranks in expectation."
+    )
+
+
+def teacher_hint(info: dict[str, Any], num_instances: int, epoch: int, measured: Measured) -> str | None:
+    """Says if the teacher cannot tell a query's own document from hard negatives."""
+    farthest, rank = _farthest_rank(info, num_instances), measured.own_rank
+    if rank is not None and farthest is not None and rank > farthest:
+        return (
+            f"The teacher ranks the own document of half of the queries at {rank:,.0f} or worse, below all of their "
+            f"hard negatives (ranks up to {farthest:,.0f}). So it cannot tell these from positives, and margins would "
+            "exclude most of them. Use a better teacher, or check that queries and documents are in the same order."
+        )
+    accuracy, size = measured.planned.means.get("in_batch_accuracy"), community_size(info, epoch)
+    if accuracy is None or size < 2 * TIMES_CHANCE or not accuracy < TIMES_CHANCE / size:
+        return None
+    return (
+        f"In the plan's batches, the teacher scores the own document highest for {accuracy:.1%} of the queries, where "
+        f"guessing among {size} hard negatives has {1 / size:.1%}. Many of them may be false. Use margin= or a window "
+        "of farther ranks."
+    )
+
+
+def hardness_hint(
+    info: dict[str, Any], num_instances: int, batch_size: int, epoch: int, measured: Measured
+) -> str | None:
+    """Says if batches are solved, or no harder than uniform ones."""
+    planned, uniform = measured.planned, measured.uniform
+    if batch_size >= num_instances or not len(planned.hardest) or not len(uniform.hardest):
+        return None
+    is_uniform = community_size(info, epoch) == 1
+    accuracy = planned.means.get("in_batch_accuracy", 0.0)
+    if accuracy >= SOLVED:
+        solved = f"scores the own document highest for {accuracy:.1%} of the queries, so they teach little"
+        if is_uniform:
+            return f"In these uniform batches, the teacher {solved}. A preset with hard negatives teaches more."
+        return f"In the plan's batches, the teacher {solved}. {_harder(info, num_instances, batch_size, epoch)}"
+    gain = float(planned.hardest.mean() - uniform.hardest.mean())
+    if is_uniform or not gain < MIN_EFFECT * float(uniform.hardest.std()):
+        return None
+    return (
+        f"The plan's batches are barely harder than uniform ones: the hardest other instance of a query scores "
+        f"{planned.hardest.mean():.3f} on average, against {uniform.hardest.mean():.3f}. "
+        + _harder(info, num_instances, batch_size, epoch)
+    )
+
+
+def _harder(info: dict[str, Any], num_instances: int, batch_size: int, epoch: int) -> str:
+    """Returns a sentence about what makes the batches of this plan harder."""
+    ways, window, num_candidates = [], info.get("rank_window"), info.get("num_candidates")
+    if info.get("batches_per_cluster") is not None:
+        ways.append("fewer batches_per_cluster")
+    elif community_size(info, epoch) < batch_size // info.get("sources_per_batch", 1):
+        ways.append("larger communities")
+    if window is not None and window[0] > 0:
+        ways.append("a window of nearer ranks")
+    if num_candidates is not None and num_candidates < num_instances - 1:
+        ways.append("more candidates")
+    text = " or ".join(filter(None, [", ".join(ways), "larger batches"]))
+    return f"{text[0].upper()}{text[1:]} make them harder."
+
+
+def community_size(info: dict[str, Any], epoch: int) -> int:
+    """Returns the number of instances of a batch that are near each other; 1 in a uniform epoch."""
+    sizes = info.get("community_size") or [1]
+    names = ("rank_window", "windows", "num_candidates", "batches_per_cluster")
+    has_hard = info.get("has_given_graph", False) or any(info.get(name) is not None for name in names)
+    return int(sizes[min(epoch, len(sizes) - 1)]) if has_hard else 1
+
+
+def _farthest_rank(info: dict[str, Any], num_instances: int) -> float | None:
+    """Returns the last rank of hard negatives, in expectation; None if it is unknown or depends on the source."""
+    if info.get("sources"):
+        return None
+    if info.get("rank_window") is not None:
+        return float(info["rank_window"][1])
+    if info.get("num_candidates") is None or info.get("num_neighbors") is None:
+        return None
+    return float(num_instances * info["num_neighbors"] / info["num_candidates"])
