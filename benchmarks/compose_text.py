@@ -195,7 +195,7 @@ def plain(options: argparse.Namespace) -> dict[str, Any]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return described(losses)
 
 
