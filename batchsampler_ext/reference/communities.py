@@ -1,7 +1,7 @@
-"""The oracle of communities(): every row of a graph is in exactly one community, and many edges stay inside communities.
+"""The oracle of communities(): every row is in exactly one community, and many edges stay inside communities.
 
 Multilevel, as in METIS (Karypis, Kumar 1998). Rows join clusters of limited weight by label propagation (Meyerhenke,
-Sanders, Schulz 2014). A cluster is a node of the next, coarser graph. The clusters of the coarsest graph are packed into
+Sanders, Schulz 2014). A cluster is a node of the next, coarser graph. Clusters of the coarsest graph are packed into
 the communities. From the coarsest graph to the rows, nodes then move to the community that most of their edges lead to.
 docs/partition.md describes the steps. All numbers are integers, and a round reads the state at its start only. So the
 result does not depend on the order of work.
@@ -36,7 +36,7 @@ class _Level:
 
 class _Communities:
     def __init__(self, neighbors, size, key):
-        edges = [{} for _ in neighbors]
+        edges: list[dict[int, int]] = [{} for _ in neighbors]
         for row, others in enumerate(neighbors):
             for other in (int(j) for j in others if j >= 0 and j != row):
                 edges[row][other] = edges[row].get(other, 0) + 1
@@ -66,7 +66,7 @@ class _Communities:
         self.refine(levels[0], owner, NUM_LAST_ROUNDS, releases=False)
 
         key = self.next_key()
-        members = [[] for _ in self.capacity]
+        members: list[list[int]] = [[] for _ in self.capacity]
         for row, community in enumerate(owner):
             members[community].append(row)
         full = [c for c, capacity in enumerate(self.capacity) if capacity == self.size]
@@ -78,7 +78,7 @@ class _Communities:
         owner = list(level.nodes)
         for _ in range(NUM_CLUSTER_ROUNDS):
             move_round(level, owner, [limit] * len(owner), self.next_key(), is_clustering=True)
-        numbers = {}
+        numbers: dict[int, int] = {}
         return [numbers.setdefault(cluster, len(numbers)) for cluster in owner]
 
     def pack(self, level, owner):
@@ -117,7 +117,8 @@ class _Communities:
 def contracted(level, clusters):
     """Returns the graph of the clusters. Edges inside a cluster are dropped, parallel edges become one."""
     num_clusters = max(clusters) + 1
-    edges, weights = [{} for _ in range(num_clusters)], [0] * num_clusters
+    edges: list[dict[int, int]] = [{} for _ in range(num_clusters)]
+    weights = [0] * num_clusters
     for node in level.nodes:
         cluster = clusters[node]
         weights[cluster] += level.weights[node]
@@ -138,7 +139,7 @@ def move_round(level, owner, capacity, key, is_clustering):
     for node, group in enumerate(owner):
         if group >= 0:
             loads[group] += level.weights[node]
-    kept = [[] for _ in capacity]
+    kept: list[list[tuple[int, int, int]]] = [[] for _ in capacity]
     for node in level.nodes:
         node_hash = keyed_hash(key, node)
         if is_clustering and node_hash & 1:
@@ -166,8 +167,8 @@ def move_round(level, owner, capacity, key, is_clustering):
 def proposal(level, owner, loads, capacity, node, node_hash, is_clustering):
     """Returns (group, gain) of the best group that the node may move to, (-1, 0) if there is none.
 
-    The score of a group is the weight of the edges to it. To cluster, it is relative to the weight of the group with the
-    node. A move must not lower the score. Ties go to the larger hash.
+    The score of a group is the weight of the edges to it. To cluster, it is relative to the weight of the group with
+    the node. A move must not lower the score. Ties go to the larger hash.
     """
     own, weight = owner[node], level.weights[node]
     votes: dict[int, int] = {}
