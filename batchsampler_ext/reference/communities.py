@@ -14,7 +14,8 @@ from ..reference import MASK64
 from .partition import keyed_hash
 
 GROWTH = 4  # clusters of the next level may weigh so many times as much
-NUM_CLUSTER_ROUNDS, NUM_COARSE_ROUNDS, NUM_ROW_ROUNDS, NUM_LAST_ROUNDS = 12, 8, 12, 2
+NUM_CLUSTER_ROUNDS, NUM_COARSE_ROUNDS, NUM_ROW_ROUNDS, NUM_LAST_ROUNDS = 12, 4, 16, 2
+NUM_CALM_ROUNDS = 3  # rounds of rows at the end in which rows only move
 PACKED_SHARE = 16  # clusters of at least 1/16 of a community are packed
 SCORE_SHIFT = 20  # scores of clusters are votes per weight, in units of 2**-20
 
@@ -55,15 +56,17 @@ class _Communities:
             limit = min(limit * GROWTH, self.size)
             clusters_of_levels.append(self.clusters(levels[-1], limit))
             levels.append(contracted(levels[-1], clusters_of_levels[-1]))
+        clusters_of_levels.append(self.clusters(levels[-1], self.size))  # small clusters that fit together join
+        levels.append(contracted(levels[-1], clusters_of_levels[-1]))
 
         owner = [-1] * len(levels[-1].nodes)
         self.pack(levels[-1], owner)
         for depth in reversed(range(1, len(levels))):
-            self.refine(levels[depth], owner, NUM_COARSE_ROUNDS, releases=False)
+            self.refine(levels[depth], owner, NUM_COARSE_ROUNDS, unsettles=False)
             owner = [owner[cluster] for cluster in clusters_of_levels[depth - 1]]
-        self.refine(levels[0], owner, NUM_ROW_ROUNDS, releases=True)
+        self.refine(levels[0], owner, NUM_ROW_ROUNDS, unsettles=True)
         self.fill(owner)
-        self.refine(levels[0], owner, NUM_LAST_ROUNDS, releases=False)
+        self.refine(levels[0], owner, NUM_LAST_ROUNDS, unsettles=False)
 
         key = self.next_key()
         members: list[list[int]] = [[] for _ in self.capacity]
@@ -82,20 +85,34 @@ class _Communities:
         return [numbers.setdefault(cluster, len(numbers)) for cluster in owner]
 
     def pack(self, level, owner):
-        """Puts heavy clusters into communities, heaviest first. Each goes where the least room is left that it fits."""
-        key, room = self.next_key(), list(self.capacity)
+        """Puts heavy clusters into communities, heaviest first. Each of the first opens a community.
+
+        Others go where most of their edges lead to and they fit, ties by the least room that is left.
+        """
+        key, room, num_open = self.next_key(), list(self.capacity), 0
         for node in sorted(level.nodes, key=lambda v: (-level.weights[v], keyed_hash(key, v), v)):
             weight = level.weights[node]
-            fitting = [(free, c) for c, free in enumerate(room) if free >= weight]
-            if weight > 1 and weight * PACKED_SHARE >= self.size and fitting:
-                owner[node] = min(fitting)[1]
+            if weight == 1 or weight * PACKED_SHARE < self.size:
+                continue
+            if num_open < len(room) and weight <= room[num_open]:
+                owner[node] = num_open
+                num_open += 1
+            else:
+                votes = votes_of(level, owner, node)
+                fitting = [(-votes.get(c, 0), free, c) for c, free in enumerate(room) if free >= weight]
+                owner[node] = min(fitting)[-1] if fitting else -1
+            if owner[node] >= 0:
                 room[owner[node]] -= weight
 
-    def refine(self, level, owner, num_rounds, releases):
-        """Moves nodes. After every second round but the last, rows without an edge to their community may leave it."""
+    def refine(self, level, owner, num_rounds, unsettles):
+        """Moves nodes. Every second round also unsettles rows, but not the last ones.
+
+        Rows then displace others. After that, rows without an edge to their community leave it.
+        """
         for index in range(num_rounds):
-            move_round(level, owner, self.capacity, self.next_key(), is_clustering=False)
-            if releases and index % 2 == 1 and index + 1 < num_rounds:
+            now = unsettles and index % 2 == 1 and index + NUM_CALM_ROUNDS < num_rounds
+            move_round(level, owner, self.capacity, self.next_key(), is_clustering=False, displaces=now)
+            if now:
                 before = list(owner)
                 for node in level.nodes:
                     if all(before[other] != before[node] for other in level.edges[node]):
@@ -128,18 +145,31 @@ def contracted(level, clusters):
     return _Level(edges, weights)
 
 
-def move_round(level, owner, capacity, key, is_clustering):
+def votes_of(level, owner, node):
+    """Returns the total weight of the edges of a node to each group."""
+    votes: dict[int, int] = {}
+    for other, weight in level.edges[node].items():
+        if owner[other] >= 0:
+            votes[owner[other]] = votes.get(owner[other], 0) + weight
+    return votes
+
+
+def move_round(level, owner, capacity, key, is_clustering, displaces=False):
     """Nodes propose to move to the group with the best score; the proposals that fit together are carried out.
 
     Each group keeps its best proposals, as many as fit if the nodes that it loses have left. If another group drops a
     proposal, a node stays, so a group may have to drop more. The largest set of proposals that fits does not depend on
     the order in which groups drop them. To cluster, a random half of the nodes proposes.
+
+    displaces: rows whose proposals were dropped then displace members that stay, the best proposal that with the fewest
+    votes for the group and so on, while the gain is larger than these votes. Displaced rows are in no group.
     """
     loads = [0] * len(capacity)
     for node, group in enumerate(owner):
         if group >= 0:
             loads[group] += level.weights[node]
     kept: list[list[tuple[int, int, int]]] = [[] for _ in capacity]
+    dropped: list[list[tuple[int, int, int]]] = [[] for _ in capacity]
     for node in level.nodes:
         node_hash = keyed_hash(key, node)
         if is_clustering and node_hash & 1:
@@ -155,10 +185,23 @@ def move_round(level, owner, capacity, key, is_clustering):
                 loads[owner[node]] -= level.weights[node]
     while full := [group for group, load in enumerate(loads) if load > capacity[group]]:
         for group in full:
-            node = kept[group].pop()[-1]
+            dropped[group].append(kept[group].pop())
+            node = dropped[group][-1][-1]
             loads[group] -= level.weights[node]
             if owner[node] >= 0:
                 loads[owner[node]] += level.weights[node]
+    former = list(owner)
+    if displaces:
+        moving = {node for proposals in kept for *_, node in proposals}
+        for group, proposals in enumerate(dropped):
+            staying = [node for node in level.nodes if former[node] == group and node not in moving]
+            votes = {node: votes_of(level, former, node).get(group, 0) for node in staying}
+            staying.sort(key=lambda node: (votes[node], keyed_hash(keyed_hash(key, node), MASK64), node))
+            for (loss, _, node), displaced in zip(reversed(proposals), staying):
+                if -loss <= votes[displaced]:
+                    break
+                kept[group].append((loss, 0, node))
+                owner[displaced] = -1
     for group, proposals in enumerate(kept):
         for *_, node in proposals:
             owner[node] = group
@@ -171,10 +214,7 @@ def proposal(level, owner, loads, capacity, node, node_hash, is_clustering):
     the node. A move must not lower the score. Ties go to the larger hash.
     """
     own, weight = owner[node], level.weights[node]
-    votes: dict[int, int] = {}
-    for other, edge_weight in level.edges[node].items():
-        if owner[other] >= 0:
-            votes[owner[other]] = votes.get(owner[other], 0) + edge_weight
+    votes = votes_of(level, owner, node)
     own_score = votes.pop(own, 0)
     if is_clustering:
         own_score = (own_score << SCORE_SHIFT) // loads[own]

@@ -19,7 +19,8 @@ namespace bse {
 namespace {
 
 constexpr int64_t kGrowth = 4;
-constexpr int kNumClusterRounds = 12, kNumCoarseRounds = 8, kNumRowRounds = 12, kNumLastRounds = 2;
+constexpr int kNumClusterRounds = 12, kNumCoarseRounds = 4, kNumRowRounds = 16, kNumLastRounds = 2;
+constexpr int kNumCalmRounds = 3;
 constexpr int64_t kPackedShare = 16;
 constexpr int kScoreShift = 20;
 constexpr int32_t kNone = -1;
@@ -53,10 +54,9 @@ class Communities {
     std::vector<std::vector<int32_t>> clusters;  // of the nodes of each level
     for (int64_t limit = 1; limit < size_;) {
       limit = std::min(limit * kGrowth, size_);
-      clusters.push_back(cluster_nodes(limit));
-      const int64_t num_clusters = *std::max_element(clusters.back().begin(), clusters.back().end()) + 1;
-      levels_.push_back(contracted(levels_.back(), clusters.back(), num_clusters, votes_, team_));
+      clusters.push_back(coarsen(limit));
     }
+    clusters.push_back(coarsen(size_));  // small clusters that fit together join
     owner_.assign(static_cast<size_t>(levels_.back().num_nodes()), kNone);
     load_.assign(static_cast<size_t>(num_communities_), 0);
     pack();
@@ -80,8 +80,9 @@ class Communities {
   // The steps work on the last level.
   const CoarseGraph& graph() const { return levels_.back(); }
 
-  // Returns the cluster of each node, numbered in the order of their first nodes.
-  std::vector<int32_t> cluster_nodes(int64_t limit) {
+  // Adds the graph of the clusters as the last level. Returns the cluster of each node, numbered in the order of their
+  // first nodes.
+  std::vector<int32_t> coarsen(int64_t limit) {
     const int64_t num_nodes = graph().num_nodes();
     owner_.resize(static_cast<size_t>(num_nodes));
     std::iota(owner_.begin(), owner_.end(), 0);
@@ -93,10 +94,13 @@ class Communities {
       if (number[owner] == kNone) number[owner] = num_clusters++;
       owner = number[owner];
     }
+    levels_.push_back(contracted(graph(), owner_, num_clusters, votes_, team_));
     return std::move(owner_);
   }
 
-  // Puts heavy clusters into communities, heaviest first, each where the least room is left that it fits.
+  using Room = std::pair<int64_t, int32_t>;  // (places left, community)
+
+  // Puts heavy clusters into communities, heaviest first. Each of the first opens a community.
   void pack() {
     const uint64_t key = next_key();
     std::vector<std::tuple<int64_t, uint64_t, int32_t>> heavy;  // (-weight, hash, node)
@@ -107,25 +111,51 @@ class Communities {
       }
     }
     std::sort(heavy.begin(), heavy.end());
-    std::set<std::pair<int64_t, int32_t>> rooms;  // (places left, community)
+    std::set<Room> rooms;
     for (int32_t community = 0; community < num_communities_; ++community) {
       rooms.emplace(capacity_[community], community);
     }
+    int32_t num_open = 0;
     for (const auto& [negative_weight, hash, node] : heavy) {
-      const auto found = rooms.lower_bound({-negative_weight, 0});
-      if (found == rooms.end()) continue;
-      const auto [room, community] = *found;
-      rooms.erase(found);
-      rooms.emplace(room + negative_weight, community);
+      const int64_t weight = -negative_weight;
+      const bool opens = num_open < num_communities_ && weight + load_[num_open] <= capacity_[num_open];
+      const int32_t community = opens ? num_open++ : place_for(node, rooms);
+      if (community == kNone) continue;
+      const int64_t room = capacity_[community] - load_[community];
+      rooms.erase({room, community});
+      rooms.emplace(room - weight, community);
       owner_[node] = community;
-      load_[community] -= negative_weight;
+      load_[community] += weight;
     }
   }
 
-  void refine(int num_rounds, bool releases) {
+  // Returns the community that most edges of a heavy cluster lead to, of those that it fits into. Ties go to the least
+  // room, then to the lower number.
+  int32_t place_for(int32_t node, const std::set<Room>& rooms) {
+    const int64_t weight = graph().weights[node];
+    GroupVotes& votes = votes_[0];
+    count_votes(node, votes);
+    int32_t best = kNone;
+    std::tuple<int64_t, int64_t, int32_t> best_rank;
+    for (const int32_t community : votes.groups()) {
+      const int64_t room = capacity_[community] - load_[community];
+      const std::tuple<int64_t, int64_t, int32_t> rank{-votes[community], room, community};
+      if (room < weight || (best != kNone && rank > best_rank)) continue;
+      best = community;
+      best_rank = rank;
+    }
+    votes.clear();
+    if (best != kNone) return best;
+    const auto found = rooms.lower_bound({weight, 0});
+    return found == rooms.end() ? kNone : found->second;
+  }
+
+  // Moves nodes. Every second round also unsettles rows, but not the last ones.
+  void refine(int num_rounds, bool unsettles) {
     for (int round = 0; round < num_rounds; ++round) {
-      move<false>(capacity_);
-      if (releases && round % 2 == 1 && round + 1 < num_rounds) release();
+      const bool now = unsettles && round % 2 == 1 && round + kNumCalmRounds < num_rounds;
+      move<false>(capacity_, now);
+      if (now) release();
     }
   }
 
@@ -187,7 +217,7 @@ class Communities {
   };
 
   template <bool kIsClustering>
-  void move(const Capacity& capacity) {
+  void move(const Capacity& capacity, bool displaces = false) {
     const uint64_t key = next_key();
     team_.for_ranges(graph().num_nodes(), kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
       GroupVotes& votes = votes_[static_cast<size_t>(worker.index())];
@@ -197,8 +227,17 @@ class Communities {
     });
     group_proposals(key);
     drop_what_does_not_fit(capacity);
+    if (displaces) displace(key);
     for (int64_t node = 0; node < graph().num_nodes(); ++node) {
       if (target_[node] != kNone) owner_[node] = target_[node];
+    }
+  }
+
+  void count_votes(int64_t node, GroupVotes& votes) const {
+    const CoarseGraph& nodes = graph();
+    for (int64_t edge = nodes.first[node]; edge < nodes.first[node + 1]; ++edge) {
+      const int32_t group = owner_[nodes.target[edge]];
+      if (group != kNone) votes.add(group, nodes.edge_weight(edge));
     }
   }
 
@@ -207,12 +246,8 @@ class Communities {
   void propose(int64_t node, uint64_t node_hash, const Capacity& capacity, GroupVotes& votes) {
     target_[node] = kNone;
     if (kIsClustering && (node_hash & 1) != 0) return;
-    const CoarseGraph& nodes = graph();
-    for (int64_t edge = nodes.first[node]; edge < nodes.first[node + 1]; ++edge) {
-      const int32_t group = owner_[nodes.target[edge]];
-      if (group != kNone) votes.add(group, nodes.edge_weight(edge));
-    }
-    const int64_t weight = nodes.weights[node];
+    count_votes(node, votes);
+    const int64_t weight = graph().weights[node];
     const auto score = [&](int32_t group, int64_t load) {
       return kIsClustering ? (int64_t{votes[group]} << kScoreShift) / load : int64_t{votes[group]};
     };
@@ -289,6 +324,61 @@ class Communities {
         if (!was_full && load_[own] > capacity[own]) full.push_back(own);
       }
     }
+  }
+
+  // Rows whose proposals were dropped displace members that stay: the best proposal the member with the fewest votes
+  // for the group, and so on, while the gain is larger than these votes. Displaced rows are in no group.
+  void displace(uint64_t key) {
+    const CoarseGraph& rows = graph();
+    const size_t num_groups = load_.size();
+    std::vector<int64_t> first(num_groups + 1, 0);
+    for (int64_t row = 0; row < num_rows_; ++row) {
+      if (stays_in_full_group(row)) ++first[owner_[row] + 1];
+    }
+    std::partial_sum(first.begin(), first.end(), first.begin());
+    std::vector<Proposal> staying(static_cast<size_t>(first.back()));  // gain: votes of the row for its own group
+    std::vector<int64_t> end(first.begin(), first.end() - 1);
+    for (int64_t row = 0; row < num_rows_; ++row) {
+      if (stays_in_full_group(row)) staying[end[owner_[row]]++].node = static_cast<int32_t>(row);
+    }
+    std::vector<int64_t> num_displaced(num_groups, 0);
+    team_.for_ranges(static_cast<int64_t>(num_groups), 64, [&](int64_t begin, int64_t stop, Worker&) {
+      for (int64_t group = begin; group < stop; ++group) {
+        for (int64_t i = first[group]; i < end[group]; ++i) {
+          Proposal& member = staying[i];
+          member.hash = keyed_hash(keyed_hash(key, static_cast<uint64_t>(member.node)), ~uint64_t{0});
+          member.gain = 0;
+          for (int64_t edge = rows.first[member.node]; edge < rows.first[member.node + 1]; ++edge) {
+            member.gain += owner_[rows.target[edge]] == group ? 1 : 0;
+          }
+        }
+        std::sort(staying.begin() + first[group], staying.begin() + end[group],
+                  [](const Proposal& a, const Proposal& b) {
+                    return std::tie(a.gain, a.hash, a.node) < std::tie(b.gain, b.hash, b.node);
+                  });
+        int64_t& count = num_displaced[group];
+        const int64_t most = std::min(first_[group + 1] - end_[group], end[group] - first[group]);
+        while (count < most && proposals_[end_[group] + count].gain > staying[first[group] + count].gain) ++count;
+      }
+    });
+    for (size_t group = 0; group < num_groups; ++group) {
+      for (int64_t i = 0; i < num_displaced[group]; ++i) {
+        target_[proposals_[end_[group] + i].node] = static_cast<int32_t>(group);
+      }
+    }
+    for (size_t group = 0; group < num_groups; ++group) {
+      for (int64_t i = 0; i < num_displaced[group]; ++i) owner_[staying[first[group] + i].node] = kNone;
+    }
+    load_.assign(num_groups, 0);
+    for (int64_t row = 0; row < num_rows_; ++row) {
+      const int32_t group = target_[row] != kNone ? target_[row] : owner_[row];
+      if (group != kNone) ++load_[group];
+    }
+  }
+
+  bool stays_in_full_group(int64_t row) const {
+    const int32_t own = owner_[row];
+    return own != kNone && target_[row] == kNone && end_[own] < first_[own + 1];
   }
 
   const int64_t size_;
