@@ -25,7 +25,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -45,7 +44,8 @@ from . import machine, peers
 WINDOW, NUM_NEIGHBORS = 30, 100
 SIZES = [8, 16, 32, 64, 128, 256, 512, 1024]
 MAX_ORDERED_ROWS = 200_000
-DIM, NUM_CHILDREN, SPREADS = 32, 30, (1.0, 0.7, 0.5, 0.6)  # of generated embeddings; spreads by level, then of rows
+DIM, NUM_CHILDREN, NUM_LEAF_ROWS = 32, 30, 50  # of generated embeddings
+SPREADS = (1.0, 0.7, 0.5, 0.6)  # of the centers of each level, then of rows
 COLUMNS = ["size", "", "edges inside", "sizes", "seconds", "/ ours", "MiB"]
 
 Cut = Callable[[bse.ProximityGraph, int, int], np.ndarray]
@@ -123,7 +123,7 @@ def run_contestant(name: str, path: str, size: int, num_threads: int, connection
     neighbors = np.load(path)
     graph = bse.ProximityGraph(neighbors)
     graph.degrees()
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak; Linux only
     before = resident_mib("VmRSS")
     start = time.perf_counter()
     owner = CONTESTANTS[name](graph, size, num_threads)
@@ -137,10 +137,8 @@ def run_contestant(name: str, path: str, size: int, num_threads: int, connection
 
 
 def resident_mib(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
 def result_of(name: str, path: str, size: int, num_threads: int, max_seconds: float) -> dict[str, Any] | None:
@@ -192,16 +190,27 @@ def measure(neighbors: np.ndarray, sizes: list[int], options: argparse.Namespace
 
 
 # --- graphs ----------------------------------------------------------------------------------------------------------
-def generated(num_rows: int) -> torch.Tensor:
-    """Returns float32 [num_rows, DIM] embeddings around the centers of three nested levels of clusters."""
+def generated(num_rows: int, num_threads: int) -> bse.ProximityGraph:
+    """Returns the mutual graph of embeddings around the centers of three nested levels of clusters.
+
+    Ranks are counted within the outermost clusters, so that a million rows do not take an hour.
+    """
     random = torch.Generator().manual_seed(0)
-    num_leaves = max(1, num_rows // 50)
+    num_leaves = max(1, num_rows // NUM_LEAF_ROWS)
     leaf = torch.randint(num_leaves, (num_rows,), generator=random)
     rows = torch.randn(num_rows, DIM, generator=random) * SPREADS[3]
-    for spread, ratio in zip(SPREADS, (NUM_CHILDREN**2, NUM_CHILDREN, 1), strict=False):
+    for spread, ratio in zip(SPREADS[:3], (NUM_CHILDREN**2, NUM_CHILDREN, 1), strict=True):
         centers = torch.randn(num_leaves // ratio + 1, DIM, generator=random)
         rows += spread * centers[leaf // ratio]
-    return rows
+    outer = leaf // NUM_CHILDREN**2
+    neighbors = torch.full((num_rows, NUM_NEIGHBORS), -1, dtype=torch.int32)
+    for cluster in range(int(outer.max()) + 1):
+        ids = torch.nonzero(outer == cluster)[:, 0]
+        if len(ids) > WINDOW + 1:
+            found = mutual_graph(rows[ids], None, num_threads).neighbors
+            found = torch.where(found < 0, found, ids[found.clamp(min=0).long()].to(torch.int32))
+            neighbors[ids, : found.shape[1]] = found
+    return bse.ProximityGraph(neighbors)
 
 
 def mutual_graph(queries: torch.Tensor, documents: torch.Tensor | None, num_threads: int) -> bse.ProximityGraph:
@@ -223,22 +232,21 @@ def main() -> None:
     parser.add_argument("--num-threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks/compose.json"))
     options = parser.parse_args()
-    sources: list[tuple[str, Callable[[], tuple[torch.Tensor, torch.Tensor | None]]]] = []
+    sources: list[tuple[str, Callable[[], bse.ProximityGraph]]] = []
     if options.queries is not None:
-        arrays = [
-            None if path is None else torch.from_numpy(np.load(path)) for path in (options.queries, options.documents)
-        ]
-        sources.append((options.queries.stem, lambda: tuple(arrays)))
-    sources += [(f"generated, N = {n}", lambda n=n: (generated(n), None)) for n in options.generated]
+        paths = (options.queries, options.documents)
+        arrays = [None if path is None else torch.from_numpy(np.load(path)) for path in paths]
+        sources.append((options.queries.stem, lambda: mutual_graph(arrays[0], arrays[1], options.num_threads)))
+    sources += [(f"generated, N = {n}", lambda n=n: generated(n, options.num_threads)) for n in options.generated]
     if not sources:
         parser.error("expected --queries or --generated")
 
     content: dict[str, Any] = {"machine": machine.describe(options.num_threads), "graphs": []}
     print(content["machine"], flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    for title, embeddings in sources:
+    for title, build in sources:
         start = time.perf_counter()
-        graph = mutual_graph(*embeddings(), options.num_threads)
+        graph = build()
         seconds, degree = time.perf_counter() - start, graph.stats().mean_degree
         heading = f"{title}: {len(graph)} rows, {degree:.1f} mutual edges per row, graph built in {seconds:.1f} s"
         rows = measure(graph.neighbors.numpy(), options.sizes, options)
