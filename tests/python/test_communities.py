@@ -18,8 +18,19 @@ def table(rows: list[list[int]]) -> torch.Tensor:
     return torch.tensor([row + [-1] * (width - len(row)) for row in rows], dtype=torch.int32)
 
 
+def near_and_far(num_rows: int, rng: np.random.Generator) -> list[list[int]]:
+    """About 4 mutual edges per row, half of them to any row: heavy clusters have edges, but do not fit together."""
+    edges: list[list[int]] = [[] for _ in range(num_rows)]
+    for row in range(num_rows):
+        for _ in range(2):
+            other = int(rng.integers(num_rows)) if rng.random() < 0.5 else (row + int(rng.integers(1, 6))) % num_rows
+            edges[row].append(other)
+            edges[other].append(row)
+    return edges
+
+
 def clustered_graph(num_rows: int, rng: np.random.Generator) -> list[list[int]]:
-    """Rows with 0 to 9 mutual edges each, mostly to rows that are near in number, some of them repeated."""
+    """Rows with some mutual edges each, mostly to rows that are near in number, some of them repeated."""
     edges: list[list[int]] = [[] for _ in range(num_rows)]
     for row in range(num_rows):
         for _ in range(int(rng.integers(0, 4))):
@@ -32,6 +43,7 @@ def clustered_graph(num_rows: int, rng: np.random.Generator) -> list[list[int]]:
 GRAPHS = {
     "clustered": clustered_graph(203, np.random.default_rng(0)),
     "random": [list(map(int, np.random.default_rng(i).integers(0, 150, 6))) for i in range(150)],  # one way, self-loops
+    "near and far": near_and_far(600, np.random.default_rng(0)),
     "no edges": [[] for _ in range(50)],
     "few edges": [[(row + 1) % 90] if row % 9 == 0 else [] for row in range(90)],
     "complete": [[other for other in range(40) if other != row] for row in range(40)],
