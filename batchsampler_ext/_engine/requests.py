@@ -105,6 +105,12 @@ class PartitionRequest(NamedTuple):
     epoch: int
 
 
+class CommunitiesRequest(NamedTuple):
+    graph: GraphLayout
+    size: int
+    key: int
+
+
 class KeepApartRequest(NamedTuple):
     members: int  # int32 [num_members], in and out
     num_members: int

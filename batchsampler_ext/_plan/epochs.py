@@ -14,7 +14,7 @@ import torch
 
 from .._engine.random import Stream, derived_seed, permutation
 from .._negatives.tables import sizes_of
-from ..planners import PartitionPlanner, PlanRequest
+from .communities import communities_of
 from .sources import (
     Part,
     SourceOptions,
@@ -143,10 +143,9 @@ def _ordered(part: Part, request: EpochRequest, block: int) -> _Ordered:
     if part.graph is None or size == 1:
         ids = part.rows[permutation(len(part.rows), seed, request.epoch)].to(torch.int32)
         return _Ordered(ids[: num_communities * size].view(num_communities, size), ids[num_communities * size :])
-    partition = PartitionPlanner("hard").plan(
-        part.graph, PlanRequest(size, seed=seed, epoch=request.epoch, num_threads=request.num_threads)
+    communities, tail = communities_of(
+        part.graph, size, seed=seed, epoch=request.epoch, num_threads=request.num_threads
     )
-    communities, tail = partition.indices.cpu().to(torch.int32), partition.tail.cpu().to(torch.int32)
     if size < block:
         communities = communities[permutation(num_communities, derived_seed(seed, Stream.UNIONS), request.epoch)]
     return _Ordered(communities, tail)

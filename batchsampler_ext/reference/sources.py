@@ -17,8 +17,8 @@ from ..reference import ROOT_ORDER, keyed_permutation, philox4x32
 SOURCE, INTERLEAVE, MIXED, SINGLES, CHOICE = 245, 244, 243, 242, 241
 
 
-def derived_seed(seed: int, stream: int, value: int = 0) -> int:
-    low, high = (int(word) for word in philox4x32(seed, (stream << 24, value & 0xFFFFFFFF, value >> 32, 0))[:2])
+def derived_seed(seed: int, stream: int, value: int = 0, epoch: int = 0) -> int:
+    low, high = (int(word) for word in philox4x32(seed, (stream << 24 | epoch, value & 0xFFFFFFFF, value >> 32, 0))[:2])
     return high << 32 | low
 
 

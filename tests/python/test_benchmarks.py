@@ -87,6 +87,23 @@ def test_ranks_are_timed_against_one_process(tmp_path):
     assert all(case["exchange_s"] > 0 for case in cases)
 
 
+def test_communities_are_compared_on_the_same_graphs(tmp_path):
+    np.save(tmp_path / "queries.npy", np.random.default_rng(0).standard_normal((300, 8), dtype=np.float32))
+    command = [sys.executable, "-m", "benchmarks.compose", "--queries", str(tmp_path / "queries.npy")]
+    command += ["--sizes", "8", "50", "--rounds", "1", "--generated", "250", "--out", str(tmp_path / "compose.json")]
+    subprocess.run(command, cwd=BENCHMARKS.parent, check=True)
+    graphs = json.loads((tmp_path / "compose.json").read_text())["graphs"]
+    assert [graph["num_rows"] for graph in graphs] == [300, 250]
+    for graph in graphs:
+        rows = [row for row in graph["rows"] if row["name"] != "METIS"]
+        assert [(row["size"], row["name"]) for row in rows] == [
+            (size, name) for size in (8, 50) for name in ("ours", "hard partition", "RCM", "greedy chains")
+        ]
+        assert all(row["smallest"] == row["largest"] == row["size"] for row in rows)
+        assert all(0 < row["share"] < 1 and row["seconds"] > 0 for row in rows)
+        assert rows[0]["share"] > max(row["share"] for row in rows[2:4])
+
+
 def test_charts_are_drawn_and_their_numbers_written(tmp_path):
     command = [sys.executable, "-m", "benchmarks.charts", "--quick", "--out", str(tmp_path)]
     subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchsampler_ext import PartitionPlanner, ProximityGraph, knn_graph, reference, sample_batches
+from batchsampler_ext import ProximityGraph, knn_graph, reference
 from batchsampler_ext._engine.arrays import as_matrix
 from batchsampler_ext._negatives.negatives import neighbors_of_instances
 from batchsampler_ext._plan import clusters as fast_clusters
@@ -20,10 +20,11 @@ from batchsampler_ext._plan.epochs import EpochRequest, PlannedEpoch, repaired, 
 from batchsampler_ext.compose import compose
 from batchsampler_ext.plan import Plan
 from batchsampler_ext.reference import sources as oracle
+from batchsampler_ext.reference.communities import communities as communities_oracle
 
 COMMON = settings(derandomize=True, deadline=None, max_examples=40)
 SEEDS = st.integers(0, 2**64 - 1)
-UNIONS = 254
+COMMUNITIES, UNIONS = 238, 254
 
 
 def embeddings(num_rows: int, dim: int = 8, seed: int = 0) -> torch.Tensor:
@@ -70,11 +71,14 @@ def expected_communities(features, rows, size: int, source: int, seed: int, epoc
         whole = len(order) // size * size
         return [order[i : i + size] for i in range(0, whole, size)], order[whole:]
     graph = knn_graph(features, min(3, len(rows) - 1), rows=rows, return_scores=False)
-    batches = sample_batches(graph, size, planner=PartitionPlanner("hard"), seed=seed, epoch=epoch)
-    communities = batches.indices.tolist()
+    row_of = {int(instance): row for row, instance in enumerate(rows)}
+    neighbors = [[row_of[j] for j in others] for others in graph.neighbors.tolist()]
+    key = oracle.derived_seed(seed, COMMUNITIES, epoch=epoch)
+    full, tail = communities_oracle(neighbors, size, key)
+    communities, tail = [[int(rows[i]) for i in members] for members in full], [int(rows[i]) for i in tail]
     if size < block:
         communities = oracle.shuffled(communities, oracle.derived_seed(seed, UNIONS), epoch)
-    return communities, batches.tail.tolist()
+    return communities, tail
 
 
 @COMMON

@@ -1,3 +1,4 @@
+#include "cpu/partition/communities.h"
 #include "cpu/partition/keep_apart.h"
 #include "cpu/walk/batch_walks.h"
 #include "cpu/walk/row_degrees.h"
@@ -46,6 +47,17 @@ int64_t core_partition_epoch(const py::object& fields, int num_threads, uintptr_
   return num_filled;
 }
 
+void core_communities(const py::object& fields, int num_threads, uintptr_t rows) {
+  CommunitiesRequest request;
+  const Fields from(fields);
+  read(from.inner("graph"), request.graph);
+  from("size", request.size)("key", request.key);
+  request.num_threads = num_threads;
+  require(num_threads > 0 && request.size > 0, "positive counts");
+  PythonMonitor monitor(py::none(), request.graph.num_rows);
+  monitor.run([&] { communities(request, pointer<int32_t>(rows), monitor); });
+}
+
 py::tuple core_keep_apart(const py::object& fields) {
   KeepApartRequest request;
   const Fields from(fields);
@@ -73,6 +85,8 @@ void register_walk(py::module_& module) {
              "random_fills");
   module.def("partition_epoch", &core_partition_epoch, py::arg("request"), py::kw_only(), py::arg("num_threads"),
              py::arg("nodes"), "nodes: int32 rows, batch after batch. Returns the number of random fills.");
+  module.def("communities", &core_communities, py::arg("request"), py::kw_only(), py::arg("num_threads"),
+             py::arg("rows"), "rows: int32 [num_rows], community after community, the ragged one last");
   module.def("keep_apart", &core_keep_apart, py::arg("request"),
              "Swaps members between batches. Returns the excess of ids that is left, and pairs of partners that meet.");
 }
