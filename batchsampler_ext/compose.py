@@ -68,9 +68,9 @@ def compose(
         documents: [N, D], likewise, embeddings of the second texts. A query is then compared with documents.
         batch_size: B.
         preset: "b3" (window (30, 130), mutual edges, communities of 32), "curriculum" (the same with communities of 1,
-            2, 4, 8, 16 and then 32), "walks" (4,000 candidates, batches are communities), "clusters" (each batch is
-            from one cluster of the embeddings, 4 batches per cluster) or "uniform". The options below replace its
-            values.
+            2, 4, 8, 16 and then 32), "walks" (4,000 candidates, batches are a partition of the graph by walks),
+            "clusters" (each batch is from one cluster of the embeddings, 4 batches per cluster) or "uniform". The
+            options below replace its values.
         community_size: number of instances that are close in the graph. A batch consists of random communities. It
             divides B. B itself makes all of a batch hard, and smaller communities make it softer. A list has the size
             of each epoch, and the last one stays.
@@ -164,6 +164,7 @@ def compose(
         seed=validate.seed(seed),
         epoch=0,
         num_threads=validate.num_threads(num_threads),
+        follows_walks=recipe.follows_walks,
         options=None if sources is None else options,
     )
     apart = Apart(

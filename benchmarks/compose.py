@@ -36,8 +36,8 @@ import scipy.sparse
 import torch
 
 import batchsampler_ext as bse
-from batchsampler_ext._plan.communities import communities_of
 from batchsampler_ext._engine.text_tables import table
+from batchsampler_ext._plan.communities import communities_of
 
 from . import machine, peers
 

@@ -14,6 +14,8 @@ import torch
 
 from .._engine.random import Stream, derived_seed, permutation
 from .._negatives.tables import sizes_of
+from ..graph import ProximityGraph
+from ..planners import PartitionPlanner, PlanRequest
 from .communities import communities_of
 from .sources import (
     Part,
@@ -44,6 +46,7 @@ class EpochRequest(NamedTuple):
     num_threads: int
     options: SourceOptions | None = None  # None: there are no sources
     repair: Repair | None = None
+    follows_walks: bool = False  # communities are a partition by walks
 
 
 class PlannedEpoch(NamedTuple):
@@ -143,12 +146,20 @@ def _ordered(part: Part, request: EpochRequest, block: int) -> _Ordered:
     if part.graph is None or size == 1:
         ids = part.rows[permutation(len(part.rows), seed, request.epoch)].to(torch.int32)
         return _Ordered(ids[: num_communities * size].view(num_communities, size), ids[num_communities * size :])
-    communities, tail = communities_of(
-        part.graph, size, seed=seed, epoch=request.epoch, num_threads=request.num_threads
-    )
+    cut = _parts_by_walks if request.follows_walks else communities_of
+    communities, tail = cut(part.graph, size, seed=seed, epoch=request.epoch, num_threads=request.num_threads)
     if size < block:
         communities = communities[permutation(num_communities, derived_seed(seed, Stream.UNIONS), request.epoch)]
     return _Ordered(communities, tail)
+
+
+def _parts_by_walks(
+    graph: ProximityGraph, size: int, *, seed: int, epoch: int, num_threads: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns (communities, tail) as :func:`communities_of`, in less time and with fewer edges inside."""
+    request = PlanRequest(size, seed=seed, epoch=epoch, num_threads=num_threads)
+    partition = PartitionPlanner("hard").plan(graph, request)
+    return partition.indices.cpu().to(torch.int32), partition.tail.cpu().to(torch.int32)
 
 
 def _in_clusters(rows: torch.Tensor, clusters: torch.Tensor, block: int, seed: int, epoch: int) -> _Ordered:

@@ -30,6 +30,7 @@ class Recipe:
         None  # of each epoch, the last one stays. None: a batch is one community
     )
     batches_per_cluster: int | None = None
+    follows_walks: bool = False  # communities are a partition by walks, instead of those with most edges inside
 
     def checked(
         self, parts: Sequence[Part], batch_size: int, sources_per_batch: int, graph: ProximityGraph | None
@@ -116,7 +117,7 @@ class Recipe:
 
 
 PRESETS = {
-    "walks": Recipe(num_candidates=4000, num_neighbors=100),
+    "walks": Recipe(num_candidates=4000, num_neighbors=100, follows_walks=True),
     "b3": Recipe(rank_window=(30, 130), mutual=True, community_size=32),
     "curriculum": Recipe(rank_window=(30, 130), mutual=True, community_size=(1, 2, 4, 8, 16, 32)),
     "clusters": Recipe(batches_per_cluster=4),

@@ -38,7 +38,7 @@ def hints_of(plan: Plan, *towers, epoch: int = 0) -> list[str]:
 def test_good_plans_get_no_hint(towers):
     for options in ({}, {"community_size": [1, 20]}, {"mutual": False}, {"metric": "l2"}):
         assert hints_of(b3(*towers, **options), *towers) == []
-    for preset in ("uniform", "clusters", "walks"):
+    for preset in ("uniform", "clusters"):
         assert hints_of(compose(*towers, batch_size=40, preset=preset), *towers) == []
     assert hints_of(b3(towers[0]), towers[0]) == []
     assert hints_of(compose(towers[0], batch_size=500, preset="walks"), towers[0]) == []
