@@ -109,21 +109,40 @@ def out_of_range(name: str, low: int, high: int, wrong: int) -> ValueError:
 def as_integers(value: Any, name: str, device: torch.device = _CPU) -> torch.Tensor:
     """Returns a one-dimensional int64 tensor on ``device``. Tensors must be there already, other arrays are copied."""
     if not isinstance(value, torch.Tensor):
-        try:
-            array = np.asarray(value)
-        except ValueError as error:
-            raise ValueError(f"{name}: expected a one-dimensional array of integers ({error})") from None
-        if array.size == 0:
-            array = array.astype(np.int64)
-        if array.dtype.kind not in "iu":
-            raise TypeError(f"{name}: expected integers, got {array.dtype}")
-        value = torch.from_numpy(array.astype(np.int64)).to(device)
+        value = torch.from_numpy(as_int64(value, name, "a one-dimensional array of integers")).to(device)
     require_device(value.device, name, device)
     if value.dtype.is_floating_point or value.dtype.is_complex or value.dtype == torch.bool:
         raise TypeError(f"{name}: expected integers, got {value.dtype}")
     if value.ndim != 1:
         raise ValueError(f"{name}: expected one dimension, got shape {list(value.shape)}")
+    if value.dtype == torch.uint64:
+        return torch.from_numpy(as_int64(value, name)).to(device)
     return value.detach().to(torch.int64).contiguous()
+
+
+def as_int64(value: Any, name: str, kind: str = "an array of integers") -> np.ndarray:
+    """Returns a tensor, array or nested list of integers as a contiguous int64 array. Without elements, of any dtype.
+
+    Tensors are copied to the CPU.
+
+    Raises:
+        TypeError, ValueError: no integers, no rectangle, or a value of 2**63 or more.
+    """
+    if isinstance(value, torch.Tensor):
+        if value.dtype.is_floating_point and value.numel():
+            raise TypeError(f"{name}: expected integers, got {value.dtype}")
+        value = value.detach().cpu().to(torch.int64 if value.numel() == 0 else value.dtype).numpy()
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # lists of different lengths
+        raise ValueError(f"{name}: expected {kind} ({error})") from None
+    if array.size == 0:
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, got {array.dtype}")
+    if array.dtype.kind == "u" and array.dtype.itemsize == 8 and array.size and int(array.max()) >= 2**63:
+        raise ValueError(f"{name}: expected integers below 2**63, got {int(array.max())}")
+    return np.ascontiguousarray(array.astype(np.int64))
 
 
 def require_device(device: torch.device, name: str, expected: torch.device) -> None:

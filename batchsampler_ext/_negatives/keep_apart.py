@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from .._engine.arrays import address
+from .._engine.arrays import address, as_int64
 from .._engine.backend import core
 from .._engine.random import Stream, derived_seed
 from .._engine.requests import KeepApartRequest
+from .tables import kept_first, order_of_kept
+
+_MAX_ATTEMPTS = 8  # repairs with other random choices, if several columns are hard to place
+_ROWS_AT_ONCE = 1 << 15
 
 
 class Apart(NamedTuple):
@@ -30,12 +35,43 @@ class Apart(NamedTuple):
         return self.ids.shape[1] == 0 and len(self.positives) == 0
 
 
+class Elsewhere(NamedTuple):
+    """Places outside the batches that instances may also take: among those left out, or in batches of other kinds."""
+
+    num_places: int
+    most_per_id: int  # instances with an equal id that fit there
+    what: str  # names the places in errors
+
+
+def left_out_places(num_places: int, reason: str) -> Elsewhere | None:
+    """Returns the places of instances that take no part in an epoch, where ids may meet. reason: of errors."""
+    return Elsewhere(num_places, num_places, f"{num_places} instances left out ({reason})") if num_places else None
+
+
 class Repaired(NamedTuple):
     """Batches after the repair, and what it took."""
 
     members: torch.Tensor  # int32 [L]
-    num_moved: int  # instances that are in another batch than before
+    num_moved: int  # members that were in another batch, or in none
     num_met: int  # pairs of ``positives`` in one batch; a pair that is given twice counts twice
+    left_out: torch.Tensor  # int32, the instances in no batch
+
+
+class Lookup:
+    """What repairs of several parts share: partners of all N instances, and a table of N rows."""
+
+    def __init__(self, apart: Apart) -> None:
+        self._apart = apart
+
+    @cached_property
+    def partners(self) -> tuple[np.ndarray, np.ndarray]:
+        """The result of :func:`partners_of`."""
+        return partners_of(self._apart.positives, len(self._apart.ids))
+
+    @cached_property
+    def row_of(self) -> torch.Tensor:
+        """int32 [N], all -1 between uses."""
+        return torch.full((len(self._apart.ids),), -1, dtype=torch.int32, device="cpu")
 
 
 def keep_apart(
@@ -48,10 +84,15 @@ def keep_apart(
     epoch: int,
     part: int = 0,
     what: str = "batches",
+    left_out: torch.Tensor | None = None,
+    num_mixed: int = 0,
+    lookup: Lookup | None = None,
 ) -> Repaired:
     """Returns the batches with instances swapped between them, so that they keep ``apart``. Sizes stay as they are.
 
-    Swaps are among the batches given. To keep sources apart, call this once for the batches of each source.
+    Swaps are among the batches given. If these alone cannot keep ids apart, swaps with instances left out are allowed,
+    too. To keep sources apart, call this once for the batches of each source. If several columns are hard to place, it
+    is tried anew with other random choices.
 
     Args:
         members: int32 [L] on the CPU, distinct instances, one batch after the other.
@@ -60,20 +101,79 @@ def keep_apart(
         neighbors: int32 [N, K] on the CPU, edges that the swaps should keep inside batches, or None.
         seed, epoch, part: name the random choices. part: number of the call in this epoch, 0 to 2**32 - 1.
         what: names the batches in errors.
+        left_out: int32, other instances that may take the place of a member. None: there are none.
+        num_mixed: number of further batches that could have taken some of the instances, for errors.
+        lookup: for several calls with the same ``apart``.
 
     Raises:
         ValueError: an id is on more instances than the batches can hold, or no way was found to keep all ids apart.
 
-    Determinism: a function of the arguments. :mod:`batchsampler_ext.reference.keep_apart` defines it.
+    Determinism: a function of the arguments. :mod:`batchsampler_ext.reference.keep_apart` defines it. An instance left
+    out is a batch of its own there.
     """
+    nothing = members[:0]
+    left_out = nothing if left_out is None else left_out
+    if len(members) == 0 or apart.is_empty:
+        return Repaired(members.clone(), 0, 0, left_out)
+    lookup = Lookup(apart) if lookup is None else lookup
     ids = apart.ids[members.numpy()]
-    require_room(ids, sizes, apart.max_per_batch, what)
-    codes = codes_of_repeated(ids, apart.max_per_batch)
+    fits = _shortage(ids, sizes, apart.max_per_batch, what) is None
+    num_attempts = _MAX_ATTEMPTS if ids.shape[1] > 1 else 1
+    roads = [(nothing, 1 if len(left_out) else num_attempts)] if fits else []
+    if len(left_out):
+        elsewhere = left_out_places(len(left_out), "drop_last, leftovers='drop' or weights")
+        all_ids = apart.ids[torch.cat([members, left_out]).numpy()]
+        if fits or _shortage(all_ids, sizes, apart.max_per_batch, what, elsewhere) is None:
+            roads.append((left_out, num_attempts))
+    num_left, attempt = 0, 0
+    for others, num_tries in roads:
+        for _ in range(num_tries):
+            key = derived_seed(seed, Stream.KEEP_APART, part + (attempt << 32), epoch)
+            result, num_left, num_met = _repaired_once(members, others, sizes, apart, neighbors, key, lookup)
+            if num_left == 0:
+                kept = result[: len(members)]
+                outside = result[len(members) :] if len(others) else left_out
+                return Repaired(kept, _num_moved(members, kept, sizes, lookup.row_of), num_met, outside)
+            attempt += 1
+    if num_mixed == 0:  # the counts tell why
+        if len(left_out):
+            require_assignment(all_ids, sizes, apart.max_per_batch, what, elsewhere)
+        else:
+            require_assignment(ids, sizes, apart.max_per_batch, what)
+    others_too = f", or in the {num_mixed} batches of several sources" if num_mixed else ""
+    others_too += f", or outside of them ({len(left_out)} instances are left out)" if len(left_out) else ""
+    count = f"{num_left} instances" if num_left else "some instances"
+    raise ValueError(
+        f"unique: expected ids that can be kept apart, got ids of which {count} could not be placed in the "
+        f"{len(sizes)} {what} of epoch {epoch} with max_per_batch {apart.max_per_batch}{others_too} (no way was found "
+        f"to place all ids{' of all columns together' if ids.shape[1] > 1 else ''}; it may be that none exists)"
+    )
+
+
+def _repaired_once(
+    members: torch.Tensor,
+    left_out: torch.Tensor,
+    sizes: np.ndarray,
+    apart: Apart,
+    neighbors: torch.Tensor | None,
+    key: int,
+    lookup: Lookup,
+) -> tuple[torch.Tensor, int, int]:
+    """Returns (members and then instances left out, after swaps; excess that is left; pairs of partners that met)."""
+    everyone = torch.cat([members, left_out])
+    sizes = np.concatenate([sizes, np.ones(len(left_out), np.int64)])
+    codes = codes_of_repeated(apart.ids[everyone.numpy()], apart.max_per_batch)
     num_codes = int(codes.max(initial=-1)) + 1
-    offsets, partners = partners_of(apart.positives, len(apart.ids))
-    result = members.clone()
-    if len(members) == 0 or (num_codes == 0 and len(partners) == 0):
-        return Repaired(result, 0, 0)
+    if num_codes == 0 and len(apart.positives) == 0:
+        return everyone, 0, 0
+    offsets, partners = lookup.partners
+    num_instances, result = len(apart.ids), everyone.clone()
+    is_small = 4 * len(everyone) < num_instances  # the work of a call should not grow with N
+    if is_small:
+        offsets, partners, neighbors = _among(everyone, offsets, partners, neighbors, lookup.row_of)
+        num_instances, result = len(everyone), torch.arange(len(everyone), dtype=torch.int32, device="cpu")
+    if num_codes == 0 and len(partners) == 0:
+        return everyone, 0, 0
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     request = KeepApartRequest(
         members=address(result),
@@ -88,24 +188,47 @@ def keep_apart(
         partners=partners.ctypes.data,
         neighbors=address(neighbors),
         num_neighbors=0 if neighbors is None else neighbors.shape[1],
-        num_instances=len(apart.ids),
-        key=derived_seed(seed, Stream.KEEP_APART, part, epoch),
+        num_instances=num_instances,
+        key=key,
     )
     num_left, num_met = core.keep_apart(request)
-    if num_left:
-        proof = (
-            "no assignment to batches of these lengths exists"
-            if codes.shape[1] == 1
-            else "each id fits by its count, but no way was found to place all columns together"
-        )
-        raise ValueError(
-            f"unique: expected ids that can be kept apart, got ids of which {num_left} instances could not be placed "
-            f"in the {len(sizes)} {what} of epoch {epoch} with max_per_batch {apart.max_per_batch} ({proof})"
-        )
-    batch_before = np.empty(len(apart.ids), np.int32)
-    batch_of_position = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-    batch_before[members.numpy()] = batch_of_position
-    return Repaired(result, int((batch_before[result.numpy()] != batch_of_position).sum()), num_met)
+    return everyone[result.long()] if is_small else result, num_left, num_met
+
+
+def _among(
+    members: torch.Tensor,
+    offsets: np.ndarray,
+    partners: np.ndarray,
+    neighbors: torch.Tensor | None,
+    row_of: torch.Tensor,
+) -> tuple[np.ndarray, np.ndarray, torch.Tensor | None]:
+    """Returns partners and neighbors among the members, by their places in ``members``. row_of: as in Lookup."""
+    ids = members.long()
+    row_of[ids] = torch.arange(len(ids), dtype=torch.int32, device="cpu")
+    rows, places = row_of.numpy(), ids.numpy()
+    counts = offsets[places + 1] - offsets[places]
+    firsts = np.repeat(offsets[places] - (np.cumsum(counts) - counts), counts)
+    found = rows[partners[firsts + np.arange(len(firsts))]]
+    counts = np.bincount(np.repeat(np.arange(len(ids)), counts)[found >= 0], minlength=len(ids))
+    table = None
+    if neighbors is not None:
+        table = torch.empty(len(ids), neighbors.shape[1], dtype=torch.int32, device="cpu")
+        for first in range(0, len(ids), _ROWS_AT_ONCE):
+            part = neighbors[ids[first : first + _ROWS_AT_ONCE]]
+            local = torch.where(part >= 0, row_of[part.clamp(min=0).long()], -1)
+            keeps = local >= 0
+            table[first : first + _ROWS_AT_ONCE] = kept_first(local, keeps, order_of_kept(keeps), -1)
+    row_of[ids] = -1
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), np.ascontiguousarray(found[found >= 0]), table
+
+
+def _num_moved(before: torch.Tensor, after: torch.Tensor, sizes: np.ndarray, table: torch.Tensor) -> int:
+    """Returns how many members of the batches were in another batch before, or in none. table: Lookup.row_of."""
+    batches = torch.from_numpy(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
+    table[before.long()] = batches
+    result = int((table[after.long()] != batches).sum())
+    table[before.long()] = -1
+    return result
 
 
 class Repairs:
@@ -121,26 +244,33 @@ class Repairs:
     ) -> None:
         """neighbors, seed: as in :func:`keep_apart`. sources: all, ascending, for errors. None: there are none."""
         self._apart, self._neighbors, self._seed, self._sources = apart, neighbors, seed, sources
+        self._lookup = Lookup(apart)
         self.num_moved: list[int] = []
         self.num_met: list[int] = []
 
-    def of_epoch(self, epoch: int) -> Callable[[torch.Tensor, np.ndarray, int], torch.Tensor]:
-        """Returns ``repair(members, sizes, part)``, which returns the batches of a part of the epoch after swaps.
+    def of_epoch(self, epoch: int) -> Callable[..., torch.Tensor]:
+        """Returns ``repair(members, sizes, part, left_out=None, num_mixed=0)``.
 
-        part: 0, or 1 + the number of the source that the batches are of. Epochs are repaired in ascending order.
+        It returns the batches of a part of the epoch after swaps. part: 0, or 1 + the number of the source that the
+        batches are of. The others: as in :func:`keep_apart`. Epochs are repaired in ascending order.
         """
         self.num_moved.append(0)
         self.num_met.append(0)
 
-        def repair(members: torch.Tensor, sizes: np.ndarray, part: int) -> torch.Tensor:
-            if self._apart.is_empty:
-                return members
+        def repair(
+            members: torch.Tensor,
+            sizes: np.ndarray,
+            part: int,
+            left_out: torch.Tensor | None = None,
+            num_mixed: int = 0,
+        ) -> torch.Tensor:
             what = "batches"
             if self._sources is not None:
                 what += f" of source {self._sources[part - 1]}" if part else " of several sources"
             result = keep_apart(
-                members, sizes, self._apart, self._neighbors, seed=self._seed, epoch=epoch, part=part, what=what
-            )
+                members, sizes, self._apart, self._neighbors, seed=self._seed, epoch=epoch, part=part, what=what,
+                left_out=left_out, num_mixed=num_mixed, lookup=self._lookup,
+            )  # fmt: skip
             self.num_moved[-1] += result.num_moved
             self.num_met[-1] += result.num_met
             return result.members
@@ -148,42 +278,59 @@ class Repairs:
         return repair
 
 
-def require_room(ids: np.ndarray, sizes: np.ndarray, max_per_batch: int, what: str = "batches") -> None:
-    """Raises ``ValueError`` if an id is on more instances than batches of these sizes may hold. ids: int64 [L, C]."""
-    room = int(np.minimum(sizes, max_per_batch).sum())
-    for column in range(ids.shape[1]):
-        values, counts = np.unique(ids[:, column], return_counts=True)
-        counts[values == -1] = 0
-        most = int(counts.argmax()) if len(counts) else 0
-        if len(counts) and counts[most] > room:
-            raise ValueError(
-                f"unique: expected each id on at most {room} instances ({len(sizes)} {what}, "
-                f"max_per_batch {max_per_batch}), got id {values[most]} of column {column} on {counts[most]}"
-            )
-
-
-def require_assignment(ids: np.ndarray, sizes: np.ndarray, max_per_batch: int) -> None:
+def require_assignment(
+    ids: np.ndarray, sizes: np.ndarray, max_per_batch: int, what: str = "batches", elsewhere: Elsewhere | None = None
+) -> None:
     """Raises ``ValueError`` if no assignment to batches of these sizes exists for some column. ids: int64 [L, C].
 
-    L is the sum of the sizes. By the theorem of Gale and Ryser, an assignment for one column exists if and only if, for
-    each k, the k largest batches have at most sum over ids of min(instances with the id, k * max_per_batch) places.
+    L is the sum of the sizes and of the places ``elsewhere``, which all are taken. what: names the batches in errors.
+
+    An assignment for one column is a flow from ids to batches, and to the places elsewhere as one more node. By the
+    theorem of Gale and Ryser, it exists if and only if these hold for each k. The k largest batches have at most sum
+    over ids of min(instances with the id, k * max_per_batch) places. With the places elsewhere they have at most sum of
+    min(instances with the id, k * max_per_batch + most_per_id).
     """
-    places = np.cumsum(-np.sort(-sizes))
+    message = _shortage(ids, sizes, max_per_batch, what, elsewhere)
+    if message is not None:
+        raise ValueError(f"unique: expected {message}")
+
+
+def _shortage(
+    ids: np.ndarray, sizes: np.ndarray, max_per_batch: int, what: str, elsewhere: Elsewhere | None = None
+) -> str | None:
+    """Returns why no assignment exists for some column, or None."""
+    num_places, most_per_id, other = (0, 0, "") if elsewhere is None else elsewhere
+    room = int(np.minimum(sizes, max_per_batch).sum()) + most_per_id
+    places = np.concatenate([[0], np.cumsum(-np.sort(-sizes))])
+    limits = np.arange(len(sizes) + 1, dtype=np.int64) * max_per_batch
+    also = f" and {other}" if elsewhere is not None else ""
+    columns = []
     for column in range(ids.shape[1]):
         values, counts = np.unique(ids[:, column], return_counts=True)
-        num_without = int(counts[values == -1].sum())
-        counts = np.sort(counts[values != -1])
-        limits = np.arange(1, len(sizes) + 1, dtype=np.int64) * max_per_batch
-        num_below = counts.searchsorted(limits)
-        sums = np.concatenate([[0], np.cumsum(counts)])
-        usable = sums[num_below] + (len(counts) - num_below) * limits + num_without
-        if (usable < places).any():
-            k = int((usable < places).argmax())
-            raise ValueError(
-                f"unique: expected ids that can be kept apart, got ids of column {column} of which the {k + 1} largest "
-                f"of {len(sizes)} batches can hold {usable[k]} instances and must hold {places[k]}, with max_per_batch "
-                f"{max_per_batch} (no assignment to batches of these lengths exists)"
+        known = counts[values != -1]
+        if known.max(initial=0) > room:
+            most = int(np.where(values == -1, 0, counts).argmax())
+            return (
+                f"each id on at most {room} instances ({len(sizes)} {what}{also}, max_per_batch {max_per_batch}), got "
+                f"id {values[most]} of column {column} on {counts[most]}"
             )
+        columns.append((np.sort(known), int(counts.sum() - known.sum())))
+    for column, (known, num_without) in enumerate(columns):
+        sums = np.concatenate([[0], np.cumsum(known)])
+        for extra_limit, extra_places in ((0, 0), (most_per_id, num_places))[: 1 if elsewhere is None else 2]:
+            most = limits + extra_limit
+            num_below = known.searchsorted(most)
+            usable = sums[num_below] + (len(known) - num_below) * most + num_without
+            lacks = usable < places + extra_places
+            if lacks.any():
+                k = int(lacks.argmax())
+                return (
+                    f"ids that can be kept apart, got ids of column {column} of which the {k} largest of {len(sizes)} "
+                    f"{what}{also if extra_places else ''} can hold {usable[k]} instances and must hold "
+                    f"{places[k] + extra_places}, with max_per_batch {max_per_batch} (no assignment to batches of these "
+                    "lengths exists)"
+                )
+    return None
 
 
 def codes_of_repeated(ids: np.ndarray, max_per_batch: int) -> np.ndarray:
@@ -218,31 +365,26 @@ def as_ids_of_columns(value: Any, num_instances: int, owner: str = "queries") ->
     """Returns ``unique=`` as int64 [N, C], C = 0 for None. Raises errors that name it. owner: has N instances."""
     if value is None:
         return np.empty((num_instances, 0), np.int64)
-    array = _integers(value, "unique")
+    array = as_int64(value, "unique")
     if array.ndim not in (1, 2) or len(array) != num_instances:
         raise ValueError(
             f"unique: expected shape [{num_instances}] or [{num_instances}, C] as {owner} has, got {list(array.shape)}"
         )
     if array.size and int(array.min()) < -1:
         raise ValueError(f"unique: expected ids that are not negative, or -1 for none, got {int(array.min())}")
-    return array.reshape(num_instances, -1)
+    return array.reshape(num_instances, array.size // num_instances)
 
 
 def as_pairs(value: Any, num_instances: int) -> np.ndarray:
     """Returns ``positives=`` as int64 [P, 2], P = 0 for None. Raises errors that name it."""
     if value is None:
         return np.empty((0, 2), np.int64)
-    array = _integers(value, "positives")
+    array = as_int64(value, "positives")
+    if array.shape == (0,):
+        array = array.reshape(0, 2)
     if array.ndim != 2 or array.shape[1] != 2:
         raise ValueError(f"positives: expected pairs [P, 2], got shape {list(array.shape)}")
     wrong = array[(array < 0) | (array >= num_instances)]
     if len(wrong):
         raise ValueError(f"positives: expected values in [0, {num_instances}), got {int(wrong[0])}")
     return array
-
-
-def _integers(value: Any, name: str) -> np.ndarray:
-    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected integers, got {array.dtype}")
-    return np.ascontiguousarray(array.astype(np.int64))

@@ -58,7 +58,7 @@ def plan_epochs(
         if sources is not None:
             planned, before, num_moved = _with_exchanges(planned, sources, demands, request)
             repairs.num_moved[-1] += num_moved
-        planned = repaired(planned, before, values, request)
+        planned = repaired(planned, before, values, parts, request)
         epochs.append(planned.ids)
         if sources is not None:  # batches of several sources may be of one now
             of_batches.append(sources_of_batches(planned, sources, request.batch_size))

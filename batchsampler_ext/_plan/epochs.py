@@ -27,11 +27,12 @@ from .sources import (
     source_seed,
 )
 
-Repair = Callable[[torch.Tensor, np.ndarray, int], torch.Tensor]
-"""``repair(members, sizes, part)`` returns the batches of one source after swaps between them.
+Repair = Callable[..., torch.Tensor]
+"""``repair(members, sizes, part, left_out, num_mixed)`` returns the batches of one source after swaps between them.
 
 members: int32 [L], one batch after the other. sizes: int64, of the batches. part: 0 for batches of several sources,
-else 1 + the index of the source. Without sources there is one call with part 0.
+else 1 + the index of the source. Without sources there is one call with part 0. left_out: int32, instances of the
+source in no batch, which may take the place of members. num_mixed: number of batches of several sources.
 """
 
 
@@ -98,27 +99,41 @@ def plan_epoch(parts: Sequence[Part], request: EpochRequest) -> PlannedEpoch:
 
 
 def repaired(
-    epoch: PlannedEpoch, sources: torch.Tensor | None, values: Sequence[int], request: EpochRequest
+    epoch: PlannedEpoch,
+    sources: torch.Tensor | None,
+    values: Sequence[int],
+    parts: Sequence[Part],
+    request: EpochRequest,
 ) -> PlannedEpoch:
     """Returns the epoch after ``request.repair`` of the batches of each source. values: all sources, ascending.
 
-    sources: int64, of each batch, or None.
+    sources: int64, of each batch, or None. parts: all instances of each source.
     """
     if request.repair is None or len(epoch.ids) == 0:
         return epoch
     sizes = batch_sizes(epoch, request.batch_size)
+    is_left_out = torch.ones(sum(len(part.rows) for part in parts), dtype=torch.bool)
+    is_left_out[epoch.ids.long()] = False
     if sources is None:
-        return epoch._replace(ids=request.repair(epoch.ids, sizes, 0))
+        left_out = is_left_out.nonzero().ravel().to(torch.int32)
+        return epoch._replace(ids=request.repair(epoch.ids, sizes, 0, left_out, 0))
     ids = epoch.ids.clone()
     part_of_batch = np.searchsorted(np.array([-1, *values]), sources.numpy())
     order = np.argsort(part_of_batch, kind="stable")  # batches of a source, in their order
     starts = np.cumsum(sizes) - sizes
     found, firsts = np.unique(part_of_batch[order], return_index=True)
+    num_mixed = int((part_of_batch == 0).sum())
     for part, batches in zip(found.tolist(), np.split(order, firsts[1:]), strict=True):
         counts = sizes[batches]
         places = np.arange(counts.sum()) + np.repeat(starts[batches] - (np.cumsum(counts) - counts), counts)
         chosen = torch.from_numpy(places)
-        ids[chosen] = request.repair(ids[chosen], counts, part)
+        before = ids[chosen]
+        own = is_left_out if part == 0 else is_left_out[parts[part - 1].rows]  # batches of several sources come first
+        left_out = own.nonzero().ravel() if part == 0 else parts[part - 1].rows[own]
+        ids[chosen] = request.repair(before, counts, part, left_out.to(torch.int32), num_mixed if part else 0)
+        if len(left_out):
+            is_left_out[before.long()] = True
+            is_left_out[ids[chosen].long()] = False
     return epoch._replace(ids=ids)
 
 

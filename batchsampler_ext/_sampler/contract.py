@@ -19,8 +19,8 @@ from .._negatives.keep_apart import (
     as_ids_of_columns,
     as_pairs,
     keep_apart,
+    left_out_places,
     require_assignment,
-    require_room,
 )
 from .._negatives.negatives import (
     Demands,
@@ -33,13 +33,12 @@ from .._negatives.negatives import (
     neighbors_of_instances,
     without_positives,
 )
+from .._negatives.padding import padding
 from ..bank import FeatureBank
 from ..graph import ProximityGraph
 from ..graph_builders import GraphConfig
 from ..planners import BatchPlanner
 from .epoch_cursor import Plan
-
-_MAX_ATTEMPTS = 8  # repairs with other random choices, if several columns are hard to place
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,19 +92,36 @@ class Contract:
     def require_possible(self, instances: torch.Tensor, sizes: np.ndarray, batch_size: int) -> None:
         """Raises ``ValueError`` if batches of these sizes cannot keep the ids of the instances apart.
 
-        If the batches hold fewer instances, any others may be left out. For one column the answer is exact then, too.
-        For several, a repair of random batches is tried.
+        If the batches hold fewer instances, any others may be left out. For one column the answer is exact. For several,
+        a repair of random batches is tried.
         """
         validate.integer(self.apart.max_per_batch, "max_per_batch", 1, batch_size, because=" (the batch size)")
         if not self.apart.ids.shape[1] or not len(sizes):
             return
         ids, num_drawn = self.apart.ids[instances.numpy()], int(sizes.sum())
-        require_room(ids, sizes, self.apart.max_per_batch)
-        if num_drawn == len(instances):
-            require_assignment(ids, sizes, self.apart.max_per_batch)
+        others = left_out_places(len(instances) - num_drawn, "drop_last")
+        require_assignment(ids, sizes, self.apart.max_per_batch, elsewhere=others)
         if ids.shape[1] > 1:
-            order = permutation(len(instances), 0, 0)[:num_drawn]
-            self.repaired(instances[order].to(torch.int32), sizes, None, 0, 0)
+            order = permutation(len(instances), 0, 0)
+            self.left_out(instances[order[:num_drawn]], sizes, instances[order[num_drawn:]], 0, 0)
+
+    def left_out(
+        self, members: torch.Tensor, sizes: np.ndarray, others: torch.Tensor, seed: int, epoch: int
+    ) -> torch.Tensor:
+        """Returns which instances an epoch leaves out: the others, if batches of the members can keep ids apart.
+
+        If not, some change places with members. For several columns, a repair of batches is tried.
+        """
+        ids = self.apart.ids
+        if ids.shape[1] == 1:
+            try:
+                require_assignment(ids[members.numpy()], sizes, self.apart.max_per_batch)
+                return others
+            except ValueError:
+                pass
+        members, others = members.to(torch.int32), others.to(torch.int32)
+        apart = self.apart._replace(positives=self.apart.positives[:0])
+        return keep_apart(members, sizes, apart, None, seed=seed, epoch=epoch, left_out=others).left_out.long()
 
     def graph_config(self, config: GraphConfig) -> GraphConfig:
         """Returns the options of the graph, so that ids count as labels, and scores are there for margins."""
@@ -140,13 +156,7 @@ class Contract:
             return members
         has_edges = graph is not None and graph.num_neighbors > 0
         neighbors = neighbors_of_instances([graph], len(self.apart.ids)) if graph is not None and has_edges else None
-        for attempt in range(_MAX_ATTEMPTS):
-            try:
-                return keep_apart(members, sizes, self.apart, neighbors, seed=seed, epoch=epoch, part=attempt).members
-            except ValueError:
-                if self.apart.ids.shape[1] < 2 or attempt == _MAX_ATTEMPTS - 1:
-                    raise
-        raise AssertionError
+        return keep_apart(members, sizes, self.apart, neighbors, seed=seed, epoch=epoch).members
 
     def padding(
         self, batch: torch.Tensor, instances: torch.Tensor, size: int, num_ranks: int, is_local: bool
@@ -160,23 +170,8 @@ class Contract:
         """
         if not self.apart.ids.shape[1]:
             return instances
-        members, spare = batch.long().numpy(), instances[~torch.isin(instances, batch)].numpy()
-        chosen: list[int] = []
-        while len(members) < size * num_ranks and len(spare):
-            start = len(members) // size * size if is_local else 0
-            place = int(self._fits(spare, members[start:]).argmax())  # the first one, if none fits
-            chosen.append(int(spare[place]))
-            members, spare = np.append(members, spare[place]), np.delete(spare, place)
-        return torch.tensor([*chosen, *spare[: size * num_ranks].tolist()], dtype=torch.int64, device="cpu")
-
-    def _fits(self, candidates: np.ndarray, members: np.ndarray) -> np.ndarray:
-        """Returns which candidates may enter a batch of these members."""
-        fits = np.ones(len(candidates), dtype=bool)
-        for column in self.apart.ids.T:
-            values, counts = np.unique(column[members], return_counts=True)
-            full = values[(counts >= self.apart.max_per_batch) & (values != -1)]
-            fits &= ~np.isin(column[candidates], full)
-        return fits
+        spare = instances[~torch.isin(instances, batch)]
+        return padding(batch, spare, self.apart.ids, self.apart.max_per_batch, size, num_ranks, is_local)
 
     def negatives(self, plans: Sequence[Plan]) -> Negatives:
         """Returns which pairs count as negatives in the batches of these plans."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +53,7 @@ class PlanMaker:
     contract: Contract
     scope: str = "global"
     num_replicas: int = 1
+    _left_out: dict[int, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def global_batch_size(self) -> int:
@@ -96,9 +97,21 @@ class PlanMaker:
         result = torch.zeros(size, dtype=torch.bool, device="cpu")
         count = size % self.global_batch_size if self.drop_last else 0
         if count and self.planner.covers_once:
-            order = permutation(size, self._plan_seed(epoch, _LEFT_OUT), epoch)
-            result[order[size - count :]] = True
+            if epoch not in self._left_out:
+                self._left_out.clear()
+                self._left_out[epoch] = self._chosen_left_out(epoch, count)
+            result[self._left_out[epoch]] = True
         return result
+
+    def _chosen_left_out(self, epoch: int, count: int) -> torch.Tensor:
+        """Returns random places in ``instances``. The others can keep the contract."""
+        size, seed = len(self.instances), self._plan_seed(epoch, _LEFT_OUT)
+        order = permutation(size, seed, epoch)
+        if not self.contract.apart.ids.shape[1] or count == size:
+            return order[size - count :]
+        members, others = self.instances[order[: size - count]], self.instances[order[size - count :]]
+        others = self.contract.left_out(members, self.batch_sizes(size - count), others, seed, epoch)
+        return torch.searchsorted(self.instances, others)
 
     def make(
         self,
