@@ -11,7 +11,7 @@ from ._engine.backend import engine
 from ._engine.cuda import DeviceStatus
 from ._engine.deferred_checks import DeferredChecks
 from ._engine.requests import GraphLayout
-from .graph import ProximityGraph, row_of_instances
+from .graph import ProximityGraph
 
 _FEW_IDS = 2**16  # so few ids are checked in some microseconds
 
@@ -42,7 +42,7 @@ class GraphView:
         if ids is not None and DeferredChecks(graph.device).are_all(ids, graph.num_instances):
             ids = None
         self._ids = ids  # of the rows; None if row i is instance i
-        self._row_of = None if ids is None else row_of_instances(ids, graph.num_instances)
+        self._row_of = None if ids is None else graph._row_of_instances()
 
     @property
     def layout(self) -> GraphLayout:

@@ -98,6 +98,7 @@ class ProximityGraph:
         # (version of neighbors, degrees, order of the work that computes and reads them)
         self._checked: tuple[int, torch.Tensor | None, StreamOrder] | None = None
         self._pending = checks.statuses  # results of kernels that built, checked or walked the graph
+        self._row_table: torch.Tensor | None = None  # row_of_instances, if it is known
 
     @classmethod
     def _from_engine(
@@ -111,7 +112,7 @@ class ProximityGraph:
         """Returns a graph of arrays that an engine has filled or will fill. ``statuses`` report errors of that work."""
         graph = cls.__new__(cls)
         graph.neighbors, graph.scores, graph.ids, graph.num_instances = neighbors, scores, ids, num_instances
-        graph._checked, graph._pending = None, []
+        graph._checked, graph._pending, graph._row_table = None, [], None
         for status in statuses:
             graph._add_status(status)
         return graph
@@ -220,7 +221,7 @@ class ProximityGraph:
         """
         num_threads = validate.num_threads(num_threads)
         self._short_degrees(num_threads)  # checks the ids
-        row_of = None if self.ids is None else row_of_instances(self.ids, self.num_instances)
+        row_of = self._row_of_instances()
         neighbors = torch.empty_like(self.neighbors)
         scores = None if self.scores is None else torch.empty_like(self.scores)
         degrees = torch.empty(len(self), dtype=torch.int32, device=self.device)
@@ -233,7 +234,14 @@ class ProximityGraph:
         graph = self._from_engine(neighbors, scores, self.ids, self.num_instances, [*self._pending, status])
         if not neighbors.is_inference():
             graph._checked = (neighbors._version, degrees, StreamOrder(self.device))
+        graph._row_table = self._row_table
         return graph
+
+    def _row_of_instances(self) -> torch.Tensor | None:
+        """Returns the row of each instance, int32 [N]. None without ids, when they are the same."""
+        if self.ids is None or self._row_table is not None:
+            return self._row_table
+        return row_of_instances(self.ids, self.num_instances)
 
     def stats(self) -> GraphStats:
         """Returns :class:`GraphStats`. Reads the whole graph, and raises the errors of :meth:`degrees`."""

@@ -12,7 +12,7 @@ import torch
 
 from .._engine import validate
 from .._engine.arrays import Matrix, as_ids
-from ..graph import ProximityGraph, row_of_instances
+from ..graph import ProximityGraph
 from ..graph_builders import knn
 from .keep_apart import Apart
 from .tables import kept_first, order_of_kept
@@ -35,11 +35,10 @@ class Negatives(NamedTuple):
 
     @classmethod
     def of(cls, num_instances: int, groups: torch.Tensor, pairs: Iterable[np.ndarray]) -> Negatives:
-        """pairs: int64 [P, 2] arrays of (query, document). They may repeat."""
-        keys = [np.asarray(part[:, 0] * num_instances + part[:, 1]) for part in pairs]
-        query, document = np.divmod(np.unique(np.concatenate([np.empty(0, np.int64), *keys])), num_instances)
-        offsets = np.searchsorted(query, np.arange(num_instances + 1))
-        return cls(groups, torch.from_numpy(offsets), torch.from_numpy(document.astype(np.int32)))
+        """pairs: int [P, 2] arrays of (query, document). They may repeat."""
+        found = PairSet(num_instances)
+        found.add(pairs)
+        return found.negatives(groups)
 
     @classmethod
     def none(cls, num_instances: int) -> Negatives:
@@ -77,6 +76,32 @@ class Negatives(NamedTuple):
             is_here = ordered[place] == documents
             mask[rows[is_here], order[place[is_here]]] = False
         return mask
+
+
+class PairSet:
+    """Distinct pairs (query, document) of N instances, as ascending numbers query * N + document."""
+
+    def __init__(self, num_instances: int) -> None:
+        self._num_instances, self._keys = num_instances, np.empty(0, np.int64)
+
+    def add(self, pairs: Iterable[np.ndarray]) -> None:
+        """pairs: int [P, 2] arrays. O(P log P) time and 8 bytes per pair."""
+        keys = [part[:, 0].astype(np.int64) * self._num_instances + part[:, 1] for part in pairs]
+        added = np.concatenate([np.empty(0, np.int64), *keys])
+        del keys
+        added.sort()
+        merged = np.concatenate([self._keys, added])
+        merged.sort(kind="stable")  # merges two ascending runs
+        is_first = np.ones(len(merged), dtype=bool)
+        np.not_equal(merged[1:], merged[:-1], out=is_first[1:])
+        self._keys = merged if is_first.all() else merged[is_first]
+
+    def negatives(self, groups: torch.Tensor) -> Negatives:
+        num_instances, keys = self._num_instances, self._keys
+        offsets = np.searchsorted(keys, np.arange(num_instances + 1) * num_instances)
+        documents = np.empty(len(keys), np.int32)
+        np.remainder(keys, num_instances, out=documents, casting="unsafe")
+        return Negatives(groups, torch.from_numpy(offsets), torch.from_numpy(documents))
 
 
 def groups_of(ids: np.ndarray, labels: np.ndarray | None) -> torch.Tensor:
@@ -165,8 +190,9 @@ class Margins(NamedTuple):
         return rule.limits(queries, documents, metric, num_threads)
 
     def pairs(self, ids: torch.Tensor) -> np.ndarray:
-        """Returns int64 [P, 2]: the pairs (i, j), i != j, of these instances with s(i, j) >= limit(i)."""
+        """Returns int32 [P, 2]: the pairs (i, j), i != j, of these instances with s(i, j) >= limit(i)."""
         ids = ids.long()
+        short_ids = ids.to(torch.int32)
         found, rows, num_neighbors = [], torch.arange(len(ids), device="cpu"), min(_FIRST_NEIGHBORS, len(ids))
         documents = _take(self.documents, ids)
         while len(rows):  # the best documents of each row, and more for rows whose last one is still above the limit
@@ -184,8 +210,9 @@ class Margins(NamedTuple):
             is_done = ~is_above[:, -1] | (num_neighbors == len(ids))
             is_pair = is_above & is_done[:, None] & (others != rows[:, None]) & (others >= 0)
             place = is_pair.nonzero()[:, 0]
-            found.append(torch.stack([ids[rows[place]], ids[others[is_pair]]], 1))
-            rows, num_neighbors = rows[~is_done], min(4 * num_neighbors, len(ids))
+            found.append(torch.stack([short_ids[rows[place]], short_ids[others[is_pair]]], 1))
+            is_common = 2 * int(is_done.sum()) < len(rows)  # nearly all documents may be above the limit
+            rows, num_neighbors = rows[~is_done], len(ids) if is_common else min(4 * num_neighbors, len(ids))
         return torch.cat(found).numpy()
 
 
@@ -202,7 +229,7 @@ def without_positives(graph: ProximityGraph, demands: Demands) -> ProximityGraph
     """Returns the graph without edges that join no negatives. Rows keep the order of their neighbors.
 
     Edges are dropped between equal numbers of ``groups``, either way between pairs of ``apart.positives``, and with
-    scores at or above the limits of ``margins`` or above ``max_score``. O(N K + P K).
+    scores at or above the limits of ``margins`` or above ``max_score``. O(R K + P (K + log R)) for R rows.
 
     Raises:
         ValueError: a limit is given, and the graph has no scores.
@@ -217,14 +244,12 @@ def without_positives(graph: ProximityGraph, demands: Demands) -> ProximityGraph
     groups = groups.to(device)
     limits = None if margins is None else margins.limits.to(device)
     ids = torch.arange(num_rows, device=device) if graph.ids is None else graph.ids
-    row_of = row_of_instances(ids, graph.num_instances).long()
-    pairs = _both_ways(apart.positives).to(device)
-    pairs = pairs[row_of[pairs[:, 0]] >= 0]
+    rows, documents = _pairs_of_rows(apart.positives, graph)
     neighbors, scores = graph.neighbors.clone(), None if graph.scores is None else graph.scores.clone()
-    for first in range(0, len(pairs), _ROWS_AT_ONCE):
-        query, document = pairs[first : first + _ROWS_AT_ONCE].T
-        place, column = (graph.neighbors[row_of[query]] == document[:, None]).nonzero().T
-        neighbors[row_of[query[place]], column] = -1
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        part = slice(first, first + _ROWS_AT_ONCE)
+        place, column = (graph.neighbors[rows[part]] == documents[part, None]).nonzero().T
+        neighbors[rows[part][place], column] = -1
     for first in range(0, num_rows, _ROWS_AT_ONCE):
         part = slice(first, min(first + _ROWS_AT_ONCE, num_rows))
         others = neighbors[part].long()
@@ -243,8 +268,31 @@ def without_positives(graph: ProximityGraph, demands: Demands) -> ProximityGraph
     return ProximityGraph._from_engine(neighbors, scores, graph.ids, graph.num_instances, [])
 
 
-def _both_ways(pairs: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.concatenate([pairs, pairs[:, ::-1]]))
+def _pairs_of_rows(pairs: np.ndarray, graph: ProximityGraph) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the pairs either way as rows of the graph and other instances, int64. pairs: int64 [P, 2]."""
+    both = torch.from_numpy(np.concatenate([pairs, pairs[:, ::-1]])).to(graph.device)
+    query, document = both.T
+    if graph.ids is None or len(pairs) == 0:
+        return query, document
+    ordered, order = graph.ids.sort()
+    place = torch.searchsorted(ordered, query.contiguous()).clamp_(max=len(ordered) - 1)
+    is_here = ordered[place] == query
+    return order[place[is_here]], document[is_here]
+
+
+def split_positives(apart: Apart, parts: Sequence[torch.Tensor]) -> list[Apart]:
+    """Returns what may not meet within each part: the pairs of two instances of the part. parts: disjoint instances."""
+    if len(parts) == 1 or not len(apart.positives):
+        return [apart] * len(parts)
+    part_of = np.full(len(apart.ids), -1, np.int32)
+    for number, rows in enumerate(parts):
+        part_of[rows.numpy()] = number
+    own = part_of[apart.positives[:, 0]]
+    own[own != part_of[apart.positives[:, 1]]] = -1
+    order = np.argsort(own, kind="stable")
+    starts = np.searchsorted(own[order], np.arange(len(parts) + 1))
+    pairs = apart.positives[order]
+    return [apart._replace(positives=pairs[a:b]) for a, b in zip(starts[:-1], starts[1:], strict=True)]
 
 
 def _own_scores(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from .._negatives.keep_apart import Repairs
-from .._negatives.negatives import Demands, Negatives, neighbors_of_instances
+from .._negatives.negatives import Demands, Margins, Negatives, PairSet, neighbors_of_instances
 from ..graph import ProximityGraph
 from ..graph_builders import Progress
 from .epochs import EpochRequest, PlannedEpoch, batch_sizes, plan_epoch, repaired, sources_of_batches
@@ -16,6 +18,9 @@ from .leftovers import exchanged
 from .recipes import Recipe
 from .sources import Part
 from .stages import stage_of
+
+
+_NUM_WATCHED, _MOST_WITHIN = 64, 0.5  # batches; share of their pairs that margins may exclude without a warning
 
 
 class PlannedEpochs(NamedTuple):
@@ -44,7 +49,8 @@ def plan_epochs(
     num_instances = len(apart.ids)
     neighbors = None if graph is None or apart.is_empty else neighbors_of_instances([graph], num_instances)
     repairs = Repairs(apart, neighbors, request.seed, None if sources is None else values)
-    epochs, of_batches, pairs = [], [], [apart.positives]
+    epochs, of_batches, pairs = [], [], PairSet(num_instances)
+    pairs.add([apart.positives])
     progress = stage_of(progress, "epochs", is_public=True)
     for epoch in range(num_epochs):
         repair = repairs.of_epoch(epoch)
@@ -64,17 +70,39 @@ def plan_epochs(
             of_batches.append(sources_of_batches(planned, sources, request.batch_size))
         if demands.margins is not None:
             sizes = batch_sizes(planned, request.batch_size).tolist()
-            pairs += [demands.margins.pairs(batch) for batch in planned.ids.split(sizes)]
+            pairs.add(_within_margins(demands.margins, planned.ids.split(sizes), is_first=epoch == 0))
         if progress is not None:
             progress(epoch + 1, num_epochs)
     return PlannedEpochs(
         epochs,
         planned.tail_sizes,
         torch.stack(of_batches) if of_batches else None,
-        Negatives.of(num_instances, demands.groups, pairs),
+        pairs.negatives(demands.groups),
         repairs.num_moved,
         repairs.num_met,
     )
+
+
+def _within_margins(margins: Margins, batches: Sequence[torch.Tensor], is_first: bool) -> list[np.ndarray]:
+    """Returns int32 [P, 2], the pairs of each batch that margins exclude.
+
+    Warns if they are most pairs of the first batches, early enough to stop the call: the mask would take 4 bytes per
+    pair and epoch, and the loss would have hardly any negatives.
+    """
+    found, num_met = [], 0
+    for number, batch in enumerate(batches, start=1):
+        found.append(margins.pairs(batch))
+        num_met += len(batch) * (len(batch) - 1)
+        if is_first and number == min(_NUM_WATCHED, len(batches)):
+            num_within = sum(map(len, found))
+            if num_within > _MOST_WITHIN * num_met:
+                warnings.warn(
+                    f"compose: margin and relative_margin exclude {num_within / num_met:.0%} of the pairs in the first "
+                    f"{number} batches, so few negatives are left, and the mask of each epoch has about "
+                    f"{num_within / number * len(batches):.2g} pairs. Smaller margins avoid this",
+                    stacklevel=4,
+                )
+    return found
 
 
 def _with_exchanges(

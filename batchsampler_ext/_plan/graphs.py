@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .._engine.arrays import Matrix
-from .._negatives.negatives import Demands, neighbors_of_instances, without_positives
+from .._negatives.negatives import Demands, neighbors_of_instances, split_positives, without_positives
 from ..graph import ProximityGraph
 from ..graph_builders import Progress, knn_graph, proximity_graph
 from .clusters import balanced_clusters
@@ -51,9 +51,12 @@ def parts_with_graphs(
         return [_with_clusters(part, recipe, request, options, progress) for part in parts]
     if given is not None:
         result = _parts_of_given(parts, without_positives(given, demands), request)
+        row_of = _rows_in_parts(parts, options)
         for part in result:
             if options.hard_negatives is not None and part.graph is not None:
                 options.hard_negatives.add(part.graph, is_given=True)
+            if part.graph is not None and part.graph.ids is not None and request.options is not None:
+                part.graph._row_table = row_of.to(part.graph.device)
         return result
     common = {
         "features": options.queries.owner,
@@ -66,16 +69,30 @@ def parts_with_graphs(
         "max_memory": options.max_memory,
         "progress": _counted(stage_of(options.progress, "graph", is_public=True), options),
     }
-    result = []
-    for part in parts:
+    result, apart = [], demands.apart
+    row_of = _rows_in_parts(parts, options)
+    demands = demands._replace(groups=demands.groups.to(options.queries.device))
+    for part, own in zip(parts, split_positives(apart, [part.rows for part in parts]), strict=True):
         graph = _graph_of(part, recipe, request, options.queries.device, common)
         if graph is not None:
-            graph = without_positives(graph, demands)
+            graph = without_positives(graph, demands._replace(apart=own))
+            graph._row_table = None if graph.ids is None else row_of
             if options.hard_negatives is not None:
                 options.hard_negatives.add(graph)
             graph = graph.mutual(request.num_threads) if recipe.mutual else graph
         result.append(part._replace(graph=graph))
     return result
+
+
+def _rows_in_parts(parts: Sequence[Part], options: GraphOptions) -> torch.Tensor:
+    """Returns the place of each instance in its part, int32 [N] on the device of the queries.
+
+    No edge leaves a part, so the graphs of all parts share this table.
+    """
+    result = torch.empty(options.queries.num_rows, dtype=torch.int32, device="cpu")
+    for part in parts:
+        result[part.rows] = torch.arange(len(part.rows), dtype=torch.int32, device="cpu")
+    return result.to(options.queries.device)
 
 
 def _parts_of_given(parts: Sequence[Part], given: ProximityGraph, request: EpochRequest) -> list[Part]:

@@ -175,5 +175,5 @@ class Contract:
 
     def negatives(self, plans: Sequence[Plan]) -> Negatives:
         """Returns which pairs count as negatives in the batches of these plans."""
-        pairs = [plan.pairs.numpy().astype(np.int64) for plan in plans if plan.pairs is not None]
+        pairs = [plan.pairs.numpy() for plan in plans if plan.pairs is not None]
         return Negatives.of(len(self.apart.ids), self.groups, [self.apart.positives, *pairs])

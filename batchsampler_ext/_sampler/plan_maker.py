@@ -243,7 +243,7 @@ def _pairs(margins: Margins, bank: FeatureBank, batches: Sequence[torch.Tensor])
     is_known = to_host(bank.rows_for_graph().has_embedding)
     known = [batch[is_known[batch.long()]] for batch in batches]
     found = [margins.pairs(ids) for ids in known if len(ids) > 1]
-    return torch.from_numpy(np.concatenate([np.empty((0, 2), np.int64), *found]).astype(np.int32))
+    return torch.from_numpy(np.concatenate([np.empty((0, 2), np.int32), *found]))
 
 
 def on_device(config: GraphConfig, device: torch.device) -> GraphConfig:
