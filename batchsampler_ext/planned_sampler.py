@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset
 
+from ._engine.backend import core
+from ._engine.random import Stream
+from ._negatives.padding import padding
 from ._sampler.base import EpochSampler
 from ._sampler.epoch_cursor import EpochCursor, load_cursor
 from ._sampler.epoch_cursor import Plan as EpochPlan
@@ -34,8 +37,8 @@ class PlannedBatchSampler(EpochSampler):
         rank, num_replicas: this process and the number of processes. None: those of the default process group, when
             batches are drawn. A batch of the plan is shared by all ranks, so each draws ``plan.batch_size /
             num_replicas`` instances of it: the r-th part on rank r. A shorter batch is padded, so that all ranks draw
-            equally many, with at most num_replicas - 1 other instances. They may be of other sources or have an id of
-            the batch, which :meth:`Plan.negative_mask` knows.
+            equally many, with at most num_replicas - 1 other instances from a random place on. They have no id of
+            ``unique`` and no label of the batch, unless all others have. They may be of other sources.
 
     Attributes:
         plan: the plan.
@@ -159,8 +162,19 @@ class PlannedBatchSampler(EpochSampler):
         return self.plan._num_batches(epoch % self.plan.num_epochs)
 
     def _spare(self, batch: torch.Tensor) -> torch.Tensor:
-        # Among so many ids, num_replicas are not in the batch.
-        return torch.arange(min(self.plan.num_instances, len(batch) + self.num_replicas), device="cpu")
+        plan, size = self.plan, -(-len(batch) // self.num_replicas)
+        groups, most = plan._known_negatives().groups.numpy().T, plan.info.get("max_per_batch", 1)
+        ends = int(batch[0]), int(batch[-1])
+        word = core.philox4x32(plan.info.get("seed", 0), Stream.PADDING << 24, *ends, len(batch))[0]
+        first, num_looked_at = word * plan.num_instances >> 32, 2 * (len(batch) + self.num_replicas)
+        while True:  # instances from a random one on, and more if ids of the batch are on all of them
+            num_looked_at = min(num_looked_at, plan.num_instances)
+            spare = (first + torch.arange(num_looked_at, device="cpu")) % plan.num_instances
+            spare = spare[~torch.isin(spare, batch)]
+            found = padding(batch, spare, groups, most, size, self.num_replicas)
+            if found.num_met == 0 or num_looked_at == plan.num_instances:
+                return found.instances
+            num_looked_at *= 8
 
 
 def _check_dataset(dataset: Any, num_instances: int) -> None:

@@ -12,6 +12,7 @@ from .backend import core
 class Stream(IntEnum):
     """Philox streams that are none of the purposes in csrc/common/random_stream.h."""
 
+    PADDING = 237
     COMMUNITIES = 238
     EXCHANGE = 239
     SAMPLE = 240

@@ -20,7 +20,8 @@ from .sources import Part
 from .stages import stage_of
 
 
-_NUM_WATCHED, _MOST_WITHIN = 64, 0.5  # batches; share of their pairs that margins may exclude without a warning
+_NUM_WATCHED = 64  # batches
+_MOST_WITHIN, _FEW_PAIRS = 0.5, 1 << 20  # share of their pairs that margins may exclude; so few of an epoch cost nothing
 
 
 class PlannedEpochs(NamedTuple):
@@ -86,8 +87,8 @@ def plan_epochs(
 def _within_margins(margins: Margins, batches: Sequence[torch.Tensor], is_first: bool) -> list[np.ndarray]:
     """Returns int32 [P, 2], the pairs of each batch that margins exclude.
 
-    Warns if they are most pairs of the first batches, early enough to stop the call: the mask would take 4 bytes per
-    pair and epoch, and the loss would have hardly any negatives.
+    Warns if they are most pairs of the first batches, early enough to stop the call: the mask takes 4 bytes per pair,
+    and the loss has hardly any negatives.
     """
     found, num_met = [], 0
     for number, batch in enumerate(batches, start=1):
@@ -95,11 +96,12 @@ def _within_margins(margins: Margins, batches: Sequence[torch.Tensor], is_first:
         num_met += len(batch) * (len(batch) - 1)
         if is_first and number == min(_NUM_WATCHED, len(batches)):
             num_within = sum(map(len, found))
-            if num_within > _MOST_WITHIN * num_met:
+            num_expected = num_within / number * len(batches)
+            if num_within > _MOST_WITHIN * num_met and num_expected > _FEW_PAIRS:
                 warnings.warn(
                     f"compose: margin and relative_margin exclude {num_within / num_met:.0%} of the pairs in the first "
                     f"{number} batches, so few negatives are left, and the mask of each epoch has about "
-                    f"{num_within / number * len(batches):.2g} pairs. Smaller margins avoid this",
+                    f"{num_expected:.2g} pairs. Smaller margins avoid this",
                     stacklevel=4,
                 )
     return found

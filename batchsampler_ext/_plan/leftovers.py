@@ -16,6 +16,7 @@ from .._engine.random import Stream, derived_seed, permutation
 from .._negatives.keep_apart import Apart
 
 _TRIES = 256  # partners that are tried for an instance
+_NOTHING = np.empty(0, np.int64)
 
 
 def exchanged(
@@ -37,23 +38,24 @@ def exchanged(
     if of several. sources: of all instances.
     """
     members, kinds = ids.numpy().copy(), np.repeat(batch_sources.numpy(), sizes)
-    rooms = {
-        kind: int(np.minimum(sizes[batch_sources.numpy() == kind], apart.max_per_batch).sum())
-        for kind in np.unique(batch_sources.numpy()).tolist()
-    }
+    values, numbers = np.unique(batch_sources.numpy(), return_inverse=True)
+    found = np.bincount(numbers, np.minimum(sizes, apart.max_per_batch), minlength=len(values)).astype(np.int64)
+    rooms = dict(zip(values.tolist(), found.tolist(), strict=True))
     if -1 not in rooms or not apart.ids.shape[1]:
         return ids, 0
     caps = {**rooms, -1: max(rooms[-1] // 2, apart.max_per_batch)}
-    excess = {kind: _excess(apart.ids[members[kinds == kind]], cap) for kind, cap in caps.items()}
+    places_of = _places_of_values(kinds)
+    excess = {kind: _excess(apart.ids[members[places_of[kind]]], cap) for kind, cap in caps.items()}
     counts: dict[int, Counter[tuple[int, int]]] = {}
     own_sources = sources.numpy()[members]
+    mixed_of = {key: places_of[-1][own] for key, own in _places_of_values(own_sources[places_of[-1]]).items()}
 
     def known(place: int) -> list[tuple[int, int]]:
         return [(column, number) for column, number in enumerate(apart.ids[members[place]].tolist()) if number != -1]
 
     def counts_of(kind: int) -> Counter[tuple[int, int]]:
         if kind not in counts:
-            counts[kind] = _count(apart.ids[members[kinds == kind]])
+            counts[kind] = _count(apart.ids[members[places_of[kind]]])
         return counts[kind]
 
     def fits(place: int, kind: int, leaving: int, limit: int) -> bool:
@@ -65,7 +67,7 @@ def exchanged(
     def next_partners(kind: int, source: int) -> Iterator[int]:
         """Yields places with instances of a source, in a random order that later calls continue."""
         if (kind, source) not in waiting:
-            places = np.flatnonzero((kinds == kind) & (own_sources == source))
+            places = (mixed_of.get(source, _NOTHING) if kind == -1 else places_of.get(kind, _NOTHING)).copy()
             order = permutation(len(places), derived_seed(seed, Stream.EXCHANGE, source), epoch).numpy()
             waiting[kind, source] = deque(places[order].tolist())
         queue = waiting[kind, source]
@@ -74,8 +76,7 @@ def exchanged(
             yield queue[-1]
 
     for kind, places_of_kind in excess.items():
-        all_places = np.flatnonzero(kinds == kind)
-        for place in all_places[places_of_kind].tolist():
+        for place in places_of[kind][places_of_kind].tolist():
             if all(counts_of(kind)[key] <= caps[kind] for key in known(place)):
                 continue
             other = int(own_sources[place]) if kind == -1 else -1
@@ -87,6 +88,13 @@ def exchanged(
                     members[[place, partner]] = members[[partner, place]]
                     break
     return torch.from_numpy(members), int((members != ids.numpy()).sum())
+
+
+def _places_of_values(values: np.ndarray) -> dict[int, np.ndarray]:
+    """Returns the places of each value, ascending."""
+    order = np.argsort(values, kind="stable")
+    found, firsts = np.unique(values[order], return_index=True)
+    return dict(zip(found.tolist(), np.split(order, firsts[1:]), strict=True))
 
 
 def _excess(ids: np.ndarray, cap: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from .._engine.random import Stream, derived_seed, permutation
 from .._negatives.tables import kept_first, order_of_kept
 from ..graph import ProximityGraph, row_of_instances
 
+_SOURCES_PER_ORDER = 4096
 LEFTOVERS = ("mixed", "drop", "short")
 
 
@@ -215,20 +216,29 @@ def chosen_sources(counts: Sequence[int], per_batch: int, seed: int, epoch: int)
 
     Each is a systematic sample (Madow 1949) with probabilities in proportion to the blocks that are left. A source with
     as many blocks as there are batches left has probability one, so the last batch needs what is left.
+
+    Each sample takes the sources in a new random order. With more than 4,096 sources S, ceil(S / 4096) batches in
+    succession share an order, so that a batch costs O(4096) random numbers, and sums over S that are much cheaper.
     """
     left = np.asarray(counts, dtype=np.int64).copy()
     num_batches = int(left.sum()) // per_batch
     result = np.empty((num_batches, per_batch), dtype=np.int64)
     steps = np.arange(per_batch, dtype=np.int64)
+    num_sharing = -(-len(left) // _SOURCES_PER_ORDER)
     for batch in range(num_batches):
         remaining = num_batches - batch
-        order = permutation(len(left), derived_seed(seed, Stream.CHOICE, batch), epoch).numpy()
+        if batch % num_sharing == 0:
+            order = permutation(len(left), derived_seed(seed, Stream.CHOICE, batch), epoch).numpy()
+            sums = left[order].cumsum()
         word = core.philox4x32(seed, Stream.CHOICE << 24 | epoch, batch, 0, 1)[0]
         targets = (word * remaining >> 32) + steps * remaining
-        chosen = order[left[order].cumsum().searchsorted(targets, side="right")]
+        places = sums.searchsorted(targets, side="right")
+        chosen = order[places]
+        for place in places if num_sharing > 1 else ():
+            sums[place:] -= 1
+        left[chosen] -= 1
         chosen.sort()
         result[batch] = chosen
-        left[chosen] -= 1
     return torch.from_numpy(result)
 
 

@@ -171,7 +171,7 @@ class Contract:
         if not self.apart.ids.shape[1]:
             return instances
         spare = instances[~torch.isin(instances, batch)]
-        return padding(batch, spare, self.apart.ids, self.apart.max_per_batch, size, num_ranks, is_local)
+        return padding(batch, spare, self.apart.ids, self.apart.max_per_batch, size, num_ranks, is_local).instances
 
     def negatives(self, plans: Sequence[Plan]) -> Negatives:
         """Returns which pairs count as negatives in the batches of these plans."""

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from .._engine.arrays import as_ids
+from .._engine.arrays import as_ids, as_int64
 
 __all__ = [
     "IDS_HELP",
@@ -102,7 +102,7 @@ def load_ids(path: str, name: str, *, has_columns: bool = False) -> np.ndarray:
             raise ValueError(
                 f"{name}: expected integers, got {column.null_count} missing values in column {label!r} of {path!r}"
             )
-    arrays = [column.to_numpy().astype(np.int64) for column in columns]
+    arrays = [as_int64(column.to_numpy(), name) for column in columns]
     return np.stack(arrays, axis=1) if has_columns else arrays[0]
 
 
