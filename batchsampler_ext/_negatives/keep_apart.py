@@ -45,7 +45,7 @@ class Elsewhere(NamedTuple):
 
 def left_out_places(num_places: int, reason: str) -> Elsewhere | None:
     """Returns the places of instances that take no part in an epoch, where ids may meet. reason: of errors."""
-    return Elsewhere(num_places, num_places, f"{num_places} instances left out ({reason})") if num_places else None
+    return Elsewhere(num_places, num_places, f"{num_places} left out ({reason})") if num_places else None
 
 
 class Repaired(NamedTuple):
@@ -318,17 +318,17 @@ def _shortage(
     for column, (known, num_without) in enumerate(columns):
         sums = np.concatenate([[0], np.cumsum(known)])
         for extra_limit, extra_places in ((0, 0), (most_per_id, num_places))[: 1 if elsewhere is None else 2]:
-            most = limits + extra_limit
-            num_below = known.searchsorted(most)
-            usable = sums[num_below] + (len(known) - num_below) * most + num_without
+            per_id = limits + extra_limit
+            num_below = known.searchsorted(per_id)
+            usable = sums[num_below] + (len(known) - num_below) * per_id + num_without
             lacks = usable < places + extra_places
             if lacks.any():
                 k = int(lacks.argmax())
                 return (
                     f"ids that can be kept apart, got ids of column {column} of which the {k} largest of {len(sizes)} "
                     f"{what}{also if extra_places else ''} can hold {usable[k]} instances and must hold "
-                    f"{places[k] + extra_places}, with max_per_batch {max_per_batch} (no assignment to batches of these "
-                    "lengths exists)"
+                    f"{places[k] + extra_places}, with max_per_batch {max_per_batch} (no assignment to batches of "
+                    "these lengths exists)"
                 )
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import numbers
 from collections.abc import Iterable, Sequence
@@ -292,7 +293,7 @@ def split_positives(apart: Apart, parts: Sequence[torch.Tensor]) -> list[Apart]:
     order = np.argsort(own, kind="stable")
     starts = np.searchsorted(own[order], np.arange(len(parts) + 1))
     pairs = apart.positives[order]
-    return [apart._replace(positives=pairs[a:b]) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    return [apart._replace(positives=pairs[a:b]) for a, b in itertools.pairwise(starts.tolist())]
 
 
 def _own_scores(

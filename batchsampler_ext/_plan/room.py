@@ -35,8 +35,9 @@ def require_room_of_parts(apart: Apart, parts: Sequence[Part], options: SourceOp
         if len(parts) == 1:
             return
         room_of_mixed = int(np.minimum(mixed, most).sum()) + num_ragged
-        names = f"{len(mixed)} batches of several sources" + (" or left out" if num_ragged else "")
-        elsewhere = [Elsewhere(count, min(count, room_of_mixed), names) if count else None for count in num_left]
+        names = [f"{len(mixed)} batches of several sources"] if len(mixed) else []
+        what = " and ".join([*names, *([f"{num_ragged} left out (drop_last)"] if num_ragged else [])])
+        elsewhere = [Elsewhere(count, min(count, room_of_mixed), what) if count else None for count in num_left]
         sizes = [np.full(len(part.rows) // size, size, np.int64) for part in parts]
     elif options.leftovers == "short":
         sizes, elsewhere = [sizes_of(len(part.rows), size) for part in parts], [None] * len(parts)

@@ -92,8 +92,8 @@ class Contract:
     def require_possible(self, instances: torch.Tensor, sizes: np.ndarray, batch_size: int) -> None:
         """Raises ``ValueError`` if batches of these sizes cannot keep the ids of the instances apart.
 
-        If the batches hold fewer instances, any others may be left out. For one column the answer is exact. For several,
-        a repair of random batches is tried.
+        If the batches hold fewer instances, any others may be left out. For one column the answer is exact. For
+        several, a repair of random batches is tried.
         """
         validate.integer(self.apart.max_per_batch, "max_per_batch", 1, batch_size, because=" (the batch size)")
         if not self.apart.ids.shape[1] or not len(sizes):

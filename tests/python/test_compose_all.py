@@ -158,7 +158,8 @@ def test_ids_that_no_composing_can_keep_apart_are_refused_before_the_work(data):
         options = {"sources": data["sources"], "leftovers": leftovers, "batch_size": 16, "progress": stop}
         if leftovers == "mixed":
             ids[rows[:11]] = 4  # 24 mixed instances
-        with pytest.raises(ValueError, match="unique: expected each id on at most .* batches of source 9, .* got id 4"):
+        expected = r"unique: expected each id on at most 8 instances \(.* batches of s.*, .* got id 4 of column 0 on"
+        with pytest.raises(ValueError, match=expected):
             compose(embeddings, unique=ids, rank_window=(2, 30), community_size=8, **options)
     with pytest.raises(ValueError, match="sources_per_batch: expected 1 with unique or positives"):
         compose(embeddings, unique=ids, sources=data["sources"], sources_per_batch=2, batch_size=16, preset="uniform")

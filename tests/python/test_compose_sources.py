@@ -237,13 +237,13 @@ def test_a_repair_sees_the_batches_of_one_source():
     epoch = PlannedEpoch(torch.tensor([0, 2, 1, 3, 4, 6, 5, 8, 7], dtype=torch.int32), (1,))
     calls = []
 
-    def repair(members, sizes, part):
-        calls.append((members.tolist(), sizes.tolist(), part))
+    def repair(members, sizes, part, left_out, num_mixed):
+        calls.append((members.tolist(), sizes.tolist(), part, left_out.tolist(), num_mixed))
         return members.flip(0)
 
     request = EpochRequest(2, 1, False, 0, 0, 1, repair=repair)
-    result = repaired(epoch, sources_of_batches(epoch, sources, 2), [0, 1], request)
-    assert calls == [([0, 2, 4, 6], [2, 2], 1), ([1, 3, 5, 8, 7], [2, 2, 1], 2)]
+    result = repaired(epoch, sources_of_batches(epoch, sources, 2), [0, 1], fast.parts_of(sources, 9), request)
+    assert calls == [([0, 2, 4, 6], [2, 2], 1, [], 0), ([1, 3, 5, 8, 7], [2, 2, 1], 2, [], 0)]
     assert result.ids.tolist() == [6, 4, 7, 8, 2, 0, 5, 3, 1]
     assert sources_of_batches(result, sources, 2).tolist() == [0, 1, 0, 1, 1]
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchsampler_ext import FeatureBank, GraphConfig, ProximityBatchSampler, compose, reference
+from batchsampler_ext._negatives import keep_apart
 from batchsampler_ext._negatives.keep_apart import require_assignment
-from batchsampler_ext._sampler import contract
 
 NUM, FEW = 300, GraphConfig(num_candidates=60, num_neighbors=12)
 
@@ -237,20 +237,22 @@ def test_result_independent_of_default_device():
 
 
 def test_columns_that_are_hard_to_place_get_other_random_choices(monkeypatch):
-    parts, repair = [], contract.keep_apart
+    keys, repair = [], keep_apart._repaired_once
 
-    def unlucky(*arguments, part, **options):
-        parts.append(part)
-        if part < 2:
-            raise ValueError("unique: no way was found")
-        return repair(*arguments, part=part, **options)
+    def unlucky(*arguments):
+        *_, key, _ = arguments
+        keys.append(key)
+        result, num_left, num_met = repair(*arguments)
+        return result, num_left + (len(keys) % 3 > 0), num_met
 
-    monkeypatch.setattr(contract, "keep_apart", unlucky)
+    monkeypatch.setattr(keep_apart, "_repaired_once", unlucky)
     ids = ids_of(2)
     assert max(most_equal(batch, ids) for batch in make(unique=ids)) == 1
-    assert parts == [0, 1, 2] * 2  # a trial, and the first epoch
+    assert (len(keys), len(set(keys))) == (6, 6)  # a trial, and the first epoch
+    compose(towers()[0], batch_size=32, preset="uniform", unique=ids)
+    assert (len(keys), len(set(keys[6:]))) == (9, 3)
     with pytest.raises(ValueError, match="no way"):
-        next(iter(make(unique=ids_of(1))))  # for one column the answer is certain
+        next(iter(make(unique=ids_of(1))))  # for one column, other choices do not help
 
 
 def test_refresh_keeps_ids_apart():
@@ -299,8 +301,11 @@ def test_demands_that_no_epoch_can_meet_are_refused_with_counts():
     make(unique=ids, sampler=range(1, 290))
     ids[0] = -1
     make(unique=ids)
-    with pytest.raises(ValueError, match=r"at most 9 instances \(9 batches, .*on 10"):  # 12 are left out at random
+    make(unique=ids, drop_last=True)
+    ids[:22] = 5  # 9 batches, and 12 left out
+    with pytest.raises(ValueError, match=r"at most 21 instances \(9 batches and 12 left out \(drop_last\), .*on 22"):
         make(unique=ids, drop_last=True)
+    ids[:12], ids[5] = np.arange(12), -1
     with pytest.raises(ValueError, match=r"at most 5 instances \(5 batches, .*on 10"):
         make(unique=ids, rank=0, num_replicas=2)
     make(unique=ids, rank=0, num_replicas=2, scope="local")
@@ -308,7 +313,7 @@ def test_demands_that_no_epoch_can_meet_are_refused_with_counts():
     with pytest.raises(ValueError, match=r"the 1 largest of 2 batches can hold 2 instances and must hold 3"):
         ProximityBatchSampler(4, 3, bank=bank, unique=[1, 1, 2, 2])
     ids = np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0], [2, 2, 2]])  # any two of the first three must part
-    with pytest.raises(ValueError, match="no way was found to place all columns together"):
+    with pytest.raises(ValueError, match="no way was found to place all ids of all columns together"):
         ProximityBatchSampler(4, 2, bank=bank, unique=ids)
 
 
