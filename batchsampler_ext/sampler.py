@@ -62,7 +62,8 @@ class ProximityBatchSampler(EpochSampler):
             place of its label (docs/guide.md, "Which ids").
         batch_size: B, per rank.
         drop_last: leave out the ragged global batch. In a partition, as many random instances take no part in the
-            epoch, and others if ``unique`` needs that. Otherwise every rank draws an equal part of it, padded with at most num_replicas - 1 instances.
+            epoch, and others if ``unique`` needs that. Otherwise every rank draws an equal part of it, padded with at
+            most num_replicas - 1 instances.
         bank: :class:`FeatureBank` of N instances, which training updates by the same ids. Graphs and batches are
             computed on the bank's device. They are equal on all devices.
         graph: :class:`GraphConfig` of the graphs. Its labels are moved to the bank's device.
@@ -102,8 +103,8 @@ class ProximityBatchSampler(EpochSampler):
 
     Raises:
         TypeError, ValueError: a bad argument, named. ``unique``: an id is on more instances than the batches may hold,
-            or no way was found to keep all ids apart. With ``drop_last``, it is enough that some choice of what is left
-            out makes it possible. If the ranks are not known yet, this is checked when they are, before the first batch.
+            or no way was found to keep all ids apart. With ``drop_last``, some choice of what is left out must do. If
+            the ranks are not known yet, this is checked when they are, before the first batch.
 
     Source: Yang et al., KDD 2023, algorithm 1; partitions are ours. Margins are those of :func:`compose`.
 
