@@ -466,6 +466,15 @@ def _resources(num_threads: Any, max_memory: Any, progress: Any) -> Resources:
     return Resources(validate.num_threads(num_threads), validate.max_memory(max_memory), validate.progress(progress))
 
 
+class CheckedLabels(NamedTuple):
+    """Labels of all instances for graphs over few rows each, so that not every call checks all of them.
+
+    values: int64 [N] on the device of the features, at least -1.
+    """
+
+    values: torch.Tensor
+
+
 @dataclass(frozen=True)
 class _Filters:
     """The checked arguments that say which candidates may become neighbors. All builders take them."""
@@ -487,10 +496,12 @@ class _Filters:
         checks: DeferredChecks,
     ) -> _Filters:
         validate.choice(compute_dtype, "compute_dtype", _COMPUTE_DTYPES)
-        if labels is not None:
+        if isinstance(labels, CheckedLabels):
+            labels = labels.values
+        elif labels is not None:
             labels = checks.ids(labels, "labels", -1, 2**63 - 1)
-            if len(labels) != instances.num_rows:
-                raise ValueError(f"labels: expected one for each of {instances.num_rows} instances, got {len(labels)}")
+        if labels is not None and len(labels) != instances.num_rows:
+            raise ValueError(f"labels: expected one for each of {instances.num_rows} instances, got {len(labels)}")
         return cls(
             METRICS.index(validate.choice(metric, "metric", METRICS)),
             labels,

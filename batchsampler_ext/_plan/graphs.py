@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .._engine.arrays import Matrix
+from .._engine.arrays import Matrix, as_ids
 from .._negatives.negatives import Demands, neighbors_of_instances, split_positives, without_positives
 from ..graph import ProximityGraph
-from ..graph_builders import Progress, knn_graph, proximity_graph
+from ..graph_builders import CheckedLabels, Progress, knn_graph, proximity_graph
 from .clusters import balanced_clusters
 from .epochs import EpochRequest
 from .hard_negatives import HardNegatives
@@ -62,7 +62,7 @@ def parts_with_graphs(
         "features": options.queries.owner,
         "documents": None if options.documents is None else options.documents.owner,
         "metric": options.metric,
-        "labels": options.labels,
+        "labels": _checked_once(options, len(parts)),
         "max_score": demands.max_score,
         "return_scores": any(x is not None for x in (demands.margins, demands.max_score, options.hard_negatives)),
         "num_threads": request.num_threads,
@@ -82,6 +82,13 @@ def parts_with_graphs(
             graph = graph.mutual(request.num_threads) if recipe.mutual else graph
         result.append(part._replace(graph=graph))
     return result
+
+
+def _checked_once(options: GraphOptions, num_parts: int) -> Any:
+    """Returns the labels for graphs of several parts."""
+    if options.labels is None or num_parts == 1 or options.queries.device.type != "cpu":
+        return options.labels
+    return CheckedLabels(as_ids(options.labels, "labels", -1, 2**63 - 1))
 
 
 def _rows_in_parts(parts: Sequence[Part], options: GraphOptions) -> torch.Tensor:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from batchsampler_ext import FeatureBank, Plan, PlannedBatchSampler, ProximityBatchSampler, compose
 from batchsampler_ext._engine.arrays import as_ids
+from batchsampler_ext._engine.deferred_checks import DeferredChecks
 from batchsampler_ext._negatives.keep_apart import Apart, as_ids_of_columns, as_pairs, keep_apart
 from batchsampler_ext._negatives.negatives import PairSet, split_positives
 from batchsampler_ext._negatives.tables import sizes_of
@@ -253,6 +254,20 @@ def test_graphs_of_sources_share_one_table_of_rows(monkeypatch):
 
 
 PRESETS = [("b3", {"rank_window": (1, 6), "community_size": 5}), ("walks", {"num_candidates": 8, "num_neighbors": 4})]
+
+
+@pytest.mark.parametrize(("preset", "options"), PRESETS)
+def test_labels_are_checked_once_for_all_sources(preset, options, monkeypatch):
+    sources, embeddings = np.arange(200) // 20, torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    given = {"batch_size": 5, "preset": preset, "sources": sources, "labels": np.arange(200) % 7, **options}
+    expected, ids = compose(embeddings, **given), DeferredChecks.ids
+
+    def of_rows(self, value, name, low, high):
+        assert name != "labels"
+        return ids(self, value, name, low, high)
+
+    monkeypatch.setattr(DeferredChecks, "ids", of_rows)
+    assert compose(embeddings, **given)._digest() == expected._digest()
 
 
 def test_many_sources_share_orders(monkeypatch):
