@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+import torch
+
 from ._engine import validate
 from ._negatives.keep_apart import Apart, as_ids_of_columns, as_pairs
 from ._negatives.negatives import Demands, Margins, as_labels, checked_max_score, groups_of, labels_of
 from ._plan.all_epochs import plan_epochs
 from ._plan.digest import digest_of_matrix
 from ._plan.epochs import EpochRequest
+from ._plan.given_graph import checked_graph
 from ._plan.graphs import GraphOptions, parts_with_graphs, united_graph
 from ._plan.hard_negatives import HardNegatives
 from ._plan.recipes import recipe_of
@@ -39,7 +43,7 @@ def compose(
     num_candidates: int | None = None,
     num_neighbors: int | None = None,
     batches_per_cluster: int | None = None,
-    graph: ProximityGraph | None = None,
+    graph: ProximityGraph | torch.Tensor | np.ndarray | None = None,
     sources: Any = None,
     leftovers: str = "mixed",
     interleave: str | Mapping[int, float] = "proportional",
@@ -147,16 +151,30 @@ def compose(
         interleave=interleave,
         sources_per_batch=sources_per_batch,
     )
+    if drop_last and num_instances < batch_size:
+        raise ValueError(
+            f"drop_last: expected False with {num_instances} instances and batch_size {batch_size}, because no batch "
+            "would be left"
+        )
+    num_epochs = validate.integer(num_epochs, "num_epochs", 1, 2**16)
+    given = {
+        "community_size": community_size,
+        "rank_window": rank_window,
+        "mutual": mutual,
+        "num_candidates": num_candidates,
+        "num_neighbors": num_neighbors,
+        "batches_per_cluster": batches_per_cluster,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
     recipe = recipe_of(
         preset,
-        community_size=community_size,
-        rank_window=rank_window,
-        mutual=mutual,
-        num_candidates=num_candidates,
-        num_neighbors=num_neighbors,
-        batches_per_cluster=batches_per_cluster,
-    ).checked(parts, batch_size, options.sources_per_batch, graph)
-    num_epochs = validate.integer(num_epochs, "num_epochs", 1, 2**16)
+        has_graph=graph is not None,
+        has_sources=sources is not None,
+        has_max_score=max_score is not None,
+        **given,
+    )
+    given_graph = checked_graph(graph, num_instances)
+    recipe = recipe.checked(parts, batch_size, options.sources_per_batch, given_graph, num_epochs, preset, given)
     request = EpochRequest(
         batch_size=batch_size,
         community_size=recipe.community_size_of(0),
@@ -167,16 +185,18 @@ def compose(
         follows_walks=recipe.follows_walks,
         options=None if sources is None else options,
     )
+    validate.integer(max_per_batch, "max_per_batch", 1, batch_size, because=" (batch_size)")
+    if unique is None and max_per_batch != 1:
+        raise ValueError(f"max_per_batch: expected 1 without unique, got {max_per_batch}")
     apart = Apart(
         as_ids_of_columns(unique, num_instances),
-        validate.integer(max_per_batch, "max_per_batch", 1, batch_size, because=" (batch_size)"),
+        int(max_per_batch),
         as_pairs(positives, num_instances),
     )
     require_room_of_parts(apart, parts, options, request)
     validate.choice(metric, "metric", METRICS)
     groups, max_score = groups_of(apart.ids, as_labels(labels, num_instances)), checked_max_score(max_score)
-    hard_negatives = HardNegatives.check(num_hard_negatives, recipe, graph, num_instances, preset)
-    has_given_graph = graph is not None
+    hard_negatives = HardNegatives.check(num_hard_negatives, recipe, given_graph, num_instances, preset)
     progress = validate.progress(progress)
 
     start = time.perf_counter()
@@ -196,10 +216,10 @@ def compose(
         hard_negatives,
         progress,
     )
-    parts = parts_with_graphs(parts, recipe, demands, request, options_of_graphs, graph)
-    graph = united_graph(parts, num_instances)
+    parts = parts_with_graphs(parts, recipe, demands, request, options_of_graphs, given_graph)
+    united = united_graph(parts, num_instances)
     built = time.perf_counter()
-    planned = plan_epochs(parts, recipe, demands, request, num_epochs, graph, sources, progress)
+    planned = plan_epochs(parts, recipe, demands, request, num_epochs, united, sources, progress)
     info = {
         "preset": preset,
         **recipe.description(),
@@ -216,7 +236,7 @@ def compose(
         "relative_margin": None if relative_margin is None else float(relative_margin),
         "max_score": demands.max_score,
         "num_hard_negatives": None if hard_negatives is None else hard_negatives.table.shape[1],
-        "has_given_graph": has_given_graph,
+        "has_given_graph": given_graph is not None,
         "num_moved": planned.num_moved,
         "num_positives_met": planned.num_met,
         "seed": request.seed,
@@ -234,6 +254,6 @@ def compose(
         negatives=None if planned.negatives.is_empty else planned.negatives,
         hard_negatives=None if hard_negatives is None else hard_negatives.table,
     )
-    plan.graph = graph
+    plan.graph = united
     plan.seconds = {"checks": checked - start, "graph": built - checked, "epochs": time.perf_counter() - built}
     return plan

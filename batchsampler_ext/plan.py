@@ -15,6 +15,7 @@ from ._engine.arrays import as_matrix
 from ._engine.random import permutation
 from ._negatives.negatives import Negatives
 from ._negatives.tables import sizes_of
+from ._plan.digest import digest_of_matrix
 from ._plan.file import PlanFile, checksum, write_plan
 from ._plan.hard_negatives import NAME as _HARD_NEGATIVES
 from ._plan.hard_negatives import read_hard_negatives
@@ -25,7 +26,7 @@ from ._plan.stages import stage_of
 from ._plan.stored_epochs import StoredEpochs, named_epochs
 from ._plan.stored_negatives import StoredNegatives
 from .graph import ProximityGraph
-from .graph_builders import Progress
+from .graph_builders import Progress, as_towers
 from .planners import Batches
 
 __all__ = ["Plan"]
@@ -264,14 +265,39 @@ class Plan:
             document among all, for 256 queries. ``figure`` compares scores of the hardest other document in the batch.
 
         Raises:
-            ValueError: embeddings of another number of instances.
+            ValueError: embeddings that the plan was not composed from, by a digest of all values.
         """
+        validate.integer(epoch, "epoch", 0, self.num_epochs - 1, because=" (num_epochs - 1)")
+        self._require_same_embeddings(queries, documents, progress)
+        return self._measured(queries, documents, epoch, progress)
+
+    def _require_same_embeddings(self, queries: Any, documents: Any, progress: Progress | None) -> None:
+        """Raises ``ValueError`` unless the plan was composed from these embeddings, by shapes and digests."""
         for name, tower in (("queries", queries), ("documents", queries if documents is None else documents)):
             found = as_matrix(tower, name).num_rows
             if found != self.num_instances:
                 raise ValueError(
                     f"{name}: expected the {self.num_instances} instances that the plan was composed for, got {found}"
                 )
+        towers = zip(("queries", "documents"), as_towers(queries, documents, "queries"), strict=True)
+        if self.info.get("queries") is None:  # the plan was not made by compose
+            return
+        for name, matrix in towers:
+            expected = self.info.get(name)
+            if (matrix is None) != (expected is None):
+                wanted = "None, because the plan was composed without" if expected is None else "those of the plan"
+                raise ValueError(f"{name}: expected {wanted}, got {'None' if matrix is None else 'embeddings'}")
+            if matrix is None:
+                continue
+            digest = digest_of_matrix(matrix, name, stage_of(progress, f"check of {name}"))
+            if digest != expected:
+                raise ValueError(
+                    f"{name}: expected the embeddings that the plan was composed from, in the same order and dtype "
+                    f"(digest {expected}), got others (digest {digest})"
+                )
+
+    def _measured(self, queries: Any, documents: Any, epoch: int, progress: Progress | None) -> PlanReport:
+        """Returns the report of embeddings that have been checked."""
         planned = self.batches(epoch)
         ids = permutation(self.num_instances, self.info.get("seed", 0), epoch)[: self._num_drawn(epoch)]
         uniform = Batches(*self._cut_ids(ids, planned.tail_sizes), tail_sizes=planned.tail_sizes)

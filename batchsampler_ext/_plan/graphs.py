@@ -54,6 +54,8 @@ def parts_with_graphs(
         for part in result:
             if options.hard_negatives is not None and part.graph is not None:
                 options.hard_negatives.add(part.graph, is_given=True)
+        if recipe.mutual:
+            return [part._replace(graph=part.graph and part.graph.mutual(request.num_threads)) for part in result]
         return result
     common = {
         "features": options.queries.owner,
