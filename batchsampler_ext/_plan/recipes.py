@@ -161,7 +161,8 @@ def recipe_of(preset: str, *, has_graph: bool, has_sources: bool, has_max_score:
     """
     recipe = PRESETS[validate.choice(preset, "preset", tuple(PRESETS))]
     given = {name: value for name, value in given.items() if value is not None}
-    if preset in ("clusters", "uniform"):
+    is_uniform = preset == "uniform" and not (has_graph or "rank_window" in given or "num_candidates" in given)
+    if preset == "clusters" or is_uniform:
         _require_no_graph(preset, {**given, "graph": has_graph or None, "max_score": has_max_score or None})
     elif "batches_per_cluster" in given:
         raise ValueError(f"batches_per_cluster: expected None with preset={preset!r}")
@@ -184,7 +185,7 @@ def recipe_of(preset: str, *, has_graph: bool, has_sources: bool, has_max_score:
 
 
 def _require_no_graph(preset: str, given: Mapping[str, Any]) -> None:
-    """Raises ``ValueError`` if an option is given that is about edges. Values that ask for nothing are allowed."""
+    """Raises ``ValueError`` if an option is given that needs edges. Values that ask for nothing are allowed."""
     for name, value in given.items():
         if value is None or (name == "batches_per_cluster" and preset == "clusters"):
             continue

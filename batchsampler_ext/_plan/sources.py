@@ -100,7 +100,7 @@ def checked_options(
             )
     if is_weighted:
         if leftovers == "short":
-            raise ValueError("leftovers: expected 'mixed' or 'drop' with weights, which leave out instances, got 'short'")
+            raise ValueError("leftovers: expected 'mixed' or 'drop' with weights, got 'short'")
         return SourceOptions("drop", _weighted_counts(parts, interleave, batch_size))
     if leftovers == "drop":
         _require_none(

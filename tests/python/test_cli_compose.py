@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from batchsampler_ext import Plan, PlannedBatchSampler, compose
+from batchsampler_ext import Plan, compose
 from batchsampler_ext.cli import main
 from batchsampler_ext.cli.inputs import load_matrix
 
@@ -112,14 +112,6 @@ def test_the_report_is_that_of_a_simple_computation(towers):
         plan.report(towers[0], towers[1][1:])
     with pytest.raises(ValueError, match="epoch: expected an integer from 0 to 0"):
         plan.report(*towers, epoch=1)
-
-
-def test_a_plan_without_batches(towers, capsys):
-    assert len(composed("q.npy", "d.npy", "--batch-size", "999", "--preset", "uniform", "--drop-last").batches(0)) == 0
-    assert "n/a" in capsys.readouterr().out
-    assert list(PlannedBatchSampler("plan.bse")) == []
-    assert main(["export", "plan.bse", "--format", "npy", "--out", "b.npy"]) == 0
-    assert np.load("b.npy").shape == (0, 999)
 
 
 def test_progress_is_counted_for_graph_epochs_and_measures(towers, monkeypatch):
