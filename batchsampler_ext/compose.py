@@ -72,30 +72,40 @@ def compose(
         documents: [N, D], likewise, embeddings of the second texts. A query is then compared with documents.
         batch_size: B.
         preset: "b3" (window (30, 130), mutual edges, communities of 32), "curriculum" (the same with communities of 1,
-            2, 4, 8, 16 and then 32), "walks" (4,000 candidates, batches are a partition of the graph by walks),
-            "clusters" (each batch is from one cluster of the embeddings, 4 batches per cluster) or "uniform". The
-            options below replace its values.
+            2, 4, 8, 16 and then 32, one epoch for each), "walks" (the best 100 of 4,000 candidates; communities of B
+            are the batches of the sampler's planner "partition", which grows them from short walks), "clusters" (each
+            batch is from one cluster of the embeddings, 4 batches per cluster) or "uniform". The options below replace
+            its values, and those that would have no effect are refused.
         community_size: number of instances that are close in the graph. A batch consists of random communities. It
-            divides B. B itself makes all of a batch hard, and smaller communities make it softer. A list has the size
-            of each epoch, and the last one stays.
-        rank_window: (p, q): an instance is joined to its neighbors of rank p + 1 to q among all others, found exactly.
-            The first p are skipped, because many are false negatives. A dict source -> (p, q) or None has the windows
-            of some sources, and other sources have the preset's. None: batches of the source are uniform.
-        mutual: only edges that go both ways count.
-        num_candidates, num_neighbors: M and K of :func:`proximity_graph`, instead of a window.
-        batches_per_cluster: mean number of batches in a cluster, for "clusters". Fewer make harder batches. Clusters
-            are balanced: each holds a multiple of B, but one per source, which holds the remainder.
-        graph: a graph over N instances to use instead, for example from approximate neighbors. With ``sources``, only
-            edges within a source count.
+            divides B / ``sources_per_batch``. B itself makes all of a batch hard, and smaller communities make it
+            softer. A list has the size of each epoch, and the last one stays. It has at most E sizes. None: those of
+            the preset. Of each, the largest divisor that is not above it is used, and a list holds none twice: with
+            B = 100, "b3" has communities of 25.
+        rank_window: (p, q): an instance is joined to its neighbors of rank p + 1 to q, found exactly. The first p are
+            skipped, because many are false negatives. Ranks count all other instances of the source, except those that
+            ``labels`` and ``max_score`` exclude, or a single column of ``unique`` without ``labels``. With ``sources``, a dict source ->
+            (p, q) has the windows of some sources, and others have the preset's. The value None in a dict makes
+            batches of its source uniform.
+        mutual: only edges that go both ways count. For a given ``graph``, the default is False.
+        num_candidates, num_neighbors: M and K of :func:`proximity_graph`, instead of a window. M above N - 1 counts as
+            N - 1.
+        batches_per_cluster: mean number of batches in a cluster, for "clusters". Fewer make harder batches. A cluster
+            may hold up to about twice as many. Sizes of clusters are multiples of B, so that batches do not cross
+            them. One cluster per source also holds the remainder.
+        graph: edges to use instead of a window or candidates: :class:`ProximityGraph` over the N instances, or the
+            neighbors that another library has found, an integer array or tensor [N, K]. -1 is no neighbor. Edges of an
+            instance to itself are ignored. With ``sources``, only edges within a source count. Margins and
+            ``max_score`` need the scores of a :class:`ProximityGraph`.
         sources: int [N], at least 0, the source (data set, language, domain) of each instance. Each batch is then from
-            one source, and so are candidates and ranks.
+            one source, unless it is of ``leftovers`` or ``sources_per_batch`` is above 1. Candidates and ranks are
+            always from one source.
         leftovers: where the instances of a source go that do not fill a batch. "mixed": to batches of the leftovers of
             all sources. "short": to one shorter batch per source, at the end of the epoch. "drop": nowhere, but each
             epoch leaves out others.
         interleave: "proportional": batches of each source are spread evenly over the epoch, at random places. A dict
             source -> weight also sets how many batches each source has, in proportion to the weights. No instance is
             repeated: all full batches of the source that is scarcest for its weight are used, and each epoch draws
-            some of the others at random. ``leftovers`` then has no effect: what is not drawn is left out.
+            some of the others at random. What is not drawn is left out, so ``leftovers`` is not "short".
         sources_per_batch: c, a divisor of B. Above 1, a batch has B / c instances of each of c different sources. The
             number of such batches is the largest possible, and what they do not hold is left over.
         metric: as in :func:`proximity_graph`.
@@ -104,17 +114,19 @@ def compose(
             mostly with neighbors in the graph. None is dropped. Batches of a source swap only with one another. With
             "clusters", batches may then hold instances of other clusters. Equal ids get no edge, and with one column
             and without ``labels``, the ranks of a window do not count them.
-        max_per_batch: how many instances with an equal id a batch may hold.
-        positives: int [P, 2], pairs (query i, document of j) that are further positives. They are no edges, and are
-            kept apart where few swaps can do that.
+        max_per_batch: how many instances with an equal id a batch may hold. Needs ``unique``.
+        positives: int [P, 2], pairs (query i, document of j) that are further positives. They get no edge, either way.
+            Batches are repaired by a few swaps so that such pairs rarely meet. Pairs that still meet are in the mask. A
+            pair (i, i) is allowed, and has no effect.
         margin: document j is no negative of query i if s(i, j) >= s(i, i) - margin, with the exact scores of
             ``metric``. Such pairs are no edges. Needs ``documents``.
         relative_margin: likewise, if s(i, j) >= (1 - relative_margin) * s(i, i). It is between 0 and 1.
-        labels, max_score: as in :func:`proximity_graph`.
+        labels, max_score: as in :func:`proximity_graph`. ``max_score`` needs a preset with a graph.
             :meth:`Plan.negative_mask` also knows all pairs that ``unique``, ``positives``, ``labels`` and margins
             exclude.
         num_hard_negatives: h, at most the neighbors of an instance. The plan then has :meth:`Plan.hard_negatives`.
-        num_epochs: E, number of epochs. Each has its own communities and batches.
+        num_epochs: E, number of epochs. Each has its own communities and batches. E is at least the number of sizes of
+            communities: "curriculum" needs up to 6 epochs.
         drop_last: leave out the ragged batch of each epoch.
         seed: 0 to 2**64 - 1.
         num_threads, max_memory: as in :func:`proximity_graph`.
@@ -126,7 +138,8 @@ def compose(
         ``leftovers="drop"`` or weights leave it out. :meth:`Plan.sources` has the source of each batch.
 
     Raises:
-        TypeError, ValueError: a bad argument, named; a source that is too small for its window, weight or "drop".
+        TypeError, ValueError: a bad argument, named; one that would have no effect; a source that is too small for its
+            window, weight or "drop"; a batch size without a divisor from 2 to 32, for "b3" and "curriculum".
             ``unique``: an id is on more instances than the batches may hold, or no way was found to keep all ids apart.
             With one column and without sources, none exists then.
         ImportError: "clusters" without scikit-learn.

@@ -41,7 +41,9 @@ class Plan:
         num_instances: N, number of instances of the dataset.
         num_epochs: E.
         batch_size: B.
-        info: what made the plan: the arguments of :func:`compose`, versions, and a digest of the embeddings.
+        info: what made the plan, as JSON has it: the scalar options of :func:`compose` as they were used, such as the
+            sizes of communities and whether edges are mutual; sources with their sizes; the version; digests of the
+            embeddings; and counts of what repairs did. Arrays that were given, such as ids, are not in it.
         graph: the graph that joins hard negatives. None: it needed none, or the plan was loaded.
         seconds: time for "checks" of the embeddings, the "graph" and the "epochs". Empty if the plan was loaded.
 
@@ -247,7 +249,8 @@ class Plan:
         """Measures the batches of an epoch, beside those of a uniform epoch. ``print`` shows a table and a figure.
 
         Args:
-            queries, documents: the embeddings that the plan was composed from, see :func:`compose`.
+            queries, documents: the embeddings that the plan was composed from, see :func:`compose`. They are compared
+                with the digests in ``info``, in one pass.
             epoch: 0 to E - 1.
             progress: called as ``progress(num_done, total)`` for the batches of either kind.
 

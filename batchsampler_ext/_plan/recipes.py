@@ -73,7 +73,7 @@ class Recipe:
                 windows=None,
                 num_candidates=None,
                 num_neighbors=None,
-                mutual=result.mutual and "mutual" in given,  # of a given graph, only edges that the user does not want
+                mutual=result.mutual and "mutual" in given,  # that of the preset is about its own graph
             )
         if self.rank_window is not None or self.windows is not None:
             window = None if self.rank_window is None else _integers(self.rank_window)

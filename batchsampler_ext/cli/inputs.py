@@ -128,8 +128,8 @@ def _chosen_integers(
     """Returns the columns that are named in ``given``, or those of integers."""
     for column in given:
         if column not in integers:
-            found = "other values" if column in names else f"none; it has {_listed(names)}"
-            raise ValueError(f"{name}: expected integers in column {column!r} of {path!r}, got {found}")
+            content = "other values" if column in names else f"none; it has {_listed(names)}"
+            raise ValueError(f"{name}: expected integers in column {column!r} of {path!r}, got {content}")
     found = given or [column for column in integers if not re.fullmatch(r"__index_level_\d+__", column)]
     if len(found) != (num_columns or len(given) or 1):
         count = {1: "one column", 2: "two columns"}[num_columns or 1]

@@ -134,7 +134,7 @@ def check_outputs(options: argparse.Namespace) -> None:
     for name in ("out", "json", "figure"):
         if getattr(options, name) is not None:
             check_output(getattr(options, name), name)
-            require_no_input(getattr(options, name), name, {"FEATURES": options.features, "labels": options.labels})
+            require_no_input(getattr(options, name), name, {"FEATURES": options.features, "--labels": options.labels})
     if options.figure is not None and importlib.util.find_spec("matplotlib") is None:
         raise ModuleNotFoundError(
             "--figure: expected matplotlib to be installed, got none; run pip install 'batchsampler_ext[cli]'"

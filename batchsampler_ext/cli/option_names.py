@@ -43,7 +43,8 @@ class OptionNames:
         try:
             yield
         except (TypeError, ValueError, ImportError) as error:
-            raise type(error)(self.written(str(error))) from error
+            kind = next(kind for kind in (TypeError, ValueError, ImportError) if isinstance(error, kind))
+            raise kind(self.written(str(error))) from error
 
 
 def _spaced(match: re.Match[str]) -> str:

@@ -156,12 +156,12 @@ def test_errors_of_compose_come_before_the_work(towers, capsys):
         return error_of(capsys, "compose", *arguments)
 
     assert "out: expected a path in a writable" in error("q.npy", "--batch-size", "8", "--out", "no/where")
-    assert "community_size: expected a divisor of batch_size 32" in error(
+    assert "--community-size: expected a divisor of --batch-size 32, got 5" in error(
         "q.npy", "--batch-size", "32", "--community-size", "5", "--out", "p"
     )
     assert "preset: expected one of" in error("q.npy", "--batch-size", "32", "--preset", "b4", "--out", "p")
     np.save("short.npy", np.zeros((7, 16), np.float32))
-    assert "documents: expected the shape of queries" in error("q.npy", "short.npy", "--batch-size", "8", "--out", "p")
+    assert "DOCUMENTS: expected the shape of queries" in error("q.npy", "short.npy", "--batch-size", "8", "--out", "p")
     assert "DOCUMENTS: expected a readable file, got 'no.npy'" in error(
         "q.npy", "no.npy", "--batch-size", "8", "--out", "p"
     )
