@@ -83,9 +83,9 @@ def compose(
             B = 100, "b3" has communities of 25.
         rank_window: (p, q): an instance is joined to its neighbors of rank p + 1 to q, found exactly. The first p are
             skipped, because many are false negatives. Ranks count all other instances of the source, except those that
-            ``labels`` and ``max_score`` exclude, or a single column of ``unique`` without ``labels``. With ``sources``, a dict source ->
-            (p, q) has the windows of some sources, and others have the preset's. The value None in a dict makes
-            batches of its source uniform.
+            ``labels`` and ``max_score`` exclude, or a single column of ``unique`` without ``labels``. With ``sources``,
+            a dict source -> (p, q) has the windows of some sources, and others have the preset's. The value None in a
+            dict makes batches of its source uniform.
         mutual: only edges that go both ways count. For a given ``graph``, the default is False.
         num_candidates, num_neighbors: M and K of :func:`proximity_graph`, instead of a window. M above N - 1 counts as
             N - 1.
