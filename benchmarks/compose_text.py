@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 import batchsampler_ext as bse
-from batchsampler_ext.planners import PartitionPlanner, PlanRequest
+from batchsampler_ext._plan.communities import communities_of
 
 from . import machine
 
@@ -152,10 +152,11 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def communities(plan: bse.Plan, epoch: int, num_instances: int) -> np.ndarray:
-    """Returns the community of each instance, -1 for the remainder, from the partition kernel."""
-    partition = PartitionPlanner("hard").plan(plan.graph, PlanRequest(COMMUNITY_SIZE, seed=SEED, epoch=epoch))
+    """Returns the community of each instance, -1 for the remainder."""
+    assert plan.graph is not None
+    found, _ = communities_of(plan.graph, COMMUNITY_SIZE, seed=SEED, epoch=epoch, num_threads=1)
     result = np.full(num_instances, -1)
-    for number, members in enumerate(partition.indices.numpy()):
+    for number, members in enumerate(found.numpy()):
         result[members] = number
     return result
 

@@ -19,7 +19,7 @@ def towers() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     centers = 2 * rng.standard_normal((10, 16))
     queries = centers[rng.integers(0, 10, NUM_INSTANCES)] + rng.standard_normal((NUM_INSTANCES, 16))
-    documents = queries + 0.7 * rng.standard_normal(queries.shape)
+    documents = queries + 0.9 * rng.standard_normal(queries.shape)
     return queries.astype("f4"), documents.astype("f4")
 
 

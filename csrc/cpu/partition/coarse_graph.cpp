@@ -23,7 +23,7 @@ void collect_edges(CoarseGraph& graph, int64_t num_nodes, bool has_weights, Thre
   graph.first.assign(static_cast<size_t>(num_nodes) + 1, 0);
   team.for_ranges(num_nodes, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
     EdgeList& list = lists[begin / kGrain];
-    for (int64_t node = begin; node < end && !worker.should_stop(); ++node) {
+    for (int64_t node = begin; node < end; ++node) {
       const size_t before = list.target.size();
       collect(node, list, worker);
       graph.first[node + 1] = static_cast<int64_t>(list.target.size() - before);

@@ -48,6 +48,7 @@ class Communities {
     votes_.assign(static_cast<size_t>(team_.num_threads()), GroupVotes(static_cast<size_t>(num_rows_)));
     target_.resize(static_cast<size_t>(num_rows_));
     gain_.resize(static_cast<size_t>(num_rows_));
+    own_votes_.resize(static_cast<size_t>(num_rows_));
   }
 
   void run(int32_t* rows) {
@@ -152,7 +153,10 @@ class Communities {
 
   // Moves nodes. Every second round also unsettles rows, but not the last ones.
   void refine(int num_rounds, bool unsettles) {
+    settled_.assign(static_cast<size_t>(graph().num_nodes()), 0);
+    changed_.assign(static_cast<size_t>(graph().num_nodes()), 0);
     for (int round = 0; round < num_rounds; ++round) {
+      round_ = static_cast<uint8_t>(round + 1);
       const bool now = unsettles && round % 2 == 1 && round + kNumCalmRounds < num_rounds;
       move<false>(capacity_, now);
       if (now) release();
@@ -172,9 +176,16 @@ class Communities {
       }
     });
     for (int64_t row = 0; row < num_rows_; ++row) {
-      if (owner_[row] != kNone && target_[row] == kNone) --load_[owner_[row]];
-      owner_[row] = target_[row];
+      if (owner_[row] == target_[row]) continue;
+      --load_[owner_[row]];
+      leave(row);
     }
+  }
+
+  void leave(int64_t row) {
+    owner_[row] = kNone;
+    settled_[row] = 0;
+    changed_[row] = round_;
   }
 
   // Gives the rows without a community to the open communities in hash order.
@@ -221,7 +232,7 @@ class Communities {
     const uint64_t key = next_key();
     team_.for_ranges(graph().num_nodes(), kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
       GroupVotes& votes = votes_[static_cast<size_t>(worker.index())];
-      for (int64_t node = begin; node < end && !worker.should_stop(); ++node) {
+      for (int64_t node = begin; node < end; ++node) {
         propose<kIsClustering>(node, keyed_hash(key, static_cast<uint64_t>(node)), capacity, votes);
       }
     });
@@ -229,8 +240,21 @@ class Communities {
     drop_what_does_not_fit(capacity);
     if (displaces) displace(key);
     for (int64_t node = 0; node < graph().num_nodes(); ++node) {
-      if (target_[node] != kNone) owner_[node] = target_[node];
+      if (target_[node] == kNone) continue;
+      owner_[node] = target_[node];
+      if (!kIsClustering) changed_[node] = round_;
     }
+  }
+
+  // Whether a node proposed nothing when it last counted votes, and would count the same votes again.
+  bool is_settled(int64_t node) const {
+    if (settled_[node] == 0) return false;
+    const CoarseGraph& nodes = graph();
+    bool has_changed = false;
+    for (int64_t edge = nodes.first[node]; edge < nodes.first[node + 1]; ++edge) {
+      has_changed |= changed_[nodes.target[edge]] >= settled_[node];
+    }
+    return !has_changed;
   }
 
   void count_votes(int64_t node, GroupVotes& votes) const {
@@ -241,11 +265,17 @@ class Communities {
     }
   }
 
+  // Whether the score of these votes is less than another one, without a division. It may be less if this is false.
+  static bool is_clearly_less(int32_t votes, int64_t load, int64_t score) {
+    constexpr double kScale = int64_t{1} << kScoreShift, kRounding = 1 - 1e-9;
+    return votes * kScale < static_cast<double>(load) * static_cast<double>(score) * kRounding;
+  }
+
   // Sets target_ and gain_ of a node. target_ is kNone if it proposes nothing.
   template <bool kIsClustering>
   void propose(int64_t node, uint64_t node_hash, const Capacity& capacity, GroupVotes& votes) {
     target_[node] = kNone;
-    if (kIsClustering && (node_hash & 1) != 0) return;
+    if (kIsClustering ? (node_hash & 1) != 0 : is_settled(node)) return;
     count_votes(node, votes);
     const int64_t weight = graph().weights[node];
     const auto score = [&](int32_t group, int64_t load) {
@@ -258,7 +288,9 @@ class Communities {
     uint64_t best_hash = 0;
     for (const int32_t group : votes.groups()) {
       if (group == own || weight > capacity[group]) continue;
-      const int64_t group_score = score(group, load_[group] + weight);
+      const int64_t load = load_[group] + weight;
+      if (kIsClustering && is_clearly_less(votes[group], load, best_score)) continue;
+      const int64_t group_score = score(group, load);
       if (group_score < best_score) continue;
       const uint64_t hash = keyed_hash(node_hash, static_cast<uint64_t>(group));
       if (best != kNone && group_score == best_score && hash < best_hash) continue;
@@ -268,6 +300,10 @@ class Communities {
     }
     target_[node] = best;
     gain_[node] = best_score - own_score;
+    if (!kIsClustering) {
+      own_votes_[node] = static_cast<int32_t>(own_score);
+      settled_[node] = best == kNone ? round_ : 0;
+    }
     votes.clear();
   }
 
@@ -329,7 +365,6 @@ class Communities {
   // Rows whose proposals were dropped displace members that stay: the best proposal the member with the fewest votes
   // for the group, and so on, while the gain is larger than these votes. Displaced rows are in no group.
   void displace(uint64_t key) {
-    const CoarseGraph& rows = graph();
     const size_t num_groups = load_.size();
     std::vector<int64_t> first(num_groups + 1, 0);
     for (int64_t row = 0; row < num_rows_; ++row) {
@@ -347,10 +382,7 @@ class Communities {
         for (int64_t i = first[group]; i < end[group]; ++i) {
           Proposal& member = staying[i];
           member.hash = keyed_hash(keyed_hash(key, static_cast<uint64_t>(member.node)), ~uint64_t{0});
-          member.gain = 0;
-          for (int64_t edge = rows.first[member.node]; edge < rows.first[member.node + 1]; ++edge) {
-            member.gain += owner_[rows.target[edge]] == group ? 1 : 0;
-          }
+          member.gain = own_votes_[member.node];
         }
         std::sort(staying.begin() + first[group], staying.begin() + end[group],
                   [](const Proposal& a, const Proposal& b) {
@@ -367,7 +399,7 @@ class Communities {
       }
     }
     for (size_t group = 0; group < num_groups; ++group) {
-      for (int64_t i = 0; i < num_displaced[group]; ++i) owner_[staying[first[group] + i].node] = kNone;
+      for (int64_t i = 0; i < num_displaced[group]; ++i) leave(staying[first[group] + i].node);
     }
     load_.assign(num_groups, 0);
     for (int64_t row = 0; row < num_rows_; ++row) {
@@ -387,14 +419,18 @@ class Communities {
   const Capacity capacity_;
   ThreadTeam team_;
   uint64_t num_keys_ = 0;
-  std::vector<CoarseGraph> levels_;   // the rows, then coarser and coarser graphs
-  std::vector<int32_t> owner_;        // [num_nodes] group of each node, kNone if it has none
-  std::vector<int64_t> load_;         // [num_groups] rows of each group
-  std::vector<int32_t> target_;       // [num_nodes] group that a node moves to in this round, or kNone
-  std::vector<int64_t> gain_;         // [num_nodes] of the move
-  std::vector<int64_t> first_, end_;  // [num_groups] range of the proposals to each group
-  std::vector<Proposal> proposals_;   // grouped, best first
-  std::vector<GroupVotes> votes_;     // [num_threads]
+  std::vector<CoarseGraph> levels_;  // the rows, then coarser and coarser graphs
+  std::vector<int32_t> owner_;       // [num_nodes] group of each node, kNone if it has none
+  std::vector<int64_t> load_;        // [num_groups] rows of each group
+  std::vector<int32_t> target_;      // [num_nodes] group that a node moves to in this round, or kNone
+  std::vector<int64_t> gain_;        // [num_nodes] of the move
+  std::vector<int32_t> own_votes_;   // [num_nodes] votes for the own community when they were last counted
+  // Rounds of a refinement, from 1 on. A settled node skips rounds until a neighbor changes.
+  uint8_t round_ = 0;
+  std::vector<uint8_t> settled_, changed_;  // [num_nodes] rounds in which it last settled and changed its group, or 0
+  std::vector<int64_t> first_, end_;        // [num_groups] range of the proposals to each group
+  std::vector<Proposal> proposals_;         // grouped, best first
+  std::vector<GroupVotes> votes_;           // [num_threads]
 };
 
 }  // namespace
