@@ -29,7 +29,7 @@ def integer(value: Any, name: str, low: int, high: int | None = None, *, because
 
 
 def choice(value: Any, name: str, options: Sequence[Any]) -> Any:
-    if value not in options:
+    if not any(isinstance(value, type(option)) and value == option for option in options):  # an array is none of them
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")
     return value
 

@@ -50,7 +50,7 @@ def window_hint(info: dict[str, Any], num_instances: int) -> str | None:
     return (
         f"The {num_neighbors:,} best of {num_candidates:,} random candidates among {rows} have ranks from about "
         f"{nearest:,.0f} to {num_neighbors * nearest:,.0f}, so nearer ones are rarely found. Set "
-        f"rank_window={B3_WINDOW}, which is searched exactly, or num_candidates={wanted:,} and num_neighbors={kept}, "
+        f"rank_window={B3_WINDOW}, which is searched exactly, or num_candidates={wanted} and num_neighbors={kept}, "
         "which reach these ranks in expectation."
     )
 

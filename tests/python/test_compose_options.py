@@ -70,6 +70,19 @@ def test_self_loops_of_a_given_graph_are_ignored():
         assert torch.equal(looped.neighbors, table[rows])  # as before
 
 
+def test_given_graphs_are_the_same_on_a_device(device_engine):
+    graph = knn_graph(ROWS, 20)
+    given = torch.hstack([torch.arange(NUM_INSTANCES)[:, None], graph.neighbors.long()])
+    expected = lists(composed(graph=graph, mutual=True, sources=SOURCES, num_hard_negatives=5))
+    with device_engine() as device:
+        for found in (given.to(device), ProximityGraph(given.int().to(device))):
+            plan = compose(
+                torch.from_numpy(ROWS).to(device), batch_size=64, graph=found, mutual=True, sources=SOURCES,
+                num_hard_negatives=5,
+            )  # fmt: skip
+            assert lists(plan) == expected
+
+
 @pytest.mark.parametrize(
     ("graph", "error", "message"),
     [
@@ -179,6 +192,7 @@ def test_sizes_may_be_an_array():
         ),
         ({"community_size": np.array([[1, 2]])}, TypeError, "community_size: expected an integer, got array([[1, 2]])"),
         ({"community_size": "32"}, TypeError, "community_size: expected an integer, got '32' of type str"),
+        ({"preset": np.array(["b3", "b4"])}, ValueError, "preset: expected one of 'walks', 'b3'"),
         ({"community_size": [1.5]}, TypeError, "community_size: expected an integer, got 1.5 of type float"),
         ({"batch_size": np.array([4])}, TypeError, "batch_size: expected an integer, got array([4]) of type ndarray"),
         ({"batch_size": torch.tensor([4, 5])}, TypeError, "batch_size: expected an integer, got tensor([4, 5])"),
