@@ -78,9 +78,9 @@ def compose(
             its values, and those that would have no effect are refused.
         community_size: number of instances that are close in the graph. A batch consists of random communities. It
             divides B / ``sources_per_batch``. B itself makes all of a batch hard, and smaller communities make it
-            softer. A list has the size of each epoch, and the last one stays. It has at most E sizes. None: those of
-            the preset. Of each, the largest divisor that is not above it is used, and a list holds none twice: with
-            B = 100, "b3" has communities of 25.
+            softer. A list has the size of each epoch, and the last one stays. None: the sizes of the preset, each
+            replaced by the largest divisor that is not above it, without repetition. With B = 100, "b3" has
+            communities of 25.
         rank_window: (p, q): an instance is joined to its neighbors of rank p + 1 to q, found exactly. The first p are
             skipped, because many are false negatives. Ranks count all other instances of the source, except those that
             ``labels`` and ``max_score`` exclude, or a single column of ``unique`` without ``labels``. With ``sources``,
@@ -125,8 +125,9 @@ def compose(
             :meth:`Plan.negative_mask` also knows all pairs that ``unique``, ``positives``, ``labels`` and margins
             exclude.
         num_hard_negatives: h, at most the neighbors of an instance. The plan then has :meth:`Plan.hard_negatives`.
-        num_epochs: E, number of epochs. Each has its own communities and batches. E is at least the number of sizes of
-            communities: "curriculum" needs up to 6 epochs.
+        num_epochs: E, number of epochs. Each has its own communities and batches. Communities have one size
+            per epoch, so "curriculum" reaches 32 in the sixth. Epochs that would all be uniform because of this are
+            refused.
         drop_last: leave out the ragged batch of each epoch.
         seed: 0 to 2**64 - 1.
         num_threads, max_memory: as in :func:`proximity_graph`.

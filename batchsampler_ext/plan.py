@@ -262,10 +262,11 @@ class Plan:
             that join two instances of one batch, over the whole epoch.
 
             Its ``hints`` are sentences about what looks wrong, often none. There is one if even the best of random
-            candidates is expected beyond rank 130; if the teacher ranks the own document of half of the queries below
-            all of their hard negatives, or tells it from them hardly better than by chance; if it solves 99% of the
-            queries; or if batches are hardly harder than uniform ones. ``own_rank`` is the median rank of a query's own
-            document among all, for 256 queries. ``figure`` compares scores of the hardest other document in the batch.
+            candidates is expected beyond rank 130; if there are fewer epochs than sizes of communities; if the teacher
+            ranks the own document of half of the queries below all of their hard negatives, or tells it from them
+            hardly better than by chance; if it solves 99% of the queries; or if batches are hardly harder than uniform
+            ones. ``own_rank`` is the median rank of a query's own document among all, for 256 queries. ``figure``
+            compares scores of the hardest other document in the batch.
 
         Raises:
             ValueError: embeddings that the plan was not composed from, by a digest of all values.
@@ -321,7 +322,7 @@ class Plan:
             {**{kind: part.hardest for kind, part in scores.items()}, "own document": scores["planned"].own},
         )
         measured = Measured(scores["planned"], scores["uniform"], own_rank)
-        found_hints = hints(self.info, self.num_instances, self.batch_size, epoch, measured)
+        found_hints = hints(self.info, self.num_instances, self.batch_size, self.num_epochs, epoch, measured)
         means = {kind: part.means for kind, part in scores.items()}
         return PlanReport(means, own_rank, figure, found_hints, metric)
 

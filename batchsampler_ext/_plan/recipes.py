@@ -56,11 +56,11 @@ class Recipe:
             sizes = _community_sizes(self.community_size, largest, reason)
         else:
             sizes = _fitted_sizes(self.community_size, largest, reason, preset)
-        if len(sizes) > num_epochs:
-            of = "of community_size" if "community_size" in given else f"that preset {preset!r} has"
+        hard = next((epoch for epoch, size in enumerate(sizes) if size > 1), 0)
+        if hard >= num_epochs:
             raise ValueError(
-                f"num_epochs: expected at least {len(sizes)}, one for each of the sizes {list(sizes)} {of}, "
-                f"got {num_epochs}"
+                f"num_epochs: expected at least {hard + 1}, because each epoch has one of the community sizes "
+                f"{list(sizes)}, and communities of 1 make uniform batches, got {num_epochs}"
             )
         result = replace(self, community_size=sizes, mutual=validate.flag(self.mutual, "mutual"))
         if self.batches_per_cluster is not None:
@@ -189,9 +189,9 @@ def _require_no_graph(preset: str, given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         if value is None or (name == "batches_per_cluster" and preset == "clusters"):
             continue
-        if preset == "uniform" and (name == "mutual" and value is False):
+        if preset == "uniform" and name == "mutual" and value is False:
             continue
-        if preset == "uniform" and name == "community_size" and set(_as_list(value)) <= {1}:
+        if preset == "uniform" and name == "community_size" and all(map(_is_one, _as_list(value))):
             continue
         reason = "whose batches are from clusters" if preset == "clusters" else "whose batches are random"
         if name == "max_score":
@@ -218,6 +218,10 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
 
 
+def _is_one(value: Any) -> bool:
+    return hasattr(value, "__index__") and np.ndim(value) == 0 and value == 1
+
+
 def _community_sizes(value: Any, largest: int, reason: str) -> tuple[int, ...]:
     """Returns the size for each epoch. The last one stays. None: all of a batch is one community."""
     if value is None:
@@ -234,8 +238,8 @@ def _community_sizes(value: Any, largest: int, reason: str) -> tuple[int, ...]:
 
 def _fitted_sizes(value: int | Sequence[int], largest: int, reason: str, preset: str) -> tuple[int, ...]:
     """Returns for each size of a preset the largest divisor of ``largest`` that is not above it, without repetition."""
-    divisors = [size for size in range(1, largest + 1) if largest % size == 0]
     sizes = _as_list(value)
+    divisors = [size for size in range(1, min(largest, max(sizes)) + 1) if largest % size == 0]
     fitted = tuple(dict.fromkeys(max(own for own in divisors if own <= size) for size in sizes))
     if fitted[-1] == 1 < min(largest, sizes[-1]):
         raise ValueError(

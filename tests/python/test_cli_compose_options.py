@@ -126,7 +126,7 @@ def test_columns_of_ids_are_chosen_by_name(capsys):
         ("--batch-size 32 --rank-window 2 900", "--rank-window: expected (p, q) with 0 <= p < q <= 299"),
         ("--batch-size 37", "--community-size: expected a size with --preset b3 and --batch-size 37, which has no "
          "divisor from 2 to 32; pass --community-size 37, or a --batch-size that has one"),
-        ("--batch-size 32 --preset curriculum", "--epochs: expected at least 6, one for each of the sizes"),
+        ("--batch-size 32 --preset curriculum", "--epochs: expected at least 2, because each epoch has one of"),
         ("--batch-size 32 --sources few.npy", "--rank-window: expected (p, q) with 0 <= p < q below the size of each "
          "source, got (30, 130) for source 1 (10 instances); --source-window 1=P,Q gives a source another window, and "
          "--source-window 1=none makes its batches uniform; (30, 130) is the window of preset 'b3'"),

@@ -138,20 +138,30 @@ def test_communities_of_presets_are_divisors_of_the_batch_size(batch_size, size,
         ),
         ({"batch_size": 100, "community_size": 32}, "community_size: expected a divisor of batch_size 100, got 32"),
         (
-            {"preset": "curriculum", "num_epochs": 5},
-            "num_epochs: expected at least 6, one for each of the sizes [1, 2, 4, 8, 16, 32] that preset 'curriculum' "
-            "has, got 5",
+            {"preset": "curriculum"},
+            "num_epochs: expected at least 2, because each epoch has one of the community sizes [1, 2, 4, 8, 16, 32], "
+            "and communities of 1 make uniform batches, got 1",
         ),
-        (
-            {"community_size": [1, 8]},
-            "num_epochs: expected at least 2, one for each of the sizes [1, 8] of community_size, got 1",
-        ),
+        ({"community_size": [1, 1, 8], "num_epochs": 2}, "num_epochs: expected at least 3, because each epoch has one"),
     ],
 )
 def test_sizes_without_an_epoch_or_divisor_are_named(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         composed(**options)
     composed(batch_size=37, community_size=37)
+
+
+def test_sizes_without_an_epoch_get_a_hint():
+    for options, numbers in (
+        ({"preset": "curriculum", "num_epochs": 4}, "6 sizes for 4 epochs, so 16, 32 are not used. Set num_epochs=6,"),
+        ({"community_size": [2, 4], "num_epochs": 1}, "2 sizes for 1 epoch, so 4 is not used. Set num_epochs=2,"),
+    ):
+        hint = composed(**options).report(ROWS).hints[0]
+        assert hint.startswith("Each epoch has one size of communities, and the plan has ")
+        assert numbers in hint
+    for options in ({"preset": "curriculum", "num_epochs": 6}, {"community_size": [1, 1]}, {"preset": "uniform"}):
+        hints = composed(**{"num_epochs": 2, **options}).report(ROWS).hints
+        assert not [hint for hint in hints if hint.startswith("Each epoch has one size")]
 
 
 def test_small_data_are_told_that_the_window_is_of_the_preset():
@@ -225,6 +235,7 @@ def test_wrong_values_are_named(options, error, message):
             "num_neighbors: expected None with preset='uniform', whose batches",
         ),
         ({"preset": "uniform", "community_size": 2}, "community_size: expected None with preset='uniform'"),
+        ({"preset": "uniform", "community_size": [[1]]}, "community_size: expected None with preset='uniform'"),
         ({"preset": "uniform", "community_size": [1, 2]}, "community_size: expected None with preset='uniform'"),
         ({"preset": "uniform", "mutual": True}, "mutual: expected None with preset='uniform'"),
         (
