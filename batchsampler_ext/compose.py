@@ -97,7 +97,7 @@ def compose(
             instance to itself are ignored. With ``sources``, only edges within a source count. Margins and
             ``max_score`` need the scores of a :class:`ProximityGraph`.
         sources: int [N], at least 0, the source (data set, language, domain) of each instance. Each batch is then from
-            one source, unless it is of ``leftovers`` or ``sources_per_batch`` is above 1. Candidates and ranks are
+            one source, unless it holds "mixed" leftovers or ``sources_per_batch`` is above 1. Candidates and ranks are
             always from one source.
         leftovers: where the instances of a source go that do not fill a batch. "mixed": to batches of the leftovers of
             all sources. "short": to one shorter batch per source, at the end of the epoch. "drop": nowhere, but each
@@ -125,8 +125,8 @@ def compose(
             :meth:`Plan.negative_mask` also knows all pairs that ``unique``, ``positives``, ``labels`` and margins
             exclude.
         num_hard_negatives: h, at most the neighbors of an instance. The plan then has :meth:`Plan.hard_negatives`.
-        num_epochs: E, number of epochs. Each has its own communities and batches. Communities have one size
-            per epoch, so "curriculum" reaches 32 in the sixth. Epochs that would all be uniform because of this are
+        num_epochs: E, number of epochs. Each has its own communities and batches. Communities have one size per
+            epoch, so "curriculum" reaches 32 in the sixth. If all epochs would be uniform for this reason, they are
             refused.
         drop_last: leave out the ragged batch of each epoch.
         seed: 0 to 2**64 - 1.

@@ -42,8 +42,8 @@ def sizes_hint(info: dict[str, Any], num_epochs: int) -> str | None:
     unused = ", ".join(map(str, sizes[num_epochs:]))
     verb, ending = "is" if len(sizes) == num_epochs + 1 else "are", "" if num_epochs == 1 else "s"
     return (
-        f"Each epoch has one size of communities, and the plan has {len(sizes)} sizes for {num_epochs} epoch{ending}, so "
-        f"{unused} {verb} not used. Set num_epochs={len(sizes)}, or fewer sizes with community_size."
+        f"Each epoch has one size of communities, and the plan has {len(sizes)} sizes for {num_epochs} epoch{ending}, "
+        f"so {unused} {verb} not used. Set num_epochs={len(sizes)}, or fewer sizes with community_size."
     )
 
 
