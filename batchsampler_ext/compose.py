@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+import torch
+
 from ._engine import validate
 from ._negatives.keep_apart import Apart, as_ids_of_columns, as_pairs
 from ._negatives.negatives import Demands, Margins, as_labels, checked_max_score, groups_of, labels_of
 from ._plan.all_epochs import plan_epochs
 from ._plan.digest import digest_of_matrix
 from ._plan.epochs import EpochRequest
+from ._plan.given_graph import checked_graph
 from ._plan.graphs import GraphOptions, parts_with_graphs, united_graph
 from ._plan.hard_negatives import HardNegatives
 from ._plan.recipes import recipe_of
@@ -39,7 +43,7 @@ def compose(
     num_candidates: int | None = None,
     num_neighbors: int | None = None,
     batches_per_cluster: int | None = None,
-    graph: ProximityGraph | None = None,
+    graph: ProximityGraph | torch.Tensor | np.ndarray | None = None,
     sources: Any = None,
     leftovers: str = "mixed",
     interleave: str | Mapping[int, float] = "proportional",
@@ -68,30 +72,40 @@ def compose(
         documents: [N, D], likewise, embeddings of the second texts. A query is then compared with documents.
         batch_size: B.
         preset: "b3" (window (30, 130), mutual edges, communities of 32), "curriculum" (the same with communities of 1,
-            2, 4, 8, 16 and then 32), "walks" (4,000 candidates, batches are a partition of the graph by walks),
-            "clusters" (each batch is from one cluster of the embeddings, 4 batches per cluster) or "uniform". The
-            options below replace its values.
+            2, 4, 8, 16 and then 32, one epoch for each), "walks" (the best 100 of 4,000 candidates; communities of B
+            are the batches of the sampler's planner "partition", which grows them from short walks), "clusters" (each
+            batch is from one cluster of the embeddings, 4 batches per cluster) or "uniform". The options below replace
+            its values, and those that would have no effect are refused.
         community_size: number of instances that are close in the graph. A batch consists of random communities. It
-            divides B. B itself makes all of a batch hard, and smaller communities make it softer. A list has the size
-            of each epoch, and the last one stays.
-        rank_window: (p, q): an instance is joined to its neighbors of rank p + 1 to q among all others, found exactly.
-            The first p are skipped, because many are false negatives. A dict source -> (p, q) or None has the windows
-            of some sources, and other sources have the preset's. None: batches of the source are uniform.
-        mutual: only edges that go both ways count.
-        num_candidates, num_neighbors: M and K of :func:`proximity_graph`, instead of a window.
-        batches_per_cluster: mean number of batches in a cluster, for "clusters". Fewer make harder batches. Clusters
-            are balanced: each holds a multiple of B, but one per source, which holds the remainder.
-        graph: a graph over N instances to use instead, for example from approximate neighbors. With ``sources``, only
-            edges within a source count.
+            divides B / ``sources_per_batch``. B itself makes all of a batch hard, and smaller communities make it
+            softer. A list has the size of each epoch, and the last one stays. None: the sizes of the preset, each
+            replaced by the largest divisor that is not above it, without repetition. With B = 100, "b3" has
+            communities of 25.
+        rank_window: (p, q): an instance is joined to its neighbors of rank p + 1 to q, found exactly. The first p are
+            skipped, because many are false negatives. Ranks count all other instances of the source, except those that
+            ``labels`` and ``max_score`` exclude, or a single column of ``unique`` without ``labels``. With ``sources``,
+            a dict source -> (p, q) has the windows of some sources, and others have the preset's. The value None in a
+            dict makes batches of its source uniform.
+        mutual: only edges that go both ways count. For a given ``graph``, the default is False.
+        num_candidates, num_neighbors: M and K of :func:`proximity_graph`, instead of a window. M above N - 1 counts as
+            N - 1.
+        batches_per_cluster: mean number of batches in a cluster, for "clusters". Fewer make harder batches. A cluster
+            may hold up to about twice as many. Sizes of clusters are multiples of B, so that batches do not cross
+            them. One cluster per source also holds the remainder.
+        graph: edges to use instead of a window or candidates: :class:`ProximityGraph` over the N instances, or the
+            neighbors that another library has found, an integer array or tensor [N, K]. -1 is no neighbor. Edges of an
+            instance to itself are ignored. With ``sources``, only edges within a source count. Margins and
+            ``max_score`` need the scores of a :class:`ProximityGraph`.
         sources: int [N], at least 0, the source (data set, language, domain) of each instance. Each batch is then from
-            one source, and so are candidates and ranks.
+            one source, unless it holds "mixed" leftovers or ``sources_per_batch`` is above 1. Candidates and ranks are
+            always from one source.
         leftovers: where the instances of a source go that do not fill a batch. "mixed": to batches of the leftovers of
             all sources. "short": to one shorter batch per source, at the end of the epoch. "drop": nowhere, but each
             epoch leaves out others.
         interleave: "proportional": batches of each source are spread evenly over the epoch, at random places. A dict
             source -> weight also sets how many batches each source has, in proportion to the weights. No instance is
             repeated: all full batches of the source that is scarcest for its weight are used, and each epoch draws
-            some of the others at random. ``leftovers`` then has no effect: what is not drawn is left out.
+            some of the others at random. What is not drawn is left out, so ``leftovers`` is not "short".
         sources_per_batch: c, a divisor of B. Above 1, a batch has B / c instances of each of c different sources. The
             number of such batches is the largest possible, and what they do not hold is left over.
         metric: as in :func:`proximity_graph`.
@@ -100,17 +114,20 @@ def compose(
             mostly with neighbors in the graph. None is dropped. Batches of a source swap only with one another. With
             "clusters", batches may then hold instances of other clusters. Equal ids get no edge, and with one column
             and without ``labels``, the ranks of a window do not count them.
-        max_per_batch: how many instances with an equal id a batch may hold.
-        positives: int [P, 2], pairs (query i, document of j) that are further positives. They are no edges, and are
-            kept apart where few swaps can do that.
+        max_per_batch: how many instances with an equal id a batch may hold. Needs ``unique``.
+        positives: int [P, 2], pairs (query i, document of j) that are further positives. They get no edge, either way.
+            Batches are repaired by a few swaps so that such pairs rarely meet. Pairs that still meet are in the mask. A
+            pair (i, i) is allowed, and has no effect.
         margin: document j is no negative of query i if s(i, j) >= s(i, i) - margin, with the exact scores of
             ``metric``. Such pairs are no edges. Needs ``documents``.
         relative_margin: likewise, if s(i, j) >= (1 - relative_margin) * s(i, i). It is between 0 and 1.
-        labels, max_score: as in :func:`proximity_graph`.
+        labels, max_score: as in :func:`proximity_graph`. ``max_score`` needs a preset with a graph.
             :meth:`Plan.negative_mask` also knows all pairs that ``unique``, ``positives``, ``labels`` and margins
             exclude.
         num_hard_negatives: h, at most the neighbors of an instance. The plan then has :meth:`Plan.hard_negatives`.
-        num_epochs: E, number of epochs. Each has its own communities and batches.
+        num_epochs: E, number of epochs. Each has its own communities and batches. Communities have one size per
+            epoch, so "curriculum" reaches 32 in the sixth. If all epochs would be uniform for this reason, they are
+            refused.
         drop_last: leave out the ragged batch of each epoch.
         seed: 0 to 2**64 - 1.
         num_threads, max_memory: as in :func:`proximity_graph`.
@@ -122,7 +139,8 @@ def compose(
         ``leftovers="drop"`` or weights leave it out. :meth:`Plan.sources` has the source of each batch.
 
     Raises:
-        TypeError, ValueError: a bad argument, named; a source that is too small for its window, weight or "drop".
+        TypeError, ValueError: a bad argument, named; one that would have no effect; a source that is too small for its
+            window, weight or "drop"; a batch size without a divisor from 2 to 32, for "b3" and "curriculum".
             ``unique``: an id is on more instances than the batches may hold, or no way was found to keep all ids apart.
             With one column and without sources, none exists then.
         ImportError: "clusters" without scikit-learn.
@@ -147,16 +165,30 @@ def compose(
         interleave=interleave,
         sources_per_batch=sources_per_batch,
     )
+    if drop_last and num_instances < batch_size:
+        raise ValueError(
+            f"drop_last: expected False with {num_instances} instances and batch_size {batch_size}, because no batch "
+            "would be left"
+        )
+    num_epochs = validate.integer(num_epochs, "num_epochs", 1, 2**16)
+    given = {
+        "community_size": community_size,
+        "rank_window": rank_window,
+        "mutual": mutual,
+        "num_candidates": num_candidates,
+        "num_neighbors": num_neighbors,
+        "batches_per_cluster": batches_per_cluster,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
     recipe = recipe_of(
         preset,
-        community_size=community_size,
-        rank_window=rank_window,
-        mutual=mutual,
-        num_candidates=num_candidates,
-        num_neighbors=num_neighbors,
-        batches_per_cluster=batches_per_cluster,
-    ).checked(parts, batch_size, options.sources_per_batch, graph)
-    num_epochs = validate.integer(num_epochs, "num_epochs", 1, 2**16)
+        has_graph=graph is not None,
+        has_sources=sources is not None,
+        has_max_score=max_score is not None,
+        **given,
+    )
+    given_graph = checked_graph(graph, num_instances)
+    recipe = recipe.checked(parts, batch_size, options.sources_per_batch, given_graph, num_epochs, preset, given)
     request = EpochRequest(
         batch_size=batch_size,
         community_size=recipe.community_size_of(0),
@@ -167,16 +199,18 @@ def compose(
         follows_walks=recipe.follows_walks,
         options=None if sources is None else options,
     )
+    validate.integer(max_per_batch, "max_per_batch", 1, batch_size, because=" (batch_size)")
+    if unique is None and max_per_batch != 1:
+        raise ValueError(f"max_per_batch: expected 1 without unique, got {max_per_batch}")
     apart = Apart(
         as_ids_of_columns(unique, num_instances),
-        validate.integer(max_per_batch, "max_per_batch", 1, batch_size, because=" (batch_size)"),
+        int(max_per_batch),
         as_pairs(positives, num_instances),
     )
     require_room_of_parts(apart, parts, options, request)
     validate.choice(metric, "metric", METRICS)
     groups, max_score = groups_of(apart.ids, as_labels(labels, num_instances)), checked_max_score(max_score)
-    hard_negatives = HardNegatives.check(num_hard_negatives, recipe, graph, num_instances, preset)
-    has_given_graph = graph is not None
+    hard_negatives = HardNegatives.check(num_hard_negatives, recipe, given_graph, num_instances, preset)
     progress = validate.progress(progress)
 
     start = time.perf_counter()
@@ -196,10 +230,10 @@ def compose(
         hard_negatives,
         progress,
     )
-    parts = parts_with_graphs(parts, recipe, demands, request, options_of_graphs, graph)
-    graph = united_graph(parts, num_instances)
+    parts = parts_with_graphs(parts, recipe, demands, request, options_of_graphs, given_graph)
+    united = united_graph(parts, num_instances)
     built = time.perf_counter()
-    planned = plan_epochs(parts, recipe, demands, request, num_epochs, graph, sources, progress)
+    planned = plan_epochs(parts, recipe, demands, request, num_epochs, united, sources, progress)
     info = {
         "preset": preset,
         **recipe.description(),
@@ -216,7 +250,7 @@ def compose(
         "relative_margin": None if relative_margin is None else float(relative_margin),
         "max_score": demands.max_score,
         "num_hard_negatives": None if hard_negatives is None else hard_negatives.table.shape[1],
-        "has_given_graph": has_given_graph,
+        "has_given_graph": given_graph is not None,
         "num_moved": planned.num_moved,
         "num_positives_met": planned.num_met,
         "seed": request.seed,
@@ -234,6 +268,6 @@ def compose(
         negatives=None if planned.negatives.is_empty else planned.negatives,
         hard_negatives=None if hard_negatives is None else hard_negatives.table,
     )
-    plan.graph = graph
+    plan.graph = united
     plan.seconds = {"checks": checked - start, "graph": built - checked, "epochs": time.perf_counter() - built}
     return plan

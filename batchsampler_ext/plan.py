@@ -15,6 +15,7 @@ from ._engine.arrays import as_matrix
 from ._engine.random import permutation
 from ._negatives.negatives import Negatives
 from ._negatives.tables import sizes_of
+from ._plan.digest import digest_of_matrix
 from ._plan.file import PlanFile, checksum, write_plan
 from ._plan.hard_negatives import NAME as _HARD_NEGATIVES
 from ._plan.hard_negatives import read_hard_negatives
@@ -25,7 +26,7 @@ from ._plan.stages import stage_of
 from ._plan.stored_epochs import StoredEpochs, named_epochs
 from ._plan.stored_negatives import StoredNegatives
 from .graph import ProximityGraph
-from .graph_builders import Progress
+from .graph_builders import Progress, as_towers
 from .planners import Batches
 
 __all__ = ["Plan"]
@@ -40,7 +41,9 @@ class Plan:
         num_instances: N, number of instances of the dataset.
         num_epochs: E.
         batch_size: B.
-        info: what made the plan: the arguments of :func:`compose`, versions, and a digest of the embeddings.
+        info: what made the plan, as JSON has it: the scalar options of :func:`compose` as they were used, such as the
+            sizes of communities and whether edges are mutual; sources with their sizes; the version; digests of the
+            embeddings; and counts of what repairs did. Arrays that were given, such as ids, are not in it.
         graph: the graph that joins hard negatives. None: it needed none, or the plan was loaded.
         seconds: time for "checks" of the embeddings, the "graph" and the "epochs". Empty if the plan was loaded.
 
@@ -246,7 +249,8 @@ class Plan:
         """Measures the batches of an epoch, beside those of a uniform epoch. ``print`` shows a table and a figure.
 
         Args:
-            queries, documents: the embeddings that the plan was composed from, see :func:`compose`.
+            queries, documents: the embeddings that the plan was composed from, see :func:`compose`. They are compared
+                with the digests in ``info``, in one pass.
             epoch: 0 to E - 1.
             progress: called as ``progress(num_done, total)`` for the batches of either kind.
 
@@ -258,20 +262,46 @@ class Plan:
             that join two instances of one batch, over the whole epoch.
 
             Its ``hints`` are sentences about what looks wrong, often none. There is one if even the best of random
-            candidates is expected beyond rank 130; if the teacher ranks the own document of half of the queries below
-            all of their hard negatives, or tells it from them hardly better than by chance; if it solves 99% of the
-            queries; or if batches are hardly harder than uniform ones. ``own_rank`` is the median rank of a query's own
-            document among all, for 256 queries. ``figure`` compares scores of the hardest other document in the batch.
+            candidates is expected beyond rank 130; if there are fewer epochs than sizes of communities; if the teacher
+            ranks the own document of half of the queries below all of their hard negatives, or tells it from them
+            hardly better than by chance; if it solves 99% of the queries; or if batches are hardly harder than uniform
+            ones. ``own_rank`` is the median rank of a query's own document among all, for 256 queries. ``figure``
+            compares scores of the hardest other document in the batch.
 
         Raises:
-            ValueError: embeddings of another number of instances.
+            ValueError: embeddings that the plan was not composed from, by a digest of all values.
         """
+        validate.integer(epoch, "epoch", 0, self.num_epochs - 1, because=" (num_epochs - 1)")
+        self._require_same_embeddings(queries, documents, progress)
+        return self._measured(queries, documents, epoch, progress)
+
+    def _require_same_embeddings(self, queries: Any, documents: Any, progress: Progress | None) -> None:
+        """Raises ``ValueError`` unless the plan was composed from these embeddings, by shapes and digests."""
         for name, tower in (("queries", queries), ("documents", queries if documents is None else documents)):
             found = as_matrix(tower, name).num_rows
             if found != self.num_instances:
                 raise ValueError(
                     f"{name}: expected the {self.num_instances} instances that the plan was composed for, got {found}"
                 )
+        towers = zip(("queries", "documents"), as_towers(queries, documents, "queries"), strict=True)
+        if self.info.get("queries") is None:  # the plan was not made by compose
+            return
+        for name, matrix in towers:
+            expected = self.info.get(name)
+            if (matrix is None) != (expected is None):
+                wanted = "None, because the plan was composed without" if expected is None else "those of the plan"
+                raise ValueError(f"{name}: expected {wanted}, got {'None' if matrix is None else 'embeddings'}")
+            if matrix is None:
+                continue
+            digest = digest_of_matrix(matrix, name, stage_of(progress, f"check of {name}"))
+            if digest != expected:
+                raise ValueError(
+                    f"{name}: expected the embeddings that the plan was composed from, in the same order and dtype "
+                    f"(digest {expected}), got others (digest {digest})"
+                )
+
+    def _measured(self, queries: Any, documents: Any, epoch: int, progress: Progress | None) -> PlanReport:
+        """Returns the report of embeddings that have been checked."""
         planned = self.batches(epoch)
         ids = permutation(self.num_instances, self.info.get("seed", 0), epoch)[: self._num_drawn(epoch)]
         uniform = Batches(*self._cut_ids(ids, planned.tail_sizes), tail_sizes=planned.tail_sizes)
@@ -292,7 +322,7 @@ class Plan:
             {**{kind: part.hardest for kind, part in scores.items()}, "own document": scores["planned"].own},
         )
         measured = Measured(scores["planned"], scores["uniform"], own_rank)
-        found_hints = hints(self.info, self.num_instances, self.batch_size, epoch, measured)
+        found_hints = hints(self.info, self.num_instances, self.batch_size, self.num_epochs, epoch, measured)
         means = {kind: part.means for kind, part in scores.items()}
         return PlanReport(means, own_rank, figure, found_hints, metric)
 

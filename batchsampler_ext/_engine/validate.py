@@ -16,9 +16,12 @@ NO_MEMORY_LIMIT = 2**62
 
 def integer(value: Any, name: str, low: int, high: int | None = None, *, because: str = "") -> int:
     """Returns ``value`` as an int in [low, high]. because: text for the error message, the reason of a bound."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected an integer, got {value!r} of type {type(value).__name__}")
-    number = operator.index(value)
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:  # arrays have the method, and raise it for other than one integer
+        number = None
+    if number is None:
+        raise TypeError(f"{name}: expected an integer, got {value!r:.200} of type {type(value).__name__}")
     if number < low or (high is not None and number > high):
         bounds = f"at least {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{name}: expected an integer {bounds}{because}, got {number}")
@@ -26,7 +29,7 @@ def integer(value: Any, name: str, low: int, high: int | None = None, *, because
 
 
 def choice(value: Any, name: str, options: Sequence[Any]) -> Any:
-    if value not in options:
+    if not any(isinstance(value, type(option)) and value == option for option in options):  # an array is none of them
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")
     return value
 

@@ -57,6 +57,8 @@ def parts_with_graphs(
                 options.hard_negatives.add(part.graph, is_given=True)
             if part.graph is not None and part.graph.ids is not None and request.options is not None:
                 part.graph._row_table = row_of.to(part.graph.device)
+        if recipe.mutual:
+            return [part._replace(graph=part.graph and part.graph.mutual(request.num_threads)) for part in result]
         return result
     common = {
         "features": options.queries.owner,

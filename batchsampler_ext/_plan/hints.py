@@ -21,14 +21,30 @@ class Measured(NamedTuple):
     own_rank: float | None  # median rank of a query's own document, None without documents
 
 
-def hints(info: dict[str, Any], num_instances: int, batch_size: int, epoch: int, measured: Measured) -> list[str]:
-    """Returns sentences, at most two. info: of the plan.
+def hints(
+    info: dict[str, Any], num_instances: int, batch_size: int, num_epochs: int, epoch: int, measured: Measured
+) -> list[str]:
+    """Returns sentences, at most three. info: of the plan.
 
     Hardness is left out if the teacher cannot tell positives from negatives, because it then means little.
     """
     teacher = teacher_hint(info, num_instances, epoch, measured)
     hardness = None if teacher else hardness_hint(info, num_instances, batch_size, epoch, measured)
-    return [hint for hint in (window_hint(info, num_instances), teacher, hardness) if hint is not None]
+    found = (window_hint(info, num_instances), sizes_hint(info, num_epochs), teacher, hardness)
+    return [hint for hint in found if hint is not None]
+
+
+def sizes_hint(info: dict[str, Any], num_epochs: int) -> str | None:
+    """Says if there are fewer epochs than sizes of communities."""
+    sizes = info.get("community_size") or []
+    if len(sizes) <= num_epochs:
+        return None
+    unused = ", ".join(map(str, sizes[num_epochs:]))
+    verb, ending = "is" if len(sizes) == num_epochs + 1 else "are", "" if num_epochs == 1 else "s"
+    return (
+        f"Each epoch has one size of communities, and the plan has {len(sizes)} sizes for {num_epochs} epoch{ending}, "
+        f"so {unused} {verb} not used. Set num_epochs={len(sizes)}, or fewer sizes with community_size."
+    )
 
 
 def window_hint(info: dict[str, Any], num_instances: int) -> str | None:
@@ -50,7 +66,7 @@ def window_hint(info: dict[str, Any], num_instances: int) -> str | None:
     return (
         f"The {num_neighbors:,} best of {num_candidates:,} random candidates among {rows} have ranks from about "
         f"{nearest:,.0f} to {num_neighbors * nearest:,.0f}, so nearer ones are rarely found. Set "
-        f"rank_window={B3_WINDOW}, which is searched exactly, or num_candidates={wanted:,} and num_neighbors={kept}, "
+        f"rank_window={B3_WINDOW}, which is searched exactly, or num_candidates={wanted} and num_neighbors={kept}, "
         "which reach these ranks in expectation."
     )
 

@@ -100,6 +100,8 @@ def checked_options(
                 f"sources_per_batch = {block} instances, got {per_batch}"
             )
     if is_weighted:
+        if leftovers == "short":
+            raise ValueError("leftovers: expected 'mixed' or 'drop' with weights, got 'short'")
         return SourceOptions("drop", _weighted_counts(parts, interleave, batch_size))
     if leftovers == "drop":
         _require_none(

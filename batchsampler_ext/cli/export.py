@@ -16,7 +16,8 @@ import numpy as np
 from .._engine.files import atomic_write, check_output
 from ..plan import Plan
 from .arctic import write_arctic
-from .inputs import import_pyarrow
+from .inputs import import_pyarrow, require_no_input
+from .option_names import OptionNames
 from .progress import Progress, shown_stages
 
 EXAMPLE = """formats:
@@ -27,7 +28,8 @@ EXAMPLE = """formats:
 
 formats with --hard-negatives:
   npy      int32 [N, h], the hard negatives of each instance, the best first; rows with fewer end in -1
-  jsonl    a line {"anchor": i, "positive": i, "negative_1": j, ...} per instance that has h
+  jsonl    a line {"anchor": i, "positive": i, "negative_1": j, ...} per instance that has h; without documents,
+           the plan knows no positive, and the key is left out
   parquet  likewise, in columns of int32
 
 example:
@@ -51,7 +53,7 @@ def add_parser(commands: Any) -> None:
     tokens = parser.add_argument_group("arctic", ".parquet files with a column of token ids, a row per instance")
     tokens.add_argument("--queries-file", metavar="FILE", help="tokens of the queries")
     tokens.add_argument("--documents-file", metavar="FILE", help="tokens of the documents")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, names=OptionNames(parser))
 
 
 def run(options: argparse.Namespace) -> None:
@@ -66,10 +68,12 @@ def run(options: argparse.Namespace) -> None:
     if is_directory:
         check_new(options.out)
     else:
-        check_output(options.out, "out")
+        check_output(options.out, "--out")
+    require_no_input(options.out, "--out", {"PLAN": options.plan, **files})
     plan = Plan.load(options.plan)
     if options.hard_negatives:
-        print(write_hard_negatives(plan, options))
+        with options.names.in_errors():
+            print(write_hard_negatives(plan, options))
         return
     with shown_stages() as stage:
         progress = stage(f"export to {options.format}")
@@ -86,8 +90,9 @@ def write_hard_negatives(plan: Plan, options: argparse.Namespace) -> str:
         return f"wrote {options.out}"
     anchors = np.flatnonzero(table[:, -1] >= 0).astype(np.int32)
     num_left_out = len(table) - len(anchors)
-    names = ["anchor", "positive", *(f"negative_{number + 1}" for number in range(table.shape[1]))]
-    columns = [anchors, anchors, *table[anchors].T]
+    has_positives = plan.info.get("documents") is not None  # else each would be the anchor
+    names = ["anchor", *["positive"] * has_positives, *(f"negative_{number + 1}" for number in range(table.shape[1]))]
+    columns = [*[anchors] * (1 + has_positives), *table[anchors].T]
     pyarrow = import_pyarrow("--format parquet") if options.format == "parquet" else None
     with atomic_write(options.out) as file:
         if pyarrow is not None:
@@ -95,8 +100,9 @@ def write_hard_negatives(plan: Plan, options: argparse.Namespace) -> str:
         else:
             for row in np.stack(columns, 1):
                 file.write(json.dumps(dict(zip(names, row.tolist(), strict=True))).encode() + b"\n")
-    short = f"{num_left_out:,} instances have fewer than {table.shape[1]} hard negatives and are left out"
-    return f"wrote {options.out}" + (f"; {short}" if num_left_out else "")
+    short = f"; {num_left_out:,} instances have fewer than {table.shape[1]} hard negatives and are left out"
+    alone = "" if has_positives else "; the plan has no documents, so there is no column of positives"
+    return f"wrote {options.out}{short if num_left_out else ''}{alone}"
 
 
 def write_npy(plan: Plan, options: argparse.Namespace, progress: Progress) -> None:
@@ -151,9 +157,9 @@ def write_arctic_directory(plan: Plan, options: argparse.Namespace, progress: Pr
 def check_new(path: str) -> None:
     """Raises ``ValueError`` unless ``path`` can become a directory."""
     if os.path.lexists(path):
-        raise ValueError(f"out: expected a path that does not exist yet, got {path!r}")
+        raise ValueError(f"--out: expected a path that does not exist yet, got {path!r}")
     if not os.access(Path(os.path.abspath(path)).parent, os.W_OK | os.X_OK):
-        raise ValueError(f"out: expected a path in a writable directory, got {path!r}")
+        raise ValueError(f"--out: expected a path in a writable directory, got {path!r}")
 
 
 # name -> how to write it, and whether it is a directory made of token files

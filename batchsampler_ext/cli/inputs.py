@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 
 from .._engine.arrays import as_ids, as_int64
+from ..graph import ProximityGraph
 
 __all__ = [
     "IDS_HELP",
@@ -19,9 +22,11 @@ __all__ = [
     "add_input_options",
     "import_pyarrow",
     "load_array",
+    "load_graph",
     "load_ids",
     "load_labels",
     "load_matrix",
+    "require_no_input",
 ]
 
 EmbeddingMatrix: TypeAlias = np.ndarray | torch.Tensor
@@ -73,37 +78,87 @@ def load_labels(path: str, num_rows: int) -> torch.Tensor:
     return labels
 
 
-IDS_HELP = ".npy, or .parquet with a column of integers"
+IDS_HELP = ".npy, or FILE.parquet with one column of integers, or FILE.parquet:COLUMN"
 
 
-def load_ids(path: str, name: str, *, has_columns: bool = False) -> np.ndarray:
-    """Returns the array of a .npy file, or int64 [N] from the only column of integers in a .parquet file.
+def split_columns(path: str) -> tuple[str, list[str]]:
+    """Returns the file and the columns of FILE.parquet:COLUMN[,COLUMN]. No columns are named if there is none."""
+    found = re.fullmatch(r"(.*\.parquet):(.+)", path, re.IGNORECASE | re.DOTALL)
+    return (found[1], found[2].split(",")) if found else (path, [])
 
-    has_columns: a parquet file may have several such columns, and the result is [N, C].
+
+def load_ids(path: str, name: str, *, num_columns: int | None = 1) -> np.ndarray:
+    """Returns the array of a .npy file, or int64 columns of a .parquet file: [N], or [N, C] unless num_columns is 1.
+
+    Args:
+        path: FILE, or FILE.parquet:COLUMN[,COLUMN]. Without names, the file has to have num_columns columns of
+            integers. Indexes that pandas has written do not count.
+        name: of the option, for errors.
+        num_columns: C. None: as many as are named, or one.
 
     Raises:
         ValueError: the file cannot be read, has no such column, or a missing value. It names argument and file.
         ModuleNotFoundError: pyarrow is not installed.
     """
+    path, columns = split_columns(path)
     if Path(path).suffix.lower() != ".parquet":
         return load_array(path, name, "array of integers")
     pyarrow = import_pyarrow(name)
     try:
         schema = pyarrow.parquet.read_schema(path)
-        found = [field.name for field in schema if pyarrow.types.is_integer(field.type)]
-        if not found or (len(found) > 1 and not has_columns):
-            expected = "columns" if has_columns else "one column"
-            raise ValueError(f"{name}: expected {expected} of integers in {path!r}, got {_listed(found) or 'none'}")
-        columns = pyarrow.parquet.read_table(path, columns=found).columns
+        integers = [field.name for field in schema if pyarrow.types.is_integer(field.type)]
+        columns = _chosen_integers(columns, schema.names, integers, num_columns, path, name)
+        table = pyarrow.parquet.read_table(path, columns=columns)
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(f"{name}: expected a parquet file, got {path!r} ({error})") from None
-    for column, label in zip(columns, found, strict=True):
+    arrays = []
+    for label in columns:
+        column = table.column(label)
         if column.null_count:
             raise ValueError(
                 f"{name}: expected integers, got {column.null_count} missing values in column {label!r} of {path!r}"
             )
-    arrays = [as_int64(column.to_numpy(), name) for column in columns]
-    return np.stack(arrays, axis=1) if has_columns else arrays[0]
+        arrays.append(as_int64(column.to_numpy(), name))
+    return arrays[0] if num_columns == 1 else np.stack(arrays, axis=1)
+
+
+def _chosen_integers(
+    given: list[str], names: list[str], integers: list[str], num_columns: int | None, path: str, name: str
+) -> list[str]:
+    """Returns the columns that are named in ``given``, or those of integers."""
+    for column in given:
+        if column not in integers:
+            content = "other values" if column in names else f"none; it has {_listed(names)}"
+            raise ValueError(f"{name}: expected integers in column {column!r} of {path!r}, got {content}")
+    found = given or [column for column in integers if not re.fullmatch(r"__index_level_\d+__", column)]
+    if len(found) != (num_columns or len(given) or 1):
+        count = {1: "one column", 2: "two columns"}[num_columns or 1]
+        advice = f"; choose with {path}:COLUMN" if len(found) > (num_columns or 1) and not given else ""
+        raise ValueError(f"{name}: expected {count} of integers in {path!r}, got {_listed(found) or 'none'}{advice}")
+    return found
+
+
+def load_graph(path: str, name: str) -> Any:
+    """Returns the array of neighbors in a .npy file, or the graph in a file of :meth:`ProximityGraph.save`."""
+    if Path(path).suffix.lower() != ".npz":
+        return load_array(path, name, "array of neighbors", mmap_mode="r")
+    try:
+        return ProximityGraph.load(path)
+    except OSError as error:
+        raise ValueError(f"{name}: expected a readable file, got {path!r} ({error.strerror or error})") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: {str(error).removeprefix('path: ')}") from None
+
+
+def require_no_input(out: str, name: str, inputs: Mapping[str, str | None]) -> None:
+    """Raises ``ValueError`` if an output is the file of an input. name: of the output. inputs: name -> path or None."""
+    for other, given in inputs.items():
+        if given is None:
+            continue
+        path = split_columns(given)[0]
+        is_same = os.path.realpath(path) == os.path.realpath(out)
+        if is_same or (os.path.exists(path) and os.path.exists(out) and os.path.samefile(path, out)):
+            raise ValueError(f"{name}: expected another file than {other}, got {out!r}, which would be overwritten")
 
 
 def load_array(path: str, name: str, content: str, **options: Any) -> np.ndarray:

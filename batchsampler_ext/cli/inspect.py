@@ -14,7 +14,7 @@ from .._engine.files import atomic_write, check_output
 from ..batches import Batches
 from ..graph_builders import METRICS
 from ..planners import PLANNERS
-from .inputs import MATRIX_HELP, add_input_options, load_labels, load_matrix
+from .inputs import MATRIX_HELP, add_input_options, load_labels, load_matrix, require_no_input
 from .inspection import inspect_features
 from .inspection_report import report, save_figure
 from .progress import shown_stages
@@ -134,6 +134,7 @@ def check_outputs(options: argparse.Namespace) -> None:
     for name in ("out", "json", "figure"):
         if getattr(options, name) is not None:
             check_output(getattr(options, name), name)
+            require_no_input(getattr(options, name), name, {"FEATURES": options.features, "--labels": options.labels})
     if options.figure is not None and importlib.util.find_spec("matplotlib") is None:
         raise ModuleNotFoundError(
             "--figure: expected matplotlib to be installed, got none; run pip install 'batchsampler_ext[cli]'"

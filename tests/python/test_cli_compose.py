@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from batchsampler_ext import Plan, PlannedBatchSampler, compose
+from batchsampler_ext import Plan, compose
 from batchsampler_ext.cli import main
 from batchsampler_ext.cli.inputs import load_matrix
 
@@ -114,14 +114,6 @@ def test_the_report_is_that_of_a_simple_computation(towers):
         plan.report(*towers, epoch=1)
 
 
-def test_a_plan_without_batches(towers, capsys):
-    assert len(composed("q.npy", "d.npy", "--batch-size", "999", "--preset", "uniform", "--drop-last").batches(0)) == 0
-    assert "n/a" in capsys.readouterr().out
-    assert list(PlannedBatchSampler("plan.bse")) == []
-    assert main(["export", "plan.bse", "--format", "npy", "--out", "b.npy"]) == 0
-    assert np.load("b.npy").shape == (0, 999)
-
-
 def test_progress_is_counted_for_graph_epochs_and_measures(towers, monkeypatch):
     shown = []
     monkeypatch.setattr("batchsampler_ext.cli.progress._LOG_INTERVAL", -1.0)
@@ -164,12 +156,12 @@ def test_errors_of_compose_come_before_the_work(towers, capsys):
         return error_of(capsys, "compose", *arguments)
 
     assert "out: expected a path in a writable" in error("q.npy", "--batch-size", "8", "--out", "no/where")
-    assert "community_size: expected a divisor of batch_size 32" in error(
+    assert "--community-size: expected a divisor of --batch-size 32, got 5" in error(
         "q.npy", "--batch-size", "32", "--community-size", "5", "--out", "p"
     )
     assert "preset: expected one of" in error("q.npy", "--batch-size", "32", "--preset", "b4", "--out", "p")
     np.save("short.npy", np.zeros((7, 16), np.float32))
-    assert "documents: expected the shape of queries" in error("q.npy", "short.npy", "--batch-size", "8", "--out", "p")
+    assert "DOCUMENTS: expected the shape of queries" in error("q.npy", "short.npy", "--batch-size", "8", "--out", "p")
     assert "DOCUMENTS: expected a readable file, got 'no.npy'" in error(
         "q.npy", "no.npy", "--batch-size", "8", "--out", "p"
     )

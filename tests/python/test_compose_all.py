@@ -176,7 +176,7 @@ def test_the_command_line_has_the_same_plan(data, tmp_path, monkeypatch):
     parquet.write_table(pyarrow.table({"a": data["ids"][:, 0], "b": data["ids"][:, 1]}), "ids.parquet")
     np.save("labels.npy", data["ids"][:, 0])
     expected = composed(data, leftovers="short", relative_margin=0.2, labels=data["ids"][:, 0])
-    for ids, sources in (("ids.npy", "sources.parquet"), ("ids.parquet", "sources.npy")):
+    for ids, sources in (("ids.npy", "sources.parquet"), ("ids.parquet:a,b", "sources.npy")):
         arguments = (
             f"queries.npy documents.npy --batch-size {BATCH_SIZE} --rank-window 2 30 --community-size 4,8 --epochs 2 "
             f"--seed 3 --margin {MARGIN} --relative-margin 0.2 --leftovers short --unique {ids} --sources {sources} "

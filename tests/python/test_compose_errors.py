@@ -25,7 +25,7 @@ def with_value(value: float) -> np.ndarray:
     ("options", "message"),
     [
         ({"documents": ROWS[:-1]}, "documents: expected the shape of queries, [500, 8], got [499, 8]"),
-        ({"batch_size": 100}, "community_size: expected a divisor of batch_size 100, got 32"),
+        ({"batch_size": 100, "community_size": 32}, "community_size: expected a divisor of batch_size 100, got 32"),
         ({"community_size": 24}, "community_size: expected a divisor of batch_size 64, got 24"),
         (
             {"rank_window": (30, 500)},

@@ -182,12 +182,12 @@ def test_errors_come_before_the_work():
 # --- files -----------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def exported(tmp_path, monkeypatch, capsys):
-    """Returns export(format) -> path, and the hard negatives, some rows of which are short."""
+    """Returns export(format) -> path, and the hard negatives, some rows of which are short. Documents are queries."""
     monkeypatch.chdir(tmp_path)
     np.save("q.npy", grid(0))
     np.save("ids.npy", np.stack([np.arange(NUM_INSTANCES) % 18, np.full(NUM_INSTANCES, -1)], 1))
     arguments = (
-        "compose q.npy --batch-size 10 --rank-window 2 9 --community-size 5 --metric ip --unique ids.npy "
+        "compose q.npy q.npy --batch-size 10 --rank-window 2 9 --community-size 5 --metric ip --unique ids.npy "
         "--hard-negatives 7 --out plan.bse"
     )
     assert main(arguments.split()) == 0
@@ -225,10 +225,20 @@ def test_export_of_hard_negatives_to_parquet(exported):
     assert pyarrow.parquet.read_table(export("parquet")).to_pylist() == records(table)
 
 
+def test_without_documents_there_is_no_column_of_positives(exported, capsys):
+    plan = compose(grid(0), batch_size=10, rank_window=(0, 2), community_size=5, num_hard_negatives=2)
+    plan.save("plan.bse")
+    capsys.readouterr()
+    assert main(["export", "plan.bse", "--hard-negatives", "--format", "jsonl", "--out", "n.jsonl"]) == 0
+    assert capsys.readouterr().out.endswith("; the plan has no documents, so there is no column of positives\n")
+    with open("n.jsonl") as file:
+        assert set(json.loads(next(file))) == {"anchor", "negative_1", "negative_2"}
+
+
 def test_errors_of_exporting_hard_negatives(exported, capsys):
     assert main(["export", "plan.bse", "--hard-negatives", "--format", "arctic", "--out", "n"]) == 2
     assert "--hard-negatives: expected --format npy, jsonl or parquet, got arctic" in capsys.readouterr().err
     assert main(["compose", "q.npy", "--batch-size", "10", "--preset", "uniform", "--out", "plan.bse"]) == 0
     capsys.readouterr()
     assert main(["export", "plan.bse", "--hard-negatives", "--format", "npy", "--out", "n.npy"]) == 2
-    assert "composed with num_hard_negatives" in capsys.readouterr().err
+    assert "composed with --hard-negatives, got one without" in capsys.readouterr().err
