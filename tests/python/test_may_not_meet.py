@@ -78,8 +78,9 @@ def test_left_out_instances_may_take_the_place_of_members():
 def test_demands_with_drop_last_are_refused_at_once_or_met(seed, num_instances, batch_size, num_columns, most):
     rng = np.random.default_rng(seed)
     ids = rng.integers(-1, rng.integers(1, num_instances), (num_instances, num_columns))
-    size, num_left_out = num_instances // batch_size, num_instances % batch_size
-    can_be = num_columns > 1 or size == 0 or exists(*counts_of(ids), [batch_size] * size, most, num_left_out)
+    batch_size = min(batch_size, num_instances)
+    num_full, num_left_out = num_instances // batch_size, num_instances % batch_size
+    can_be = num_columns > 1 or exists(*counts_of(ids), [batch_size] * num_full, most, num_left_out)
     given = {"unique": ids, "max_per_batch": min(most, batch_size), "seed": seed % 1000}
     bank, refusals = FeatureBank(num_instances, 4), []
     try:
