@@ -120,7 +120,7 @@ def compose(
             pair (i, i) is allowed, and has no effect.
         margin: document j is no negative of query i if s(i, j) >= s(i, i) - margin, with the exact scores of
             ``metric``. Such pairs are no edges. Needs ``documents``.
-        relative_margin: likewise, if s(i, j) >= (1 - relative_margin) * s(i, i). It is between 0 and 1.
+        relative_margin: likewise, if s(i, j) >= s(i, i) - relative_margin * abs(s(i, i)). It is between 0 and 1.
         labels, max_score: as in :func:`proximity_graph`. ``max_score`` needs a preset with a graph.
             :meth:`Plan.negative_mask` also knows all pairs that ``unique``, ``positives``, ``labels`` and margins
             exclude.
@@ -128,7 +128,7 @@ def compose(
         num_epochs: E, number of epochs. Each has its own communities and batches. Communities have one size per
             epoch, so "curriculum" reaches 32 in the sixth. If all epochs would be uniform for this reason, they are
             refused.
-        drop_last: leave out the ragged batch of each epoch.
+        drop_last: leave out the ragged batch of each epoch. Its instances are random, unless ``unique`` needs others.
         seed: 0 to 2**64 - 1.
         num_threads, max_memory: as in :func:`proximity_graph`.
         progress: called as in :func:`proximity_graph` while the graph is built, then as ``progress(num_done, E)`` after

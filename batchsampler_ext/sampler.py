@@ -90,7 +90,7 @@ class ProximityBatchSampler(EpochSampler):
         margin: document j is no negative of query i if s(i, j) >= s(i, i) - margin, with the exact scores of the
             graph's metric, by the bank's embeddings when a plan is made. Such pairs are no edges. Needs a bank with two
             towers.
-        relative_margin: likewise, if s(i, j) >= (1 - relative_margin) * s(i, i). It is between 0 and 1.
+        relative_margin: likewise, if s(i, j) >= s(i, i) - relative_margin * abs(s(i, i)). It is between 0 and 1.
             :meth:`negative_mask` knows all pairs that ``unique``, ``positives``, margins and ``graph.labels`` exclude.
         seed: 0 to 2**64 - 1. Batches are a function of the bank's contents at each graph, arguments, seed and epoch.
         progress: called while a graph is built, see :func:`proximity_graph`.

@@ -127,7 +127,7 @@ class MarginRule(NamedTuple):
     relative_margin: float | None
 
     @classmethod
-    def check(cls, margin: Any, relative_margin: Any, *, has_documents: bool, metric: str) -> MarginRule | None:
+    def check(cls, margin: Any, relative_margin: Any, *, has_documents: bool) -> MarginRule | None:
         """Returns None without margins. Raises errors that name them."""
         if margin is None and relative_margin is None:
             return None
@@ -137,8 +137,6 @@ class MarginRule(NamedTuple):
                 f"{name}: expected None without documents, because the score of an instance with itself says nothing "
                 "about its positive; max_score limits scores"
             )
-        if relative_margin is not None and metric == "l2":
-            raise ValueError("relative_margin: expected None for metric 'l2', because its scores are not positive")
         return cls(
             None if margin is None else _number(margin, "margin", math.inf),
             None if relative_margin is None else _number(relative_margin, "relative_margin", 1.0),
@@ -157,14 +155,15 @@ class MarginRule(NamedTuple):
         if self.margin is not None:
             limits = torch.minimum(limits, own - self.margin)
         if self.relative_margin is not None:
-            limits = torch.minimum(limits, (1 - self.relative_margin) * own)
+            below, above = (1 + self.relative_margin) * own, (1 - self.relative_margin) * own
+            limits = torch.minimum(limits, torch.where(own < 0, below, above))
         return Margins(queries, documents, metric, num_threads, limits, compute_dtype)
 
 
 class Margins(NamedTuple):
     """Limits of scores: document j is no negative of query i if s(i, j) >= limit(i), compared as float64.
 
-    limit(i) is the smaller of s(i, i) - margin and (1 - relative_margin) * s(i, i), of exact scores.
+    limit(i) is the smaller of s(i, i) - margin and s(i, i) - relative_margin * abs(s(i, i)), of exact scores.
     """
 
     queries: Matrix
@@ -185,7 +184,7 @@ class Margins(NamedTuple):
         num_threads: int,
     ) -> Margins | None:
         """Returns None without margins. Raises errors that name them."""
-        rule = MarginRule.check(margin, relative_margin, has_documents=documents is not None, metric=metric)
+        rule = MarginRule.check(margin, relative_margin, has_documents=documents is not None)
         if rule is None or documents is None:
             return None
         return rule.limits(queries, documents, metric, num_threads)

@@ -73,7 +73,7 @@ class Contract:
                 f"unique: expected None with planner {planner.name!r}, whose batches overlap, so instances cannot be "
                 "swapped between them. Use planner='partition'"
             )
-        rule = MarginRule.check(margin, relative_margin, has_documents=bank.documents is not None, metric=config.metric)
+        rule = MarginRule.check(margin, relative_margin, has_documents=bank.documents is not None)
         return cls(apart, rule, config.labels)
 
     @cached_property

@@ -189,9 +189,29 @@ def exact_scores(queries, documents, metric):
     return reference.similarity(queries.numpy()[:, None], documents.numpy()[None], metric)
 
 
+def test_a_larger_relative_margin_excludes_more_also_where_the_own_score_is_negative():
+    queries, documents = torch.randn(2, 100, 8, generator=torch.Generator().manual_seed(0))
+    before = torch.ones(100, 100, dtype=torch.bool)
+    for margin in (0.0, 0.1, 0.5, 1.0):
+        plan = compose(queries, documents, batch_size=100, preset="uniform", relative_margin=margin)
+        mask = plan.negative_mask(range(100))
+        scores = torch.from_numpy(exact_scores(queries, documents, "cosine"))
+        assert not mask[scores > scores.diagonal()[:, None]].any()
+        assert not (mask & ~before).any()
+        assert mask.sum() < before.sum()
+        before = mask
+
+
 @pytest.mark.parametrize(
     ("metric", "margin", "relative_margin"),
-    [("cosine", 0.05, None), ("cosine", None, 0.1), ("ip", 0.5, 0.02), ("l2", 0.7, None), ("ip", 0.0, None)],
+    [
+        ("cosine", 0.05, None),
+        ("cosine", None, 0.1),
+        ("ip", 0.5, 0.02),
+        ("l2", 0.7, None),
+        ("ip", 0.0, None),
+        ("l2", None, 0.3),
+    ],
 )
 def test_mask_equals_its_definition(towers, metric, margin, relative_margin, tmp_path):
     given = what_may_not_meet()
@@ -205,7 +225,7 @@ def test_mask_equals_its_definition(towers, metric, margin, relative_margin, tmp
     own = scores.diagonal()
     limit = np.minimum(
         own - margin if margin is not None else np.inf,
-        (1 - relative_margin) * own if relative_margin is not None else np.inf,
+        own - relative_margin * np.abs(own) if relative_margin is not None else np.inf,
     )
     positives = {tuple(pair) for pair in given["positives"].tolist()}
     columns = [*given["unique"].T, given["labels"]]
@@ -331,7 +351,6 @@ def test_dropped_batches_are_the_last_ones(num_instances):
         ({"margin": 0.1, "documents": None}, ValueError, "margin: expected None without documents"),
         ({"margin": -0.1}, ValueError, "margin: expected"),
         ({"relative_margin": 2.0}, ValueError, "relative_margin: expected"),
-        ({"relative_margin": 0.1, "metric": "l2"}, ValueError, "relative_margin: expected None"),
         ({"labels": [0] * 9}, ValueError, "labels: expected one for each"),
         ({"max_score": float("nan")}, ValueError, "max_score: expected"),
         ({"metric": "dot"}, ValueError, "metric: expected"),

@@ -127,7 +127,7 @@ def expected_mask(sampler, rows, is_known, batch, margin, relative_margin, metri
             return True
         return not (
             (margin is not None and scores[i, j] >= scores[i, i] - margin)
-            or (relative_margin is not None and scores[i, j] >= (1 - relative_margin) * scores[i, i])
+            or (relative_margin is not None and scores[i, j] >= scores[i, i] - relative_margin * abs(scores[i, i]))
         )
 
     return [[is_negative(i, j) for j in batch] for i in batch]
@@ -359,7 +359,6 @@ def test_an_assignment_is_refused_if_none_exists(counts, sizes, max_per_batch):
         ({"positives": [0, 1]}, ValueError, "positives: expected pairs"),
         ({"margin": -0.1}, ValueError, "margin: expected"),
         ({"relative_margin": 2.0}, ValueError, "relative_margin: expected"),
-        ({"relative_margin": 0.1, "graph": GraphConfig(metric="l2")}, ValueError, "relative_margin: expected None"),
         ({"margin": 0.1, "bank": FeatureBank(NUM, 8)}, ValueError, "margin: expected None without documents"),
     ],
 )
