@@ -77,6 +77,15 @@ def test_cases_run_and_report_a_share_of_the_peak(tmp_path):
         assert rows[0]["ratio_p10_median_p90"] == [1, 1, 1]
 
 
+def test_composing_is_timed_and_its_memory_measured(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.compose_scale", "--num-instances", "3000", "--num-window", "500"]
+    out = tmp_path / "scale.json"
+    subprocess.run([*command, "--folder", str(tmp_path), "--out", str(out)], cwd=BENCHMARKS.parent, check=True)
+    content = json.loads(out.read_text())
+    assert content["walks"]["peak_beyond_results_mib"] < 100
+    assert content["window"]["ours"]["ratio_to_ours_p10_median_p90"] == [1, 1, 1]
+
+
 def test_ranks_are_timed_against_one_process(tmp_path):
     command = [sys.executable, "-m", "benchmarks.shards", "--num-instances", "600", "--rounds", "2"]
     subprocess.run([*command, "--out", str(tmp_path / "shards.json")], cwd=BENCHMARKS.parent, check=True)
