@@ -25,6 +25,22 @@ class EpochSampler(BatchSampler):
     A subclass says what an epoch consists of: it defines the methods of the last section.
     """
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        if "valid_label_columns" in kwargs:  # by the trainer of sentence-transformers
+            raise TypeError(cls._line_for_sentence_transformers("the class"))
+        return super().__new__(cls)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """Raises ``TypeError``: the trainer of sentence-transformers wants a function, and would ignore this object."""
+        raise TypeError(self._line_for_sentence_transformers("an object"))
+
+    @classmethod
+    def _line_for_sentence_transformers(cls, given: str) -> str:
+        return (
+            f"{cls.__name__}: expected a function as batch_sampler, got {given}. Write args.batch_sampler = "
+            "hard_batches(bank), or hard_batches(plan), of batchsampler_ext.integrations.sentence_transformers"
+        )
+
     def __init__(self, given_ranks: Ranks | None, covers_once: bool = True, has_bank: bool = False) -> None:
         """given_ranks: None to ask the process group when batches are drawn."""
         self._given_ranks = given_ranks
