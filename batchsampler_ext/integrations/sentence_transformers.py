@@ -23,7 +23,7 @@ import torch
 from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch import nn
-from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 from transformers import Trainer, TrainerCallback
 
 from .._engine import validate
@@ -33,6 +33,8 @@ from ..bank import FeatureBank
 from ..plan import Plan
 from ..planned_sampler import PlannedBatchSampler
 from ..sampler import ProximityBatchSampler
+
+_Sampler = ProximityBatchSampler | PlannedBatchSampler
 
 __all__ = ["HardBatches", "fill_bank", "hard_batches", "track_embeddings"]
 
@@ -106,7 +108,7 @@ class HardBatches:
         self, sources: dict[str | None, FeatureBank | Plan] | None, scope: str, options: dict[str, Any], text: str
     ) -> None:
         self._sources, self._scope, self._options, self._text = sources, scope, options, text
-        self.samplers: dict[str | None, ProximityBatchSampler | PlannedBatchSampler] = {}
+        self.samplers: dict[str | None, _Sampler] = {}
 
     def __repr__(self) -> str:
         return self._text
@@ -155,7 +157,7 @@ class HardBatches:
         shared_size = batch_size * (world if is_shared else 1)
         if isinstance(source, Plan):
             _set_index(dataset, None)
-            sampler = _planned(source, shared_size, batch_size, where)
+            sampler: _Sampler = _planned(source, shared_size, batch_size, where)
         else:
             number = self._number(source, name, world, where)
             _set_index(dataset, number, valid_label_columns)
@@ -229,7 +231,7 @@ class _ResumedSampler(ProximityBatchSampler):
 class _TrainingBatches(BatchSampler):
     """Cuts global batches into those of a process. Accelerate deals them out, so a step trains one global batch."""
 
-    def __init__(self, hard: ProximityBatchSampler | PlannedBatchSampler, batch_size: int, drop_last: bool) -> None:
+    def __init__(self, hard: _Sampler, batch_size: int, drop_last: bool) -> None:
         self._hard = hard
         self.batch_size, self.drop_last = batch_size, drop_last
 
@@ -298,7 +300,7 @@ class _Checkpoints(TrainerCallback):
     """Saves samplers and banks with the trainer's checkpoints, and loads them when it resumes."""
 
     def __init__(self) -> None:
-        self.parts: dict[str, ProximityBatchSampler | PlannedBatchSampler] = {}  # by data set; "": the only one
+        self.parts: dict[str, _Sampler] = {}  # by data set; "": the only one
         self.path: str | None = None
 
     def _banks(self) -> dict[str, ProximityBatchSampler]:
@@ -315,27 +317,31 @@ class _Checkpoints(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
         if self.path is None:
             return
-        parts = self._banks()
-        if parts:
-            path = Path(self.path, _FILE)
-            if not path.exists():
-                raise FileNotFoundError(
-                    f"hard_batches: expected {str(path)!r} to resume from, which training with a bank writes. Train "
-                    "from the model of that checkpoint instead"
-                )
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-            if saved.keys() != parts.keys():
-                raise ValueError(f"{path}: expected the data sets {sorted(parts)}, got {sorted(saved)}")
-            for name, part in parts.items():
-                part.bank.load_state_dict(saved[name]["bank"])
-                part.load_state_dict(saved[name]["sampler"])
-        # The trainer's call does not reach a sampler that is skipped behind Accelerate's shards.
         steps = -(-len(train_dataloader) // args.gradient_accumulation_steps)
         epoch, batches = state.global_step // steps, train_dataloader.batch_sampler
+        if self._banks():
+            self._load(Path(self.path, _FILE), epoch)
+        # The trainer's call does not reach a sampler that is skipped behind Accelerate's shards.
         while batches is not None and not hasattr(batches, "set_epoch"):
             batches = getattr(batches, "batch_sampler", None)
         if batches is not None:
             batches.set_epoch(epoch)
+
+    def _load(self, path: Path, epoch: int) -> None:
+        """epoch: the one that training continues with."""
+        if not path.exists():
+            raise FileNotFoundError(
+                f"hard_batches: expected {str(path)!r} to resume from, which training with a bank writes. Train from "
+                "the model of that checkpoint instead"
+            )
+        parts, saved = self._banks(), torch.load(path, map_location="cpu", weights_only=True)
+        if saved.keys() != parts.keys():
+            raise ValueError(f"{path}: expected the data sets {sorted(parts)}, got {sorted(saved)}")
+        for name, part in parts.items():
+            part.bank.load_state_dict(saved[name]["bank"])
+            # A data set may be finished before the epoch is. The trainer skips all its batches.
+            if not (saved[name]["sampler"]["is_finished"] and saved[name]["sampler"]["epoch"] == epoch):
+                part.load_state_dict(saved[name]["sampler"])
 
 
 def _checkpoints_of(call: _LoaderCall) -> _Checkpoints:
@@ -362,16 +368,16 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the size of a flo
 
 
 class _IndexedRows(datasets.Dataset):
-    """A ``datasets.Dataset`` whose rows have their index when a loader fetches them, and only then."""
+    """A ``datasets.Dataset`` whose rows have their index if the collator that asks for them takes it off, only then."""
 
     def __getitem__(self, key: Any) -> Any:
         item = super().__getitem__(key)
-        # A loader of several data sets has no __getitems__.
-        is_fetched = isinstance(key, int) and sys._getframe(1).f_code is ConcatDataset.__getitem__.__code__
-        return self._indexed([item], [key])[0] if is_fetched else item
+        is_wanted = isinstance(key, int) and _is_index_wanted()  # by the loader of several data sets
+        return self._indexed([item], [key])[0] if is_wanted else item
 
     def __getitems__(self, keys: list[int]) -> list[dict[str, Any]]:
-        return self._indexed(super().__getitems__(keys), keys)
+        rows = super().__getitems__(keys)
+        return self._indexed(rows, keys) if _is_index_wanted() else rows
 
     def _indexed(self, rows: list[dict[str, Any]], keys: list[int]) -> list[dict[str, Any]]:
         number, label_columns = self.__dict__["_batchsampler_ext"]
@@ -384,6 +390,17 @@ class _IndexedRows(datasets.Dataset):
         for row, key, label in zip(rows, keys, encoded, strict=True):
             row[_COLUMN] = [_MAGIC, number, int(key), *label]  # at the end, since losses go by the order of columns
         return rows
+
+
+def _is_index_wanted() -> bool:
+    """Whether a loader fetches rows for a collator that knows the column: the caller's caller, or one near it."""
+    frame: FrameType | None = sys._getframe(2)
+    for _ in range(3):  # the loader's fetch; ConcatDataset and a comprehension may be between
+        collator = getattr(None if frame is None else frame.f_locals.get("self"), "collate_fn", None)
+        if collator is not None:
+            return _COLUMN in getattr(collator, "valid_label_columns", ())
+        frame = None if frame is None else frame.f_back
+    return False
 
 
 def _set_index(dataset: datasets.Dataset, number: int | None, label_columns: list[str] | None = None) -> None:
@@ -477,8 +494,8 @@ def _tracking(loss: Any, banks: dict[str | None, FeatureBank], has_all: bool) ->
             raise TypeError(f"loss: expected a loss, its class or a function that makes it, got {type(loss).__name__}")
         return lambda model: _tracking(loss(model), banks, has_all)
     _encoder(loss)
-    hooks = loss._forward_pre_hooks.values()
-    tracker = next((hook.__self__ for hook in hooks if isinstance(getattr(hook, "__self__", None), _Tracker)), None)
+    owners = [getattr(hook, "__self__", None) for hook in loss._forward_pre_hooks.values()]
+    tracker = next((owner for owner in owners if isinstance(owner, _Tracker)), None)
     if tracker is None:
         tracker = _Tracker()
         loss.register_forward_pre_hook(tracker.begin, with_kwargs=True)

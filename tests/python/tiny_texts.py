@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import sentence_transformers
 import tokenizers
 import torch
 import transformers
@@ -41,7 +40,13 @@ def static_model(width: int = WIDTH) -> SentenceTransformer:
 def bert_model(folder: Path) -> SentenceTransformer:
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=NUM_WORDS + 5, hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+        vocab_size=NUM_WORDS + 5,
+        hidden_size=WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
     )
     transformers.BertModel(config).save_pretrained(folder)
     transformers.PreTrainedTokenizerFast(
@@ -53,11 +58,13 @@ def bert_model(folder: Path) -> SentenceTransformer:
 
 
 def arguments(folder: Path, **options: Any) -> SentenceTransformerTrainingArguments:
-    options = {"per_device_train_batch_size": 8, "num_train_epochs": 2, "save_strategy": "no", **options}
+    defaults = {
+        "per_device_train_batch_size": 8, "num_train_epochs": 2, "save_strategy": "no", "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant", "report_to": [], "logging_strategy": "no",
+    }  # fmt: skip
     return SentenceTransformerTrainingArguments(
-        output_dir=str(folder), use_cpu=True, disable_tqdm=True, report_to=[], logging_strategy="no",
-        learning_rate=1e-2, lr_scheduler_type="constant", **options,
-    )  # fmt: skip
+        output_dir=str(folder), use_cpu=True, disable_tqdm=True, **{**defaults, **options}
+    )
 
 
 class RecordingTrainer(SentenceTransformerTrainer):
@@ -74,6 +81,3 @@ class RecordingTrainer(SentenceTransformerTrainer):
         if torch.is_grad_enabled():
             self.steps.append(dict(inputs))
         return super().compute_loss(model, inputs, *args, **kwargs)
-
-
-__all__ = ["RecordingTrainer", "arguments", "bert_model", "pairs", "sentence_transformers", "static_model"]
