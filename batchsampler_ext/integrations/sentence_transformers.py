@@ -3,6 +3,8 @@
     args.batch_sampler = hard_batches(bank)  # or a plan
     loss = track_embeddings(loss, bank)  # not needed for a plan
 
+Install it with ``pip install 'batchsampler_ext[sentence_transformers]'``.
+
 The instance ids travel in a label column. :class:`_IndexedRows` adds it to the rows that a loader fetches. The
 trainer's collator turns it into the batch's label, and a hook of the loss takes it off again. The user's own labels
 travel in the same column, bit for bit. So the loss gets the labels that it would have got.
@@ -10,6 +12,7 @@ travel in the same column, bit for bit. So the loss gets the labels that it woul
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import sys
 import weakref
@@ -20,6 +23,7 @@ from typing import Any, NamedTuple
 
 import datasets
 import torch
+from sentence_transformers.base.data_collator import DEFAULT_LABEL_COLUMNS
 from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch import nn
@@ -45,6 +49,7 @@ _OPTIONS = set(inspect.signature(ProximityBatchSampler.__init__).parameters) - {
 
 _numbers: weakref.WeakKeyDictionary[FeatureBank, int] = weakref.WeakKeyDictionary()  # they travel with the indices
 _tracked: weakref.WeakSet[FeatureBank] = weakref.WeakSet()
+_filled: weakref.WeakKeyDictionary[FeatureBank, str] = weakref.WeakKeyDictionary()  # digests of the rows
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------
@@ -152,6 +157,12 @@ class HardBatches:
                 f"hard_batches: expected the {num_instances} instances that the {kind} has, got training "
                 f"data{where} of {len(dataset)} rows. Make it for the rows that the trainer gets"
             )
+        digest = _digest(dataset)
+        if isinstance(source, FeatureBank) and _filled.get(source, digest) != digest:
+            raise ValueError(
+                f"hard_batches: expected the rows that fill_bank got{where}, in their order, got others. Call it "
+                "after shuffle, select and train_test_split"
+            )
         world, is_split = (1, False) if call is None else (call.num_processes, call.is_split)
         is_shared = self._scope == "global" and name is None and not is_split
         shared_size = batch_size * (world if is_shared else 1)
@@ -166,7 +177,7 @@ class HardBatches:
         batches = _TrainingBatches(sampler, batch_size, drop_last)
         self.samplers[name] = sampler
         if call is not None:
-            _checkpoints_of(call).parts[name or ""] = sampler
+            _checkpoints_of(call).parts[name or ""] = _Part(sampler, digest)
         return batches
 
     def _name_of(self, dataset: datasets.Dataset, call: _LoaderCall | None) -> str | None:
@@ -296,31 +307,38 @@ def _loader_call() -> _LoaderCall | None:
     return None if kind is None or trainer is None else _LoaderCall(kind, trainer, checkpoint or None)
 
 
+class _Part(NamedTuple):
+    """What a checkpoint has of a data set. A plan needs no state, because the trainer skips batches."""
+
+    sampler: _Sampler
+    digest: str  # of the rows
+
+    def state(self) -> dict[str, Any]:
+        rows = {"rows": self.digest}
+        if isinstance(self.sampler, PlannedBatchSampler):
+            return rows
+        return {**rows, "bank": self.sampler.bank.state_dict(), "sampler": self.sampler.state_dict()}
+
+
 class _Checkpoints(TrainerCallback):
     """Saves samplers and banks with the trainer's checkpoints, and loads them when it resumes."""
 
     def __init__(self) -> None:
-        self.parts: dict[str, _Sampler] = {}  # by data set; "": the only one
+        self.parts: dict[str, _Part] = {}  # by data set; "": the only one
         self.path: str | None = None
 
-    def _banks(self) -> dict[str, ProximityBatchSampler]:
-        return {name: part for name, part in self.parts.items() if isinstance(part, ProximityBatchSampler)}
-
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        parts = self._banks()
-        if not parts or args.save_only_model or not state.is_world_process_zero:
-            return
-        saved = {name: {"bank": part.bank.state_dict(), "sampler": part.state_dict()} for name, part in parts.items()}
-        with atomic_write(Path(args.output_dir, f"checkpoint-{state.global_step}", _FILE)) as file:
-            torch.save(saved, file)
+        if not args.save_only_model and state.is_world_process_zero:
+            saved = self._states()
+            with atomic_write(Path(args.output_dir, f"checkpoint-{state.global_step}", _FILE)) as file:
+                torch.save(saved, file)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
         if self.path is None:
             return
         steps = -(-len(train_dataloader) // args.gradient_accumulation_steps)
         epoch, batches = state.global_step // steps, train_dataloader.batch_sampler
-        if self._banks():
-            self._load(Path(self.path, _FILE), epoch)
+        self._load(Path(self.path, _FILE), epoch)
         # The trainer's call does not reach a sampler that is skipped behind Accelerate's shards.
         while batches is not None and not hasattr(batches, "set_epoch"):
             batches = getattr(batches, "batch_sampler", None)
@@ -331,17 +349,30 @@ class _Checkpoints(TrainerCallback):
         """epoch: the one that training continues with."""
         if not path.exists():
             raise FileNotFoundError(
-                f"hard_batches: expected {str(path)!r} to resume from, which training with a bank writes. Train from "
-                "the model of that checkpoint instead"
+                f"hard_batches: expected {str(path)!r} to resume from, which training with hard_batches writes. Train "
+                "from the model of that checkpoint instead"
             )
-        parts, saved = self._banks(), torch.load(path, map_location="cpu", weights_only=True)
-        if saved.keys() != parts.keys():
-            raise ValueError(f"{path}: expected the data sets {sorted(parts)}, got {sorted(saved)}")
-        for name, part in parts.items():
-            part.bank.load_state_dict(saved[name]["bank"])
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        found, expected = ({name: sorted(part) for name, part in parts.items()} for parts in (saved, self._states()))
+        if found != expected:
+            raise ValueError(f"{path}: expected a checkpoint with {expected} by data set, got {found}")
+        for name, (sampler, digest) in self.parts.items():
+            state = saved[name]
+            if state["rows"] != digest:
+                where = f" of {name!r}" if name else ""
+                raise ValueError(
+                    f"{path}: expected the same rows of train_dataset{where} in the same order, got others. Give "
+                    "shuffle and train_test_split a seed"
+                )
+            if isinstance(sampler, PlannedBatchSampler):
+                continue
+            sampler.bank.load_state_dict(state["bank"])
             # A data set may be finished before the epoch is. The trainer skips all its batches.
-            if not (saved[name]["sampler"]["is_finished"] and saved[name]["sampler"]["epoch"] == epoch):
-                part.load_state_dict(saved[name]["sampler"])
+            if not (state["sampler"]["is_finished"] and state["sampler"]["epoch"] == epoch):
+                sampler.load_state_dict(state["sampler"])
+
+    def _states(self) -> dict[str, dict[str, Any]]:
+        return {name: part.state() for name, part in self.parts.items()}
 
 
 def _checkpoints_of(call: _LoaderCall) -> _Checkpoints:
@@ -364,6 +395,7 @@ _DTYPES = [
     torch.int64, torch.float32, torch.float64, torch.bool, torch.int32, torch.float16, torch.bfloat16, torch.int16,
     torch.int8, torch.uint8,
 ]  # fmt: skip
+_NUM_COMPARED = 64  # rows
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the size of a floating point number
 
 
@@ -419,6 +451,19 @@ def _set_index(dataset: datasets.Dataset, number: int | None, label_columns: lis
         label_columns.insert(0, _COLUMN)  # the collator's own list
     dataset.__class__ = _IndexedRows
     dataset.__dict__["_batchsampler_ext"] = (number, tuple(name for name in label_columns if name != _COLUMN))
+
+
+def _digest(dataset: datasets.Dataset) -> str:
+    """Returns a digest of some rows' first columns, as they are stored, so that another order is noticed."""
+    size = len(dataset)
+    rows = dataset.with_format("arrow")[sorted({size * i // _NUM_COMPARED for i in range(_NUM_COMPARED)})]
+    found = [rows[name].to_pylist() for name in _text_columns(dataset)]
+    return hashlib.sha256(repr((size, found)).encode()).hexdigest()[:16]
+
+
+def _text_columns(dataset: datasets.Dataset) -> list[str]:
+    """Returns the names of the first two columns that a model embeds."""
+    return [name for name in dataset.column_names if name not in DEFAULT_LABEL_COLUMNS][:2]
 
 
 def _encoded(labels: torch.Tensor) -> list[list[int]]:
@@ -623,8 +668,7 @@ def fill_bank(bank: FeatureBank, model: Any, dataset: datasets.Dataset, **option
     """
     if len(dataset) != bank.num_instances:
         raise ValueError(f"dataset: expected {bank.num_instances} rows as the bank has instances, got {len(dataset)}")
-    names = [name for name in dataset.column_names if name not in ("label", "labels", "score", "scores")][:2]
-    width = model.get_embedding_dimension()
+    names, width = _text_columns(dataset), model.get_embedding_dimension()
     if bank.dim == width:
         names = names[: 2 if bank.documents is not None else 1]
     elif bank.documents is not None or bank.dim != width * len(names):
@@ -638,3 +682,4 @@ def fill_bank(bank: FeatureBank, model: Any, dataset: datasets.Dataset, **option
     options = {"show_progress_bar": False, **options}
     loader: Any = DataLoader(range(len(dataset)), batch_size=4096, collate_fn=list)  # type: ignore[arg-type]
     bank.fill_from(encode, loader)
+    _filled[bank] = _digest(dataset)

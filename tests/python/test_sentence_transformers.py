@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import json
 import pickle
 import re
@@ -32,6 +33,14 @@ pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.filterwarnings("
 
 N, B = 40, 8
 GRAPH = GraphConfig(num_candidates=20, num_neighbors=4)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def plan_of(size: int = N, num_epochs: int = 2, batch_size: int = B, seed: int = 0) -> Plan:
@@ -150,6 +159,25 @@ def test_ids_are_positions_after_shuffle_and_split(tmp_path):
     trainer = trainer_of(bank, tmp_path, data["train"], learning_rate=0.0)
     trainer.train()
     torch.testing.assert_close(bank.data, encoded(trainer.model, data["train"]["anchor"]))
+
+
+def test_other_order_than_that_of_the_filled_bank_is_refused(tmp_path):
+    bank = FeatureBank(N, WIDTH)
+    fill_bank(bank, static_model(), pairs(N))
+    with pytest.raises(
+        ValueError, match=r"expected the rows that fill_bank got, in their order, got others. Call it after"
+    ):
+        trainer_of(bank, tmp_path, pairs(N).shuffle(seed=1)).train()
+    fill_bank(bank, static_model(), pairs(N).shuffle(seed=1))
+    trainer_of(bank, tmp_path, pairs(N).shuffle(seed=1)).train()
+
+
+def test_plain_training_on_the_same_data(tmp_path):
+    data, model = pairs(N), static_model()
+    trainer_of(FeatureBank(N, WIDTH), tmp_path, data).train()
+    trainer = RecordingTrainer(model, arguments(tmp_path), train_dataset=data, loss=mnrl(model))
+    trainer.train()
+    assert "label" not in trainer.steps[0]
 
 
 def test_second_training_begins_again(source, tmp_path):
@@ -353,7 +381,7 @@ def resumed_equals(make: Any, folder: Path, data: datasets.Dataset, steps: tuple
     whole.train()
     expected = positions(whole, data)
     for step in steps:
-        again = make(folder / f"from_{step}", save_strategy="steps", save_steps=1)
+        again = make(folder / f"from_{step}", save_strategy="steps", save_steps=step + 2)
         again.train(resume_from_checkpoint=str(folder / "whole" / f"checkpoint-{step}"))
         assert positions(again, data) == expected[step * num_micro :], f"resumed at step {step}"
         later = step + 2
@@ -417,8 +445,20 @@ def test_resumes_several_data_sets_exactly(kind, tmp_path):
 
 def test_checkpoint_of_other_training_is_refused(tmp_path):
     trainer_of(plan_of(), tmp_path, save_strategy="steps", save_steps=3).train()
+    path = tmp_path / "checkpoint-3"
+    with pytest.raises(ValueError, match=r"expected a checkpoint with {'': \['bank', 'rows', 'sampler'\]} by data set"):
+        trainer_of(FeatureBank(N, WIDTH), tmp_path).train(resume_from_checkpoint=str(path))
+    (path / "batchsampler_ext.pt").unlink()
     with pytest.raises(FileNotFoundError, match=r"hard_batches: expected .*checkpoint-3"):
-        trainer_of(FeatureBank(N, WIDTH), tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+        trainer_of(FeatureBank(N, WIDTH), tmp_path).train(resume_from_checkpoint=str(path))
+
+
+def test_resuming_with_other_rows_is_refused(source, tmp_path):
+    trainer_of(source, tmp_path, save_strategy="steps", save_steps=3).train()
+    other = plan_of() if isinstance(source, Plan) else FeatureBank(N, WIDTH, two_towers=True)
+    trainer = trainer_of(other, tmp_path, pairs(N).shuffle(seed=1))
+    with pytest.raises(ValueError, match=r"checkpoint-3.*expected the same rows of train_dataset in the same order"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
 
 
 def test_arguments_are_saved_without_the_bank(source, tmp_path):
@@ -546,6 +586,19 @@ def test_inner_loss_is_refused(tmp_path):
     args.batch_sampler = hard_batches(bank, graph=GRAPH)
     with pytest.raises(RuntimeError, match="Give it the outermost loss"):
         RecordingTrainer(model, args, train_dataset=pairs(N), loss=make(model)).train()
+
+
+def test_data_parallel_is_refused():
+    loss = mnrl(static_model())
+    loss.model = nn.DataParallel(loss.model)
+    with pytest.raises(TypeError, match="expected one process per GPU, got nn.DataParallel"):
+        track_embeddings(loss, FeatureBank(N, WIDTH))
+
+
+def test_docstring_examples_run():
+    from batchsampler_ext.integrations import sentence_transformers
+
+    assert doctest.testmod(sentence_transformers) == (0, 1)
 
 
 # --- two processes ---------------------------------------------------------------------------------------------------

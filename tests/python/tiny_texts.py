@@ -73,6 +73,7 @@ class RecordingTrainer(SentenceTransformerTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.steps: list[dict[str, Any]] = []
         super().__init__(*args, **kwargs)
+        self.model._create_model_card = lambda *args, **kwargs: None
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         pass
