@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import doctest
+import gc
 import json
 import pickle
 import re
@@ -35,11 +36,14 @@ N, B = 40, 8
 GRAPH = GraphConfig(num_candidates=20, num_neighbors=4)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    """Each training collects garbage, which takes a second among the objects of all imported modules."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    gc.freeze()
     yield
+    gc.unfreeze()
     torch.set_num_threads(before)
 
 
@@ -617,6 +621,7 @@ def trainer_on_rank(kind: str, folder: Path, **options: Any) -> RecordingTrainer
 
 
 def train_on_rank(folder: Path) -> dict[Any, Any]:
+    gc.freeze()
     result: dict[Any, Any] = {}
     for kind in ("bank", "plan", "local"):
         whole = folder / kind / "whole"
