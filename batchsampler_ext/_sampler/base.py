@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import BatchSampler
 
+from .._engine.not_a_function import NotAFunction, what_to_write
 from .epoch_count import EpochCount
 from .epoch_cursor import EpochCursor, save_cursor
 from .iterations import BatchIterator, Iteration, Iterations, NoUpdates, Updates
@@ -19,7 +20,7 @@ from .ranks import Ranks, current_ranks, rank_slice, warn_without_group
 from .wrappers import check_sharing, is_called_by_stateful_loader, num_skipped_batches
 
 
-class EpochSampler(BatchSampler):
+class EpochSampler(NotAFunction, BatchSampler):
     """Draws the global batches of epochs, a part of each on every rank, and saves its position.
 
     A subclass says what an epoch consists of: it defines the methods of the last section.
@@ -27,19 +28,8 @@ class EpochSampler(BatchSampler):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         if "valid_label_columns" in kwargs:  # by the trainer of sentence-transformers
-            raise TypeError(cls._line_for_sentence_transformers("the class"))
+            raise TypeError(what_to_write(cls.__name__, "the class"))
         return super().__new__(cls)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> None:
-        """Raises ``TypeError``: the trainer of sentence-transformers wants a function, and would ignore this object."""
-        raise TypeError(self._line_for_sentence_transformers("an object"))
-
-    @classmethod
-    def _line_for_sentence_transformers(cls, given: str) -> str:
-        return (
-            f"{cls.__name__}: expected a function as batch_sampler, got {given}. Write args.batch_sampler = "
-            "hard_batches(bank), or hard_batches(plan), of batchsampler_ext.integrations.sentence_transformers"
-        )
 
     def __init__(self, given_ranks: Ranks | None, covers_once: bool = True, has_bank: bool = False) -> None:
         """given_ranks: None to ask the process group when batches are drawn."""

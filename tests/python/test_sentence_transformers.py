@@ -539,6 +539,8 @@ def test_wrong_arguments_are_named():
         (lambda bank: ProximityBatchSampler, "got the class. Write args.batch_sampler = hard_batches"),
         (lambda bank: PlannedBatchSampler, "got the class. Write args.batch_sampler = hard_batches"),
         (lambda bank: ProximityBatchSampler(N, B, bank=bank), "got an object. Write args.batch_sampler = hard_batches"),
+        (lambda bank: bank, "FeatureBank: expected a function as batch_sampler, got an object. Write"),
+        (lambda bank: plan_of(), "Plan: expected a function as batch_sampler, got an object. Write"),
         (lambda bank: hard_batches(FeatureBank(39, WIDTH)), "expected the 39 instances that the FeatureBank has"),
         (lambda bank: hard_batches(plan_of(39)), "the 39 instances that the Plan has, got training data of 40"),
         (lambda bank: hard_batches(plan_of(batch_size=4)), "a plan with batch_size 8, as per_device_train_batch"),
