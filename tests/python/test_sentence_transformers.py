@@ -29,8 +29,8 @@ from torch import nn
 from batchsampler_ext.integrations.sentence_transformers import fill_bank, hard_batches, track_embeddings
 from tests.python.tiny_texts import WIDTH, RecordingTrainer, arguments, bert_model, pairs, static_model
 
-# Warnings of datasets, transformers, sentence-transformers and the libraries below them are not ours to mend.
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.filterwarnings("error::UserWarning:batchsampler_ext")]
+# All other warnings are errors, ours too.
+pytestmark = pytest.mark.filterwarnings("ignore:.pin_memory. argument is set as true but no accelerator is found")
 
 N, B = 40, 8
 GRAPH = GraphConfig(num_candidates=20, num_neighbors=4)
