@@ -30,6 +30,7 @@ from ._engine.backend import require_engine
 from ._engine.cuda import to_device_async, to_host
 from ._engine.files import atomic_write
 from ._engine.hashes import checksum, hash_rows
+from ._engine.not_a_function import NotAFunction
 from ._engine.process_group import is_distributed
 
 __all__ = ["BankStats", "FeatureBank"]
@@ -63,7 +64,7 @@ class GraphRows(NamedTuple):
     has_embedding: torch.Tensor  # bool [N] on the bank's device
 
 
-class FeatureBank:
+class FeatureBank(NotAFunction):
     """Latest embedding of each instance. Training steps update it with embeddings they compute anyway.
 
     Args:

@@ -12,6 +12,7 @@ import torch
 
 from ._engine import validate
 from ._engine.arrays import as_matrix
+from ._engine.not_a_function import NotAFunction
 from ._engine.random import permutation
 from ._negatives.negatives import Negatives
 from ._negatives.tables import sizes_of
@@ -34,7 +35,7 @@ __all__ = ["Plan"]
 _SOURCES = "sources"  # tensor of a file
 
 
-class Plan:
+class Plan(NotAFunction):
     """The batches of some epochs, and what they were made from. :func:`compose` makes it.
 
     Attributes:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import BatchSampler
 
+from .._engine.not_a_function import NotAFunction, what_to_write
 from .epoch_count import EpochCount
 from .epoch_cursor import EpochCursor, save_cursor
 from .iterations import BatchIterator, Iteration, Iterations, NoUpdates, Updates
@@ -19,11 +20,16 @@ from .ranks import Ranks, current_ranks, rank_slice, warn_without_group
 from .wrappers import check_sharing, is_called_by_stateful_loader, num_skipped_batches
 
 
-class EpochSampler(BatchSampler):
+class EpochSampler(NotAFunction, BatchSampler):
     """Draws the global batches of epochs, a part of each on every rank, and saves its position.
 
     A subclass says what an epoch consists of: it defines the methods of the last section.
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        if "valid_label_columns" in kwargs:  # by the trainer of sentence-transformers
+            raise TypeError(what_to_write(cls.__name__, "the class"))
+        return super().__new__(cls)
 
     def __init__(self, given_ranks: Ranks | None, covers_once: bool = True, has_bank: bool = False) -> None:
         """given_ranks: None to ask the process group when batches are drawn."""

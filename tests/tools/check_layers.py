@@ -40,7 +40,7 @@ PYTHON_RANKS = [
     ["batches", "_sampler", "_plan"],
     ["sampler", "plan"],
     ["compose", "planned_sampler"],
-    ["cli"],
+    ["cli", "integrations"],
 ]
 PYTHON_RANK = {name: rank for rank, names in enumerate(PYTHON_RANKS) for name in names}
 COMPILED = {"_core", "_cuda"}  # used by _engine alone
