@@ -166,7 +166,8 @@ def brute_force_mask(queries: np.ndarray, documents: np.ndarray, ids: np.ndarray
     found = bse.knn(torch.from_numpy(queries), torch.from_numpy(documents), size)
     scores = np.empty((size, size))
     scores[np.arange(size)[:, None], found.ids.numpy()] = found.scores.numpy()
-    mask = scores < (1 - RELATIVE_MARGIN) * np.diag(scores)[:, None]
+    own = np.diag(scores)[:, None]
+    mask = scores < np.where(own < 0, (1 + RELATIVE_MARGIN) * own, (1 - RELATIVE_MARGIN) * own)
     for column in ids.T:
         mask &= column[:, None] != column
     np.fill_diagonal(mask, False)
