@@ -14,7 +14,7 @@ from ..reference import MASK64
 from .partition import keyed_hash
 
 GROWTH = 4  # clusters of the next level may weigh so many times as much
-NUM_CLUSTER_ROUNDS, NUM_COARSE_ROUNDS, NUM_ROW_ROUNDS, NUM_LAST_ROUNDS = 12, 4, 16, 2
+NUM_CLUSTER_ROUNDS, NUM_COARSE_ROUNDS, NUM_ROW_ROUNDS, NUM_LAST_ROUNDS = 12, 4, 24, 2
 NUM_CALM_ROUNDS = 3  # rounds of rows at the end in which rows only move
 PACKED_SHARE = 16  # clusters of at least 1/16 of a community are packed
 SCORE_SHIFT = 20  # scores of clusters are votes per weight, in units of 2**-20

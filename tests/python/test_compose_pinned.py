@@ -24,13 +24,13 @@ CASES: dict[str, dict] = {
     },
 }  # fmt: skip
 EXPECTED = {
-    "b3": "5cd10f3504f3fa75",
-    "b3, large communities": "ec74dc058496df9e",
+    "b3": "11c6c4263d83bbce",
+    "b3, large communities": "83b1dac3772f8ff1",
     "walks": "7c4ca4bb3cca0bbb",
-    "curriculum": "182b1cd49fd35b2c",
+    "curriculum": "b0a6e1d62ea69d3e",
     "uniform": "e6c455985feb3264",
-    "sources": "9d859408ffcf1873",
-    "apart": "4ded8847699531c5",
+    "sources": "c15647ba4eaff3fc",
+    "apart": "c441dc4bf59c88c7",
 }
 
 

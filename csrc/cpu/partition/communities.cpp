@@ -19,7 +19,7 @@ namespace bse {
 namespace {
 
 constexpr int64_t kGrowth = 4;
-constexpr int kNumClusterRounds = 12, kNumCoarseRounds = 4, kNumRowRounds = 16, kNumLastRounds = 2;
+constexpr int kNumClusterRounds = 12, kNumCoarseRounds = 4, kNumRowRounds = 24, kNumLastRounds = 2;
 constexpr int kNumCalmRounds = 3;
 constexpr int64_t kPackedShare = 16;
 constexpr int kScoreShift = 20;
