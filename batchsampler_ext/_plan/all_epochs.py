@@ -20,10 +20,8 @@ from .sources import Part
 from .stages import stage_of
 
 _NUM_WATCHED = 64  # batches
-_MOST_WITHIN, _FEW_PAIRS = (
-    0.5,
-    1 << 20,
-)  # share of their pairs that margins may exclude; so few of an epoch cost nothing
+_MOST_WITHIN = 0.5  # share of their pairs that margins may exclude
+_FEW_PAIRS = 1 << 20  # so few of an epoch cost nothing
 
 
 class PlannedEpochs(NamedTuple):

@@ -51,11 +51,13 @@ def parts_with_graphs(
         return [_with_clusters(part, recipe, request, options, progress) for part in parts]
     if given is not None:
         result = _parts_of_given(parts, without_positives(given, demands), request)
-        row_of = _rows_in_parts(parts, options)
+        row_of = None if request.options is None else _rows_in_parts(parts, options)
         for part in result:
-            if options.hard_negatives is not None and part.graph is not None:
+            if part.graph is None:
+                continue
+            if options.hard_negatives is not None:
                 options.hard_negatives.add(part.graph, is_given=True)
-            if part.graph is not None and part.graph.ids is not None and request.options is not None:
+            if row_of is not None and part.graph.ids is not None:
                 part.graph._row_table = row_of.to(part.graph.device)
         if recipe.mutual:
             return [part._replace(graph=part.graph and part.graph.mutual(request.num_threads)) for part in result]

@@ -45,23 +45,23 @@ class HardNegatives:
     def add(self, graph: ProximityGraph, *, is_given: bool = False) -> None:
         """Takes the best neighbors of the graph's rows: those of highest score, ties by lower id.
 
-        Without scores, the first ones in a row are the best. A graph that was given by the user may list a row's own
-        instance, or another one twice: these are left out.
+        Without scores, the first ones in a row are the best. A graph that was given by the user has no self-loops any
+        more, but may list an instance twice: it then counts once.
         """
         num_kept = self.table.shape[1]
         graph.degrees()  # checks the ids
         ids = torch.arange(len(graph), device=graph.device) if graph.ids is None else graph.ids
         for first in range(0, len(graph), _ROWS_AT_ONCE):
             part = slice(first, first + _ROWS_AT_ONCE)
-            neighbors, own = graph.neighbors[part], ids[part]
+            neighbors = graph.neighbors[part]
             if graph.scores is not None:
                 num_best = graph.num_neighbors if is_given else min(num_kept, graph.num_neighbors)
                 neighbors = _best_by_score(neighbors, graph.scores[part], num_best)
             if is_given:
-                keeps = (neighbors >= 0) & (neighbors != own[:, None]) & ~_is_repeated(neighbors)
+                keeps = (neighbors >= 0) & ~_is_repeated(neighbors)
                 neighbors = kept_first(neighbors, keeps, order_of_kept(keeps), -1)
             best = neighbors[:, :num_kept].cpu()
-            self.table[own.cpu(), : best.shape[1]] = best
+            self.table[ids[part].cpu(), : best.shape[1]] = best
 
 
 def read_hard_negatives(file: PlanFile, num_instances: int) -> torch.Tensor:
