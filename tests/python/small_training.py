@@ -51,11 +51,14 @@ class Training:
         with torch.no_grad():
             self.bank.update(range(NUM_INSTANCES), self.encoder(self.data))
 
+    def update(self, indices: torch.Tensor, embeddings: torch.Tensor) -> None:
+        self.bank.update(indices, embeddings)
+
     def loss(self, indices: torch.Tensor, x: torch.Tensor, encoder: Callable | None = None) -> torch.Tensor:
         """Returns a contrastive loss and updates the bank. The noise is a function of the step."""
-        noise = 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(self.bank.step))
+        noise = 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(self.num_steps))
         z1, z2 = (normalize((encoder or self.encoder)(view), dim=1) for view in (x, x + noise))
-        self.bank.update(indices, z2)
+        self.update(indices, z2)
         self.trained.append(indices.tolist())
         return cross_entropy(z1 @ z2.T / 0.2, torch.arange(len(x)))
 

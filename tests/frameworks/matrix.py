@@ -1,0 +1,186 @@
+"""The matrix of frameworks: each trains the same small encoder, is saved, and resumes, on one and on two ranks.
+
+A framework is a function ``train(run)``. It trains ``run.training`` to the end of the last epoch, and saves once.
+docs/frameworks/README.md has the table. ``python -m tests.frameworks.table`` writes it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+
+from batchsampler_ext import FeatureBank, PlannedBatchSampler, compose
+from tests.python.small_training import BATCH_SIZE, NUM_BATCHES, NUM_EPOCHS, NUM_INSTANCES, Training
+
+# Places at which a run is saved, as numbers of batches: in the first epoch, and in the second one.
+FIRST, SECOND = 5, 18
+KINDS = ("bank", "plan")  # ProximityBatchSampler, PlannedBatchSampler
+
+
+class MatrixTraining(Training):
+    """A training with either sampler. With a plan, there is no bank.
+
+    Args:
+        kind: of ``KINDS``.
+        num_ranks: the global batch has BATCH_SIZE instances on any number of ranks.
+        options: of the sampler.
+    """
+
+    def __init__(self, kind: str, num_ranks: int, num_before: int, **options: Any) -> None:
+        super().__init__(batch_size=BATCH_SIZE // num_ranks, **(options if kind == "bank" else {}))
+        self.kind, self.num_before = kind, num_before
+        if kind == "plan":
+            plan = compose(self.data, batch_size=BATCH_SIZE, num_epochs=NUM_EPOCHS, preset="uniform", seed=3)
+            self.sampler = PlannedBatchSampler(plan, **options)
+            self.bank = None
+
+    @property
+    def num_steps(self) -> int:
+        """Number of batches that this rank has trained since the beginning, before and after resuming."""
+        return self.num_before + len(self.trained)
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What must be saved besides the encoder."""
+        return {"sampler": self.sampler} if self.bank is None else {"bank": self.bank, "sampler": self.sampler}
+
+    def fill(self) -> None:
+        if self.bank is not None:
+            super().fill()
+
+    def update(self, indices: torch.Tensor, embeddings: torch.Tensor) -> None:
+        if self.bank is not None:
+            self.bank.update(indices, embeddings)
+
+
+@dataclass
+class Run:
+    """One training of a framework. It resumes if ``load`` is given, in new objects."""
+
+    training: MatrixTraining
+    place: int  # number of batches of this rank after which it is saved; 0: never
+    save: Path  # a folder that exists
+    load: Path | None  # the folder of an earlier run
+
+    @property
+    def is_place(self) -> bool:
+        """Whether to save now, after a step."""
+        return self.training.num_steps == self.place
+
+
+@dataclass(frozen=True)
+class Framework:
+    """A row of the matrix.
+
+    Args:
+        train: "module:function" that takes a :class:`Run`, so that spawned processes find it.
+        options: of the function.
+        missing: what does not hold, such as {("bank", 2): "R"}, by kind and number of ranks. "" is nothing.
+        reason: why, for the table.
+        sampler: options of the sampler.
+    """
+
+    name: str
+    train: str
+    options: tuple[tuple[str, Any], ...] = ()
+    missing: tuple[tuple[tuple[str, int], str], ...] = ()
+    reason: str = ""
+    packages: tuple[str, ...] = ()  # that it needs
+    sampler: tuple[tuple[str, Any], ...] = ()
+
+    def expected(self, kind: str, num_ranks: int) -> str:
+        checks = "EUR" if kind == "plan" or num_ranks == 1 else "EUBR"
+        missing = dict(self.missing).get((kind, num_ranks), "")
+        return "".join(letter for letter in checks if letter not in missing)
+
+
+def run_all(framework: Framework, kind: str, num_ranks: int, folder: Path) -> dict[str, Any]:
+    """Runs on one rank: a whole training, then one that resumes from its place, and one that resumes from that one."""
+    module, function = framework.train.split(":")
+    train: Callable[..., None] = getattr(importlib.import_module(module), function)
+    chain = [(None, 0, FIRST), (0, FIRST, SECOND), (1, SECOND, 0)]
+    found = []
+    bank: FeatureBank | None = None
+    for number, (load, before, place) in enumerate(chain):
+        save = folder / f"{kind}{number}"
+        save.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        training = MatrixTraining(kind, num_ranks, before, **dict(framework.sampler))
+        run = Run(training, place, save, None if load is None else folder / f"{kind}{load}")
+        train(run, **dict(framework.options))
+        found.append(training.trained)
+        bank = training.bank if number == 0 else bank
+    tables = None if bank is None else (bank.data.float().tolist(), bank.last_update.tolist())
+    return {"batches": found, "bank": tables}
+
+
+def letters(results: list[dict[str, Any]]) -> str:
+    """Returns what holds: (E)pochs advance, the (U)nion is whole and disjoint, (B)anks are equal, (R)esuming is exact.
+
+    results: of :func:`run_all`, by rank.
+    """
+    wholes = [result["batches"][0] for result in results]
+    epochs = [[whole[e * NUM_BATCHES : (e + 1) * NUM_BATCHES] for whole in wholes] for e in range(NUM_EPOCHS)]
+    drawn = [sorted(i for batches in epoch for batch in batches for i in batch) for epoch in epochs]
+    held = ""
+    if all(epochs[0][rank] != epochs[1][rank] for rank in range(len(results))):
+        held += "E"
+    if all(ids == list(range(NUM_INSTANCES)) for ids in drawn):
+        held += "U"
+    if len(results) > 1 and results[0]["bank"] is not None and all(r["bank"] == results[0]["bank"] for r in results):
+        held += "B"
+    resumed = all(
+        batches == result["batches"][0][place:]
+        for result in results
+        for place, batches in zip((FIRST, SECOND), result["batches"][1:], strict=True)
+    )
+    return held + "R" * resumed
+
+
+def _run_rank(rank: int, framework: Framework, num_ranks: int, port: int, folder: str, queue: Any) -> None:
+    """Runs a rank as torchrun does. The framework makes the process group."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks),
+        "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test",
+        "ACCELERATE_USE_CPU": "true",
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    try:
+        queue.put((rank, {kind: run_all(framework, kind, num_ranks, Path(folder)) for kind in KINDS}))
+    except BaseException:
+        queue.put((rank, traceback.format_exc()))
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def cells(framework: Framework, num_ranks: int, folder: Path) -> dict[str, str]:
+    """Returns what holds, by kind. Raises ``RuntimeError`` with the traceback of a rank that failed."""
+    if num_ranks == 1:
+        return {kind: letters([run_all(framework, kind, 1, folder)]) for kind in KINDS}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    queue = torch.multiprocessing.get_context("spawn").Queue()
+    context = torch.multiprocessing.start_processes(
+        _run_rank, (framework, num_ranks, port, str(folder), queue), nprocs=num_ranks, join=False, start_method="spawn"
+    )
+    try:
+        found = dict(queue.get(timeout=200) for _ in range(num_ranks))
+    finally:
+        for process in context.processes:
+            process.join(20)
+            process.kill()
+    for rank, result in sorted(found.items()):
+        if isinstance(result, str):
+            raise RuntimeError(f"{framework.name}, rank {rank} of {num_ranks}:\n{result}")
+    return {kind: letters([found[rank][kind] for rank in range(num_ranks)]) for kind in KINDS}

@@ -1,0 +1,46 @@
+"""Every cell of the matrix of frameworks holds what docs/frameworks/README.md says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.frameworks.frameworks import FRAMEWORKS
+from tests.frameworks.matrix import KINDS, Framework, cells
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning"),  # torchdata 0.11 with torch 2.13
+    # Lightning 2.6 calls functions that torch 2.13 has deprecated, and advises to use more workers. It does not know
+    # that the sampler continues in the middle of an epoch.
+    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes"),  # on one core
+    pytest.mark.filterwarnings("ignore:The dirpath has changed from"),
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def check(framework: Framework, num_ranks: int, folder) -> None:
+    for package in framework.packages:
+        pytest.importorskip(package)
+    found = cells(framework, num_ranks, folder)
+    assert found == {kind: framework.expected(kind, num_ranks) for kind in KINDS}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS, ids=lambda framework: framework.name)
+def test_one_rank(framework, tmp_path):
+    check(framework, 1, tmp_path)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("framework", FRAMEWORKS, ids=lambda framework: framework.name)
+def test_two_ranks(framework, tmp_path):
+    check(framework, 2, tmp_path)
