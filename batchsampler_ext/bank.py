@@ -24,8 +24,9 @@ from ._bank.gather import (
     gather_rows,
 )
 from ._bank.store import Rule, make_store
+from ._bank.traps import UpdateTraps
 from ._engine import validate
-from ._engine.arrays import TORCH_DTYPES, as_integers
+from ._engine.arrays import TORCH_DTYPES, as_floats, as_integers
 from ._engine.backend import require_engine
 from ._engine.cuda import to_device_async, to_host
 from ._engine.files import atomic_write
@@ -156,6 +157,7 @@ class FeatureBank(NotAFunction):
         self._update_seconds = 0.0
         self._latest_ids: torch.Tensor | None = None  # of the latest update
         self._planned = (NO_PLAN, 0)  # step and checksum of the bank that the latest plan was made from
+        self._traps = UpdateTraps()
 
     def __len__(self) -> int:
         return self.num_instances
@@ -215,15 +217,15 @@ class FeatureBank(NotAFunction):
         data, documents, last_update = self._store.tables
         return GraphRows(data, documents, last_update >= 0)
 
-    @torch.no_grad()
-    def update(self, indices: Any, embeddings: torch.Tensor, documents: torch.Tensor | None = None) -> None:
+    def update(self, indices: Any, embeddings: Any, documents: Any = None) -> None:
         """Stores the embeddings of a training step.
 
         Args:
             indices: int [B], instance ids, as a list, an array or a tensor on any device. If an id occurs several
                 times, only its last embedding counts.
-            embeddings: floating point tensor [B, D] on any device, with or without gradient. It is moved to the bank's
-                device. Dtypes other than float32, bfloat16 and float16 are rounded to float32 first.
+            embeddings: floating point tensor [B, D] on any device, with or without gradient, or a NumPy array. It is
+                moved to the bank's device. Dtypes other than float32, bfloat16 and float16 are rounded to float32
+                first.
             documents: as ``embeddings``, for the second tower. Required with ``two_towers``, otherwise None.
 
         Raises:
@@ -236,13 +238,16 @@ class FeatureBank(NotAFunction):
                 after the timeout of the process group.
         """
         start = time.perf_counter()
-        with self._announced_failure():
-            ids, rows = self._checked_update(indices, embeddings, documents)
-        if self._is_gathered():
-            headers = gather_headers(self._header(len(ids)), self.process_group)
-            self._require_equal_banks(headers)
-            ids, rows = self._gather_update(ids, rows, headers)
-        self._store_update(ids, rows)
+        self._traps.noticed_gradients(torch.is_grad_enabled())
+        with torch.no_grad():
+            with self._announced_failure():
+                ids, rows = self._checked_update(indices, embeddings, documents)
+            if self._is_gathered():
+                headers = gather_headers(self._header(len(ids)), self.process_group)
+                self._require_equal_banks(headers)
+                ids, rows = self._gather_update(ids, rows, headers)
+                self._traps.noticed_ids(ids, [header.num_rows for header in headers])
+            self._store_update(ids, rows)
         self._update_seconds += time.perf_counter() - start
 
     @contextlib.contextmanager
@@ -308,7 +313,7 @@ class FeatureBank(NotAFunction):
         encode_fn: Callable[[Any], tuple[Any, ...]],
         loader: Iterable[Any],
         *,
-        progress: Callable[[int, int], object] | None = None,
+        progress: validate.Progress | validate.ProgressBar | None = None,
     ) -> None:
         """Fills the bank before training, so that the first epoch is not uniform.
 
@@ -319,9 +324,9 @@ class FeatureBank(NotAFunction):
         Args:
             encode_fn: takes a batch of the loader, without gradients. Returns the arguments of :meth:`update`:
                 ``(indices, embeddings)``, or ``(indices, embeddings, documents)`` for two towers.
-            loader: any iterable of batches. The bank is updated once per batch.
-            progress: called as ``progress(num_done, num_batches)`` after each batch. num_batches is -1 if the loader
-                has no length.
+            loader: any iterable of batches, or ``tqdm(loader)``. The bank is updated once per batch.
+            progress: called as ``progress(num_done, num_batches)`` after each batch, or a bar such as ``tqdm()``.
+                num_batches is -1 if the loader has no length.
 
         Raises:
             TypeError, ValueError: the errors of :meth:`update`.
@@ -331,7 +336,7 @@ class FeatureBank(NotAFunction):
         is_gathered = self._is_gathered()
         rank, num_ranks = self._rank_and_size() if is_gathered and _is_equal_on_ranks(loader) else (0, 1)
         batches = enumerate(loader)
-        with torch.no_grad():
+        with torch.no_grad(), self._traps.ignored():
             while True:
                 with self._announced_failure():
                     numbered = next(batches, None)
@@ -444,11 +449,9 @@ class FeatureBank(NotAFunction):
             ) from error
         self.load_state_dict(state)
 
-    def _checked_update(
-        self, indices: Any, embeddings: torch.Tensor, documents: torch.Tensor | None
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def _checked_update(self, indices: Any, embeddings: Any, documents: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
         ids = as_integers(indices, "indices", indices.device if isinstance(indices, torch.Tensor) else _CPU)
-        self._check_rows(embeddings, "embeddings", len(ids))
+        embeddings = self._checked_rows(embeddings, "embeddings", len(ids))
         has_documents = self._store.tables.documents is not None
         if (documents is not None) != has_documents:
             expected = (
@@ -456,15 +459,15 @@ class FeatureBank(NotAFunction):
             )
             raise ValueError(f"documents: expected {expected}, got {'None' if documents is None else 'some'}")
         if documents is not None:
-            self._check_rows(documents, "documents", len(ids))
+            documents = self._checked_rows(documents, "documents", len(ids))
         rows = [self._store.prepare(part) for part in (embeddings, documents) if part is not None]
         return to_device_async(ids, self.device), rows
 
-    def _check_rows(self, value: Any, name: str, num_rows: int) -> None:
-        if not isinstance(value, torch.Tensor) or not value.dtype.is_floating_point:
-            raise TypeError(f"{name}: expected a floating point tensor, got {getattr(value, 'dtype', type(value))}")
-        if value.shape != (num_rows, self.dim):
-            raise ValueError(f"{name}: expected shape [{num_rows}, {self.dim}], got {list(value.shape)}")
+    def _checked_rows(self, value: Any, name: str, num_rows: int) -> torch.Tensor:
+        rows = as_floats(value, name)
+        if rows.shape != (num_rows, self.dim):
+            raise ValueError(f"{name}: expected shape [{num_rows}, {self.dim}], got {list(rows.shape)}")
+        return rows
 
     def _rule(self) -> Rule:
         return Rule(self.normalize, self.momentum, self.nonfinite == "skip")
@@ -472,6 +475,7 @@ class FeatureBank(NotAFunction):
 
 def _is_equal_on_ranks(loader: Any) -> bool:
     """Whether a loader certainly has the same batches on all ranks: it reads a dataset from front to end."""
+    loader = getattr(loader, "iterable", loader)  # of tqdm
     if not isinstance(loader, DataLoader):
         return False
     batch_sampler = loader.batch_sampler

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ._engine import validate
+from ._engine.validate import Progress, ProgressBar
 from ._negatives.keep_apart import Apart, as_ids_of_columns, as_pairs
 from ._negatives.negatives import Demands, Margins, as_labels, checked_max_score, groups_of, labels_of
 from ._plan.all_epochs import plan_epochs
@@ -24,7 +25,7 @@ from ._plan.room import require_room_of_parts
 from ._plan.sources import checked_options, checked_sources, parts_of
 from ._plan.stages import stage_of
 from .graph import ProximityGraph
-from .graph_builders import METRICS, Progress, as_towers
+from .graph_builders import METRICS, as_towers
 from .plan import Plan
 from .walk import check_batch_size
 
@@ -62,7 +63,7 @@ def compose(
     seed: int = 0,
     num_threads: int | None = None,
     max_memory: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | ProgressBar | None = None,
 ) -> Plan:
     """Composes hard batches for any trainer, from embeddings of all instances.
 

@@ -16,6 +16,7 @@ from ._engine.backend import engine
 from ._engine.cuda import DeviceStatus
 from ._engine.deferred_checks import DeferredChecks
 from ._engine.requests import Edges, KnnRequest, ProximityGraphRequest, Resources, Selection
+from ._engine.validate import Progress, ProgressBar
 from ._shards import Arguments, Shards, digest_of_ids, digest_of_rows, shares
 from .graph import ProximityGraph
 
@@ -23,8 +24,6 @@ __all__ = ["GraphConfig", "Neighbors", "knn", "knn_graph", "proximity_graph"]
 
 METRICS = ("cosine", "ip", "l2")  # in the order of csrc/common/score.h
 _COMPUTE_DTYPES = (torch.float32, torch.bfloat16)
-
-Progress = Callable[[int, int], object]
 
 
 class Neighbors(NamedTuple):
@@ -97,7 +96,7 @@ def proximity_graph(
     seed: int = 0,
     num_threads: int | None = None,
     max_memory: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | ProgressBar | None = None,
     process_group: torch.distributed.ProcessGroup | None = None,
 ) -> ProximityGraph:
     """Returns the graph of the ``num_neighbors`` most similar of ``num_candidates`` random other instances.
@@ -140,8 +139,8 @@ def proximity_graph(
             row more, up to 1 GiB in total. A CUDA device takes 32 MiB for scores and up to 12 bytes per row. For
             :func:`knn_graph` and :func:`knn`, it takes 16 K + 2,000 bytes per row for lists of candidates, up to 1 GiB.
             If K is above 512, or the base has fewer than 1025 or 4 K rows, it takes up to 512 MiB for scores instead.
-        progress: called as ``progress(num_done, num_rows)`` from the calling thread, from time to time and at the end.
-            With ``process_group``, it counts the rows that this rank builds.
+        progress: called as ``progress(num_done, num_rows)`` from the calling thread, from time to time and at the end,
+            or a bar such as ``tqdm()``. With ``process_group``, it counts the rows that this rank builds.
         process_group: a torch.distributed group, for example ``torch.distributed.group.WORLD``, whose ranks build the
             graph together. All of its ranks must call with equal arguments. Each builds an equal share of the rows, and
             every rank returns the whole graph. Default: this process builds all rows by itself.
@@ -210,7 +209,7 @@ def knn_graph(
     return_scores: bool = True,
     num_threads: int | None = None,
     max_memory: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | ProgressBar | None = None,
 ) -> ProximityGraph:
     """Returns the exact k-nearest-neighbor graph: :func:`proximity_graph` with M = R - 1.
 
@@ -272,7 +271,7 @@ def knn(
     compute_dtype: torch.dtype = torch.float32,
     num_threads: int | None = None,
     max_memory: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | ProgressBar | None = None,
 ) -> Neighbors:
     """Returns the ``num_neighbors`` most similar rows of ``base`` for each row of ``queries``, exactly.
 
@@ -347,7 +346,7 @@ class _GraphCall:
         num_candidates: int | None,
         num_neighbors: int | None,
         seed: int,
-        progress: Progress | None,
+        progress: Progress | ProgressBar | None,
     ) -> _GraphCall:
         query, other = as_towers(features, documents)
         checks = DeferredChecks(query.device)

@@ -14,6 +14,7 @@ from ._engine import validate
 from ._engine.arrays import as_matrix
 from ._engine.not_a_function import NotAFunction
 from ._engine.random import permutation
+from ._engine.validate import Progress
 from ._negatives.negatives import Negatives
 from ._negatives.tables import sizes_of
 from ._plan.digest import digest_of_matrix
@@ -27,7 +28,7 @@ from ._plan.stages import stage_of
 from ._plan.stored_epochs import StoredEpochs, named_epochs
 from ._plan.stored_negatives import StoredNegatives
 from .graph import ProximityGraph
-from .graph_builders import Progress, as_towers
+from .graph_builders import as_towers
 from .planners import Batches
 
 __all__ = ["Plan"]

@@ -161,6 +161,9 @@ class PlannedBatchSampler(EpochSampler):
     def _num_batches(self, epoch: int) -> int:
         return self.plan._num_batches(epoch % self.plan.num_epochs)
 
+    def _was_trained(self, first_step: int) -> bool:
+        return True  # nothing tells, and the batches would be the same
+
     def _spare(self, batch: torch.Tensor) -> torch.Tensor:
         plan, size = self.plan, -(-len(batch) // self.num_replicas)
         groups, most = plan._known_negatives().groups.numpy().T, plan.info.get("max_per_batch", 1)

@@ -136,7 +136,7 @@ class ProximityBatchSampler(EpochSampler):
         margin: float | None = None,
         relative_margin: float | None = None,
         seed: int = 0,
-        progress: Callable[[int, int], object] | None = None,
+        progress: validate.Progress | validate.ProgressBar | None = None,
     ) -> None:
         if not isinstance(bank, FeatureBank):
             raise TypeError(f"bank: expected a FeatureBank, got {type(bank).__name__}")

@@ -92,6 +92,22 @@ def _as_array(value: Any, name: str) -> torch.Tensor | np.ndarray:
         ) from None
 
 
+def as_floats(value: Any, name: str) -> torch.Tensor:
+    """Returns a floating point tensor as it is, and a NumPy array as a float32 tensor on the CPU.
+
+    Raises:
+        TypeError: another type or dtype.
+    """
+    if isinstance(value, torch.Tensor) and value.dtype.is_floating_point:
+        return value
+    if isinstance(value, np.ndarray) and (value.dtype.kind == "f" or value.dtype.name == "bfloat16"):
+        with np.errstate(over="ignore"):  # infinity is reported later, with its instance
+            return torch.from_numpy(value.astype(np.float32))
+    given = getattr(value, "dtype", None)
+    found = type(value).__name__ if given is None else f"{type(value).__name__} of {given}"
+    raise TypeError(f"{name}: expected a floating point tensor or NumPy array, got {found}")
+
+
 def as_ids(value: Any, name: str, low: int, high: int, device: torch.device = _CPU) -> torch.Tensor:
     """Returns a one-dimensional int64 tensor on ``device``. Its values are in [low, high)."""
     ids = as_integers(value, name, device)

@@ -6,12 +6,14 @@ import math
 import numbers
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 MAX_NODES = 2**31 - 1  # ids are int32
 NO_MEMORY_LIMIT = 2**62
+
+Progress = Callable[[int, int], object]  # called as progress(num_done, total)
 
 
 def integer(value: Any, name: str, low: int, high: int | None = None, *, because: str = "") -> int:
@@ -78,7 +80,28 @@ def max_score(value: Any) -> float | None:
     return limit
 
 
-def progress(value: Any) -> Callable[[int, int], object] | None:
-    if value is not None and not callable(value):
-        raise TypeError(f"progress: expected a callable (done, total) or None, got {value!r}")
-    return value
+class ProgressBar(Protocol):
+    """A bar with the interface of ``tqdm``."""
+
+    n: Any
+    total: Any
+
+    def reset(self, total: Any = ...) -> Any: ...
+    def update(self, n: Any = ...) -> Any: ...
+
+
+def progress(value: Any) -> Progress | None:
+    """Returns a function (done, total), which moves the bar if one is given."""
+    if value is None or callable(value):
+        return value
+    if not all(hasattr(value, name) for name in ("n", "total", "reset", "update")):
+        raise TypeError(f"progress: expected a callable (done, total), a bar such as tqdm() or None, got {value!r}")
+
+    def show(done: int, total: int) -> None:
+        known = total if total >= 0 else None
+        if value.total != known or done < value.n:  # another task begins
+            value.reset(total=known)
+            value.total = known  # reset leaves it for None
+        value.update(done - value.n)
+
+    return show

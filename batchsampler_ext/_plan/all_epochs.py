@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from .._engine.validate import Progress
 from .._negatives.keep_apart import Repairs
 from .._negatives.negatives import Demands, Margins, Negatives, PairSet, neighbors_of_instances
 from ..graph import ProximityGraph
-from ..graph_builders import Progress
 from .epochs import EpochRequest, PlannedEpoch, batch_sizes, plan_epoch, repaired, sources_of_batches
 from .leftovers import exchanged
 from .recipes import Recipe

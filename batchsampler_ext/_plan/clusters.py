@@ -9,7 +9,8 @@ import torch
 
 from .._engine.arrays import Matrix
 from .._engine.random import Stream, derived_seed, permutation
-from ..graph_builders import Progress, knn
+from .._engine.validate import Progress
+from ..graph_builders import knn
 
 _ROWS_AT_ONCE = 1 << 16  # a float32 copy of so many rows
 _ROWS_PER_CENTER, _FEW_ROWS = 64, 1 << 16  # of the sample

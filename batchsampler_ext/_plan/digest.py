@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .._engine.arrays import TORCH_DTYPES, Matrix
-from ..graph_builders import Progress
+from .._engine.validate import Progress
 
 _ROWS_AT_ONCE = 1 << 16
 _EXPONENTS = {torch.float32: 0x7F800000, torch.bfloat16: 0x7F80, torch.float16: 0x7C00}  # all ones: NaN or inf

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 
 from .._engine.arrays import Matrix, as_ids
+from .._engine.validate import Progress
 from .._negatives.negatives import Demands, neighbors_of_instances, split_positives, without_positives
 from ..graph import ProximityGraph
-from ..graph_builders import CheckedLabels, Progress, knn_graph, proximity_graph
+from ..graph_builders import CheckedLabels, knn_graph, proximity_graph
 from .clusters import balanced_clusters
 from .epochs import EpochRequest
 from .hard_negatives import HardNegatives

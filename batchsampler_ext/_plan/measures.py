@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from .._engine.arrays import Matrix, as_matrix
+from .._engine.validate import Progress
 from ..graph import ProximityGraph
-from ..graph_builders import Progress
 from ..planners import Batches
 
 MAX_MEASURED = 200  # batches of an epoch, spread evenly over it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..graph_builders import Progress
+from .._engine.validate import Progress
 
 
 def stage_of(progress: Progress | None, name: str, *, is_public: bool = False) -> Progress | None:

@@ -17,7 +17,7 @@ from .epoch_count import EpochCount
 from .epoch_cursor import EpochCursor, save_cursor
 from .iterations import BatchIterator, Iteration, Iterations, NoUpdates, Updates
 from .ranks import Ranks, current_ranks, rank_slice, warn_without_group
-from .wrappers import check_sharing, is_called_by_stateful_loader, num_skipped_batches
+from .wrappers import check_argument, check_sharing, is_called_by_stateful_loader, num_skipped_batches
 
 
 class EpochSampler(NotAFunction, BatchSampler):
@@ -38,6 +38,8 @@ class EpochSampler(NotAFunction, BatchSampler):
         self._iterations = Iterations(covers_once, has_bank)  # that may be trained now, or a loaded one
         self._resume: EpochCursor | None = None  # where the next iteration begins
         self._seconds = 0.0  # spent in this object so far
+        self._finished: tuple[int, int] | None = None  # epoch that was drawn last to its end, and the updates before
+        self._warned_of: set[str] = set()
 
     @property
     def sampler(self) -> EpochSampler:  # type: ignore[override]
@@ -81,6 +83,7 @@ class EpochSampler(NotAFunction, BatchSampler):
         if self._given_ranks is None and ranks.num_replicas == 1:
             warn_without_group(type(self).__name__)
         check_sharing(ranks.num_replicas, type(self).__name__)
+        check_argument(self)
         cursor = self._begin()
         iteration = Iteration(cursor, cursor.num_drawn, self._updates().step, is_open=True)
         begun.append(iteration)
@@ -97,6 +100,7 @@ class EpochSampler(NotAFunction, BatchSampler):
                 yield ids.tolist()
                 start = time.perf_counter()
             self._finish(iteration)
+            self._finished = iteration.cursor.epoch, iteration.first_step
         finally:
             if not sys.is_finalizing():
                 self._iterations.close(iteration, self._updates())
@@ -135,6 +139,13 @@ class EpochSampler(NotAFunction, BatchSampler):
     def _begin(self) -> EpochCursor:
         """Starts or resumes an epoch. Returns its cursor."""
         is_skipped = self._is_skipped()
+        if self._iterations.is_informed and self._updates().step == 0:
+            self._warn_once(
+                "bank not loaded",
+                f"{type(self).__name__}: the loaded state is of a training that updated the bank, but the bank has "
+                "no update. Later epochs would not be those of the interrupted run. Write "
+                "bank.load_state_dict(state) with the bank's state, too",
+            )
         cursor, self._resume = self._resume, None
         if cursor is None:
             cursor = self._iterations.untrained_start(self._updates().step, self._epochs)
@@ -146,11 +157,28 @@ class EpochSampler(NotAFunction, BatchSampler):
         if trained_epoch is not None and not self._epochs.is_set:
             self._epochs.current = trained_epoch  # epochs that were only looked at do not count
         epoch = self._epochs.next()
+        self._warn_of_repeated(epoch)
         self._epochs.current, self._epochs.is_set = epoch, True  # if planning fails, the next iteration draws it
         cursor = self._first_cursor(epoch)
         self._refresh_wanted = False
         self._epochs.begin(epoch)
         return cursor
+
+    def _warn_of_repeated(self, epoch: int) -> None:
+        """Warns if an epoch is drawn again after it was trained."""
+        if self._finished is None or self._finished[0] != epoch or not self._was_trained(self._finished[1]):
+            return
+        self._warn_once(
+            "repeated",
+            f"{type(self).__name__}: epoch {epoch} is drawn again after its end, because set_epoch({epoch}) was called "
+            "again. Random choices are those of this epoch once more. Write sampler.set_epoch(epoch) with the number "
+            "of each epoch, or leave it out: then epochs are counted",
+        )
+
+    def _warn_once(self, key: str, message: str) -> None:
+        if key not in self._warned_of:
+            self._warned_of.add(key)
+            warnings.warn(message, stacklevel=6)
 
     def _is_skipped(self) -> bool:
         """Whether a trainer skips the first batches because it resumes.
@@ -231,6 +259,10 @@ class EpochSampler(NotAFunction, BatchSampler):
     def _spare(self, batch: torch.Tensor) -> torch.Tensor:
         """Returns ids to pad a ragged batch with."""
         raise NotImplementedError
+
+    def _was_trained(self, first_step: int) -> bool:
+        """Whether an iteration that was drawn to its end has been trained. first_step: updates when it began."""
+        return self._updates().step > first_step
 
     def _updates(self) -> Updates:
         """Returns the bank, which tells what is trained. Without one, drawn batches count as trained."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -121,7 +121,7 @@ class PlanMaker:
         epoch: int,
         first: int,
         drawn: torch.Tensor,
-        progress: Callable[[int, int], object] | None,
+        progress: validate.Progress | None,
         builders: dist.ProcessGroup | None = None,
     ) -> MadePlan:
         """Returns the plan that begins at batch ``first``.
@@ -179,7 +179,7 @@ class PlanMaker:
         ids: torch.Tensor,
         config: GraphConfig,
         seed: int,
-        progress: Callable[[int, int], object] | None,
+        progress: validate.Progress | None,
         builders: dist.ProcessGroup | None,
         margins: Margins | None,
     ) -> tuple[ProximityGraph, int]:

@@ -9,6 +9,8 @@ import sys
 from types import FrameType
 from typing import Any
 
+from torch.utils.data import BatchSampler
+
 
 def num_skipped_batches() -> int:
     """Returns how many batches a trainer that resumes throws away at the beginning, or 0.
@@ -43,6 +45,20 @@ def check_sharing(num_replicas: int, name: str) -> None:
             f"{shard.num_processes} processes, because a resumed run would lose batches. Register bank and sampler "
             "with accelerator.register_for_checkpointing instead"
         )
+
+
+def check_argument(sampler: Any) -> None:
+    """Raises ``RuntimeError`` if a loader got a batch sampler as its ``sampler``: its batches would be batched."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if type(owner) is BatchSampler and owner.sampler is sampler:
+            name = type(sampler).__name__
+            raise RuntimeError(
+                f"{name}: expected to be the loader's batch_sampler, got a loader that batches it. Write "
+                "DataLoader(dataset, batch_sampler=sampler), without sampler=, batch_size=, shuffle= and drop_last="
+            )
+        frame = frame.f_back
 
 
 def _wrapper_in_use(class_name: str, method: str = "iter") -> Any:

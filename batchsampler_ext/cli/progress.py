@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ..graph_builders import Progress
+from .._engine.validate import Progress
 
 __all__ = ["Progress", "Stage", "shown_stages"]
 

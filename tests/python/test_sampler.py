@@ -274,6 +274,7 @@ def test_nonfinite_rows_of_the_bank_are_named():
     assert len(list(sampler)) == 6  # continues where it stopped
 
 
+@pytest.mark.filterwarnings("ignore:bank.update. called where gradients are disabled")
 def test_result_independent_of_inference_mode():
     runs = []
     for first in (None, False, True):

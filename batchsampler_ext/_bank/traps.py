@@ -1,0 +1,62 @@
+"""Warns of updates that users do not mean: embeddings of an evaluation, and ranks that train on equal batches."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import torch
+
+_NUM_COMPARED = 3  # updates whose ids are compared between ranks; this waits for a CUDA device
+
+
+class UpdateTraps:
+    """What the updates of one bank have been like. Each warning comes once."""
+
+    def __init__(self) -> None:
+        self._had_gradients = self._is_warned = self._is_ignored = False
+        self._num_compared = 0
+
+    def __deepcopy__(self, memo: dict[int, object]) -> UpdateTraps:
+        return UpdateTraps()
+
+    @contextlib.contextmanager
+    def ignored(self) -> Iterator[None]:
+        """While this lasts, updates are meant: the bank is filled."""
+        self._is_ignored = True
+        try:
+            yield
+        finally:
+            self._is_ignored = False
+
+    def noticed_gradients(self, are_enabled: bool) -> None:
+        """Warns if updates in training are followed by one where gradients are disabled."""
+        if self._is_ignored:
+            return
+        self._had_gradients |= are_enabled
+        if self._had_gradients and not are_enabled and not self._is_warned:
+            self._is_warned = True
+            warnings.warn(
+                "bank.update: called where gradients are disabled, after updates with gradients. If these are "
+                "embeddings of an evaluation, they have replaced those of training instances with the same ids. Write "
+                "`if torch.is_grad_enabled(): bank.update(...)`. To fill the bank anew, call bank.fill_from",
+                stacklevel=3,
+            )
+
+    def noticed_ids(self, ids: torch.Tensor, sizes: list[int]) -> None:
+        """Warns if all ranks have stored the same instances. ids: int64, those of all ranks. sizes: by rank."""
+        if self._is_ignored or self._num_compared == _NUM_COMPARED or sizes[0] == 0:
+            return
+        self._num_compared += 1
+        if len(set(sizes)) > 1 or len(ids) != sum(sizes):
+            return
+        parts = ids.view(len(sizes), -1)
+        if bool((parts == parts[0]).all()):
+            self._num_compared = _NUM_COMPARED
+            warnings.warn(
+                f"bank.update: all {len(sizes)} ranks have stored the same instances, so they train on the same "
+                "batches. Leave rank= and num_replicas= of the sampler out: it shares its batches among the ranks of "
+                "the process group. If this is meant, write FeatureBank(..., gather=False)",
+                stacklevel=3,
+            )
