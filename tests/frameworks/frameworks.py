@@ -7,4 +7,30 @@ from tests.frameworks.matrix import Framework
 FRAMEWORKS = [
     Framework("torch", "tests.frameworks.plain:train_plain"),
     Framework("torchdata StatefulDataLoader", "tests.frameworks.plain:train_stateful", packages=("torchdata",)),
+    *(
+        Framework(
+            f"sentence-transformers, {name}",
+            "tests.frameworks.sentence_transformers:train_texts",
+            options=tuple(options.items()),
+            packages=("sentence_transformers", "datasets"),
+            training="tests.frameworks.sentence_transformers:TextTraining",
+        )
+        for name, options in {
+            "MultipleNegativesRankingLoss": {},
+            "CachedMultipleNegativesRankingLoss": {"loss": "cached"},
+            "MatryoshkaLoss": {"loss": "Matryoshka"},
+            "gather_across_devices": {"loss": "gathered"},
+        }.items()
+    ),
+    Framework(
+        "sentence-transformers, several data sets",
+        "tests.frameworks.sentence_transformers:train_texts",
+        options=(("is_several", True),),
+        packages=("sentence_transformers", "datasets"),
+        training="tests.frameworks.sentence_transformers:TextTraining",
+        refused=((("bank", 2), "expected one data set on 2 processes, got several with banks"),),
+        reason="In a step, the processes train on different data sets, so their banks would wait for each other. "
+        "`hard_batches` says so before training. Use plans there.",
+    ),
+    Framework("PyTorch Geometric", "tests.frameworks.pyg:train_graphs", packages=("torch_geometric",)),
 ]

@@ -196,7 +196,7 @@ def _run_rank(rank: int, framework: Framework, num_ranks: int, port: int, folder
 
 
 def cells(framework: Framework, num_ranks: int, folder: Path) -> dict[str, str]:
-    """Returns what holds, by kind. Raises ``RuntimeError`` with the traceback of a rank that failed."""
+    """Returns what holds, by kind. Raises ``RuntimeError`` with the tracebacks of the ranks that failed."""
     if num_ranks == 1:
         return {kind: letters([run_all(framework, kind, 1, folder)]) for kind in KINDS}
     with socket.socket() as free:
@@ -212,7 +212,7 @@ def cells(framework: Framework, num_ranks: int, folder: Path) -> dict[str, str]:
         for process in context.processes:
             process.join(20)
             process.kill()
-    for rank, result in sorted(found.items()):
-        if isinstance(result, str):
-            raise RuntimeError(f"{framework.name}, rank {rank} of {num_ranks}:\n{result}")
+    errors = [f"rank {rank} of {num_ranks}:\n{text}" for rank, text in sorted(found.items()) if isinstance(text, str)]
+    if errors:
+        raise RuntimeError("\n".join([framework.name, *errors]))
     return {kind: letters([found[rank][kind] for rank in range(num_ranks)]) for kind in KINDS}
