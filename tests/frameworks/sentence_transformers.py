@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
-import os
+import tempfile
 import warnings
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -51,6 +54,13 @@ class TextTraining:
         return self.bank
 
 
+@functools.cache
+def _new_model() -> Any:
+    """Returns the model before training. With several ranks, transformers would write its files on the first only."""
+    with tempfile.TemporaryDirectory() as folder:
+        return bert_model(Path(folder))
+
+
 class _SaveAt(transformers.TrainerCallback):
     def __init__(self, place: int) -> None:
         self.place = place
@@ -62,7 +72,7 @@ class _SaveAt(transformers.TrainerCallback):
 def train_texts(run: Run, loss: str = "MNRL", is_several: bool = False) -> None:
     warnings.filterwarnings("ignore", ".pin_memory. argument is set as true but no accelerator is found")
     gc.freeze()  # each training collects garbage, which takes a second among the objects of all imported modules
-    training, model = run.training, bert_model(run.save / f"model{os.environ.get('RANK', '0')}")
+    training, model = run.training, copy.deepcopy(_new_model())
     per_device = BATCH_SIZE // training.num_ranks
     whole = pairs(training.num_instances)
     source: Any
