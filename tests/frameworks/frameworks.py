@@ -33,4 +33,14 @@ FRAMEWORKS = [
         "`hard_batches` says so before training. Use plans there.",
     ),
     Framework("PyTorch Geometric", "tests.frameworks.pyg:train_graphs", packages=("torch_geometric",)),
+    Framework(
+        "pytorch-metric-learning, own loop with CrossBatchMemory and a miner",
+        "tests.frameworks.metric_learning:train_losses",
+        packages=("pytorch_metric_learning",),
+    ),
+    Framework(
+        "pytorch-metric-learning, MetricLossOnly",
+        "tests.frameworks.metric_learning:train_with_trainer",
+        packages=("pytorch_metric_learning",),
+    ),
 ]
