@@ -6,7 +6,19 @@ from tests.frameworks.matrix import Framework
 
 FRAMEWORKS = [
     Framework("torch", "tests.frameworks.plain:train_plain"),
+    Framework("torch, worker processes", "tests.frameworks.plain:train_plain", options=(("num_workers", 2),)),
+    Framework(
+        "torch, two towers with gathered features",
+        "tests.frameworks.two_towers:train_towers",
+        training="tests.frameworks.two_towers:TowerTraining",
+    ),
     Framework("torchdata StatefulDataLoader", "tests.frameworks.plain:train_stateful", packages=("torchdata",)),
+    Framework(
+        "torchdata StatefulDataLoader, worker processes",
+        "tests.frameworks.plain:train_stateful",
+        options=(("num_workers", 2),),
+        packages=("torchdata",),
+    ),
     *(
         Framework(
             f"sentence-transformers, {name}",
