@@ -22,6 +22,7 @@ def train_graphs(run: Run) -> None:
     load_parts(run, parts)
     for _ in range(training.sampler.epoch, NUM_EPOCHS):
         for batch in loader:
+            assert training.data[batch.sample_idx].equal(batch.x)
             training.step(batch.sample_idx, batch.x, encoder)
             if run.is_place:
                 save_parts(run, parts)

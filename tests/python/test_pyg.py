@@ -128,7 +128,7 @@ def test_wrong_order_of_wrapping_is_refused():
     for part in ([1, 2], slice(3), torch.tensor([1, 2])):
         with pytest.raises(TypeError, match=r"write IndexedGraphs\(dataset\[ids\]\)"):
             graphs[part]
-    with pytest.raises(ValueError, match=r"expected IndexedDataset around the Subset"):
+    with pytest.raises(ValueError, match="expected IndexedGraphs around the Subset, got Subset around IndexedGraphs"):
         ProximityBatchSampler(Subset(graphs, range(N)), B, bank=FeatureBank(N, 4))
     with pytest.raises(IndexError, match="index: expected 0 to 39, got -1"):
         graphs[-1]
