@@ -121,9 +121,9 @@ def _require_positions(dataset: Any) -> None:
     elif isinstance(dataset, (Subset, ConcatDataset)):
         for part in [dataset.dataset] if isinstance(dataset, Subset) else dataset.datasets:
             if isinstance(part, IndexedDataset):
-                kind = type(dataset).__name__
+                kind, inner = type(dataset).__name__, type(part).__name__
                 raise ValueError(
-                    f"sampler: expected IndexedDataset around the {kind}, got {kind} around IndexedDataset. Positions "
+                    f"sampler: expected {inner} around the {kind}, got {kind} around {inner}. Positions "
                     f"in the {kind} are drawn, but embeddings would be stored under the ids of the inner dataset"
                 )
             _require_positions(part)

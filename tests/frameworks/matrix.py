@@ -15,16 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
 from batchsampler_ext import FeatureBank, PlannedBatchSampler, compose
-from tests.python.small_training import BATCH_SIZE, NUM_BATCHES, NUM_EPOCHS, NUM_INSTANCES, Training
+from tests.python.small_training import BATCH_SIZE, NUM_EPOCHS, NUM_INSTANCES, Training
 
 # Places at which a run is saved, as numbers of batches: in the first epoch, and in the second one.
 FIRST, SECOND = 5, 18
 KINDS = ("bank", "plan")  # ProximityBatchSampler, PlannedBatchSampler
+CHECKS = {
+    "E": "another order in each epoch",
+    "U": "each instance once per epoch, over all ranks",
+    "B": "equal banks on all ranks",
+    "R": "exact resume",
+}
+REFUSED = "refused"
 
 
 class MatrixTraining(Training):
@@ -35,6 +43,8 @@ class MatrixTraining(Training):
         num_ranks: the global batch has BATCH_SIZE instances on any number of ranks.
         options: of the sampler.
     """
+
+    num_instances = NUM_INSTANCES
 
     def __init__(self, kind: str, num_ranks: int, num_before: int, **options: Any) -> None:
         super().__init__(batch_size=BATCH_SIZE // num_ranks, **(options if kind == "bank" else {}))
@@ -67,7 +77,7 @@ class MatrixTraining(Training):
 class Run:
     """One training of a framework. It resumes if ``load`` is given, in new objects."""
 
-    training: MatrixTraining
+    training: Any  # a MatrixTraining, or what the framework names
     place: int  # number of batches of this rank after which it is saved; 0: never
     save: Path  # a folder that exists
     load: Path | None  # the folder of an earlier run
@@ -86,28 +96,42 @@ class Framework:
         train: "module:function" that takes a :class:`Run`, so that spawned processes find it.
         options: of the function.
         missing: what does not hold, such as {("bank", 2): "R"}, by kind and number of ranks. "" is nothing.
-        reason: why, for the table.
+        refused: a part of the error, by kind and number of ranks, where the integration refuses to train.
+        reason: why something is missing or refused, for the table.
         sampler: options of the sampler.
+        training: "module:class" of a training with the arguments of :class:`MatrixTraining` and the attributes
+            ``num_before``, ``num_instances``, ``num_steps``, ``trained`` and ``bank``. An epoch has 13 batches.
     """
 
     name: str
     train: str
     options: tuple[tuple[str, Any], ...] = ()
     missing: tuple[tuple[tuple[str, int], str], ...] = ()
+    refused: tuple[tuple[tuple[str, int], str], ...] = ()
     reason: str = ""
     packages: tuple[str, ...] = ()  # that it needs
     sampler: tuple[tuple[str, Any], ...] = ()
+    training: str = "tests.frameworks.matrix:MatrixTraining"
 
     def expected(self, kind: str, num_ranks: int) -> str:
+        if (kind, num_ranks) in dict(self.refused):
+            return REFUSED
         checks = "EUR" if kind == "plan" or num_ranks == 1 else "EUBR"
         missing = dict(self.missing).get((kind, num_ranks), "")
         return "".join(letter for letter in checks if letter not in missing)
 
 
+def named(path: str) -> Any:
+    """Returns what "module:name" is."""
+    module, name = path.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def run_all(framework: Framework, kind: str, num_ranks: int, folder: Path) -> dict[str, Any]:
     """Runs on one rank: a whole training, then one that resumes from its place, and one that resumes from that one."""
-    module, function = framework.train.split(":")
-    train: Callable[..., None] = getattr(importlib.import_module(module), function)
+    train: Callable[..., None] = named(framework.train)
+    make: Callable[..., Any] = named(framework.training)
+    error = dict(framework.refused).get((kind, num_ranks))
     chain = [(None, 0, FIRST), (0, FIRST, SECOND), (1, SECOND, 0)]
     found = []
     bank: FeatureBank | None = None
@@ -115,13 +139,18 @@ def run_all(framework: Framework, kind: str, num_ranks: int, folder: Path) -> di
         save = folder / f"{kind}{number}"
         save.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
-        training = MatrixTraining(kind, num_ranks, before, **dict(framework.sampler))
+        training = make(kind, num_ranks, before, **dict(framework.sampler))
         run = Run(training, place, save, None if load is None else folder / f"{kind}{load}")
-        train(run, **dict(framework.options))
+        if error is None:
+            train(run, **dict(framework.options))
+        else:
+            with pytest.raises(Exception, match=error):
+                train(run, **dict(framework.options))
+            return {REFUSED: True}
         found.append(training.trained)
         bank = training.bank if number == 0 else bank
     tables = None if bank is None else (bank.data.float().tolist(), bank.last_update.tolist())
-    return {"batches": found, "bank": tables}
+    return {"batches": found, "bank": tables, "num_instances": training.num_instances}
 
 
 def letters(results: list[dict[str, Any]]) -> str:
@@ -129,13 +158,16 @@ def letters(results: list[dict[str, Any]]) -> str:
 
     results: of :func:`run_all`, by rank.
     """
+    if all(REFUSED in result for result in results):
+        return REFUSED
     wholes = [result["batches"][0] for result in results]
-    epochs = [[whole[e * NUM_BATCHES : (e + 1) * NUM_BATCHES] for whole in wholes] for e in range(NUM_EPOCHS)]
+    size = len(wholes[0]) // NUM_EPOCHS
+    epochs = [[whole[e * size : (e + 1) * size] for whole in wholes] for e in range(NUM_EPOCHS)]
     drawn = [sorted(i for batches in epoch for batch in batches for i in batch) for epoch in epochs]
     held = ""
     if all(epochs[0][rank] != epochs[1][rank] for rank in range(len(results))):
         held += "E"
-    if all(ids == list(range(NUM_INSTANCES)) for ids in drawn):
+    if all(ids == list(range(results[0]["num_instances"])) for ids in drawn):
         held += "U"
     if len(results) > 1 and results[0]["bank"] is not None and all(r["bank"] == results[0]["bank"] for r in results):
         held += "B"
@@ -164,7 +196,7 @@ def _run_rank(rank: int, framework: Framework, num_ranks: int, port: int, folder
 
 
 def cells(framework: Framework, num_ranks: int, folder: Path) -> dict[str, str]:
-    """Returns what holds, by kind. Raises ``RuntimeError`` with the traceback of a rank that failed."""
+    """Returns what holds, by kind. Raises ``RuntimeError`` with the tracebacks of the ranks that failed."""
     if num_ranks == 1:
         return {kind: letters([run_all(framework, kind, 1, folder)]) for kind in KINDS}
     with socket.socket() as free:
@@ -180,7 +212,7 @@ def cells(framework: Framework, num_ranks: int, folder: Path) -> dict[str, str]:
         for process in context.processes:
             process.join(20)
             process.kill()
-    for rank, result in sorted(found.items()):
-        if isinstance(result, str):
-            raise RuntimeError(f"{framework.name}, rank {rank} of {num_ranks}:\n{result}")
+    errors = [f"rank {rank} of {num_ranks}:\n{text}" for rank, text in sorted(found.items()) if isinstance(text, str)]
+    if errors:
+        raise RuntimeError("\n".join([framework.name, *errors]))
     return {kind: letters([found[rank][kind] for rank in range(num_ranks)]) for kind in KINDS}

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from tests.frameworks.matrix import Run
-from tests.python.small_training import NUM_EPOCHS
+from tests.python.small_training import NUM_EPOCHS, worker_options
 
 
 def encoder_of(run: Run) -> torch.nn.Module:
@@ -37,9 +37,9 @@ def save_parts(run: Run, parts: dict[str, Any], **arguments: Any) -> None:
     torch.save(states, run.save / f"state{rank}.pt")
 
 
-def train_plain(run: Run) -> None:
+def train_plain(run: Run, num_workers: int = 0) -> None:
     training, encoder = run.training, encoder_of(run)
-    loader = DataLoader(training.dataset, batch_sampler=training.sampler)
+    loader = DataLoader(training.dataset, batch_sampler=training.sampler, **worker_options(num_workers))
     training.fill()
     parts = {"encoder": training.encoder, **training.sampling}
     load_parts(run, parts)
@@ -47,14 +47,17 @@ def train_plain(run: Run) -> None:
         for indices, (x,) in loader:
             training.step(indices, x, encoder)
             if run.is_place:
-                save_parts(run, parts)
+                # Without a bank, the sampler does not know how many of the batches that workers drew are trained.
+                is_told = num_workers > 0 and training.bank is None
+                arguments = {"num_trained": (training.num_steps - 1) % len(loader) + 1} if is_told else {}
+                save_parts(run, parts, **arguments)
 
 
 def train_stateful(run: Run, num_workers: int = 0) -> None:
     from torchdata.stateful_dataloader import StatefulDataLoader
 
     training, encoder = run.training, encoder_of(run)
-    loader: Any = StatefulDataLoader(training.dataset, batch_sampler=training.sampler, num_workers=num_workers)
+    loader: Any = StatefulDataLoader(training.dataset, batch_sampler=training.sampler, **worker_options(num_workers))
     training.fill()
     parts = {"encoder": training.encoder, **training.sampling, "loader": loader}
     del parts["sampler"]

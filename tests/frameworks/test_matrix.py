@@ -7,6 +7,7 @@ import torch
 
 from tests.frameworks.frameworks import FRAMEWORKS
 from tests.frameworks.matrix import KINDS, Framework, cells
+from tests.frameworks.table import PATH, with_table
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning"),  # torchdata 0.11 with torch 2.13
@@ -44,3 +45,14 @@ def test_one_rank(framework, tmp_path):
 @pytest.mark.parametrize("framework", FRAMEWORKS, ids=lambda framework: framework.name)
 def test_two_ranks(framework, tmp_path):
     check(framework, 2, tmp_path)
+
+
+def test_table_of_the_document_is_that_of_the_rows():
+    """If it is not, run python -m tests.frameworks.table."""
+    document = PATH.read_text(encoding="utf-8")
+    assert with_table(document) == document
+
+
+def test_every_cell_that_does_not_hold_has_a_reason():
+    for framework in FRAMEWORKS:
+        assert bool(framework.reason) == bool(framework.missing or framework.refused), framework.name
