@@ -44,7 +44,7 @@ study: $(VENV)/installed
 	$(PY) -m benchmarks.learning.study report --profile $(PROFILE)
 
 test: $(VENV)/installed
-	$(PY) -m pytest -n auto -m "not timed"
+	$(PY) -m pytest -n auto -m "not timed and not nightly"
 	$(PY) -m pytest -m timed
 
 lint: $(VENV)/installed isa-symbols
@@ -83,9 +83,10 @@ gpu-check:
 emulator:
 	tests/emulator/run.sh
 
-# What takes longer and seldom finds what the rest did not: the same under ThreadSanitizer, which lines of device code were
-# executed, and CUDA code for all architectures.
-nightly: emulator cuda
+# What takes longer and seldom finds what the rest did not: frameworks on two processes, the emulator under ThreadSanitizer,
+# which lines of device code were executed, and CUDA code for all architectures.
+nightly: emulator cuda $(VENV)/installed
+	$(PY) -m pytest -m nightly
 	tests/emulator/run.sh tsan coverage
 
 clean:
