@@ -158,6 +158,7 @@ class FeatureBank(NotAFunction):
         self._latest_ids: torch.Tensor | None = None  # of the latest update
         self._planned = (NO_PLAN, 0)  # step and checksum of the bank that the latest plan was made from
         self._traps = UpdateTraps()
+        self._step_of_fill = 0  # number of updates when the bank was filled last
 
     def __len__(self) -> int:
         return self.num_instances
@@ -356,6 +357,7 @@ class FeatureBank(NotAFunction):
                         progress(i + 1, total)
         if is_gathered:
             self._wait_for_other_ranks()
+        self._step_of_fill = self.step
 
     def _rank_and_size(self) -> tuple[int, int]:
         group = self.process_group
@@ -422,7 +424,7 @@ class FeatureBank(NotAFunction):
                 table.copy_(state[name])
         self._store.mark_changed()
         self.step, self._store.num_skipped, self._latest_ids = step, num_skipped, None
-        self._planned = (NO_PLAN, 0)
+        self._planned, self._step_of_fill = (NO_PLAN, 0), 0
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the state to a file with ``torch.save``, as CPU tensors. The file appears complete or not at all."""

@@ -262,7 +262,8 @@ class EpochSampler(NotAFunction, BatchSampler):
 
     def _was_trained(self, first_step: int) -> bool:
         """Whether an iteration that was drawn to its end has been trained. first_step: updates when it began."""
-        return self._updates().step > first_step
+        updates = self._updates()
+        return updates.step > max(first_step, updates._step_of_fill)  # filling may draw an epoch, too
 
     def _updates(self) -> Updates:
         """Returns the bank, which tells what is trained. Without one, drawn batches count as trained."""

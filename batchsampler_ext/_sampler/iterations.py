@@ -23,6 +23,7 @@ class Updates(Protocol):
     """What a :class:`FeatureBank` tells about its updates."""
 
     step: int
+    _step_of_fill: int  # number of updates when the bank was filled last
 
     @property
     def latest_ids(self) -> torch.Tensor | None: ...
@@ -33,7 +34,7 @@ class Updates(Protocol):
 class NoUpdates:
     """Takes the place of the bank if there is none. Then all drawn batches count as trained."""
 
-    step = 0
+    step = _step_of_fill = 0
     latest_ids = None
     last_update = torch.empty(0, dtype=torch.int64, device="cpu")
 
