@@ -27,10 +27,14 @@ class EpochCount:
         """Returns the epoch that the next iteration draws."""
         return self.current + (not self.is_set)
 
-    def set(self, number: int) -> None:
+    def set(self, number: int, is_count: bool = False) -> None:
+        """is_count: the number is how many iterations the caller has begun, and says nothing about a loaded state."""
         number = validate.epoch(number)
         if self._loaded is not None and not self._has_begun:
-            self._count_from(number, self._loaded)
+            if is_count:
+                self._offset = self._loaded - number
+            else:
+                self._count_from(number, self._loaded)
             self._given_before_load = None
         elif self._loaded is not None:
             # A loader has loaded the state itself, after the caller had given the number of its first epoch.

@@ -1,0 +1,148 @@
+"""Hard batches in Lightning: a callback that saves, resumes and logs the sampling.
+
+    trainer = Trainer(callbacks=[SamplingCallback()])
+
+Install it with ``pip install 'batchsampler_ext[lightning]'``.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+
+from ..bank import FeatureBank
+from ..planned_sampler import PlannedBatchSampler
+from ..sampler import ProximityBatchSampler
+
+_Sampler = ProximityBatchSampler | PlannedBatchSampler
+
+__all__ = ["SamplingCallback"]
+
+
+class SamplingCallback(Callback):
+    """Saves the samplers of the training loaders, and their banks, in Lightning's checkpoints. Resuming is exact.
+
+    It finds the samplers in the loaders, wherever these are made: in ``train_dataloader`` or before. Once per epoch, it
+    logs ``stats()`` of a :class:`ProximityBatchSampler`, such as "sampling/in_batch_similarity", if there is a logger.
+
+    Raises:
+        ValueError: when training begins: no loader has a sampler of ours as its ``batch_sampler``, two loaders have the
+            same, or ``overfit_batches`` is set for batches that change. When it resumes: the states are of another
+            number of samplers, or of samplers or banks with other settings.
+
+    Warns if a checkpoint of a run without this callback is resumed.
+
+    Example:
+        >>> from lightning import Trainer
+        >>> trainer = Trainer(accelerator="cpu", logger=False, callbacks=[SamplingCallback()])
+    """
+
+    def __init__(self) -> None:
+        self._trainer: Trainer | None = None
+        self._loaded: dict[str, Any] | None = None  # until the loaders exist
+        self._num_untold = 0  # batches that an earlier run without the callback has trained in this epoch
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._trainer = trainer
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the states of samplers and banks after the batch that is trained last. Lightning calls this."""
+        samplers = _samplers_of(self._trainer) if self._trainer is not None else []
+        if self._loaded is not None or not samplers:
+            return self._loaded or {}
+        num_trained = self._trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[union-attr]
+        num_trained = max(0, num_trained - self._num_untold)
+        return {
+            "banks": tuple(bank.state_dict() for bank in _banks_of(samplers)),
+            "samplers": tuple(sampler.state_dict(_in_epoch(num_trained, len(sampler))) for sampler in samplers),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keeps the states until training begins. Lightning calls this before it asks for the loaders."""
+        self._loaded = state_dict
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        samplers = _samplers_of(trainer)
+        _check(trainer, samplers)
+        batch_progress = trainer.fit_loop.epoch_loop.batch_progress
+        if self._loaded is not None:
+            self._restore(trainer, samplers, self._loaded)
+            self._loaded = None
+        elif trainer.fit_loop.restarting:
+            self._num_untold = batch_progress.current.processed
+            warnings.warn(
+                "SamplingCallback: the checkpoint has no state of the sampler, because the run that saved it had no "
+                "SamplingCallback. The epoch begins anew, so its first batches may be trained twice, and others not "
+                "at all",
+                stacklevel=2,
+            )
+
+    def _restore(self, trainer: Trainer, samplers: list[_Sampler], state: dict[str, Any]) -> None:
+        banks = _banks_of(samplers)
+        for name, parts in (("samplers", samplers), ("banks", banks)):
+            if len(parts) != len(state[name]):
+                raise ValueError(
+                    f"SamplingCallback: expected loaders with {len(state[name])} {name}, as the checkpoint has, got "
+                    f"{len(parts)}"
+                )
+            for part, saved in zip(parts, state[name], strict=True):
+                part.load_state_dict(saved)
+        # Loaders with workers have already drawn batches of their first epoch ahead, from the unloaded state.
+        iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+        # Lightning knows only loaders that have a state.
+        warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._num_untold = 0
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.loggers:
+            return
+        samplers = _samplers_of(trainer)
+        for number, sampler in enumerate(samplers):
+            if isinstance(sampler, ProximityBatchSampler):
+                group = "sampling" if len(samplers) == 1 else f"sampling_{number}"
+                values = {f"{group}/{name}": float(value) for name, value in sampler.stats()._asdict().items()}
+                self.log_dict({name: value for name, value in values.items() if not math.isnan(value)})
+
+
+def _samplers_of(trainer: Trainer) -> list[_Sampler]:
+    """Returns our samplers in the training loaders, in their order."""
+    loaders = trainer.train_dataloader
+    found = [] if loaders is None else [getattr(loader, "batch_sampler", None) for loader in _flat(loaders)]
+    return [sampler for sampler in found if isinstance(sampler, _Sampler)]
+
+
+def _flat(loaders: Any) -> list[Any]:
+    return (loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)).flattened
+
+
+def _banks_of(samplers: list[_Sampler]) -> list[FeatureBank]:
+    banks = [sampler.bank for sampler in samplers if isinstance(sampler, ProximityBatchSampler)]
+    return list({id(bank): bank for bank in banks}.values())
+
+
+def _in_epoch(num_trained: int, size: int) -> int:
+    """Returns the number of batches since a sampler was begun last. Combined loaders repeat shorter ones."""
+    return num_trained if num_trained <= size else (num_trained - 1) % size + 1
+
+
+def _check(trainer: Trainer, samplers: list[_Sampler]) -> None:
+    if not samplers:
+        found = [type(getattr(loader, "batch_sampler", loader)).__name__ for loader in _flat(trainer.train_dataloader)]
+        raise ValueError(
+            "SamplingCallback: expected a loader with a ProximityBatchSampler or PlannedBatchSampler, got "
+            f"{', '.join(found)}. Write DataLoader(dataset, batch_sampler=sampler)"
+        )
+    if len({id(sampler) for sampler in samplers}) < len(samplers):
+        raise ValueError("SamplingCallback: expected a sampler of its own for each loader, got one in two loaders")
+    is_fixed = all(isinstance(sampler, PlannedBatchSampler) and sampler.plan.num_epochs == 1 for sampler in samplers)
+    if trainer.overfit_batches and not is_fixed:
+        raise ValueError(
+            f"overfit_batches: expected 0, because each epoch has other batches, got {trainer.overfit_batches}. To "
+            "overfit some batches, write PlannedBatchSampler(compose(..., num_epochs=1))"
+        )
