@@ -66,14 +66,16 @@ class SamplingCallback(Callback):
         self._loaded = state_dict
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._loaded is not None:
+            # If `reload_dataloaders_every_n_epochs` makes new loaders for the first epoch, they have to exist now.
+            trainer.fit_loop.setup_data()
         samplers = _samplers_of(trainer)
         _check(trainer, samplers)
-        batch_progress = trainer.fit_loop.epoch_loop.batch_progress
         if self._loaded is not None:
             self._restore(trainer, samplers, self._loaded)
             self._loaded = None
         elif trainer.fit_loop.restarting:
-            self._num_untold = batch_progress.current.processed
+            self._num_untold = trainer.fit_loop.epoch_loop.batch_progress.current.processed
             warnings.warn(
                 "SamplingCallback: the checkpoint has no state of the sampler, because the run that saved it had no "
                 "SamplingCallback. The epoch begins anew, so its first batches may be trained twice, and others not "
@@ -82,8 +84,7 @@ class SamplingCallback(Callback):
             )
 
     def _restore(self, trainer: Trainer, samplers: list[_Sampler], state: dict[str, Any]) -> None:
-        banks = _banks_of(samplers)
-        for name, parts in (("samplers", samplers), ("banks", banks)):
+        for name, parts in (("banks", _banks_of(samplers)), ("samplers", samplers)):
             if len(parts) != len(state[name]):
                 raise ValueError(
                     f"SamplingCallback: expected loaders with {len(state[name])} {name}, as the checkpoint has, got "
@@ -91,9 +92,13 @@ class SamplingCallback(Callback):
                 )
             for part, saved in zip(parts, state[name], strict=True):
                 part.load_state_dict(saved)
-        # Loaders with workers have already drawn batches of their first epoch ahead, from the unloaded state.
+        for sampler in samplers:  # with `limit_train_batches`, Lightning may have finished an epoch that is not drawn
+            epoch = trainer.fit_loop.epoch_progress.current.processed
+            if epoch > sampler.epoch:
+                sampler.set_epoch(epoch)
+        # Loaders with workers have drawn batches of their first epoch ahead already, before the state was loaded.
         iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
-        # Lightning knows only loaders that have a state.
+        # Lightning takes only loaders for resumable that have a state themselves.
         warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
