@@ -40,6 +40,7 @@ class EpochCount:
             # A loader has loaded the state itself, after the caller had given the number of its first epoch.
             if self._given_before_load is not None and (is_count or number <= self._loaded):
                 self._count_from(self._given_before_load, self._loaded, is_count)
+                self._say()
             self._loaded = None
         self._given = number
         self.current, self.is_set = validate.epoch(number + self._offset), True
@@ -58,12 +59,14 @@ class EpochCount:
         """Continues with an epoch, or with the next one if it is finished."""
         self._given_before_load, self._given = self._given, None
         self._loaded, self._offset, self._has_begun = epoch + is_finished, 0, False
-        self._unsaid = None
         self.current, self.is_set = self._loaded, True
 
     def begin(self, epoch: int) -> None:
         """Notes that an epoch is drawn. Warns if it has another number than the caller gave."""
+        self._say()
+        self.current, self.is_set, self._given, self._has_begun = epoch, False, None, True
+
+    def _say(self) -> None:
         if self._unsaid is not None:
             warnings.warn(self._unsaid, stacklevel=5)
             self._unsaid = None
-        self.current, self.is_set, self._given, self._has_begun = epoch, False, None, True

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABCMeta
-from typing import Any
+from typing import Any, Protocol
 
 from .wrappers import sampler_to_rebuild
 
 
-class SamplerType(ABCMeta):
-    """The type of sampler classes. It is an ABCMeta, so that subclasses may have protocols as further bases.
+class SamplerType(type(Protocol)):  # type: ignore[misc]  # so that subclasses may have protocols as further bases
+    """The type of sampler classes.
 
     On several ranks, Lightning and Fabric construct each batch sampler anew, with a distributed sampler in it. Ours
     share their batches among ranks themselves, so the existing sampler stays. It is the one that the user saves, loads

@@ -54,8 +54,7 @@ class SamplingCallback(Callback):
         samplers = _samplers_of(self._trainer) if self._trainer is not None else []
         if self._loaded is not None or not samplers:
             return self._loaded or {}
-        num_trained = self._trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[union-attr]
-        num_trained = max(0, num_trained - self._num_untold)
+        num_trained = max(0, _num_processed(self._trainer) - self._num_untold)
         return {
             "banks": tuple(bank.state_dict() for bank in _banks_of(samplers)),
             "samplers": tuple(sampler.state_dict(_in_epoch(num_trained, len(sampler))) for sampler in samplers),
@@ -75,7 +74,7 @@ class SamplingCallback(Callback):
             self._restore(trainer, samplers, self._loaded)
             self._loaded = None
         elif trainer.fit_loop.restarting:
-            self._num_untold = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+            self._num_untold = _num_processed(trainer)
             warnings.warn(
                 "SamplingCallback: the checkpoint has no state of the sampler, because the run that saved it had no "
                 "SamplingCallback. The epoch begins anew, so its first batches may be trained twice, and others not "
@@ -83,7 +82,7 @@ class SamplingCallback(Callback):
                 stacklevel=2,
             )
 
-    def _restore(self, trainer: Trainer, samplers: list[_Sampler], state: dict[str, Any]) -> None:
+    def _restore(self, trainer: Any, samplers: list[_Sampler], state: dict[str, Any]) -> None:
         for name, parts in (("banks", _banks_of(samplers)), ("samplers", samplers)):
             if len(parts) != len(state[name]):
                 raise ValueError(
@@ -92,12 +91,12 @@ class SamplingCallback(Callback):
                 )
             for part, saved in zip(parts, state[name], strict=True):
                 part.load_state_dict(saved)
+        epoch = trainer.fit_loop.epoch_progress.current.processed
         for sampler in samplers:  # with `limit_train_batches`, Lightning may have finished an epoch that is not drawn
-            epoch = trainer.fit_loop.epoch_progress.current.processed
             if epoch > sampler.epoch:
                 sampler.set_epoch(epoch)
         # Loaders with workers have drawn batches of their first epoch ahead already, before the state was loaded.
-        iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+        iter(trainer.fit_loop._data_fetcher)
         # Lightning takes only loaders for resumable that have a state themselves.
         warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
 
@@ -112,7 +111,7 @@ class SamplingCallback(Callback):
             if isinstance(sampler, ProximityBatchSampler):
                 group = "sampling" if len(samplers) == 1 else f"sampling_{number}"
                 values = {f"{group}/{name}": float(value) for name, value in sampler.stats()._asdict().items()}
-                self.log_dict({name: value for name, value in values.items() if not math.isnan(value)})
+                pl_module.log_dict({name: value for name, value in values.items() if not math.isnan(value)})
 
 
 def _samplers_of(trainer: Trainer) -> list[_Sampler]:
@@ -131,12 +130,17 @@ def _banks_of(samplers: list[_Sampler]) -> list[FeatureBank]:
     return list({id(bank): bank for bank in banks}.values())
 
 
+def _num_processed(trainer: Any) -> int:
+    """Returns the number of trained batches of the epoch. The number of completed ones is smaller in a checkpoint."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.processed
+
+
 def _in_epoch(num_trained: int, size: int) -> int:
     """Returns the number of batches since a sampler was begun last. Combined loaders repeat shorter ones."""
     return num_trained if num_trained <= size else (num_trained - 1) % size + 1
 
 
-def _check(trainer: Trainer, samplers: list[_Sampler]) -> None:
+def _check(trainer: Any, samplers: list[_Sampler]) -> None:
     if not samplers:
         found = [type(getattr(loader, "batch_sampler", loader)).__name__ for loader in _flat(trainer.train_dataloader)]
         raise ValueError(
