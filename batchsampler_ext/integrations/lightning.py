@@ -11,8 +11,12 @@ import math
 import warnings
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.combined_loader import CombinedLoader
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.utilities.combined_loader import CombinedLoader
+except ImportError:  # the same library under its earlier name
+    from pytorch_lightning import Callback, LightningModule, Trainer  # type: ignore[assignment]
+    from pytorch_lightning.utilities.combined_loader import CombinedLoader  # type: ignore[assignment]
 
 from ..bank import FeatureBank
 from ..planned_sampler import PlannedBatchSampler
@@ -104,14 +108,16 @@ class SamplingCallback(Callback):
         self._num_untold = 0
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.loggers:
+        if not trainer.loggers or not trainer.is_global_zero:
             return
         samplers = _samplers_of(trainer)
         for number, sampler in enumerate(samplers):
             if isinstance(sampler, ProximityBatchSampler):
                 group = "sampling" if len(samplers) == 1 else f"sampling_{number}"
                 values = {f"{group}/{name}": float(value) for name, value in sampler.stats()._asdict().items()}
-                pl_module.log_dict({name: value for name, value in values.items() if not math.isnan(value)})
+                known = {name: value for name, value in values.items() if not math.isnan(value)}
+                for logger in trainer.loggers:
+                    logger.log_metrics({"epoch": trainer.current_epoch, **known}, step=trainer.global_step)
 
 
 def _samplers_of(trainer: Trainer) -> list[_Sampler]:
@@ -122,7 +128,7 @@ def _samplers_of(trainer: Trainer) -> list[_Sampler]:
 
 
 def _flat(loaders: Any) -> list[Any]:
-    return (loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)).flattened
+    return CombinedLoader(loaders).flattened
 
 
 def _banks_of(samplers: list[_Sampler]) -> list[FeatureBank]:

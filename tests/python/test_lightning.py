@@ -242,6 +242,28 @@ def test_state_is_that_of_the_latest_batch_after_training():
     assert state["num_drawn"] == 3
 
 
+def test_trainer_of_the_earlier_name(tmp_path):
+    pl = pytest.importorskip("pytorch_lightning")
+
+    class Other(pl.LightningModule):
+        def __init__(self, training: MatrixTraining) -> None:
+            super().__init__()
+            self.training_, self.encoder = training, training.encoder
+
+        setup, training_step, configure_optimizers = Module.setup, Module.training_step, Module.configure_optimizers
+
+    def train(place: int, load: Path | None) -> list[list[int]]:
+        training = MatrixTraining("bank", 1, place)
+        checkpoint = pl.callbacks.ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=1)
+        options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "max_epochs": 2}
+        trainer = pl.Trainer(accelerator="cpu", devices=1, callbacks=[checkpoint, SamplingCallback()], **options)
+        trainer.fit(Other(training), loader_of(training), ckpt_path=load)
+        return training.trained
+
+    whole = train(0, None)
+    assert train(5, tmp_path / "step=5.ckpt") == whole[5:]
+
+
 # --- traps -----------------------------------------------------------------------------------------------------------
 def refused(match: str, loaders: Any, **options: Any) -> None:
     with pytest.raises(ValueError, match=match):
