@@ -125,6 +125,9 @@ class PlannedBatchSampler(EpochSampler):
                 f"batch, got {self.plan.batch_size}"
             )
 
+    def _num_left_out(self) -> int:
+        return self.plan.num_instances - self.plan._num_drawn(0)
+
     def _settings(self) -> dict[str, Any]:
         if self._digest is None:
             self._digest = self.plan._digest()

@@ -301,6 +301,9 @@ class ProximityBatchSampler(EpochSampler):
         known = [ids[part] for ids, part in zip(first, parts, strict=True)]
         return float(batch_stats(known, rows.features)["in_batch_similarity"])
 
+    def _num_left_out(self) -> int:
+        return len(self._maker.instances) % self._maker.global_batch_size if self.drop_last else 0
+
     def _settings(self) -> dict[str, Any]:
         """Returns the settings that must be equal when a state is loaded."""
         options: dict[str, Any] = dataclasses.asdict(self.planner) if dataclasses.is_dataclass(self.planner) else {}

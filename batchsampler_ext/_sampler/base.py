@@ -17,10 +17,17 @@ from .epoch_count import EpochCount
 from .epoch_cursor import EpochCursor, save_cursor
 from .iterations import BatchIterator, Iteration, Iterations, NoUpdates, Updates
 from .ranks import Ranks, current_ranks, rank_slice, warn_without_group
-from .wrappers import check_argument, check_sharing, is_called_by_stateful_loader, num_skipped_batches
+from .sampler_type import SamplerType
+from .wrappers import (
+    check_argument,
+    check_sharing,
+    is_called_by_fabric,
+    is_called_by_stateful_loader,
+    num_skipped_batches,
+)
 
 
-class EpochSampler(NotAFunction, BatchSampler):
+class EpochSampler(NotAFunction, BatchSampler, metaclass=SamplerType):
     """Draws the global batches of epochs, a part of each on every rank, and saves its position.
 
     A subclass says what an epoch consists of: it defines the methods of the last section.
@@ -64,9 +71,9 @@ class EpochSampler(NotAFunction, BatchSampler):
 
         Some trainers count from 0 again after they have loaded a state. A number that would go back behind the loaded
         epoch is therefore taken for that epoch (or for the next one, once it is drawn), with a warning. Later numbers
-        are counted from there.
+        are counted from there. Numbers of Fabric are, too, without a warning: it always counts iterations.
         """
-        self._epochs.set(epoch)
+        self._epochs.set(epoch, is_count=is_called_by_fabric())
         if self._resume is not None and self._resume.epoch != self.epoch:
             self._resume = None
         self._iterations.announce(self.epoch, self._updates())
@@ -129,6 +136,7 @@ class EpochSampler(NotAFunction, BatchSampler):
         self._refresh_wanted = state["refresh_wanted"]
         self._iterations.load(cursor, self._updates().step, state["is_informed"])
         self._resume = cursor if cursor.plans and not cursor.is_finished else None
+        self._finished = None
 
     def _find_ranks(self) -> Ranks:
         """Returns the ranks as they are now. A loader is often built before the process group."""
@@ -222,6 +230,10 @@ class EpochSampler(NotAFunction, BatchSampler):
 
     def _set_num_replicas(self, num_replicas: int) -> None:
         """Notes the number of ranks, or raises ``ValueError`` if they cannot share the batches."""
+
+    def _num_left_out(self) -> int:
+        """Returns how many instances an epoch leaves out because of ``drop_last``."""
+        raise NotImplementedError
 
     def _settings(self) -> dict[str, Any]:
         """Returns the settings that must be equal when a state is loaded."""

@@ -22,32 +22,37 @@ class EpochCount:
         self._loaded: int | None = None  # epoch that a loaded state continues with, until the caller's count is known
         self._given_before_load: int | None = None
         self._has_begun = False  # whether the loaded epoch is drawn already
+        # Lightning announces an epoch that was finished before it resumes, draws nothing, and announces the next one.
+        # So a warning waits until an epoch is drawn.
+        self._unsaid: str | None = None
 
     def next(self) -> int:
         """Returns the epoch that the next iteration draws."""
         return self.current + (not self.is_set)
 
-    def set(self, number: int) -> None:
+    def set(self, number: int, is_count: bool = False) -> None:
+        """is_count: the number is how many iterations the caller has begun, and says nothing about a loaded state."""
         number = validate.epoch(number)
         if self._loaded is not None and not self._has_begun:
-            self._count_from(number, self._loaded)
+            self._count_from(number, self._loaded, is_count)
             self._given_before_load = None
         elif self._loaded is not None:
             # A loader has loaded the state itself, after the caller had given the number of its first epoch.
-            if self._given_before_load is not None and number <= self._loaded:
-                self._count_from(self._given_before_load, self._loaded)
+            if self._given_before_load is not None and (is_count or number <= self._loaded):
+                self._count_from(self._given_before_load, self._loaded, is_count)
+                self._say()
             self._loaded = None
         self._given = number
         self.current, self.is_set = validate.epoch(number + self._offset), True
 
-    def _count_from(self, number: int, epoch: int) -> None:
-        self._offset = max(0, epoch - number)
-        if self._offset:
-            warnings.warn(
+    def _count_from(self, number: int, epoch: int, is_count: bool) -> None:
+        self._offset = epoch - number if is_count else max(0, epoch - number)
+        self._unsaid = None
+        if self._offset and not is_count:
+            self._unsaid = (
                 f"set_epoch({number}) with a loaded state that continues with epoch {epoch}: {number} is taken for "
                 f"{epoch}, and epochs are counted from there. To begin epoch {number} anew, call set_epoch on a "
-                "sampler without a loaded state.",
-                stacklevel=4,
+                "sampler without a loaded state."
             )
 
     def load(self, epoch: int, is_finished: bool) -> None:
@@ -57,5 +62,11 @@ class EpochCount:
         self.current, self.is_set = self._loaded, True
 
     def begin(self, epoch: int) -> None:
-        """Notes that an epoch is drawn."""
+        """Notes that an epoch is drawn. Warns if it has another number than the caller gave."""
+        self._say()
         self.current, self.is_set, self._given, self._has_begun = epoch, False, None, True
+
+    def _say(self) -> None:
+        if self._unsaid is not None:
+            warnings.warn(self._unsaid, stacklevel=5)
+            self._unsaid = None

@@ -1,4 +1,4 @@
-"""Finds wrappers of Accelerate and torchdata that draw from a sampler.
+"""Finds wrappers of Accelerate, torchdata and Fabric that draw from a sampler, and Lightning's rebuilding of samplers.
 
 They iterate over it as a loader does, so only the calls in progress tell.
 """
@@ -24,6 +24,23 @@ def num_skipped_batches() -> int:
 def is_called_by_stateful_loader() -> bool:
     """Whether torchdata's StatefulDataLoader draws a batch or saves the state of each batch that it draws."""
     return _wrapper_in_use("_StatefulBaseDataLoaderIter", "") is not None
+
+
+def is_called_by_fabric() -> bool:
+    """Whether the loader of Lightning Fabric sets the epoch. It counts its iterations from 0, also after resuming."""
+    return _wrapper_in_use("_FabricDataLoader") is not None
+
+
+def sampler_to_rebuild(cls: type) -> Any:
+    """Returns the sampler that Lightning or Fabric is about to replace by a new one of this class, or None.
+
+    The metaclass of the class calls this.
+    """
+    caller = sys._getframe(2)
+    if caller.f_code.co_name != "_dataloader_init_kwargs_resolve_sampler":
+        return None
+    existing = caller.f_locals.get("batch_sampler")
+    return existing if type(existing) is cls else None
 
 
 def check_sharing(num_replicas: int, name: str) -> None:

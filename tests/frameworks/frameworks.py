@@ -21,6 +21,25 @@ FRAMEWORKS = [
     ),
     *(
         Framework(
+            f"Lightning, sampler made {'in' if in_hook else 'before'} train_dataloader, use_distributed_sampler={use}",
+            "tests.frameworks.lightning:train_lightning",
+            (("in_hook", in_hook), ("use_distributed_sampler", use)),
+            packages=("lightning",),
+        )
+        for in_hook in (True, False)
+        for use in (True, False)
+    ),
+    *(
+        Framework(
+            f"Fabric, use_distributed_sampler={use}",
+            "tests.frameworks.lightning:train_fabric",
+            (("use_distributed_sampler", use),),
+            packages=("lightning",),
+        )
+        for use in (True, False)
+    ),
+    *(
+        Framework(
             f"sentence-transformers, {name}",
             "tests.frameworks.sentence_transformers:train_texts",
             options=tuple(options.items()),

@@ -6,6 +6,7 @@ docs/frameworks/README.md has the table. ``python -m tests.frameworks.table`` wr
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import socket
@@ -51,7 +52,8 @@ class MatrixTraining(Training):
         self.kind, self.num_before = kind, num_before
         if kind == "plan":
             plan = compose(self.data, batch_size=BATCH_SIZE, num_epochs=NUM_EPOCHS, preset="uniform", seed=3)
-            self.sampler = PlannedBatchSampler(plan, **options)
+            self.make_sampler = functools.partial(PlannedBatchSampler, plan, **options)
+            self.sampler = self.make_sampler()
             self.bank = None
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,10 @@ class Training:
         self.bank = FeatureBank(NUM_INSTANCES, 8)
         options = {"graph": GraphConfig(num_candidates=50, num_neighbors=8), "seed": 3, **options}
         batch_size = options.pop("batch_size", BATCH_SIZE)
-        self.sampler = ProximityBatchSampler(NUM_INSTANCES, batch_size, bank=self.bank, **options)
+        self.make_sampler: Callable[[], Any] = functools.partial(
+            ProximityBatchSampler, NUM_INSTANCES, batch_size, bank=self.bank, **options
+        )
+        self.sampler = self.make_sampler()
         self.trained: list[list[int]] = []  # the batches
 
     @property

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from batchsampler_ext import IndexedDataset, Plan, PlannedBatchSampler, compose
 from tests.python.small_training import (
@@ -332,12 +332,3 @@ def with_process_group(folder: Path) -> dict:
 
 def test_ranks_of_a_process_group(tmp_path):
     check_ranks(on_ranks(with_process_group, tmp_path))
-
-
-def test_lightning_does_not_replace_it(plan):
-    """A distributed sampler in its place would draw other batches. The trainer needs use_distributed_sampler=False."""
-    data = pytest.importorskip("lightning.pytorch.utilities.data")
-    dataset = TensorDataset(torch.zeros(NUM_INSTANCES, 1))
-    loader = DataLoader(dataset, batch_sampler=PlannedBatchSampler(plan))
-    with pytest.raises(TypeError, match="unexpected keyword argument 'batch_size'"):
-        data._dataloader_init_kwargs_resolve_sampler(loader, DistributedSampler(dataset, num_replicas=2, rank=0))

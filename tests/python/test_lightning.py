@@ -1,0 +1,369 @@
+"""Lightning and Fabric keep the user's sampler. The callback saves, resumes and logs what is in the loaders."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import torch
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
+
+from batchsampler_ext import FeatureBank, IndexedDataset, PlannedBatchSampler, ProximityBatchSampler, compose
+
+pytest.importorskip("lightning")
+
+import lightning
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import CombinedLoader
+
+from batchsampler_ext.integrations.lightning import SamplingCallback
+from tests.frameworks.lightning import Module, ModuleWithLoader, loader_of
+from tests.frameworks.matrix import MatrixTraining
+from tests.python.small_training import NUM_BATCHES
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
+    pytest.mark.filterwarnings("ignore:The dirpath has changed from"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+    pytest.mark.filterwarnings("ignore:Starting from v1.9.0, `tensorboardX` has been removed"),
+]
+KINDS = ("bank", "plan")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+def trainer_of(*callbacks: Any, **options: Any) -> Any:
+    if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
+        options["enable_checkpointing"] = False
+    defaults = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "max_epochs": 2}
+    return lightning.Trainer(accelerator="cpu", devices=1, callbacks=list(callbacks), **{**defaults, **options})
+
+
+class Validating(Module):
+    def validation_step(self, batch: Any, number: int) -> None:
+        pass
+
+
+def saving(folder: Path, **options: Any) -> ModelCheckpoint:
+    return ModelCheckpoint(folder, "{step}", save_top_k=-1, **(options or {"every_n_train_steps": 1}))
+
+
+# --- the sampler is not rebuilt --------------------------------------------------------------------------------------
+def sampler_of(kind: str, *, drop_last: bool = False, size: int = 20) -> Any:
+    data = torch.randn(size, 4, generator=torch.Generator().manual_seed(0))
+    if kind == "bank":
+        return ProximityBatchSampler(size, 8, drop_last, bank=FeatureBank(size, 4))
+    return PlannedBatchSampler(compose(data, batch_size=8, preset="uniform", drop_last=drop_last))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("package", ["lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"])
+@pytest.mark.parametrize("in_hook", [True, False])
+def test_existing_sampler_is_kept(kind, package, in_hook):
+    """With the functions of each package that rebuild it, for a loader made in a hook, and before."""
+    data = pytest.importorskip(f"{package}.utilities.data")
+    common = pytest.importorskip(f"{package.replace('pytorch_lightning', 'lightning_fabric')}.utilities.data")
+    if not hasattr(common, "_replace_dunder_methods"):
+        common = pytest.importorskip("lightning.fabric.utilities.data")
+    dataset = TensorDataset(torch.zeros(20, 1))
+    if in_hook:
+        with common._replace_dunder_methods(DataLoader, "dataset"), common._replace_dunder_methods(BatchSampler):
+            sampler = sampler_of(kind)
+            loader = DataLoader(dataset, batch_sampler=sampler)
+    else:
+        sampler = sampler_of(kind)
+        loader = DataLoader(dataset, batch_sampler=sampler)
+    replaced = data._update_dataloader(loader, DistributedSampler(dataset, num_replicas=2, rank=0))
+    assert replaced is not loader
+    assert replaced.batch_sampler is sampler
+    assert sorted(i for batch in replaced.batch_sampler for i in batch) == list(range(20))
+
+
+def test_subclasses_are_kept_and_may_have_protocols():
+    class Named(Protocol):
+        name: str
+
+    class Own(ProximityBatchSampler, Named):
+        def __init__(self) -> None:
+            super().__init__(20, 8, bank=FeatureBank(20, 4))
+            self.name = "own"
+
+    data = pytest.importorskip("lightning.pytorch.utilities.data")
+    dataset, sampler = TensorDataset(torch.zeros(20, 1)), Own()
+    replaced = data._update_dataloader(DataLoader(dataset, batch_sampler=sampler), SequentialSampler(dataset))
+    assert replaced.batch_sampler is sampler
+    assert len(pickle.loads(pickle.dumps(sampler_of("bank")))) == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prediction_needs_all_instances(kind, tmp_path):
+    class Predicting(lightning.LightningModule):
+        def predict_step(self, batch: Any, number: int) -> Any:
+            return batch[0]
+
+    def predict(sampler: Any, size: int) -> list[int]:
+        loader = DataLoader(IndexedDataset(TensorDataset(torch.zeros(size, 1))), batch_sampler=sampler)
+        return torch.cat(trainer_of().predict(Predicting(), loader)).tolist()
+
+    assert sorted(predict(sampler_of(kind), 20)) == list(range(20))
+    assert sorted(predict(sampler_of(kind, drop_last=True, size=16), 16)) == list(range(16))
+    with pytest.raises(ValueError, match=r"drop_last=False for predictions, .* leaves out 4 .*batch_size=8\)"):
+        predict(sampler_of(kind, drop_last=True), 20)
+
+
+# --- the callback ----------------------------------------------------------------------------------------------------
+def fit(
+    kind: str, in_hook: bool, folder: Path, load: Path | None = None, num_before: int = 0, **options: Any
+) -> list[list[int]]:
+    torch.manual_seed(0)
+    training = MatrixTraining(kind, 1, num_before)
+    checkpoint = saving(folder, **options.pop("saving", {}))
+    trainer, path = trainer_of(checkpoint, SamplingCallback(), **options), load and load / f"step={num_before}.ckpt"
+    if "val_check_interval" in options or "limit_val_batches" in options:
+        trainer.fit(Validating(training), loader_of(training), DataLoader(training.dataset, 16), ckpt_path=path)
+    elif in_hook:
+        trainer.fit(ModuleWithLoader(training), ckpt_path=path)
+    else:
+        trainer.fit(Module(training), loader_of(training), ckpt_path=path)
+    return training.trained
+
+
+AT_END = {"every_n_epochs": 1, "save_on_train_epoch_end": False}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("options", "places"),
+    [
+        ({"reload_dataloaders_every_n_epochs": 1}, (5, NUM_BATCHES, 18)),
+        ({"limit_train_batches": 6}, (3, 6, 8)),
+        ({"max_steps": 20, "max_epochs": -1}, (5, NUM_BATCHES, 18)),
+        ({"val_check_interval": 4}, (4, 5, NUM_BATCHES, 18)),
+        ({"limit_val_batches": 2, "saving": AT_END}, (NUM_BATCHES,)),  # after validation, when the epoch has ended
+    ],
+    ids=["reload", "limit", "max_steps", "validation", "after_validation"],
+)
+def test_resumed_run_is_exact(kind, options, places, tmp_path):
+    in_hook = "reload_dataloaders_every_n_epochs" in options
+    whole = fit(kind, in_hook, tmp_path / "whole", **options)
+    for place in places:
+        rest = fit(kind, in_hook, tmp_path / str(place), tmp_path / "whole", place, **options)
+        assert rest == whole[place:], place
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resumed_run_is_exact_with_accumulated_gradients(kind, tmp_path):
+    """A step takes two batches, and the last one of an epoch takes one."""
+    whole = fit(kind, False, tmp_path, accumulate_grad_batches=2)
+    for step, num_batches in ((3, 6), (7, NUM_BATCHES), (9, NUM_BATCHES + 4)):
+        torch.manual_seed(0)
+        training = MatrixTraining(kind, 1, num_batches)
+        trainer = trainer_of(saving(tmp_path), SamplingCallback(), accumulate_grad_batches=2)
+        trainer.fit(Module(training), loader_of(training), ckpt_path=tmp_path / f"step={step}.ckpt")
+        assert training.trained == whole[num_batches:]
+
+
+@pytest.mark.parametrize("in_hook", [True, False])
+def test_batches_drawn_ahead_are_trained_after_resuming(in_hook, tmp_path):
+    """Lightning begins to draw before it tells that training starts, and may then end the epoch without drawing."""
+
+    def train(load: Path | None, place: int, folder: Path) -> list[list[int]]:
+        training = MatrixTraining("bank", 1, place)
+        module = ModuleWithLoader(training, num_workers=1) if in_hook else Module(training)
+        options = {"limit_train_batches": 4, "reload_dataloaders_every_n_epochs": 1}
+        trainer = trainer_of(saving(folder), SamplingCallback(), **options)
+        trainer.fit(module, None if in_hook else loader_of(training, 1), ckpt_path=load)
+        return training.trained
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consider setting `persistent_workers=True`")
+        whole = train(None, 0, tmp_path / "whole")
+        for place in (3, 4):
+            assert train(tmp_path / "whole" / f"step={place}.ckpt", place, tmp_path / str(place)) == whole[place:]
+
+
+def test_combined_loaders_resume(tmp_path):
+    """Each loader has its sampler. The shorter one is repeated, and begins a new epoch of its own then."""
+
+    class Two(Module):
+        def training_step(self, batch: Any, number: int) -> torch.Tensor:
+            (indices, (x,)), (others, _) = batch["long"], batch["short"]
+            drawn.append((indices.tolist(), others.tolist()))
+            return self.training_.loss(indices, x)
+
+    def train(place: int, load: Path | None) -> None:
+        training = MatrixTraining("bank", 1, place)
+        short = PlannedBatchSampler(compose(training.data[:80], batch_size=16, preset="uniform", num_epochs=9))
+        loaders = {"long": loader_of(training), "short": DataLoader(training.dataset, batch_sampler=short)}
+        trainer = trainer_of(saving(tmp_path), SamplingCallback())
+        trainer.fit(Two(training), CombinedLoader(loaders, "max_size_cycle"), ckpt_path=load)
+
+    drawn: list = []
+    with pytest.warns(UserWarning, match="epoch 1 is drawn again"):  # the shorter one draws two epochs within one
+        train(0, None)
+    whole, place = drawn.copy(), 8
+    state = torch.load(tmp_path / f"step={place}.ckpt", weights_only=True)["callbacks"]["SamplingCallback"]
+    assert [sampler["num_drawn"] for sampler in state["samplers"]] == [8, 3]
+    assert len(state["banks"]) == 1
+    drawn.clear()
+    with pytest.warns(UserWarning, match="0 is taken for 1"):  # the epoch of the shorter one
+        train(place, tmp_path / f"step={place}.ckpt")
+    assert drawn[:2] == whole[place : place + 2]
+
+
+def test_statistics_are_logged_once_per_epoch(tmp_path):
+    logger, training = CSVLogger(tmp_path, version=0), MatrixTraining("bank", 1, 0)
+    trainer_of(SamplingCallback(), logger=logger, log_every_n_steps=1).fit(Module(training), loader_of(training))
+    header, *rows = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().split("\n")
+    column = header.split(",").index("sampling/in_batch_similarity")
+    values = [float(row.split(",")[column]) for row in rows if row and row.split(",")[column]]
+    assert len(values) == 2
+    assert values[-1] == pytest.approx(training.sampler.stats().in_batch_similarity)
+
+
+def test_state_is_that_of_the_latest_batch_after_training():
+    training, callback = MatrixTraining("bank", 1, 0), SamplingCallback()
+    assert callback.state_dict() == {}
+    trainer_of(callback, max_steps=3, max_epochs=-1).fit(Module(training), loader_of(training))
+    (state,) = callback.state_dict()["samplers"]
+    assert state["num_drawn"] == 3
+
+
+def test_trainer_of_the_earlier_name(tmp_path):
+    pl = pytest.importorskip("pytorch_lightning")
+
+    class Other(pl.LightningModule):
+        def __init__(self, training: MatrixTraining) -> None:
+            super().__init__()
+            self.training_, self.encoder = training, training.encoder
+
+        setup, training_step, configure_optimizers = Module.setup, Module.training_step, Module.configure_optimizers
+
+    def train(place: int, load: Path | None) -> list[list[int]]:
+        training = MatrixTraining("bank", 1, place)
+        checkpoint = pl.callbacks.ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=1)
+        options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "max_epochs": 2}
+        trainer = pl.Trainer(accelerator="cpu", devices=1, callbacks=[checkpoint, SamplingCallback()], **options)
+        trainer.fit(Other(training), loader_of(training), ckpt_path=load)
+        return training.trained
+
+    whole = train(0, None)
+    assert train(5, tmp_path / "step=5.ckpt") == whole[5:]
+
+
+# --- traps -----------------------------------------------------------------------------------------------------------
+def refused(match: str, loaders: Any, **options: Any) -> None:
+    with pytest.raises(ValueError, match=match):
+        trainer_of(SamplingCallback(), **options).fit(Module(MatrixTraining("plan", 1, 0)), loaders)
+
+
+def test_loader_without_sampler_is_refused():
+    dataset = IndexedDataset(TensorDataset(torch.zeros(20, 64)))
+    match = r"expected a loader with a ProximityBatchSampler .* got BatchSampler. Write DataLoader\(dataset, batch_"
+    refused(match, DataLoader(dataset, batch_size=4))
+
+
+def test_one_sampler_in_two_loaders_is_refused():
+    training = MatrixTraining("bank", 1, 0)
+    refused("sampler of its own for each loader", [loader_of(training), loader_of(training)])
+
+
+def test_overfitting_is_refused_if_batches_change():
+    """They change with each epoch, unless a plan has one epoch."""
+    refused("overfit_batches: expected 0, .* got 4", loader_of(MatrixTraining("bank", 1, 0)), overfit_batches=4)
+    training = MatrixTraining("plan", 1, 0)
+    training.sampler = PlannedBatchSampler(compose(training.data, batch_size=16, preset="uniform", num_epochs=1))
+    with pytest.warns(UserWarning, match="epoch 1 repeats epoch 0"):
+        trainer_of(SamplingCallback(), overfit_batches=4).fit(Module(training), loader_of(training))
+    assert training.trained[:4] == training.trained[4:]
+
+
+def test_checkpoint_without_state_is_told(tmp_path):
+    training = MatrixTraining("bank", 1, 0)
+    trainer_of(saving(tmp_path)).fit(Module(training), loader_of(training))
+    training = MatrixTraining("bank", 1, 5)
+    with pytest.warns(UserWarning, match="checkpoint has no state of the sampler"):
+        trainer_of(SamplingCallback(), saving(tmp_path / "next")).fit(
+            Module(training), loader_of(training), ckpt_path=tmp_path / "step=5.ckpt"
+        )
+    assert len(training.trained) == 2 * NUM_BATCHES - 5
+    states = [torch.load(tmp_path / "next" / f"step={step}.ckpt", weights_only=True) for step in (7, 15)]
+    drawn = [state["callbacks"]["SamplingCallback"]["samplers"][0]["num_drawn"] for state in states]
+    assert drawn == [2, 2]
+
+
+def test_state_of_other_samplers_is_refused(tmp_path):
+    fit("bank", False, tmp_path)
+    training, path = MatrixTraining("plan", 1, 5), tmp_path / "step=5.ckpt"
+    with pytest.raises(ValueError, match="expected loaders with 1 banks, as the checkpoint has, got 0"):
+        trainer_of(saving(tmp_path), SamplingCallback()).fit(Module(training), loader_of(training), ckpt_path=path)
+    training = MatrixTraining("bank", 1, 5, seed=4)
+    with pytest.raises(ValueError, match="state: expected seed 4 as this sampler has, got 3"):
+        trainer_of(saving(tmp_path), SamplingCallback()).fit(Module(training), loader_of(training), ckpt_path=path)
+
+
+def test_fabric_continues_without_a_warning(tmp_path):
+    """It counts its iterations, so its numbers say nothing about the loaded epoch."""
+    fabric = lightning.Fabric(accelerator="cpu", devices=1)
+    for num_iterations in (0, 3):  # before loading
+        training = MatrixTraining("bank", 1, 0)
+        training.fill()
+        loader = fabric.setup_dataloaders(loader_of(training))
+        for _ in range(num_iterations):
+            list(loader)
+        other = MatrixTraining("bank", 1, 0)
+        other.fill()
+        other.sampler.set_epoch(1)
+        batches = list(other.sampler)
+        fabric.save(tmp_path / "fabric.ckpt", {"sampler": other.sampler, "bank": other.bank})
+        other.sampler.load_state_dict(other.sampler.state_dict(num_trained=4))
+        fabric.save(tmp_path / "fabric.ckpt", {"sampler": other.sampler, "bank": other.bank})
+        fabric.load(tmp_path / "fabric.ckpt", {"sampler": training.sampler, "bank": training.bank})
+        assert [indices.tolist() for indices, _ in loader] == batches[4:]
+        list(loader)
+        assert training.sampler.epoch == 2
+
+
+def test_guide_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs" / "frameworks" / "lightning.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 25
+
+    class Contrasting(lightning.LightningModule):
+        def __init__(self, bank: FeatureBank) -> None:
+            super().__init__()
+            self.bank, self.encoder = bank, torch.nn.Linear(32, 16)
+
+        def training_step(self, batch: Any, number: int) -> torch.Tensor:
+            indices, (x,) = batch
+            embeddings = self.encoder(x)
+            self.bank.update(indices, embeddings)
+            return embeddings.square().mean()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def trainer(**options: Any) -> Any:
+        return lightning.Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, **options)
+
+    names = {
+        "dataset": TensorDataset(torch.randn(200, 32)), "DataLoader": DataLoader, "Trainer": trainer,
+        "Module": Contrasting, "fabric": lightning.Fabric(accelerator="cpu", devices=1),
+    }  # fmt: skip
+    for block in re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+        exec(block, names)
+    assert names["bank"].step == 8
