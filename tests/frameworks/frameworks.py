@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tests.frameworks.matrix import Framework
 
-
 _ACCELERATE = [
     Framework(f"Accelerate, {name}", "tests.frameworks.accelerated:train_accelerate", options, packages=packages)
     for name, options, packages in (
