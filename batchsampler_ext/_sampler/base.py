@@ -55,7 +55,7 @@ class EpochSampler(NotAFunction, BatchSampler):
         Accelerate also looks here before it shares out the batches. This raises ``RuntimeError`` if it must not.
         """
         if is_prepared_by_accelerate():
-            check_sharing(self._shape(self._find_ranks().num_replicas))
+            check_sharing(self, self._shape(self._find_ranks().num_replicas))
         return self
 
     @property
@@ -94,7 +94,7 @@ class EpochSampler(NotAFunction, BatchSampler):
         ranks = self._find_ranks()
         if self._given_ranks is None and ranks.num_replicas == 1:
             warn_without_group(type(self).__name__)
-        check_sharing(self._shape(ranks.num_replicas))
+        check_sharing(self, self._shape(ranks.num_replicas))
         check_argument(self)
         cursor = self._begin()
         iteration = Iteration(cursor, cursor.num_drawn, self._updates().step, is_open=True)

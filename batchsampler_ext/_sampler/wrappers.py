@@ -46,14 +46,15 @@ class _Sharing(NamedTuple):
     is_even: bool = True  # batches are repeated until all processes have equally many
     is_dispatched: bool = False  # one process draws for all
     is_stateful: bool = False  # with torchdata's StatefulDataLoader
+    is_direct: bool = True  # nothing between cuts the sampler's batches
 
 
-def check_sharing(shape: Shape) -> None:
+def check_sharing(sampler: Any, shape: Shape) -> None:
     """Raises ``RuntimeError`` if Accelerate shares out batches in a way that loses instances or never ends.
 
     Called when ``accelerator.prepare`` gets the loader, and when the first batch of an epoch is drawn.
     """
-    sharing = _sharing_in_use()
+    sharing = _sharing_in_use(sampler)
     reason = None if sharing is None or sharing.num_processes == 1 else _objection(shape, sharing)
     if reason is not None:
         raise RuntimeError(
@@ -77,6 +78,8 @@ def _objection(shape: Shape, sharing: _Sharing) -> str | None:
             f"expected use_stateful_dataloader=False where Accelerate shares batches among {count} processes, because "
             "a resumed run would lose batches"
         )
+    if not sharing.is_direct:
+        return None
     ragged = shape.ragged_sizes
     if ragged is not None and len(ragged) > 1:
         return (
@@ -101,7 +104,7 @@ def _objection(shape: Shape, sharing: _Sharing) -> str | None:
     return None
 
 
-def _sharing_in_use() -> _Sharing | None:
+def _sharing_in_use(sampler: Any) -> _Sharing | None:
     """Returns how Accelerate shares out the batches of the loader that it prepares or draws from, or None."""
     call = _frame_of("prepare_data_loader", "num_processes")
     if call is not None:
@@ -110,7 +113,8 @@ def _sharing_in_use() -> _Sharing | None:
     shard = _wrapper_in_use("BatchSamplerShard")
     if shard is not None:
         is_split, is_even = getattr(shard, "split_batches", False), getattr(shard, "even_batches", True)
-        return _Sharing(shard.num_processes, is_split, is_even, is_stateful=is_called_by_stateful_loader())
+        is_direct, is_stateful = shard.batch_sampler is sampler, is_called_by_stateful_loader()
+        return _Sharing(shard.num_processes, is_split, is_even, is_stateful=is_stateful, is_direct=is_direct)
     dispatcher = _wrapper_in_use("DataLoaderDispatcher")
     if dispatcher is not None:
         return _Sharing(dispatcher.state.num_processes, is_dispatched=True, is_stateful=is_called_by_stateful_loader())

@@ -82,4 +82,11 @@ FRAMEWORKS = [
         packages=("accelerate",),
         sampler=(("num_replicas", 1),),
     ),
+    Framework("Hugging Face Trainer", "tests.frameworks.hf_trainer:train_hf", packages=("transformers", "accelerate")),
+    Framework(
+        "Hugging Face Trainer, ignore_data_skip",
+        "tests.frameworks.hf_trainer:train_hf",
+        (("ignore_data_skip", True), ("dataloader_num_workers", 2)),
+        packages=("transformers", "accelerate"),
+    ),
 ]
