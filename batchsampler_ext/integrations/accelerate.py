@@ -97,6 +97,7 @@ class _HardLoader(DataLoaderShard):
             **loader_options(loader),
         )
         self._accelerator, self._sampler = accelerator, sampler
+        sampler.even_batches = True  # type: ignore[union-attr]  # join_uneven_inputs reads and sets it
         self.num_handed: int | None = None
 
     @property
