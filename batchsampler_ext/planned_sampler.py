@@ -161,6 +161,9 @@ class PlannedBatchSampler(EpochSampler):
     def _is_finished(self, cursor: EpochCursor) -> bool:
         return cursor.num_drawn >= self._num_batches(cursor.epoch)
 
+    def _ragged_sizes(self) -> tuple[int, ...]:
+        return self.plan._tail_sizes_of(self._epochs.current % self.plan.num_epochs)
+
     def _num_batches(self, epoch: int) -> int:
         return self.plan._num_batches(epoch % self.plan.num_epochs)
 

@@ -400,6 +400,12 @@ class ProximityBatchSampler(EpochSampler):
     def _updates(self) -> FeatureBank:
         return self.bank
 
+    def _ragged_sizes(self) -> tuple[int, ...] | None:
+        if self.planner.length_varies:
+            return None
+        size = len(self._maker.instances) % self._maker.global_batch_size
+        return (size,) if size and not self.drop_last else ()
+
     def _is_finished(self, cursor: EpochCursor) -> bool:
         """Whether the epoch ends here, where its latest plan ends or later."""
         if not self.planner.length_varies:

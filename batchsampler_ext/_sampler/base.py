@@ -18,13 +18,8 @@ from .epoch_cursor import EpochCursor, save_cursor
 from .iterations import BatchIterator, Iteration, Iterations, NoUpdates, Updates
 from .ranks import Ranks, current_ranks, rank_slice, warn_without_group
 from .sampler_type import SamplerType
-from .wrappers import (
-    check_argument,
-    check_sharing,
-    is_called_by_fabric,
-    is_called_by_stateful_loader,
-    num_skipped_batches,
-)
+from .sharing import Shape, check_sharing, is_prepared_by_accelerate
+from .wrappers import check_argument, is_called_by_fabric, is_called_by_stateful_loader, num_skipped_batches
 
 
 class EpochSampler(NotAFunction, BatchSampler, metaclass=SamplerType):
@@ -50,7 +45,12 @@ class EpochSampler(NotAFunction, BatchSampler, metaclass=SamplerType):
 
     @property
     def sampler(self) -> EpochSampler:  # type: ignore[override]
-        """Returns this object, because Lightning and Accelerate look for ``set_epoch`` here."""
+        """Returns this object, because Lightning and Accelerate look for ``set_epoch`` here.
+
+        Accelerate also looks here before it shares out the batches. This raises ``RuntimeError`` if it must not.
+        """
+        if is_prepared_by_accelerate():
+            check_sharing(self, self._shape(self._find_ranks().num_replicas))
         return self
 
     @property
@@ -89,7 +89,7 @@ class EpochSampler(NotAFunction, BatchSampler, metaclass=SamplerType):
         ranks = self._find_ranks()
         if self._given_ranks is None and ranks.num_replicas == 1:
             warn_without_group(type(self).__name__)
-        check_sharing(ranks.num_replicas, type(self).__name__)
+        check_sharing(self, self._shape(ranks.num_replicas))
         check_argument(self)
         cursor = self._begin()
         iteration = Iteration(cursor, cursor.num_drawn, self._updates().step, is_open=True)
@@ -143,6 +143,11 @@ class EpochSampler(NotAFunction, BatchSampler, metaclass=SamplerType):
         ranks = current_ranks(self._process_group()) if self._given_ranks is None else self._given_ranks
         self._set_num_replicas(ranks.num_replicas)
         return ranks
+
+    def _shape(self, num_replicas: int) -> Shape:
+        sizes = self._ragged_sizes()
+        drop_last, has_bank = self.drop_last, self._iterations.has_bank  # a plan says so if all its batches are full
+        return Shape(type(self).__name__, num_replicas, self.batch_size, len(self), sizes, drop_last, has_bank)
 
     def _begin(self) -> EpochCursor:
         """Starts or resumes an epoch. Returns its cursor."""
@@ -212,6 +217,11 @@ class EpochSampler(NotAFunction, BatchSampler, metaclass=SamplerType):
             )
         return True
 
+    def _num_before(self) -> int:
+        """Returns the number of batches of the epoch before the first one that the latest iteration has drawn."""
+        latest = self._iterations.latest()
+        return 0 if latest is None else latest.first_batch
+
     def _follow_latest(self) -> None:
         """Makes the next iteration draw the epoch after that of the iteration that drew last, unless one was set."""
         latest = self._iterations.latest()
@@ -249,6 +259,10 @@ class EpochSampler(NotAFunction, BatchSampler, metaclass=SamplerType):
 
     def _require_size(self, cursor: EpochCursor) -> None:
         """Raises ``ValueError`` if a loaded cursor has plans of another global batch size."""
+
+    def _ragged_sizes(self) -> tuple[int, ...] | None:
+        """Returns the sizes of an epoch's global batches that are not full. They come last. None: epochs vary."""
+        raise NotImplementedError
 
     def _is_repeatable(self) -> bool:
         """Whether an epoch that is drawn again has the same batches."""

@@ -97,7 +97,7 @@ class Iterations:
     """
 
     def __init__(self, covers_once: bool, has_bank: bool) -> None:
-        self._covers_once, self._has_bank = covers_once, has_bank
+        self._covers_once, self.has_bank = covers_once, has_bank
         self._items: list[Iteration] = []
         self._begun: Iteration | None = None  # the one that began last, since a state was loaded
         self._num_begun, self._is_loaded = 0, False
@@ -127,7 +127,7 @@ class Iterations:
         drew all its batches was a look only if its epoch was set again, or if it was the first one since a state was
         loaded: loaders with workers may draw the rest of an epoch ahead, give it up, and begin again.
         """
-        begun, is_first = self._begun, self._num_begun == 1 and (self._is_loaded or self._has_bank)
+        begun, is_first = self._begun, self._num_begun == 1 and (self._is_loaded or self.has_bank)
         if begun is None or step > begun.first_step or not (self.is_informed or is_first):
             return None
         is_again = epochs.is_set and epochs.current == begun.cursor.epoch

@@ -17,18 +17,18 @@ def num_skipped_batches() -> int:
 
     HF Trainer and ``accelerate.skip_first_batches`` do this.
     """
-    skipper = _wrapper_in_use("SkipBatchSampler")
+    skipper = wrapper_in_use("SkipBatchSampler")
     return 0 if skipper is None else skipper.skip_batches
 
 
 def is_called_by_stateful_loader() -> bool:
     """Whether torchdata's StatefulDataLoader draws a batch or saves the state of each batch that it draws."""
-    return _wrapper_in_use("_StatefulBaseDataLoaderIter", "") is not None
+    return wrapper_in_use("_StatefulBaseDataLoaderIter", "") is not None
 
 
 def is_called_by_fabric() -> bool:
     """Whether the loader of Lightning Fabric sets the epoch. It counts its iterations from 0, also after resuming."""
-    return _wrapper_in_use("_FabricDataLoader") is not None
+    return wrapper_in_use("_FabricDataLoader") is not None
 
 
 def sampler_to_rebuild(cls: type) -> Any:
@@ -41,27 +41,6 @@ def sampler_to_rebuild(cls: type) -> Any:
         return None
     existing = caller.f_locals.get("batch_sampler")
     return existing if type(existing) is cls else None
-
-
-def check_sharing(num_replicas: int, name: str) -> None:
-    """Raises ``RuntimeError`` if Accelerate shares out batches that it must not share out. name: of the sampler."""
-    shard = _wrapper_in_use("BatchSamplerShard")
-    if shard is None or shard.num_processes == 1:
-        return
-    if num_replicas > 1:
-        raise RuntimeError(
-            f"{name}: expected a loader that Accelerate has not prepared, because the sampler shares its "
-            f"batches among {num_replicas} ranks itself. Most instances would never be drawn. Leave the loader out of "
-            "accelerator.prepare, or pass num_replicas=1 and let Accelerate share out whole batches"
-        )
-    # StatefulDataLoader does not see the sampler's state behind the shard, so it would skip the first batches of a
-    # resumed run, which the loaded state skips already.
-    if is_called_by_stateful_loader():
-        raise RuntimeError(
-            f"{name}: expected use_stateful_dataloader=False where Accelerate shares batches among "
-            f"{shard.num_processes} processes, because a resumed run would lose batches. Register bank and sampler "
-            "with accelerator.register_for_checkpointing instead"
-        )
 
 
 def check_argument(sampler: Any) -> None:
@@ -78,7 +57,19 @@ def check_argument(sampler: Any) -> None:
         frame = frame.f_back
 
 
-def _wrapper_in_use(class_name: str, method: str = "iter") -> Any:
+def frame_of(function: str, argument: str) -> dict[str, Any] | None:
+    """Returns the variables of a call in progress that is a few calls up, or None."""
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(6):
+        if frame is None:
+            return None
+        if frame.f_code.co_name == function and argument in frame.f_locals:
+            return frame.f_locals
+        frame = frame.f_back
+    return None
+
+
+def wrapper_in_use(class_name: str, method: str = "iter") -> Any:
     """Returns the object of this class that is drawing at the moment, or None.
 
     method: a part of the name of the method that draws.

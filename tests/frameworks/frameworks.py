@@ -4,6 +4,23 @@ from __future__ import annotations
 
 from tests.frameworks.matrix import Framework
 
+_ACCELERATE = [
+    Framework(f"Accelerate, {name}", "tests.frameworks.accelerated:train_accelerate", options, packages=packages)
+    for name, options, packages in (
+        ("default", (), ("accelerate",)),
+        ("workers", (("num_workers", 2),), ("accelerate",)),
+        ("split_batches", (("split_batches", True),), ("accelerate",)),
+        ("dispatch_batches", (("dispatch_batches", True),), ("accelerate",)),
+        ("even_batches=False", (("even_batches", False),), ("accelerate",)),
+        ("use_stateful_dataloader", (("use_stateful_dataloader", True),), ("accelerate", "torchdata")),
+    )
+]
+_DEALT = (
+    "Accelerate deals out whole batches. Of 25 for 2 processes, it repeats the first one, so that both have 13. A run "
+    "that resumes with a loaded state repeats the first one that it draws, so its bank becomes another one. Of a plan "
+    "of 25 full batches it would leave one out, so this is refused."
+)
+
 FRAMEWORKS = [
     Framework("torch", "tests.frameworks.plain:train_plain"),
     Framework("torch, worker processes", "tests.frameworks.plain:train_plain", options=(("num_workers", 2),)),
@@ -73,5 +90,22 @@ FRAMEWORKS = [
         "pytorch-metric-learning, MetricLossOnly",
         "tests.frameworks.metric_learning:train_with_trainer",
         packages=("pytorch_metric_learning",),
+    ),
+    *_ACCELERATE,
+    Framework(
+        "Accelerate's own prepare, num_replicas=1",
+        "tests.frameworks.accelerated:train_prepared",
+        missing=((("bank", 2), "UR"),),
+        refused=((("plan", 2), "expected a number of batches that the 2 processes divide"),),
+        reason=_DEALT,
+        packages=("accelerate",),
+        sampler=(("num_replicas", 1),),
+    ),
+    Framework("Hugging Face Trainer", "tests.frameworks.hf_trainer:train_hf", packages=("transformers", "accelerate")),
+    Framework(
+        "Hugging Face Trainer, ignore_data_skip",
+        "tests.frameworks.hf_trainer:train_hf",
+        (("ignore_data_skip", True), ("dataloader_num_workers", 2)),
+        packages=("transformers", "accelerate"),
     ),
 ]

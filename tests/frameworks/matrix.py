@@ -51,7 +51,8 @@ class MatrixTraining(Training):
         super().__init__(batch_size=BATCH_SIZE // num_ranks, **(options if kind == "bank" else {}))
         self.kind, self.num_before = kind, num_before
         if kind == "plan":
-            plan = compose(self.data, batch_size=BATCH_SIZE, num_epochs=NUM_EPOCHS, preset="uniform", seed=3)
+            size = BATCH_SIZE // num_ranks * options.get("num_replicas", num_ranks)
+            plan = compose(self.data, batch_size=size, num_epochs=NUM_EPOCHS, preset="uniform", seed=3)
             self.make_sampler = functools.partial(PlannedBatchSampler, plan, **options)
             self.sampler = self.make_sampler()
             self.bank = None
