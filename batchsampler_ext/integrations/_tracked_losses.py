@@ -13,6 +13,7 @@ from sentence_transformers.base.model import BaseModel
 from torch import nn
 from torch.utils.data import DataLoader
 
+from .._engine.validate import Progress, ProgressBar
 from ..bank import FeatureBank
 from ..plan import Plan
 from ._indexed_rows import decoded, digest_of, text_columns
@@ -172,7 +173,14 @@ def _encoder(loss: nn.Module) -> nn.Module:
     return model
 
 
-def fill_bank(bank: FeatureBank, model: Any, dataset: datasets.Dataset, **options: Any) -> None:
+def fill_bank(
+    bank: FeatureBank,
+    model: Any,
+    dataset: datasets.Dataset,
+    *,
+    progress: Progress | ProgressBar | None = None,
+    **options: Any,
+) -> None:
     """Fills the bank with the embeddings of a teacher, or of the model before training, with ``model.encode``.
 
     So the first epoch is not uniform. Processes share the work. The columns are those of :func:`track_embeddings`.
@@ -181,6 +189,7 @@ def fill_bank(bank: FeatureBank, model: Any, dataset: datasets.Dataset, **option
         bank: has an instance for each row.
         model: a ``SentenceTransformer``, of any width that fits the bank.
         dataset: the training data, as the trainer gets it.
+        progress: of :meth:`FeatureBank.fill_from`, such as ``tqdm()``. It counts groups of 4096 rows.
         options: of ``model.encode``, such as ``batch_size`` and ``prompt_name``.
 
     Raises:
@@ -201,5 +210,5 @@ def fill_bank(bank: FeatureBank, model: Any, dataset: datasets.Dataset, **option
 
     options = {"show_progress_bar": False, **options}
     loader: Any = DataLoader(range(len(dataset)), batch_size=4096, collate_fn=list)  # type: ignore[arg-type]
-    bank.fill_from(encode, loader)
+    bank.fill_from(encode, loader, progress=progress)
     filled[bank] = digest_of(dataset)
