@@ -239,15 +239,16 @@ class FeatureBank(NotAFunction):
                 after the timeout of the process group.
         """
         start = time.perf_counter()
-        self._traps.noticed_gradients(torch.is_grad_enabled())
+        has_gradients = torch.is_grad_enabled()
+        self._traps.noticed_gradients(getattr(embeddings, "requires_grad", False), has_gradients)
         with torch.no_grad():
             with self._announced_failure():
                 ids, rows = self._checked_update(indices, embeddings, documents)
             if self._is_gathered():
-                headers = gather_headers(self._header(len(ids)), self.process_group)
+                headers = gather_headers(self._header(len(ids), has_gradients), self.process_group)
                 self._require_equal_banks(headers)
                 ids, rows = self._gather_update(ids, rows, headers)
-                self._traps.noticed_ids(ids, [header.num_rows for header in headers])
+                self._traps.noticed_ids(ids, [header.num_rows for header in headers], self.num_instances)
             self._store_update(ids, rows)
         self._update_seconds += time.perf_counter() - start
 
@@ -279,8 +280,8 @@ class FeatureBank(NotAFunction):
     def _is_gathered(self) -> bool:
         return self._gather and is_distributed() and torch.distributed.get_world_size(self.process_group) > 1
 
-    def _header(self, num_rows: int) -> Header:
-        return Header(num_rows, self.num_instances, self.dim, self.step, *self._planned)
+    def _header(self, num_rows: int, has_gradients: bool = False) -> Header:
+        return Header(num_rows, self.num_instances, self.dim, self.step, *self._planned, has_gradients)
 
     def _row_hashes(self) -> torch.Tensor:
         tables = self._store.tables

@@ -429,6 +429,7 @@ class ProximityBatchSampler(EpochSampler):
         """Makes a plan from the bank's present embeddings."""
         if self._maker.num_replicas > 1 and self._planned_graph_config() is not None:
             self.bank._mark_plan()
+        self.bank._traps.is_drawn = True
         self.graph = None  # frees the memory before the next graph is built
         config = on_device(self.graph_config, self.bank.device)
         alpha = self._alpha(epoch)

@@ -22,13 +22,15 @@ class Header(NamedTuple):
     step: int  # updates so far
     plan_step: int  # updates before the latest plan, or NO_PLAN
     checksum: int  # of the bank at that time
+    has_gradients: int  # gradients are enabled, as in training
 
 
 def gather_headers(own: Header, group: dist.ProcessGroup | None) -> list[Header]:
     """Returns the headers of all ranks.
 
     Raises:
-        RuntimeError: on all ranks, if one has bad arguments, a bank of another shape or another number of updates.
+        RuntimeError: on all ranks, if one has bad arguments, a bank of another shape, another number of updates, or
+            gradients disabled while others train.
     """
     headers = [Header(*part) for part in gather_integers(own, group)]
     sizes, steps = [header.num_rows for header in headers], [header.step for header in headers]
@@ -42,6 +44,13 @@ def gather_headers(own: Header, group: dist.ProcessGroup | None) -> list[Header]
         raise RuntimeError(
             f"update: expected as many updates on every rank, got {steps[0]} on rank 0 and {steps[other]} on rank "
             f"{other}; no rank stores anything"
+        )
+    modes = [header.has_gradients for header in headers]
+    if len(set(modes)) > 1:
+        training, other = modes.index(1), modes.index(0)
+        raise RuntimeError(
+            f"update: expected training on every rank, got gradients on rank {training} and none on rank {other}; no "
+            "rank stores anything. An evaluation on one rank must not call it"
         )
     return headers
 

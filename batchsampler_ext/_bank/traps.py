@@ -16,6 +16,7 @@ class UpdateTraps:
 
     def __init__(self) -> None:
         self._had_gradients = self._is_warned = self._is_ignored = False
+        self.is_drawn = False  # a sampler has made a plan from the bank
         self._num_compared = 0
 
     def __deepcopy__(self, memo: dict[int, object]) -> UpdateTraps:
@@ -30,11 +31,11 @@ class UpdateTraps:
         finally:
             self._is_ignored = False
 
-    def noticed_gradients(self, are_enabled: bool) -> None:
-        """Warns if updates in training are followed by one where gradients are disabled."""
+    def noticed_gradients(self, has_gradient: bool, are_enabled: bool) -> None:
+        """Warns if updates with embeddings that have a gradient are followed by one where gradients are disabled."""
         if self._is_ignored:
             return
-        self._had_gradients |= are_enabled
+        self._had_gradients |= has_gradient
         if self._had_gradients and not are_enabled and not self._is_warned:
             self._is_warned = True
             warnings.warn(
@@ -44,9 +45,13 @@ class UpdateTraps:
                 stacklevel=3,
             )
 
-    def noticed_ids(self, ids: torch.Tensor, sizes: list[int]) -> None:
-        """Warns if all ranks have stored the same instances. ids: int64, those of all ranks. sizes: by rank."""
-        if self._is_ignored or self._num_compared == _NUM_COMPARED or sizes[0] == 0:
+    def noticed_ids(self, ids: torch.Tensor, sizes: list[int], num_instances: int) -> None:
+        """Warns if all ranks have stored the same instances. Updates of all instances are meant: they fill the bank.
+
+        So are updates before the first batch. ids: int64, those of all ranks. sizes: by rank.
+        """
+        is_fill = self._is_ignored or not self.is_drawn or sizes[0] >= num_instances
+        if is_fill or self._num_compared == _NUM_COMPARED or sizes[0] == 0:
             return
         self._num_compared += 1
         if len(set(sizes)) > 1 or len(ids) != sum(sizes):
@@ -56,7 +61,8 @@ class UpdateTraps:
             self._num_compared = _NUM_COMPARED
             warnings.warn(
                 f"bank.update: all {len(sizes)} ranks have stored the same instances, so they train on the same "
-                "batches. Leave rank= and num_replicas= of the sampler out: it shares its batches among the ranks of "
-                "the process group. If this is meant, write FeatureBank(..., gather=False)",
+                "batches, or each has gathered the embeddings before. Leave rank= and num_replicas= of the sampler "
+                "out: it shares its batches among the ranks. Give update those of this rank. If both are meant, write "
+                "FeatureBank(..., gather=False)",
                 stacklevel=3,
             )

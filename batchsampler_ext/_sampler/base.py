@@ -19,7 +19,7 @@ from .iterations import BatchIterator, Iteration, Iterations, NoUpdates, Updates
 from .ranks import Ranks, current_ranks, rank_slice, warn_without_group
 from .sampler_type import SamplerType
 from .sharing import Shape, check_sharing, is_prepared_by_accelerate
-from .wrappers import check_argument, is_called_by_fabric, is_called_by_stateful_loader, num_skipped_batches
+from .wrappers import check_argument, fabric_loader, is_called_by_stateful_loader, num_skipped_batches
 
 
 class EpochSampler(NotAFunction, BatchSampler, metaclass=SamplerType):
@@ -40,7 +40,9 @@ class EpochSampler(NotAFunction, BatchSampler, metaclass=SamplerType):
         self._iterations = Iterations(covers_once, has_bank)  # that may be trained now, or a loaded one
         self._resume: EpochCursor | None = None  # where the next iteration begins
         self._seconds = 0.0  # spent in this object so far
-        self._finished: tuple[int, int] | None = None  # epoch that was drawn last to its end, and the updates before
+        self._is_given = False  # the caller gave the number of the epoch that was begun last
+        # Epoch that was drawn last to its end, the updates before, and whether the caller gave its number.
+        self._finished: tuple[int, int, bool] | None = None
         self._warned_of: set[str] = set()
 
     @property
@@ -73,7 +75,7 @@ class EpochSampler(NotAFunction, BatchSampler, metaclass=SamplerType):
         epoch is therefore taken for that epoch (or for the next one, once it is drawn), with a warning. Later numbers
         are counted from there. Numbers of Fabric are, too, without a warning: it always counts iterations.
         """
-        self._epochs.set(epoch, is_count=is_called_by_fabric())
+        self._epochs.set(epoch, counter=fabric_loader())
         if self._resume is not None and self._resume.epoch != self.epoch:
             self._resume = None
         self._iterations.announce(self.epoch, self._updates())
@@ -107,7 +109,7 @@ class EpochSampler(NotAFunction, BatchSampler, metaclass=SamplerType):
                 yield ids.tolist()
                 start = time.perf_counter()
             self._finish(iteration)
-            self._finished = iteration.cursor.epoch, iteration.first_step
+            self._finished = iteration.cursor.epoch, iteration.first_step, self._is_given
         finally:
             if not sys.is_finalizing():
                 self._iterations.close(iteration, self._updates())
@@ -151,7 +153,7 @@ class EpochSampler(NotAFunction, BatchSampler, metaclass=SamplerType):
 
     def _begin(self) -> EpochCursor:
         """Starts or resumes an epoch. Returns its cursor."""
-        is_skipped = self._is_skipped()
+        is_skipped, self._is_given = self._is_skipped(), self._epochs.is_given
         if self._iterations.is_informed and self._updates().step == 0:
             self._warn_once(
                 "bank not loaded",
@@ -178,8 +180,9 @@ class EpochSampler(NotAFunction, BatchSampler, metaclass=SamplerType):
         return cursor
 
     def _warn_of_repeated(self, epoch: int) -> None:
-        """Warns if an epoch is drawn again after it was trained."""
-        if self._finished is None or self._finished[0] != epoch or not self._was_trained(self._finished[1]):
+        """Warns if an epoch is drawn again after it was trained, because the caller gave its number twice."""
+        finished, first_step, was_given = self._finished or (None, 0, False)
+        if epoch != finished or not (was_given and self._is_given) or not self._was_trained(first_step):
             return
         self._warn_once(
             "repeated",

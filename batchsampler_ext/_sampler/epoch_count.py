@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+import weakref
+from typing import Any
 
 from .._engine import validate
 
@@ -22,6 +24,7 @@ class EpochCount:
         self._loaded: int | None = None  # epoch that a loaded state continues with, until the caller's count is known
         self._given_before_load: int | None = None
         self._has_begun = False  # whether the loaded epoch is drawn already
+        self._counter: weakref.ref[Any] | None = None  # an object that counts its own iterations from 0
         # Lightning announces an epoch that was finished before it resumes, draws nothing, and announces the next one.
         # So a warning waits until an epoch is drawn.
         self._unsaid: str | None = None
@@ -30,25 +33,34 @@ class EpochCount:
         """Returns the epoch that the next iteration draws."""
         return self.current + (not self.is_set)
 
-    def set(self, number: int, is_count: bool = False) -> None:
-        """is_count: the number is how many iterations the caller has begun, and says nothing about a loaded state."""
+    @property
+    def is_given(self) -> bool:
+        """Whether the caller has given the number of the next epoch."""
+        return self._given is not None
+
+    def set(self, number: int, counter: Any = None) -> None:
+        """counter: the number is how many iterations this object has begun. It says nothing about epochs before."""
         number = validate.epoch(number)
-        if self._loaded is not None and not self._has_begun:
-            self._count_from(number, self._loaded, is_count)
+        if counter is not None:
+            if self._counter is None or self._counter() is not counter:
+                self._counter, self._offset = weakref.ref(counter), self.next() - number
+            self._loaded = self._given_before_load = self._unsaid = None
+        elif self._loaded is not None and not self._has_begun:
+            self._count_from(number, self._loaded)
             self._given_before_load = None
         elif self._loaded is not None:
             # A loader has loaded the state itself, after the caller had given the number of its first epoch.
-            if self._given_before_load is not None and (is_count or number <= self._loaded):
-                self._count_from(self._given_before_load, self._loaded, is_count)
+            if self._given_before_load is not None and number <= self._loaded:
+                self._count_from(self._given_before_load, self._loaded)
                 self._say()
             self._loaded = None
         self._given = number
         self.current, self.is_set = validate.epoch(number + self._offset), True
 
-    def _count_from(self, number: int, epoch: int, is_count: bool) -> None:
-        self._offset = epoch - number if is_count else max(0, epoch - number)
+    def _count_from(self, number: int, epoch: int) -> None:
+        self._offset = max(0, epoch - number)
         self._unsaid = None
-        if self._offset and not is_count:
+        if self._offset:
             self._unsaid = (
                 f"set_epoch({number}) with a loaded state that continues with epoch {epoch}: {number} is taken for "
                 f"{epoch}, and epochs are counted from there. To begin epoch {number} anew, call set_epoch on a "
@@ -59,6 +71,7 @@ class EpochCount:
         """Continues with an epoch, or with the next one if it is finished."""
         self._given_before_load, self._given = self._given, None
         self._loaded, self._offset, self._has_begun = epoch + is_finished, 0, False
+        self._counter = None
         self.current, self.is_set = self._loaded, True
 
     def begin(self, epoch: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from torch.utils.data.distributed import DistributedSampler
+
 from .wrappers import sampler_to_rebuild
 
 
@@ -24,6 +26,7 @@ class SamplerType(type(Protocol)):  # type: ignore[misc]  # so that subclasses m
             for name in [name for name in vars(sampler) if name.startswith("__pl_saved_")]:
                 del vars(sampler)[name]
             return sampler
+        _check_ranks(existing, args[0] if args else kwargs.get("sampler"))
         num_left_out = existing._num_left_out()
         if kwargs.get("drop_last") is False and existing.drop_last and num_left_out:
             raise ValueError(
@@ -32,3 +35,17 @@ class SamplerType(type(Protocol)):  # type: ignore[misc]  # so that subclasses m
                 "predict_dataloader"
             )
         return existing
+
+
+def _check_ranks(existing: Any, given: Any) -> None:
+    """Raises ``ValueError`` if a sampler shares its batches among other ranks than the trainer. given: to be put in."""
+    if not isinstance(given, DistributedSampler):
+        return
+    found = existing._find_ranks()
+    if found != (given.rank, given.num_replicas):
+        raise ValueError(
+            f"{type(existing).__name__}: expected a sampler that shares its batches among the {given.num_replicas} "
+            f"processes of the trainer, of which this is number {given.rank}, got rank {found.rank} and num_replicas "
+            f"{found.num_replicas}. Leave out rank= and num_replicas=. Where only some processes share data, pass "
+            "both, and FeatureBank(process_group=...)"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .wrappers import frame_of, is_called_by_stateful_loader, wrapper_in_use
+from .wrappers import accelerate_call, is_called_by_stateful_loader, wrapper_in_use
 
 
 class Shape(NamedTuple):
@@ -87,7 +87,7 @@ def _objection(shape: Shape, sharing: _Sharing) -> str | None:
 
 def _sharing_in_use(sampler: Any) -> _Sharing | None:
     """Returns how Accelerate shares out the batches of the loader that it prepares or draws from, or None."""
-    call = frame_of("prepare_data_loader", "num_processes")
+    call = accelerate_call("prepare_data_loader")
     if call is not None:
         names = ("split_batches", "even_batches", "dispatch_batches", "use_stateful_dataloader")
         return _Sharing(call["num_processes"], *(bool(call.get(name)) for name in names))
@@ -104,4 +104,4 @@ def _sharing_in_use(sampler: Any) -> _Sharing | None:
 
 def is_prepared_by_accelerate() -> bool:
     """Whether Accelerate is preparing a loader. It looks at the sampler then, on all processes."""
-    return frame_of("prepare_data_loader", "num_processes") is not None
+    return accelerate_call("prepare_data_loader") is not None

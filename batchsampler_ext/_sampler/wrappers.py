@@ -1,15 +1,19 @@
 """Finds wrappers of Accelerate, torchdata and Fabric that draw from a sampler, and Lightning's rebuilding of samplers.
 
-They iterate over it as a loader does, so only the calls in progress tell.
+They iterate over it as a loader does, so only the calls in progress tell. Variables are read of calls of these packages
+only: Python keeps the values of variables that were read, so those of a training loop would live too long.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 from torch.utils.data import BatchSampler
+
+_LIGHTNING = ("lightning", "lightning_fabric", "pytorch_lightning")
 
 
 def num_skipped_batches() -> int:
@@ -23,12 +27,15 @@ def num_skipped_batches() -> int:
 
 def is_called_by_stateful_loader() -> bool:
     """Whether torchdata's StatefulDataLoader draws a batch or saves the state of each batch that it draws."""
-    return wrapper_in_use("_StatefulBaseDataLoaderIter", "") is not None
+    return wrapper_in_use("_StatefulBaseDataLoaderIter", "", "torchdata") is not None
 
 
-def is_called_by_fabric() -> bool:
-    """Whether the loader of Lightning Fabric sets the epoch. It counts its iterations from 0, also after resuming."""
-    return wrapper_in_use("_FabricDataLoader") is not None
+def fabric_loader() -> Any:
+    """Returns the loader of Lightning Fabric that sets the epoch, or None.
+
+    It counts its iterations from 0, also after resuming.
+    """
+    return wrapper_in_use("_FabricDataLoader", "iter", *_LIGHTNING)
 
 
 def sampler_to_rebuild(cls: type) -> Any:
@@ -37,7 +44,8 @@ def sampler_to_rebuild(cls: type) -> Any:
     The metaclass of the class calls this.
     """
     caller = sys._getframe(2)
-    if caller.f_code.co_name != "_dataloader_init_kwargs_resolve_sampler":
+    is_rebuilding = caller.f_code.co_name == "_dataloader_init_kwargs_resolve_sampler"
+    if not is_rebuilding or _package_of(caller) not in _LIGHTNING:
         return None
     existing = caller.f_locals.get("batch_sampler")
     return existing if type(existing) is cls else None
@@ -45,40 +53,46 @@ def sampler_to_rebuild(cls: type) -> Any:
 
 def check_argument(sampler: Any) -> None:
     """Raises ``RuntimeError`` if a loader got a batch sampler as its ``sampler``: its batches would be batched."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
+    for frame in _frames("torch", "torchdata"):
+        if frame.f_globals["__name__"] not in ("torch.utils.data.sampler", "torchdata.stateful_dataloader.sampler"):
+            continue
         owner = frame.f_locals.get("self")
-        if type(owner) is BatchSampler and owner.sampler is sampler:
+        is_batching = isinstance(owner, BatchSampler) or type(owner).__name__ == "_BatchSamplerIterator"
+        if is_batching and owner is not sampler and getattr(owner, "sampler", None) is sampler:
             name = type(sampler).__name__
             raise RuntimeError(
                 f"{name}: expected to be the loader's batch_sampler, got a loader that batches it. Write "
                 "DataLoader(dataset, batch_sampler=sampler), without sampler=, batch_size=, shuffle= and drop_last="
             )
-        frame = frame.f_back
 
 
-def frame_of(function: str, argument: str) -> dict[str, Any] | None:
-    """Returns the variables of a call in progress that is a few calls up, or None."""
-    frame: FrameType | None = sys._getframe(1)
-    for _ in range(6):
-        if frame is None:
-            return None
-        if frame.f_code.co_name == function and argument in frame.f_locals:
-            return frame.f_locals
-        frame = frame.f_back
-    return None
+def accelerate_call(function: str) -> dict[str, Any] | None:
+    """Returns the variables of a call of Accelerate's function that is in progress, or None."""
+    frame = next((frame for frame in _frames("accelerate") if frame.f_code.co_name == function), None)
+    return None if frame is None else frame.f_locals
 
 
-def wrapper_in_use(class_name: str, method: str = "iter") -> Any:
+def wrapper_in_use(class_name: str, method: str = "iter", *packages: str) -> Any:
     """Returns the object of this class that is drawing at the moment, or None.
 
-    method: a part of the name of the method that draws.
+    method: a part of the name of the method that draws. packages: by default that of Accelerate.
     """
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
+    for frame in _frames(*(packages or ("accelerate",))):
         if method in frame.f_code.co_name:
             owner = frame.f_locals.get("self")
             if any(parent.__name__ == class_name for parent in type(owner).__mro__):
                 return owner
-        frame = frame.f_back
     return None
+
+
+def _frames(*packages: str) -> Iterator[FrameType]:
+    """Yields the calls in progress of code in these packages, the innermost first."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if _package_of(frame) in packages:
+            yield frame
+        frame = frame.f_back
+
+
+def _package_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).split(".")[0]

@@ -100,12 +100,13 @@ FRAMEWORKS = [
         reason=_DEALT,
         packages=("accelerate",),
         sampler=(("num_replicas", 1),),
+        training="tests.frameworks.matrix:EvenTraining",
     ),
     Framework("Hugging Face Trainer", "tests.frameworks.hf_trainer:train_hf", packages=("transformers", "accelerate")),
     Framework(
         "Hugging Face Trainer, ignore_data_skip",
         "tests.frameworks.hf_trainer:train_hf",
-        (("ignore_data_skip", True), ("dataloader_num_workers", 2)),
+        (("ignore_data_skip", True),),
         packages=("transformers", "accelerate"),
     ),
 ]

@@ -11,6 +11,7 @@ import importlib
 import os
 import socket
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class MatrixTraining(Training):
         options: of the sampler.
     """
 
-    num_instances = NUM_INSTANCES
+    num_instances = 201  # the last batch of two ranks is padded
 
     def __init__(self, kind: str, num_ranks: int, num_before: int, **options: Any) -> None:
         super().__init__(batch_size=BATCH_SIZE // num_ranks, **(options if kind == "bank" else {}))
@@ -74,6 +75,12 @@ class MatrixTraining(Training):
     def update(self, indices: torch.Tensor, embeddings: torch.Tensor) -> None:
         if self.bank is not None:
             self.bank.update(indices, embeddings)
+
+
+class EvenTraining(MatrixTraining):
+    """No batch of two ranks is padded."""
+
+    num_instances = NUM_INSTANCES
 
 
 @dataclass
@@ -136,8 +143,7 @@ def run_all(framework: Framework, kind: str, num_ranks: int, folder: Path) -> di
     make: Callable[..., Any] = named(framework.training)
     error = dict(framework.refused).get((kind, num_ranks))
     chain = [(None, 0, FIRST), (0, FIRST, SECOND), (1, SECOND, 0)]
-    found = []
-    bank: FeatureBank | None = None
+    found, banks = [], []
     for number, (load, before, place) in enumerate(chain):
         save = folder / f"{kind}{number}"
         save.mkdir(parents=True, exist_ok=True)
@@ -151,9 +157,12 @@ def run_all(framework: Framework, kind: str, num_ranks: int, folder: Path) -> di
                 train(run, **dict(framework.options))
             return {REFUSED: True}
         found.append(training.trained)
-        bank = training.bank if number == 0 else bank
-    tables = None if bank is None else (bank.data.float().tolist(), bank.last_update.tolist())
-    return {"batches": found, "bank": tables, "num_instances": training.num_instances}
+        banks.append(tables_of(training.bank))
+    return {"batches": found, "banks": banks, "num_instances": training.num_instances}
+
+
+def tables_of(bank: FeatureBank | None) -> Any:
+    return None if bank is None else (bank.data.float().tolist(), bank.last_update.tolist())
 
 
 def letters(results: list[dict[str, Any]]) -> str:
@@ -170,14 +179,16 @@ def letters(results: list[dict[str, Any]]) -> str:
     held = ""
     if all(epochs[0][rank] != epochs[1][rank] for rank in range(len(results))):
         held += "E"
-    if all(ids == list(range(results[0]["num_instances"])) for ids in drawn):
+    whole_set = list(range(results[0]["num_instances"]))
+    if all(sorted(set(ids)) == whole_set and len(ids) - len(whole_set) < len(results) for ids in drawn):
         held += "U"
-    if len(results) > 1 and results[0]["bank"] is not None and all(r["bank"] == results[0]["bank"] for r in results):
+    has_bank = results[0]["banks"][0] is not None
+    if len(results) > 1 and has_bank and all(result["banks"] == results[0]["banks"] for result in results):
         held += "B"
     resumed = all(
-        batches == result["batches"][0][place:]
+        batches == result["batches"][0][place:] and bank == result["banks"][0]
         for result in results
-        for place, batches in zip((FIRST, SECOND), result["batches"][1:], strict=True)
+        for place, batches, bank in zip((FIRST, SECOND), result["batches"][1:], result["banks"][1:], strict=True)
     )
     return held + "R" * resumed
 
@@ -190,6 +201,7 @@ def _run_rank(rank: int, framework: Framework, num_ranks: int, port: int, folder
         "ACCELERATE_USE_CPU": "true",
     }  # fmt: skip
     torch.set_num_threads(1)
+    warnings.filterwarnings("error", r"(bank\.|update|ProximityBatchSampler|PlannedBatchSampler|set_epoch)")
     try:
         queue.put((rank, {kind: run_all(framework, kind, num_ranks, Path(folder)) for kind in KINDS}))
     except BaseException:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from batchsampler_ext import FeatureBank, GraphConfig, ProximityBatchSampler
 from tests.frameworks.matrix import MatrixTraining, Run
 from tests.frameworks.plain import encoder_of, load_parts, save_parts
-from tests.python.small_training import BATCH_SIZE, NUM_EPOCHS, NUM_INSTANCES
+from tests.python.small_training import BATCH_SIZE, NUM_EPOCHS
 
 
 class Towers(torch.nn.Module):
@@ -30,16 +30,16 @@ class TowerTraining(MatrixTraining):
         self.encoder = Towers()
         self.optimizer = torch.optim.SGD(self.encoder.parameters(), lr=1.0)
         if kind == "bank":
-            self.bank = FeatureBank(NUM_INSTANCES, 8, two_towers=True)
+            self.bank = FeatureBank(self.num_instances, 8, two_towers=True)
             graph = GraphConfig(num_candidates=50, num_neighbors=8)
             self.sampler = ProximityBatchSampler(
-                NUM_INSTANCES, BATCH_SIZE // num_ranks, bank=self.bank, graph=graph, seed=3, scope="global"
+                self.num_instances, BATCH_SIZE // num_ranks, bank=self.bank, graph=graph, seed=3, scope="global"
             )
 
     def fill(self) -> None:
         if self.bank is not None:
             with torch.no_grad():
-                self.bank.update(range(NUM_INSTANCES), *self.encoder(self.data))
+                self.bank.update(range(self.num_instances), *self.encoder(self.data))
 
 
 def gathered(features: torch.Tensor) -> torch.Tensor:

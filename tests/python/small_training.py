@@ -26,17 +26,19 @@ FIRST, LAST, BETWEEN, SECOND = 5, NUM_BATCHES, -NUM_BATCHES, 18
 class Training:
     """Encoder, optimizer, bank and sampler. All are new, so a resumed run has nothing but what it loads."""
 
+    num_instances = NUM_INSTANCES
+
     def __init__(self, **options: Any) -> None:
         torch.manual_seed(0)
-        self.data = torch.from_numpy(load_digits().data[:NUM_INSTANCES]).float() / 16
+        self.data = torch.from_numpy(load_digits().data[: self.num_instances]).float() / 16
         self.dataset = IndexedDataset(TensorDataset(self.data))
         self.encoder = torch.nn.Linear(64, 8)
         self.optimizer = torch.optim.SGD(self.encoder.parameters(), lr=1.0)
-        self.bank = FeatureBank(NUM_INSTANCES, 8)
+        self.bank = FeatureBank(self.num_instances, 8)
         options = {"graph": GraphConfig(num_candidates=50, num_neighbors=8), "seed": 3, **options}
         batch_size = options.pop("batch_size", BATCH_SIZE)
         self.make_sampler: Callable[[], Any] = functools.partial(
-            ProximityBatchSampler, NUM_INSTANCES, batch_size, bank=self.bank, **options
+            ProximityBatchSampler, self.num_instances, batch_size, bank=self.bank, **options
         )
         self.sampler = self.make_sampler()
         self.trained: list[list[int]] = []  # the batches
@@ -53,7 +55,7 @@ class Training:
     def fill(self) -> None:
         """Fills the bank, so that the first epoch depends on it."""
         with torch.no_grad():
-            self.bank.update(range(NUM_INSTANCES), self.encoder(self.data))
+            self.bank.update(range(self.num_instances), self.encoder(self.data))
 
     def update(self, indices: torch.Tensor, embeddings: torch.Tensor) -> None:
         self.bank.update(indices, embeddings)

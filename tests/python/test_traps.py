@@ -67,13 +67,23 @@ def test_an_epoch_that_is_only_looked_at_may_be_drawn_again():
     assert list(sampler) == first
 
 
+def test_an_evaluation_over_a_plan_is_no_trap():
+    sampler = PlannedBatchSampler(compose(ROWS, batch_size=B, preset="uniform", num_epochs=3))
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        list(sampler)
+        list(sampler)  # draws the next epoch, which is then set for the first time
+
+
 # --- loaders ---------------------------------------------------------------------------------------------------------
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata 0.11 with torch 2.13
 def test_a_batch_sampler_given_as_sampler():
+    StatefulDataLoader = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
     plan = compose(ROWS, batch_size=B, preset="uniform")
     for sampler in (ProximityBatchSampler(N, B, bank=FeatureBank(N, D)), PlannedBatchSampler(plan)):
-        loader = DataLoader(TensorDataset(ROWS), sampler=sampler, batch_size=B)
-        with pytest.raises(RuntimeError, match=r"Write DataLoader\(dataset, batch_sampler=sampler\)"):
-            next(iter(loader))
+        for make in (DataLoader, StatefulDataLoader):
+            with pytest.raises(RuntimeError, match=r"Write DataLoader\(dataset, batch_sampler=sampler\)"):
+                next(iter(make(TensorDataset(ROWS), sampler=sampler, batch_size=B)))
         whole = DataLoader(TensorDataset(ROWS), sampler=sampler, batch_size=None)  # torch's other way
         assert len(next(iter(whole))[0]) == B
 
@@ -83,7 +93,7 @@ def test_embeddings_of_an_evaluation():
     bank = FeatureBank(N, D)
     with torch.no_grad():
         bank.update(range(N), ROWS)  # before training: fills the bank
-    bank.update(range(B), ROWS[:B])
+    bank.update(range(B), ROWS[:B].clone().requires_grad_())
     with torch.no_grad(), pytest.warns(UserWarning, match=r"Write `if torch.is_grad_enabled\(\): bank.update"):
         bank.update(range(B), ROWS[:B])
     with torch.inference_mode():
@@ -92,6 +102,7 @@ def test_embeddings_of_an_evaluation():
 
 def test_updates_that_never_have_gradients_are_no_trap():
     bank = FeatureBank(N, D)
+    bank.update(range(N), ROWS)  # of a teacher, before training
     for _ in range(2):
         with torch.no_grad():
             bank.update(range(B), ROWS[:B])
@@ -119,16 +130,16 @@ def test_a_sampler_that_is_loaded_without_its_bank():
 
 # --- ranks -----------------------------------------------------------------------------------------------------------
 def equal_and_other_updates(rank: int, num_ranks: int) -> list[list[str]]:
-    """Returns the warnings of a bank that all ranks update with equal ids, of one that they fill, and of others."""
+    """Returns the warnings of a training whose ranks draw equal batches, and of one whose ranks share them."""
     found = []
-    for first_ids, updates in ((0, 4), (B * rank, 4)):
+    for options in ({"num_replicas": 1}, {}):
         bank = FeatureBank(N, D)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            bank.fill_from(lambda ids: (ids, ROWS[ids]), [torch.arange(N)])
-            ids = torch.arange(first_ids, first_ids + B)
-            for _ in range(updates):
-                bank.update(ids, ROWS[ids])
+            for first in range(0, N, B):  # fills the bank, equally on all ranks
+                bank.update(range(first, first + B), ROWS[first : first + B])
+            trained(ProximityBatchSampler(N, B // 2, bank=bank, **options))
+            bank.update(range(N), ROWS)
         found.append([str(warning.message) for warning in caught])
     return found
 
@@ -139,6 +150,23 @@ def test_ranks_that_train_on_equal_batches(tmp_path):
         (message,), others = found
         assert message.startswith("bank.update: all 2 ranks have stored the same instances")
         assert others == []
+
+
+def evaluation_on_one_rank(rank: int, num_ranks: int) -> str:
+    bank = FeatureBank(N, D)
+    try:
+        with torch.set_grad_enabled(rank > 0):
+            bank.update(range(B), ROWS[:B])
+    except RuntimeError as error:
+        return f"{bank.step} {error}"
+    return "no error"
+
+
+def test_an_evaluation_on_one_rank(tmp_path):
+    """Its update would be taken for the one of another rank's training step."""
+    expected = "0 update: expected training on every rank, got gradients on rank 1 and none on rank 0"
+    for found in on_ranks(evaluation_on_one_rank, tmp_path):
+        assert found.startswith(expected), found
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
