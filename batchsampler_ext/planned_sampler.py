@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import os
-import warnings
 from collections.abc import Sized
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.utils.data import IterableDataset
 
 from ._engine.backend import core
 from ._engine.random import Stream
+from ._engine.warn import warn
 from ._negatives.padding import padding
 from ._sampler.base import EpochSampler
 from ._sampler.epoch_cursor import EpochCursor, load_cursor
@@ -143,10 +143,9 @@ class PlannedBatchSampler(EpochSampler):
     def _first_cursor(self, epoch: int) -> EpochCursor:
         if epoch >= self.plan.num_epochs and not self._is_warned:
             self._is_warned = True
-            warnings.warn(
+            warn(
                 f"PlannedBatchSampler: the plan has {self.plan.num_epochs} epochs, so epoch {epoch} repeats epoch "
                 f"{epoch % self.plan.num_epochs}, and so on. Compose a plan of more epochs to avoid this",
-                stacklevel=5,
             )
         return EpochCursor(epoch, self._plans_of(epoch))
 

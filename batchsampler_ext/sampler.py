@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import warnings
 from collections.abc import Callable, Sized
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from torch.utils.data import Sampler
 
 from ._engine import validate
 from ._engine.cuda import to_device_async, to_host
+from ._engine.warn import warn
 from ._negatives.negatives import Negatives
 from ._sampler.base import EpochSampler
 from ._sampler.contract import Contract
@@ -436,11 +436,11 @@ class ProximityBatchSampler(EpochSampler):
         made = self._maker.make(self.bank, config, alpha, epoch, first, drawn, self._progress, builders)
         is_later_epoch = self._made is not None and first == 0
         if is_later_epoch and made.missing_embedding_share == 1 and self._planned_graph_config() is not None:
-            warnings.warn(
+            self._warn_once(
+                "no embedding",
                 f"ProximityBatchSampler: none of the {len(self._maker.instances)} instances that it draws has an "
                 f"embedding yet, so epoch {epoch} is uniform, too. Call bank.update with the indices that the loader "
                 "returns; IndexedDataset adds them to the samples",
-                stacklevel=5,
             )
         self.graph, self._made = made.graph, made._replace(graph=None)
         self.refreshes += made.graph is not None
@@ -448,22 +448,33 @@ class ProximityBatchSampler(EpochSampler):
 
     def _finish(self, iteration: Iteration) -> None:
         """Warns if updates in a finished epoch have gone to other instances than those drawn."""
-        if len(self._maker.instances) == self.bank.num_instances:
-            return
-        is_updated = (self.bank.last_update >= iteration.first_step).cpu()
-        drawn = (
-            iteration.cursor.rewound(iteration.cursor.num_drawn // 2).drawn().long()
-        )  # the rest may not be trained yet
+        cursor, first, bank = iteration.cursor, iteration.first_batch, self.bank
+        num_batches = (cursor.num_drawn - first) // 2  # the rest may not be trained yet
+        drawn = cursor.rewound(first + num_batches).drawn()[len(cursor.rewound(first).drawn()) :].long()
+        is_updated = (bank.last_update >= iteration.first_step).cpu()
         missed = drawn[~is_updated[drawn]]
+        if not len(missed):
+            return
+        how_to = (
+            "Call it with the indices that the loader returns. IndexedDataset adds them to the samples, and must be "
+            "the loader's outermost dataset"
+        )
+        num_known, ids = len(drawn) - len(missed), bank.latest_ids
         is_updated[self._maker.instances] = False
         others = is_updated.nonzero().ravel()
-        if len(others) and len(missed):
-            warnings.warn(
-                f"ProximityBatchSampler: in epoch {iteration.cursor.epoch}, bank.update stored instance "
-                f"{int(others[0])}, which is never drawn, and not instance {int(missed[0])}, which was drawn. Call it "
-                "with the indices that the loader returns. IndexedDataset adds them to the samples, and must be the "
-                "loader's outermost dataset",
-                stacklevel=4,
+        if len(others):
+            warn(
+                f"ProximityBatchSampler: in epoch {cursor.epoch}, bank.update stored instance {int(others[0])}, which "
+                f"is never drawn, and not instance {int(missed[0])}, which was drawn. {how_to}"
+            )
+            return
+        if ids is None or bank.step - iteration.first_step < num_batches or num_known >= len(missed):
+            return
+        if iteration.count_matched(ids, bank.step, is_exact=False) == 0:
+            warn(
+                f"ProximityBatchSampler: in epoch {cursor.epoch}, bank.update stored {num_known} of the "
+                f"{len(drawn)} instances of the first {num_batches} batches, and its latest ids are of no batch. "
+                f"{how_to}"
             )
 
     def _planned_graph_config(self) -> GraphConfig | None:

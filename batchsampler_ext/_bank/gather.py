@@ -43,7 +43,7 @@ def gather_headers(own: Header, group: dist.ProcessGroup | None) -> list[Header]
         other = next(rank for rank, step in enumerate(steps) if step != steps[0])
         raise RuntimeError(
             f"update: expected as many updates on every rank, got {steps[0]} on rank 0 and {steps[other]} on rank "
-            f"{other}; no rank stores anything"
+            f"{other}; no rank stores anything. Call update on every rank, and load the bank's state on every rank"
         )
     modes = [header.has_gradients for header in headers]
     if len(set(modes)) > 1:

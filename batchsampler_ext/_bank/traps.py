@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 
 import torch
+
+from .._engine.warn import warn
 
 _NUM_COMPARED = 3  # updates whose ids are compared between ranks; this waits for a CUDA device
 
@@ -38,11 +39,10 @@ class UpdateTraps:
         self._had_gradients |= has_gradient
         if self._had_gradients and not are_enabled and not self._is_warned:
             self._is_warned = True
-            warnings.warn(
+            warn(
                 "bank.update: called where gradients are disabled, after updates with gradients. If these are "
                 "embeddings of an evaluation, they have replaced those of training instances with the same ids. Write "
                 "`if torch.is_grad_enabled(): bank.update(...)`. To fill the bank anew, call bank.fill_from",
-                stacklevel=3,
             )
 
     def noticed_ids(self, ids: torch.Tensor, sizes: list[int], num_instances: int) -> None:
@@ -59,10 +59,9 @@ class UpdateTraps:
         parts = ids.view(len(sizes), -1)
         if bool((parts == parts[0]).all()):
             self._num_compared = _NUM_COMPARED
-            warnings.warn(
+            warn(
                 f"bank.update: all {len(sizes)} ranks have stored the same instances, so they train on the same "
                 "batches, or each has gathered the embeddings before. Leave rank= and num_replicas= of the sampler "
                 "out: it shares its batches among the ranks. Give update those of this rank. If both are meant, write "
                 "FeatureBank(..., gather=False)",
-                stacklevel=3,
             )

@@ -48,7 +48,8 @@ def queued_engine(device: torch.device) -> CudaEngine:
 
 def require_engine(device: torch.device, name: str) -> None:
     """Raises ``ValueError`` for a device that this build has no engine for."""
-    if device.type == "cuda" and device.type not in _engines:
-        raise ValueError(f"{name}: expected a CPU tensor ({cuda_load_error}), got device {str(device)!r}")
-    if device.type not in _engines:
-        raise ValueError(f"{name}: expected a CPU tensor or a CUDA tensor, got device {str(device)!r}")
+    if device.type in _engines:
+        return
+    known = " or ".join(repr(kind) for kind in _engines)
+    reason = f" ({cuda_load_error})" if device.type == "cuda" else ""
+    raise ValueError(f"{name}: expected a device of type {known}{reason}, got {str(device)!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 
 from .._engine.validate import Progress
+from .._engine.warn import warn
 from .._negatives.keep_apart import Repairs
 from .._negatives.negatives import Demands, Margins, Negatives, PairSet, neighbors_of_instances
 from ..graph import ProximityGraph
@@ -98,11 +98,10 @@ def _within_margins(margins: Margins, batches: Sequence[torch.Tensor], is_first:
             num_within = sum(map(len, found))
             num_expected = num_within / number * len(batches)
             if num_within > _MOST_WITHIN * num_met and num_expected > _FEW_PAIRS:
-                warnings.warn(
+                warn(
                     f"compose: margin and relative_margin exclude {num_within / num_met:.0%} of the pairs in the first "
                     f"{number} batches, so few negatives are left, and the mask of each epoch has about "
                     f"{num_expected:.2g} pairs. Smaller margins avoid this",
-                    stacklevel=4,
                 )
     return found
 

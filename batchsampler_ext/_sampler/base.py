@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch.distributed as dist
 from torch.utils.data import BatchSampler
 
 from .._engine.not_a_function import NotAFunction, what_to_write
+from .._engine.warn import warn
 from .epoch_count import EpochCount
 from .epoch_cursor import EpochCursor, save_cursor
 from .iterations import BatchIterator, Iteration, Iterations, NoUpdates, Updates
@@ -194,7 +194,7 @@ class EpochSampler(NotAFunction, BatchSampler, metaclass=SamplerType):
     def _warn_once(self, key: str, message: str) -> None:
         if key not in self._warned_of:
             self._warned_of.add(key)
-            warnings.warn(message, stacklevel=6)
+            warn(message)
 
     def _is_skipped(self) -> bool:
         """Whether a trainer skips the first batches because it resumes.
@@ -213,10 +213,9 @@ class EpochSampler(NotAFunction, BatchSampler, metaclass=SamplerType):
                 "never. Call load_state_dict of bank and sampler first"
             )
         if num_loaded != num_skipped:
-            warnings.warn(
+            warn(
                 f"{name}: the trainer skips {num_skipped} batches, but the loaded state stands at batch {num_loaded}. "
                 f"Training continues at batch {num_skipped}",
-                stacklevel=4,
             )
         return True
 

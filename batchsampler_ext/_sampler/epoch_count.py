@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from typing import Any
 
 from .._engine import validate
+from .._engine.warn import warn
 
 
 class EpochCount:
@@ -81,5 +81,5 @@ class EpochCount:
 
     def _say(self) -> None:
         if self._unsaid is not None:
-            warnings.warn(self._unsaid, stacklevel=5)
+            warn(self._unsaid)
             self._unsaid = None

@@ -181,6 +181,11 @@ class Iterations:
         if num_trained is not None:
             likely = [*([] if trained is None else [trained]), *reversed(self._items)]
             item = next((item for item in likely if num_trained <= item.cursor.num_drawn), (*likely, None)[0])
+            if item is not None and 0 <= num_trained < item.first_batch:
+                raise ValueError(
+                    f"num_trained: expected at least {item.first_batch}, the batches of this epoch that were trained "
+                    f"before resuming, which count too, got {num_trained}"
+                )
             return None if item is None else item.cursor.rewound(num_trained)
         if trained is not None:
             return trained.cursor.rewound(count)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from .._engine import validate
 from .._engine.process_group import is_distributed
+from .._engine.warn import warn
 
 
 class Ranks(NamedTuple):
@@ -57,11 +57,10 @@ def is_group_awaited() -> bool:
 def warn_without_group(name: str) -> None:
     """name: of the sampler."""
     if is_group_awaited():
-        warnings.warn(
+        warn(
             f"{name}: WORLD_SIZE is {os.environ['WORLD_SIZE']}, but there is no process group, so every "
             "process draws all batches. Call torch.distributed.init_process_group before the first batch, or pass "
             "rank= and num_replicas= (num_replicas=1 if this is what you want).",
-            stacklevel=3,
         )
 
 

@@ -150,7 +150,7 @@ def test_bad_bank_arguments_are_refused():
         ({"two_towers": 4}, TypeError, "two_towers: expected True or False, got 4"),
         ({"momentum": 1.0}, ValueError, r"momentum: expected a float in \[0, 1\), got 1.0"),
         ({"nonfinite": "ignore"}, ValueError, "nonfinite: expected one of 'raise', 'skip'"),
-        ({"device": "meta"}, ValueError, "device: expected a CPU tensor"),
+        ({"device": "meta"}, ValueError, "device: expected a device of type 'cpu'"),
     ]:
         with pytest.raises(error, match=message):
             FeatureBank(**{"num_instances": 8, "dim": 4, **arguments})

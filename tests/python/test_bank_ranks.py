@@ -51,7 +51,8 @@ def one_update_more(rank: int, num_ranks: int) -> str:
 
 def test_ranks_at_different_steps_are_refused(tmp_path):
     expected = (
-        "update: expected as many updates on every rank, got 1 on rank 0 and 2 on rank 1; no rank stores anything"
+        "update: expected as many updates on every rank, got 1 on rank 0 and 2 on rank 1; no rank stores anything. "
+        "Call update on every rank, and load the bank's state on every rank"
     )
     assert on_ranks(one_update_more, tmp_path) == [expected] * 2
 

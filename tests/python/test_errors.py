@@ -36,7 +36,7 @@ BAD_FEATURES = [
     (X.double(), TypeError, "features: expected float32, bfloat16 or float16, got torch.float64"),
     (X.int().numpy(), TypeError, "features: expected float32, bfloat16 or float16, got int32"),
     (X.numpy().astype(">f4"), TypeError, "features: expected float32, bfloat16 or float16, got >f4"),
-    (X.to("meta"), ValueError, "features: expected a CPU tensor .* got device 'meta'"),
+    (X.to("meta"), ValueError, "features: expected a device of type 'cpu'.* got 'meta'"),
     (X.to_sparse(), TypeError, "features: expected a dense tensor"),
     ([[1.0, 2.0]], TypeError, "features: expected a tensor or an array .* got list"),
     (with_value(float("nan")), ValueError, r"features\[7, 2\]: expected finite values, got nan"),
@@ -119,7 +119,7 @@ BAD_TABLES = [
     (TABLE.long(), TypeError, "graph: expected torch.int32, got torch.int64"),
     (TABLE[0], ValueError, r"graph: expected shape \[R, K\] with R >= 1, got \[2\]"),
     (TABLE[:0], ValueError, "graph: expected shape"),
-    (TABLE.to("meta"), ValueError, "graph: expected a CPU tensor"),
+    (TABLE.to("meta"), ValueError, "graph: expected a device of type 'cpu'"),
     (TABLE.tolist(), TypeError, "graph: expected a ProximityGraph or an int32 tensor, got list"),
     (torch.tensor([[0, 4]] * 4, dtype=torch.int32), ValueError, r"graph: expected neighbors in \[-1, 4\)"),
     (torch.tensor([[0, -2]] * 4, dtype=torch.int32), ValueError, r"graph: expected neighbors in \[-1, 4\)"),
@@ -227,7 +227,7 @@ def test_bad_graphs_are_refused():
         ProximityGraph(TABLE, num_instances=3)
     with pytest.raises(ValueError, match="ids: expected the instance ids of 4 rows out of 9, got None"):
         ProximityGraph(TABLE, num_instances=9)
-    with pytest.raises(ValueError, match="device: expected a CPU tensor"):
+    with pytest.raises(ValueError, match="device: expected a device of type 'cpu'"):
         ProximityGraph(TABLE).to("meta")
 
 

@@ -25,7 +25,6 @@ from tests.python.small_training import (
     with_stateful_loader,
     worker_options,
 )
-from tests.python.test_resume import BatchSamplerShard, SkipBatchSampler
 from tests.python.test_state_roads import accelerate, set_vital_is_deprecated  # noqa: F401  (a fixture)
 from tests.python.test_state_roads_of_ranks import check_ranks, on_ranks, resumed
 from tests.python.test_state_roads_of_trainers import hf_trainer, lightning_module, transformers  # noqa: F401
@@ -215,6 +214,7 @@ def test_an_iterator_given_up_right_after_loading_loses_no_batches(plan):
 
 # --- trainers that skip batches, or share them out -------------------------------------------------------------------
 def test_trainers_may_skip_batches_with_or_without_a_state(plan):
+    SkipBatchSampler = pytest.importorskip("accelerate.data_loader").SkipBatchSampler
     expected = expected_epochs(plan)
     sampler = PlannedBatchSampler(plan)
     sampler.set_epoch(1)
@@ -229,10 +229,12 @@ def test_trainers_may_skip_batches_with_or_without_a_state(plan):
 
 
 def test_batches_are_not_shared_out_twice(plan):
-    shard = BatchSamplerShard(PlannedBatchSampler(plan, rank=0, num_replicas=2), 0)
+    BatchSamplerShard = pytest.importorskip("accelerate.data_loader").BatchSamplerShard
+    shard = BatchSamplerShard(PlannedBatchSampler(plan, rank=0, num_replicas=2), num_processes=2)
     with pytest.raises(RuntimeError, match="^PlannedBatchSampler: expected a loader that Accelerate has not prepared"):
         next(iter(shard))
-    assert len(list(BatchSamplerShard(PlannedBatchSampler(plan, num_replicas=1), 0))) == NUM_BATCHES
+    shard = BatchSamplerShard(PlannedBatchSampler(plan, num_replicas=1), num_processes=2)
+    assert len(list(shard)) == -(-NUM_BATCHES // 2)
 
 
 def test_processes_without_a_group_are_warned(plan, monkeypatch):
@@ -278,8 +280,7 @@ def test_stateful_data_loader(num_workers, tmp_path):
     check_road(with_stateful_loader(PlannedTraining, num_workers), tmp_path)
 
 
-@pytest.mark.parametrize("is_state_saved", [False, True])
-def test_hf_trainer(transformers, is_state_saved, tmp_path):  # noqa: F811
+def test_hf_trainer_without_the_integration(transformers, tmp_path):  # noqa: F811
     """It skips batches by itself, so it needs no state of the sampler if its loader calls set_epoch."""
 
     def train(load: Path | None, place: int, save: Path) -> list:
@@ -287,13 +288,13 @@ def test_hf_trainer(transformers, is_state_saved, tmp_path):  # noqa: F811
         training.fill()
         checkpoint = load and load / f"checkpoint-{places[load]}"
         places[save] = place
-        trainer = hf_trainer(transformers, training, checkpoint, place, 0, output_dir=str(save))
-        if not is_state_saved:
-            loader = trainer.get_train_dataloader()
-            trainer.get_train_dataloader = lambda: trainer.accelerator.prepare(loader)  # calls set_epoch
-            trainer.callback_handler.callbacks = [
-                callback for callback in trainer.callback_handler.callbacks if type(callback).__name__ != "SaveSampling"
-            ]
+        trainer = hf_trainer(transformers, training, place, 0, output_dir=str(save))
+        rows = [{"indices": i, "x": x} for i, x in enumerate(training.data)]
+        loader = DataLoader(rows, batch_sampler=training.sampler)
+        trainer.get_train_dataloader = lambda: trainer.accelerator.prepare(loader)  # calls set_epoch
+        trainer.callback_handler.callbacks = [
+            callback for callback in trainer.callback_handler.callbacks if type(callback).__name__ != "_Checkpoints"
+        ]
         trainer.train(resume_from_checkpoint=checkpoint)
         return training.trained
 

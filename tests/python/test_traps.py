@@ -89,6 +89,34 @@ def test_a_batch_sampler_given_as_sampler():
 
 
 # --- the bank --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("is_right", [True, False])
+def test_ids_that_are_positions_in_the_batch(is_right):
+    sampler = ProximityBatchSampler(N, B, bank=FeatureBank(N, D))
+    batches = iter(sampler)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for batch in batches:
+            sampler.bank.update(batch[:3] if is_right else range(B), ROWS[: 3 if is_right else B])
+    expected = "in epoch 0, bank.update stored . of the 16 instances of the first 2 batches, and its latest ids are"
+    assert len(caught) == (not is_right)
+    assert all(re.search(expected, str(warning.message)) for warning in caught)
+    assert all(warning.filename == __file__ for warning in caught)  # the user's line
+
+
+def test_batches_trained_before_resuming_count():
+    for sampler in (
+        ProximityBatchSampler(N, B, bank=FeatureBank(N, D)),
+        PlannedBatchSampler(compose(ROWS, batch_size=B, preset="uniform")),
+    ):
+        batches = iter(sampler)
+        [next(batches) for _ in range(3)]
+        sampler.load_state_dict(sampler.state_dict(3))
+        next(iter(sampler))
+        assert sampler.state_dict(4)["num_drawn"] == 4
+        with pytest.raises(ValueError, match="num_trained: expected at least 3, the batches of this epoch that were"):
+            sampler.state_dict(1)
+
+
 def test_embeddings_of_an_evaluation():
     bank = FeatureBank(N, D)
     with torch.no_grad():
