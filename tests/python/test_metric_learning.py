@@ -179,7 +179,7 @@ def test_guide_runs():
     exec(loop, names)
     assert bank.step == 6
     names |= {name: getattr(template, name) for name in ("models", "optimizers", "batch_size", "loss_funcs", "dataset")}
-    names |= {"ProximityBatchSampler": ProximityBatchSampler, "track_embeddings": track_embeddings}
+    names |= {"ProximityBatchSampler": ProximityBatchSampler}
     # The trainer's default is two worker processes.
     names["MetricLossOnly"] = lambda *args, **options: trainers.MetricLossOnly(
         *args, **options, dataloader_num_workers=0

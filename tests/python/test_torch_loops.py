@@ -52,8 +52,8 @@ def run_guide(num_epochs: int) -> dict[str, Any]:
     images = torch.cat([torch.arange(N)[:, None], torch.randn(N, 4)], 1)
     names: dict[str, Any] = {
         "dataset": TensorDataset(images, torch.randn(N, 3)), "batch_size": 8 // num_ranks, "num_epochs": num_epochs,
-        "train_step": train_step, "Path": Path, "torch": torch, "DataLoader": DataLoader, "FeatureBank": FeatureBank,
-        "IndexedDataset": IndexedDataset, "ProximityBatchSampler": ProximityBatchSampler, "trained": trained,
+        "train_step": train_step, "os": os, "torch": torch, "DataLoader": DataLoader, "trained": trained,
+        "model": model, "optimizer": optimizer,
     }  # fmt: skip
     exec(code, names)
     return names
@@ -78,7 +78,7 @@ def guide_on_rank(folder: Path) -> Any:
         own.mkdir()
         os.chdir(own)
         if num_epochs == 3:
-            shutil.copy(folder / "10" / "sampling.pt", own)
+            shutil.copy(folder / "10" / "state.pt", own)
         names = run_guide(num_epochs)
         found.append(names["trained"])
         dist.barrier()
