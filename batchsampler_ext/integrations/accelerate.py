@@ -17,7 +17,7 @@ from accelerate.data_loader import DataLoaderAdapter, DataLoaderShard  # type: i
 from torch.utils.data import BatchSampler, DataLoader
 
 from .._sampler.base import EpochSampler
-from ._loaders import HardSampler, check_dataset, check_ranks, load_sampling, loader_options, sampling_state
+from ._loaders import HardSampler, check_dataset, check_ranks_of, load_sampling, loader_options, sampling_state
 
 __all__ = ["prepare_loader"]
 
@@ -52,8 +52,7 @@ def prepare_loader(accelerator: Accelerator, loader: DataLoader[Any]) -> DataLoa
         return loader
     sampler = _checked_sampler(loader)
     check_dataset(loader.dataset, sampler, "prepare_loader")
-    if accelerator.torch_device_mesh is None:  # ranks of a mesh may share batches
-        check_ranks(sampler, accelerator.num_processes, accelerator.process_index, "prepare_loader")
+    check_ranks_of(accelerator, sampler, "prepare_loader")
     prepared = _HardLoader(accelerator, loader, sampler)
     accelerator.register_for_checkpointing(_Sampling(prepared))
     return accelerator.prepare_data_loader(prepared)

@@ -22,7 +22,7 @@ from ..dataset import IndexedDataset
 from ..planned_sampler import PlannedBatchSampler
 from ..sampler import ProximityBatchSampler
 from ._hf_trainer import Checkpoints, Place, checkpoints_of, place_of, resumed_checkpoint
-from ._loaders import HardSampler, check_dataset, check_ranks, load_sampling, loader_options, sampling_state
+from ._loaders import HardSampler, check_dataset, check_ranks_of, load_sampling, loader_options, sampling_state
 
 __all__ = ["hard_batches"]
 
@@ -104,8 +104,7 @@ class _GetTrainLoader:
 
 def _check_arguments(trainer: Trainer, sampler: HardSampler) -> None:
     args, name = trainer.args, type(sampler).__name__
-    if trainer.accelerator.torch_device_mesh is None:  # ranks of a mesh may share batches
-        check_ranks(sampler, args.world_size, args.process_index, "hard_batches")
+    check_ranks_of(trainer.accelerator, sampler, "hard_batches")
     if args.auto_find_batch_size:
         raise ValueError(f"auto_find_batch_size: expected False, because the {name} has its batch size, got True")
     if sampler.batch_size != args.train_batch_size:
