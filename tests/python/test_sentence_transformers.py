@@ -600,6 +600,12 @@ def test_an_untracked_loss_gets_its_own_labels_after_a_tracked_one(label, tmp_pa
     assert shapes == {None if label is None else 1}
 
 
+def test_a_hyperparameter_search_is_refused(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.hp_params", dict)  # a trial of no backend
+    with pytest.raises(ValueError, match="hard_batches: expected a training of its own, got a trial of hyperparameter"):
+        trainer_of(source, tmp_path).train(trial={"learning_rate": 1e-3})
+
+
 def test_wrong_width_says_which_banks_fit(tmp_path):
     for bank in (FeatureBank(N, 7), FeatureBank(N, 16, two_towers=True)):
         with pytest.raises(ValueError, match=r"expected FeatureBank\(n, 8, two_towers=True\) for pairs, FeatureBank"):
