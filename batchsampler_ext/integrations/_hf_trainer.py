@@ -77,19 +77,30 @@ class Checkpoints(TrainerCallback):
     Attributes:
         parts: by data set. "" is the only one.
         path: the folder of the checkpoint that training resumes from, or None.
+        function: that the user calls.
     """
+
+    function = "hard_batches"
 
     def __init__(self) -> None:
         self.parts: dict[str, Any] = {}
         self.path: str | None = None
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not args.save_only_model and args.should_save:
-            saved = self._states()
+        if args.save_only_model:
+            return
+        saved = self._states()  # on all ranks, because it may raise the error of an earlier update
+        if args.should_save:
             with atomic_write(Path(args.output_dir, f"checkpoint-{state.global_step}", _FILE)) as file:
                 torch.save(saved, file)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
+        if state.is_hyper_param_search:
+            raise ValueError(
+                f"{self.function}: expected a training of its own, got a trial of hyperparameter_search. All trials "
+                "would share the sampler, and train on the bank of the trial before. Train each with a new trainer, "
+                "bank and sampler"
+            )
         if self.path is None:
             return
         place = place_of(args, state, train_dataloader)
@@ -104,8 +115,8 @@ class Checkpoints(TrainerCallback):
     def _load(self, path: Path, place: Place) -> None:
         if not path.exists():
             raise FileNotFoundError(
-                f"hard_batches: expected {str(path)!r} to resume from, which training with hard_batches writes. Train "
-                "from the model of that checkpoint instead"
+                f"{self.function}: expected {str(path)!r} to resume from, which training with {self.function} writes. "
+                "Train from the model of that checkpoint instead"
             )
         saved = torch.load(path, map_location="cpu", weights_only=True)
         found, expected = ({name: sorted(part) for name, part in parts.items()} for parts in (saved, self._states()))

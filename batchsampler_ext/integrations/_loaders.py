@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sized
 from typing import Any
 
@@ -37,15 +38,39 @@ def check_dataset(dataset: Any, sampler: HardSampler, function: str) -> None:
         )
 
 
-def check_ranks(sampler: HardSampler, num_processes: int, rank: int, function: str) -> None:
-    """Raises ``ValueError`` unless the sampler shares its batches among the processes of the trainer."""
+def check_ranks(sampler: HardSampler, num_replicas: int, rank: int, function: str, world_size: int) -> None:
+    """Raises ``ValueError`` unless the sampler shares its batches among the processes of the trainer.
+
+    Args:
+        num_replicas: number of parts of a global batch.
+        rank: the part of this process.
+        world_size: number of processes. If there are more than parts, some of them train on the same part.
+    """
     found = sampler._find_ranks()
-    if found != (rank, num_processes):
+    if found != (rank, num_replicas):
+        write = "Leave out rank= and num_replicas="
+        if num_replicas != world_size:
+            write = (
+                f"Because {world_size} processes train a model in parallel, pass rank={rank} and num_replicas="
+                f"{num_replicas}, those of the data-parallel group, and FeatureBank(process_group=...) with this group"
+            )
         raise ValueError(
-            f"{function}: expected a sampler that shares its batches among {num_processes} processes, of which this "
-            f"is number {rank}, got rank {found.rank} and num_replicas {found.num_replicas}. Leave out rank= and "
-            "num_replicas="
+            f"{function}: expected a sampler that shares its batches among {num_replicas} processes, of which this "
+            f"is number {rank}, got rank {found.rank} and num_replicas {found.num_replicas}. {write}"
         )
+
+
+def check_ranks_of(accelerator: Any, sampler: HardSampler, function: str) -> None:
+    """Does this for the processes of an ``Accelerator``.
+
+    Where processes train a model in parallel ("tp", "cp", "sp"), they are a device mesh whose first dimensions are
+    data-parallel ("dp_replicate", "dp_shard").
+    """
+    mesh, world_size = accelerator.torch_device_mesh, int(accelerator.num_processes)
+    names, sizes = ((), ()) if mesh is None else (mesh.mesh_dim_names, mesh.shape)
+    parts = [size for name, size in zip(names, sizes, strict=True) if not name.startswith("dp")]
+    num_equal = math.prod(parts)  # processes that train on the same instances
+    check_ranks(sampler, world_size // num_equal, accelerator.process_index // num_equal, function, world_size)
 
 
 def sampling_state(sampler: HardSampler, position: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from ..plan import Plan
 from ._indexed_rows import decoded, digest_of, text_columns
 
 _numbers: weakref.WeakKeyDictionary[FeatureBank, int] = weakref.WeakKeyDictionary()  # they travel with the indices
-tracked: weakref.WeakSet[FeatureBank] = weakref.WeakSet()
 filled: weakref.WeakKeyDictionary[FeatureBank, str] = weakref.WeakKeyDictionary()  # digests of the rows
 
 
@@ -48,7 +47,6 @@ def track_embeddings(loss: Any, bank: Any) -> Any:
         given = type(others[0] if others else bank).__name__
         hint = ". The batches of a plan are fixed, so leave this line out" if given == "Plan" else ""
         raise TypeError(f"bank: expected a FeatureBank or a dict of them by data set, got {given}{hint}")
-    tracked.update(found.values())
     if isinstance(loss, Mapping):
         return {name: _tracking(part, found, banks.keys() == found.keys()) for name, part in loss.items()}
     return _tracking(loss, found, banks.keys() == found.keys())
@@ -60,8 +58,7 @@ def _tracking(loss: Any, banks: dict[str | None, FeatureBank], has_all: bool) ->
             raise TypeError(f"loss: expected a loss, its class or a function that makes it, got {type(loss).__name__}")
         return lambda model: _tracking(loss(model), banks, has_all)
     _encoder(loss)
-    owners = [getattr(hook, "__self__", None) for hook in loss._forward_pre_hooks.values()]
-    tracker = next((owner for owner in owners if isinstance(owner, _Tracker)), None)
+    tracker = next(iter(_trackers_of(loss)), None)
     if tracker is None:
         tracker = _Tracker()
         loss.register_forward_pre_hook(tracker.begin, with_kwargs=True)
@@ -69,6 +66,18 @@ def _tracking(loss: Any, banks: dict[str | None, FeatureBank], has_all: bool) ->
     tracker.banks = {number_of(bank): bank for bank in banks.values()}
     tracker.has_all = has_all
     return loss
+
+
+def is_tracked(bank: FeatureBank, loss: Any) -> bool:
+    """Whether a part of a trainer's loss stores embeddings in the bank. loss: a module, or a dict by data set."""
+    parts = list(loss.values()) if isinstance(loss, Mapping) else [loss]
+    modules = [module for part in parts if isinstance(part, nn.Module) for module in part.modules()]
+    return any(bank in tracker.banks.values() for module in modules for tracker in _trackers_of(module))
+
+
+def _trackers_of(module: nn.Module) -> list[_Tracker]:
+    owners = [getattr(hook, "__self__", None) for hook in module._forward_pre_hooks.values()]
+    return [owner for owner in owners if isinstance(owner, _Tracker)]
 
 
 class _Tracker:

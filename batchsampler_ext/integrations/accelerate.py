@@ -17,7 +17,7 @@ from accelerate.data_loader import DataLoaderAdapter, DataLoaderShard  # type: i
 from torch.utils.data import BatchSampler, DataLoader
 
 from .._sampler.base import EpochSampler
-from ._loaders import HardSampler, check_dataset, check_ranks, load_sampling, loader_options, sampling_state
+from ._loaders import HardSampler, check_dataset, check_ranks_of, load_sampling, loader_options, sampling_state
 
 __all__ = ["prepare_loader"]
 
@@ -52,11 +52,13 @@ def prepare_loader(accelerator: Accelerator, loader: DataLoader[Any]) -> DataLoa
         return loader
     sampler = _checked_sampler(loader)
     check_dataset(loader.dataset, sampler, "prepare_loader")
-    if accelerator.torch_device_mesh is None:  # ranks of a mesh may share batches
-        check_ranks(sampler, accelerator.num_processes, accelerator.process_index, "prepare_loader")
-    prepared = _HardLoader(accelerator, loader, sampler)
-    accelerator.register_for_checkpointing(_Sampling(prepared))
-    return accelerator.prepare_data_loader(prepared)
+    check_ranks_of(accelerator, sampler, "prepare_loader")
+    registered = [part for part in accelerator._custom_objects if isinstance(part, _Sampling)]
+    sampling = next((part for part in registered if part.sampler is sampler), None)
+    if sampling is None:
+        sampling = _Sampling(sampler)
+        accelerator.register_for_checkpointing(sampling)
+    return accelerator.prepare_data_loader(_HardLoader(accelerator, loader, sampling))
 
 
 def _checked_sampler(loader: Any) -> HardSampler:
@@ -79,26 +81,21 @@ def _checked_sampler(loader: Any) -> HardSampler:
 
 
 class _HardLoader(DataLoaderShard):
-    """A loader that is prepared as if there was one process.
-
-    Attributes:
-        num_handed: number of batches of the epoch that training has got. None: none since a state was loaded.
-    """
+    """A loader that is prepared as if there was one process."""
 
     _is_accelerate_prepared = True  # accelerator.prepare returns it as it is
 
-    def __init__(self, accelerator: Accelerator, loader: DataLoader[Any], sampler: HardSampler) -> None:
+    def __init__(self, accelerator: Accelerator, loader: DataLoader[Any], sampling: _Sampling) -> None:
         super().__init__(
             loader.dataset,
             device=accelerator.device if accelerator.device_placement else None,
             rng_types=[kind for kind in accelerator.rng_types if kind != "generator"],
-            batch_sampler=sampler,
+            batch_sampler=sampling.sampler,
             _non_blocking=accelerator.non_blocking,
             **loader_options(loader),
         )
-        self._accelerator, self._sampler = accelerator, sampler
-        sampler.even_batches = True  # type: ignore[union-attr]  # join_uneven_inputs reads and sets it
-        self.num_handed: int | None = None
+        self._accelerator, self._sampling, self._sampler = accelerator, sampling, sampling.sampler
+        self._sampler.even_batches = True  # type: ignore[union-attr]  # join_uneven_inputs reads and sets it
 
     @property
     def batch_sampler(self) -> BatchSampler:
@@ -113,6 +110,11 @@ class _HardLoader(DataLoaderShard):
         super().begin()
         self.remainder = -1  # unknown, so that gather_for_metrics cuts nothing off
 
+    def set_epoch(self, epoch: int) -> None:
+        # At its beginning, the loader sets how many epochs it has drawn to the end. The sampler counts those begun.
+        if sys._getframe(1).f_code.co_name != "__iter__":
+            self._sampler.set_epoch(epoch)
+
     def __iter__(self) -> Iterator[Any]:
         if any(part is self._sampler for part in self._accelerator._custom_objects):
             raise RuntimeError(
@@ -120,32 +122,37 @@ class _HardLoader(DataLoaderShard):
                 "accelerator.register_for_checkpointing(sampler), which would save and load another position"
             )
         for number, batch in enumerate(super().__iter__(), start=1):
-            self.num_handed = self._sampler._num_before() + number
+            self._sampling.num_handed = self._sampler._num_before() + number
             yield batch
 
 
 class _Sampling:
-    """What Accelerate saves: the bank, and the position of training."""
+    """What Accelerate saves: the bank, and the position of training.
 
-    def __init__(self, loader: _HardLoader) -> None:
-        self._loader, self._sampler = loader, loader._sampler
+    Attributes:
+        num_handed: number of batches of the epoch that training has got. None: none since a state was loaded.
+    """
+
+    def __init__(self, sampler: HardSampler) -> None:
+        self.sampler = sampler
+        self.num_handed: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return sampling_state(self._sampler, self._position())
+        return sampling_state(self.sampler, self._position())
 
     def _position(self) -> dict[str, Any]:
         """Returns the sampler's state after the batches that training has got, or before the last one of them.
 
         The last one is not trained yet if the bank tells that the one before it is the last.
         """
-        state, num_handed = self._sampler.state_dict(), self._loader.num_handed
+        state, num_handed = self.sampler.state_dict(), self.num_handed
         if num_handed is None:
             return state
         told = (state["epoch"] + 1, 0) if state["is_finished"] else (state["epoch"], state["num_drawn"])
-        if state["is_informed"] and told == (self._sampler.epoch, num_handed - 1):
+        if state["is_informed"] and told == (self.sampler.epoch, num_handed - 1):
             return state
-        return self._sampler.state_dict(num_handed)
+        return self.sampler.state_dict(num_handed)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        load_sampling(self._sampler, state)
-        self._loader.num_handed, self._loader.iteration = None, self._sampler.epoch
+        load_sampling(self.sampler, state)
+        self.num_handed = None

@@ -21,8 +21,8 @@ except ImportError:  # the same library under its earlier name
 from ..bank import FeatureBank
 from ..planned_sampler import PlannedBatchSampler
 from ..sampler import ProximityBatchSampler
-
-_Sampler = ProximityBatchSampler | PlannedBatchSampler
+from ._loaders import HardSampler as _Sampler
+from ._loaders import check_ranks
 
 __all__ = ["SamplingCallback"]
 
@@ -35,8 +35,9 @@ class SamplingCallback(Callback):
 
     Raises:
         ValueError: when training begins: no loader has a sampler of ours as its ``batch_sampler``, two loaders have the
-            same, or ``overfit_batches`` is set for batches that change. When it resumes: the states are of another
-            number of samplers, or of samplers or banks with other settings.
+            same, or begins anew within an epoch; a sampler is for other ranks than those of the trainer;
+            ``overfit_batches`` is set for batches that change. When it resumes: the states are of another number of
+            samplers, or of samplers or banks with other settings.
 
     Warns if a checkpoint of a run without this callback is resumed.
 
@@ -49,9 +50,15 @@ class SamplingCallback(Callback):
         self._trainer: Trainer | None = None
         self._loaded: dict[str, Any] | None = None  # until the loaders exist
         self._num_untold = 0  # batches that an earlier run without the callback has trained in this epoch
+        self._ignored: Any = None  # entry of ``warnings.filters``, until Lightning has begun the resumed epoch
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._trainer = trainer
+        if stage == "fit":
+            self._loaded = None  # of a training that did not begin
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._stop_ignoring()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the states of samplers and banks after the batch that is trained last. Lightning calls this."""
@@ -61,12 +68,16 @@ class SamplingCallback(Callback):
         num_trained = max(0, _num_processed(self._trainer) - self._num_untold)
         return {
             "banks": tuple(bank.state_dict() for bank in _banks_of(samplers)),
-            "samplers": tuple(sampler.state_dict(_in_epoch(num_trained, len(sampler))) for sampler in samplers),
+            "samplers": tuple(sampler.state_dict(num_trained) for sampler in samplers),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the states until training begins. Lightning calls this before it asks for the loaders."""
-        self._loaded = state_dict
+        """Keeps the states until training begins. Lightning calls this before it asks for the loaders.
+
+        It also does so when it tests a checkpoint, which leaves bank and position as they are.
+        """
+        if self._trainer is None or self._trainer.state.fn == "fit":
+            self._loaded = state_dict
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._loaded is not None:
@@ -102,7 +113,17 @@ class SamplingCallback(Callback):
         # Loaders with workers have drawn batches of their first epoch ahead already, before the state was loaded.
         iter(trainer.fit_loop._data_fetcher)
         # Lightning takes only loaders for resumable that have a state themselves.
-        warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
+        warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended and ")
+        self._ignored = warnings.filters[0]
+
+    def _stop_ignoring(self) -> None:
+        filters: Any = warnings.filters
+        if self._ignored in filters:
+            filters.remove(self._ignored)
+        self._ignored = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._stop_ignoring()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._num_untold = 0
@@ -141,11 +162,6 @@ def _num_processed(trainer: Any) -> int:
     return trainer.fit_loop.epoch_loop.batch_progress.current.processed
 
 
-def _in_epoch(num_trained: int, size: int) -> int:
-    """Returns the number of batches since a sampler was begun last. Combined loaders repeat shorter ones."""
-    return num_trained if num_trained <= size else (num_trained - 1) % size + 1
-
-
 def _check(trainer: Any, samplers: list[_Sampler]) -> None:
     if not samplers:
         found = [type(getattr(loader, "batch_sampler", loader)).__name__ for loader in _flat(trainer.train_dataloader)]
@@ -155,9 +171,40 @@ def _check(trainer: Any, samplers: list[_Sampler]) -> None:
         )
     if len({id(sampler) for sampler in samplers}) < len(samplers):
         raise ValueError("SamplingCallback: expected a sampler of its own for each loader, got one in two loaders")
+    _check_ranks(trainer, samplers)
+    _check_lengths(trainer)
     is_fixed = all(isinstance(sampler, PlannedBatchSampler) and sampler.plan.num_epochs == 1 for sampler in samplers)
     if trainer.overfit_batches and not is_fixed:
         raise ValueError(
             f"overfit_batches: expected 0, because each epoch has other batches, got {trainer.overfit_batches}. To "
             "overfit some batches, write PlannedBatchSampler(compose(..., num_epochs=1))"
+        )
+
+
+def _check_ranks(trainer: Any, samplers: list[_Sampler]) -> None:
+    """Raises ``ValueError`` unless each sampler shares its batches among the ranks that train on different data."""
+    ranks = trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}
+    for sampler in samplers:
+        check_ranks(sampler, ranks["num_replicas"], ranks["rank"], "SamplingCallback", trainer.world_size)
+
+
+def _len(loader: Any) -> int | None:
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):  # a stream
+        return None
+
+
+def _check_lengths(trainer: Any) -> None:
+    """Raises ``ValueError`` if Lightning begins one of our loaders again within an epoch, so that none could resume."""
+    loaders, mode = _flat(trainer.train_dataloader), trainer.fit_loop._combined_loader._mode
+    if len(loaders) == 1 or mode == "min_size":
+        return
+    lengths = [_len(loader) for loader in loaders]
+    ours = [len(loader) for loader in loaders if isinstance(getattr(loader, "batch_sampler", None), _Sampler)]
+    if mode == "sequential" or any(length < trainer.num_training_batches for length in ours):
+        raise ValueError(
+            "SamplingCallback: expected combined loaders that are not begun again within an epoch, because training "
+            f"could not resume there, got mode {mode!r} with loaders of {lengths} batches. Write "
+            'CombinedLoader(loaders, "min_size"), or give loaders with our samplers the largest number of batches'
         )

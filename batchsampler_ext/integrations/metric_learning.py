@@ -77,7 +77,12 @@ def track_embeddings(trainer: BaseTrainer, bank: FeatureBank) -> None:
     trainer.dataset = IndexedDataset(trainer.dataset)
     trainer.collate_fn = _IndexedCollate(trainer.collate_fn or default_collate)
     trainer.data_and_label_getter = tracker.begin
-    trainer.models["embedder"].register_forward_hook(tracker.meet)
+    embedder = trainer.models["embedder"]
+    for hook in list(embedder._forward_hooks.values()):
+        earlier = getattr(hook, "__self__", None)
+        if isinstance(earlier, _Tracker):  # of another trainer
+            earlier.hook.remove()
+    tracker.hook = embedder.register_forward_hook(tracker.meet)
 
 
 class _IndexedCollate:
@@ -98,6 +103,7 @@ class _Tracker:
         self._bank, self._getter = bank, getter
         self._indices: torch.Tensor | None = None
         self._met: list[torch.Tensor] = []
+        self.hook: Any = None  # of the embedder
 
     def begin(self, batch: tuple[torch.Tensor, Any]) -> Any:
         self._indices, rest = batch

@@ -29,7 +29,7 @@ from ..sampler import ProximityBatchSampler
 from ._hf_trainer import LoaderCall, Place, checkpoints_of, loader_call
 from ._indexed_rows import digest_of, set_index
 from ._loaders import HardSampler
-from ._tracked_losses import fill_bank, filled, number_of, track_embeddings, tracked
+from ._tracked_losses import fill_bank, filled, is_tracked, number_of, track_embeddings
 
 __all__ = ["HardBatches", "fill_bank", "hard_batches", "track_embeddings"]
 
@@ -154,7 +154,7 @@ class HardBatches:
             set_index(dataset, None)
             sampler: HardSampler = _planned(source, shared_size, batch_size, where)
         else:
-            number = self._number(source, name, world, where)
+            number = self._number(source, name, call, world, where)
             set_index(dataset, number, valid_label_columns)
             options = {"seed": seed, **self._options}
             sampler = _ResumedSampler(len(dataset), shared_size, drop_last, bank=source, num_replicas=1, **options)
@@ -186,9 +186,11 @@ class HardBatches:
             raise ValueError(f"hard_batches: expected the data sets {sorted(data)} of train_dataset, got {names}")
         return next(name for name, part in data.items() if part is dataset)
 
-    def _number(self, bank: FeatureBank, name: str | None, world: int, where: str) -> int | None:
+    def _number(
+        self, bank: FeatureBank, name: str | None, call: LoaderCall | None, world: int, where: str
+    ) -> int | None:
         """Returns the bank's number if a loss tracks it. None: its embeddings stay as they are."""
-        if bank not in tracked:
+        if call is None or not is_tracked(bank, call.trainer.loss):  # type: ignore[attr-defined]
             if bank.missing_embedding_share == 1:
                 raise ValueError(
                     f"hard_batches: expected a bank{where} that training updates, or that has embeddings. Write "

@@ -1,6 +1,6 @@
 """Hard batches in the ``Trainer`` of transformers: one line before ``trainer.train()``, one or two in ``compute_loss``.
 
-    hard_batches(trainer, sampler)
+    set_batch_sampler(trainer, sampler)
 
 The index of each row is added around the trainer's collator. A hook of the model takes it off again.
 """
@@ -22,15 +22,15 @@ from ..dataset import IndexedDataset
 from ..planned_sampler import PlannedBatchSampler
 from ..sampler import ProximityBatchSampler
 from ._hf_trainer import Checkpoints, Place, checkpoints_of, place_of, resumed_checkpoint
-from ._loaders import HardSampler, check_dataset, check_ranks, load_sampling, loader_options, sampling_state
+from ._loaders import HardSampler, check_dataset, check_ranks_of, load_sampling, loader_options, sampling_state
 
-__all__ = ["hard_batches"]
+__all__ = ["set_batch_sampler"]
 
 _KEY = "indices"  # of the batch
 _UPDATE = 'indices = inputs.pop("indices", None) and, if it is not None, bank.update(indices, embeddings)'
 
 
-def hard_batches(trainer: Trainer, sampler: HardSampler) -> None:
+def set_batch_sampler(trainer: Trainer, sampler: HardSampler) -> None:
     """Makes a trainer train on the batches of a sampler. Call this before ``trainer.train()``.
 
     The training loader keeps the trainer's dataset, collator, workers and other options. Evaluation does not change.
@@ -52,7 +52,7 @@ def hard_batches(trainer: Trainer, sampler: HardSampler) -> None:
             it.
 
     Example:
-        >>> hard_batches(trainer, ProximityBatchSampler(dataset, 32, bank=bank))  # doctest: +SKIP
+        >>> set_batch_sampler(trainer, ProximityBatchSampler(dataset, 32, bank=bank))  # doctest: +SKIP
     """
     if not isinstance(trainer, Trainer):
         raise TypeError(f"trainer: expected a transformers.Trainer, got {type(trainer).__name__}")
@@ -78,25 +78,20 @@ class _GetTrainLoader:
     def __init__(self, trainer: Trainer, sampler: HardSampler) -> None:
         self._trainer, self._sampler = trainer, sampler
         self._original: Callable[[], DataLoader[Any]] = trainer.get_train_dataloader
-        self._hook: Any = None
 
     def close(self) -> None:
         self._trainer.get_train_dataloader = self._original  # type: ignore[method-assign]
-        if self._hook is not None:
-            self._hook.remove()
 
     def __call__(self) -> DataLoader[Any]:
         trainer, sampler = self._trainer, self._sampler
         if isinstance(trainer.train_dataset, IterableDataset):
-            check_dataset(trainer.train_dataset, sampler, "hard_batches")
+            check_dataset(trainer.train_dataset, sampler, "set_batch_sampler")
         _check_arguments(trainer, sampler)
-        checkpoints_of(trainer, _Checkpoints).path = resumed_checkpoint(trainer)
+        checkpoints = checkpoints_of(trainer, _Checkpoints)
+        checkpoints.path = resumed_checkpoint(trainer)
         loader = self._original()
-        check_dataset(loader.dataset, sampler, "hard_batches")
-        if self._hook is not None:
-            self._hook.remove()  # the trainer may have made another model
-        model: Any = trainer.model
-        self._hook = model.register_forward_pre_hook(_without_indices, with_kwargs=True)
+        check_dataset(loader.dataset, sampler, "set_batch_sampler")
+        checkpoints.hook_into(trainer.model)
         options = loader_options(loader)
         options["collate_fn"] = _IndexedCollator(options["collate_fn"])
         return DataLoader(IndexedDataset(loader.dataset), batch_sampler=sampler, **options)
@@ -104,13 +99,12 @@ class _GetTrainLoader:
 
 def _check_arguments(trainer: Trainer, sampler: HardSampler) -> None:
     args, name = trainer.args, type(sampler).__name__
-    if trainer.accelerator.torch_device_mesh is None:  # ranks of a mesh may share batches
-        check_ranks(sampler, args.world_size, args.process_index, "hard_batches")
+    check_ranks_of(trainer.accelerator, sampler, "set_batch_sampler")
     if args.auto_find_batch_size:
         raise ValueError(f"auto_find_batch_size: expected False, because the {name} has its batch size, got True")
     if sampler.batch_size != args.train_batch_size:
         raise ValueError(
-            f"hard_batches: expected a {name} with {args.train_batch_size} instances per process, as "
+            f"set_batch_sampler: expected a {name} with {args.train_batch_size} instances per process, as "
             f"per_device_train_batch_size says, got one with {sampler.batch_size}. Write "
             f"per_device_train_batch_size={sampler.batch_size // max(1, args.n_gpu)}"
         )
@@ -130,7 +124,7 @@ def _check_arguments(trainer: Trainer, sampler: HardSampler) -> None:
         is_even = not sampler.planner.length_varies
     if not is_even:
         raise ValueError(
-            f"hard_batches: expected epochs with equal numbers of batches, because the trainer counts them, got a "
+            f"set_batch_sampler: expected epochs with equal numbers of batches, because the trainer counts them, got a "
             f"{name} whose epochs vary. Use another planner"
         )
 
@@ -147,7 +141,7 @@ class _IndexedCollator:
             raise TypeError(f"data_collator: expected one that returns a dict, got {type(batch).__name__}")
         if _KEY in batch:
             raise ValueError(
-                f"hard_batches: expected batches without {_KEY!r}, which are the ids of the rows, got it from the "
+                f"set_batch_sampler: expected batches without {_KEY!r}, which are the ids of the rows, got it from the "
                 "data_collator. Rename the column of train_dataset"
             )
         batch[_KEY] = torch.tensor([index for index, _ in rows])
@@ -162,27 +156,46 @@ def _without_indices(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
 def _popped(inputs: Any) -> Any:
     if not isinstance(inputs, Mapping) or _KEY not in inputs:
         return inputs
+    if type(inputs) is dict:  # torch.compile cannot copy
+        return {name: value for name, value in inputs.items() if name != _KEY}
     rest: Any = copy.copy(inputs)
     del rest[_KEY]
     return rest
 
 
 class _Checkpoints(Checkpoints):
-    """Counts the batches that are trained. A loader with workers draws ahead.
+    """Counts the batches that are trained, since a loader with workers draws ahead. Removes the hook of the model.
 
     Attributes:
         num_trained: number of batches of the epoch that are trained. None: training has not begun.
     """
 
+    function = "set_batch_sampler"
+
     def __init__(self) -> None:
         super().__init__()
+        self._hook: Any = None
         self.num_trained: int | None = None
         self._first = 0  # number of batches of the next epoch that are trained already
         self._is_checked = False
 
+    def hook_into(self, model: Any) -> None:
+        """Takes the indices off the inputs of this model until training ends."""
+        self._unhook()  # the trainer may have made another model
+        self._hook = model.register_forward_pre_hook(_without_indices, with_kwargs=True)
+
+    def _unhook(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook = None
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._unhook()
+
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
         self._first, self.num_trained, self._is_checked = 0, None, False
         if self.path is None:
+            super().on_train_begin(args, state, control, train_dataloader=train_dataloader, **kwargs)
             self._sampler.set_epoch(0)
             return
         self._first = place_of(args, state, train_dataloader).num_batches
@@ -214,8 +227,8 @@ class _Checkpoints(Checkpoints):
         self._is_checked = True
         if not sampler._is_repeatable() and sampler.bank.missing_embedding_share == 1:
             raise RuntimeError(
-                "hard_batches: expected a bank that training updates, or that has embeddings, got none after the first "
-                f"step. Write {_UPDATE} in compute_loss, or bank.fill_from before training"
+                "set_batch_sampler: expected a bank that training updates, or that has embeddings, got none after the "
+                f"first step. Write {_UPDATE} in compute_loss, or bank.fill_from before training"
             )
 
 

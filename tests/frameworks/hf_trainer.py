@@ -15,7 +15,7 @@ def train_hf(run: Run, **arguments: Any) -> None:
     """arguments: of ``TrainingArguments``."""
     import transformers
 
-    from batchsampler_ext.integrations.transformers import hard_batches
+    from batchsampler_ext.integrations.transformers import set_batch_sampler
 
     transformers.logging.set_verbosity_error()
     training = run.training
@@ -36,7 +36,7 @@ def train_hf(run: Run, **arguments: Any) -> None:
     optimizers = training.optimizer, torch.optim.lr_scheduler.LambdaLR(training.optimizer, lambda step: 1.0)
     rows = [{"x": x} for x in training.data]
     trainer = Trainer(training.encoder, settings, train_dataset=rows, callbacks=[SaveAt()], optimizers=optimizers)
-    hard_batches(trainer, training.sampler)
+    set_batch_sampler(trainer, training.sampler)
     training.fill()
     checkpoint = None if run.load is None else str(run.load / f"checkpoint-{training.num_before}")
     with warnings.catch_warnings():

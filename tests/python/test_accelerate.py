@@ -177,7 +177,7 @@ def test_a_checkpoint_before_the_update_of_a_batch_draws_it_again(num_saved, tmp
     sampler = proximity()
     accelerator, loader = prepared(sampler)
     accelerator.load_state(tmp_path)
-    found = [batch for _ in range(sampler.epoch, 2) for batch in drawn(loader)]
+    found = [batch for _ in range(sampler.epoch, 2) for batch in trained(loader)]
     assert found == expected[num_saved - 1 :]
 
 
@@ -193,6 +193,116 @@ def test_a_bank_that_training_does_not_update_continues_too(tmp_path):
     accelerator, loader = prepared(proximity())
     accelerator.load_state(tmp_path)
     assert drawn(loader) == expected[2:]
+
+
+def expected_of(sampler) -> list[list[list[int]]]:
+    """Returns the batches of each epoch without Accelerate."""
+    found = []
+    for _ in range(2):
+        found.append([])
+        for batch in sampler:
+            found[-1].append(batch)
+            if isinstance(sampler, ProximityBatchSampler):
+                sampler.bank.update(batch, DATA[batch])
+    return found
+
+
+def trained(loader, num_steps: int = N) -> list[list[int]]:
+    """Returns the batches of an epoch that ends early."""
+    found = []
+    for ids, (x,) in loader:
+        if isinstance(loader.batch_sampler, ProximityBatchSampler):
+            loader.batch_sampler.bank.update(ids, x)
+        found.append(ids.tolist())
+        if len(found) == num_steps:
+            break
+    return found
+
+
+@pytest.mark.parametrize("make", [planned, proximity])
+@pytest.mark.parametrize("is_anew", [False, True])
+@pytest.mark.parametrize("num_steps", [3, 5])
+def test_each_loop_draws_the_next_epoch(make, is_anew, num_steps, tmp_path):
+    """Also if the one before ended early, and with a loader that is prepared anew for each epoch."""
+    first, second = (epoch[:num_steps] for epoch in expected_of(make()))
+    accelerator, loader = prepared(make())
+    assert trained(loader, num_steps) == first
+    if is_anew:
+        loader = prepare_loader(accelerator, loader_of(loader.batch_sampler))
+    accelerator.save_state(tmp_path)
+    assert trained(loader, num_steps) == second
+    accelerator.save_state(tmp_path)
+    assert loader.batch_sampler.epoch == 1
+    assert len(accelerator._custom_objects) == 1
+
+
+@pytest.mark.parametrize("make", [planned, proximity])
+def test_a_loader_prepared_anew_saves_the_position_of_the_one_before(make, tmp_path):
+    first, second = expected_of(make())
+    accelerator, loader = prepared(make())
+    trained(loader, 3)
+    prepare_loader(accelerator, loader_of(loader.batch_sampler))
+    accelerator.save_state(tmp_path)
+    accelerator, loader = prepared(make())
+    accelerator.load_state(tmp_path)
+    loader = prepare_loader(accelerator, loader_of(loader.batch_sampler))
+    assert [trained(loader), trained(loader)] == [first[3:], second]
+
+
+@pytest.mark.parametrize("make", [planned, proximity])
+def test_a_loop_that_is_closed_after_loading_does_not_change_the_epoch(make, tmp_path):
+    first, second = expected_of(make())
+    accelerator, loader = prepared(make())
+    trained(loader, 3)
+    accelerator.save_state(tmp_path)
+    accelerator, loader = prepared(make())
+    unclosed = iter(loader)
+    next(unclosed)
+    accelerator.load_state(tmp_path)
+    unclosed.close()
+    assert [trained(loader), trained(loader)] == [first[3:], second]
+
+
+def test_a_look_at_the_first_batch_changes_nothing_with_a_bank():
+    first, second = expected_of(proximity())
+    _, loader = prepared(proximity())
+    next(iter(loader))
+    assert [trained(loader), trained(loader)] == [first, second]
+
+
+def test_the_epoch_can_be_set():
+    _, loader = prepared(planned())
+    _, second = expected_of(planned())
+    loader.set_epoch(1)
+    assert trained(loader) == second
+
+
+class Mesh:
+    """Stands in for a device mesh."""
+
+    def __init__(self, **sizes: int) -> None:
+        self.mesh_dim_names, self.shape = tuple(sizes), tuple(sizes.values())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "given", "right"),
+    [
+        ({"dp_replicate": 2, "dp_shard": 4}, {"num_replicas": 1}, {"rank": 5, "num_replicas": 8}),
+        ({"dp_shard": 8, "tp": 1}, {"num_replicas": 1}, {"rank": 5, "num_replicas": 8}),
+        ({"dp_shard": 4, "tp": 2}, {"rank": 5, "num_replicas": 8}, {"rank": 2, "num_replicas": 4}),
+        ({"dp_shard": 2, "cp": 2, "tp": 2}, {"rank": 5, "num_replicas": 8}, {"rank": 1, "num_replicas": 2}),
+        ({"sp": 8}, {"rank": 5, "num_replicas": 8}, {"num_replicas": 1}),
+    ],
+)
+def test_sharing_fits_the_data_parallel_part_of_a_device_mesh(sizes, given, right, monkeypatch):
+    accelerator = accelerate.Accelerator(cpu=True)
+    for name, value in {"torch_device_mesh": Mesh(**sizes), "num_processes": 8, "process_index": 5}.items():
+        monkeypatch.setattr(accelerate.Accelerator, name, value)
+    is_parallel = any(size > 1 for name, size in sizes.items() if not name.startswith("dp"))
+    write = rf"pass rank={right.get('rank', 0)} and num_replicas={right['num_replicas']}, .*FeatureBank\(process_group="
+    with pytest.raises(ValueError, match=write if is_parallel else "Leave out rank= and num_replicas="):
+        prepare_loader(accelerator, loader_of(planned(batch_size=8, **given)))
+    prepare_loader(accelerator, loader_of(planned(batch_size=8, **right)))
 
 
 # --- accelerator.prepare on two processes ----------------------------------------------------------------------------

@@ -196,33 +196,73 @@ def test_batches_drawn_ahead_are_trained_after_resuming(in_hook, tmp_path):
             assert train(tmp_path / "whole" / f"step={place}.ckpt", place, tmp_path / str(place)) == whole[place:]
 
 
-def test_combined_loaders_resume(tmp_path):
-    """Each loader has its sampler. The shorter one is repeated, and begins a new epoch of its own then."""
+class Two(Module):
+    """Trains on two loaders, and notes the batches of both."""
 
-    class Two(Module):
-        def training_step(self, batch: Any, number: int) -> torch.Tensor:
-            (indices, (x,)), (others, _) = batch["long"], batch["short"]
-            drawn.append((indices.tolist(), others.tolist()))
-            return self.training_.loss(indices, x)
+    def __init__(self, training: MatrixTraining) -> None:
+        super().__init__(training)
+        self.drawn: list[Any] = []
 
-    def train(place: int, load: Path | None) -> None:
+    def training_step(self, batch: Any, number: int) -> torch.Tensor:
+        (indices, (x,)), other = batch["bank"], batch["other"]
+        self.drawn.append((indices.tolist(), None if other is None else other[0].tolist()))
+        return self.training_.loss(indices, x)
+
+
+def plan_loader(training: MatrixTraining, size: int) -> DataLoader:
+    plan = compose(training.data[:size], batch_size=16, preset="uniform", num_epochs=9)
+    return DataLoader(training.dataset, batch_sampler=PlannedBatchSampler(plan))
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "options"),
+    [
+        ("min_size", 80, {}),
+        ("max_size", 200, {}),
+        ("max_size_cycle", 200, {}),
+        ("max_size_cycle", 80, {"limit_train_batches": 4}),  # the shorter loader has 5
+    ],
+)
+def test_combined_loaders_resume(mode, size, options, tmp_path):
+    """Each loader has its sampler."""
+
+    def train(place: int, load: Path | None) -> list[Any]:
         training = MatrixTraining("bank", 1, place)
-        short = PlannedBatchSampler(compose(training.data[:80], batch_size=16, preset="uniform", num_epochs=9))
-        loaders = {"long": loader_of(training), "short": DataLoader(training.dataset, batch_sampler=short)}
-        trainer = trainer_of(saving(tmp_path), SamplingCallback())
-        trainer.fit(Two(training), CombinedLoader(loaders, "max_size_cycle"), ckpt_path=load)
+        loaders = CombinedLoader({"bank": loader_of(training), "other": plan_loader(training, size)}, mode)
+        module = Two(training)
+        trainer_of(saving(tmp_path), SamplingCallback(), **options).fit(module, loaders, ckpt_path=load)
+        return module.drawn
 
-    drawn: list = []
-    with pytest.warns(UserWarning, match="epoch 1 is drawn again"):  # the shorter one draws two epochs within one
-        train(0, None)
-    whole, place = drawn.copy(), 8
-    state = torch.load(tmp_path / f"step={place}.ckpt", weights_only=True)["callbacks"]["SamplingCallback"]
-    assert [sampler["num_drawn"] for sampler in state["samplers"]] == [8, 3]
-    assert len(state["banks"]) == 1
-    drawn.clear()
-    with pytest.warns(UserWarning, match="0 is taken for 1"):  # the epoch of the shorter one
-        train(place, tmp_path / f"step={place}.ckpt")
-    assert drawn[:2] == whole[place : place + 2]
+    whole = train(0, None)
+    num_batches = len(whole) // 2
+    assert num_batches == {"min_size": 5, "max_size": NUM_BATCHES}.get(mode, 4 if options else NUM_BATCHES)
+    for place in (3, num_batches, num_batches + 2):
+        assert train(place, tmp_path / f"step={place}.ckpt") == whole[place:], place
+
+
+@pytest.mark.parametrize("mode", ["max_size", "max_size_cycle"])
+def test_combined_loaders_resume_beside_a_shorter_one(mode, tmp_path):
+    """Lightning begins other loaders anew when it resumes, so only our batches are compared."""
+
+    def train(place: int, load: Path | None) -> list[Any]:
+        training = MatrixTraining("bank", 1, place)
+        loaders = {"bank": loader_of(training), "other": DataLoader(training.dataset, 50)}
+        module = Two(training)
+        trainer_of(saving(tmp_path), SamplingCallback()).fit(module, CombinedLoader(loaders, mode), ckpt_path=load)
+        return [batch for batch, _ in module.drawn]
+
+    whole = train(0, None)
+    for place in (3, NUM_BATCHES, 18):
+        assert train(place, tmp_path / f"step={place}.ckpt") == whole[place:], place
+
+
+@pytest.mark.parametrize("mode", ["max_size", "max_size_cycle", "sequential"])
+def test_combined_loaders_that_begin_again_are_refused(mode):
+    training = MatrixTraining("bank", 1, 0)
+    loaders = CombinedLoader({"bank": loader_of(training), "other": plan_loader(training, 80)}, mode)
+    refused(
+        rf"got mode '{mode}' with loaders of \[13, 5\] batches. Write CombinedLoader\(loaders, \"min_size\"", loaders
+    )
 
 
 def test_statistics_are_logged_once_per_epoch(tmp_path):
@@ -290,6 +330,71 @@ def test_overfitting_is_refused_if_batches_change():
     with pytest.warns(UserWarning, match="epoch 1 repeats epoch 0"):
         trainer_of(SamplingCallback(), overfit_batches=4).fit(Module(training), loader_of(training))
     assert training.trained[:4] == training.trained[4:]
+
+
+@pytest.mark.parametrize("ranks", [{"rank": 0, "num_replicas": 2}, {"rank": 1, "num_replicas": 2}])
+def test_sampler_for_other_ranks_is_refused(ranks):
+    training = MatrixTraining("plan", 1, 0, **ranks)
+    match = f"SamplingCallback: .* among 1 processes, .* got rank {ranks['rank']} and num_replicas 2. Leave out rank="
+    refused(match, loader_of(training))
+
+
+@pytest.mark.parametrize(
+    ("num_replicas", "write"),
+    [(2, "Leave out rank= and num_replicas="), (1, r"pass rank=0 and num_replicas=1, .*FeatureBank\(process_group=")],
+)
+def test_sampler_is_checked_against_the_ranks_of_the_strategy(num_replicas, write, monkeypatch):
+    """With DDP, all processes share a batch. With a tensor-parallel model, some of them train on the same part."""
+    kwargs = {"rank": 0, "num_replicas": num_replicas}
+    monkeypatch.setattr(lightning.Trainer, "distributed_sampler_kwargs", kwargs)
+    monkeypatch.setattr(lightning.Trainer, "world_size", 2)
+    given = {"num_replicas": 1} if num_replicas == 2 else {"rank": 0, "num_replicas": 2}
+    refused(write, loader_of(MatrixTraining("plan", 1, 0, **given)))
+
+
+@pytest.mark.parametrize("function", ["validate", "test"])
+def test_a_checkpoint_that_is_only_tested_is_not_resumed(function, tmp_path):
+    class Tested(Validating):
+        test_step = Validating.validation_step
+
+        def setup(self, stage: str) -> None:
+            if stage == "fit":
+                super().setup(stage)
+
+    fit("bank", False, tmp_path)
+    training = MatrixTraining("bank", 1, 0)
+    trainer, module = trainer_of(saving(tmp_path / "next"), SamplingCallback()), Tested(training)
+    getattr(trainer, function)(module, DataLoader(training.dataset, 16), ckpt_path=tmp_path / "step=18.ckpt")
+    assert training.bank.step == 0
+    trainer.fit(module, loader_of(training), DataLoader(training.dataset, 16))
+    assert len(training.trained) == 2 * NUM_BATCHES
+    assert training.bank.step == 1 + 2 * NUM_BATCHES  # with the one that fills the bank
+    getattr(trainer, function)(module, DataLoader(training.dataset, 16), ckpt_path=tmp_path / "step=18.ckpt")
+    assert "SamplingCallback" not in trainer._checkpoint_connector.dump_checkpoint()["callbacks"]  # not that of 18
+    assert training.bank.step == 1 + 2 * NUM_BATCHES
+
+
+def test_a_state_of_a_training_that_did_not_begin_is_forgotten(tmp_path):
+    fit("bank", False, tmp_path)
+    training, callback = MatrixTraining("bank", 1, 0), SamplingCallback()
+    trainer = trainer_of(saving(tmp_path / "next"), callback)
+    with pytest.raises(ValueError, match="expected a loader with"):
+        trainer.fit(Module(training), DataLoader(training.dataset, 16), ckpt_path=tmp_path / "step=18.ckpt")
+    trainer_of(callback).fit(Module(training), loader_of(training))
+    assert len(training.trained) == 2 * NUM_BATCHES
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_warnings_are_shown_again_after_resuming(is_stopped, tmp_path):
+    class Stopped(Module):
+        def on_train_batch_start(self, batch: Any, number: int) -> int | None:
+            return -1 if is_stopped else None
+
+    fit("bank", False, tmp_path)
+    training, before = MatrixTraining("bank", 1, 5), list(warnings.filters)
+    trainer = trainer_of(saving(tmp_path / "next"), SamplingCallback())
+    trainer.fit(Stopped(training), loader_of(training), ckpt_path=tmp_path / "step=5.ckpt")
+    assert warnings.filters == before
 
 
 def test_checkpoint_without_state_is_told(tmp_path):

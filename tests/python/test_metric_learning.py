@@ -131,6 +131,32 @@ def test_wrong_arguments_say_what_to_write():
         track_embeddings(trainer, bank)
 
 
+def test_a_new_trainer_after_an_interrupted_one_stores_right_embeddings():
+    """The earlier one has taken a batch, but not embedded it."""
+
+    class Interrupted(torch.nn.Identity):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise KeyboardInterrupt
+
+    bank, sampler = bank_and_sampler()
+    models = {"trunk": Interrupted(), "embedder": torch.nn.Linear(6, DIM)}
+    trainer = trainer_of(sampler, models=models)
+    track_embeddings(trainer, bank)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    models["trunk"] = torch.nn.Identity()
+    trainer = trainer_of(sampler, models=models)
+    track_embeddings(trainer, bank)
+    with torch.no_grad():
+        expected = models["embedder"](X)
+    updates: list[bool] = []
+    update = bank.update
+    bank.update = lambda ids, rows: updates.append(torch.allclose(rows, expected[ids], atol=1e-5)) or update(ids, rows)  # type: ignore[method-assign]
+    trainer.optimizers["embedder_optimizer"] = torch.optim.SGD(models["embedder"].parameters(), lr=0.0)
+    trainer.train()
+    assert updates == [True] * 6
+
+
 def test_wrong_width_is_named():
     bank = FeatureBank(N, DIM + 1)
     trainer = trainer_of(ProximityBatchSampler(N, B, bank=bank))

@@ -571,11 +571,39 @@ def test_missing_lines_are_named(tmp_path):
     trainer = RecordingTrainer(model, arguments(tmp_path), train_dataset=pairs(N), loss=loss)
     with pytest.raises(RuntimeError, match=r"got none. Write args.batch_sampler = hard_batches\(bank\)"):
         trainer.train()
-    track_embeddings(mnrl(model), other)
+    track_embeddings(mnrl(model), other)  # another loss
     args = arguments(tmp_path)
     args.batch_sampler = hard_batches(other)
-    with pytest.raises(RuntimeError, match="expected the bank that hard_batches got, got another one"):
+    with pytest.raises(ValueError, match=r"Write loss = track_embeddings\(loss, bank\), or fill_bank"):
         RecordingTrainer(model, args, train_dataset=pairs(N), loss=loss).train()
+    fill_bank(other, model, pairs(N))
+    with pytest.raises(RuntimeError, match=r"got none. Write args.batch_sampler = .* with the bank of this loss"):
+        RecordingTrainer(model, args, train_dataset=pairs(N), loss=loss).train()
+    banks = {"a": FeatureBank(N, WIDTH), "b": FeatureBank(24, WIDTH)}
+    args.batch_sampler = hard_batches(banks)
+    loss = {"a": track_embeddings(mnrl(model), banks["b"]), "b": track_embeddings(mnrl(model), banks["a"])}
+    with pytest.raises(RuntimeError, match="expected the bank that hard_batches got, got another one"):
+        RecordingTrainer(model, args, train_dataset=several(), loss=loss).train()
+
+
+@pytest.mark.parametrize("label", [None, "label"])
+def test_an_untracked_loss_gets_its_own_labels_after_a_tracked_one(label, tmp_path):
+    """With the same bank, in the same process."""
+    bank, columns = FeatureBank(N, WIDTH), {} if label is None else {label: list(range(N))}
+    trainer_of(bank, tmp_path, pairs(N)).train()
+    model, args = static_model(), arguments(tmp_path)
+    args.batch_sampler = hard_batches(bank, graph=GRAPH)
+    loss = Probe(model)
+    RecordingTrainer(model, args, train_dataset=pairs(N, **columns), loss=loss).train()
+    assert bank.step == 10
+    shapes = {None if labels is None else labels.ndim for _, _, labels in loss.seen}
+    assert shapes == {None if label is None else 1}
+
+
+def test_a_hyperparameter_search_is_refused(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.hp_params", dict)  # a trial of no backend
+    with pytest.raises(ValueError, match="hard_batches: expected a training of its own, got a trial of hyperparameter"):
+        trainer_of(source, tmp_path).train(trial={"learning_rate": 1e-3})
 
 
 def test_wrong_width_says_which_banks_fit(tmp_path):

@@ -116,7 +116,7 @@ def transformers():
 
 
 def hf_trainer(transformers, training: Training, place: int, num_workers: int, **arguments):
-    from batchsampler_ext.integrations.transformers import hard_batches
+    from batchsampler_ext.integrations.transformers import set_batch_sampler
 
     rows = [{"x": x} for x in training.data]
 
@@ -136,7 +136,7 @@ def hf_trainer(transformers, training: Training, place: int, num_workers: int, *
         logging_strategy="no", per_device_train_batch_size=BATCH_SIZE, **arguments,
     )  # fmt: skip
     trainer = Trainer(training.encoder, settings, train_dataset=rows, callbacks=[SaveAt()])
-    hard_batches(trainer, training.sampler)
+    set_batch_sampler(trainer, training.sampler)
     return trainer
 
 

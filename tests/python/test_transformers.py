@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import types
 from pathlib import Path
 
 import pytest
@@ -75,14 +76,14 @@ def trainer_of(folder, sampler=None, update=True, kind=transformers.Trainer, dat
     trainer = Trainer(Model(), settings, train_dataset=rows() if data is None else data, eval_dataset=rows(6))
     trainer.trained = []
     if sampler is not None:
-        hard_batches(trainer, sampler)
+        set_batch_sampler(trainer, sampler)
     return trainer
 
 
-def hard_batches(*arguments):
-    from batchsampler_ext.integrations.transformers import hard_batches
+def set_batch_sampler(*arguments):
+    from batchsampler_ext.integrations.transformers import set_batch_sampler
 
-    hard_batches(*arguments)
+    set_batch_sampler(*arguments)
 
 
 def trained(trainer, **options) -> list:
@@ -93,9 +94,9 @@ def trained(trainer, **options) -> list:
 # --- errors ----------------------------------------------------------------------------------------------------------
 def test_other_arguments_are_refused(tmp_path):
     with pytest.raises(TypeError, match="trainer: expected a transformers.Trainer, got PlannedBatchSampler"):
-        hard_batches(planned(), trainer_of(tmp_path))
+        set_batch_sampler(planned(), trainer_of(tmp_path))
     with pytest.raises(TypeError, match="sampler: expected a ProximityBatchSampler or .*, got FeatureBank"):
-        hard_batches(trainer_of(tmp_path), FeatureBank(N, WIDTH))
+        set_batch_sampler(trainer_of(tmp_path), FeatureBank(N, WIDTH))
 
 
 def test_a_trainer_of_sentence_transformers_is_refused(tmp_path):
@@ -104,7 +105,7 @@ def test_a_trainer_of_sentence_transformers_is_refused(tmp_path):
 
     trainer = SentenceTransformerTrainer.__new__(SentenceTransformerTrainer)
     with pytest.raises(TypeError, match=r"Write args.batch_sampler = hard_batches\(bank\), of .*sentence_transformers"):
-        hard_batches(trainer, planned())
+        set_batch_sampler(trainer, planned())
 
 
 @pytest.mark.parametrize(
@@ -166,6 +167,51 @@ def test_a_bank_that_nothing_fills_is_refused_after_the_first_step(tmp_path):
     assert len(trained(trainer_of(tmp_path, sampler, update=False))) == 10
 
 
+def test_a_hyperparameter_search_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.hp_params", dict)  # a trial of no backend
+    for make in (proximity, planned):
+        with pytest.raises(
+            ValueError, match="set_batch_sampler: .* a trial of hyperparameter_search. .*Train each with a"
+        ):
+            trained(trainer_of(tmp_path, make()), trial={"learning_rate": 1e-3})
+
+
+def test_an_error_of_a_bank_is_raised_on_all_ranks_when_a_checkpoint_is_saved(tmp_path):
+    """Not only on the one that writes, because it would leave the others waiting."""
+    from batchsampler_ext.integrations._hf_trainer import checkpoints_of
+    from batchsampler_ext.integrations.transformers import _Checkpoints
+
+    sampler = proximity()
+    trainer = trainer_of(tmp_path, sampler)
+    checkpoints = checkpoints_of(trainer, _Checkpoints)
+
+    def fail() -> None:
+        raise ValueError("embeddings: expected finite values")
+
+    sampler.bank.check = fail
+    arguments = types.SimpleNamespace(should_save=False, save_only_model=False)
+    with pytest.raises(ValueError, match="expected finite values"):
+        checkpoints.on_save(arguments, trainer.state, trainer.control)
+
+
+@pytest.mark.parametrize("is_unpacked", [True, False])
+def test_a_compiled_model_takes_batches_with_indices_in_one_graph(is_unpacked):
+    from batchsampler_ext.integrations.transformers import _without_indices
+
+    class First(nn.Linear):
+        def forward(self, inputs=None, x=None):
+            assert inputs is None or sorted(inputs) == ["x"]
+            return super().forward(x if inputs is None else inputs["x"])
+
+    model = First(WIDTH, WIDTH)
+    model.register_forward_pre_hook(_without_indices, with_kwargs=True)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    batch = {"x": DATA, "indices": torch.arange(N)}
+    outputs = compiled(**batch) if is_unpacked else compiled(batch)
+    assert outputs.shape == DATA.shape
+    assert sorted(batch) == ["indices", "x"]
+
+
 # --- batches ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("is_dataset", [False, True])
 @pytest.mark.parametrize("remove_unused_columns", [False, True])
@@ -188,18 +234,18 @@ def test_a_plan_needs_no_compute_loss(tmp_path):
         save_strategy="no",
     )  # fmt: skip
     trainer = transformers.Trainer(Model(), settings, train_dataset=rows())
-    hard_batches(trainer, planned())
+    set_batch_sampler(trainer, planned())
     assert trainer.train().global_step == 7
 
 
 def test_the_last_call_counts_and_training_again_begins_with_the_first_epoch(tmp_path):
     sampler = planned(seed=1)
     trainer = trainer_of(tmp_path, planned(seed=2))
-    hard_batches(trainer, sampler)
+    set_batch_sampler(trainer, sampler)
     expected = [batch.tolist() for epoch in range(2) for batch in sampler.plan.batches(epoch)]
     assert trained(trainer) == expected
     assert trained(trainer) == 2 * expected
-    assert len(trainer.model._forward_pre_hooks) == 1
+    assert len(trainer.model._forward_pre_hooks) == 0  # it has one while it trains
     assert sum("_Checkpoints" in type(part).__name__ for part in trainer.callback_handler.callbacks) == 1
 
 
@@ -247,7 +293,7 @@ def test_resuming_that_cannot_be_exact_is_refused(tmp_path):
     with pytest.raises(ValueError, match="state: expected plan"):
         resume(planned(seed=5))
     (tmp_path / "checkpoint-1" / "batchsampler_ext.pt").unlink()
-    with pytest.raises(FileNotFoundError, match="to resume from, which training with hard_batches writes"):
+    with pytest.raises(FileNotFoundError, match="to resume from, which training with set_batch_sampler writes"):
         resume(planned())
 
 
