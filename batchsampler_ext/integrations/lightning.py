@@ -22,7 +22,7 @@ from ..bank import FeatureBank
 from ..planned_sampler import PlannedBatchSampler
 from ..sampler import ProximityBatchSampler
 from ._loaders import HardSampler as _Sampler
-from ._loaders import check_ranks
+from ._loaders import check_dataset, check_ranks
 
 __all__ = ["SamplingCallback"]
 
@@ -171,6 +171,9 @@ def _check(trainer: Any, samplers: list[_Sampler]) -> None:
         )
     if len({id(sampler) for sampler in samplers}) < len(samplers):
         raise ValueError("SamplingCallback: expected a sampler of its own for each loader, got one in two loaders")
+    for loader in _flat(trainer.train_dataloader):
+        if isinstance(getattr(loader, "batch_sampler", None), _Sampler):
+            check_dataset(loader.dataset, loader.batch_sampler, "SamplingCallback")
     _check_ranks(trainer, samplers)
     _check_lengths(trainer)
     is_fixed = all(isinstance(sampler, PlannedBatchSampler) and sampler.plan.num_epochs == 1 for sampler in samplers)

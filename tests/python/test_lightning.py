@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import warnings
@@ -443,32 +444,45 @@ def test_fabric_continues_without_a_warning(tmp_path):
         assert training.sampler.epoch == 2
 
 
-def test_guide_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[2] / "docs" / "frameworks" / "lightning.md").read_text(encoding="utf-8")
+def guide(name: str) -> str:
+    text = (Path(__file__).parents[2] / "docs" / "frameworks" / name).read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 25
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    return code
 
-    class Contrasting(lightning.LightningModule):
-        def __init__(self, bank: FeatureBank) -> None:
-            super().__init__()
-            self.bank, self.encoder = bank, torch.nn.Linear(32, 16)
 
-        def training_step(self, batch: Any, number: int) -> torch.Tensor:
-            indices, (x,) = batch
-            embeddings = self.encoder(x)
-            self.bank.update(indices, embeddings)
-            return embeddings.square().mean()
+class Encoding(lightning.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = torch.nn.Linear(32, 16)
 
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.parameters(), lr=0.1)
+    def loss(self, embeddings: torch.Tensor) -> torch.Tensor:
+        return embeddings.square().mean()
 
-    def trainer(**options: Any) -> Any:
-        return lightning.Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, **options)
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
 
+
+def test_guide_of_lightning_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quiet = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False}
+    code = guide("lightning.md").replace("Trainer(max_epochs=2,", "Trainer(max_epochs=2, **quiet,")
+    dataset = TensorDataset(torch.randn(200, 32))
     names = {
-        "dataset": TensorDataset(torch.randn(200, 32)), "DataLoader": DataLoader, "Trainer": trainer,
-        "Module": Contrasting, "fabric": lightning.Fabric(accelerator="cpu", devices=1),
+        "dataset": dataset, "DataLoader": DataLoader, "lightning": lightning, "Module": Encoding, "quiet": quiet,
     }  # fmt: skip
-    for block in re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
-        exec(block, names)
+    exec(code, names)
     assert names["bank"].step == 8
+
+
+def test_guide_of_fabric_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for num_epochs, num_steps in ((1, 4), (3, 12)):  # the second one resumes
+        model = torch.nn.Linear(32, 16)
+        names = {
+            "dataset": TensorDataset(torch.randn(200, 32)), "DataLoader": DataLoader, "os": os, "model": model,
+            "optimizer": torch.optim.SGD(model.parameters(), lr=0.1), "train_step": model, "num_epochs": num_epochs,
+            "fabric": lightning.Fabric(accelerator="cpu", devices=1),
+        }  # fmt: skip
+        exec(guide("fabric.md"), names)
+        assert names["bank"].step == num_steps

@@ -308,15 +308,19 @@ def test_the_guide_runs(tmp_path):
             super().__init__()
             self.layer = nn.Linear(8, 16)
 
-        def forward(self, x):
+        def forward(self, x, labels=None):
             embeddings = self.layer(x)
             return embeddings, embeddings.pow(2).mean()
 
     settings = transformers.TrainingArguments(
         str(tmp_path), num_train_epochs=2, report_to=[], disable_tqdm=True, use_cpu=True, save_strategy="no",
-        per_device_train_batch_size=32,
+        per_device_train_batch_size=32, per_device_eval_batch_size=10, label_names=["labels"],
     )  # fmt: skip
-    names = {"dataset": [{"x": [i / 100] * 8} for i in range(100)], "model": Encoder(), "args": settings}
+    dataset = [{"x": [i / 100] * 8, "labels": i} for i in range(100)]
+    names = {"dataset": dataset, "model": Encoder(), "args": settings, "transformers": transformers}
     exec(block, names)
     assert names["bank"].step == 8
-    names["trainer"].evaluate([{"x": [0.0] * 8}] * 3)
+    found = names["trainer"].predict(dataset[:30])
+    assert found.predictions.shape == (30, 16)
+    assert found.label_ids.tolist() == list(range(30))
+    assert names["bank"].step == 8
