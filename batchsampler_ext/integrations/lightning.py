@@ -53,11 +53,14 @@ class SamplingCallback(Callback):
         self._ignored: Any = None  # entry of ``warnings.filters``, until Lightning has begun the resumed epoch
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._trainer not in (None, trainer):
+            self._loaded = None  # of a training that did not begin. The same trainer goes on where it would have begun
         self._trainer = trainer
-        if stage == "fit":
-            self._loaded = None  # of a training that did not begin
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._stop_ignoring()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop_ignoring()
 
     def state_dict(self) -> dict[str, Any]:

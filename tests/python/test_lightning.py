@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import re
@@ -71,6 +72,14 @@ def sampler_of(kind: str, *, drop_last: bool = False, size: int = 20) -> Any:
     return PlannedBatchSampler(compose(data, batch_size=8, preset="uniform", drop_last=drop_last))
 
 
+def test_samplers_for_other_ranks_are_refused():
+    dataset = TensorDataset(torch.zeros(20, 1))
+    loader = DataLoader(dataset, batch_sampler=sampler_of("bank"))
+    data = pytest.importorskip("lightning.pytorch.utilities.data")
+    with pytest.raises(ValueError, match="shares its batches among the 2 processes of the trainer, of which this is"):
+        data._update_dataloader(loader, DistributedSampler(dataset, num_replicas=2, rank=1))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("package", ["lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"])
 @pytest.mark.parametrize("in_hook", [True, False])
@@ -88,7 +97,7 @@ def test_existing_sampler_is_kept(kind, package, in_hook):
     else:
         sampler = sampler_of(kind)
         loader = DataLoader(dataset, batch_sampler=sampler)
-    replaced = data._update_dataloader(loader, DistributedSampler(dataset, num_replicas=2, rank=0))
+    replaced = data._update_dataloader(loader, DistributedSampler(dataset, num_replicas=1, rank=0))
     assert replaced is not loader
     assert replaced.batch_sampler is sampler
     assert sorted(i for batch in replaced.batch_sampler for i in batch) == list(range(20))
@@ -212,7 +221,8 @@ class Two(Module):
 
 def plan_loader(training: MatrixTraining, size: int) -> DataLoader:
     plan = compose(training.data[:size], batch_size=16, preset="uniform", num_epochs=9)
-    return DataLoader(training.dataset, batch_sampler=PlannedBatchSampler(plan))
+    part = IndexedDataset(TensorDataset(training.data[:size]))
+    return DataLoader(part, batch_sampler=PlannedBatchSampler(plan))
 
 
 @pytest.mark.parametrize(
@@ -385,16 +395,28 @@ def test_a_state_of_a_training_that_did_not_begin_is_forgotten(tmp_path):
     assert len(training.trained) == 2 * NUM_BATCHES
 
 
+def test_a_trainer_that_did_not_begin_goes_on_with_the_checkpoint(tmp_path):
+    whole = fit("bank", False, tmp_path)
+    training = MatrixTraining("bank", 1, 18)
+    trainer = trainer_of(saving(tmp_path / "next"), SamplingCallback())
+    with pytest.raises(ValueError, match="expected a loader with"):
+        trainer.fit(Module(training), DataLoader(training.dataset, 16), ckpt_path=tmp_path / "step=18.ckpt")
+    trainer.fit(Module(training), loader_of(training))
+    assert training.trained == whole[18:]
+
+
 @pytest.mark.parametrize("is_stopped", [False, True])
 def test_warnings_are_shown_again_after_resuming(is_stopped, tmp_path):
     class Stopped(Module):
-        def on_train_batch_start(self, batch: Any, number: int) -> int | None:
-            return -1 if is_stopped else None
+        def on_train_epoch_start(self) -> None:
+            if is_stopped:
+                raise KeyboardInterrupt
 
     fit("bank", False, tmp_path)
     training, before = MatrixTraining("bank", 1, 5), list(warnings.filters)
     trainer = trainer_of(saving(tmp_path / "next"), SamplingCallback())
-    trainer.fit(Stopped(training), loader_of(training), ckpt_path=tmp_path / "step=5.ckpt")
+    with pytest.raises(SystemExit) if is_stopped else contextlib.nullcontext():
+        trainer.fit(Stopped(training), loader_of(training), ckpt_path=tmp_path / "step=5.ckpt")
     assert warnings.filters == before
 
 
