@@ -85,6 +85,12 @@ def wrapper_in_use(class_name: str, method: str = "iter", *packages: str) -> Any
     return None
 
 
+def is_called_by(package: str, function: str) -> bool:
+    """Whether this function of a package calls the caller."""
+    frame = sys._getframe(2)
+    return frame.f_code.co_name == function and _package_of(frame) == package
+
+
 def _frames(*packages: str) -> Iterator[FrameType]:
     """Yields the calls in progress of code in these packages, the innermost first."""
     frame: FrameType | None = sys._getframe(1)

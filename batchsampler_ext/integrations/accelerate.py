@@ -8,7 +8,6 @@ hands out, and checkpoints have the position of training.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ from accelerate.data_loader import DataLoaderAdapter, DataLoaderShard  # type: i
 from torch.utils.data import BatchSampler, DataLoader
 
 from .._sampler.base import EpochSampler
+from .._sampler.wrappers import is_called_by
 from ._loaders import HardSampler, check_dataset, check_ranks_of, load_sampling, loader_options, sampling_state
 
 __all__ = ["prepare_loader"]
@@ -99,7 +99,7 @@ class _HardLoader(DataLoaderShard):
 
     @property
     def batch_sampler(self) -> BatchSampler:
-        if sys._getframe(1).f_code.co_name == "skip_first_batches":
+        if is_called_by("accelerate", "skip_first_batches"):
             raise RuntimeError(
                 "skip_first_batches: expected a loader of accelerator.prepare, got one of prepare_loader. Write "
                 "accelerator.load_state(folder) and iterate over the loader itself, which continues at the right batch"
@@ -112,7 +112,7 @@ class _HardLoader(DataLoaderShard):
 
     def set_epoch(self, epoch: int) -> None:
         # At its beginning, the loader sets how many epochs it has drawn to the end. The sampler counts those begun.
-        if sys._getframe(1).f_code.co_name != "__iter__":
+        if not is_called_by("accelerate", "__iter__"):
             self._sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:

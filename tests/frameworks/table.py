@@ -26,7 +26,7 @@ def cell(framework: Framework, kind: str, num_ranks: int) -> str:
     missing = [
         words for letter, words in CHECKS.items() if letter in dict(framework.missing).get((kind, num_ranks), "")
     ]
-    return "no " + ", no ".join(missing) if missing else "yes"
+    return "all but: " + "; ".join(missing) if missing else "yes"
 
 
 def table() -> str:

@@ -353,6 +353,21 @@ def test_sharing_that_loses_instances_or_hangs_is_refused_before_the_first_batch
         assert f"this is number {rank}, got rank 0 and num_replicas 1" in result[11]
 
 
+def test_epochs_set_by_an_iterator_of_the_user_count():
+    class Epochs:
+        def __init__(self, loader) -> None:
+            self.loader = loader
+
+        def __iter__(self):
+            self.loader.set_epoch(5)
+            yield from self.loader
+
+    sampler = PlannedBatchSampler(compose(torch.randn(40, 4), batch_size=8, preset="uniform", num_epochs=6))
+    loader = prepare_loader(accelerate.Accelerator(cpu=True), DataLoader(torch.arange(40), batch_sampler=sampler))
+    assert len(list(Epochs(loader))) == 5
+    assert sampler.epoch == 5
+
+
 # --- the guide -------------------------------------------------------------------------------------------------------
 def test_the_guide_runs(tmp_path, monkeypatch):
     text = (Path(__file__).parents[2] / "docs" / "frameworks" / "accelerate.md").read_text(encoding="utf-8")
