@@ -25,9 +25,13 @@ class EpochCount:
         self._given_before_load: int | None = None
         self._has_begun = False  # whether the loaded epoch is drawn already
         self._counter: weakref.ref[Any] | None = None  # an object that counts its own iterations from 0
+        self._counter_offset = 0  # added to its numbers
         # Lightning announces an epoch that was finished before it resumes, draws nothing, and announces the next one.
         # So a warning waits until an epoch is drawn.
         self._unsaid: str | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_counter": None}  # it does not count for a copy
 
     def next(self) -> int:
         """Returns the epoch that the next iteration draws."""
@@ -43,7 +47,7 @@ class EpochCount:
         number = validate.epoch(number)
         if counter is not None:
             if self._counter is None or self._counter() is not counter:
-                self._counter, self._offset = weakref.ref(counter), self.next() - number
+                self._counter, self._counter_offset = weakref.ref(counter), self.next() - number
             self._loaded = self._given_before_load = self._unsaid = None
         elif self._loaded is not None and not self._has_begun:
             self._count_from(number, self._loaded)
@@ -55,7 +59,8 @@ class EpochCount:
                 self._say()
             self._loaded = None
         self._given = number
-        self.current, self.is_set = validate.epoch(number + self._offset), True
+        offset = self._offset if counter is None else self._counter_offset
+        self.current, self.is_set = validate.epoch(number + offset), True
 
     def _count_from(self, number: int, epoch: int) -> None:
         self._offset = max(0, epoch - number)

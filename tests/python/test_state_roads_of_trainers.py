@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,22 @@ def test_fabric(lightning, tmp_path):
         return training.trained
 
     check_road(train, tmp_path)
+
+
+def test_fabric_loaders_made_in_each_epoch(lightning):
+    """Each counts its iterations from 0. Epochs go on, with and without ``set_epoch``, and after copying."""
+    fabric = lightning.Fabric(accelerator="cpu", devices=1)
+    for is_set in (False, True):
+        training = Training()
+        training.fill()
+        for epoch in range(3):
+            loader = fabric.setup_dataloaders(DataLoader(training.dataset, batch_sampler=training.sampler))
+            if is_set:
+                training.sampler.set_epoch(epoch)
+            for indices, (x,) in loader:
+                training.step(indices, x)
+            assert training.sampler.epoch == epoch
+        assert pickle.loads(pickle.dumps(training.sampler)).epoch == 2
 
 
 # --- HF Trainer ------------------------------------------------------------------------------------------------------
