@@ -36,10 +36,11 @@ def loader_call() -> LoaderCall | None:
     """Returns the call in progress, or None outside a trainer. The arguments of a sampler do not tell its purpose."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        owner, name = frame.f_locals.get("self"), frame.f_code.co_name
-        is_loader = name in ("get_train_dataloader", "get_eval_dataloader", "get_test_dataloader")
-        if is_loader and isinstance(owner, Trainer):
-            return LoaderCall(name.split("_")[1], owner, resumed_checkpoint(owner))
+        name = frame.f_code.co_name
+        if name in ("get_train_dataloader", "get_eval_dataloader", "get_test_dataloader"):
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, Trainer):
+                return LoaderCall(name.split("_")[1], owner, resumed_checkpoint(owner))
         frame = frame.f_back
     return None
 
@@ -48,7 +49,8 @@ def resumed_checkpoint(trainer: Trainer) -> str | None:
     """Returns the folder that the training in progress resumes from, or None."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_locals.get("self") is trainer and frame.f_code.co_name in ("_inner_training_loop", "train"):
+        is_training = frame.f_code.co_name in ("_inner_training_loop", "train")
+        if is_training and frame.f_locals.get("self") is trainer:
             checkpoint = frame.f_locals.get("resume_from_checkpoint")
             if checkpoint is not None:
                 return checkpoint or None
