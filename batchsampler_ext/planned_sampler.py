@@ -12,7 +12,6 @@ from torch.utils.data import IterableDataset
 
 from ._engine.backend import core
 from ._engine.random import Stream
-from ._engine.warn import warn
 from ._negatives.padding import padding
 from ._sampler.base import EpochSampler
 from ._sampler.epoch_cursor import EpochCursor, load_cursor
@@ -73,7 +72,6 @@ class PlannedBatchSampler(EpochSampler):
         self.plan = plan
         _check_dataset(dataset, plan.num_instances)
         super().__init__(checked_ranks(rank, num_replicas))
-        self._is_warned = False  # of a repeated epoch
         self._digest: str | None = None
         self._find_ranks()
 
@@ -141,9 +139,9 @@ class PlannedBatchSampler(EpochSampler):
         return load_cursor(state, self._settings(), self.plan.num_instances, self._plans_of)
 
     def _first_cursor(self, epoch: int) -> EpochCursor:
-        if epoch >= self.plan.num_epochs and not self._is_warned:
-            self._is_warned = True
-            warn(
+        if epoch >= self.plan.num_epochs:
+            self._warn_once(
+                "end of the plan",
                 f"PlannedBatchSampler: the plan has {self.plan.num_epochs} epochs, so epoch {epoch} repeats epoch "
                 f"{epoch % self.plan.num_epochs}, and so on. Compose a plan of more epochs to avoid this",
             )

@@ -302,7 +302,7 @@ class ProximityBatchSampler(EpochSampler):
         return float(batch_stats(known, rows.features)["in_batch_similarity"])
 
     def _num_left_out(self) -> int:
-        return len(self._maker.instances) % self._maker.global_batch_size if self.drop_last else 0
+        return self._maker.num_ragged if self.drop_last else 0
 
     def _settings(self) -> dict[str, Any]:
         """Returns the settings that must be equal when a state is loaded."""
@@ -403,7 +403,7 @@ class ProximityBatchSampler(EpochSampler):
     def _ragged_sizes(self) -> tuple[int, ...] | None:
         if self.planner.length_varies:
             return None
-        size = len(self._maker.instances) % self._maker.global_batch_size
+        size = self._maker.num_ragged
         return (size,) if size and not self.drop_last else ()
 
     def _is_finished(self, cursor: EpochCursor) -> bool:
@@ -413,9 +413,7 @@ class ProximityBatchSampler(EpochSampler):
         if cursor.num_drawn < cursor.plans[-1].end:
             return False
         num_left = int((~self._drawn_after(cursor)).sum())
-        return num_left == 0 or (
-            self.drop_last and num_left <= len(self._maker.instances) % self._maker.global_batch_size
-        )
+        return num_left == 0 or (self.drop_last and num_left <= self._maker.num_ragged)
 
     def _drawn_after(self, cursor: EpochCursor) -> torch.Tensor:
         """Returns bool [num_listed], the instances that are drawn so far, or take no part in the epoch."""

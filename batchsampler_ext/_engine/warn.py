@@ -14,11 +14,13 @@ _PACKAGES = {
 
 def warn(message: str) -> None:
     """Issues a ``UserWarning``. Its place is the innermost call in progress outside of these packages."""
-    level, frame = 2, _caller(sys._getframe(0))
-    while frame is not None and str(frame.f_globals.get("__name__", "")).split(".")[0] in _PACKAGES:
-        level, frame = level + 1, _caller(frame)
+    level = 2
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and package_of(frame) in _PACKAGES:
+        level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)
 
 
-def _caller(frame: FrameType) -> FrameType | None:
-    return frame.f_back
+def package_of(frame: FrameType) -> str:
+    """Returns the name of the package whose code a call runs."""
+    return str(frame.f_globals.get("__name__", "")).split(".")[0]

@@ -65,6 +65,11 @@ class PlanMaker:
         """Number of instances of the batches that the planner composes."""
         return self.batch_size if self.scope == "local" else self.global_batch_size
 
+    @property
+    def num_ragged(self) -> int:
+        """Number of instances that fill no global batch."""
+        return len(self.instances) % self.global_batch_size
+
     def num_batches(self) -> int:
         return count_batches(len(self.instances), self.global_batch_size, self.drop_last)
 
@@ -93,9 +98,8 @@ class PlanMaker:
 
     def left_out(self, epoch: int) -> torch.Tensor:
         """Returns bool [len(instances)], the instances that take no part in the epoch."""
-        size = len(self.instances)
-        result = torch.zeros(size, dtype=torch.bool, device="cpu")
-        count = size % self.global_batch_size if self.drop_last else 0
+        result = torch.zeros(len(self.instances), dtype=torch.bool, device="cpu")
+        count = self.num_ragged if self.drop_last else 0
         if count and self.planner.covers_once:
             if epoch not in self._left_out:
                 self._left_out.clear()

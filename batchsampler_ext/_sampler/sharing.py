@@ -87,7 +87,7 @@ def _objection(shape: Shape, sharing: _Sharing) -> str | None:
 
 def _sharing_in_use(sampler: Any) -> _Sharing | None:
     """Returns how Accelerate shares out the batches of the loader that it prepares or draws from, or None."""
-    call = accelerate_call("prepare_data_loader")
+    call = accelerate_call("prepare_data_loader", "num_processes")
     if call is not None:
         names = ("split_batches", "even_batches", "dispatch_batches", "use_stateful_dataloader")
         return _Sharing(call["num_processes"], *(bool(call.get(name)) for name in names))
@@ -104,4 +104,4 @@ def _sharing_in_use(sampler: Any) -> _Sharing | None:
 
 def is_prepared_by_accelerate() -> bool:
     """Whether Accelerate is preparing a loader. It looks at the sampler then, on all processes."""
-    return accelerate_call("prepare_data_loader") is not None
+    return accelerate_call("prepare_data_loader", "num_processes") is not None

@@ -13,6 +13,8 @@ from typing import Any
 
 from torch.utils.data import BatchSampler
 
+from .._engine.warn import package_of
+
 _LIGHTNING = ("lightning", "lightning_fabric", "pytorch_lightning")
 
 
@@ -45,7 +47,7 @@ def sampler_to_rebuild(cls: type) -> Any:
     """
     caller = sys._getframe(2)
     is_rebuilding = caller.f_code.co_name == "_dataloader_init_kwargs_resolve_sampler"
-    if not is_rebuilding or _package_of(caller) not in _LIGHTNING:
+    if not is_rebuilding or package_of(caller) not in _LIGHTNING:
         return None
     existing = caller.f_locals.get("batch_sampler")
     return existing if type(existing) is cls else None
@@ -66,10 +68,15 @@ def check_argument(sampler: Any) -> None:
             )
 
 
-def accelerate_call(function: str) -> dict[str, Any] | None:
-    """Returns the variables of a call of Accelerate's function that is in progress, or None."""
-    frame = next((frame for frame in _frames("accelerate") if frame.f_code.co_name == function), None)
-    return None if frame is None else frame.f_locals
+def accelerate_call(function: str, argument: str) -> dict[str, Any] | None:
+    """Returns the variables of a call of Accelerate's function that is in progress, or None.
+
+    argument: a variable of it, since Accelerate has methods of the same name.
+    """
+    for frame in _frames("accelerate"):
+        if frame.f_code.co_name == function and argument in frame.f_code.co_varnames:
+            return frame.f_locals
+    return None
 
 
 def wrapper_in_use(class_name: str, method: str = "iter", *packages: str) -> Any:
@@ -88,17 +95,13 @@ def wrapper_in_use(class_name: str, method: str = "iter", *packages: str) -> Any
 def is_called_by(package: str, function: str) -> bool:
     """Whether this function of a package calls the caller."""
     frame = sys._getframe(2)
-    return frame.f_code.co_name == function and _package_of(frame) == package
+    return frame.f_code.co_name == function and package_of(frame) == package
 
 
 def _frames(*packages: str) -> Iterator[FrameType]:
     """Yields the calls in progress of code in these packages, the innermost first."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if _package_of(frame) in packages:
+        if package_of(frame) in packages:
             yield frame
         frame = frame.f_back
-
-
-def _package_of(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", "")).split(".")[0]

@@ -18,6 +18,7 @@ except ImportError:  # the same library under its earlier name
     from pytorch_lightning import Callback, LightningModule, Trainer  # type: ignore[assignment]
     from pytorch_lightning.utilities.combined_loader import CombinedLoader  # type: ignore[assignment]
 
+from .._engine.warn import warn
 from ..bank import FeatureBank
 from ..planned_sampler import PlannedBatchSampler
 from ..sampler import ProximityBatchSampler
@@ -93,11 +94,10 @@ class SamplingCallback(Callback):
             self._loaded = None
         elif trainer.fit_loop.restarting:
             self._num_untold = _num_processed(trainer)
-            warnings.warn(
+            warn(
                 "SamplingCallback: the checkpoint has no state of the sampler, because the run that saved it had no "
                 "SamplingCallback. The epoch begins anew, so its first batches may be trained twice, and others not "
                 "at all",
-                stacklevel=2,
             )
 
     def _restore(self, trainer: Any, samplers: list[_Sampler], state: dict[str, Any]) -> None:

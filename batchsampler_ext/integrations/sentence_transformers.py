@@ -285,8 +285,7 @@ class _TrainingBatches(BatchSampler):
             tails = list(self._hard.plan._tail_sizes_of(self._hard.epoch % self._hard.plan.num_epochs))
             num_full = len(self._hard) - len(tails)
         else:
-            num_instances = len(self._hard._maker.instances)
-            tails = [] if self.drop_last else [num_instances % shared_size]
+            tails = [] if self.drop_last else [self._hard._maker.num_ragged]
             num_full = len(self._hard) - sum(size > 0 for size in tails)
         parts = num_full * (shared_size // self.batch_size)
         return parts + sum(size // self.batch_size if self.drop_last else -(-size // self.batch_size) for size in tails)

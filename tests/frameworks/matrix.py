@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
-import socket
-import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,11 +16,10 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 
 from batchsampler_ext import FeatureBank, PlannedBatchSampler, compose
 from tests.python.small_training import BATCH_SIZE, NUM_EPOCHS, NUM_INSTANCES, Training
+from tests.python.torchrun_ranks import NUM_RANKS, on_ranks
 
 # Places at which a run is saved, as numbers of batches: in the first epoch, and in the second one.
 FIRST, SECOND = 5, 18
@@ -193,41 +189,21 @@ def letters(results: list[dict[str, Any]]) -> str:
     return held + "R" * resumed
 
 
-def _run_rank(rank: int, framework: Framework, num_ranks: int, port: int, folder: str, queue: Any) -> None:
-    """Runs a rank as torchrun does. The framework makes the process group."""
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks),
-        "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test",
-        "ACCELERATE_USE_CPU": "true",
-    }  # fmt: skip
-    torch.set_num_threads(1)
+def run_kinds(framework: Framework, folder: Path) -> dict[str, Any]:
+    """Runs both samplers on this rank. Warnings of ours fail."""
     warnings.filterwarnings("error", r"(bank\.|update|ProximityBatchSampler|PlannedBatchSampler|set_epoch)")
-    try:
-        queue.put((rank, {kind: run_all(framework, kind, num_ranks, Path(folder)) for kind in KINDS}))
-    except BaseException:
-        queue.put((rank, traceback.format_exc()))
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    return {kind: run_all(framework, kind, NUM_RANKS, folder) for kind in KINDS}
 
 
 def cells(framework: Framework, num_ranks: int, folder: Path) -> dict[str, str]:
-    """Returns what holds, by kind. Raises ``RuntimeError`` with the tracebacks of the ranks that failed."""
+    """Returns what holds, by kind. Raises ``RuntimeError`` with the tracebacks of the ranks that failed.
+
+    num_ranks: 1 or NUM_RANKS.
+    """
     if num_ranks == 1:
         return {kind: letters([run_all(framework, kind, 1, folder)]) for kind in KINDS}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    queue = torch.multiprocessing.get_context("spawn").Queue()
-    context = torch.multiprocessing.start_processes(
-        _run_rank, (framework, num_ranks, port, str(folder), queue), nprocs=num_ranks, join=False, start_method="spawn"
-    )
-    try:
-        found = dict(queue.get(timeout=200) for _ in range(num_ranks))
-    finally:
-        for process in context.processes:
-            process.join(20)
-            process.kill()
-    errors = [f"rank {rank} of {num_ranks}:\n{text}" for rank, text in sorted(found.items()) if isinstance(text, str)]
+    found = on_ranks(functools.partial(run_kinds, framework), folder, timeout=200)
+    errors = [f"rank {rank} of {num_ranks}:\n{text}" for rank, text in enumerate(found) if isinstance(text, str)]
     if errors:
         raise RuntimeError("\n".join([framework.name, *errors]))
-    return {kind: letters([found[rank][kind] for rank in range(num_ranks)]) for kind in KINDS}
+    return {kind: letters([result[kind] for result in found]) for kind in KINDS}

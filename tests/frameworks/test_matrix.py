@@ -8,16 +8,12 @@ import torch
 from tests.frameworks.frameworks import FRAMEWORKS
 from tests.frameworks.matrix import KINDS, Framework, cells
 from tests.frameworks.table import PATH, with_table
+from tests.python.small_training import lightning_warnings
 
 pytestmark = [
+    *lightning_warnings,
     pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning"),  # torchdata 0.11 with torch 2.13
-    # Lightning 2.6 calls functions that torch 2.13 has deprecated, and advises to use more workers. It does not know
-    # that the sampler continues in the middle of an epoch.
-    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
     pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes"),  # on one core
-    pytest.mark.filterwarnings("ignore:The dirpath has changed from"),
 ]
 
 

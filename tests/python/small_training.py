@@ -23,6 +23,16 @@ NUM_BATCHES = 13  # per epoch; the last one has 8 instances
 FIRST, LAST, BETWEEN, SECOND = 5, NUM_BATCHES, -NUM_BATCHES, 18
 
 
+# Lightning 2.6 calls functions that torch 2.13 has deprecated, and advises to use more workers. It does not know that
+# the sampler continues in the middle of an epoch.
+lightning_warnings = [
+    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
+    pytest.mark.filterwarnings("ignore:The dirpath has changed from"),
+]
+
+
 class Training:
     """Encoder, optimizer, bank and sampler. All are new, so a resumed run has nothing but what it loads."""
 

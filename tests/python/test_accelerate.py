@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from batchsampler_ext import FeatureBank, IndexedDataset, PlannedBatchSampler, ProximityBatchSampler, compose
-from tests.python.test_state_roads_of_ranks import on_ranks
+from tests.python.torchrun_ranks import on_ranks
 
 accelerate = pytest.importorskip("accelerate")
 N, B = 20, 4

@@ -27,13 +27,10 @@ from lightning.pytorch.utilities import CombinedLoader
 from batchsampler_ext.integrations.lightning import SamplingCallback
 from tests.frameworks.lightning import Module, ModuleWithLoader, loader_of
 from tests.frameworks.matrix import MatrixTraining
-from tests.python.small_training import NUM_BATCHES
+from tests.python.small_training import NUM_BATCHES, lightning_warnings
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
-    pytest.mark.filterwarnings("ignore:The dirpath has changed from"),
+    *lightning_warnings,
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
     pytest.mark.filterwarnings("ignore:Starting from v1.9.0, `tensorboardX` has been removed"),
 ]

@@ -26,8 +26,9 @@ from tests.python.small_training import (
     worker_options,
 )
 from tests.python.test_state_roads import accelerate, set_vital_is_deprecated  # noqa: F401  (a fixture)
-from tests.python.test_state_roads_of_ranks import check_ranks, on_ranks, resumed
+from tests.python.test_state_roads_of_ranks import check_ranks, resumed
 from tests.python.test_state_roads_of_trainers import hf_trainer, lightning_module, transformers  # noqa: F401
+from tests.python.torchrun_ranks import on_ranks
 
 NUM_BATCHES = 13
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from batchsampler_ext import FeatureBank, GraphConfig, Plan, PlannedBatchSampler, ProximityBatchSampler, compose
-from tests.python.test_state_roads_of_ranks import on_ranks
+from tests.python.torchrun_ranks import on_ranks
 
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("datasets")

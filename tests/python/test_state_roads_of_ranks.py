@@ -2,57 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import traceback
 import warnings
 from pathlib import Path
 
 import pytest
-import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-import torch.multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from tests.python.small_training import BATCH_SIZE, FIRST, LAST, NUM_EPOCHS, NUM_INSTANCES, SECOND, Training, loop
-
-NUM_RANKS = 2
-
-
-def run_rank(rank: int, function, port: int, folder: str, queue) -> None:
-    """Runs a function as torchrun does."""
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(NUM_RANKS), "LOCAL_WORLD_SIZE": str(NUM_RANKS),
-        "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test",
-        "ACCELERATE_USE_CPU": "true",
-    }  # fmt: skip
-    torch.set_num_threads(1)
-    try:
-        queue.put((rank, function(Path(folder))))
-    except BaseException:
-        queue.put((rank, traceback.format_exc()))
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def on_ranks(function, folder: Path) -> list:
-    """Returns the result of each rank, in order. It is a traceback where the function raised."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    queue = torch.multiprocessing.get_context("spawn").Queue()
-    context = torch.multiprocessing.start_processes(
-        run_rank, (function, port, str(folder), queue), nprocs=NUM_RANKS, join=False, start_method="spawn"
-    )
-    try:
-        results = [queue.get(timeout=90) for _ in range(NUM_RANKS)]
-    finally:
-        for process in context.processes:
-            process.join(20)
-            process.kill()
-    return [result for _, result in sorted(results)]
+from tests.python.torchrun_ranks import NUM_RANKS, on_ranks
 
 
 def resumed(train, folder: Path) -> dict[int, list]:

@@ -15,18 +15,14 @@ from tests.python.small_training import (
     NUM_EPOCHS,
     Training,
     check_road,
+    lightning_warnings,
     loop,
     worker_options,
 )
 
-# Lightning 2.6 calls functions that torch 2.13 has deprecated, and advises to use more workers. It does not know that
-# the sampler continues in the middle of an epoch.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
+    *lightning_warnings,
     pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes"),  # on one core
-    pytest.mark.filterwarnings("ignore:The dirpath has changed from"),
 ]
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from batchsampler_ext import FeatureBank, IndexedDataset, ProximityBatchSampler
 from tests.frameworks.two_towers import clip_loss
-from tests.python.test_state_roads_of_ranks import on_ranks
+from tests.python.torchrun_ranks import on_ranks
 
 GUIDE = Path(__file__).parents[2] / "docs" / "frameworks" / "torch.md"
 N = 40
