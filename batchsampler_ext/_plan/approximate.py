@@ -122,13 +122,14 @@ class ApproximateSearch(NamedTuple):
                 break
         neighbors = torch.empty(num_rows, last - first, dtype=torch.int32)
         scores = torch.empty(neighbors.shape) if return_scores else None
-        for numbers in torch.arange(num_rows).split(max(1, _LISTED_AT_ONCE // size)):
-            kept = slice(int(numbers[0]), int(numbers[-1]) + 1)
-            neighbors[kept], own_scores = self._listed(index, ids, numbers, size, window)
+        num_done = 0
+        for numbers in index.order().split(max(1, _LISTED_AT_ONCE // size)):
+            neighbors[numbers], own_scores = self._listed(index, ids, numbers, size, window)
             if scores is not None:
-                scores[kept] = own_scores
+                scores[numbers] = own_scores
+            num_done += len(numbers)
             if progress is not None:
-                progress(kept.stop, num_rows)
+                progress(num_done, num_rows)
         found = {"source": source, "num_rows": num_rows, "num_sampled": len(sampled), "recall": recall}
         self.found.append(found | index.settings())
         return ProximityGraph._from_engine(

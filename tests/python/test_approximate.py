@@ -55,6 +55,9 @@ class Listed(libraries.Index):
     def most_equal(last, most_listed):
         return most_listed - last
 
+    def order(self):
+        return torch.arange(len(self.rows.ids)).flip(0)
+
     def search(self, numbers, size):
         self.sizes.append((len(numbers), size))
         queries = torch.from_numpy(self.rows.query_rows(numbers)).double()
