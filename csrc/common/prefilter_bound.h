@@ -17,10 +17,11 @@
 //   |y_i y_j - y'_i y'_j| <= |y_i - y'_i| |y_j| + |y'_i| |y_j - y'_j|,
 // and the dot product of the copies adds its own error.
 //
-// A fixed-point copy has y' = z / S, where z is S y rounded to integers and S is kFixedPointScale. Dot products of two
-// rows z are exact: by Cauchy-Schwarz, no partial sum exceeds (S (1 + 2^-9) + sqrt(d) / 2)^2 < 2^31. They are rounded to
-// float32 when they are divided by S^2, and again whenever a sum is continued, which is every kFixedPointDepth elements.
-// Each time adds at most 2^-22.
+// A fixed-point copy has y' = z / S, where z is S y rounded to integers, for a scale S of the matrix. Products of two
+// rows z are added up exactly as 32-bit integers, in runs of at most 2 kFixedPointDepth elements. S is such that no
+// such run is longer than kMaxFixedPointLength, before rounding. By Cauchy-Schwarz, no sum then exceeds
+// (kMaxFixedPointLength + sqrt(2 kFixedPointDepth) / 2)^2 < 2^31. Each run adds at most 2^-22: it is rounded to float32
+// and added to the others. Runs have 32 elements or more, except the last ones.
 #pragma once
 
 #include <cstdint>
@@ -38,6 +39,14 @@ BSE_HOST_DEVICE inline double prefilter_error(int64_t dim) {
   return 1.02 * (gamma_chain + gamma_dot) + 0x1p-22;
 }
 
+// Returns the error bound of a cosine of float32 rows whose dot product is the sum of at least four partial sums, each
+// of every fourth product or fewer. There are then at most d / 4 + 16 additions to any product, as there are at most 16
+// partial sums.
+BSE_HOST_DEVICE inline double partial_sums_error(int64_t dim) {
+  const double unit = 0x1p-24, n = static_cast<double>(dim), added = 0.25 * n + 16.0;
+  return 1.02 * (n * unit / (1.0 - n * unit) + added * unit / (1.0 - added * unit)) + 0x1p-22;
+}
+
 // Returns the error bound of a cosine computed by tensor cores. They align the products of a step and the sum so far to
 // the largest of these and drop the lower bits (Fasi, Higham, Mikaitis, Pranesh: Numerical behavior of NVIDIA tensor
 // cores, PeerJ CS 2021). So there is one truncation per product and one per step. Each is within 2 u times the sum of
@@ -51,17 +60,16 @@ BSE_HOST_DEVICE inline double normalized_copy_error(int64_t dim, double query_re
   return 1.001 * residuals + 1.02 * prefilter_error(dim);
 }
 
-constexpr float kFixedPointScale = 32000.0f;
-constexpr float kFixedPointUnit = kFixedPointScale * kFixedPointScale;
-constexpr int64_t kFixedPointDepth = 32;  // sums are not continued more often than this
+constexpr int64_t kFixedPointDepth = 128;          // pairs of elements
+constexpr float kMaxFixedPointElement = 32700.0f;  // of int16
+constexpr float kMaxFixedPointLength = 46250.0f;
 
 // Returns the error bound of a cosine computed as the dot product of fixed-point copies. residual: largest |y - y'| of
 // the rows
 BSE_HOST_DEVICE inline double fixed_point_error(int64_t dim, double query_residual, double base_residual) {
   const double unit = 0x1p-24, n = static_cast<double>(dim);
   const double residuals = query_residual + base_residual + query_residual * base_residual;
-  return 1.001 * residuals + 1.02 * n * unit / (1.0 - n * unit) +
-         0x1p-22 * (2.0 + n / static_cast<double>(kFixedPointDepth));
+  return 1.001 * residuals + 1.02 * n * unit / (1.0 - n * unit) + 0x1p-22 * (2.0 + n / 32.0);
 }
 
 // Returns whether the bounds hold for a row with this norm for cosine, which is the reciprocal of its length (score.h).

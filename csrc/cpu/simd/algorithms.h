@@ -10,7 +10,9 @@
 //   load(p), load(p, left), store(p, v)   p need not be aligned; lanes from `left` on are NaN and not read; `left` >= 1
 //                                         may exceed kLanes
 //   broadcast_element(p), add(s, a, b)    an element of a row in all lanes; s + a b, fused
-//   load_sums(p), store_sums(p, v)        load() and store() of the sums of add()
+//   kMaxDepth                             steps after which accumulate_tile() adds its sums to memory
+//   begin_sums(p, resume)                 sums for add(): those at p if `resume`, else 0
+//   end_sums(p, resume, v)                stores the sums at p
 //   load_words(p), words_from(x), next(w) words at p; x, x + 1, ...; each word plus kLanes
 //   mask_above(a, b), mask_at_least(a, b), mask_equal(a, b)
 //                                         bit i tells whether a > b, a >= b or a == b in lane i; not if one is NaN
@@ -34,9 +36,9 @@
 // cannot multiply these. Its sums may be rounded in any way within csrc/common/prefilter_bound.h. Members that differ:
 //   broadcast_element(p), add(s, a, b)    a pair of a row in all lanes; s plus the two products of each lane
 //   Element, kElements                    uint16_t, 2 kLanes; load_elements() and add_elements() take these
-// Int16, with the members of Simd that accumulate_tile() uses, for pairs of int16. Its sums are 32-bit integers, which
-// load_sums() and store_sums() convert from and to the floats of KernelTable::accumulate_int16. It is void if it would be
-// no faster than Simd.
+// Int16, with the members of Simd that accumulate_tile() uses, for pairs of int16. Its sums are 32-bit integers.
+// begin_sums() starts them at 0, and end_sums() adds them to the floats at p if `resume`. It is void if it would be no
+// faster than Simd.
 #pragma once
 
 #include <cmath>
@@ -44,6 +46,7 @@
 #include <type_traits>
 
 #include "common/philox.h"
+#include "common/prefilter_bound.h"
 #include "common/score.h"
 #include "cpu/simd/kernel_table.h"
 
@@ -72,20 +75,21 @@ inline void finish_score_row(Metric metric, float row_norm, const float* norms, 
   }
 }
 
-// Multiplies kRows rows by one panel, in registers. Arguments as KernelTable::accumulate.
+// Multiplies steps [begin, end) of kRows rows by those of one panel, in registers. Other arguments as
+// KernelTable::accumulate.
 template <class Simd, int kRows>
-inline void accumulate_tile(const float* const* rows, const float* panel, int64_t depth, bool resume, float* acc,
-                            int64_t acc_stride) {
+inline void accumulate_tile(const float* const* rows, const float* panel, int64_t begin, int64_t end, bool resume,
+                            float* acc, int64_t acc_stride) {
   constexpr int kLanes = Simd::kLanes, kVectors = Simd::kPanelWidth / kLanes;
   typename Simd::Vector sums[kRows][kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
-      sums[i][v] = resume ? Simd::load_sums(acc + i * acc_stride + kLanes * v) : Simd::zero();
+      sums[i][v] = Simd::begin_sums(acc + i * acc_stride + kLanes * v, resume);
     }
   }
-  for (int64_t k = 0; k < depth; ++k) {
+  for (int64_t k = begin; k < end; ++k) {
     typename Simd::Vector candidates[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) candidates[v] = Simd::load(panel + k * Simd::kPanelWidth + kLanes * v);
@@ -99,7 +103,7 @@ inline void accumulate_tile(const float* const* rows, const float* panel, int64_
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) Simd::store_sums(acc + i * acc_stride + kLanes * v, sums[i][v]);
+    for (int v = 0; v < kVectors; ++v) Simd::end_sums(acc + i * acc_stride + kLanes * v, resume, sums[i][v]);
   }
 }
 
@@ -112,7 +116,10 @@ inline void accumulate_rows(int num_rows, const float* const* rows, const float*
       return accumulate_rows<Simd, kRows - 1>(num_rows, rows, panel, depth, resume, acc, acc_stride);
     }
   }
-  accumulate_tile<Simd, kRows>(rows, panel, depth, resume, acc, acc_stride);
+  for (int64_t k = 0; k < depth; k += Simd::kMaxDepth) {
+    const int64_t end = depth - k < Simd::kMaxDepth ? depth : k + Simd::kMaxDepth;
+    accumulate_tile<Simd, kRows>(rows, panel, k, end, resume || k > 0, acc, acc_stride);
+  }
 }
 
 // Implements KernelTable::accumulate.
@@ -127,6 +134,30 @@ void accumulate(const float* const* rows, int num_rows, const float* panels, int
                                             acc + i * acc_stride + p * Simd::kPanelWidth, acc_stride);
     }
   }
+}
+
+// Implements KernelTable::find_range.
+inline void find_range(const float* row, int64_t dim, float norm, float* largest, float* largest_square) {
+  constexpr int64_t kBlock = 32,
+                    kWindow = 2 * kFixedPointDepth / kBlock + 1;  // covers 2 kFixedPointDepth from any place
+  float squares[kWindow] = {}, most = 0.0f;
+  float peaks[kBlock] = {};
+  for (int64_t first = 0; first < dim; first += kBlock) {
+    float parts[kBlock] = {};
+    const int64_t size = dim - first < kBlock ? dim - first : kBlock;
+    for (int64_t k = 0; k < size; ++k) {
+      const float element = fabsf(row[first + k] * norm);
+      peaks[k] = element > peaks[k] ? element : peaks[k];
+      parts[k] = element * element;
+    }
+    float square = 0.0f, window = 0.0f;
+    for (const float part : parts) square += part;
+    squares[first / kBlock % kWindow] = square;
+    for (const float of_block : squares) window += of_block;
+    most = window > most ? window : most;
+  }
+  for (const float peak : peaks) *largest = peak > *largest ? peak : *largest;
+  *largest_square = most > *largest_square ? most : *largest_square;
 }
 
 // Implements KernelTable::round_to_int16. Adding and subtracting kToInteger rounds a float to an integer.
@@ -361,7 +392,7 @@ void gather_dots(const Element* row, const Element* base, int64_t row_stride, in
 }
 
 // Returns the table of an instruction set. The head of this file describes Simd, Counting, Pairs and Int16. If Pairs is
-// void, accumulate_pairs and gather_bfloat16_dots are null. If Int16 is void, accumulate_int16 and round_to_int16 are.
+// void, accumulate_pairs and gather_bfloat16_dots are null. If Int16 is void, accumulate_int16 and its helpers are.
 template <class Simd, class Counting, class Pairs = void, class Int16 = void>
 constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable::pack_panel) pack_panel,
                                       decltype(KernelTable::philox_blocks) philox_blocks,
@@ -370,6 +401,7 @@ constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable
                        Simd::kPanelWidth,
                        pack_panel,
                        accumulate<Simd>,
+                       nullptr,
                        nullptr,
                        nullptr,
                        nullptr,
@@ -390,6 +422,7 @@ constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable
   }
   if constexpr (!std::is_void_v<Int16>) {
     table.accumulate_int16 = accumulate<Int16>;
+    table.find_range = find_range;
     table.round_to_int16 = round_to_int16;
   }
   return table;

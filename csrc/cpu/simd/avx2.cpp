@@ -4,7 +4,6 @@
 // in an anonymous namespace and nothing of the standard library's templates is used, so that no weak AVX symbol leaves
 // here.
 
-#include "common/prefilter_bound.h"
 #include "cpu/simd/algorithms.h"
 #include "cpu/simd/kernel_table.h"
 #include "cpu/simd/x86_packing.h"
@@ -38,8 +37,9 @@ struct Avx2 {
   static Vector load(const float* values, int64_t left) { return left >= 8 ? load(values) : padded(values, left); }
   static void store(float* values, Vector lanes) { _mm256_storeu_ps(values, lanes); }
   static Vector add(Vector sums, Vector a, Vector b) { return _mm256_fmadd_ps(a, b, sums); }
-  static Vector load_sums(const float* sums) { return load(sums); }
-  static void store_sums(float* target, Vector sums) { store(target, sums); }
+  static constexpr int64_t kMaxDepth = INT64_MAX;
+  static Vector begin_sums(const float* sums, bool resume) { return resume ? load(sums) : zero(); }
+  static void end_sums(float* target, bool, Vector sums) { store(target, sums); }
 
   static Words load_words(const uint32_t* words) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)); }
   static Words words_from(uint32_t first) {
@@ -103,7 +103,6 @@ struct Avx2Int16 {
   static constexpr int kLanes = Avx2::kLanes, kPanelWidth = Avx2::kPanelWidth, kRowTile = Avx2::kRowTile;
   typedef int32_t Vector __attribute__((vector_size(32)));  // gcc 12 spills accumulators of type __m256i
 
-  static Vector zero() { return Vector{}; }
   static Vector broadcast_element(const float* pair) {
     int32_t bits;
     __builtin_memcpy(&bits, pair, sizeof bits);
@@ -113,11 +112,11 @@ struct Avx2Int16 {
   static Vector add(Vector sums, Vector pair, Vector candidates) {
     return sums + (Vector)_mm256_madd_epi16((__m256i)pair, (__m256i)candidates);
   }
-  static Vector load_sums(const float* sums) {
-    return (Vector)_mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(sums), _mm256_set1_ps(kFixedPointUnit)));
-  }
-  static void store_sums(float* target, Vector sums) {
-    _mm256_storeu_ps(target, _mm256_mul_ps(_mm256_cvtepi32_ps((__m256i)sums), _mm256_set1_ps(1.0f / kFixedPointUnit)));
+  static constexpr int64_t kMaxDepth = kFixedPointDepth;
+  static Vector begin_sums(const float*, bool) { return Vector{}; }
+  static void end_sums(float* target, bool resume, Vector sums) {
+    const __m256 floats = _mm256_cvtepi32_ps((__m256i)sums);
+    _mm256_storeu_ps(target, resume ? _mm256_add_ps(_mm256_loadu_ps(target), floats) : floats);
   }
 };
 

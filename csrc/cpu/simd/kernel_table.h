@@ -41,10 +41,14 @@ struct KernelTable {
                            bool resume, float* acc, int64_t acc_stride);
 
   // As accumulate(), by integer instructions on pairs of int16 elements of fixed-point copies: each float of rows and
-  // panels holds one pair, and depth counts pairs. acc becomes the dot product divided by kFixedPointScale^2
-  // (csrc/common/prefilter_bound.h). Null if the instruction set has none that are faster than accumulate().
+  // panels holds one pair, and depth counts pairs. csrc/common/prefilter_bound.h bounds the error. Null if the
+  // instruction set has none that are faster than accumulate().
   void (*accumulate_int16)(const float* const* rows, int num_rows, const float* panels, int num_panels, int64_t depth,
                            bool resume, float* acc, int64_t acc_stride);
+  // Raises *largest to the largest |row[k] norm|, and *largest_square to the largest sum of squares of row[k] norm that
+  // 2 kFixedPointDepth elements in a row may have. Null if accumulate_int16 is.
+  // row: [dim]
+  void (*find_range)(const float* row, int64_t dim, float norm, float* largest, float* largest_square);
   // elements[k] = row[k] norm scale, rounded to nearest. Returns the sum of the squared differences. Null if
   // accumulate_int16 is.
   // row, elements: [dim]
@@ -84,12 +88,12 @@ struct KernelTable {
   void (*philox_blocks)(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, const BlockOffset* offsets,
                         int num_blocks, uint32_t* words);
 
-  // out[c] = the inner product of `row` and row ids[c] of `base`, added in any order. csrc/common/prefilter_bound.h
-  // bounds the error. Null if the instruction set has none.
+  // out[c] = the inner product of `row` and row ids[c] of `base`, as the sum of 4 to 16 partial sums of equally many
+  // products, give or take one. partial_sums_error() bounds the error. Null if the instruction set has none.
   // row: [dim]; base: rows of [dim], row_stride elements apart; ids, out: [count]
   void (*gather_dots)(const float* row, const float* base, int64_t row_stride, int64_t dim, const int64_t* ids,
                       int64_t count, float* out);
-  // As gather_dots(), for bfloat16 elements.
+  // As gather_dots(), for bfloat16 elements, but added in any order. prefilter_error() bounds the error.
   void (*gather_bfloat16_dots)(const uint16_t* row, const uint16_t* base, int64_t row_stride, int64_t dim,
                                const int64_t* ids, int64_t count, float* out);
 

@@ -18,22 +18,41 @@ FixedPointCopy::FixedPointCopy(const MatrixView& features, const int64_t* ids, c
       elements_(features.num_rows * stride_) {
   constexpr int64_t kGrain = 256;
   prefer_huge_pages(elements_.data(), bytes(features));
-  const auto round_row = kernel_table().round_to_int16;
-  std::vector<float> largest(static_cast<size_t>(team.num_threads()));
-  team.for_ranges(count, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
-    std::vector<float> scratch(static_cast<size_t>(dim_));
-    float& largest_sum = largest[static_cast<size_t>(worker.index())];
-    for (int64_t i = begin; i < end && !worker.should_stop(); ++i) {
-      const int64_t id = ids != nullptr ? ids[i] : i;
-      int16_t* copied = elements_.data() + id * stride_;
-      const float sum = round_row(features.read(id, 0, dim_, scratch.data()), dim_, norms[i], kFixedPointScale, copied);
-      std::fill(copied + dim_, copied + stride_, int16_t{0});
-      largest_sum = std::max(largest_sum, sum);
-    }
+  const KernelTable& kernels = kernel_table();
+  struct Range {
+    float largest = 0.0f, largest_square = 0.0f, residual_square = 0.0f;
+  };
+  std::vector<Range> ranges(static_cast<size_t>(team.num_threads()));
+  const auto for_rows = [&](const auto& visit) {
+    team.for_ranges(count, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
+      std::vector<float> scratch(static_cast<size_t>(dim_));
+      Range& range = ranges[static_cast<size_t>(worker.index())];
+      for (int64_t i = begin; i < end && !worker.should_stop(); ++i) {
+        const int64_t id = ids != nullptr ? ids[i] : i;
+        visit(features.read(id, 0, dim_, scratch.data()), id, norms[i], range);
+      }
+    });
+  };
+  for_rows([&](const float* row, int64_t, float norm, Range& range) {
+    kernels.find_range(row, dim_, norm, &range.largest, &range.largest_square);
   });
+  Range all;
+  for (const Range& range : ranges) {
+    all.largest = std::max(all.largest, range.largest);
+    all.largest_square = std::max(all.largest_square, range.largest_square);
+  }
+  if (all.largest == 0.0f) all.largest = all.largest_square = 1.0f;  // rows of zeros
+  const float scale =
+      std::min(kMaxFixedPointElement / all.largest, kMaxFixedPointLength / std::sqrt(all.largest_square));
+  for_rows([&](const float* row, int64_t id, float norm, Range& range) {
+    int16_t* copied = elements_.data() + id * stride_;
+    range.residual_square = std::max(range.residual_square, kernels.round_to_int16(row, dim_, norm, scale, copied));
+    std::fill(copied + dim_, copied + stride_, int16_t{0});
+  });
+  for (const Range& range : ranges) all.residual_square = std::max(all.residual_square, range.residual_square);
   // The factor covers the rounding of these sums, and 2^-22 that of the scaled elements.
-  const double squares = *std::max_element(largest.begin(), largest.end());
-  residual_ = 1.001 * std::sqrt(squares) / static_cast<double>(kFixedPointScale) + 0x1p-22;
+  scale_ = scale;
+  residual_ = 1.001 * std::sqrt(static_cast<double>(all.residual_square)) / scale_ + 0x1p-22;
 }
 
 MatrixView FixedPointCopy::view() const {
@@ -68,7 +87,7 @@ int64_t FixedPointPrefilter::bytes(const MatrixView& queries, int64_t num_querie
 Prefilter FixedPointPrefilter::prefilter() const {
   const FixedPointCopy& queries = queries_ ? *queries_ : base_;
   const double error = fixed_point_error(base_.view().dim, queries.residual(), base_.residual());
-  return {queries.view(), base_.view(), true, 2.0 * error};
+  return {queries.view(), base_.view(), true, 2.0 * error * queries.scale() * base_.scale()};
 }
 
 }  // namespace bse

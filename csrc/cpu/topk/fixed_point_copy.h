@@ -1,4 +1,4 @@
-// Fixed-point copy of features: rows scaled to length kFixedPointScale and rounded to int16.
+// Fixed-point copy of features: rows scaled to the same length and rounded to int16.
 //
 // Integer instructions multiply pairs of int16 at up to twice the rate of float32, and their sums are exact. So the dot
 // products of two copies prefilter the cosines of features of any type with a small error (prefilter_bound.h). A copy
@@ -25,6 +25,8 @@ class FixedPointCopy {
 
   MatrixView view() const;
 
+  // Length of a copied row.
+  double scale() const { return scale_; }
   // Upper bound on the distance between a copied row, scaled to length 1, and the normalized row.
   double residual() const { return residual_; }
 
@@ -33,7 +35,7 @@ class FixedPointCopy {
   static int64_t stride(int64_t dim) { return (dim + 31) / 32 * 32; }
 
   const int64_t num_rows_, dim_, stride_;
-  double residual_ = 0.0;
+  double scale_ = 1.0, residual_ = 0.0;
   AlignedBuffer<int16_t> elements_;
 };
 

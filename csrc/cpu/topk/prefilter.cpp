@@ -48,7 +48,9 @@ bool prefilter_is_bounded(const MatrixView& features, const float* norms, const 
 }
 
 Prefilter prefilter_by_features(const MatrixView& queries, const MatrixView& base) {
-  return {queries, base, false, 2.0 * prefilter_error(base.dim)};
+  const double error =
+      base.dtype == DType::kFloat32 && !base.round_to_bf16 ? partial_sums_error(base.dim) : prefilter_error(base.dim);
+  return {queries, base, false, 2.0 * error};
 }
 
 NormalizedPrefilter::NormalizedPrefilter(const MatrixView& queries, const float* query_norms, const MatrixView& base,
@@ -81,7 +83,7 @@ BorderlineRescorer::BorderlineRescorer(const BlockPlan& plan, const MatrixView& 
       num_neighbors_(selection.num_neighbors),
       wants_scores_(wants_scores),
       max_depth_(std::min(plan.depth_block, base.dim)),
-      finer_margin_(can_prefilter_gathered(queries, base) ? 2.0 * prefilter_error(base.dim) : 0.0),
+      finer_margin_(can_prefilter_gathered(queries, base) ? prefilter_by_features(queries, base).margin : 0.0),
       kernels_(kernel_table()),
       rows_(static_cast<size_t>(kernels_.panel_width)),
       query_(queries.reads_in_place() ? 0 : max_depth_),
@@ -136,6 +138,7 @@ bool BorderlineRescorer::resolve(TopKBuffer& buffer, int64_t query_id, float que
 bool BorderlineRescorer::find_best(const TopKBuffer& buffer, int64_t num_best, float cut, float* limit) {
   const int64_t num_above = find_close(buffer, cut);
   const auto num_close = static_cast<int64_t>(close_.size());
+  num_close_ += num_close;
   if (num_close > max_close_) return false;
   find_best_of_close(buffer, std::min(num_best - num_above, num_close));
   *limit = high_;

@@ -23,7 +23,7 @@ namespace bse {
 // Matrices whose dot products prefilter: the features themselves, or normalized copies of them.
 struct Prefilter {
   MatrixView queries, base;
-  bool has_unit_rows = false;  // dot products are cosines
+  bool has_unit_rows = false;  // dot products are cosines times a constant
   double margin = 0.0;         // twice the bound on the error of a score; 0: there is no prefilter
 
   bool is_on() const { return margin > 0.0; }
@@ -88,6 +88,9 @@ class BorderlineRescorer {
   // wants_scores. Returns false if the prefilter cannot decide; the buffer is then invalid.
   bool resolve(TopKBuffer& buffer, int64_t query_id, float query_norm);
 
+  // Returns the number of entries that were too close to call, of all rows so far.
+  int64_t num_close() const { return num_close_; }
+
  private:
   static constexpr int64_t kMaxPrefetched = 16;
   static constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -126,6 +129,7 @@ class BorderlineRescorer {
   AlignedBuffer<float> limits_;              // [top_k_capacity]
   AlignedBuffer<uint32_t> hits_;             // [top_k_capacity + 16]
   float high_ = 0.0f;
+  int64_t num_close_ = 0;
 };
 
 }  // namespace bse

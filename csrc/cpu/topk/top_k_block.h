@@ -84,6 +84,8 @@ class TopKBlock {
     return true;
   }
 
+  int64_t num_close() const { return rescorer_.num_close(); }
+
  private:
   void prepare_next() {
     const auto i = static_cast<size_t>(num_prepared_++);
