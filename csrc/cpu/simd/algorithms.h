@@ -10,6 +10,7 @@
 //   load(p), load(p, left), store(p, v)   p need not be aligned; lanes from `left` on are NaN and not read; `left` >= 1
 //                                         may exceed kLanes
 //   broadcast_element(p), add(s, a, b)    an element of a row in all lanes; s + a b, fused
+//   subtract(a, b)                        a - b
 //   load_words(p), words_from(x), next(w) words at p; x, x + 1, ...; each word plus kLanes
 //   mask_above(a, b), mask_at_least(a, b), mask_equal(a, b)
 //                                         bit i tells whether a > b, a >= b or a == b in lane i; not if one is NaN
@@ -68,7 +69,17 @@ inline void finish_score_row(Metric metric, float row_norm, const float* norms, 
   }
 }
 
-// Multiplies kRows rows by one panel, in registers. Arguments as KernelTable::accumulate.
+// As Simd, but add() adds the square of a - b, for the chains of l2.
+template <class Simd>
+struct SquaredDifferences : Simd {
+  using Vector = typename Simd::Vector;
+  static Vector add(Vector sums, Vector a, Vector b) {
+    const Vector difference = Simd::subtract(a, b);
+    return Simd::add(sums, difference, difference);
+  }
+};
+
+// Continues the chains of kRows rows and one panel, in registers. Arguments as KernelTable::accumulate.
 template <class Simd, int kRows>
 inline void accumulate_tile(const float* const* rows, const float* panel, int64_t depth, bool resume, float* acc,
                             int64_t acc_stride) {
@@ -111,7 +122,7 @@ inline void accumulate_rows(int num_rows, const float* const* rows, const float*
   accumulate_tile<Simd, kRows>(rows, panel, depth, resume, acc, acc_stride);
 }
 
-// Implements KernelTable::accumulate.
+// Implements KernelTable::accumulate and its variants.
 template <class Simd>
 void accumulate(const float* const* rows, int num_rows, const float* panels, int num_panels, int64_t depth, bool resume,
                 float* acc, int64_t acc_stride) {
@@ -345,6 +356,7 @@ constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable
                        Simd::kPanelWidth,
                        pack_panel,
                        accumulate<Simd>,
+                       accumulate<SquaredDifferences<Simd>>,
                        nullptr,
                        squared_norms<Simd::kPanelWidth>,
                        finish_score_row,

@@ -37,6 +37,7 @@ struct Avx2 {
   static Vector load(const float* values, int64_t left) { return left >= 8 ? load(values) : padded(values, left); }
   static void store(float* values, Vector lanes) { _mm256_storeu_ps(values, lanes); }
   static Vector add(Vector sums, Vector a, Vector b) { return _mm256_fmadd_ps(a, b, sums); }
+  static Vector subtract(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
 
   static Words load_words(const uint32_t* words) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)); }
   static Words words_from(uint32_t first) {

@@ -16,6 +16,8 @@ BlockScorer::BlockScorer(const BlockPlan& plan, const MatrixView& queries, const
 
 void BlockScorer::begin(const int64_t* query_ids, const float* query_norms, int64_t num_rows, bool uses_pairs) {
   uses_pairs_ = uses_pairs;
+  const bool is_l2 = selection_.metric == Metric::kL2;
+  accumulate_ = uses_pairs ? kernels_.accumulate_pairs : is_l2 ? kernels_.accumulate_l2 : kernels_.accumulate;
   query_ids_ = query_ids;
   query_norms_ = query_norms;
   num_rows_ = num_rows;
@@ -36,21 +38,20 @@ void BlockScorer::pack(const int64_t* candidate_ids, int64_t count, int64_t firs
   }
 }
 
-// Multiplies the same elements of a stripe of rows by the panels and continues the chains of the stripe.
+// Continues the chains of a stripe of rows with the elements that are in the panels.
 bool BlockScorer::accumulate(int64_t first_row, int64_t num_rows, int64_t count, int64_t first_k, int64_t depth,
                              Worker& worker) {
   constexpr int kPanelsBetweenPolls = 8;
   const int width = kernels_.panel_width;
   const int num_panels = static_cast<int>((count + width - 1) / width);
-  const auto accumulate = uses_pairs_ ? kernels_.accumulate_pairs : kernels_.accumulate;
   for (int64_t i = 0; i < num_rows; ++i) {
     rows_[i] = read(queries_, query_ids_[first_row + i], first_k, depth, converted_rows_.data() + i * depth);
   }
   for (int p = 0; p < num_panels; p += kPanelsBetweenPolls) {
     if (worker.should_stop()) return false;
-    accumulate(rows_.data(), static_cast<int>(num_rows), panels_.data() + p * depth * width,
-               std::min(kPanelsBetweenPolls, num_panels - p), depth, first_k > 0, scores_.data() + p * width,
-               plan_.candidate_block);
+    accumulate_(rows_.data(), static_cast<int>(num_rows), panels_.data() + p * depth * width,
+                std::min(kPanelsBetweenPolls, num_panels - p), depth, first_k > 0, scores_.data() + p * width,
+                plan_.candidate_block);
   }
   return true;
 }

@@ -75,6 +75,7 @@ class BlockScorer {
   const float* query_norms_ = nullptr;
   int64_t num_rows_ = 0;
   bool uses_pairs_ = false;  // if true, scores are approximate, and depths count pairs of elements
+  decltype(KernelTable::accumulate) accumulate_ = nullptr;
 
   AlignedBuffer<float> panels_;          // [candidate_block / panel_width][depth_block][panel_width]
   AlignedBuffer<float> scores_;          // [stripe_rows][candidate_block]

@@ -1,4 +1,4 @@
-// Norms of many rows. A row's norm depends on the metric (Metric in csrc/common/score.h).
+// Norms of many rows, which only cosine needs (Metric in csrc/common/score.h).
 #pragma once
 
 #include <cstdint>

@@ -22,7 +22,8 @@ dim3 tile_grid(const ScoreBlock& block) {
 
 template <class Tile>
 void launch_tiles(const ScoreBlock& block, float* scores, device::Stream stream) {
-  device::launch(score_kernel<Tile>, tile_grid<Tile>(block), dim3(Tile::kThreads), 0, stream, block, scores);
+  const auto kernel = block.selection.metric == Metric::kL2 ? score_kernel<Tile, true> : score_kernel<Tile, false>;
+  device::launch(kernel, tile_grid<Tile>(block), dim3(Tile::kThreads), 0, stream, block, scores);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Norms of rows: reciprocal norm for cosine, squared norm for l2, 0 for ip (csrc/common/score.h).
+// Norms of rows: reciprocal norm for cosine, 0 for other metrics (csrc/common/score.h).
 //
 //   n_i = fma chain of features[i, k]^2 over k ascending        norms[i] = row_norm(metric, n_i)
 //
