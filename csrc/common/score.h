@@ -12,7 +12,7 @@
 //   l2      gamma(D + 2) |a - b|^2 + D 2^-150: relative to the squared distance itself, however far from the origin. A
 //           distance beyond float32 is infinite. Then the score is -infinity, which ranks last and is never NaN.
 //   ip      gamma(D) sum |a_k b_k| + D 2^-150. Sums beyond float32 become infinite. They are never NaN.
-//   cosine  gamma(2 D + 8), absolute. Rows are zeros or have a norm that is_accurate_norm() accepts.
+//   cosine  gamma(4 D + 8), absolute. Rows other than zeros need a squared norm that has_accurate_cosines() accepts.
 #pragma once
 
 #include <cmath>
@@ -27,6 +27,16 @@ namespace bse {
 // row. For other metrics it is 0. Only cosine has fast paths by approximate scores (prefilter_bound.h).
 enum class Metric : int { kCosine = 0, kInnerProduct = 1, kL2 = 2 };
 constexpr Metric kLastMetric = Metric::kL2;
+
+// Returns whether cosines of rows with such squared norms have the error above: their products, r and r_i r_j neither
+// overflow nor lose digits to underflow. Returns false for 0: the caller tells rows of zeros, whose cosines are 0.
+BSE_HOST_DEVICE inline bool has_accurate_cosines(float squared_norm) {
+  return squared_norm >= 0x1p-126f && squared_norm <= 0x1p126f;
+}
+
+// The error of other rows, after the name of the row.
+constexpr char kNormExpected[] =
+    "expected zeros or a Euclidean norm from 2**-63 to 2**63 (1.1e-19 to 9.2e+18) for metric 'cosine'";
 
 // Returns the norm of a row, as explained at Metric. squared_norm: n
 BSE_HOST_DEVICE inline float row_norm(Metric metric, float squared_norm) {

@@ -95,8 +95,8 @@ void knn(const KnnRequest& request, const Edges& edges, Monitor& monitor) {
   const int64_t budget_bytes = std::min(request.max_memory_bytes - fixed_bytes, kMaxSymmetricBytes);
   if (is_symmetric && knn_symmetric_bytes(plan, num_base) <= budget_bytes) {
     std::optional<NormalizedPrefilter> normalized;
-    if (copy_bytes > 0 && prefilter_is_bounded(request.base, query_norms, request.base, base_norms.data(),
-                                               base_ids.data(), num_base, request.selection)) {
+    if (copy_bytes > 0 &&
+        prefilter_is_bounded(query_norms, base_norms.data(), num_base, request.base.dim, request.selection)) {
       normalized.emplace(request.base, query_norms, request.base, base_norms.data(), base_ids.data(), num_base, team);
     }
     const std::vector<int64_t> rest = knn_symmetric(request, plan, normalized ? normalized->prefilter() : Prefilter{},

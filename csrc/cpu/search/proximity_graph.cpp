@@ -35,8 +35,8 @@ void proximity_graph(const ProximityGraphRequest& request, const Edges& edges, M
                       other_norms.data());
   }
   const GraphSubset subset{request, query_norms.data(), request.two_towers ? other_norms.data() : query_norms.data()};
-  const bool can_prefilter = prefilter_is_bounded(features, subset.query_norms, documents, subset.document_norms,
-                                                  request.rows, num_rows, request.selection);
+  const bool can_prefilter =
+      prefilter_is_bounded(subset.query_norms, subset.document_norms, num_rows, features.dim, request.selection);
   if (is_shared) {
     // If exact scores are wanted, rescoring all neighbors would cost what the prefilter saves.
     const bool wants_scores = request.selection.sort || edges.scores != nullptr;

@@ -36,15 +36,15 @@ bool can_prefilter_gathered(const MatrixView& queries, const MatrixView& base);
 
 // Returns whether a prefilter can be used: the metric is cosine, there is no max_score (it needs every exact score),
 // and the bounds of csrc/common/prefilter_bound.h hold. These fail for very small or very large rows and beyond
-// kMaxPrefilterDim. ids: [count] rows of both matrices, or null for the first count; norms: [count], row_norm() of each
-bool prefilter_is_bounded(const MatrixView& queries, const float* query_norms, const MatrixView& base,
-                          const float* base_norms, const int64_t* ids, int64_t count, const Selection& selection);
+// kMaxPrefilterDim. norms: [count], row_norm() of each row
+bool prefilter_is_bounded(const float* query_norms, const float* base_norms, int64_t count, int64_t dim,
+                          const Selection& selection);
 
 // Returns a prefilter by the features themselves. Requires prefilter_is_bounded().
 Prefilter prefilter_by_features(const MatrixView& queries, const MatrixView& base);
 
-// Prefilter by normalized copies of both matrices. Requires prefilter_is_bounded() and takes the same arguments. Owns
-// the matrices that prefilter() views.
+// Prefilter by normalized copies of both matrices. Requires prefilter_is_bounded(). ids: [count] rows of both matrices,
+// or null for the first count; norms: [count], row_norm() of each. Owns the matrices that prefilter() views.
 class NormalizedPrefilter {
  public:
   NormalizedPrefilter(const MatrixView& queries, const float* query_norms, const MatrixView& base,

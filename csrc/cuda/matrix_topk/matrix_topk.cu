@@ -29,10 +29,10 @@ void launch_tiles(const ScoreBlock& block, float* scores, device::Stream stream)
 }  // namespace
 
 void launch_row_norms(const DeviceMatrix& matrix, const int64_t* ids, int64_t count, Metric metric, float* norms,
-                      StatusKind not_finite, uint64_t* status, uint32_t* unbounded, device::Stream stream) {
+                      StatusKind bad_row, uint64_t* status, uint32_t* unbounded, device::Stream stream) {
   const auto num_blocks = static_cast<unsigned>(ceil_div(count, 32 * kNormWarps));
   device::launch(row_norms_kernel, dim3(num_blocks), dim3(32 * kNormWarps), 0, stream, matrix, ids, count, metric,
-                 norms, not_finite, status, unbounded);
+                 norms, bad_row, status, unbounded);
 }
 
 // Only cosine has this fast path, and the fused engine with it: prefilter_bound.h bounds no error for other metrics.
