@@ -16,6 +16,11 @@
 // Rows of other types than bfloat16 are approximated by a normalized bf16 copy: y' near y = a / |a|. For rows i and j,
 //   |y_i y_j - y'_i y'_j| <= |y_i - y'_i| |y_j| + |y'_i| |y_j - y'_j|,
 // and the dot product of the copies adds its own error.
+//
+// A fixed-point copy has y' = z / S, where z is S y rounded to integers and S is kFixedPointScale. Dot products of two
+// rows z are exact: by Cauchy-Schwarz, no partial sum exceeds (S (1 + 2^-9) + sqrt(d) / 2)^2 < 2^31. They are rounded
+// to float32 when they are divided by S^2, and again whenever a sum is continued, which is every kFixedPointDepth
+// elements. Each time adds at most 2^-22.
 #pragma once
 
 #include <cstdint>
@@ -44,6 +49,19 @@ BSE_HOST_DEVICE inline double tensor_core_prefilter_error(int64_t dim) { return 
 BSE_HOST_DEVICE inline double normalized_copy_error(int64_t dim, double query_residual, double base_residual) {
   const double residuals = query_residual + base_residual + query_residual * base_residual;
   return 1.001 * residuals + 1.02 * prefilter_error(dim);
+}
+
+constexpr float kFixedPointScale = 32000.0f;
+constexpr float kFixedPointUnit = kFixedPointScale * kFixedPointScale;
+constexpr int64_t kFixedPointDepth = 32;  // sums are not continued more often than this
+
+// Returns the error bound of a cosine computed as the dot product of fixed-point copies. residual: largest |y - y'| of
+// the rows
+BSE_HOST_DEVICE inline double fixed_point_error(int64_t dim, double query_residual, double base_residual) {
+  const double unit = 0x1p-24, n = static_cast<double>(dim);
+  const double residuals = query_residual + base_residual + query_residual * base_residual;
+  return 1.001 * residuals + 1.02 * n * unit / (1.0 - n * unit) +
+         0x1p-22 * (2.0 + n / static_cast<double>(kFixedPointDepth));
 }
 
 // Returns whether the bounds hold for a row with this norm for cosine, which is the reciprocal of its length (score.h).

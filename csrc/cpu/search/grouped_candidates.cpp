@@ -12,15 +12,15 @@ namespace {
 // State of one thread: the draw of the current group, and the current block of rows.
 class GroupWorkspace {
  public:
-  GroupWorkspace(const GraphSubset& subset, const BlockPlan& plan, const uint32_t* order, double margin,
+  GroupWorkspace(const GraphSubset& subset, const BlockPlan& plan, const uint32_t* order, const Prefilter& prefilter,
                  const Edges& edges)
       : subset_(subset),
-        margin_(margin),
+        margin_(prefilter.margin),
         order_(order),
         candidates_(subset, subset.request.num_candidates + 1, subset.request.num_rows),
         members_(plan.row_block),
         member_of_slot_(members_.num_slots()),
-        block_(plan, subset.request.features, subset.request.documents, subset.request.selection, edges),
+        block_(plan, subset.request.features, subset.request.documents, subset.request.selection, edges, prefilter),
         query_ids_(static_cast<size_t>(plan.row_block)),
         query_norms_(static_cast<size_t>(plan.row_block)),
         rows_(static_cast<size_t>(plan.row_block)),
@@ -97,8 +97,8 @@ int64_t grouped_draw_bytes(const ProximityGraphRequest& request) {
   return DrawnCandidates::bytes(request.num_candidates + 1, request.num_rows) + 64 * BlockPlan::kMaxRows;
 }
 
-void build_with_grouped_candidates(const GraphSubset& subset, const BlockPlan& plan, double margin, const Edges& edges,
-                                   ThreadTeam& team) {
+void build_with_grouped_candidates(const GraphSubset& subset, const BlockPlan& plan, const Prefilter& prefilter,
+                                   const Edges& edges, ThreadTeam& team) {
   const ProximityGraphRequest& request = subset.request;
   const int64_t first_position = request.first_position(), count = request.end_position() - first_position;
   AlignedBuffer<uint32_t> order(count);
@@ -117,7 +117,9 @@ void build_with_grouped_candidates(const GraphSubset& subset, const BlockPlan& p
     const int64_t first = group * rows_per_group + chunk % blocks_per_group * plan.row_block;
     if (first >= group_end) return;
     auto& workspace = workspaces[static_cast<size_t>(worker.index())];
-    if (workspace == nullptr) workspace = std::make_unique<GroupWorkspace>(subset, plan, order.data(), margin, edges);
+    if (workspace == nullptr) {
+      workspace = std::make_unique<GroupWorkspace>(subset, plan, order.data(), prefilter, edges);
+    }
     workspace->run(request.first_group + group, first, std::min(plan.row_block, group_end - first), worker);
   });
 }

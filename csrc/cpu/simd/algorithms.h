@@ -11,6 +11,7 @@
 //                                         may exceed kLanes
 //   broadcast_element(p), add(s, a, b)    an element of a row in all lanes; s + a b, fused
 //   subtract(a, b)                        a - b
+//   load_sums(p), store_sums(p, v)        load() and store() of the sums of add()
 //   load_words(p), words_from(x), next(w) words at p; x, x + 1, ...; each word plus kLanes
 //   mask_above(a, b), mask_at_least(a, b), mask_equal(a, b)
 //                                         bit i tells whether a > b, a >= b or a == b in lane i; not if one is NaN
@@ -34,6 +35,9 @@
 // cannot multiply these. Its sums may be rounded in any way within csrc/common/prefilter_bound.h. Members that differ:
 //   broadcast_element(p), add(s, a, b)    a pair of a row in all lanes; s plus the two products of each lane
 //   Element, kElements                    uint16_t, 2 kLanes; load_elements() and add_elements() take these
+// Int16, with the members of Simd that accumulate_tile() uses, for pairs of int16. Its sums are 32-bit integers, which
+// load_sums() and store_sums() convert from and to the floats of KernelTable::accumulate_int16. It is void if it would
+// be no faster than Simd.
 #pragma once
 
 #include <cmath>
@@ -89,7 +93,7 @@ inline void accumulate_tile(const float* const* rows, const float* panel, int64_
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
-      sums[i][v] = resume ? Simd::load(acc + i * acc_stride + kLanes * v) : Simd::zero();
+      sums[i][v] = resume ? Simd::load_sums(acc + i * acc_stride + kLanes * v) : Simd::zero();
     }
   }
   for (int64_t k = 0; k < depth; ++k) {
@@ -106,7 +110,7 @@ inline void accumulate_tile(const float* const* rows, const float* panel, int64_
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) Simd::store(acc + i * acc_stride + kLanes * v, sums[i][v]);
+    for (int v = 0; v < kVectors; ++v) Simd::store_sums(acc + i * acc_stride + kLanes * v, sums[i][v]);
   }
 }
 
@@ -134,6 +138,27 @@ void accumulate(const float* const* rows, int num_rows, const float* panels, int
                                             acc + i * acc_stride + p * Simd::kPanelWidth, acc_stride);
     }
   }
+}
+
+// Implements KernelTable::round_to_int16. Adding and subtracting kToInteger rounds a float to an integer.
+inline float round_to_int16(const float* row, int64_t dim, float norm, float scale, int16_t* elements) {
+  constexpr float kToInteger = 0x1.8p23f;
+  constexpr int kLanes = 16;
+  float sums[kLanes] = {};
+  const auto round = [&](int64_t k, float* sum) {
+    const float element = row[k] * norm * scale;
+    const float rounded = (element + kToInteger) - kToInteger;
+    elements[k] = static_cast<int16_t>(static_cast<int32_t>(rounded));
+    *sum += (element - rounded) * (element - rounded);
+  };
+  int64_t k = 0;
+  for (; k + kLanes <= dim; k += kLanes) {
+    for (int i = 0; i < kLanes; ++i) round(k + i, sums + i);
+  }
+  for (; k < dim; ++k) round(k, sums);
+  float sum = 0.0f;
+  for (const float part : sums) sum += part;
+  return sum;
 }
 
 // Statistics of the scores that are not NaN.
@@ -346,9 +371,9 @@ void gather_dots(const Element* row, const Element* base, int64_t row_stride, in
   }
 }
 
-// Returns the table of an instruction set. The head of this file describes Simd, Counting and Pairs. Only if Pairs is
-// void, two pointers are null: accumulate_pairs and gather_bfloat16_dots.
-template <class Simd, class Counting, class Pairs = void>
+// Returns the table of an instruction set. The head of this file describes Simd, Counting, Pairs and Int16. If Pairs is
+// void, accumulate_pairs and gather_bfloat16_dots are null. If Int16 is void, accumulate_int16 and round_to_int16 are.
+template <class Simd, class Counting, class Pairs = void, class Int16 = void>
 constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable::pack_panel) pack_panel,
                                       decltype(KernelTable::philox_blocks) philox_blocks,
                                       decltype(KernelTable::find_places) find_places) {
@@ -357,6 +382,8 @@ constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable
                        pack_panel,
                        accumulate<Simd>,
                        accumulate<SquaredDifferences<Simd>>,
+                       nullptr,
+                       nullptr,
                        nullptr,
                        squared_norms<Simd::kPanelWidth>,
                        finish_score_row,
@@ -372,6 +399,10 @@ constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable
   if constexpr (!std::is_void_v<Pairs>) {
     table.accumulate_pairs = accumulate<Pairs>;
     table.gather_bfloat16_dots = gather_dots<Pairs>;
+  }
+  if constexpr (!std::is_void_v<Int16>) {
+    table.accumulate_int16 = accumulate<Int16>;
+    table.round_to_int16 = round_to_int16;
   }
   return table;
 }

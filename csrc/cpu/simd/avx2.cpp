@@ -4,6 +4,7 @@
 // in an anonymous namespace and nothing of the standard library's templates is used, so that no weak AVX symbol leaves
 // here.
 
+#include "common/prefilter_bound.h"
 #include "cpu/simd/algorithms.h"
 #include "cpu/simd/kernel_table.h"
 #include "cpu/simd/x86_packing.h"
@@ -38,6 +39,8 @@ struct Avx2 {
   static void store(float* values, Vector lanes) { _mm256_storeu_ps(values, lanes); }
   static Vector add(Vector sums, Vector a, Vector b) { return _mm256_fmadd_ps(a, b, sums); }
   static Vector subtract(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
+  static Vector load_sums(const float* sums) { return load(sums); }
+  static void store_sums(float* target, Vector sums) { store(target, sums); }
 
   static Words load_words(const uint32_t* words) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)); }
   static Words words_from(uint32_t first) {
@@ -94,6 +97,28 @@ struct Avx2 {
     alignas(32) float all[8];
     for (int i = 0; i < 8; ++i) all[i] = i < left ? values[i] : __builtin_nanf("");
     return _mm256_load_ps(all);
+  }
+};
+
+struct Avx2Int16 {
+  static constexpr int kLanes = Avx2::kLanes, kPanelWidth = Avx2::kPanelWidth, kRowTile = Avx2::kRowTile;
+  typedef int32_t Vector __attribute__((vector_size(32)));  // gcc 12 spills accumulators of type __m256i
+
+  static Vector zero() { return Vector{}; }
+  static Vector broadcast_element(const float* pair) {
+    int32_t bits;
+    __builtin_memcpy(&bits, pair, sizeof bits);
+    return (Vector)_mm256_set1_epi32(bits);
+  }
+  static Vector load(const float* pairs) { return (Vector)_mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs)); }
+  static Vector add(Vector sums, Vector pair, Vector candidates) {
+    return sums + (Vector)_mm256_madd_epi16((__m256i)pair, (__m256i)candidates);
+  }
+  static Vector load_sums(const float* sums) {
+    return (Vector)_mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(sums), _mm256_set1_ps(kFixedPointUnit)));
+  }
+  static void store_sums(float* target, Vector sums) {
+    _mm256_storeu_ps(target, _mm256_mul_ps(_mm256_cvtepi32_ps((__m256i)sums), _mm256_set1_ps(1.0f / kFixedPointUnit)));
   }
 };
 
@@ -187,6 +212,7 @@ void philox_blocks(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t
 
 }  // namespace
 
-constexpr KernelTable kAvx2Kernels = kernel_table_of<Avx2, Counting>("avx2", pack_panel, philox_blocks, find_places);
+constexpr KernelTable kAvx2Kernels =
+    kernel_table_of<Avx2, Counting, void, Avx2Int16>("avx2", pack_panel, philox_blocks, find_places);
 
 }  // namespace bse

@@ -51,6 +51,8 @@ struct Avx512 {
   static void store(float* values, Vector lanes) { _mm512_storeu_ps(values, lanes); }
   static Vector add(Vector sums, Vector a, Vector b) { return _mm512_fmadd_ps(a, b, sums); }
   static Vector subtract(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
+  static Vector load_sums(const float* sums) { return load(sums); }
+  static void store_sums(float* target, Vector sums) { store(target, sums); }
 
   static Words load_words(const uint32_t* words) { return _mm512_loadu_si512(words); }
   static Words words_from(uint32_t first) {

@@ -44,6 +44,16 @@ struct KernelTable {
   void (*accumulate_pairs)(const float* const* rows, int num_rows, const float* panels, int num_panels, int64_t depth,
                            bool resume, float* acc, int64_t acc_stride);
 
+  // As accumulate(), by integer instructions on pairs of int16 elements of fixed-point copies: each float of rows and
+  // panels holds one pair, and depth counts pairs. acc becomes the dot product divided by kFixedPointScale^2
+  // (csrc/common/prefilter_bound.h). Null if the instruction set has none that are faster than accumulate().
+  void (*accumulate_int16)(const float* const* rows, int num_rows, const float* panels, int num_panels, int64_t depth,
+                           bool resume, float* acc, int64_t acc_stride);
+  // elements[k] = row[k] norm scale, rounded to nearest. Returns the sum of the squared differences. Null if
+  // accumulate_int16 is.
+  // row, elements: [dim]
+  float (*round_to_int16)(const float* row, int64_t dim, float norm, float scale, int16_t* elements);
+
   // norms[c] continues (or starts at +0) the chain of column c with itself.
   // panel: [depth][panel_width]; norms: [panel_width]
   void (*squared_norms)(const float* panel, int64_t depth, bool resume, float* norms);

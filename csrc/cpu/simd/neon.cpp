@@ -47,6 +47,8 @@ struct Neon {
   static void store(float* values, Vector lanes) { vst1q_f32(values, lanes); }
   static Vector add(Vector sums, Vector a, Vector b) { return vfmaq_f32(sums, a, b); }
   static Vector subtract(Vector a, Vector b) { return vsubq_f32(a, b); }
+  static Vector load_sums(const float* sums) { return load(sums); }
+  static void store_sums(float* target, Vector sums) { store(target, sums); }
 
   static Words load_words(const uint32_t* words) { return vld1q_u32(words); }
   static Words words_from(uint32_t first) {

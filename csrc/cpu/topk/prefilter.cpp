@@ -1,20 +1,13 @@
 #include "cpu/topk/prefilter.h"
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 
 #include "common/prefilter_bound.h"
 #include "cpu/simd/dispatch.h"
 
 namespace bse {
-
-namespace {
-
-bool rows_have_bound(const float* norms, int64_t count) {
-  return std::all_of(norms, norms + count, has_prefilter_bound);
-}
-
-}  // namespace
 
 bool can_prefilter_blocks(const MatrixView& queries, const MatrixView& base) {
   return kernel_table().accumulate_pairs != nullptr && queries.holds_bfloat16() && base.holds_bfloat16();
@@ -26,11 +19,10 @@ bool can_prefilter_gathered(const MatrixView& queries, const MatrixView& base) {
   return kernel_table().gather_dots != nullptr && queries.reads_in_place() && base.reads_in_place();
 }
 
-bool prefilter_is_bounded(const float* query_norms, const float* base_norms, int64_t count, int64_t dim,
-                          const Selection& selection) {
+bool prefilter_is_bounded(const float* norms, int64_t count, int64_t dim, const Selection& selection) {
   // Only cosine has this fast path: prefilter_bound.h bounds no error for other metrics.
-  if (selection.metric != Metric::kCosine || selection.has_max_score || dim > kMaxPrefilterDim) return false;
-  return rows_have_bound(query_norms, count) && (base_norms == query_norms || rows_have_bound(base_norms, count));
+  return selection.metric == Metric::kCosine && !selection.has_max_score && dim <= kMaxPrefilterDim &&
+         std::all_of(norms, norms + count, has_prefilter_bound);
 }
 
 Prefilter prefilter_by_features(const MatrixView& queries, const MatrixView& base) {
@@ -67,17 +59,29 @@ BorderlineRescorer::BorderlineRescorer(const BlockPlan& plan, const MatrixView& 
       num_neighbors_(selection.num_neighbors),
       wants_scores_(wants_scores),
       max_depth_(std::min(plan.depth_block, base.dim)),
+      finer_margin_(can_prefilter_gathered(queries, base) ? 2.0 * prefilter_error(base.dim) : 0.0),
       kernels_(kernel_table()),
       rows_(static_cast<size_t>(kernels_.panel_width)),
       query_(queries.reads_in_place() ? 0 : max_depth_),
       candidates_(base.reads_in_place() ? 0 : kernels_.panel_width * max_depth_),
       panel_(kernels_.panel_width * max_depth_),
-      chains_(kernels_.panel_width) {}
+      chains_(kernels_.panel_width),
+      limits_(plan.top_k_capacity),
+      hits_(plan.top_k_capacity + 16) {}
+
+bool BorderlineRescorer::prepare(TopKBuffer& buffer, int64_t query_id) {
+  if (!buffer.finish_prefilter(kernels_)) return false;
+  if (wants_scores_ || range_min_ > 0 || buffer.size() <= num_neighbors_) return true;
+  find_close(buffer, buffer.cut_score());
+  if (static_cast<int64_t>(close_.size()) > kMaxPrefetched) return true;
+  queries_.prefetch(query_id, 0, max_depth_);
+  for (const int64_t n : close_) base_.prefetch(candidate_ids_[buffer.tiebreaks()[n]], 0, max_depth_);
+  return true;
+}
 
 bool BorderlineRescorer::resolve(TopKBuffer& buffer, int64_t query_id, float query_norm) {
   query_id_ = query_id;
   query_norm_ = query_norm;
-  if (!buffer.finish_prefilter(kernels_)) return false;
   if (wants_scores_) {
     rescore_all(buffer);
     buffer.finish(kernels_, range_min_);
@@ -108,48 +112,103 @@ bool BorderlineRescorer::resolve(TopKBuffer& buffer, int64_t query_id, float que
 // Finds the num_best best entries: all above *limit, and the entries close_[c] with is_best_[c], which are not above.
 // Returns false if too many entries are close. cut: TopKCut::score of the num_best best approximate scores
 bool BorderlineRescorer::find_best(const TopKBuffer& buffer, int64_t num_best, float cut, float* limit) {
+  const int64_t num_above = find_close(buffer, cut);
+  const auto num_close = static_cast<int64_t>(close_.size());
+  if (num_close > max_close_) return false;
+  find_best_of_close(buffer, std::min(num_best - num_above, num_close));
+  *limit = high_;
+  return true;
+}
+
+// Sets close_ to the entries that are too close to the cut to call, and high_ to the limit above them. Returns the
+// number of entries above that limit. cut: TopKCut::score of some number of best approximate scores
+int64_t BorderlineRescorer::find_close(const TopKBuffer& buffer, float cut) {
   // At least num_best scores are not below the cut, and at most num_best are above it. So an entry further above the
   // cut than the margin is among the best. An entry further below it than the margin is worse than num_best others.
-  const float* scores = buffer.scores();
-  const float high = float_below(static_cast<double>(cut) + margin_);
+  high_ = float_below(static_cast<double>(cut) + margin_);
   const float low = float_below(static_cast<double>(cut) - margin_);
-  close_.resize(static_cast<size_t>(buffer.size()));
-  int64_t num_above = 0;
-  size_t num_close = 0;
-  for (int64_t n = 0; n < buffer.size(); ++n) {
-    close_[num_close] = n;
-    num_close += scores[n] >= low && scores[n] <= high;
-    num_above += scores[n] > high;
+  std::fill(limits_.data(), limits_.data() + buffer.size(), high_);
+  const int64_t num_not_above = kernels_.find_entries(limits_.data(), buffer.scores(), buffer.size(), hits_.data());
+  close_.clear();
+  for (int64_t n = 0; n < num_not_above; ++n) {
+    if (buffer.scores()[hits_[n]] >= low) close_.push_back(hits_[n]);
   }
-  close_.resize(num_close);
-  if (static_cast<int64_t>(num_close) > max_close_) return false;
-  rescore(buffer);
-  ranks_.resize(num_close);
-  for (size_t c = 0; c < num_close; ++c) ranks_[c] = candidate_rank(close_scores_[c], static_cast<uint32_t>(c));
-  const auto first_other = ranks_.begin() + std::min<int64_t>(num_best - num_above, static_cast<int64_t>(num_close));
-  std::nth_element(ranks_.begin(), first_other, ranks_.end());
-  is_best_.assign(num_close, false);
-  for (auto rank = ranks_.begin(); rank != first_other; ++rank) is_best_[rank_tiebreak(*rank)] = true;
-  *limit = high;
-  return true;
+  return buffer.size() - num_not_above;
+}
+
+// Sets is_best_ for the num_best best of close_. Sorts out what finer approximate scores can decide, and rescores the
+// rest exactly.
+void BorderlineRescorer::find_best_of_close(const TopKBuffer& buffer, int64_t num_best) {
+  is_best_.assign(close_.size(), false);
+  if (num_best == 0) return;
+  open_.resize(close_.size());
+  std::iota(open_.begin(), open_.end(), size_t{0});
+  if (finer_margin_ > 0.0 && finer_margin_ < margin_ && num_best < static_cast<int64_t>(close_.size())) {
+    num_best = refine(buffer, num_best);
+  }
+  if (num_best < static_cast<int64_t>(open_.size())) {
+    rescore(buffer);
+    ranks_.resize(open_.size());
+    for (size_t n = 0; n < open_.size(); ++n) ranks_[n] = candidate_rank(exact_scores_[n], static_cast<uint32_t>(n));
+    std::nth_element(ranks_.begin(), ranks_.begin() + num_best, ranks_.end());
+    for (int64_t n = 0; n < num_best; ++n) is_best_[open_[rank_tiebreak(ranks_[static_cast<size_t>(n)])]] = true;
+  } else {
+    for (const size_t c : open_) is_best_[c] = true;
+  }
+}
+
+// Sets is_best_ for those of open_ that are certainly among its num_best best, by dot products of the features
+// themselves. Removes them and those that certainly are not. Returns how many of the others are among the best.
+int64_t BorderlineRescorer::refine(const TopKBuffer& buffer, int64_t num_best) {
+  ids_.clear();
+  for (const int64_t n : close_) ids_.push_back(candidate_ids_[buffer.tiebreaks()[n]]);
+  finer_scores_.resize(close_.size());
+  const auto gather = [&](auto kernel, auto* queries, auto* base) {
+    kernel(queries + query_id_ * queries_.row_stride_elements, base, base_.row_stride_elements, base_.dim, ids_.data(),
+           static_cast<int64_t>(ids_.size()), finer_scores_.data());
+  };
+  if (queries_.dtype == DType::kBFloat16) {
+    gather(kernels_.gather_bfloat16_dots, static_cast<const uint16_t*>(queries_.data),
+           static_cast<const uint16_t*>(base_.data));
+  } else {
+    gather(kernels_.gather_dots, static_cast<const float*>(queries_.data), static_cast<const float*>(base_.data));
+  }
+  for (size_t c = 0; c < close_.size(); ++c) {
+    const float norm = candidate_norms_[buffer.tiebreaks()[close_[c]]];
+    finer_scores_[c] = finish_score(metric_, finer_scores_[c], query_norm_, norm);
+  }
+  ordered_ = finer_scores_;
+  const auto worst = ordered_.begin() + (num_best - 1);
+  std::nth_element(ordered_.begin(), worst, ordered_.end(), std::greater<>());
+  const float high = float_below(static_cast<double>(*worst) + finer_margin_);
+  const float low = float_below(static_cast<double>(*worst) - finer_margin_);
+  open_.clear();
+  for (size_t c = 0; c < close_.size(); ++c) {
+    is_best_[c] = finer_scores_[c] > high;
+    num_best -= is_best_[c];
+    if (finer_scores_[c] >= low && finer_scores_[c] <= high) open_.push_back(c);
+  }
+  return num_best;
 }
 
 void BorderlineRescorer::rescore_all(TopKBuffer& buffer) {
   close_.resize(static_cast<size_t>(buffer.size()));
+  open_.resize(close_.size());
   std::iota(close_.begin(), close_.end(), 0);
+  std::iota(open_.begin(), open_.end(), size_t{0});
   rescore(buffer);
-  for (const int64_t n : close_) buffer.set_score(n, close_scores_[static_cast<size_t>(n)]);
+  for (const int64_t n : close_) buffer.set_score(n, exact_scores_[static_cast<size_t>(n)]);
   buffer.end_prefilter();
 }
 
-// Computes exact scores of the entries at close_, one panel of candidates at a time.
+// Computes exact scores of the entries at open_, one panel of candidates at a time.
 void BorderlineRescorer::rescore(const TopKBuffer& buffer) {
-  const auto num_close = static_cast<int64_t>(close_.size()), width = int64_t{kernels_.panel_width};
-  close_scores_.resize(close_.size());
-  const auto tiebreak = [&](int64_t c) { return buffer.tiebreaks()[close_[static_cast<size_t>(c)]]; };
-  for (int64_t c = 0; c < num_close; ++c) base_.prefetch(candidate_ids_[tiebreak(c)], 0, max_depth_);
-  for (int64_t first = 0; first < num_close; first += width) {
-    const int64_t count = std::min(width, num_close - first);
+  const auto num_open = static_cast<int64_t>(open_.size()), width = int64_t{kernels_.panel_width};
+  exact_scores_.resize(open_.size());
+  const auto tiebreak = [&](int64_t n) { return buffer.tiebreaks()[close_[open_[static_cast<size_t>(n)]]]; };
+  for (int64_t c = 0; c < num_open; ++c) base_.prefetch(candidate_ids_[tiebreak(c)], 0, max_depth_);
+  for (int64_t first = 0; first < num_open; first += width) {
+    const int64_t count = std::min(width, num_open - first);
     for (int64_t k = 0; k < base_.dim; k += max_depth_) {
       const int64_t depth = std::min(max_depth_, base_.dim - k);
       for (int64_t c = 0; c < count; ++c) {
@@ -165,7 +224,7 @@ void BorderlineRescorer::rescore(const TopKBuffer& buffer) {
     }
     for (int64_t c = 0; c < count; ++c) {
       const float norm = candidate_norms_[tiebreak(first + c)];
-      close_scores_[static_cast<size_t>(first + c)] = finish_score(metric_, chains_[c], query_norm_, norm);
+      exact_scores_[static_cast<size_t>(first + c)] = finish_score(metric_, chains_[c], query_norm_, norm);
     }
   }
 }

@@ -34,17 +34,17 @@ struct Prefilter {
 bool can_prefilter_blocks(const MatrixView& queries, const MatrixView& base);
 bool can_prefilter_gathered(const MatrixView& queries, const MatrixView& base);
 
-// Returns whether a prefilter can be used: the metric is cosine, there is no max_score (it needs every exact score),
-// and the bounds of csrc/common/prefilter_bound.h hold. These fail for very small or very large rows and beyond
-// kMaxPrefilterDim. norms: [count], row_norm() of each row
-bool prefilter_is_bounded(const float* query_norms, const float* base_norms, int64_t count, int64_t dim,
-                          const Selection& selection);
+// Returns whether the rows of a matrix allow a prefilter: the metric is cosine, there is no max_score (it needs every
+// exact score), and the bounds of csrc/common/prefilter_bound.h hold. These fail for very small or very large rows and
+// beyond kMaxPrefilterDim. norms: [count], row_norm() of each
+bool prefilter_is_bounded(const float* norms, int64_t count, int64_t dim, const Selection& selection);
 
-// Returns a prefilter by the features themselves. Requires prefilter_is_bounded().
+// Returns a prefilter by the features themselves. Requires prefilter_is_bounded() of both.
 Prefilter prefilter_by_features(const MatrixView& queries, const MatrixView& base);
 
-// Prefilter by normalized copies of both matrices. Requires prefilter_is_bounded(). ids: [count] rows of both matrices,
-// or null for the first count; norms: [count], row_norm() of each. Owns the matrices that prefilter() views.
+// Prefilter by normalized copies of both matrices. Requires prefilter_is_bounded() of both. Owns the matrices that
+// prefilter() views. ids: [count] rows of both matrices, or null for the first count;
+// norms: [count], row_norm() of each
 class NormalizedPrefilter {
  public:
   NormalizedPrefilter(const MatrixView& queries, const float* query_norms, const MatrixView& base,
@@ -79,14 +79,22 @@ class BorderlineRescorer {
     max_close_ = max_close;
   }
 
+  // Must be called before resolve(). Cuts the buffer and prefetches what resolve() is going to read, so it should be
+  // called one row ahead. Returns false if the prefilter cannot decide; the buffer is then invalid.
+  bool prepare(TopKBuffer& buffer, int64_t query_id);
+
   // Reduces the buffer to the num_neighbors best after the range_min best, in tiebreak order, with exact scores if
   // wants_scores. Returns false if the prefilter cannot decide; the buffer is then invalid.
   bool resolve(TopKBuffer& buffer, int64_t query_id, float query_norm);
 
  private:
+  static constexpr int64_t kMaxPrefetched = 16;
   static constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
+  int64_t find_close(const TopKBuffer& buffer, float cut);
   bool find_best(const TopKBuffer& buffer, int64_t num_best, float cut, float* limit);
+  void find_best_of_close(const TopKBuffer& buffer, int64_t num_best);
+  int64_t refine(const TopKBuffer& buffer, int64_t num_best);
   void rescore(const TopKBuffer& buffer);
   void rescore_all(TopKBuffer& buffer);
 
@@ -95,6 +103,7 @@ class BorderlineRescorer {
   const int64_t range_min_, num_neighbors_;
   const bool wants_scores_;
   const int64_t max_depth_;
+  const double finer_margin_;  // of refine(); 0 if the features do not allow it
   const KernelTable& kernels_;
   const int64_t* candidate_ids_ = nullptr;
   const float* candidate_norms_ = nullptr;
@@ -103,13 +112,19 @@ class BorderlineRescorer {
   int64_t query_id_ = 0;
   float query_norm_ = 0.0f;
 
-  std::vector<int64_t> close_;  // positions of entries in the buffer, ascending
-  std::vector<float> close_scores_;
+  std::vector<int64_t> close_;                 // positions of entries in the buffer, ascending
+  std::vector<size_t> open_;                   // positions in close_ that are not decided, ascending
+  std::vector<float> exact_scores_;            // [open_]
+  std::vector<float> finer_scores_, ordered_;  // [close_]
+  std::vector<int64_t> ids_;                   // [close_]
   std::vector<char> is_best_;
   std::vector<uint64_t> ranks_;
   std::vector<const float*> rows_;           // [panel_width]
   AlignedBuffer<float> query_, candidates_;  // [max_depth], [panel_width][max_depth], if features are not read in place
   AlignedBuffer<float> panel_, chains_;      // [max_depth][panel_width], [panel_width]
+  AlignedBuffer<float> limits_;              // [top_k_capacity]
+  AlignedBuffer<uint32_t> hits_;             // [top_k_capacity + 16]
+  float high_ = 0.0f;
 };
 
 }  // namespace bse
