@@ -40,7 +40,7 @@ CASES: dict[str, list[Maker]] = {
         graph_case(is_real=True),
     ],
     "knn": [knn_case(), knn_case(is_real=True)],
-    "walk": [walk_case(noise_graph), walk_case(text_graph)],
+    "walk": [walk_case(noise_graph(32)), walk_case(noise_graph(100)), walk_case(text_graph)],
     "epoch": [epoch_case(clusters, 256), epoch_case(text, 128), epoch_case(digits, 64, has_kmeans=True), large_case],
 }
 
