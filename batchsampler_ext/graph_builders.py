@@ -114,7 +114,9 @@ def proximity_graph(
         documents: [N, D] embeddings of a second tower. Edge i -> j then scores ``features[i]`` against
             ``documents[j]``.
         metric: "cosine" (default), "ip" (inner product) or "l2" (minus the squared Euclidean distance, never positive).
-            A larger score is always a better neighbor.
+            A larger score is always a better neighbor. Squared distances are sums of squared differences, so they keep
+            their digits far from the origin. Those below 2**-150 count as 0, and those above 3.4e38 rank last.
+            With cosine, rows are zeros (their cosines are 0) or have a norm from 2**-63 to 2**63.
         candidate_group_size: rows that share one random candidate set, by default 256. With 1 each row draws its own.
             Larger groups are faster, and each row's candidates are still exactly uniform. But a share of about
             exp(-M / group size) of the instances is then in no group's draw, so they have no incoming edge. No walk
@@ -151,7 +153,8 @@ def proximity_graph(
         scores leave fewer candidates.
 
     Raises:
-        TypeError, ValueError: a bad argument, named. Features that are not finite are found before any work.
+        TypeError, ValueError: a bad argument, named. Features that are not finite, and rows whose norm is too small or
+            too large for cosine, are found before any work.
         RuntimeError: with ``process_group``, on all ranks: their arguments differ (the message says which), or a rank
             has raised an error. The rank with the error raises its own. If a rank has ended, the others raise, at the
             latest after the timeout of the group.
@@ -166,8 +169,8 @@ def proximity_graph(
     rows that it did not build, by way of 24 MiB of buffers. A graph on a GPU is copied for this if the group's backend
     works on the CPU, and the other way round. Ctrl-C waits for other ranks only while rows are exchanged.
 
-    CUDA: without ``process_group`` the call never waits for the device. Non-finite features and bad values of ``rows``
-    and ``labels`` raise when the host next reads the result, or in :meth:`ProximityGraph.check`. ``num_threads`` and
+    CUDA: without ``process_group`` the call never waits for the device. Bad features and bad values of ``rows`` and
+    ``labels`` raise when the host next reads the result, or in :meth:`ProximityGraph.check`. ``num_threads`` and
     ``progress`` have no effect.
 
     Source: Yang et al., KDD 2023, section 4.1.

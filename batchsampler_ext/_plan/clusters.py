@@ -147,8 +147,8 @@ def _points(towers: list[Matrix], rows: torch.Tensor, metric: str) -> np.ndarray
     parts = [_float32(tower, rows) for tower in towers]
     if metric == "cosine":
         for part in parts:
-            norms = np.sqrt(np.einsum("ij,ij->i", part, part))
-            part /= np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
+            norms = np.sqrt(np.einsum("ij,ij->i", part, part, dtype=np.float64))
+            part /= np.where(norms > 0, norms, 1)[:, None]
     return np.ascontiguousarray(np.concatenate(parts, axis=1)) if len(parts) > 1 else parts[0]
 
 

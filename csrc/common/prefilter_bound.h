@@ -73,10 +73,9 @@ BSE_HOST_DEVICE inline double fixed_point_error(int64_t dim, double query_residu
 }
 
 // Returns whether the bounds hold for a row with this norm for cosine, which is the reciprocal of its length (score.h).
-// Returns false for 0. That belongs to a row of zeros or to one whose squared norm overflows, and the caller must tell
-// which.
+// They hold for 0, the norm of a row of zeros.
 BSE_HOST_DEVICE inline bool has_prefilter_bound(float reciprocal_norm) {
-  return reciprocal_norm >= 0x1p-20f && reciprocal_norm <= 0x1p20f;
+  return reciprocal_norm == 0.0f || (reciprocal_norm >= 0x1p-20f && reciprocal_norm <= 0x1p20f);
 }
 
 }  // namespace bse

@@ -108,10 +108,8 @@ void knn(const KnnRequest& request, const Edges& edges, Monitor& monitor) {
   });
 
   std::optional<FixedPointPrefilter> copies;
-  if (copy_bytes > 0 &&
-      prefilter_is_bounded(request.base, base_norms.data(), base_ids.data(), num_base, request.selection) &&
-      (has_one_copy ||
-       prefilter_is_bounded(request.queries, query_norms, request.query_ids, num_queries, request.selection))) {
+  if (copy_bytes > 0 && prefilter_is_bounded(base_norms.data(), num_base, request.base.dim, request.selection) &&
+      (has_one_copy || prefilter_is_bounded(query_norms, num_queries, request.queries.dim, request.selection))) {
     if (has_one_copy) {
       copies.emplace(request.base, base_norms.data(), base_ids.data(), num_base, team);
     } else {

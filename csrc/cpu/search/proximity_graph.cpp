@@ -56,9 +56,8 @@ void proximity_graph(const ProximityGraphRequest& request, const Edges& edges, M
   }
   const GraphSubset subset{request, query_norms.data(), request.two_towers ? other_norms.data() : query_norms.data()};
   const bool can_prefilter =
-      prefilter_is_bounded(features, subset.query_norms, request.rows, num_rows, request.selection) &&
-      (!request.two_towers ||
-       prefilter_is_bounded(documents, subset.document_norms, request.rows, num_rows, request.selection));
+      prefilter_is_bounded(subset.query_norms, num_rows, features.dim, request.selection) &&
+      (!request.two_towers || prefilter_is_bounded(subset.document_norms, num_rows, features.dim, request.selection));
   if (is_shared) {
     std::optional<FixedPointPrefilter> copies;
     Prefilter prefilter;

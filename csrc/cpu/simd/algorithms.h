@@ -10,6 +10,7 @@
 //   load(p), load(p, left), store(p, v)   p need not be aligned; lanes from `left` on are NaN and not read; `left` >= 1
 //                                         may exceed kLanes
 //   broadcast_element(p), add(s, a, b)    an element of a row in all lanes; s + a b, fused
+//   subtract(a, b)                        a - b
 //   kMaxDepth                             steps after which accumulate_tile() adds its sums to memory
 //   begin_sums(p, resume)                 sums for add(): those at p if `resume`, else 0
 //   end_sums(p, resume, v)                stores the sums at p
@@ -75,6 +76,16 @@ inline void finish_score_row(Metric metric, float row_norm, const float* norms, 
   }
 }
 
+// As Simd, but add() adds the square of a - b, for the chains of l2.
+template <class Simd>
+struct SquaredDifferences : Simd {
+  using Vector = typename Simd::Vector;
+  static Vector add(Vector sums, Vector a, Vector b) {
+    const Vector difference = Simd::subtract(a, b);
+    return Simd::add(sums, difference, difference);
+  }
+};
+
 // Multiplies steps [begin, end) of kRows rows by those of one panel, in registers. Other arguments as
 // KernelTable::accumulate.
 template <class Simd, int kRows>
@@ -122,7 +133,7 @@ inline void accumulate_rows(int num_rows, const float* const* rows, const float*
   }
 }
 
-// Implements KernelTable::accumulate.
+// Implements KernelTable::accumulate and its variants.
 template <class Simd>
 void accumulate(const float* const* rows, int num_rows, const float* panels, int num_panels, int64_t depth, bool resume,
                 float* acc, int64_t acc_stride) {
@@ -401,6 +412,7 @@ constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable
                        Simd::kPanelWidth,
                        pack_panel,
                        accumulate<Simd>,
+                       accumulate<SquaredDifferences<Simd>>,
                        nullptr,
                        nullptr,
                        nullptr,

@@ -50,6 +50,7 @@ struct Avx512 {
   }
   static void store(float* values, Vector lanes) { _mm512_storeu_ps(values, lanes); }
   static Vector add(Vector sums, Vector a, Vector b) { return _mm512_fmadd_ps(a, b, sums); }
+  static Vector subtract(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
   static constexpr int64_t kMaxDepth = INT64_MAX;
   static Vector begin_sums(const float* sums, bool resume) { return resume ? load(sums) : zero(); }
   static void end_sums(float* target, bool, Vector sums) { store(target, sums); }

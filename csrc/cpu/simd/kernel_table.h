@@ -1,7 +1,7 @@
 // The table of kernels. There is one table per instruction set, chosen once at run time (dispatch.h).
 //
 // Scores are computed in tiles. Candidates are packed into panels of `panel_width` columns, [depth][panel_width], so
-// that each SIMD lane owns one (row, candidate) pair. It accumulates the ordered chain of fused multiply-adds that
+// that each SIMD lane owns one (row, candidate) pair. It computes the ordered chain of fused multiply-adds that
 // csrc/common/score.h defines. So every instruction set returns the same bits.
 #pragma once
 
@@ -30,10 +30,14 @@ struct KernelTable {
   // rows: [num_rows] pointers to [depth] floats; panel: [depth][panel_width]
   void (*pack_panel)(const float* const* rows, int num_rows, int64_t depth, float* panel);
 
-  // acc[i][p * panel_width + c] continues (or starts at +0) its chain over the panel's depth.
+  // acc[i][p * panel_width + c] continues (or starts at +0) its chain of products over the panel's depth.
   // rows: [num_rows] pointers to [depth]; panels: [num_panels][depth][panel_width]; acc: [num_rows] rows of acc_stride
   void (*accumulate)(const float* const* rows, int num_rows, const float* panels, int num_panels, int64_t depth,
                      bool resume, float* acc, int64_t acc_stride);
+
+  // As accumulate(), for the chains of squared differences, of l2.
+  void (*accumulate_l2)(const float* const* rows, int num_rows, const float* panels, int num_panels, int64_t depth,
+                        bool resume, float* acc, int64_t acc_stride);
 
   // As accumulate(), by dot product instructions on pairs of bfloat16 elements: each float holds one pair, and depth
   // counts pairs. The error is only bounded by csrc/common/prefilter_bound.h. Null if the instruction set has none.

@@ -46,6 +46,7 @@ struct Neon {
   }
   static void store(float* values, Vector lanes) { vst1q_f32(values, lanes); }
   static Vector add(Vector sums, Vector a, Vector b) { return vfmaq_f32(sums, a, b); }
+  static Vector subtract(Vector a, Vector b) { return vsubq_f32(a, b); }
   static constexpr int64_t kMaxDepth = INT64_MAX;
   static Vector begin_sums(const float* sums, bool resume) { return resume ? load(sums) : zero(); }
   static void end_sums(float* target, bool, Vector sums) { store(target, sums); }

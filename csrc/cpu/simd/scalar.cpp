@@ -21,6 +21,7 @@ void pack_panel(const float* const* rows, int num_rows, int64_t depth, float* pa
   }
 }
 
+template <bool kIsL2>
 void accumulate(const float* const* rows, int num_rows, const float* panels, int num_panels, int64_t depth, bool resume,
                 float* acc, int64_t acc_stride) {
   for (int p = 0; p < num_panels; ++p) {
@@ -29,7 +30,9 @@ void accumulate(const float* const* rows, int num_rows, const float* panels, int
       float* sums = acc + i * acc_stride + p * kPanelWidth;
       for (int c = 0; c < kPanelWidth && !resume; ++c) sums[c] = 0.0f;
       for (int64_t k = 0; k < depth; ++k) {
-        for (int c = 0; c < kPanelWidth; ++c) sums[c] = fmaf(rows[i][k], panel[k * kPanelWidth + c], sums[c]);
+        for (int c = 0; c < kPanelWidth; ++c) {
+          sums[c] = add_dimension<kIsL2>(sums[c], rows[i][k], panel[k * kPanelWidth + c]);
+        }
       }
     }
   }
@@ -106,9 +109,9 @@ void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
 
 }  // namespace
 
-const KernelTable kScalarKernels = {"scalar",        kPanelWidth, pack_panel,   accumulate,    nullptr,
-                                    nullptr,         nullptr,     nullptr,      squared_norms, finish_scores,
-                                    guess_threshold, collect,     find_entries, find_cut,      filter,
-                                    philox_blocks,   nullptr,     nullptr,      find_places};
+const KernelTable kScalarKernels = {"scalar",      kPanelWidth,     pack_panel, accumulate<false>, accumulate<true>,
+                                    nullptr,       nullptr,         nullptr,    nullptr,           squared_norms,
+                                    finish_scores, guess_threshold, collect,    find_entries,      find_cut,
+                                    filter,        philox_blocks,   nullptr,    nullptr,           find_places};
 
 }  // namespace bse

@@ -23,7 +23,7 @@ void BlockScorer::begin(const int64_t* query_ids, const float* query_norms, int6
   is_approximate_ = is_approximate;
   queries_ = is_approximate ? prefilter_.queries : exact_queries_;
   base_ = is_approximate ? prefilter_.base : exact_base_;
-  accumulate_ = kernels_.accumulate;
+  accumulate_ = selection_.metric == Metric::kL2 ? kernels_.accumulate_l2 : kernels_.accumulate;
   if (is_approximate) {
     accumulate_ = queries_.is_fixed_point ? kernels_.accumulate_int16 : kernels_.accumulate_pairs;
   }
@@ -47,7 +47,7 @@ void BlockScorer::pack(const int64_t* candidate_ids, int64_t count, int64_t firs
   }
 }
 
-// Multiplies the same elements of a stripe of rows by the panels and continues the chains of the stripe.
+// Continues the chains of a stripe of rows with the elements that are in the panels.
 bool BlockScorer::accumulate(int64_t first_row, int64_t num_rows, int64_t count, int64_t first_k, int64_t depth,
                              Worker& worker) {
   constexpr int kPanelsBetweenPolls = 8;

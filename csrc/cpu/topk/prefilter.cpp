@@ -1,7 +1,6 @@
 #include "cpu/topk/prefilter.h"
 
 #include <algorithm>
-#include <cmath>
 #include <functional>
 #include <numeric>
 
@@ -9,26 +8,6 @@
 #include "cpu/simd/dispatch.h"
 
 namespace bse {
-
-namespace {
-
-// For a row with norm 0, which for cosine is the reciprocal of its length: returns whether its squared norm is 0 rather
-// than infinite. If all elements are below 1 in magnitude, it is 0.
-bool is_small(const MatrixView& features, int64_t row) {
-  std::vector<float> scratch(static_cast<size_t>(features.dim));
-  const float* elements = features.read(row, 0, features.dim, scratch.data());
-  return std::all_of(elements, elements + features.dim, [](float element) { return std::fabs(element) < 1.0f; });
-}
-
-bool rows_have_bound(const MatrixView& features, const float* norms, const int64_t* ids, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    if (has_prefilter_bound(norms[i])) continue;
-    if (norms[i] != 0.0f || !is_small(features, ids != nullptr ? ids[i] : i)) return false;
-  }
-  return true;
-}
-
-}  // namespace
 
 bool can_prefilter_blocks(const MatrixView& queries, const MatrixView& base) {
   return kernel_table().accumulate_pairs != nullptr && queries.holds_bfloat16() && base.holds_bfloat16();
@@ -40,11 +19,10 @@ bool can_prefilter_gathered(const MatrixView& queries, const MatrixView& base) {
   return kernel_table().gather_dots != nullptr && queries.reads_in_place() && base.reads_in_place();
 }
 
-bool prefilter_is_bounded(const MatrixView& features, const float* norms, const int64_t* ids, int64_t count,
-                          const Selection& selection) {
+bool prefilter_is_bounded(const float* norms, int64_t count, int64_t dim, const Selection& selection) {
   // Only cosine has this fast path: prefilter_bound.h bounds no error for other metrics.
-  if (selection.metric != Metric::kCosine || selection.has_max_score || features.dim > kMaxPrefilterDim) return false;
-  return rows_have_bound(features, norms, ids, count);
+  return selection.metric == Metric::kCosine && !selection.has_max_score && dim <= kMaxPrefilterDim &&
+         std::all_of(norms, norms + count, has_prefilter_bound);
 }
 
 Prefilter prefilter_by_features(const MatrixView& queries, const MatrixView& base) {

@@ -36,16 +36,15 @@ bool can_prefilter_gathered(const MatrixView& queries, const MatrixView& base);
 
 // Returns whether the rows of a matrix allow a prefilter: the metric is cosine, there is no max_score (it needs every
 // exact score), and the bounds of csrc/common/prefilter_bound.h hold. These fail for very small or very large rows and
-// beyond kMaxPrefilterDim. ids: [count] rows of the matrix, or null for the first count; norms: [count], row_norm() of
-// each
-bool prefilter_is_bounded(const MatrixView& features, const float* norms, const int64_t* ids, int64_t count,
-                          const Selection& selection);
+// beyond kMaxPrefilterDim. norms: [count], row_norm() of each
+bool prefilter_is_bounded(const float* norms, int64_t count, int64_t dim, const Selection& selection);
 
 // Returns a prefilter by the features themselves. Requires prefilter_is_bounded() of both.
 Prefilter prefilter_by_features(const MatrixView& queries, const MatrixView& base);
 
 // Prefilter by normalized copies of both matrices. Requires prefilter_is_bounded() of both. Owns the matrices that
-// prefilter() views. ids: [count] rows of both matrices, or null for the first count
+// prefilter() views. ids: [count] rows of both matrices, or null for the first count;
+// norms: [count], row_norm() of each
 class NormalizedPrefilter {
  public:
   NormalizedPrefilter(const MatrixView& queries, const float* query_norms, const MatrixView& base,
