@@ -17,6 +17,7 @@
 //   load_words(p), words_from(x), next(w) words at p; x, x + 1, ...; each word plus kLanes
 //   mask_above(a, b), mask_at_least(a, b), mask_equal(a, b)
 //                                         bit i tells whether a > b, a >= b or a == b in lane i; not if one is NaN
+//   mask_negative(w)                      bit i tells whether lane i is negative, of words as signed integers
 //   store_front(p, v, mask)               moves the lanes of the mask to the front and stores a whole vector, of floats
 //                                         or words; returns the number of lanes in the mask
 // For philox_rounds(), in the layout of counters that philox_blocks() of the SIMD file chooses:
@@ -350,6 +351,19 @@ int64_t filter(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, b
   return num_kept;
 }
 
+// Implements KernelTable::keep_nonnegative.
+template <class Simd>
+int64_t keep_nonnegative(int32_t* values, int64_t count) {
+  auto* words = reinterpret_cast<uint32_t*>(values);
+  int64_t num_kept = 0;
+  for (int64_t i = 0; i < count; i += Simd::kLanes) {
+    const unsigned inside = count - i >= Simd::kLanes ? (1u << Simd::kLanes) - 1 : (1u << (count - i)) - 1;
+    const auto lanes = Simd::load_words(words + i);
+    num_kept += Simd::store_front(words + num_kept, lanes, inside & ~Simd::mask_negative(lanes));
+  }
+  return num_kept;
+}
+
 // Computes the rounds of Philox (csrc/common/philox.h) on counters (w[0], w[1], w[2], w[3]), in place.
 template <class Simd>
 inline void philox_rounds(uint64_t key, typename Simd::Words (&w)[4]) {
@@ -427,6 +441,7 @@ constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable
                        philox_blocks,
                        gather_dots<Simd>,
                        nullptr,
+                       keep_nonnegative<Simd>,
                        find_places};
   if constexpr (!std::is_void_v<Pairs>) {
     table.accumulate_pairs = accumulate<Pairs>;

@@ -52,6 +52,7 @@ struct Avx2 {
   static unsigned mask_above(Vector a, Vector b) { return mask_of(_mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
   static unsigned mask_at_least(Vector a, Vector b) { return mask_of(_mm256_cmp_ps(a, b, _CMP_GE_OQ)); }
   static unsigned mask_equal(Vector a, Vector b) { return mask_of(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }
+  static unsigned mask_negative(Words words) { return mask_of(_mm256_castsi256_ps(words)); }
 
   static int64_t store_front(uint32_t* target, Words lanes, unsigned mask) {
     const __m256i front = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(kCompress.lanes[mask])));

@@ -65,6 +65,7 @@ struct Avx512 {
   static unsigned mask_above(Vector a, Vector b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
   static unsigned mask_at_least(Vector a, Vector b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
   static unsigned mask_equal(Vector a, Vector b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+  static unsigned mask_negative(Words words) { return _mm512_movepi32_mask(words); }
 
   static int64_t store_front(uint32_t* target, Words lanes, unsigned mask) {
     _mm512_storeu_si512(target, _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), lanes));

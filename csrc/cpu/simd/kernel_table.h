@@ -101,6 +101,10 @@ struct KernelTable {
   void (*gather_bfloat16_dots)(const uint16_t* row, const uint16_t* base, int64_t row_stride, int64_t dim,
                                const int64_t* ids, int64_t count, float* out);
 
+  // Keeps the values that are not negative, in order and in place. Returns how many.
+  // values: [count], readable and writable up to the next multiple of 16
+  int64_t (*keep_nonnegative)(int32_t* values, int64_t count);
+
   // places[i] = number of ranks smaller than ranks[i]. O(count^2), for short lists. ranks: [count], distinct
   void (*find_places)(const uint64_t* ranks, int64_t count, uint32_t* places);
 };

@@ -65,6 +65,7 @@ struct Neon {
   static unsigned mask_above(Vector a, Vector b) { return mask_of(vcgtq_f32(a, b)); }
   static unsigned mask_at_least(Vector a, Vector b) { return mask_of(vcgeq_f32(a, b)); }
   static unsigned mask_equal(Vector a, Vector b) { return mask_of(vceqq_f32(a, b)); }
+  static unsigned mask_negative(Words words) { return mask_of(vcltzq_s32(vreinterpretq_s32_u32(words))); }
 
   static int64_t store_front(uint32_t* target, Words lanes, unsigned mask) {
     const uint8x16_t front = vqtbl1q_u8(vreinterpretq_u8_u32(lanes), vld1q_u8(kCompress.bytes[mask]));

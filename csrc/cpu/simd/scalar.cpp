@@ -101,6 +101,16 @@ void philox_blocks(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t
   }
 }
 
+int64_t keep_nonnegative(int32_t* values, int64_t count) {
+  int64_t num_kept = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t value = values[i];
+    values[num_kept] = value;
+    num_kept += value >= 0;
+  }
+  return num_kept;
+}
+
 void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
   for (int64_t i = 0; i < count; ++i) {
     places[i] = static_cast<uint32_t>(std::count_if(ranks, ranks + count, [=](uint64_t r) { return r < ranks[i]; }));
@@ -112,6 +122,7 @@ void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
 const KernelTable kScalarKernels = {"scalar",      kPanelWidth,     pack_panel, accumulate<false>, accumulate<true>,
                                     nullptr,       nullptr,         nullptr,    nullptr,           squared_norms,
                                     finish_scores, guess_threshold, collect,    find_entries,      find_cut,
-                                    filter,        philox_blocks,   nullptr,    nullptr,           find_places};
+                                    filter,        philox_blocks,   nullptr,    nullptr,           keep_nonnegative,
+                                    find_places};
 
 }  // namespace bse
