@@ -17,6 +17,7 @@ from ._engine.random import permutation
 from ._engine.validate import Progress
 from ._negatives.negatives import Negatives
 from ._negatives.tables import sizes_of
+from ._plan.approximate import described as described_search
 from ._plan.digest import digest_of_matrix
 from ._plan.file import PlanFile, checksum, write_plan
 from ._plan.hard_negatives import NAME as _HARD_NEGATIVES
@@ -268,7 +269,8 @@ class Plan(NotAFunction):
             ranks the own document of half of the queries below all of their hard negatives, or tells it from them
             hardly better than by chance; if it solves 99% of the queries; or if batches are hardly harder than uniform
             ones. ``own_rank`` is the median rank of a query's own document among all, for 256 queries. ``figure``
-            compares scores of the hardest other document in the batch.
+            compares scores of the hardest other document in the batch. ``recall`` is the share of exact neighbors that
+            an approximate search found.
 
         Raises:
             ValueError: embeddings that the plan was not composed from, by a digest of all values.
@@ -326,7 +328,11 @@ class Plan(NotAFunction):
         measured = Measured(scores["planned"], scores["uniform"], own_rank)
         found_hints = hints(self.info, self.num_instances, self.batch_size, self.num_epochs, epoch, measured)
         means = {kind: part.means for kind, part in scores.items()}
-        return PlanReport(means, own_rank, figure, found_hints, metric)
+        search = self.info.get("neighbor_search")
+        recall, sentence = None, None
+        if search is not None:
+            recall, sentence = search["recall"], described_search(self.info["neighbors"], search)
+        return PlanReport(means, own_rank, figure, found_hints, metric, recall, sentence)
 
     def _cut(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the full batches of an epoch, int32 [num_full, B], and the instances of shorter ones, int32 [T]."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -11,6 +9,7 @@ from .._engine.arrays import Matrix
 from .._engine.random import Stream, derived_seed, permutation
 from .._engine.validate import Progress
 from ..graph_builders import knn
+from .float_rows import float_rows
 
 _ROWS_AT_ONCE = 1 << 16  # a float32 copy of so many rows
 _ROWS_PER_CENTER, _FEW_ROWS = 64, 1 << 16  # of the sample
@@ -144,14 +143,5 @@ def _nearest(
 
 def _points(towers: list[Matrix], rows: torch.Tensor, metric: str) -> np.ndarray:
     """Returns a float32 copy of rows, [len(rows), D * number of towers]."""
-    parts = [_float32(tower, rows) for tower in towers]
-    if metric == "cosine":
-        for part in parts:
-            norms = np.sqrt(np.einsum("ij,ij->i", part, part, dtype=np.float64))
-            part /= np.where(norms > 0, norms, 1)[:, None]
+    parts = [float_rows(tower, rows, metric) for tower in towers]
     return np.ascontiguousarray(np.concatenate(parts, axis=1)) if len(parts) > 1 else parts[0]
-
-
-def _float32(tower: Matrix, rows: torch.Tensor) -> Any:
-    dtype = {0: torch.float32, 1: torch.bfloat16, 2: torch.float16}[tower.dtype_code]
-    return tower.row_bits(rows.to(tower.device)).view(dtype).float().cpu().numpy()

@@ -12,6 +12,7 @@ from .._engine.validate import Progress
 from .._negatives.negatives import Demands, neighbors_of_instances, split_positives, without_positives
 from ..graph import ProximityGraph
 from ..graph_builders import CheckedLabels, knn_graph, proximity_graph
+from .approximate import ApproximateSearch
 from .clusters import balanced_clusters
 from .epochs import EpochRequest
 from .hard_negatives import HardNegatives
@@ -24,6 +25,7 @@ class GraphOptions(NamedTuple):
     """What graphs are built from. labels, max_memory: as in :func:`proximity_graph`.
 
     hard_negatives: collects those of all instances, from edges before ``mutual``. None: they are not wanted.
+    search: finds windows of ranks. None: they are searched exactly.
     """
 
     queries: Matrix
@@ -32,6 +34,7 @@ class GraphOptions(NamedTuple):
     labels: Any
     max_memory: int | None
     hard_negatives: HardNegatives | None
+    search: ApproximateSearch | None
     progress: Progress | None
 
 
@@ -78,7 +81,7 @@ def parts_with_graphs(
     row_of = _rows_in_parts(parts, options)
     demands = demands._replace(groups=demands.groups.to(options.queries.device))
     for part, own in zip(parts, split_positives(apart, [part.rows for part in parts]), strict=True):
-        graph = _graph_of(part, recipe, request, options.queries.device, common)
+        graph = _graph_of(part, recipe, request, options, common)
         if graph is not None:
             graph = without_positives(graph, demands._replace(apart=own))
             graph._row_table = None if graph.ids is None else row_of
@@ -159,12 +162,22 @@ def _with_clusters(
 
 
 def _graph_of(
-    part: Part, recipe: Recipe, request: EpochRequest, device: torch.device, common: dict[str, Any]
+    part: Part, recipe: Recipe, request: EpochRequest, options: GraphOptions, common: dict[str, Any]
 ) -> ProximityGraph | None:
     """Returns a graph over the rows of the part. None: its batches are uniform."""
     window, num_others, seed = recipe.window_of(part.source), len(part.rows) - 1, request.seed
     if request.options is not None:
-        common, seed = {**common, "rows": part.rows.to(device)}, source_seed(seed, part.source)
+        common, seed = {**common, "rows": part.rows.to(options.queries.device)}, source_seed(seed, part.source)
+    if window is not None and options.search is not None and options.search.takes(part.rows):
+        return options.search.graph(
+            part.rows,
+            window,
+            source=None if request.options is None else part.source,
+            seed=seed,
+            return_scores=common["return_scores"],
+            index_progress=stage_of(options.progress, f"index by {options.search.library}"),
+            progress=common["progress"],
+        )
     if window is not None:
         first, last = window
         return knn_graph(num_neighbors=last - first, range_min=first, **common)

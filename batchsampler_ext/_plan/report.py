@@ -28,6 +28,8 @@ class PlanReport(dict[str, dict[str, float]]):
             2**17 documents. None without documents.
         figure: lines of text, a histogram of the scores of hardest negatives.
         hints: sentences about what looks wrong. Often empty.
+        recall: share of the exact neighbors of sampled instances that an approximate search found. None if the plan
+            has no approximate search.
     """
 
     def __init__(
@@ -37,9 +39,13 @@ class PlanReport(dict[str, dict[str, float]]):
         figure: str,
         hints: Sequence[str],
         metric: str,
+        recall: float | None = None,
+        search: str | None = None,
     ) -> None:
+        """search: a sentence about the search of neighbors."""
         super().__init__(kinds)
         self.own_rank, self.figure, self.hints, self._metric = own_rank, figure, list(hints), metric
+        self.recall, self._search = recall, search
 
     def __str__(self) -> str:
         measures = [name for name in _MEASURES if name in self["planned"]]
@@ -59,6 +65,8 @@ class PlanReport(dict[str, dict[str, float]]):
             lines.append("Accuracy is the share of queries whose own document scores highest in the batch.")
         if self.own_rank is not None:
             lines.append(f"Among all documents, a query's own document has a median rank of {self.own_rank:,.0f}.")
+        if self._search is not None:
+            lines.append(textwrap.fill(self._search, _WIDTH))
         if self.figure:
             lines += ["", self.figure]
         if self.hints:

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from .._engine.files import check_output
+from .._plan.approximate import NEIGHBORS
 from .._plan.recipes import PRESETS
 from .._plan.sources import LEFTOVERS
 from ..compose import compose as compose_plan
@@ -32,7 +33,7 @@ EXAMPLE = """example:
 OPTIONS = (
     "batch_size", "preset", "community_size", "mutual", "num_candidates", "num_neighbors", "metric", "drop_last",
     "seed", "num_threads", "max_memory", "margin", "relative_margin", "max_score", "max_per_batch", "leftovers",
-    "interleave", "sources_per_batch", "batches_per_cluster",
+    "interleave", "sources_per_batch", "batches_per_cluster", "neighbors",
 )  # fmt: skip
 FILES = {"sources": 1, "labels": 1, "unique": None, "positives": 2}  # of ids -> columns, None: any number
 
@@ -78,6 +79,11 @@ def add_parser(commands: Any) -> None:
         "--graph",
         metavar="FILE",
         help="graph to use instead: .npy of neighbors [N, K], -1 is none, or .npz of ProximityGraph.save",
+    )
+    graph.add_argument(
+        "--neighbors",
+        default=NEIGHBORS[0],
+        help=f"search of windows: {', '.join(NEIGHBORS)}; default: %(default)s, whose time grows with N**2",
     )
     graph.add_argument(
         "--metric", default=METRICS[0], help=f"score of a pair: {', '.join(METRICS)}; default: %(default)s"

@@ -34,5 +34,7 @@ def _settings(plan: Plan) -> list[str]:
     names = ("preset", "community_size", "rank_window", "num_candidates", "num_neighbors", "mutual")
     values = {name: plan.info.get(name) for name in names}
     sizes = values["community_size"]  # of each epoch
+    if plan.info.get("neighbor_search") is not None:
+        values["neighbors"] = plan.info["neighbors"]
     values["community_size"] = sizes[0] if sizes is not None and len(sizes) == 1 else sizes
     return [f"{name} = {value}" for name, value in values.items() if value is not None]

@@ -279,6 +279,24 @@ def knn_graph(
     return _link(features, documents, subset, others, num_neighbors, None, metric, labels, max_score, range_min, True)
 
 
+def knn_of_lists(
+    features: np.ndarray,
+    num_neighbors: int,
+    lists: np.ndarray,
+    *,
+    rows: np.ndarray,
+    documents: np.ndarray | None = None,
+    metric: str = "cosine",
+    labels: np.ndarray | None = None,
+    max_score: float | None = None,
+    range_min: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (neighbors, scores) of rows [R], each among the ids of its own list. lists: int [R, C], -1 is none."""
+    documents = features if documents is None else documents
+    others = [np.array(sorted({*own.tolist()} - {-1, int(i)}), np.int64) for own, i in zip(lists, rows)]
+    return _link(features, documents, rows, others, num_neighbors, None, metric, labels, max_score, range_min, True)
+
+
 def _link(features, documents, subset, drawn, num_neighbors, tiebreak, metric, labels, max_score, range_min, sort):
     neighbors = np.full((len(subset), num_neighbors), -1, dtype=np.int32)
     scores = np.full((len(subset), num_neighbors), -np.inf, dtype=np.float32)

@@ -13,4 +13,8 @@ void proximity_graph(const ProximityGraphRequest& request, const Edges& edges, M
 // Finds the exact nearest base rows of each query, ties by lower id. O(num_queries num_base D).
 void knn(const KnnRequest& request, const Edges& edges, Monitor& monitor);
 
+// Selects for each query the best of its own list of candidates by exact score, ties by lower id.
+// O(num_queries list_size D), and O(num_base D) for the norms of all base rows.
+void knn_of_lists(const KnnOfListsRequest& request, const Edges& edges, Monitor& monitor);
+
 }  // namespace bse

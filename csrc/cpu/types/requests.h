@@ -19,6 +19,12 @@ struct KnnRequest : BasicKnnRequest<MatrixView> {
   int64_t max_memory_bytes = 0;
 };
 
+// Of a kNN request without base_ids, whose queries and base rows of equal ids are the same instance.
+struct KnnOfListsRequest : KnnRequest {
+  const int32_t* lists = nullptr;  // [num_queries, list_size] rows of base; -1 is none, anywhere
+  int64_t list_size = 0;
+};
+
 struct WalkRequest : BasicWalkRequest<GraphView> {
   int num_threads = 1;
 };

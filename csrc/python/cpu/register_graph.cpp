@@ -36,6 +36,19 @@ void core_knn(const py::object& request, const py::object& edges, const py::obje
   find_edges<KnnRequest>(request, edges, resources, knn, [](const auto& checked) { return checked.num_queries; });
 }
 
+void core_knn_of_lists(const py::object& fields, const py::object& edges, const py::object& resources, uintptr_t lists,
+                       int64_t list_size) {
+  const auto search = [&](KnnOfListsRequest& request, const Edges& result, Monitor& monitor) {
+    require(request.query_ids != nullptr && request.base_ids == nullptr && request.exclude_self && list_size > 0,
+            "ids of queries, the whole base without the query itself, and lists");
+    request.lists = pointer<int32_t>(lists);
+    request.list_size = list_size;
+    knn_of_lists(request, result, monitor);
+  };
+  find_edges<KnnOfListsRequest>(fields, edges, resources, search,
+                                [](const auto& checked) { return checked.num_queries; });
+}
+
 void core_mutual_edges(const py::object& fields, const py::object& edges, int num_threads, uintptr_t degrees) {
   MutualEdgesRequest request;
   read(Fields(fields), request);
@@ -56,6 +69,10 @@ void register_graph(py::module_& module) {
   module.def("proximity_graph", &core_proximity_graph, py::arg("request"), py::arg("edges"), py::arg("resources"),
              description);
   module.def("knn", &core_knn, py::arg("request"), py::arg("edges"), py::arg("resources"), description);
+  module.def(
+      "knn_of_lists", &core_knn_of_lists, py::arg("request"), py::arg("edges"), py::arg("resources"), py::kw_only(),
+      py::arg("lists"), py::arg("list_size"),
+      "edges: int32 [R, K] neighbors; float32 [R, K] scores or 0; lists: int32 [R, list_size] rows of base or -1");
   module.def("mutual_edges", &core_mutual_edges, py::arg("request"), py::arg("edges"), py::kw_only(),
              py::arg("num_threads"), py::arg("degrees"),
              "edges: int32 [R, K] neighbors; float32 [R, K] scores or 0; degrees: int32 [R]");

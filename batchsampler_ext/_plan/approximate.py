@@ -1,0 +1,262 @@
+"""Rank windows by an approximate search: a library lists candidates, and the engine selects among them.
+
+For a window (p, q), the library lists the nearest rows by its own scores, more than q. The engine keeps those of rank
+p + 1 to q by exact score, as the exact search does: without the row itself and what labels and max_score exclude, ties
+by lower id. So edges have exact scores. A neighbor that the library misses moves later ranks forward.
+
+Recall is the share of the exact best q that are found, over rows that the seed draws. The effort of the library is
+raised until these rows reach RECALL_GOAL. Then all rows are searched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from .._engine import validate
+from .._engine.arrays import Matrix, address, as_ids
+from .._engine.backend import core, engine
+from .._engine.random import Stream, derived_seed, permutation
+from .._engine.requests import Edges, KnnRequest, Resources, Selection
+from .._engine.validate import NO_MEMORY_LIMIT, Progress
+from .._engine.warn import warn
+from ..graph import ProximityGraph
+from ..graph_builders import METRICS
+from .libraries import INDEXES, Index, Rows, require_library
+from .recipes import Recipe
+from .sources import Part
+
+NEIGHBORS = ("exact", *INDEXES)
+RECALL_GOAL = 0.95
+FEW_ROWS = 20_000  # fewer are searched exactly, in a second or so
+_NUM_SAMPLED = 1000
+_MOST_LISTED = 4096  # or 4 q if it is more: of rows whose lists hold too few that are allowed
+_LISTED_AT_ONCE = 1 << 24
+
+
+class ApproximateSearch(NamedTuple):
+    """The search of one call of :func:`compose`, by a library. found: one dict for each source that was searched."""
+
+    library: str
+    queries: Matrix
+    documents: Matrix | None
+    metric: str
+    labels: torch.Tensor | None  # int64 [N]
+    max_score: float | None
+    num_threads: int
+    found: list[dict[str, Any]]
+
+    @classmethod
+    def check(
+        cls,
+        library: Any,
+        recipe: Recipe,
+        parts: Sequence[Part],
+        queries: Matrix,
+        documents: Matrix | None,
+        *,
+        metric: str,
+        labels: Any,
+        max_score: float | None,
+        max_memory: int | None,
+        num_threads: int,
+    ) -> ApproximateSearch | None:
+        """Returns None for "exact". Raises errors that name ``neighbors``, before any work."""
+        validate.choice(library, "neighbors", NEIGHBORS)
+        if library == "exact":
+            return None
+        if recipe.max_neighbors() == 0 or recipe.num_candidates is not None:
+            raise ValueError(f"neighbors: expected 'exact' without a window of ranks, got {library!r}")
+        if queries.device.type != "cpu":
+            raise ValueError(
+                f"neighbors: expected 'exact' for embeddings on {str(queries.device)!r}, got {library!r}, which "
+                "searches on the CPU"
+            )
+        if max_memory is not None:
+            raise ValueError(f"max_memory: expected None with neighbors={library!r}, which has no limit of its memory")
+        kind = INDEXES[library]
+        if metric not in kind.METRICS:
+            known = " or ".join(map(repr, kind.METRICS))
+            raise ValueError(f"neighbors: expected 'exact' or 'faiss' with metric={metric!r}; {library!r} has {known}")
+        require_library(library)
+        labels = None if labels is None else as_ids(labels, "labels", -1, 2**63 - 1)
+        search = cls(library, queries, documents, metric, labels, max_score, num_threads, [])
+        for part in parts:
+            window = recipe.window_of(part.source)
+            if window is not None and search.takes(part.rows):
+                search._require_few_equal(part.rows, window[1])
+        return search
+
+    def takes(self, rows: torch.Tensor) -> bool:
+        """Returns whether the rows of a source are searched by the library."""
+        return len(rows) >= FEW_ROWS
+
+    def graph(
+        self,
+        ids: torch.Tensor,
+        window: tuple[int, int],
+        *,
+        source: int | None,
+        seed: int,
+        return_scores: bool,
+        index_progress: Progress | None,
+        progress: Progress | None,
+    ) -> ProximityGraph:
+        """Returns the graph of a window over instances. ids: int64 [R], ascending. source: None if they are all.
+
+        index_progress, progress: called as ``progress(rows done, R)`` while rows are indexed, then searched.
+        """
+        (first, last), num_rows = window, len(ids)
+        kind, most_equal = INDEXES[self.library], _most_equal(self.labels, ids)
+        size = min(num_rows, kind.list_size(last, most_equal))
+        documents = self.queries if self.documents is None else self.documents
+        rows = Rows(ids, self.queries, documents, self.metric)
+        index = kind(rows, size, seed, self.num_threads, index_progress)
+        sampled = permutation(num_rows, derived_seed(seed, Stream.SAMPLE, 3), 0)[:_NUM_SAMPLED].sort().values
+        expected = self._exact(ids, sampled, last)
+        while True:
+            recall = _recall(self._listed(index, ids, sampled, size, (0, last))[0], expected)
+            if recall >= RECALL_GOAL or not index.raise_effort():
+                break
+        neighbors = torch.empty(num_rows, last - first, dtype=torch.int32)
+        scores = torch.empty(neighbors.shape) if return_scores else None
+        num_done = 0
+        for numbers in index.order().split(max(1, _LISTED_AT_ONCE // size)):
+            neighbors[numbers], own_scores = self._listed(index, ids, numbers, size, window)
+            if scores is not None:
+                scores[numbers] = own_scores
+            num_done += len(numbers)
+            if progress is not None:
+                progress(num_done, num_rows)
+        found = {"source": source, "num_rows": num_rows, "num_sampled": len(sampled), "recall": recall}
+        self.found.append(found | index.settings())
+        return ProximityGraph._from_engine(
+            neighbors, scores, None if source is None else ids, self.queries.num_rows, []
+        )
+
+    def description(self) -> dict[str, Any]:
+        """Returns what plans tell of the search, as JSON has it. Warns if the recall is below the goal."""
+        num_rows = sum(found["num_rows"] for found in self.found)
+        recall = sum(found["num_rows"] * found["recall"] for found in self.found) / num_rows if num_rows else 1.0
+        if recall < RECALL_GOAL:
+            warn(
+                f"compose: {self.library} found {recall:.1%} of the nearest neighbors of sampled instances, below the "
+                f"goal of {RECALL_GOAL:.0%}. neighbors='exact' finds all"
+            )
+        return {
+            "version": require_library(self.library).__version__,
+            "num_rows": num_rows,
+            "recall": recall,
+            "sources": self.found,
+        }
+
+    def _require_few_equal(self, ids: torch.Tensor, last: int) -> None:
+        most_equal, limit = _most_equal(self.labels, ids), INDEXES[self.library].most_equal(last, _most_listed(last))
+        if most_equal > limit:
+            raise ValueError(
+                f"neighbors: expected 'exact' with {most_equal} instances of one label or id, which are no neighbors "
+                f"of each other; for a window up to rank {last}, {self.library!r} can skip {limit}"
+            )
+
+    def _exact(self, ids: torch.Tensor, numbers: torch.Tensor, num_best: int) -> torch.Tensor:
+        """Returns the best of all rows for some of them, int32 [len(numbers), num_best]."""
+        query_ids = ids[numbers]
+        neighbors = torch.empty(len(numbers), num_best, dtype=torch.int32)
+        request = self._request(query_ids, (0, num_best), base_ids=ids)
+        status = engine(self.queries.device).knn(request, Edges(address(neighbors), 0), self._resources())
+        if status is not None:
+            status.check()
+        return neighbors
+
+    def _listed(
+        self, index: Index, ids: torch.Tensor, numbers: torch.Tensor, size: int, window: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the window of ranks among the rows that the index lists, int32 and float32 [len(numbers), q - p].
+
+        Rows with too few that are allowed get longer lists, while these hold more.
+        """
+        shape, most = (len(numbers), window[1] - window[0]), min(len(ids), _most_listed(window[1]))
+        neighbors, scores = torch.empty(shape, dtype=torch.int32), torch.empty(shape)
+        left = torch.arange(len(numbers))
+        while len(left):
+            are_cut = []
+            for part in left.split(max(1, _LISTED_AT_ONCE // size)):
+                lists = index.search(numbers[part], size)
+                neighbors[part], scores[part] = self._best(ids, numbers[part], lists, window)
+                is_full = lists.shape[1] == size < most
+                are_cut.append(part[(neighbors[part, -1] < 0) & (lists[:, -1] >= 0)] if is_full else part[:0])
+            left, size = torch.cat(are_cut), min(4 * size, most)
+        return neighbors, scores
+
+    def _best(
+        self, ids: torch.Tensor, numbers: torch.Tensor, lists: torch.Tensor, window: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the window of ranks among candidates. lists: int32 [len(numbers), C] of numbers, -1 is none."""
+        shape = (len(numbers), window[1] - window[0])
+        neighbors, scores = torch.empty(shape, dtype=torch.int32), torch.empty(shape)
+        if len(ids) < self.queries.num_rows:
+            lists = torch.where(lists >= 0, ids[lists.clamp(min=0).long()], -1).to(torch.int32)
+        lists, query_ids = lists.contiguous(), ids[numbers]
+        core.knn_of_lists(
+            self._request(query_ids, window),
+            Edges(address(neighbors), address(scores)),
+            self._resources(),
+            lists=address(lists),
+            list_size=lists.shape[1],
+        )
+        return neighbors, scores
+
+    def _request(
+        self, query_ids: torch.Tensor, window: tuple[int, int], base_ids: torch.Tensor | None = None
+    ) -> KnnRequest:
+        """Valid while the ids live."""
+        first, last = window
+        compute_dtype = torch.float32
+        return KnnRequest(
+            queries=self.queries.describe(compute_dtype),
+            base=None if self.documents is None else self.documents.describe(compute_dtype),
+            query_ids=address(query_ids),
+            num_queries=len(query_ids),
+            base_ids=address(base_ids),
+            num_base=self.queries.num_rows if base_ids is None else len(base_ids),
+            exclude_self=True,
+            selection=Selection(
+                METRICS.index(self.metric), last - first, first, address(self.labels), self.max_score, True
+            ),
+        )
+
+    def _resources(self) -> Resources:
+        return Resources(self.num_threads, NO_MEMORY_LIMIT, None)
+
+
+def _most_listed(last: int) -> int:
+    return max(_MOST_LISTED, 4 * last)
+
+
+def _most_equal(labels: torch.Tensor | None, ids: torch.Tensor) -> int:
+    """Returns the largest number of other instances that share an instance's label."""
+    if labels is None:
+        return 0
+    known = labels[ids]
+    known = known[known >= 0]
+    return int(known.unique(return_counts=True)[1].max()) - 1 if len(known) else 0
+
+
+def _recall(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Returns the share of expected ids that are in the same row of found. Both: int32 [R, K], then -1."""
+    rows = torch.arange(len(expected))[:, None] << 32
+    wanted = (rows + expected)[expected >= 0]
+    return float(torch.isin(wanted, rows + found).double().mean()) if len(wanted) else 1.0
+
+
+def described(neighbors: str, search: Mapping[str, Any]) -> str:
+    """Returns a sentence about a search for the report of a plan. search: :meth:`ApproximateSearch.description`."""
+    if not search["num_rows"]:
+        return f"Neighbors are exact, because no source has the {FEW_ROWS:,} instances that {neighbors} would search."
+    num_sampled = sum(found["num_sampled"] for found in search["sources"])
+    return (
+        f"{neighbors} {search['version']} found {search['recall']:.1%} of the nearest neighbors up to the last rank of "
+        f"the window, measured against exact ones of {num_sampled:,} instances."
+    )
