@@ -233,7 +233,7 @@ def knn_graph(
 
     Complexity: O(R**2 D) multiply-adds. Without ``documents``, and with ``rows`` ascending or None, each pair is
     scored once, with about 16 K bytes of scratch per row. If that exceeds 1 GiB or ``max_memory``, pairs are scored
-    twice, with 12 bytes per row and a few MiB per thread. For cosine, AVX2 and AVX-512 BF16 prefilter with rows
+    twice, with 12 bytes per row and a few MiB per thread. For cosine, AVX2 and AVX-512 VNNI prefilter with rows
     rounded to int16, and compute exact scores of close candidates only. Rounded rows take 2 D bytes each, up to 1 GiB
     in total.
 
