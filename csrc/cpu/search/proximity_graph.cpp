@@ -13,12 +13,7 @@ void proximity_graph(const ProximityGraphRequest& request, const Edges& edges, M
   const int64_t num_rows = request.num_rows;
   const bool is_shared = request.candidate_group_size > 1;
   const MatrixView &features = request.features, &documents = request.documents;
-  // A normalized copy is no better a prefilter than bfloat16 features are. With grouped candidates it costs more than
-  // it saves.
-  const bool wants_copy = !is_shared && !(features.dtype == DType::kBFloat16 && documents.dtype == DType::kBFloat16);
-  const int64_t copy_bytes = wants_copy ? NormalizedPrefilter::bytes(features, documents, !request.two_towers, num_rows,
-                                                                     request.max_memory_bytes)
-                                        : 0;
+  const int64_t copy_bytes = is_shared ? 0 : ByteCopy::wanted_bytes(documents, num_rows, request.max_memory_bytes);
   const int64_t order_bytes = is_shared ? 4 * (request.end_position() - request.first_position()) : 0;
   const int64_t fixed_bytes = copy_bytes + order_bytes + num_rows * (request.two_towers ? 8 : 4);
   const BlockPlan plan =
@@ -44,14 +39,14 @@ void proximity_graph(const ProximityGraphRequest& request, const Edges& edges, M
     build_with_grouped_candidates(subset, plan, prefilters ? prefilter_by_features(features, documents).margin : 0.0,
                                   edges, team);
   } else {
-    std::vector<Prefilter> prefilters;
-    std::optional<NormalizedPrefilter> normalized;
+    PerRowPrefilters prefilters;
+    std::optional<ByteCopy> copy;
     if (can_prefilter && copy_bytes > 0) {
-      normalized.emplace(features, subset.query_norms, documents, subset.document_norms, request.rows, num_rows, team);
-      prefilters.push_back(normalized->prefilter());
+      prefilters.copy = &copy.emplace(documents, request.rows, subset.document_norms, num_rows, team);
     }
-    if (can_prefilter && can_prefilter_gathered(features, documents))
-      prefilters.push_back(prefilter_by_features(features, documents));
+    if (can_prefilter && can_prefilter_gathered(features, documents)) {
+      prefilters.by_features = prefilter_by_features(features, documents);
+    }
     build_with_per_row_candidates(subset, plan, prefilters, edges, team);
   }
 }

@@ -33,6 +33,8 @@
 // cannot multiply these. Its sums may be rounded in any way within csrc/common/prefilter_bound.h. Members that differ:
 //   broadcast_element(p), add(s, a, b)    a pair of a row in all lanes; s plus the two products of each lane
 //   Element, kElements                    uint16_t, 2 kLanes; load_elements() and add_elements() take these
+//
+// Bytes: see gather_bytes.h. It is void if the instruction set has no gather_byte_dots().
 #pragma once
 
 #include <cmath>
@@ -41,6 +43,7 @@
 
 #include "common/philox.h"
 #include "common/score.h"
+#include "cpu/simd/gather_bytes.h"
 #include "cpu/simd/kernel_table.h"
 
 namespace bse {
@@ -335,9 +338,9 @@ void gather_dots(const Element* row, const Element* base, int64_t row_stride, in
   }
 }
 
-// Returns the table of an instruction set. The head of this file describes Simd, Counting and Pairs. Only if Pairs is
-// void, two pointers are null: accumulate_pairs and gather_bfloat16_dots.
-template <class Simd, class Counting, class Pairs = void>
+// Returns the table of an instruction set. The head of this file describes the template arguments. If Pairs is void,
+// accumulate_pairs and gather_bfloat16_dots are null. If Bytes is void, gather_byte_dots is null.
+template <class Simd, class Counting, class Pairs, class Bytes>
 constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable::pack_panel) pack_panel,
                                       decltype(KernelTable::philox_blocks) philox_blocks,
                                       decltype(KernelTable::find_places) find_places) {
@@ -356,11 +359,13 @@ constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable
                        philox_blocks,
                        gather_dots<Simd>,
                        nullptr,
+                       nullptr,
                        find_places};
   if constexpr (!std::is_void_v<Pairs>) {
     table.accumulate_pairs = accumulate<Pairs>;
     table.gather_bfloat16_dots = gather_dots<Pairs>;
   }
+  if constexpr (!std::is_void_v<Bytes>) table.gather_byte_dots = gather_byte_dots<Bytes>;
   return table;
 }
 

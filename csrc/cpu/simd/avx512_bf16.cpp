@@ -28,6 +28,6 @@ struct Avx512Pairs : Avx512 {
 }  // namespace
 
 constexpr KernelTable kAvx512Bf16Kernels =
-    kernel_table_of<Avx512, Counting, Avx512Pairs>("avx512_bf16", pack_panel, philox_blocks, find_places);
+    kernel_table_of<Avx512, Counting, Avx512Pairs, Avx512Bytes>("avx512_bf16", pack_panel, philox_blocks, find_places);
 
 }  // namespace bse

@@ -83,6 +83,13 @@ struct KernelTable {
   void (*gather_bfloat16_dots)(const uint16_t* row, const uint16_t* base, int64_t row_stride, int64_t dim,
                                const int64_t* ids, int64_t count, float* out);
 
+  // out[c] = scale * (S - offset) for the sum S of row[k] * base[ids[c] * row_bytes + place(k)]. S - offset is exact:
+  // it has to fit into 32 bits. Its conversion to float and the product with scale round to nearest. place(64 i + j) is
+  // 64 i + 2 j for j < 32 and 64 i + 2 (j - 32) + 1 for the others. Null if the instruction set has none.
+  // row: [row_bytes]; base: rows of row_bytes, a multiple of 64; ids, out: [count]; count >= 1
+  void (*gather_byte_dots)(const int16_t* row, const uint8_t* base, int64_t row_bytes, const int64_t* ids,
+                           int64_t count, int32_t offset, float scale, float* out);
+
   // places[i] = number of ranks smaller than ranks[i]. O(count^2), for short lists. ranks: [count], distinct
   void (*find_places)(const uint64_t* ranks, int64_t count, uint32_t* places);
 };

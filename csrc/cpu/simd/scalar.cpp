@@ -106,8 +106,8 @@ void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
 
 }  // namespace
 
-const KernelTable kScalarKernels = {"scalar",      kPanelWidth,     pack_panel, accumulate,   nullptr,  squared_norms,
-                                    finish_scores, guess_threshold, collect,    find_entries, find_cut, filter,
-                                    philox_blocks, nullptr,         nullptr,    find_places};
+const KernelTable kScalarKernels = {"scalar",      kPanelWidth,     pack_panel, accumulate,   nullptr,    squared_norms,
+                                    finish_scores, guess_threshold, collect,    find_entries, find_cut,   filter,
+                                    philox_blocks, nullptr,         nullptr,    nullptr,      find_places};
 
 }  // namespace bse

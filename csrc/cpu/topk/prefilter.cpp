@@ -92,6 +92,7 @@ bool BorderlineRescorer::resolve(TopKBuffer& buffer, int64_t query_id, float que
   query_id_ = query_id;
   query_norm_ = query_norm;
   if (!buffer.finish_prefilter(kernels_)) return false;
+  if (finer_ != nullptr && buffer.size() > 0) refine(buffer);
   if (wants_scores_) {
     rescore_all(buffer);
     buffer.finish(kernels_, range_min_);
@@ -119,6 +120,15 @@ bool BorderlineRescorer::resolve(TopKBuffer& buffer, int64_t query_id, float que
   return true;
 }
 
+void BorderlineRescorer::refine(TopKBuffer& buffer) {
+  refined_ids_.resize(static_cast<size_t>(buffer.size()));
+  for (size_t n = 0; n < refined_ids_.size(); ++n) refined_ids_[n] = candidate_ids_[buffer.tiebreaks()[n]];
+  refined_scores_.assign(buffer.scores(), buffer.scores() + buffer.size());
+  finer_->refine(refined_ids_.data(), buffer.size(), refined_scores_.data());
+  margin_ = finer_->margin();
+  buffer.refine(kernels_, refined_scores_.data(), margin_);
+}
+
 // Finds the num_best best entries: all above *limit, and the entries close_[c] with is_best_[c], which are not above.
 // Returns false if too many entries are close. cut: TopKCut::score of the num_best best approximate scores
 bool BorderlineRescorer::find_best(const TopKBuffer& buffer, int64_t num_best, float cut, float* limit) {
@@ -136,15 +146,17 @@ bool BorderlineRescorer::find_best(const TopKBuffer& buffer, int64_t num_best, f
     num_above += scores[n] > high;
   }
   close_.resize(num_close);
+  *limit = high;
+  const int64_t num_wanted = std::min<int64_t>(num_best - num_above, static_cast<int64_t>(num_close));
+  is_best_.assign(num_close, num_wanted == static_cast<int64_t>(num_close));
+  if (num_wanted == static_cast<int64_t>(num_close)) return true;
   if (static_cast<int64_t>(num_close) > max_close_) return false;
   rescore(buffer);
   ranks_.resize(num_close);
   for (size_t c = 0; c < num_close; ++c) ranks_[c] = candidate_rank(close_scores_[c], static_cast<uint32_t>(c));
-  const auto first_other = ranks_.begin() + std::min<int64_t>(num_best - num_above, static_cast<int64_t>(num_close));
+  const auto first_other = ranks_.begin() + num_wanted;
   std::nth_element(ranks_.begin(), first_other, ranks_.end());
-  is_best_.assign(num_close, false);
   for (auto rank = ranks_.begin(); rank != first_other; ++rank) is_best_[rank_tiebreak(*rank)] = true;
-  *limit = high;
   return true;
 }
 
@@ -178,7 +190,8 @@ void BorderlineRescorer::rescore(const TopKBuffer& buffer) {
       kernels_.accumulate(&query, 1, panel_.data(), 1, depth, k > 0, chains_.data(), width);
     }
     for (int64_t c = 0; c < count; ++c) {
-      const float norm = candidate_norms_[tiebreak(first + c)];
+      const uint32_t entry = tiebreak(first + c);
+      const float norm = candidate_norms_[norm_indices_ != nullptr ? norm_indices_[entry] : entry];
       close_scores_[static_cast<size_t>(first + c)] = finish_score(metric_, chains_[c], query_norm_, norm);
     }
   }

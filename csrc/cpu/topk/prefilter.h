@@ -63,6 +63,16 @@ class NormalizedPrefilter {
   std::optional<NormalizedCopy> base_;  // empty if base and queries are the same data
 };
 
+// Better approximate scores of a few candidates of the current row.
+class FinerScores {
+ public:
+  virtual ~FinerScores() = default;
+  virtual double margin() const = 0;
+
+  // Turns approximate scores into better ones, in place. ids, scores: [count]
+  virtual void refine(const int64_t* ids, int64_t count, float* scores) = 0;
+};
+
 // Decides which candidates in a buffer of approximate scores are the best. Computes exact scores of those that are too
 // close to call. Belongs to one thread.
 class BorderlineRescorer {
@@ -72,11 +82,16 @@ class BorderlineRescorer {
 
   // Borrows the arrays until the next call. candidate_ids, candidate_norms: indexed by tiebreak. If more than max_close
   // entries of a row are too close to call, scoring all its candidates exactly costs less, and resolve() returns false.
-  void begin(const int64_t* candidate_ids, const float* candidate_norms, double margin, int64_t max_close) {
+  // If norm_indices is not null, the norms are indexed by its entries instead. finer: scores to refine a buffer with
+  // before exact scores decide, or null
+  void begin(const int64_t* candidate_ids, const float* candidate_norms, double margin, int64_t max_close,
+             const uint32_t* norm_indices = nullptr, FinerScores* finer = nullptr) {
     candidate_ids_ = candidate_ids;
     candidate_norms_ = candidate_norms;
+    norm_indices_ = norm_indices;
     margin_ = margin;
     max_close_ = max_close;
+    finer_ = finer;
   }
 
   // Reduces the buffer to the num_neighbors best after the range_min best, in tiebreak order, with exact scores if
@@ -86,6 +101,7 @@ class BorderlineRescorer {
  private:
   static constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
+  void refine(TopKBuffer& buffer);
   bool find_best(const TopKBuffer& buffer, int64_t num_best, float cut, float* limit);
   void rescore(const TopKBuffer& buffer);
   void rescore_all(TopKBuffer& buffer);
@@ -98,6 +114,8 @@ class BorderlineRescorer {
   const KernelTable& kernels_;
   const int64_t* candidate_ids_ = nullptr;
   const float* candidate_norms_ = nullptr;
+  const uint32_t* norm_indices_ = nullptr;
+  FinerScores* finer_ = nullptr;
   double margin_ = 0.0;
   int64_t max_close_ = 0;
   int64_t query_id_ = 0;
@@ -105,6 +123,8 @@ class BorderlineRescorer {
 
   std::vector<int64_t> close_;  // positions of entries in the buffer, ascending
   std::vector<float> close_scores_;
+  std::vector<int64_t> refined_ids_;
+  std::vector<float> refined_scores_;
   std::vector<char> is_best_;
   std::vector<uint64_t> ranks_;
   std::vector<const float*> rows_;           // [panel_width]
