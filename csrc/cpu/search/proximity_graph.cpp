@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "cpu/runtime/huge_pages.h"
 #include "cpu/search/grouped_candidates.h"
 #include "cpu/search/per_row_candidates.h"
 #include "cpu/topk/fixed_point_copy.h"
@@ -16,10 +17,7 @@ namespace {
 int64_t copies_bytes(const ProximityGraphRequest& request, bool can_use_features, bool wants_scores) {
   const MatrixView &features = request.features, &documents = request.documents;
   if (request.candidate_group_size == 1) {
-    // A normalized copy is no better a prefilter than bfloat16 features are.
-    if (features.dtype == DType::kBFloat16 && documents.dtype == DType::kBFloat16) return 0;
-    return NormalizedPrefilter::bytes(features, documents, !request.two_towers, request.num_rows,
-                                      request.max_memory_bytes);
+    return ByteCopy::wanted_bytes(documents, request.num_rows, request.max_memory_bytes);
   }
   if (wants_scores || can_use_features) return 0;
   const double num_scores = static_cast<double>(request.end_position() - request.first_position()) *
@@ -74,13 +72,14 @@ void proximity_graph(const ProximityGraphRequest& request, const Edges& edges, M
     }
     build_with_grouped_candidates(subset, plan, prefilter, edges, team);
   } else {
-    std::vector<Prefilter> prefilters;
-    std::optional<NormalizedPrefilter> normalized;
+    PerRowPrefilters prefilters;
+    std::optional<ByteCopy> copy;
     if (can_prefilter && copy_bytes > 0) {
-      normalized.emplace(features, subset.query_norms, documents, subset.document_norms, request.rows, num_rows, team);
-      prefilters.push_back(normalized->prefilter());
+      prefilters.copy = &copy.emplace(documents, request.rows, subset.document_norms, num_rows, team);
     }
-    if (can_prefilter && can_use_features) prefilters.push_back(prefilter_by_features(features, documents));
+    if (can_prefilter && can_use_features) {
+      prefilters.by_features = prefilter_by_features(features, documents);
+    }
     build_with_per_row_candidates(subset, plan, prefilters, edges, team);
   }
 }

@@ -41,6 +41,8 @@
 // Int16, with the members of Simd that accumulate_tile() uses, for pairs of int16. Its sums are 32-bit integers.
 // begin_sums() starts them at 0, and end_sums() adds them to the floats at p if `resume`. It is void if it would be no
 // faster than Simd.
+//
+// Bytes: see gather_bytes.h. It is void if the instruction set has no gather_byte_dots().
 #pragma once
 
 #include <cmath>
@@ -50,6 +52,7 @@
 #include "common/philox.h"
 #include "common/prefilter_bound.h"
 #include "common/score.h"
+#include "cpu/simd/gather_bytes.h"
 #include "cpu/simd/kernel_table.h"
 
 namespace bse {
@@ -416,9 +419,10 @@ void gather_dots(const Element* row, const Element* base, int64_t row_stride, in
   }
 }
 
-// Returns the table of an instruction set. The head of this file describes Simd, Counting, Pairs and Int16. If Pairs is
-// void, accumulate_pairs and gather_bfloat16_dots are null. If Int16 is void, accumulate_int16 and its helpers are.
-template <class Simd, class Counting, class Pairs = void, class Int16 = void>
+// Returns the table of an instruction set. The head of this file describes the template arguments. If Pairs is void,
+// accumulate_pairs and gather_bfloat16_dots are null. If Int16 is void, accumulate_int16 and its helpers are. If Bytes
+// is void, gather_byte_dots is null.
+template <class Simd, class Counting, class Pairs, class Int16, class Bytes>
 constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable::pack_panel) pack_panel,
                                       decltype(KernelTable::philox_blocks) philox_blocks,
                                       decltype(KernelTable::find_places) find_places) {
@@ -441,6 +445,7 @@ constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable
                        philox_blocks,
                        gather_dots<Simd>,
                        nullptr,
+                       nullptr,
                        keep_nonnegative<Simd>,
                        find_places};
   if constexpr (!std::is_void_v<Pairs>) {
@@ -452,6 +457,7 @@ constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable
     table.find_range = find_range;
     table.round_to_int16 = round_to_int16;
   }
+  if constexpr (!std::is_void_v<Bytes>) table.gather_byte_dots = gather_byte_dots<Bytes>;
   return table;
 }
 

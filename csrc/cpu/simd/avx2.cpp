@@ -122,6 +122,24 @@ struct Avx2Int16 {
   }
 };
 
+struct Avx2Bytes {
+  static constexpr int64_t kBytes = 32;
+  using Vector = __m256i;
+
+  static Vector zero() { return _mm256_setzero_si256(); }
+  static Vector load(const void* bytes) { return _mm256_loadu_si256(static_cast<const __m256i*>(bytes)); }
+  static Vector add_products(Vector sums, Vector low, Vector high, Vector bytes) {
+    const Vector even = _mm256_and_si256(bytes, _mm256_set1_epi16(0xFF)), odd = _mm256_srli_epi16(bytes, 8);
+    return _mm256_add_epi32(sums, _mm256_add_epi32(_mm256_madd_epi16(low, even), _mm256_madd_epi16(high, odd)));
+  }
+  static void write_sums(const Vector* sums, int32_t offset, float scale, float* out) {
+    const Vector all = _mm256_hadd_epi32(_mm256_hadd_epi32(sums[0], sums[1]), _mm256_hadd_epi32(sums[2], sums[3]));
+    const __m128i total = _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+    const __m128 dots = _mm_cvtepi32_ps(_mm_sub_epi32(total, _mm_set1_epi32(offset)));
+    _mm_storeu_ps(out, _mm_mul_ps(dots, _mm_set1_ps(scale)));
+  }
+};
+
 void pack_panel(const float* const* rows, int num_rows, int64_t depth, float* panel) {
   pack_columns(rows, num_rows, depth, Avx2::kPanelWidth, panel);
 }
@@ -213,6 +231,6 @@ void philox_blocks(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t
 }  // namespace
 
 constexpr KernelTable kAvx2Kernels =
-    kernel_table_of<Avx2, Counting, void, Avx2Int16>("avx2", pack_panel, philox_blocks, find_places);
+    kernel_table_of<Avx2, Counting, void, Avx2Int16, Avx2Bytes>("avx2", pack_panel, philox_blocks, find_places);
 
 }  // namespace bse

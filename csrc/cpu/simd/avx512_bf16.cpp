@@ -28,7 +28,7 @@ struct Avx512Pairs : Avx512 {
 
 }  // namespace
 
-constexpr KernelTable kAvx512Bf16Kernels =
-    kernel_table_of<Avx512, Counting, Avx512Pairs, Avx512Int16>("avx512_bf16", pack_panel, philox_blocks, find_places);
+constexpr KernelTable kAvx512Bf16Kernels = kernel_table_of<Avx512, Counting, Avx512Pairs, Avx512Int16, Avx512Bytes>(
+    "avx512_bf16", pack_panel, philox_blocks, find_places);
 
 }  // namespace bse

@@ -101,6 +101,29 @@ struct Avx512 {
   }
 };
 
+struct Avx512Bytes {
+  static constexpr int64_t kBytes = 64;
+  using Vector = __m512i;
+
+  static Vector zero() { return _mm512_setzero_si512(); }
+  static Vector load(const void* bytes) { return _mm512_loadu_si512(bytes); }
+  static Vector add_products(Vector sums, Vector low, Vector high, Vector bytes) {
+    const Vector even = _mm512_and_si512(bytes, _mm512_set1_epi16(0xFF)), odd = _mm512_srli_epi16(bytes, 8);
+    return _mm512_add_epi32(sums, _mm512_add_epi32(_mm512_madd_epi16(low, even), _mm512_madd_epi16(high, odd)));
+  }
+  static void write_sums(const Vector* sums, int32_t offset, float scale, float* out) {
+    const Vector pair0 =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(sums[0], sums[1]), _mm512_unpackhi_epi32(sums[0], sums[1]));
+    const Vector pair1 =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(sums[2], sums[3]), _mm512_unpackhi_epi32(sums[2], sums[3]));
+    const Vector quad = _mm512_add_epi32(_mm512_unpacklo_epi64(pair0, pair1), _mm512_unpackhi_epi64(pair0, pair1));
+    const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(quad), _mm512_extracti64x4_epi64(quad, 1));
+    const __m128i total = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    const __m128 dots = _mm_cvtepi32_ps(_mm_sub_epi32(total, _mm_set1_epi32(offset)));
+    _mm_storeu_ps(out, _mm_mul_ps(dots, _mm_set1_ps(scale)));
+  }
+};
+
 void pack_panel(const float* const* rows, int num_rows, int64_t depth, float* panel) {
   pack_columns(rows, num_rows, depth, Avx512::kPanelWidth, panel);
 }

@@ -6,7 +6,7 @@
 
 namespace bse {
 
-constexpr KernelTable kAvx512VnniKernels =
-    kernel_table_of<Avx512, Counting, void, Avx512Int16>("avx512_vnni", pack_panel, philox_blocks, find_places);
+constexpr KernelTable kAvx512VnniKernels = kernel_table_of<Avx512, Counting, void, Avx512Int16, Avx512Bytes>(
+    "avx512_vnni", pack_panel, philox_blocks, find_places);
 
 }  // namespace bse

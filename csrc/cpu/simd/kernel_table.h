@@ -101,6 +101,13 @@ struct KernelTable {
   void (*gather_bfloat16_dots)(const uint16_t* row, const uint16_t* base, int64_t row_stride, int64_t dim,
                                const int64_t* ids, int64_t count, float* out);
 
+  // out[c] = scale * (S - offset) for the sum S of row[k] * base[ids[c] * row_bytes + place(k)]. S - offset is exact:
+  // it has to fit into 32 bits. Its conversion to float and the product with scale round to nearest. place(64 i + j) is
+  // 64 i + 2 j for j < 32 and 64 i + 2 (j - 32) + 1 for the others. Null if the instruction set has none.
+  // row: [row_bytes]; base: rows of row_bytes, a multiple of 64; ids, out: [count]; count >= 1
+  void (*gather_byte_dots)(const int16_t* row, const uint8_t* base, int64_t row_bytes, const int64_t* ids,
+                           int64_t count, int32_t offset, float scale, float* out);
+
   // Keeps the values that are not negative, in order and in place. Returns how many.
   // values: [count], readable and writable up to the next multiple of 16
   int64_t (*keep_nonnegative)(int32_t* values, int64_t count);

@@ -101,6 +101,25 @@ struct Neon {
   }
 };
 
+struct NeonBytes {
+  static constexpr int64_t kBytes = 16;
+  using Vector = int32x4_t;
+
+  static Vector zero() { return vdupq_n_s32(0); }
+  static int16x8_t load(const int16_t* words) { return vld1q_s16(words); }
+  static uint16x8_t load(const uint8_t* bytes) { return vreinterpretq_u16_u8(vld1q_u8(bytes)); }
+  static Vector add_products(Vector sums, int16x8_t low, int16x8_t high, uint16x8_t bytes) {
+    const int16x8_t even = vreinterpretq_s16_u16(vandq_u16(bytes, vdupq_n_u16(0xFF)));
+    const int16x8_t odd = vreinterpretq_s16_u16(vshrq_n_u16(bytes, 8));
+    sums = vmlal_high_s16(vmlal_s16(sums, vget_low_s16(low), vget_low_s16(even)), low, even);
+    return vmlal_high_s16(vmlal_s16(sums, vget_low_s16(high), vget_low_s16(odd)), high, odd);
+  }
+  static void write_sums(const Vector* sums, int32_t offset, float scale, float* out) {
+    const Vector total = vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
+    vst1q_f32(out, vmulq_n_f32(vcvtq_f32_s32(vsubq_s32(total, vdupq_n_s32(offset))), scale));
+  }
+};
+
 // The functions that algorithms.h calls Counting.
 // 4 x 4 transpose: rows[r][k .. k + 4) -> panel[(k + i) * Neon::kPanelWidth + r].
 inline void transpose_4x4(const float* const* rows, int64_t k, float* panel) {
@@ -190,6 +209,7 @@ void philox_blocks(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t
 
 }  // namespace
 
-constexpr KernelTable kNeonKernels = kernel_table_of<Neon, Counting>("neon", pack_panel, philox_blocks, find_places);
+constexpr KernelTable kNeonKernels =
+    kernel_table_of<Neon, Counting, void, void, NeonBytes>("neon", pack_panel, philox_blocks, find_places);
 
 }  // namespace bse

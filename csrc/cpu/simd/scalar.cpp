@@ -120,8 +120,8 @@ void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
 }  // namespace
 
 const KernelTable kScalarKernels = {
-    "scalar", kPanelWidth, pack_panel,    accumulate<false>, accumulate<true>, nullptr,          nullptr,
-    nullptr,  nullptr,     squared_norms, finish_scores,     guess_threshold,  collect,          find_entries,
-    find_cut, filter,      philox_blocks, nullptr,           nullptr,          keep_nonnegative, find_places};
+    "scalar",      kPanelWidth,   pack_panel,    accumulate<false>, accumulate<true>, nullptr,      nullptr,  nullptr,
+    nullptr,       squared_norms, finish_scores, guess_threshold,   collect,          find_entries, find_cut, filter,
+    philox_blocks, nullptr,       nullptr,       nullptr,           keep_nonnegative, find_places};
 
 }  // namespace bse

@@ -8,6 +8,7 @@
 
 #include "cpu/simd/dispatch.h"
 #include "cpu/topk/block_scorer.h"
+#include "cpu/topk/borderline_rescorer.h"
 #include "cpu/topk/edge_writer.h"
 #include "cpu/topk/prefilter.h"
 #include "cpu/topk/top_k_buffer.h"
@@ -60,11 +61,11 @@ class TopKBlock {
                          });
   }
 
-  // Takes the approximate scores of all candidates for row i, computed by the caller.
-  // candidate_ids, candidate_norms, scores: [count]
-  void offer_approximate(int64_t i, const int64_t* candidate_ids, const float* candidate_norms, int64_t count,
-                         const float* scores) {
-    rescorer_.begin(candidate_ids, candidate_norms, margin_, count / 8);
+  // Takes the approximate scores of all candidates for row i, computed by the caller. candidate_ids, norm_indices,
+  // scores: [count]; norm_indices: places of their norms in base_norms; finer: as for BorderlineRescorer
+  void offer_approximate(int64_t i, const int64_t* candidate_ids, const float* base_norms, const uint32_t* norm_indices,
+                         int64_t count, const float* scores, FinerScores* finer) {
+    rescorer_.begin(candidate_ids, base_norms, margin_, count / 8, norm_indices, finer);
     buffers_[static_cast<size_t>(i)].add(kernels_, scores, count, 0);
   }
 
