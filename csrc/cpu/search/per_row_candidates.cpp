@@ -15,11 +15,14 @@ namespace {
 class PrefilterLadder {
  public:
   explicit PrefilterLadder(const PerRowPrefilters& prefilters) {
-    if (prefilters.copy != nullptr) levels_[num_levels_++] = Level::kByCopy;
+    if (prefilters.copy != nullptr) {
+      levels_[num_levels_++] = Level::kByHighBytes;
+      levels_[num_levels_++] = Level::kByAllBytes;
+    }
     if (prefilters.by_features.is_on()) levels_[num_levels_++] = Level::kByFeatures;
   }
 
-  enum class Level { kByCopy, kByFeatures, kNone };
+  enum class Level { kByHighBytes, kByAllBytes, kByFeatures, kNone };
   Level current() const { return levels_[level_]; }
 
   void report(bool has_decided) {
@@ -32,7 +35,7 @@ class PrefilterLadder {
  private:
   static constexpr int kNumWatched = 64;
 
-  Level levels_[3] = {Level::kNone, Level::kNone, Level::kNone};
+  Level levels_[4] = {Level::kNone, Level::kNone, Level::kNone, Level::kNone};
   int num_levels_ = 0, level_ = 0;
   int num_reported_ = 0, num_undecided_ = 0;
 };
@@ -110,17 +113,19 @@ class RowWorkspace {
   // Selects the edges of a row by approximate scores. Returns false if these cannot decide which candidates are best.
   bool select_edges(int64_t row) {
     const int64_t count = candidates_.size();
-    const bool is_copied = ladder_.current() == Level::kByCopy;
-    if (is_copied) {
-      begin(copied_scores_->begin(query_id_, query_norm_));
-      copied_scores_->score(candidates_.ids(), count, scores_.data());
-    } else {
+    const Level level = ladder_.current();
+    if (level == Level::kByFeatures) {
       begin(by_features_.margin);
       score_by_features();
+    } else {
+      const double margin = copied_scores_->begin(query_id_, query_norm_);
+      begin(level == Level::kByHighBytes ? margin : copied_scores_->margin());
+      copied_scores_->score(candidates_.ids(), count, scores_.data());
+      if (level == Level::kByAllBytes) copied_scores_->refine(candidates_.ids(), count, scores_.data());
     }
     forbid_edges(subset_.request.selection, query_id_, candidates_.ids(), count, scores_.data());
     block_.offer_approximate(0, candidates_.ids(), subset_.document_norms, candidates_.rows(), count, scores_.data(),
-                             is_copied ? &*copied_scores_ : nullptr);
+                             level == Level::kByHighBytes ? &*copied_scores_ : nullptr);
     return block_.finish_row(0, candidates_.ids(), row);
   }
 
