@@ -32,7 +32,7 @@ NEIGHBORS = ("exact", *INDEXES)
 RECALL_GOAL = 0.95
 FEW_ROWS = 20_000  # fewer are searched exactly, in a second or so
 _NUM_SAMPLED = 1000
-_MOST_LISTED = 4096  # or 4 q if it is more: of rows whose lists hold too few that are allowed
+_MAX_LISTED = 4096  # or 4 q if it is more: of rows whose lists hold too few that are allowed
 _LISTED_AT_ONCE = 1 << 24
 
 
@@ -110,12 +110,12 @@ class ApproximateSearch(NamedTuple):
         """
         (first, last), num_rows = window, len(ids)
         kind, most_equal = INDEXES[self.library], _most_equal(self.labels, ids)
-        size = min(num_rows, kind.list_size(last, most_equal))
         documents = self.queries if self.documents is None else self.documents
         rows = Rows(ids, self.queries, documents, self.metric)
-        index = kind(rows, size, seed, self.num_threads, index_progress)
+        index = kind(rows, last, most_equal, seed, self.num_threads, index_progress)
         sampled = permutation(num_rows, derived_seed(seed, Stream.SAMPLE, 3), 0)[:_NUM_SAMPLED].sort().values
         expected = self._exact(ids, sampled, last)
+        size = index.fitted_size(sampled, _numbers_of(expected, ids))
         while True:
             recall = _recall(self._listed(index, ids, sampled, size, (0, last))[0], expected)
             if recall >= RECALL_GOAL or not index.raise_effort():
@@ -130,7 +130,13 @@ class ApproximateSearch(NamedTuple):
             num_done += len(numbers)
             if progress is not None:
                 progress(num_done, num_rows)
-        found = {"source": source, "num_rows": num_rows, "num_sampled": len(sampled), "recall": recall}
+        found = {
+            "source": source,
+            "num_rows": num_rows,
+            "num_sampled": len(sampled),
+            "num_listed": size,
+            "recall": recall,
+        }
         self.found.append(found | index.settings())
         return ProximityGraph._from_engine(
             neighbors, scores, None if source is None else ids, self.queries.num_rows, []
@@ -153,7 +159,7 @@ class ApproximateSearch(NamedTuple):
         }
 
     def _require_few_equal(self, ids: torch.Tensor, last: int) -> None:
-        most_equal, limit = _most_equal(self.labels, ids), INDEXES[self.library].most_equal(last, _most_listed(last))
+        most_equal, limit = _most_equal(self.labels, ids), INDEXES[self.library].max_equal(last, _max_listed(last))
         if most_equal > limit:
             raise ValueError(
                 f"neighbors: expected 'exact' with {most_equal} instances of one label or id, which are no neighbors "
@@ -177,7 +183,7 @@ class ApproximateSearch(NamedTuple):
 
         Rows with too few that are allowed get longer lists, while these hold more.
         """
-        shape, most = (len(numbers), window[1] - window[0]), min(len(ids), _most_listed(window[1]))
+        shape, most = (len(numbers), window[1] - window[0]), min(len(ids), _max_listed(window[1]))
         neighbors, scores = torch.empty(shape, dtype=torch.int32), torch.empty(shape)
         left = torch.arange(len(numbers))
         while len(left):
@@ -231,8 +237,13 @@ class ApproximateSearch(NamedTuple):
         return Resources(self.num_threads, NO_MEMORY_LIMIT, None)
 
 
-def _most_listed(last: int) -> int:
-    return max(_MOST_LISTED, 4 * last)
+def _max_listed(last: int) -> int:
+    return max(_MAX_LISTED, 4 * last)
+
+
+def _numbers_of(instances: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Returns the places of instances in ids, which are ascending. int64, -1 stays."""
+    return torch.where(instances >= 0, torch.searchsorted(ids, instances.long()), -1)
 
 
 def _most_equal(labels: torch.Tensor | None, ids: torch.Tensor) -> int:

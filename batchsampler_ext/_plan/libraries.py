@@ -6,6 +6,7 @@ numbers. An index lists rows by its own approximate scores, so the engine select
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,23 +47,23 @@ class Rows(NamedTuple):
 
 
 class Index(Protocol):
-    """An index of documents.
+    """An index of documents, for the best ``last`` of each query, if ``most_equal`` others have its label.
 
-    METRICS: those it has. list_size: how many rows to list for the best ``last``, if ``most_equal`` other ones have a
-    row's label. most_equal: the most of them that it can skip, with lists of at most ``most_listed``.
+    METRICS: those it has.
     """
 
     METRICS: ClassVar[tuple[str, ...]]
 
     def __init__(
-        self, rows: Rows, list_size: int, seed: int, num_threads: int, progress: Progress | None = None
+        self, rows: Rows, last: int, most_equal: int, seed: int, num_threads: int, progress: Progress | None = None
     ) -> None: ...
 
     @staticmethod
-    def list_size(last: int, most_equal: int) -> int: ...
+    def max_equal(last: int, max_listed: int) -> int:
+        """Returns the largest ``most_equal`` that it can skip, with lists of at most ``max_listed``."""
 
-    @staticmethod
-    def most_equal(last: int, most_listed: int) -> int: ...
+    def fitted_size(self, numbers: torch.Tensor, expected: torch.Tensor) -> int:
+        """Returns how many rows to list. expected: int64 [len(numbers), last], the exact best of queries, then -1."""
 
     def order(self) -> torch.Tensor:
         """Returns all numbers, int64 [R], in an order that keeps near queries together, so that they share caches."""
@@ -78,55 +79,66 @@ class Index(Protocol):
 
 
 class FaissIndex:
-    """Inverted lists around k-means centers, with rows as 4-bit codes of pairs of dimensions (IVF, PQ fast scan).
+    """Inverted lists around k-means centers, with 4-bit codes of each one or two dimensions (IVF, PQ fast scan).
 
-    It takes D / 4 + 8 bytes per row. The effort is the number of lists that a query scans.
+    It takes D / 4 + 8 bytes per row, or D / 2 + 8 up to D = 128. The effort is the number of inverted lists that are
+    scanned for a query. As codes are coarse, it lists more rows than are wanted.
 
     Source: Jegou et al., "Product quantization for nearest neighbor search", 2011; Andre et al., "Cache locality is not
     enough", 2015 (fast scan).
     """
 
+    METRICS: ClassVar[tuple[str, ...]] = ("cosine", "ip", "l2")
     _ROWS_PER_LIST, _TRAINED_PER_LIST, _LEAST_TRAINED = 500, 64, 1 << 14
     _PASSES = 10  # of k-means
+    _FINE_DIM = 128  # up to which each dimension has a code
     _EFFORT_STEP = 1.25
-
-    METRICS: ClassVar[tuple[str, ...]] = ("cosine", "ip", "l2")
+    _LISTED, _MAX_LISTED = 0.995, 8  # share of the best that lists hold if all is scanned; their length, times last
 
     def __init__(
-        self, rows: Rows, list_size: int, seed: int, num_threads: int, progress: Progress | None = None
+        self, rows: Rows, last: int, most_equal: int, seed: int, num_threads: int, progress: Progress | None = None
     ) -> None:
         self._faiss, self._rows, self._num_threads = require_library("faiss"), rows, num_threads
-        faiss, num_rows = self._faiss, len(rows.ids)
+        self._last, faiss, num_rows = last, self._faiss, len(rows.ids)
         dim = rows.documents.dim + rows.documents.dim % 2
-        num_lists = max(1, num_rows // self._ROWS_PER_LIST)
+        num_lists = max(1, min(num_rows // self._ROWS_PER_LIST, 2 * math.isqrt(num_rows)))
+        num_codes = dim if dim <= self._FINE_DIM else dim // 2
         measure = faiss.METRIC_L2 if rows.metric == "l2" else faiss.METRIC_INNER_PRODUCT
         self._centers = faiss.IndexFlat(dim, measure)  # the index borrows it
-        self._index = faiss.IndexIVFPQFastScan(self._centers, dim, num_lists, dim // 2, 4, measure)
+        self._index = faiss.IndexIVFPQFastScan(self._centers, dim, num_lists, num_codes, 4, measure)
         self._index.cp.niter = self._PASSES
         self._index.cp.seed = self._index.pq.cp.seed = derived_seed(seed, Stream.SAMPLE, 1) % 2**31
-        self._index.nprobe = max(1, num_lists // 64)
         num_trained = min(num_rows, max(self._TRAINED_PER_LIST * num_lists, self._LEAST_TRAINED))
         trained = permutation(num_rows, derived_seed(seed, Stream.SAMPLE, 2), 0)[:num_trained].sort().values
+        points, self._origin = rows.document_rows(trained), np.zeros(rows.documents.dim, np.float32)
+        if rows.metric == "l2":  # float32 keeps more digits of differences near the origin
+            self._origin = points.mean(axis=0, dtype=np.float64).astype(np.float32)
         with self._threads():
-            self._index.train(self._padded(rows.document_rows(trained)))
+            self._index.train(self._moved(points))
             for numbers in torch.arange(num_rows).split(_ROWS_AT_ONCE):
-                self._index.add(self._padded(rows.document_rows(numbers)))
+                self._index.add(self._moved(rows.document_rows(numbers)))
                 if progress is not None:
                     progress(int(numbers[-1]) + 1, num_rows)
 
     @staticmethod
-    def list_size(last: int, most_equal: int) -> int:
-        return 3 * last  # codes of 4 bits are coarse
+    def max_equal(last: int, max_listed: int) -> int:
+        return max_listed - last
 
-    @staticmethod
-    def most_equal(last: int, most_listed: int) -> int:
-        return most_listed - last
+    def fitted_size(self, numbers: torch.Tensor, expected: torch.Tensor) -> int:
+        self._index.nprobe = self._index.nlist
+        listed = self.search(numbers, min(len(self._rows.ids), self._MAX_LISTED * self._last)).long()
+        self._index.nprobe = max(1, self._index.nlist // 64)
+        rows = torch.arange(len(numbers))[:, None] << 32
+        is_best = torch.isin(rows + listed, (rows + expected)[expected >= 0])
+        num_found = is_best.sum(0).cumsum(0)
+        wanted = math.ceil(self._LISTED * int((expected >= 0).sum()))
+        return min(int((num_found < wanted).sum()) + 1, listed.shape[1])
 
     def order(self) -> torch.Tensor:
         nearest = torch.empty(len(self._rows.ids), dtype=torch.int64)
         with self._threads():
             for numbers in torch.arange(len(nearest)).split(_ROWS_AT_ONCE):
-                queries = self._padded(self._rows.query_rows(numbers))
+                queries = self._moved(self._rows.query_rows(numbers))
                 nearest[numbers] = torch.from_numpy(self._centers.search(queries, 1)[1][:, 0])
         return nearest.argsort(stable=True)
 
@@ -134,7 +146,7 @@ class FaissIndex:
         found = torch.empty(len(numbers), size, dtype=torch.int32)
         with self._threads():
             for part in torch.arange(len(numbers)).split(_ROWS_AT_ONCE):
-                rows = self._padded(self._rows.query_rows(numbers[part]))
+                rows = self._moved(self._rows.query_rows(numbers[part]))
                 found[part] = torch.from_numpy(self._index.search(rows, size)[1]).to(torch.int32)
         return found
 
@@ -146,8 +158,9 @@ class FaissIndex:
     def settings(self) -> dict[str, Any]:
         return {"num_lists": self._index.nlist, "num_probed": self._index.nprobe}
 
-    def _padded(self, rows: np.ndarray) -> np.ndarray:
-        """Returns rows with an even number of columns."""
+    def _moved(self, rows: np.ndarray) -> np.ndarray:
+        """Returns rows relative to the origin, with an even number of columns."""
+        rows -= self._origin
         return rows if rows.shape[1] == self._index.d else np.pad(rows, ((0, 0), (0, 1)))
 
     @contextmanager
@@ -173,11 +186,14 @@ class PynndescentIndex:
     _BUILDS = ((1.0, 30), (1.5, 60), (2.0, 60))  # (neighbors per listed one, max_candidates), one after the other
 
     METRICS: ClassVar[tuple[str, ...]] = ("cosine", "l2")
+    _NUM_WALKED, _EPSILON, _LAST_EPSILON = 40, 0.05, 0.4  # neighbors per row of a graph for walks; (1 + epsilon) best
+    _BUILDS = ((1.0, 30), (1.5, 60), (2.0, 60))  # (neighbors per listed one, max_candidates), one after the other
 
     def __init__(
-        self, rows: Rows, list_size: int, seed: int, num_threads: int, progress: Progress | None = None
+        self, rows: Rows, last: int, most_equal: int, seed: int, num_threads: int, progress: Progress | None = None
     ) -> None:
-        self._rows, self._list_size, self._num_threads = rows, list_size, num_threads
+        self._rows, self._num_threads = rows, num_threads
+        self._size = min(last + 1 + most_equal, len(rows.ids))  # itself included
         self._descent = require_library("pynndescent").NNDescent
         self._seed, self._num_built, self._epsilon = derived_seed(seed, Stream.SAMPLE, 1) % 2**31, 0, self._EPSILON
         numbers = torch.arange(len(rows.ids))
@@ -189,17 +205,16 @@ class PynndescentIndex:
         self._build()
 
     @staticmethod
-    def list_size(last: int, most_equal: int) -> int:
-        return last + 1 + most_equal  # itself included
-
-    @staticmethod
-    def most_equal(last: int, most_listed: int) -> int:
+    def max_equal(last: int, max_listed: int) -> int:
         return last  # the graph has as many columns more
+
+    def fitted_size(self, numbers: torch.Tensor, expected: torch.Tensor) -> int:
+        return self._size
 
     def _build(self) -> None:
         times, max_candidates = self._BUILDS[self._num_built]
         self._num_built += 1
-        wanted = self._NUM_WALKED if self._rows.has_two_towers else int(times * self._list_size)
+        wanted = self._NUM_WALKED if self._rows.has_two_towers else int(times * self._size)
         self._graph: Any = None  # the last one goes before the next is built
         self._graph = self._descent(
             self._points,

@@ -41,19 +41,19 @@ class Listed(libraries.Index):
 
     METRICS = METRICS
     SHARES = (1.0,)
+    SIZE = None
     made: ClassVar[list[Listed]] = []
 
-    def __init__(self, rows, list_size, seed, num_threads, progress=None):
-        self.rows, self.level, self.sizes = rows, 0, []
+    def __init__(self, rows, last, most_equal, seed, num_threads, progress=None):
+        self.rows, self.level, self.sizes, self.last = rows, 0, [], last
         Listed.made.append(self)
 
     @staticmethod
-    def list_size(last, most_equal):
-        return last + 1
+    def max_equal(last, max_listed):
+        return max_listed - last
 
-    @staticmethod
-    def most_equal(last, most_listed):
-        return most_listed - last
+    def fitted_size(self, numbers, expected):
+        return self.last + 1 if self.SIZE is None else self.SIZE
 
     def order(self):
         return torch.arange(len(self.rows.ids)).flip(0)
@@ -144,18 +144,15 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("has_documents", [False, True])
-def test_plan_is_the_exact_one_if_all_neighbors_are_listed(towers, listed, case, has_documents):
+def test_plan_is_the_exact_one_if_all_neighbors_are_listed(towers, listed, monkeypatch, case, has_documents):
     options = {"batch_size": 32, **CASES[case]}
     if has_documents and case != "ip":
         options["relative_margin"] = 0.05
     documents = towers[1] if has_documents else None
     queries = towers[0].to(torch.bfloat16) if case == "b3" else towers[0]
     documents = documents.to(queries.dtype) if has_documents else None
-    listed.list_size = staticmethod(lambda last, most_equal: NUM_INSTANCES)  # of equal scores, any may be listed
-    try:
-        plan = compose(queries, documents, neighbors="faiss", **options)
-    finally:
-        listed.list_size = staticmethod(lambda last, most_equal: last + 1)
+    monkeypatch.setattr(listed, "SIZE", NUM_INSTANCES)  # of equal scores, any may be listed
+    plan = compose(queries, documents, neighbors="faiss", **options)
     exact = compose(queries, documents, **options)
     assert content(plan) == content(exact)
     assert listed.made
@@ -182,7 +179,14 @@ def test_effort_is_raised_until_the_recall_is_reached(towers, listed, monkeypatc
     found = plan.info["neighbor_search"]
     assert found["version"] == "9.9"
     assert found["sources"] == [
-        {"source": None, "num_rows": NUM_INSTANCES, "num_sampled": 700, "recall": found["recall"], "share": 0.97}
+        {
+            "source": None,
+            "num_rows": NUM_INSTANCES,
+            "num_sampled": 700,
+            "num_listed": 131,
+            "recall": found["recall"],
+            "share": 0.97,
+        }
     ]
     assert 0.95 <= found["recall"] < 1.0
 
@@ -257,7 +261,7 @@ def test_faiss_finds_all_with_the_largest_effort(towers, monkeypatch, metric, op
     pytest.importorskip("faiss")
     monkeypatch.setattr(approximate, "RECALL_GOAL", 1.0)
     monkeypatch.setattr(libraries.FaissIndex, "_ROWS_PER_LIST", 50)
-    monkeypatch.setattr(libraries.FaissIndex, "list_size", staticmethod(lambda last, most_equal: NUM_INSTANCES))
+    monkeypatch.setattr(libraries.FaissIndex, "fitted_size", lambda *_: NUM_INSTANCES)
     queries, documents = (tower.to(dtype) for tower in towers)
     arguments = {"batch_size": 32, "metric": metric, "rank_window": (3, 40), **options}
     documents = documents if has_documents else None
