@@ -232,15 +232,17 @@ class Partition {
     const uint32_t most = tally.find_leaders();
     is_stranded_[row] = most == 0;
     if (most == 0) return {0, row, kUnassigned};
-    int32_t best = tally.leaders()[0];
+    const int32_t* const leaders = tally.leaders();
+    const int64_t num_leaders = tally.num_leaders();
+    int64_t best = 0;
     uint64_t best_hash = 0;
-    for (int64_t i = 0; i < tally.num_leaders() && tally.num_leaders() > 1; ++i) {
-      const int32_t batch = tally.leaders()[i];
-      const uint64_t hash = choice_hash(row_hash, batch);
-      best ^= (best ^ batch) & -static_cast<int32_t>(hash > best_hash);  // without a branch, as above
-      best_hash = std::max(hash, best_hash);
+    for (int64_t i = 0; i < num_leaders && num_leaders > 1; ++i) {
+      const uint64_t hash = choice_hash(row_hash, leaders[i]);
+      const bool is_better = hash > best_hash;
+      best = is_better ? i : best;
+      best_hash = is_better ? hash : best_hash;
     }
-    return {proposal_rank(row_hash, most), row, best};
+    return {proposal_rank(row_hash, most), row, leaders[best]};
   }
 
   void accept_best(int64_t batch) {
