@@ -105,3 +105,25 @@ def test_sums_that_are_continued_are_within_the_bound(isa, kind):
         results = graphs_of(kind, 1100, torch.float32, 2, max_memory)
         for result, answer in zip(results, answers_of(kind, 1100, torch.float32), strict=True):
             assert torch.equal(result, answer), max_memory
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
+def test_more_memory_is_never_refused(isa, metric):
+    """Copies may take half of max_memory, but never what the rest needs."""
+    features = torch.randn(1000, 32, generator=torch.Generator().manual_seed(1))
+    wanted = knn_graph(features, 900, metric=metric, num_threads=1)
+    for max_memory in (126_000, 131_000, 140_000, 160_000, 400_000):
+        graph = knn_graph(features, 900, metric=metric, num_threads=1, max_memory=max_memory)
+        assert torch.equal(graph.neighbors, wanted.neighbors)
+    near, is_enough = proximity_graph(features, 700, num_candidates=900, metric=metric, num_threads=1), False
+    for max_memory in range(100_000, 400_000, 30_000):
+        try:
+            graph = proximity_graph(
+                features, 700, num_candidates=900, metric=metric, num_threads=1, max_memory=max_memory
+            )
+        except ValueError:
+            assert not is_enough, max_memory
+            continue
+        is_enough = True
+        assert torch.equal(graph.neighbors, near.neighbors)
+    assert is_enough

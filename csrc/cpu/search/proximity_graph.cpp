@@ -23,7 +23,7 @@ int64_t copies_bytes(const ProximityGraphRequest& request, bool can_use_features
   const double num_scores = static_cast<double>(request.end_position() - request.first_position()) *
                             static_cast<double>(request.num_candidates);
   return FixedPointPrefilter::bytes(features, request.num_rows, documents, request.num_rows, !request.two_towers,
-                                    num_scores, request.max_memory_bytes);
+                                    num_scores, request.selection, request.max_memory_bytes);
 }
 
 }  // namespace
@@ -36,13 +36,15 @@ void proximity_graph(const ProximityGraphRequest& request, const Edges& edges, M
   const bool wants_scores = request.selection.sort || edges.scores != nullptr;
   const bool can_use_features = is_shared ? !wants_scores && can_prefilter_blocks(features, documents)
                                           : can_prefilter_gathered(features, documents);
-  const int64_t copy_bytes = copies_bytes(request, can_use_features, wants_scores);
+  int64_t copy_bytes = copies_bytes(request, can_use_features, wants_scores);
   const int64_t order_bytes = is_shared ? 4 * (request.end_position() - request.first_position()) : 0;
-  const int64_t fixed_bytes = copy_bytes + order_bytes + num_rows * (request.two_towers ? 8 : 4);
-  const BlockPlan plan =
-      BlockPlan::fit(request.selection, request.rows_per_group(), request.num_candidates + 1, features.dim,
-                     request.num_threads, is_shared ? grouped_draw_bytes(request) : per_row_draw_bytes(request),
-                     fixed_bytes, request.max_memory_bytes - fixed_bytes);
+  const auto fit = [&](int64_t bytes_of_copies) {
+    const int64_t fixed_bytes = bytes_of_copies + order_bytes + num_rows * (request.two_towers ? 8 : 4);
+    return BlockPlan::fit(request.selection, request.rows_per_group(), request.num_candidates + 1, features.dim,
+                          request.num_threads, is_shared ? grouped_draw_bytes(request) : per_row_draw_bytes(request),
+                          fixed_bytes, request.max_memory_bytes - fixed_bytes);
+  };
+  const BlockPlan plan = fit_beside_copies(fit, &copy_bytes);
   prefer_huge_pages(edges, num_rows, request.selection.num_neighbors);
   ThreadTeam team(plan.num_threads, monitor);
 

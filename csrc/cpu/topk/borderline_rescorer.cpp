@@ -29,7 +29,10 @@ BorderlineRescorer::BorderlineRescorer(const BlockPlan& plan, const MatrixView& 
       hits_(plan.top_k_capacity + 16) {}
 
 bool BorderlineRescorer::prepare(TopKBuffer& buffer, int64_t query_id) {
-  if (!buffer.finish_prefilter(kernels_)) return false;
+  if (!buffer.finish_prefilter(kernels_)) {
+    num_close_ += max_close_ + 1;  // at least
+    return false;
+  }
   if (finer_ != nullptr || wants_scores_ || range_min_ > 0 || buffer.size() <= num_neighbors_) return true;
   find_close(buffer, buffer.cut_score());
   if (static_cast<int64_t>(close_.size()) > kMaxPrefetched) return true;

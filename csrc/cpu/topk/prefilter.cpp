@@ -17,10 +17,13 @@ bool can_prefilter_gathered(const MatrixView& queries, const MatrixView& base) {
   return kernel_table().gather_dots != nullptr && queries.reads_in_place() && base.reads_in_place();
 }
 
-bool prefilter_is_bounded(const float* norms, int64_t count, int64_t dim, const Selection& selection) {
+bool can_have_prefilter(int64_t dim, const Selection& selection) {
   // Only cosine has this fast path: prefilter_bound.h bounds no error for other metrics.
-  return selection.metric == Metric::kCosine && !selection.has_max_score && dim <= kMaxPrefilterDim &&
-         std::all_of(norms, norms + count, has_prefilter_bound);
+  return selection.metric == Metric::kCosine && !selection.has_max_score && dim <= kMaxPrefilterDim;
+}
+
+bool prefilter_is_bounded(const float* norms, int64_t count, int64_t dim, const Selection& selection) {
+  return can_have_prefilter(dim, selection) && std::all_of(norms, norms + count, has_prefilter_bound);
 }
 
 Prefilter prefilter_by_features(const MatrixView& queries, const MatrixView& base) {

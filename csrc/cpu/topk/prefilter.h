@@ -27,9 +27,12 @@ struct Prefilter {
 bool can_prefilter_blocks(const MatrixView& queries, const MatrixView& base);
 bool can_prefilter_gathered(const MatrixView& queries, const MatrixView& base);
 
-// Returns whether the rows of a matrix allow a prefilter: the metric is cosine, there is no max_score (it needs every
-// exact score), and the bounds of csrc/common/prefilter_bound.h hold. These fail for very small or very large rows and
-// beyond kMaxPrefilterDim. norms: [count], row_norm() of each
+// Returns whether there can be a prefilter: the metric is cosine, there is no max_score (it needs every exact score),
+// and dim is at most kMaxPrefilterDim.
+bool can_have_prefilter(int64_t dim, const Selection& selection);
+
+// Returns whether the rows of a matrix allow a prefilter: there can be one, and the bounds of
+// csrc/common/prefilter_bound.h hold. These fail for very small or very large rows. norms: [count], row_norm() of each
 bool prefilter_is_bounded(const float* norms, int64_t count, int64_t dim, const Selection& selection);
 
 // Returns a prefilter by the features themselves. Requires prefilter_is_bounded() of both.
