@@ -31,7 +31,7 @@ bench: $(VENV)/installed
 	$(PIP) -e '.[bench]' $(EDITABLE) $(EMULATED)
 	$(PY) -m benchmarks.run
 
-# Time against N, M, K and d, drawn: build/benchmarks/charts.png. Two minutes.
+# Time against N, M, K, d and B, drawn: build/benchmarks/charts-<machine>.svg. Two minutes.
 charts: $(VENV)/installed
 	$(PY) -m benchmarks.charts
 

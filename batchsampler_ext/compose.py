@@ -229,7 +229,7 @@ def compose(
 
     start = time.perf_counter()
     digests = [
-        None if tower is None else digest_of_matrix(tower, name, stage_of(progress, f"check of {name}"))
+        None if tower is None else digest_of_matrix(tower, name, stage_of(progress, f"check of {name}"), metric=metric)
         for tower, name in ((first, "queries"), (second, "documents"))
     ]
     margins = Margins.check(margin, relative_margin, first, second, metric, request.num_threads)

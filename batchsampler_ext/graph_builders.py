@@ -114,7 +114,9 @@ def proximity_graph(
         documents: [N, D] embeddings of a second tower. Edge i -> j then scores ``features[i]`` against
             ``documents[j]``.
         metric: "cosine" (default), "ip" (inner product) or "l2" (minus the squared Euclidean distance, never positive).
-            A larger score is always a better neighbor.
+            A larger score is always a better neighbor. Squared distances are sums of squared differences, so they keep
+            their digits far from the origin. Those below 2**-150 count as 0, and those above 3.4e38 rank last.
+            With cosine, rows are zeros (their cosines are 0) or have a norm from 2**-63 to 2**63.
         candidate_group_size: rows that share one random candidate set, by default 256. With 1 each row draws its own.
             Larger groups are faster, and each row's candidates are still exactly uniform. But a share of about
             exp(-M / group size) of the instances is then in no group's draw, so they have no incoming edge. No walk
@@ -135,10 +137,11 @@ def proximity_graph(
         seed: 0 to 2**64 - 1.
         num_threads: CPU threads, by default ``torch.get_num_threads()``.
         max_memory: limit of scratch memory beyond the result, in bytes. Without it, the CPU takes a few MiB per thread
-            and 8 bytes per row. With ``candidate_group_size=1``, CPUs with fast bfloat16 products take 2 D bytes per
-            row more, up to 1 GiB in total. A CUDA device takes 32 MiB for scores and up to 12 bytes per row. For
-            :func:`knn_graph` and :func:`knn`, it takes 16 K + 2,000 bytes per row for lists of candidates, up to 1 GiB.
-            If K is above 512, or the base has fewer than 1025 or 4 K rows, it takes up to 512 MiB for scores instead.
+            and 8 bytes per row. For cosine, most CPUs take 2 D bytes per row more for rounded copies, up to 1 GiB in
+            total and up to half of ``max_memory``. A CUDA device takes 32 MiB for scores and up to 12 bytes per row.
+            For :func:`knn_graph` and :func:`knn`, it takes 16 K + 2,000 bytes per row for lists of candidates, up to
+            1 GiB. If K is above 512, or the base has fewer than 1025 or 4 K rows, it takes up to 512 MiB for scores
+            instead.
         progress: called as ``progress(num_done, num_rows)`` from the calling thread, from time to time and at the end,
             or a bar such as ``tqdm()``. With ``process_group``, it counts the rows that this rank builds.
         process_group: a torch.distributed group, for example ``torch.distributed.group.WORLD``, whose ranks build the
@@ -151,7 +154,8 @@ def proximity_graph(
         scores leave fewer candidates.
 
     Raises:
-        TypeError, ValueError: a bad argument, named. Features that are not finite are found before any work.
+        TypeError, ValueError: a bad argument, named. Features that are not finite, and rows whose norm is too small or
+            too large for cosine, are found before any work.
         RuntimeError: with ``process_group``, on all ranks: their arguments differ (the message says which), or a rank
             has raised an error. The rank with the error raises its own. If a rank has ended, the others raise, at the
             latest after the timeout of the group.
@@ -166,8 +170,8 @@ def proximity_graph(
     rows that it did not build, by way of 24 MiB of buffers. A graph on a GPU is copied for this if the group's backend
     works on the CPU, and the other way round. Ctrl-C waits for other ranks only while rows are exchanged.
 
-    CUDA: without ``process_group`` the call never waits for the device. Non-finite features and bad values of ``rows``
-    and ``labels`` raise when the host next reads the result, or in :meth:`ProximityGraph.check`. ``num_threads`` and
+    CUDA: without ``process_group`` the call never waits for the device. Bad features and bad values of ``rows`` and
+    ``labels`` raise when the host next reads the result, or in :meth:`ProximityGraph.check`. ``num_threads`` and
     ``progress`` have no effect.
 
     Source: Yang et al., KDD 2023, section 4.1.
@@ -229,9 +233,9 @@ def knn_graph(
 
     Complexity: O(R**2 D) multiply-adds. Without ``documents``, and with ``rows`` ascending or None, each pair is
     scored once, with about 16 K bytes of scratch per row. If that exceeds 1 GiB or ``max_memory``, pairs are scored
-    twice, with 12 bytes per row and a few MiB per thread. For cosine, CPUs with fast bfloat16 products prefilter with
-    rounded rows, and compute exact scores of close candidates only. Rounded rows take 2 D bytes each, up to 1 GiB in
-    total.
+    twice, with 12 bytes per row and a few MiB per thread. For cosine, AVX2 and AVX-512 VNNI prefilter with rows
+    rounded to int16, and compute exact scores of close candidates only. Rounded rows take 2 D bytes each, up to 1 GiB
+    in total.
 
     Example:
         >>> import torch

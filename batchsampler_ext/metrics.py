@@ -83,13 +83,19 @@ def mean_cosine(rows: torch.Tensor) -> torch.Tensor:
         rows: float32 or float64 [n, D]. Rows of zeros count as orthogonal to all others.
 
     Returns:
-        0-d tensor with the rows' dtype and device; nan for fewer than two rows. Does not wait for a device.
+        0-d tensor with the rows' dtype and device, computed in float64; nan for fewer than two rows. Does not wait for
+        a device.
     """
     count = len(rows)
     if count < 2:
         return rows.new_full((), float("nan"))
-    units = torch.nn.functional.normalize(rows, dim=1, eps=torch.finfo(rows.dtype).tiny)
-    return (units.sum(0).square().sum() - units.square().sum()) / (count * (count - 1))
+    units = unit_rows(rows)
+    return ((units.sum(0).square().sum() - units.square().sum()) / (count * (count - 1))).to(rows.dtype)
+
+
+def unit_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Returns float64 rows of unit length, for float32 rows of any length. Rows of zeros stay zero."""
+    return torch.nn.functional.normalize(rows.double(), dim=1, eps=torch.finfo(torch.float64).tiny)
 
 
 def equal_label_share(labels: torch.Tensor) -> torch.Tensor:

@@ -155,11 +155,15 @@ def recall(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 # --- walks -----------------------------------------------------------------------------------------------------------
-def noise_graph(inputs: Inputs) -> tuple[str, torch.Tensor]:
-    """Returns name and neighbors of a random graph that is much larger than the caches."""
-    num_instances, degree = inputs.size(1_000_000), 32
-    neighbors = torch.randint(num_instances, (num_instances, degree), dtype=torch.int32)
-    return f"a random graph N={num_instances:,} K={degree}", neighbors
+def noise_graph(degree: int) -> Callable[[Inputs], tuple[str, torch.Tensor]]:
+    """Returns a maker of name and neighbors of a random graph that is much larger than the caches."""
+
+    def make(inputs: Inputs) -> tuple[str, torch.Tensor]:
+        num_instances = inputs.size(1_000_000)
+        neighbors = torch.randint(num_instances, (num_instances, degree), dtype=torch.int32)
+        return f"a random graph N={num_instances:,} K={degree}", neighbors
+
+    return make
 
 
 def text_graph(inputs: Inputs) -> tuple[str, torch.Tensor]:
@@ -178,11 +182,15 @@ def walk_case(make_graph: Callable[[Inputs], tuple[str, torch.Tensor]]) -> Maker
         def ours() -> bse.Walks:
             return bse.random_walk_with_restart(graph, roots, batch_size, restart_prob=alpha, num_threads=1)
 
+        def ours_of_table() -> bse.Walks:  # ids are checked and row ends are found where walks meet them
+            return bse.random_walk_with_restart(neighbors, roots, batch_size, restart_prob=alpha, num_threads=1)
+
         num_steps = int(ours().steps.sum())
         case = Case(
             f"random walks on {name}, B={batch_size} alpha={alpha}, {num_walks:,} walks, one thread",
             {
                 OURS: ours,
+                f"{OURS}, graph given as a tensor": ours_of_table,
                 "C++, one walk at a time": lambda: peers.plain_walks(neighbors, roots, batch_size, alpha),
                 "Python loop": lambda: peers.python_walks(neighbors, roots[:num_python].tolist(), batch_size, alpha),
             },

@@ -1,10 +1,11 @@
-"""Describes the machine and measures its peaks."""
+"""Describes the machine, names it, and measures its peaks."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import platform
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -33,6 +34,24 @@ def describe(num_threads: int) -> dict[str, Any]:
     }
 
 
+def label(about: dict[str, Any]) -> str:
+    """Returns a name for tables, such as "EPYC, AVX-512 BF16", of what :func:`describe` returned."""
+    isa = about["isa"].upper().replace("AVX512", "AVX-512").replace("_", " ")
+    return f"{short_cpu(about['cpu'])}, {isa}"
+
+
+def file_name(kind: str, about: dict[str, Any], suffix: str = ".json") -> str:
+    """Returns a name for results of one kind, such as cpu-epyc-avx512bf16-2c.json: one file per machine."""
+    cpu = re.sub(r"[^a-z0-9]+", "-", short_cpu(about["cpu"]).lower())
+    return f"{kind}-{cpu}-{about['isa'].replace('_', '')}-{about['cores']}c{suffix}"
+
+
+def short_cpu(name: str) -> str:
+    """Returns the model alone: "EPYC 7B13" of "AMD EPYC 7B13 64-Core Processor"."""
+    others = r"@.*|\((R|TM)\)|\b(AMD|Intel|CPU|Processor|\d+-Core)\b"
+    return " ".join(re.sub(others, " ", name).split()) or "CPU"
+
+
 def measure_peaks(num_threads: int, num_runs: int = 3) -> dict[str, float]:
     """Returns the best of num_runs: FLOP/s of float32 FMA and bfloat16 dot products, copied bytes/s, random lines/s."""
     native = library()
@@ -48,7 +67,7 @@ def measure_peaks(num_threads: int, num_runs: int = 3) -> dict[str, float]:
 def cpu_name() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def commit() -> str:

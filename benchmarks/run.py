@@ -2,7 +2,8 @@
 
 python -m benchmarks.run [--cases graph knn walk epoch] [--features X.npy [--labels Y.npy]] [--out results.json]
 
-benchmarks/README.md explains the columns.
+The default file is named after the machine, so that committing it is a copy to benchmarks/results. If cases are left
+out or changed, its name starts with "partial". benchmarks/README.md explains the columns.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ CASES: dict[str, list[Maker]] = {
         graph_case(is_real=True),
     ],
     "knn": [knn_case(), knn_case(is_real=True)],
-    "walk": [walk_case(noise_graph), walk_case(text_graph)],
+    "walk": [walk_case(noise_graph(32)), walk_case(noise_graph(100)), walk_case(text_graph)],
     "epoch": [epoch_case(clusters, 256), epoch_case(text, 128), epoch_case(digits, 64, has_kmeans=True), large_case],
 }
 
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="small sizes and one round, to check that everything works"
     )
-    parser.add_argument("--out", type=Path, default=Path("build/benchmarks/results.json"))
+    parser.add_argument("--out", type=Path, help="default: build/benchmarks/cpu-<machine>.json")
     options = parser.parse_args()
     torch.set_num_threads(options.num_threads)
     seed = torch.seed() if options.seed is None else torch.manual_seed(options.seed).initial_seed()
@@ -85,9 +86,12 @@ def main() -> None:
         summary = summary_of(case, timings, peaks)
         print(f"\n{table_of(summary)}", flush=True)
         content["cases"].append(summary)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(content, indent=2) + "\n")
-    print(f"wrote {options.out}")
+    is_partial = options.quick or options.features is not None or set(options.cases) != set(CASES)
+    name = machine.file_name("partial-cpu" if is_partial else "cpu", content["machine"])
+    out = options.out or Path("build/benchmarks") / name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(content, indent=2) + "\n")
+    print(f"wrote {out}")
 
 
 def measured_peaks(num_threads: int, best: dict[str, float]) -> dict[str, float]:

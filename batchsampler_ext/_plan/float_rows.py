@@ -16,6 +16,6 @@ def float_rows(matrix: Matrix, ids: torch.Tensor, metric: str) -> np.ndarray:
     dtype = next(dtype for dtype, code in TORCH_DTYPES.items() if code == matrix.dtype_code)
     rows: np.ndarray = matrix.row_bits(ids.to(matrix.device)).view(dtype).float().cpu().numpy()
     if metric == "cosine":
-        norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-        rows /= np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
+        norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+        rows /= np.where(norms > 0, norms, 1)[:, None]
     return rows

@@ -11,6 +11,7 @@ import torch
 from .._engine.arrays import Matrix, as_matrix
 from .._engine.validate import Progress
 from ..graph import ProximityGraph
+from ..metrics import unit_rows
 from ..planners import Batches
 
 MAX_MEASURED = 200  # batches of an epoch, spread evenly over it
@@ -74,7 +75,10 @@ def median_rank_of_own(queries: Any, documents: Any, metric: str, progress: Prog
     num_better, done = torch.zeros(len(chosen), dtype=torch.int64, device="cpu"), 0
     for part in others.split(_ROWS_AT_ONCE >> 2):
         scores = _scores(rows, _rows(second, part), metric)
-        limit = own + 1e-5 * torch.maximum(own.abs(), scores.abs().max(1).values)
+        largest = (
+            own if metric == "l2" else scores.abs().max(1).values
+        )  # errors of distances are relative to themselves
+        limit = own + 1e-5 * torch.maximum(own.abs(), largest)
         num_better += (scores > limit[:, None]).sum(1)
         done += len(part)
         if progress is not None:
@@ -112,9 +116,11 @@ def _rows(matrix: Matrix, ids: torch.Tensor) -> torch.Tensor:
 
 def _scores(rows: torch.Tensor, others: torch.Tensor, metric: str) -> torch.Tensor:
     if metric == "cosine":
-        rows, others = (torch.nn.functional.normalize(part, dim=1) for part in (rows, others))
-    if metric == "l2":
-        return -torch.cdist(rows, others).square()
+        rows, others = unit_rows(rows).float(), unit_rows(others).float()
+    if (
+        metric == "l2"
+    ):  # by default, large matrices are multiplied, which loses the digits of distances far from the origin
+        return -torch.cdist(rows, others, compute_mode="donot_use_mm_for_euclid_dist").square()
     return rows @ others.T
 
 

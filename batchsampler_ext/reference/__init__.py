@@ -188,19 +188,29 @@ def dot_chain(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return acc
 
 
+def distance_chain(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Returns the squared distances of [..., D]: t = a[k] - b[k] rounded to float32, acc = fma(t, t, acc), from +0."""
+    difference = a - b
+    return dot_chain(difference, difference)
+
+
+def reciprocal_norms(rows: np.ndarray) -> np.ndarray:
+    """Returns 1 / sqrt(n) of [..., D], and 0 for rows of zeros. Of other n, cosines would not be accurate."""
+    squared, is_zero = dot_chain(rows, rows), ~rows.any(axis=-1)
+    if not np.all(is_zero | ((squared >= 2.0**-126) & (squared <= 2.0**126))):
+        raise ValueError("cosine: expected rows of zeros, or with Euclidean norms from 2**-63 to 2**63")
+    return np.where(is_zero, np.float32(0), np.float32(1) / np.sqrt(squared))
+
+
 @np.errstate(all="ignore")
 def similarity(a: np.ndarray, b: np.ndarray, metric: str = "cosine") -> np.ndarray:
     """Returns the exact scores of float32 [..., D] against float32 [..., D], float32 [...]."""
-    acc = dot_chain(a, b)
-    norm_a, norm_b = dot_chain(a, a), dot_chain(b, b)
     if metric == "ip":
-        score = acc
+        score = dot_chain(a, b)
     elif metric == "cosine":
-        r_a, r_b = (np.where(n == 0, np.float32(0), np.float32(1) / np.sqrt(n)) for n in (norm_a, norm_b))
-        score = acc * (r_a * r_b)
+        score = dot_chain(a, b) * (reciprocal_norms(a) * reciprocal_norms(b))
     elif metric == "l2":
-        distance = fma(*np.broadcast_arrays(np.float32(-2), acc, norm_a + norm_b))
-        score = -np.where(distance < 0, np.float32(0), distance)
+        score = -distance_chain(a, b)
     else:
         raise ValueError(f"metric: expected one that the reference has, got {metric!r}")
     return score + np.float32(0)  # -0 becomes +0

@@ -1,11 +1,18 @@
 // The exact score: the definition of a similarity score down to its rounding, and the total order of selection.
 //
-//   acc    = +0, then acc = fma(a[k], b[k], acc) for k ascending      n = the same chain with b = a
-//   r      = 1 / sqrt(n), both correctly rounded; r = 0 for n = 0
-//   cosine = acc * (r_i * r_j)      ip = acc      l2 = -max(0, fma(-2, acc, n_i + n_j))       (-0 becomes +0)
+//   acc    = +0, then for k ascending acc = fma(a[k], b[k], acc); for l2: t = a[k] - b[k], acc = fma(t, t, acc)
+//   r      = 1 / sqrt(n), both correctly rounded; r = 0 for n = 0      n = the chain of products with b = a
+//   cosine = acc * (r_i * r_j)      ip = acc      l2 = -acc       (-0 becomes +0)
 //
 // Every engine rounds to nearest, keeps subnormals and contracts nothing but the fma written here (-ffp-contract=off).
 // Scores are symmetric in i and j. A NaN score is never selected.
+//
+// Errors, with u = 2^-24, gamma(n) = n u / (1 - n u), and D dimensions (Higham, Accuracy and Stability of Numerical
+// Algorithms, sections 2.2 and 3.1). Each fma that rounds to a subnormal number or zero adds at most 2^-150.
+//   l2      gamma(D + 2) |a - b|^2 + D 2^-150: relative to the squared distance itself, however far from the origin. A
+//           distance beyond float32 is infinite. Then the score is -infinity, which ranks last and is never NaN.
+//   ip      gamma(D) sum |a_k b_k| + D 2^-150. Sums beyond float32 become infinite. They are never NaN.
+//   cosine  gamma(4 D + 8), absolute. Rows other than zeros need a squared norm that has_accurate_cosines() accepts.
 #pragma once
 
 #include <cmath>
@@ -16,28 +23,43 @@
 
 namespace bse {
 
-// Besides the dot product, a score needs one number of each row. It is called the norm of the row, whatever the metric:
-//   cosine: r, the reciprocal of the Euclidean norm      l2: n, the squared Euclidean norm      ip: 0, as it needs none
-// Only cosine has fast paths by approximate scores (prefilter_bound.h). For l2 and ip all scores are exact.
+// Only cosine needs a number of each row, r, the reciprocal of its Euclidean norm. In code it is called the norm of the
+// row. For other metrics it is 0. Only cosine has fast paths by approximate scores (prefilter_bound.h).
 enum class Metric : int { kCosine = 0, kInnerProduct = 1, kL2 = 2 };
 constexpr Metric kLastMetric = Metric::kL2;
+
+// Returns whether cosines of rows with such squared norms have the error above: their products, r and r_i r_j neither
+// overflow nor lose digits to underflow. Returns false for 0: the caller tells rows of zeros, whose cosines are 0.
+BSE_HOST_DEVICE inline bool has_accurate_cosines(float squared_norm) {
+  return squared_norm >= 0x1p-126f && squared_norm <= 0x1p126f;
+}
+
+// The error of other rows, after the name of the row.
+constexpr char kNormExpected[] =
+    "expected zeros or a Euclidean norm from 2**-63 to 2**63 (1.1e-19 to 9.2e+18) for metric 'cosine'";
 
 // Returns the norm of a row, as explained at Metric. squared_norm: n
 BSE_HOST_DEVICE inline float row_norm(Metric metric, float squared_norm) {
   if (metric == Metric::kCosine) return squared_norm == 0.0f ? 0.0f : 1.0f / sqrtf(squared_norm);
-  return metric == Metric::kL2 ? squared_norm : 0.0f;
+  return 0.0f;
 }
 
-// Returns the score of a pair, which is exact if acc is. acc: its dot product; norm_i, norm_j: row_norm() of its rows
-BSE_HOST_DEVICE inline float finish_score(Metric metric, float acc, float norm_i, float norm_j) {
-  float score = acc;
-  if (metric == Metric::kCosine) {
-    score = acc * (norm_i * norm_j);
-  } else if (metric == Metric::kL2) {
-    const float distance = fmaf(-2.0f, acc, norm_i + norm_j);
-    score = distance < 0.0f ? 0.0f : -distance;  // NaN stays NaN
+// Adds one dimension to the chain of a pair.
+template <bool kIsL2>
+BSE_HOST_DEVICE inline float add_dimension(float acc, float a, float b) {
+  if constexpr (kIsL2) {
+    const float difference = a - b;
+    return fmaf(difference, difference, acc);
+  } else {
+    return fmaf(a, b, acc);
   }
-  return score + 0.0f;  // -0 becomes +0
+}
+
+// Returns the score of a pair, which is exact if acc is. acc: its chain; norm_i, norm_j: row_norm() of its rows
+BSE_HOST_DEVICE inline float finish_score(Metric metric, float acc, float norm_i, float norm_j) {
+  if (metric == Metric::kCosine) acc *= norm_i * norm_j;
+  if (metric == Metric::kL2) acc = -acc;
+  return acc + 0.0f;  // -0 becomes +0
 }
 
 // Maps floats (no NaN, no -0) to unsigned integers in the same order.

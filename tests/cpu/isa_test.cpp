@@ -126,6 +126,18 @@ void test_selection(const KernelTable& kernels, const KernelTable& scalar, std::
       const int64_t expected_num = scalar.find_entries(scores.data(), entries.data(), count, expected_hits.data());
       expect(num_hits == expected_num && same_bits(hits.data(), expected_hits.data(), num_hits), "find_entries: " + at);
     }
+    for (int kind = 0; kind < 4; ++kind) {  // all kept, few, half, none
+      std::vector<int32_t> values(static_cast<size_t>(count) + 16, -1);
+      for (int64_t i = 0; i < count; ++i) {
+        const auto word = static_cast<int32_t>(random() >> 1);
+        values[static_cast<size_t>(i)] = kind == 0 || word % (kind == 1 ? 30 : 2) == kind - 1 ? word : ~word;
+      }
+      std::vector<int32_t> expected = values;
+      const int64_t num_kept = kernels.keep_nonnegative(values.data(), count);
+      const int64_t num_expected = scalar.keep_nonnegative(expected.data(), count);
+      expect(num_kept == num_expected && same_bits(values.data(), expected.data(), num_kept),
+             std::string(kernels.isa_name) + ", keep_nonnegative of " + std::to_string(count));
+    }
     std::vector<uint64_t> ranks(static_cast<size_t>(count));
     for (uint64_t& rank : ranks) rank = uint64_t{random()} << 32 | random();
     std::vector<uint32_t> places(ranks.size()), expected(ranks.size());
@@ -198,6 +210,9 @@ void test_graphs(const std::string& isa, std::mt19937& random) {
     for (float& value : values) value = std::normal_distribution<float>()(random);
     if (dim == 16) {
       for (float& value : values) value = std::round(value);  // ties
+    }
+    if (dim == 67) {
+      for (float& value : values) value += 1000.0f;
     }
     std::vector<uint16_t> halves(values.size());
     for (size_t i = 0; i < values.size(); ++i) halves[i] = float_to_bfloat16(values[i]);

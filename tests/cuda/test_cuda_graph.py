@@ -20,8 +20,11 @@ def features_of(kind: str, num_rows: int, dim: int) -> torch.Tensor:
         values = rng.integers(-1, 2, (num_rows, dim))
     elif kind == "equal":
         values = np.ones((num_rows, dim))
-    else:  # scales: zero rows, tiny and huge norms
-        values = rng.standard_normal((num_rows, dim)) * 10.0 ** rng.integers(-24, 24, (num_rows, 1))
+    elif kind == "far":
+        values = 1000 + rng.standard_normal((num_rows, dim))
+    else:  # scales: zero rows, tiny and huge norms; extremes: squares that under- and overflow, which cosine refuses
+        exponents = (-17, 18) if kind == "scales" else (-24, 24)
+        values = rng.standard_normal((num_rows, dim)) * 10.0 ** rng.integers(*exponents, (num_rows, 1))
         values[rng.random(num_rows) < 0.2] = 0
     return torch.from_numpy(values.astype(np.float32))
 
@@ -48,8 +51,11 @@ def assert_same(build, *arrays, device_engine, **arguments) -> ProximityGraph:
     return expected
 
 
-@pytest.mark.parametrize("kind", ["real", "integers", "equal", "scales"])
-@pytest.mark.parametrize("metric", METRICS)
+KINDS = ("real", "integers", "equal", "scales", "far", "extremes")
+KINDS_BY_METRIC = [(kind, metric) for metric in METRICS for kind in KINDS if (kind, metric) != ("extremes", "cosine")]
+
+
+@pytest.mark.parametrize(("kind", "metric"), KINDS_BY_METRIC)
 @pytest.mark.parametrize("candidate_group_size", [1, 7, 256])
 def test_proximity_graph_equals_the_cpu(device_engine, kind, metric, candidate_group_size):
     features = features_of(kind, 150, 19)
@@ -197,7 +203,7 @@ def rows_for_lists(kind: str, num_rows: int, dim: int) -> torch.Tensor:
     """Returns enough rows for streaming top-k instead of matrix top-k."""
     rng = np.random.default_rng(num_rows + dim)
     values = rng.standard_normal((num_rows, dim))
-    if kind in ("real", "equal", "integers", "scales"):
+    if kind in KINDS:
         return features_of(kind, num_rows, dim)
     if kind == "cluster":  # more candidates within the error of the prefilter than there is room for
         values = values[0] + 1e-3 * values
@@ -243,9 +249,10 @@ def test_restricted_streaming_topk_equals_the_cpu(device_engine, dtype):
         assert_same(knn_graph, features, 6, device_engine=device_engine, **restricted)
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_streaming_topk_of_every_metric_equals_the_cpu(device_engine, metric):
-    base = rows_for_lists("scales", 1100, 5)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("kind", "metric"), KINDS_BY_METRIC)
+def test_streaming_topk_of_every_metric_equals_the_cpu(device_engine, kind, metric, dtype):
+    base = rows_for_lists(kind, 1100, 5).to(dtype)
     assert_same(knn, base[:40], base, 6, metric=metric, device_engine=device_engine)
 
 

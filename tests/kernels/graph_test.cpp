@@ -33,7 +33,7 @@ enum class Data {
   kIntegers,  // -1, 0 and 1: many ties
   kEqual,     // all rows are equal
   kNear,      // scores that the prefilter can hardly tell apart
-  kHuge,      // the norm of one row overflows, some of its scores are NaN; another row is zero
+  kHuge,      // the norm of one row overflows, so it has no scores; another row is zero
 };
 
 struct Case {
@@ -57,7 +57,11 @@ class Reference {
  public:
   Reference(const Case& run, const std::vector<float>& features, const std::vector<int64_t>& labels)
       : run_(run), features_(features), labels_(labels) {
-    for (int64_t i = 0; i < run.num_rows; ++i) norms_.push_back(row_norm(Metric::kCosine, dot(i, i)));
+    for (int64_t i = 0; i < run.num_rows; ++i) {
+      const float squared_norm = dot(i, i);
+      const bool has_norm = squared_norm == 0.0f || has_accurate_cosines(squared_norm);
+      norms_.push_back(has_norm ? row_norm(Metric::kCosine, squared_norm) : NAN);
+    }
   }
 
   std::vector<uint32_t> drawn(uint32_t group, uint32_t count, uint32_t n) const {

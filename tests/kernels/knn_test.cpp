@@ -150,7 +150,8 @@ class Reference {
 
   float score(int64_t query, int64_t other) const {
     const float *a = &queries_[query * run_.dim], *b = &base_[other * run_.dim];
-    return finish_score(run_.metric, dot(a, b), row_norm(run_.metric, dot(a, a)), row_norm(run_.metric, dot(b, b)));
+    return finish_score(run_.metric, run_.metric == Metric::kL2 ? chain<true>(a, b) : chain<false>(a, b),
+                        row_norm(run_.metric, chain<false>(a, a)), row_norm(run_.metric, chain<false>(b, b)));
   }
 
   Result edges(const cuda::KnnRequest& request) const {
@@ -179,9 +180,10 @@ class Reference {
   }
 
  private:
-  float dot(const float* a, const float* b) const {
+  template <bool kIsL2>
+  float chain(const float* a, const float* b) const {
     float acc = 0.0f;
-    for (int64_t k = 0; k < run_.dim; ++k) acc = std::fmaf(a[k], b[k], acc);
+    for (int64_t k = 0; k < run_.dim; ++k) acc = add_dimension<kIsL2>(acc, a[k], b[k]);
     return acc;
   }
 
@@ -306,6 +308,7 @@ int main() {
       {"float32, equal", Kind::kEqual, 500, 3, 4, 20, kFloat},
       {"float32, rising", Kind::kRising, 600, 16, 4, 40, kFloat},
       {"float32, l2", Kind::kHeavy, 300, 5, 4, 0, kFloat, Metric::kL2, 2, 3, true},
+      {"bfloat16, l2, mean", Kind::kMean, 300, 33, 4, 20, true, Metric::kL2},
       {"bfloat16, ip", Kind::kUnbounded, 300, 8, 4, 0, true, Metric::kInnerProduct, 0, 3, true, true},
   };
   for (const Case& run : cases) check(run);

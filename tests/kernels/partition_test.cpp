@@ -1,7 +1,7 @@
 // Compares the CUDA engine's partitions with the CPU engine's: batches and numbers of filled rows must be equal.
 //
 // Compiled by g++, it executes the kernels in the emulator, under several schedules. Compiled by nvcc (-x cu), it runs
-// them on a GPU. Only the scalar instruction set of the CPU engine is linked: partitions do not use the others.
+// them on a GPU. Only the scalar instruction set of the CPU engine is linked.
 
 #include "cuda/partition/partition.h"
 

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -72,7 +73,9 @@ def test_cases_run_and_report_a_share_of_the_peak(tmp_path):
     assert report["machine"]["cpu"]
     for case in report["cases"]:
         rows = case["contestants"]
-        assert [row["name"] for row in rows[:3]] == ["batchsampler_ext", "C++, one walk at a time", "Python loop"]
+        assert [row["name"] for row in rows[:4]] == [
+            "batchsampler_ext", "batchsampler_ext, graph given as a tensor", "C++, one walk at a time", "Python loop",
+        ]  # fmt: skip
         assert all(row["share_of_peak"] > 0 for row in rows)
         assert rows[0]["ratio_p10_median_p90"] == [1, 1, 1]
 
@@ -116,18 +119,63 @@ def test_communities_are_compared_on_the_same_graphs(tmp_path):
 def test_charts_are_drawn_and_their_numbers_written(tmp_path):
     command = [sys.executable, "-m", "benchmarks.charts", "--quick", "--out", str(tmp_path)]
     subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True)
-    assert (tmp_path / "charts.png").read_bytes().startswith(b"\x89PNG")
-    report = json.loads((tmp_path / "charts.json").read_text())
+    numbers = next(tmp_path.glob("partial-charts-*.json"))
+    report = json.loads(numbers.read_text())
     assert report["machine"]["threads"] >= 1
     points = report["points"]
-    assert {point["panel"] for point in points} == {
-        *(f"proximity_graph, {name}" for name in "NMKd"),
-        "knn_graph, N",
-        "random_walk_with_restart, N",
-    }
+    panels = {point["panel"]: (point["panel"].split(":")[0], point["varied"]) for point in points}
+    assert sorted(panels.values()) == [
+        ("knn_graph", "N"),
+        *(("proximity_graph", name) for name in "KMNd"),
+        ("random_walk_with_restart", "N"),
+        ("sample_batches", "B"),
+    ]
     assert {point["line"] for point in points if "graph" in point["panel"]} == {"float32", "bfloat16"}
+    texts = [text.text for text in ElementTree.parse(numbers.with_suffix(".svg")).iter() if text.tag.endswith("}text")]
+    assert {*panels, machine_label(report["machine"])} <= set(texts)
     assert all(point["share_of_peak"] > 0 for point in points)
     assert all(point["p10_median_p90_seconds"] == sorted(point["p10_median_p90_seconds"]) for point in points)
+
+
+def machine_label(about: dict) -> str:
+    return in_root(f"from benchmarks.machine import label; print(label({about}))").strip()
+
+
+def test_results_are_named_after_the_machine():
+    """The names of results and of rows, for the names of processors as /proc/cpuinfo gives them."""
+    cpus = {
+        "AMD EPYC": ("EPYC, AVX-512 BF16", "epyc"),
+        "AMD EPYC 7B13 64-Core Processor": ("EPYC 7B13, AVX-512 BF16", "epyc-7b13"),
+        "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz": ("Xeon Platinum 8481C, AVX-512 BF16", "xeon-platinum-8481c"),
+    }
+    abouts = [{"cpu": cpu, "isa": "avx512_bf16", "cores": 2} for cpu in cpus]
+    code = "from benchmarks.machine import *; import json; "
+    code += f"print(json.dumps([[label(a), file_name('cpu', a)] for a in {abouts}]))"
+    expected = [[label, f"cpu-{slug}-avx512bf16-2c.json"] for label, slug in cpus.values()]
+    assert json.loads(in_root(code)) == expected
+    for path in (BENCHMARKS / "results").glob("c[ph]*-*.json"):
+        kind, about = path.name.split("-")[0], json.loads(path.read_text())["machine"]
+        assert in_root(f"from benchmarks.machine import *; print(file_name({kind!r}, {about}))").strip() == path.name
+
+
+def test_performance_page_equals_the_committed_results():
+    command = [sys.executable, "-m", "benchmarks.report", "--check"]
+    done = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_report_replaces_its_parts_only():
+    page = "a\n<!-- walks: x -->\nold\n<!-- end of walks -->\nb\n"
+    code = f"from benchmarks.report import with_parts; print(with_parts({page!r}, {{'walks': 'new'}}), end='')"
+    assert in_root(code) == page.replace("old\n", "\nnew\n\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        in_root(code.replace("x -->", "x"))
+
+
+def in_root(code: str) -> str:
+    """Returns what the code prints where the benchmarks can be imported."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True).stdout
 
 
 def test_seeds_needed_agree_with_a_simulation():

@@ -52,17 +52,23 @@ class DrawnCandidates {
   int64_t size() const { return static_cast<int64_t>(rows_.size()); }
   const uint32_t* rows() const { return rows_.data(); }  // rows of the subset
   const int64_t* ids() const { return ids_.data(); }     // their instance ids
-  const float* norms() const { return norms_.data(); }
+  // Looked up at the first call after a draw: prefilters need the norms of a few candidates only.
+  const float* norms() {
+    if (!has_norms_) {
+      for (size_t c = 0; c < rows_.size(); ++c) norms_[c] = subset_.document_norms[rows_[c]];
+      has_norms_ = true;
+    }
+    return norms_.data();
+  }
 
  private:
   void look_up() {
-    const size_t size = rows_.size();
     if (subset_.request.rows == nullptr) {
       std::copy(rows_.begin(), rows_.end(), ids_.begin());
     } else {
-      for (size_t c = 0; c < size; ++c) ids_[c] = subset_.request.rows[rows_[c]];
+      for (size_t c = 0; c < rows_.size(); ++c) ids_[c] = subset_.request.rows[rows_[c]];
     }
-    for (size_t c = 0; c < size; ++c) norms_[c] = subset_.document_norms[rows_[c]];
+    has_norms_ = false;
   }
 
   const GraphSubset& subset_;
@@ -70,6 +76,7 @@ class DrawnCandidates {
   std::vector<uint32_t> rows_;
   std::vector<int64_t> ids_;
   std::vector<float> norms_;
+  bool has_norms_ = false;
 };
 
 }  // namespace bse

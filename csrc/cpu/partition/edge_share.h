@@ -10,7 +10,7 @@
 
 namespace bse {
 
-// Walks from the first rows of `order` and returns the edge share of their batches, sampled over some of their members.
-EdgeShare walk_edge_share(const PartitionRequest& request, const std::vector<uint32_t>& order, Monitor& monitor);
+// Walks from the roots and returns the edge share of their batches, sampled over some of their members.
+EdgeShare walk_edge_share(const PartitionRequest& request, const std::vector<uint32_t>& roots, Monitor& monitor);
 
 }  // namespace bse

@@ -4,6 +4,7 @@
 // by batch, and each batch selects its best. O(R) memory, O(R K) per round.
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -11,7 +12,10 @@
 #include "common/partition_schedule.h"
 #include "common/permutation.h"
 #include "cpu/partition/edge_share.h"
+#include "cpu/partition/proposals.h"
 #include "cpu/partition/vote_tally.h"
+#include "cpu/runtime/aligned_buffer.h"
+#include "cpu/runtime/huge_pages.h"
 #include "cpu/walk/batch_walks.h"
 
 namespace bse {
@@ -26,6 +30,9 @@ constexpr int64_t kGrain = 4096;
 // Distance in rows from the row that votes to the row that is prefetched.
 constexpr int64_t kAhead = 4;
 
+// Owner: a signed type for numbers of batches. Most of the time goes into random reads of owners, and narrow ones stay
+// in smaller caches.
+template <class Owner>
 class Partition {
  public:
   Partition(const PartitionRequest& request, Monitor& monitor)
@@ -33,22 +40,22 @@ class Partition {
         graph_(request.graph),
         sizes_(graph_.num_rows, request.batch_size, request.drop_last),
         monitor_(monitor),
-        team_(request.num_threads, monitor) {
+        team_(request.num_threads, monitor),
+        order_(static_cast<uint32_t>(graph_.num_rows), request.seed, Purpose::kRootOrder, request.epoch, 0),
+        owner_(graph_.num_rows),
+        former_(graph_.num_rows),
+        proposals_(graph_.num_rows),
+        groups_(graph_.num_rows, sizes_.num_batches) {
     const int64_t num_rows = graph_.num_rows;
-    order_.resize(static_cast<size_t>(num_rows));
-    const KeyedPermutation permutation(static_cast<uint32_t>(num_rows), request.seed, Purpose::kRootOrder,
-                                       request.epoch, 0);
-    team_.for_ranges(num_rows, kGrain, [&](int64_t begin, int64_t end, Worker&) {
-      for (int64_t i = begin; i < end; ++i) order_[i] = permutation(static_cast<uint32_t>(i));
-    });
-    owner_.assign(static_cast<size_t>(num_rows), kUnassigned);
-    for (int64_t i = sizes_.num_assigned; i < num_rows; ++i) owner_[order_[i]] = kLeftOut;
+    prefer_huge_pages(owner_.data(), num_rows * static_cast<int64_t>(sizeof(Owner)));
+    prefer_huge_pages(proposals_.data(), num_rows * static_cast<int64_t>(sizeof(Proposal)));
+    std::fill_n(owner_.data(), num_rows, static_cast<Owner>(kUnassigned));
+    for (const uint32_t row : in_order(sizes_.num_assigned, num_rows)) owner_[row] = kLeftOut;
     for (int64_t batch = 0; batch < sizes_.num_batches; ++batch) free_.push_back(sizes_.capacity(batch));
     room_ = free_;
     filled_.assign(static_cast<size_t>(num_rows), 0);
     is_stranded_.assign(static_cast<size_t>(num_rows), 0);
-    former_.assign(static_cast<size_t>(num_rows), kUnassigned);
-    tallies_.assign(static_cast<size_t>(team_.num_threads()), VoteTally(free_.size()));
+    for (int thread = 0; thread < team_.num_threads(); ++thread) tallies_.emplace_back(sizes_.num_batches);
     refresh_unassigned();
   }
 
@@ -68,11 +75,29 @@ class Partition {
     return hash_key(request_.seed, Purpose::kPartitionHash, request_.epoch, stage, index);
   }
 
+  // Returns the rows at positions [begin, end) of the keyed permutation: roots come first, rows that drop_last leaves
+  // out are at the end.
+  std::vector<uint32_t> in_order(int64_t begin, int64_t end) {
+    std::vector<uint32_t> rows(static_cast<size_t>(end - begin));
+    team_.for_ranges(end - begin, kGrain, [&](int64_t first, int64_t last, Worker&) {
+      order_.write(static_cast<uint32_t>(begin + first), last - first, rows.data() + first);
+    });
+    return rows;
+  }
+
   void refresh_unassigned() {
-    unassigned_.clear();
-    for (size_t row = 0; row < owner_.size(); ++row) {
-      if (owner_[row] == kUnassigned) unassigned_.push_back(static_cast<uint32_t>(row));
+    unassigned_.resize(static_cast<size_t>(graph_.num_rows));
+    std::iota(unassigned_.begin(), unassigned_.end(), 0);
+    drop_assigned();
+  }
+
+  void drop_assigned() {
+    size_t num_left = 0;
+    for (const uint32_t row : unassigned_) {  // without a branch, which would be unpredictable
+      unassigned_[num_left] = row;
+      num_left += owner_[row] == kUnassigned;
     }
+    unassigned_.resize(num_left);
   }
 
   std::vector<int64_t> all_batches() const {
@@ -95,8 +120,8 @@ class Partition {
       dissolved[batch] = 1;
       free_[batch] = sizes_.capacity(batch);
     }
-    for (int32_t& owner : owner_) {
-      if (owner >= 0 && dissolved[owner]) owner = kUnassigned;
+    for (int64_t row = 0; row < graph_.num_rows; ++row) {
+      if (owner_[row] >= 0 && dissolved[owner_[row]]) owner_[row] = kUnassigned;
     }
     refresh_unassigned();
   }
@@ -117,7 +142,7 @@ class Partition {
   }
 
   // --- seeds -------------------------------------------------------------------------------------------------------
-  void seed_all() { seed_batches(all_batches(), {order_.begin(), order_.begin() + sizes_.num_batches}, 0); }
+  void seed_all() { seed_batches(all_batches(), in_order(0, sizes_.num_batches), 0); }
 
   void seed_dissolved(int64_t num_batches, uint32_t stage) {
     const std::vector<int64_t> batches = emptiest(all_batches(), num_batches);
@@ -157,7 +182,7 @@ class Partition {
     for (const Claim& claim : claims) {  // the smallest claim to a row comes first and gets it
       const int32_t batch = claiming_batch(claim.rank);
       if (owner_[claim.row] == kUnassigned) {
-        owner_[claim.row] = batch;
+        owner_[claim.row] = static_cast<Owner>(batch);
         --free_[batch];
       }
     }
@@ -174,19 +199,13 @@ class Partition {
   }
 
   // --- votes -------------------------------------------------------------------------------------------------------
-  struct Proposal {
-    uint64_t rank;
-    uint32_t row;
-    int32_t batch;  // kUnassigned if the row found none
-  };
-
   void vote(const VoteRound& round) {
     const uint64_t round_key = key(round.stage, kFirstRound + round.index);
     const int64_t num_rows = num_unassigned();
     for (size_t batch = 0; batch < free_.size(); ++batch) {
       room_[batch] = round.is_growing ? room_in_round(sizes_.capacity(batch), free_[batch], round.index) : free_[batch];
     }
-    proposals_.resize(unassigned_.size());
+    for (VoteTally& tally : tallies_) tally.open_those_with(room_.data());
     team_.for_ranges(num_rows, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
       VoteTally& tally = tallies_[static_cast<size_t>(worker.index())];
       for (int64_t i = begin; i < end; ++i) {
@@ -194,32 +213,11 @@ class Partition {
         proposals_[i] = propose(unassigned_[i], round_key, round.max_votes, tally);
       }
     });
-
-    // A counting sort groups proposals by batch. Then each batch accepts its best.
-    std::vector<int64_t> first(free_.size() + 1, 0);
-    for (const Proposal& proposal : proposals_) {
-      if (proposal.batch >= 0) ++first[proposal.batch + 1];
-    }
-    std::partial_sum(first.begin(), first.end(), first.begin());
-    const int64_t num_proposals = first.back();
-    brought_much_ = brings_much(num_proposals, num_rows);
-    if (num_proposals == 0) return;
-    by_batch_.resize(static_cast<size_t>(num_proposals));
-    std::vector<int64_t> next(first.begin(), first.end() - 1);
-    for (const Proposal& proposal : proposals_) {
-      if (proposal.batch >= 0) by_batch_[next[proposal.batch]++] = {proposal.rank, proposal.row};
-    }
-    team_.for_ranges(static_cast<int64_t>(free_.size()), 64, [&](int64_t begin, int64_t end, Worker&) {
-      for (int64_t batch = begin; batch < end; ++batch) {
-        const auto group = by_batch_.begin() + first[batch], group_end = by_batch_.begin() + first[batch + 1];
-        const int64_t num_accepted = std::min<int64_t>(room_[batch], group_end - group);
-        if (num_accepted < group_end - group) std::nth_element(group, group + num_accepted, group_end);
-        for (int64_t i = 0; i < num_accepted; ++i) {
-          owner_[group[i].second] = static_cast<int32_t>(batch);
-          filled_[group[i].second] = 0;
-        }
-        free_[batch] -= num_accepted;
-      }
+    groups_.group(proposals_.data(), num_rows, team_);
+    brought_much_ = brings_much(groups_.num_proposals(), num_rows);
+    if (groups_.num_proposals() == 0) return;
+    team_.for_ranges(sizes_.num_batches, 64, [&](int64_t begin, int64_t end, Worker&) {
+      for (int64_t batch = begin; batch < end; ++batch) accept_best(batch);
     });
     drop_assigned();
   }
@@ -229,38 +227,54 @@ class Partition {
   // Proposes to the batch with room that most of the row's neighbors are in, ties by hash.
   Proposal propose(uint32_t row, uint64_t round_key, uint32_t max_votes, VoteTally& tally) {
     const uint64_t row_hash = keyed_hash(round_key, row);
-    tally.count(graph_, owner_.data(), row, static_cast<uint32_t>(row_hash >> 32),
-                num_votes(is_stranded_[row], max_votes));
-    uint32_t best_count = 0;
-    for (const int32_t batch : tally) best_count = std::max(best_count, room_[batch] == 0 ? 0 : tally.votes(batch));
-    is_stranded_[row] = best_count == 0;
-    if (best_count == 0) return {0, row, kUnassigned};
-    int32_t best = kUnassigned;
+    tally.ask(graph_, owner_.data(), row, static_cast<uint32_t>(row_hash >> 32),
+              num_votes(is_stranded_[row], max_votes));
+    const uint32_t most = tally.find_leaders();
+    is_stranded_[row] = most == 0;
+    if (most == 0) return {0, row, kUnassigned};
+    const int32_t* const leaders = tally.leaders();
+    const int64_t num_leaders = tally.num_leaders();
+    int64_t best = 0;
     uint64_t best_hash = 0;
-    for (const int32_t batch : tally) {
-      if (tally.votes(batch) != best_count || room_[batch] == 0) continue;
-      const uint64_t hash = choice_hash(row_hash, batch);
-      if (best == kUnassigned || hash > best_hash) {
-        best = batch;
-        best_hash = hash;
-      }
+    for (int64_t i = 0; i < num_leaders && num_leaders > 1; ++i) {
+      const uint64_t hash = choice_hash(row_hash, leaders[i]);
+      const bool is_better = hash > best_hash;
+      best = is_better ? i : best;
+      best_hash = is_better ? hash : best_hash;
     }
-    return {proposal_rank(row_hash, best_count), row, best};
+    return {proposal_rank(row_hash, most), row, leaders[best]};
+  }
+
+  void accept_best(int64_t batch) {
+    ProposalGroups::Member* const begin = groups_.begin(batch);
+    ProposalGroups::Member* const end = groups_.end(batch);
+    const int64_t num_accepted = std::min<int64_t>(room_[batch], end - begin);
+    if (num_accepted < end - begin) std::nth_element(begin, begin + num_accepted, end);
+    for (int64_t i = 0; i < num_accepted; ++i) {
+      owner_[begin[i].second] = static_cast<Owner>(batch);
+      filled_[begin[i].second] = 0;
+    }
+    free_[batch] -= num_accepted;
   }
 
   // --- adjusting ---------------------------------------------------------------------------------------------------
   int64_t edge_share_goal() {
-    const EdgeShare walks = walk_edge_share(request_, order_, monitor_);
+    const EdgeShare walks = walk_edge_share(request_, in_order(0, num_measured_walks(sizes_)), monitor_);
     return partition_rules::edge_share_goal(walks.beyond_random(request_.batch_size, graph_.num_rows),
                                             request_.hardness);
   }
 
+  // Measures the last rows of the order, because many of the first are roots.
   int64_t edge_share() {
+    if (measured_.empty()) {
+      measured_ = in_order(std::max<int64_t>(0, sizes_.num_assigned - kNumMeasured), sizes_.num_assigned);
+    }
     EdgeShare share;
     VoteTally& tally = tallies_[0];
-    for (int64_t i = std::max<int64_t>(0, sizes_.num_assigned - kNumMeasured); i < sizes_.num_assigned; ++i) {
-      const uint32_t row = order_[i];  // the last of the order, because many of the first are roots
-      tally.count(graph_, owner_.data(), row, 0, kMaxVotes);
+    for (size_t i = 0; i < measured_.size(); ++i) {
+      if (i + kAhead < measured_.size()) VoteTally::prefetch(graph_, measured_[i + kAhead]);
+      const uint32_t row = measured_[i];
+      tally.ask(graph_, owner_.data(), row, 0, kMaxVotes);
       share.add(tally.votes(owner_[row]), std::min(kMaxVotes, graph_.degree(row)));
     }
     return share.beyond_random(request_.batch_size, graph_.num_rows);
@@ -268,10 +282,10 @@ class Partition {
 
   // Ejects, from a random quarter of the rows, those with more neighbors in another batch than in their own.
   void eject_misplaced(uint32_t stage) {
+    for (VoteTally& tally : tallies_) tally.open_all();
     eject_if(stage, kHardenMask, [this](uint32_t row, uint64_t row_hash, VoteTally& tally) {
-      tally.count(graph_, owner_.data(), row, static_cast<uint32_t>(row_hash >> 32), kMaxVotes);
-      const uint32_t own_count = tally.votes(owner_[row]);
-      return std::any_of(tally.begin(), tally.end(), [&](int32_t batch) { return tally.votes(batch) > own_count; });
+      tally.ask(graph_, owner_.data(), row, static_cast<uint32_t>(row_hash >> 32), kMaxVotes);
+      return tally.most_votes() > tally.votes(owner_[row]);
     });
   }
 
@@ -284,26 +298,31 @@ class Partition {
   template <class Leaves>
   void eject_if(uint32_t stage, uint64_t mask, const Leaves& leaves) {
     const uint64_t stage_key = key(stage, kPickRows);
-    std::vector<uint32_t> picked;
-    for (uint32_t row = 0; row < owner_.size(); ++row) {
-      if ((keyed_hash(stage_key, row) & mask) == 0 && owner_[row] >= 0) picked.push_back(row);
-    }
-    std::vector<char> is_leaving(picked.size());
-    const auto num_picked = static_cast<int64_t>(picked.size());
-    team_.for_ranges(num_picked, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
+    std::vector<std::vector<uint32_t>> leaving(static_cast<size_t>((graph_.num_rows + kGrain - 1) / kGrain));
+    team_.for_ranges(graph_.num_rows, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
       VoteTally& tally = tallies_[static_cast<size_t>(worker.index())];
-      for (int64_t i = begin; i < end; ++i) {
-        if (i + kAhead < end) VoteTally::prefetch(graph_, picked[i + kAhead]);
-        is_leaving[i] = leaves(picked[i], keyed_hash(stage_key, picked[i]), tally);
+      std::vector<uint32_t>& rows = leaving[begin / kGrain];
+      rows.resize(static_cast<size_t>(end - begin));
+      size_t num_picked = 0, num_leaving = 0;
+      for (int64_t row = begin; row < end; ++row) {
+        rows[num_picked] = static_cast<uint32_t>(row);
+        num_picked += (keyed_hash(stage_key, static_cast<uint64_t>(row)) & mask) == 0 && owner_[row] >= 0;
       }
+      for (size_t i = 0; i < num_picked; ++i) {
+        if (i + kAhead < num_picked) VoteTally::prefetch(graph_, rows[i + kAhead]);
+        const uint32_t row = rows[i];
+        rows[num_leaving] = row;
+        num_leaving += leaves(row, keyed_hash(stage_key, row), tally);
+      }
+      rows.resize(num_leaving);
     });
-    for (size_t i = 0; i < picked.size(); ++i) {
-      const uint32_t row = picked[i];
-      if (!is_leaving[i]) continue;
-      former_[row] = owner_[row];
-      ++free_[former_[row]];
-      owner_[row] = kUnassigned;
-      unassigned_.push_back(row);
+    for (const std::vector<uint32_t>& rows : leaving) {
+      for (const uint32_t row : rows) {
+        former_[row] = owner_[row];
+        ++free_[former_[row]];
+        owner_[row] = kUnassigned;
+        unassigned_.push_back(row);
+      }
     }
   }
 
@@ -318,11 +337,6 @@ class Partition {
     drop_assigned();
   }
 
-  void drop_assigned() {
-    const auto assigned = [this](uint32_t row) { return owner_[row] != kUnassigned; };
-    unassigned_.erase(std::remove_if(unassigned_.begin(), unassigned_.end(), assigned), unassigned_.end());
-  }
-
   // --- end ---------------------------------------------------------------------------------------------------------
   // Gives the free places to the unassigned rows in hash order.
   void fill(uint32_t stage) {
@@ -331,7 +345,7 @@ class Partition {
     auto next = hashed.begin();
     for (size_t batch = 0; batch < free_.size(); ++batch) {
       for (; free_[batch] > 0; --free_[batch], ++next) {
-        owner_[next->second] = static_cast<int32_t>(batch);
+        owner_[next->second] = static_cast<Owner>(batch);
         filled_[next->second] = 1;
       }
     }
@@ -350,7 +364,7 @@ class Partition {
     std::vector<int64_t> next(free_.size());
     for (int64_t place = 0; place < num_full; ++place) next[shuffled[place].second] = place * request_.batch_size;
     if (num_full < static_cast<int64_t>(free_.size())) next.back() = num_full * request_.batch_size;
-    for (size_t row = 0; row < owner_.size(); ++row) {
+    for (int64_t row = 0; row < graph_.num_rows; ++row) {
       if (owner_[row] >= 0) nodes[next[owner_[row]]++] = static_cast<int32_t>(row);
     }
   }
@@ -360,24 +374,27 @@ class Partition {
   const PartitionSizes sizes_;
   Monitor& monitor_;
   ThreadTeam team_;
-  std::vector<uint32_t> order_;       // [R] keyed permutation: roots first, rows that drop_last leaves out at the end
-  std::vector<int32_t> owner_;        // [R] batch, kUnassigned or kLeftOut
-  std::vector<int64_t> free_;         // [num_batches] places left
-  std::vector<int64_t> room_;         // [num_batches] places offered in this round
-  std::vector<uint32_t> unassigned_;  // rows, ascending
-  std::vector<int32_t> former_;       // [R] batch that a row left last
-  std::vector<char> filled_;          // [R] 1 if the row is a random fill
-  std::vector<char> is_stranded_;     // [R] 1 if the row found no batch in its last vote
-  std::vector<VoteTally> tallies_;    // [num_threads]
-  bool brought_much_ = false;         // whether many rows found a batch to propose to in the last vote
-  std::vector<Proposal> proposals_;   // scratch of vote(), by row
-  std::vector<std::pair<uint64_t, uint32_t>> by_batch_;  // scratch of vote(): (rank, row), grouped by batch
+  const KeyedPermutation order_;
+  AlignedBuffer<Owner> owner_;         // [R] batch, kUnassigned or kLeftOut
+  AlignedBuffer<Owner> former_;        // [R] batch that a row left last
+  std::vector<int64_t> free_;          // [num_batches] places left
+  std::vector<int64_t> room_;          // [num_batches] places offered in this round
+  std::vector<uint32_t> unassigned_;   // rows, ascending
+  std::vector<char> filled_;           // [R] 1 if the row is a random fill
+  std::vector<char> is_stranded_;      // [R] 1 if the row found no batch in its last vote
+  std::vector<uint32_t> measured_;     // rows whose edge share is measured
+  std::vector<VoteTally> tallies_;     // [num_threads]
+  bool brought_much_ = false;          // whether many rows found a batch to propose to in the last vote
+  AlignedBuffer<Proposal> proposals_;  // scratch of vote(), by row
+  ProposalGroups groups_;              // likewise
 };
 
 }  // namespace
 
 int64_t partition_epoch(const PartitionRequest& request, int32_t* nodes, Monitor& monitor) {
-  return Partition(request, monitor).run(nodes);
+  const PartitionSizes sizes(request.graph.num_rows, request.batch_size, request.drop_last);
+  if (sizes.num_batches <= std::numeric_limits<int16_t>::max()) return Partition<int16_t>(request, monitor).run(nodes);
+  return Partition<int32_t>(request, monitor).run(nodes);
 }
 
 }  // namespace bse

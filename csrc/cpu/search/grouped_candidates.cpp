@@ -12,15 +12,15 @@ namespace {
 // State of one thread: the draw of the current group, and the current block of rows.
 class GroupWorkspace {
  public:
-  GroupWorkspace(const GraphSubset& subset, const BlockPlan& plan, const uint32_t* order, double margin,
+  GroupWorkspace(const GraphSubset& subset, const BlockPlan& plan, const uint32_t* order, const Prefilter& prefilter,
                  const Edges& edges)
       : subset_(subset),
-        margin_(margin),
+        margin_(prefilter.margin),
         order_(order),
         candidates_(subset, subset.request.num_candidates + 1, subset.request.num_rows),
         members_(plan.row_block),
         member_of_slot_(members_.num_slots()),
-        block_(plan, subset.request.features, subset.request.documents, subset.request.selection, edges),
+        block_(plan, subset.request.features, subset.request.documents, subset.request.selection, edges, prefilter),
         query_ids_(static_cast<size_t>(plan.row_block)),
         query_norms_(static_cast<size_t>(plan.row_block)),
         rows_(static_cast<size_t>(plan.row_block)),
@@ -33,12 +33,19 @@ class GroupWorkspace {
     for (int64_t i = 0; i < count; ++i) set_row(i, order_[first + i]);
     find_excluded(count);
     int64_t num_undecided = count;
-    if (margin_ > 0.0 && !fill_block(&num_undecided, margin_, worker)) return;
+    if (margin_ > 0.0) {
+      if (!fill_block(&num_undecided, margin_, worker)) return;
+      num_prefiltered_ += count;
+      if (kMaxCloseInverse * block_.num_close() > num_prefiltered_ * candidates_.size()) margin_ = 0.0;
+    }
     if (num_undecided > 0 && !fill_block(&num_undecided, 0.0, worker)) return;
     worker.add_done(count);
   }
 
  private:
+  // If more than one in so many candidates is too close to call, exact scores of all are as fast (measured).
+  static constexpr int64_t kMaxCloseInverse = 160;
+
   void set_row(int64_t i, int64_t row) {
     rows_[i] = row;
     query_ids_[i] = subset_.instance(row);
@@ -78,7 +85,7 @@ class GroupWorkspace {
   }
 
   const GraphSubset& subset_;
-  const double margin_;
+  double margin_;          // of the prefilter; 0 once it does not pay
   const uint32_t* order_;  // rows of the subset, group after group
   DrawnCandidates candidates_;
   IndexTable members_;
@@ -88,7 +95,7 @@ class GroupWorkspace {
   std::vector<float> query_norms_;
   std::vector<int64_t> rows_;      // rows of the subset
   std::vector<int64_t> excluded_;  // candidate that each row drops
-  int64_t group_ = -1;
+  int64_t group_ = -1, num_prefiltered_ = 0;
 };
 
 }  // namespace
@@ -97,8 +104,8 @@ int64_t grouped_draw_bytes(const ProximityGraphRequest& request) {
   return DrawnCandidates::bytes(request.num_candidates + 1, request.num_rows) + 64 * BlockPlan::kMaxRows;
 }
 
-void build_with_grouped_candidates(const GraphSubset& subset, const BlockPlan& plan, double margin, const Edges& edges,
-                                   ThreadTeam& team) {
+void build_with_grouped_candidates(const GraphSubset& subset, const BlockPlan& plan, const Prefilter& prefilter,
+                                   const Edges& edges, ThreadTeam& team) {
   const ProximityGraphRequest& request = subset.request;
   const int64_t first_position = request.first_position(), count = request.end_position() - first_position;
   AlignedBuffer<uint32_t> order(count);
@@ -117,7 +124,9 @@ void build_with_grouped_candidates(const GraphSubset& subset, const BlockPlan& p
     const int64_t first = group * rows_per_group + chunk % blocks_per_group * plan.row_block;
     if (first >= group_end) return;
     auto& workspace = workspaces[static_cast<size_t>(worker.index())];
-    if (workspace == nullptr) workspace = std::make_unique<GroupWorkspace>(subset, plan, order.data(), margin, edges);
+    if (workspace == nullptr) {
+      workspace = std::make_unique<GroupWorkspace>(subset, plan, order.data(), prefilter, edges);
+    }
     workspace->run(request.first_group + group, first, std::min(plan.row_block, group_end - first), worker);
   });
 }

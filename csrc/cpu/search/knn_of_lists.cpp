@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <memory>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "cpu/search/search.h"
@@ -42,8 +44,11 @@ class ListWorkspace {
  private:
   // Writes the distinct ids of a list to ids_, ascending, and their norms to norms_. Returns their number.
   int64_t read(const int32_t* list) {
-    const auto first_id =
-        std::copy_if(list, list + request_.list_size, ids_.begin(), [](int32_t id) { return id >= 0; });
+    const int64_t num_base = request_.base.num_rows;
+    const auto first_id = std::copy_if(list, list + request_.list_size, ids_.begin(), [&](int32_t id) {
+      if (id >= num_base) throw std::invalid_argument("lists: expected rows of the base, got " + std::to_string(id));
+      return id >= 0;
+    });
     std::sort(ids_.begin(), first_id);
     const int64_t size = std::unique(ids_.begin(), first_id) - ids_.begin();
     for (int64_t c = 0; c < size; ++c) norms_[c] = base_norms_[ids_[c]];

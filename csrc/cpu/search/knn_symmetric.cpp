@@ -125,8 +125,7 @@ class SymmetricKnn {
  private:
   struct Workspace {
     Workspace(const KnnRequest& request, const BlockPlan& plan, const Prefilter& prefilter, const Edges& edges)
-        : scorer(plan, prefilter.is_on() ? prefilter.queries : request.queries,
-                 prefilter.is_on() ? prefilter.base : request.base, request.selection),
+        : scorer(plan, request.queries, request.base, request.selection, prefilter),
           rescorer(plan, request.queries, request.base, request.selection,
                    request.selection.sort || edges.scores != nullptr),
           writer(request.selection, edges, plan.top_k_capacity),
@@ -145,7 +144,7 @@ class SymmetricKnn {
   }
 
   void start(BlockScorer& scorer, int64_t begin, int64_t end) const {
-    scorer.begin(ids_ + begin, prefilter_.has_unit_rows ? nullptr : norms_ + begin, end - begin, prefilter_.is_on());
+    scorer.begin(ids_ + begin, norms_ + begin, end - begin, prefilter_.is_on());
   }
 
   // Estimates from the sample whether a row's buffer cannot hold all columns within the margin of its best.
@@ -226,7 +225,9 @@ class SymmetricKnn {
   // Returns false if the buffer does not determine the best candidates of the row.
   bool finish(Workspace& own, TopKBuffer& buffer, int64_t row) {
     if (buffer.size() < num_selected_) return false;
-    if (prefilter_.is_on()) return own.rescorer.resolve(buffer, ids_[row], norms_[row]);
+    if (prefilter_.is_on()) {
+      return own.rescorer.prepare(buffer, ids_[row]) && own.rescorer.resolve(buffer, ids_[row], norms_[row]);
+    }
     buffer.finish(kernels_, request_.selection.range_min);
     return true;
   }

@@ -1,7 +1,9 @@
 #include "cpu/search/per_row_candidates.h"
 
 #include <memory>
+#include <optional>
 
+#include "common/prefilter_bound.h"
 #include "cpu/topk/top_k_block.h"
 
 namespace bse {
@@ -12,9 +14,16 @@ namespace {
 // takes over. After the last one there is none. The choice affects only speed.
 class PrefilterLadder {
  public:
-  explicit PrefilterLadder(const std::vector<Prefilter>& prefilters) : prefilters_(prefilters) {}
+  explicit PrefilterLadder(const PerRowPrefilters& prefilters) {
+    if (prefilters.copy != nullptr) {
+      levels_[num_levels_++] = Level::kByHighBytes;
+      levels_[num_levels_++] = Level::kByAllBytes;
+    }
+    if (prefilters.by_features.is_on()) levels_[num_levels_++] = Level::kByFeatures;
+  }
 
-  const Prefilter* current() const { return level_ < prefilters_.size() ? &prefilters_[level_] : nullptr; }
+  enum class Level { kByHighBytes, kByAllBytes, kByFeatures, kNone };
+  Level current() const { return levels_[level_]; }
 
   void report(bool has_decided) {
     num_undecided_ += !has_decided;
@@ -26,60 +35,103 @@ class PrefilterLadder {
  private:
   static constexpr int kNumWatched = 64;
 
-  const std::vector<Prefilter>& prefilters_;
-  size_t level_ = 0;
+  Level levels_[4] = {Level::kNone, Level::kNone, Level::kNone, Level::kNone};
+  int num_levels_ = 0, level_ = 0;
   int num_reported_ = 0, num_undecided_ = 0;
+};
+
+// Cosines of a row and its candidates by a copy in fixed point.
+class CopiedScores : public FinerScores {
+ public:
+  CopiedScores(const GraphSubset& subset, const ByteCopy& copy)
+      : features_(subset.request.features),
+        copy_(copy),
+        kernels_(kernel_table()),
+        query_(copy.dim()),
+        scratch_(features_.reads_in_place() ? 0 : copy.dim()),
+        added_(static_cast<size_t>(subset.request.num_candidates)) {}
+
+  // Starts a row and returns the margin of its scores by the high plane.
+  double begin(int64_t query_id, float query_norm) {
+    query_.set(features_.read(query_id, 0, features_.dim, scratch_.data()), query_norm);
+    return 2.0 * byte_copy_error(copy_.dim(), query_.residual(), copy_.high().residual);
+  }
+  void score(const int64_t* ids, int64_t count, float* scores) {
+    query_.dots(kernels_, copy_.high(), ids, count, scores);
+  }
+
+  double margin() const override { return 2.0 * byte_copy_error(copy_.dim(), query_.residual(), copy_.low().residual); }
+  void refine(const int64_t* ids, int64_t count, float* scores) override {
+    query_.dots(kernels_, copy_.low(), ids, count, added_.data());
+    for (int64_t c = 0; c < count; ++c) scores[c] += added_[static_cast<size_t>(c)];
+  }
+
+ private:
+  const MatrixView& features_;
+  const ByteCopy& copy_;
+  const KernelTable& kernels_;
+  WordQuery query_;
+  AlignedBuffer<float> scratch_;
+  std::vector<float> added_;
 };
 
 // State of one thread.
 class RowWorkspace {
+  using Level = PrefilterLadder::Level;
+
  public:
-  RowWorkspace(const GraphSubset& subset, const BlockPlan& plan, const std::vector<Prefilter>& prefilters,
-               const Edges& edges)
+  RowWorkspace(const GraphSubset& subset, const BlockPlan& plan, const PerRowPrefilters& prefilters, const Edges& edges)
       : subset_(subset),
         kernels_(kernel_table()),
-        prefilters_(prefilters),
+        by_features_(prefilters.by_features),
+        ladder_(prefilters),
         candidates_(subset, subset.request.num_candidates, subset.request.num_rows - 1),
         block_(plan, subset.request.features, subset.request.documents, subset.request.selection, edges),
-        scores_(prefilters.empty() ? 0 : subset.request.num_candidates) {}
+        scores_(ladder_.current() == Level::kNone ? 0 : subset.request.num_candidates) {
+    if (prefilters.copy != nullptr) copied_scores_.emplace(subset, *prefilters.copy);
+  }
 
   // Finishes one row of the subset.
   void run(int64_t row, Worker& worker) {
     candidates_.draw_own(row);
-    if (const Prefilter* prefilter = prefilters_.current()) {
-      const bool is_decided = select_edges(row, *prefilter);
-      prefilters_.report(is_decided);
+    query_id_ = subset_.instance(row);
+    query_norm_ = subset_.query_norms[row];
+    if (ladder_.current() != Level::kNone) {
+      const bool is_decided = select_edges(row);
+      ladder_.report(is_decided);
       if (is_decided) return;
     }
-    begin(row, 0.0);
+    begin(0.0);
     const int64_t nothing_excluded = -1;
     if (!block_.offer(candidates_.ids(), candidates_.norms(), candidates_.size(), &nothing_excluded, worker)) return;
     block_.finish_row(0, candidates_.ids(), row);
   }
 
  private:
-  void begin(int64_t row, double margin) {
-    query_id_ = subset_.instance(row);
-    query_norm_ = subset_.query_norms[row];
-    block_.begin(&query_id_, &query_norm_, 1, margin);
-  }
+  void begin(double margin) { block_.begin(&query_id_, &query_norm_, 1, margin); }
 
   // Selects the edges of a row by approximate scores. Returns false if these cannot decide which candidates are best.
-  bool select_edges(int64_t row, const Prefilter& prefilter) {
-    begin(row, prefilter.margin);
-    dots(prefilter);
-    const Selection& selection = subset_.request.selection;
-    if (!prefilter.has_unit_rows) {
-      kernels_.finish_scores(selection.metric, query_norm_, candidates_.norms(), candidates_.size(), scores_.data());
+  bool select_edges(int64_t row) {
+    const int64_t count = candidates_.size();
+    const Level level = ladder_.current();
+    if (level == Level::kByFeatures) {
+      begin(by_features_.margin);
+      score_by_features();
+    } else {
+      const double margin = copied_scores_->begin(query_id_, query_norm_);
+      begin(level == Level::kByHighBytes ? margin : copied_scores_->margin());
+      copied_scores_->score(candidates_.ids(), count, scores_.data());
+      if (level == Level::kByAllBytes) copied_scores_->refine(candidates_.ids(), count, scores_.data());
     }
-    forbid_edges(selection, query_id_, candidates_.ids(), candidates_.size(), scores_.data());
-    block_.offer_approximate(0, candidates_.ids(), candidates_.norms(), candidates_.size(), scores_.data());
+    forbid_edges(subset_.request.selection, query_id_, candidates_.ids(), count, scores_.data());
+    block_.offer_approximate(0, candidates_.ids(), subset_.document_norms, candidates_.rows(), count, scores_.data(),
+                             level == Level::kByHighBytes ? &*copied_scores_ : nullptr);
     return block_.finish_row(0, candidates_.ids(), row);
   }
 
-  // Writes the dot products of the row and its candidates to scores_.
-  void dots(const Prefilter& prefilter) {
-    const MatrixView &queries = prefilter.queries, &base = prefilter.base;
+  // Writes the approximate cosines of the row and its candidates to scores_.
+  void score_by_features() {
+    const MatrixView &queries = by_features_.queries, &base = by_features_.base;
     const int64_t query = query_id_ * queries.row_stride_elements;
     const auto gather = [&](auto kernel, auto* query_elements, auto* base_elements) {
       kernel(query_elements + query, base_elements, base.row_stride_elements, base.dim, candidates_.ids(),
@@ -91,14 +143,18 @@ class RowWorkspace {
     } else {
       gather(kernels_.gather_dots, static_cast<const float*>(queries.data), static_cast<const float*>(base.data));
     }
+    kernels_.finish_scores(subset_.request.selection.metric, query_norm_, candidates_.norms(), candidates_.size(),
+                           scores_.data());
   }
 
   const GraphSubset& subset_;
   const KernelTable& kernels_;
-  PrefilterLadder prefilters_;
+  const Prefilter by_features_;
+  PrefilterLadder ladder_;
   DrawnCandidates candidates_;
   TopKBlock block_;
   AlignedBuffer<float> scores_;
+  std::optional<CopiedScores> copied_scores_;
   int64_t query_id_ = 0;
   float query_norm_ = 0.0f;
 };
@@ -109,8 +165,8 @@ int64_t per_row_draw_bytes(const ProximityGraphRequest& request) {
   return DrawnCandidates::bytes(request.num_candidates, request.num_rows - 1) + 4 * request.num_candidates;
 }
 
-void build_with_per_row_candidates(const GraphSubset& subset, const BlockPlan& plan,
-                                   const std::vector<Prefilter>& prefilters, const Edges& edges, ThreadTeam& team) {
+void build_with_per_row_candidates(const GraphSubset& subset, const BlockPlan& plan, const PerRowPrefilters& prefilters,
+                                   const Edges& edges, ThreadTeam& team) {
   constexpr int64_t kGrain = 64;
   const int64_t first_row = subset.request.first_group;
   std::vector<std::unique_ptr<RowWorkspace>> workspaces(static_cast<size_t>(plan.num_threads));

@@ -2,29 +2,49 @@
 
 #include <optional>
 
+#include "cpu/runtime/huge_pages.h"
 #include "cpu/search/grouped_candidates.h"
 #include "cpu/search/per_row_candidates.h"
+#include "cpu/topk/fixed_point_copy.h"
 #include "cpu/topk/prefilter.h"
 #include "cpu/topk/row_norms.h"
 
 namespace bse {
 
+namespace {
+
+// Returns the bytes of the copies that prefilter, or 0 if there are none.
+int64_t copies_bytes(const ProximityGraphRequest& request, bool can_use_features, bool wants_scores) {
+  const MatrixView &features = request.features, &documents = request.documents;
+  if (request.candidate_group_size == 1) {
+    return ByteCopy::wanted_bytes(documents, request.num_rows, request.max_memory_bytes);
+  }
+  if (wants_scores || can_use_features) return 0;
+  const double num_scores = static_cast<double>(request.end_position() - request.first_position()) *
+                            static_cast<double>(request.num_candidates);
+  return FixedPointPrefilter::bytes(features, request.num_rows, documents, request.num_rows, !request.two_towers,
+                                    num_scores, request.selection, request.max_memory_bytes);
+}
+
+}  // namespace
+
 void proximity_graph(const ProximityGraphRequest& request, const Edges& edges, Monitor& monitor) {
   const int64_t num_rows = request.num_rows;
   const bool is_shared = request.candidate_group_size > 1;
   const MatrixView &features = request.features, &documents = request.documents;
-  // A normalized copy is no better a prefilter than bfloat16 features are. With grouped candidates it costs more than
-  // it saves.
-  const bool wants_copy = !is_shared && !(features.dtype == DType::kBFloat16 && documents.dtype == DType::kBFloat16);
-  const int64_t copy_bytes = wants_copy ? NormalizedPrefilter::bytes(features, documents, !request.two_towers, num_rows,
-                                                                     request.max_memory_bytes)
-                                        : 0;
+  // If exact scores are wanted, rescoring all neighbors would cost what a prefilter of groups saves.
+  const bool wants_scores = request.selection.sort || edges.scores != nullptr;
+  const bool can_use_features = is_shared ? !wants_scores && can_prefilter_blocks(features, documents)
+                                          : can_prefilter_gathered(features, documents);
+  int64_t copy_bytes = copies_bytes(request, can_use_features, wants_scores);
   const int64_t order_bytes = is_shared ? 4 * (request.end_position() - request.first_position()) : 0;
-  const int64_t fixed_bytes = copy_bytes + order_bytes + num_rows * (request.two_towers ? 8 : 4);
-  const BlockPlan plan =
-      BlockPlan::fit(request.selection, request.rows_per_group(), request.num_candidates + 1, features.dim,
-                     request.num_threads, is_shared ? grouped_draw_bytes(request) : per_row_draw_bytes(request),
-                     fixed_bytes, request.max_memory_bytes - fixed_bytes);
+  const auto fit = [&](int64_t bytes_of_copies) {
+    const int64_t fixed_bytes = bytes_of_copies + order_bytes + num_rows * (request.two_towers ? 8 : 4);
+    return BlockPlan::fit(request.selection, request.rows_per_group(), request.num_candidates + 1, features.dim,
+                          request.num_threads, is_shared ? grouped_draw_bytes(request) : per_row_draw_bytes(request),
+                          fixed_bytes, request.max_memory_bytes - fixed_bytes);
+  };
+  const BlockPlan plan = fit_beside_copies(fit, &copy_bytes);
   prefer_huge_pages(edges, num_rows, request.selection.num_neighbors);
   ThreadTeam team(plan.num_threads, monitor);
 
@@ -35,23 +55,33 @@ void proximity_graph(const ProximityGraphRequest& request, const Edges& edges, M
                       other_norms.data());
   }
   const GraphSubset subset{request, query_norms.data(), request.two_towers ? other_norms.data() : query_norms.data()};
-  const bool can_prefilter = prefilter_is_bounded(features, subset.query_norms, documents, subset.document_norms,
-                                                  request.rows, num_rows, request.selection);
+  const bool can_prefilter =
+      prefilter_is_bounded(subset.query_norms, num_rows, features.dim, request.selection) &&
+      (!request.two_towers || prefilter_is_bounded(subset.document_norms, num_rows, features.dim, request.selection));
   if (is_shared) {
-    // If exact scores are wanted, rescoring all neighbors would cost what the prefilter saves.
-    const bool wants_scores = request.selection.sort || edges.scores != nullptr;
-    const bool prefilters = can_prefilter && !wants_scores && can_prefilter_blocks(features, documents);
-    build_with_grouped_candidates(subset, plan, prefilters ? prefilter_by_features(features, documents).margin : 0.0,
-                                  edges, team);
-  } else {
-    std::vector<Prefilter> prefilters;
-    std::optional<NormalizedPrefilter> normalized;
-    if (can_prefilter && copy_bytes > 0) {
-      normalized.emplace(features, subset.query_norms, documents, subset.document_norms, request.rows, num_rows, team);
-      prefilters.push_back(normalized->prefilter());
+    std::optional<FixedPointPrefilter> copies;
+    Prefilter prefilter;
+    if (can_prefilter && can_use_features) {
+      prefilter = prefilter_by_features(features, documents);
+    } else if (can_prefilter && copy_bytes > 0) {
+      if (request.two_towers) {
+        copies.emplace(features, subset.query_norms, request.rows, num_rows, documents, subset.document_norms,
+                       request.rows, num_rows, team);
+      } else {
+        copies.emplace(features, subset.query_norms, request.rows, num_rows, team);
+      }
+      prefilter = copies->prefilter();
     }
-    if (can_prefilter && can_prefilter_gathered(features, documents))
-      prefilters.push_back(prefilter_by_features(features, documents));
+    build_with_grouped_candidates(subset, plan, prefilter, edges, team);
+  } else {
+    PerRowPrefilters prefilters;
+    std::optional<ByteCopy> copy;
+    if (can_prefilter && copy_bytes > 0) {
+      prefilters.copy = &copy.emplace(documents, request.rows, subset.document_norms, num_rows, team);
+    }
+    if (can_prefilter && can_use_features) {
+      prefilters.by_features = prefilter_by_features(features, documents);
+    }
     build_with_per_row_candidates(subset, plan, prefilters, edges, team);
   }
 }

@@ -10,9 +10,14 @@
 //   load(p), load(p, left), store(p, v)   p need not be aligned; lanes from `left` on are NaN and not read; `left` >= 1
 //                                         may exceed kLanes
 //   broadcast_element(p), add(s, a, b)    an element of a row in all lanes; s + a b, fused
+//   subtract(a, b)                        a - b
+//   kMaxDepth                             steps after which accumulate_tile() adds its sums to memory
+//   begin_sums(p, resume)                 sums for add(): those at p if `resume`, else 0
+//   end_sums(p, resume, v)                stores the sums at p
 //   load_words(p), words_from(x), next(w) words at p; x, x + 1, ...; each word plus kLanes
 //   mask_above(a, b), mask_at_least(a, b), mask_equal(a, b)
 //                                         bit i tells whether a > b, a >= b or a == b in lane i; not if one is NaN
+//   mask_negative(w)                      bit i tells whether lane i is negative, of words as signed integers
 //   store_front(p, v, mask)               moves the lanes of the mask to the front and stores a whole vector, of floats
 //                                         or words; returns the number of lanes in the mask
 // For philox_rounds(), in the layout of counters that philox_blocks() of the SIMD file chooses:
@@ -33,6 +38,11 @@
 // cannot multiply these. Its sums may be rounded in any way within csrc/common/prefilter_bound.h. Members that differ:
 //   broadcast_element(p), add(s, a, b)    a pair of a row in all lanes; s plus the two products of each lane
 //   Element, kElements                    uint16_t, 2 kLanes; load_elements() and add_elements() take these
+// Int16, with the members of Simd that accumulate_tile() uses, for pairs of int16. Its sums are 32-bit integers.
+// begin_sums() starts them at 0, and end_sums() adds them to the floats at p if `resume`. It is void if it would be no
+// faster than Simd.
+//
+// Bytes: see gather_bytes.h. It is void if the instruction set has no gather_byte_dots().
 #pragma once
 
 #include <cmath>
@@ -40,7 +50,9 @@
 #include <type_traits>
 
 #include "common/philox.h"
+#include "common/prefilter_bound.h"
 #include "common/score.h"
+#include "cpu/simd/gather_bytes.h"
 #include "cpu/simd/kernel_table.h"
 
 namespace bse {
@@ -68,20 +80,31 @@ inline void finish_score_row(Metric metric, float row_norm, const float* norms, 
   }
 }
 
-// Multiplies kRows rows by one panel, in registers. Arguments as KernelTable::accumulate.
+// As Simd, but add() adds the square of a - b, for the chains of l2.
+template <class Simd>
+struct SquaredDifferences : Simd {
+  using Vector = typename Simd::Vector;
+  static Vector add(Vector sums, Vector a, Vector b) {
+    const Vector difference = Simd::subtract(a, b);
+    return Simd::add(sums, difference, difference);
+  }
+};
+
+// Multiplies steps [begin, end) of kRows rows by those of one panel, in registers. Other arguments as
+// KernelTable::accumulate.
 template <class Simd, int kRows>
-inline void accumulate_tile(const float* const* rows, const float* panel, int64_t depth, bool resume, float* acc,
-                            int64_t acc_stride) {
+inline void accumulate_tile(const float* const* rows, const float* panel, int64_t begin, int64_t end, bool resume,
+                            float* acc, int64_t acc_stride) {
   constexpr int kLanes = Simd::kLanes, kVectors = Simd::kPanelWidth / kLanes;
   typename Simd::Vector sums[kRows][kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
-      sums[i][v] = resume ? Simd::load(acc + i * acc_stride + kLanes * v) : Simd::zero();
+      sums[i][v] = Simd::begin_sums(acc + i * acc_stride + kLanes * v, resume);
     }
   }
-  for (int64_t k = 0; k < depth; ++k) {
+  for (int64_t k = begin; k < end; ++k) {
     typename Simd::Vector candidates[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) candidates[v] = Simd::load(panel + k * Simd::kPanelWidth + kLanes * v);
@@ -95,7 +118,7 @@ inline void accumulate_tile(const float* const* rows, const float* panel, int64_
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) Simd::store(acc + i * acc_stride + kLanes * v, sums[i][v]);
+    for (int v = 0; v < kVectors; ++v) Simd::end_sums(acc + i * acc_stride + kLanes * v, resume, sums[i][v]);
   }
 }
 
@@ -108,10 +131,13 @@ inline void accumulate_rows(int num_rows, const float* const* rows, const float*
       return accumulate_rows<Simd, kRows - 1>(num_rows, rows, panel, depth, resume, acc, acc_stride);
     }
   }
-  accumulate_tile<Simd, kRows>(rows, panel, depth, resume, acc, acc_stride);
+  for (int64_t k = 0; k < depth; k += Simd::kMaxDepth) {
+    const int64_t end = depth - k < Simd::kMaxDepth ? depth : k + Simd::kMaxDepth;
+    accumulate_tile<Simd, kRows>(rows, panel, k, end, resume || k > 0, acc, acc_stride);
+  }
 }
 
-// Implements KernelTable::accumulate.
+// Implements KernelTable::accumulate and its variants.
 template <class Simd>
 void accumulate(const float* const* rows, int num_rows, const float* panels, int num_panels, int64_t depth, bool resume,
                 float* acc, int64_t acc_stride) {
@@ -123,6 +149,51 @@ void accumulate(const float* const* rows, int num_rows, const float* panels, int
                                             acc + i * acc_stride + p * Simd::kPanelWidth, acc_stride);
     }
   }
+}
+
+// Implements KernelTable::find_range.
+inline void find_range(const float* row, int64_t dim, float norm, float* largest, float* largest_square) {
+  constexpr int64_t kBlock = 32,
+                    kWindow = 2 * kFixedPointDepth / kBlock + 1;  // covers 2 kFixedPointDepth from any place
+  float squares[kWindow] = {}, most = 0.0f;
+  float peaks[kBlock] = {};
+  for (int64_t first = 0; first < dim; first += kBlock) {
+    float parts[kBlock] = {};
+    const int64_t size = dim - first < kBlock ? dim - first : kBlock;
+    for (int64_t k = 0; k < size; ++k) {
+      const float element = fabsf(row[first + k] * norm);
+      peaks[k] = element > peaks[k] ? element : peaks[k];
+      parts[k] = element * element;
+    }
+    float square = 0.0f, window = 0.0f;
+    for (const float part : parts) square += part;
+    squares[first / kBlock % kWindow] = square;
+    for (const float of_block : squares) window += of_block;
+    most = window > most ? window : most;
+  }
+  for (const float peak : peaks) *largest = peak > *largest ? peak : *largest;
+  *largest_square = most > *largest_square ? most : *largest_square;
+}
+
+// Implements KernelTable::round_to_int16. Adding and subtracting kToInteger rounds a float to an integer.
+inline float round_to_int16(const float* row, int64_t dim, float norm, float scale, int16_t* elements) {
+  constexpr float kToInteger = 0x1.8p23f;
+  constexpr int kLanes = 16;
+  float sums[kLanes] = {};
+  const auto round = [&](int64_t k, float* sum) {
+    const float element = row[k] * norm * scale;
+    const float rounded = (element + kToInteger) - kToInteger;
+    elements[k] = static_cast<int16_t>(static_cast<int32_t>(rounded));
+    *sum += (element - rounded) * (element - rounded);
+  };
+  int64_t k = 0;
+  for (; k + kLanes <= dim; k += kLanes) {
+    for (int i = 0; i < kLanes; ++i) round(k + i, sums + i);
+  }
+  for (; k < dim; ++k) round(k, sums);
+  float sum = 0.0f;
+  for (const float part : sums) sum += part;
+  return sum;
 }
 
 // Statistics of the scores that are not NaN.
@@ -283,6 +354,19 @@ int64_t filter(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, b
   return num_kept;
 }
 
+// Implements KernelTable::keep_nonnegative.
+template <class Simd>
+int64_t keep_nonnegative(int32_t* values, int64_t count) {
+  auto* words = reinterpret_cast<uint32_t*>(values);
+  int64_t num_kept = 0;
+  for (int64_t i = 0; i < count; i += Simd::kLanes) {
+    const unsigned inside = count - i >= Simd::kLanes ? (1u << Simd::kLanes) - 1 : (1u << (count - i)) - 1;
+    const auto lanes = Simd::load_words(words + i);
+    num_kept += Simd::store_front(words + num_kept, lanes, inside & ~Simd::mask_negative(lanes));
+  }
+  return num_kept;
+}
+
 // Computes the rounds of Philox (csrc/common/philox.h) on counters (w[0], w[1], w[2], w[3]), in place.
 template <class Simd>
 inline void philox_rounds(uint64_t key, typename Simd::Words (&w)[4]) {
@@ -335,9 +419,10 @@ void gather_dots(const Element* row, const Element* base, int64_t row_stride, in
   }
 }
 
-// Returns the table of an instruction set. The head of this file describes Simd, Counting and Pairs. Only if Pairs is
-// void, two pointers are null: accumulate_pairs and gather_bfloat16_dots.
-template <class Simd, class Counting, class Pairs = void>
+// Returns the table of an instruction set. The head of this file describes the template arguments. If Pairs is void,
+// accumulate_pairs and gather_bfloat16_dots are null. If Int16 is void, accumulate_int16 and its helpers are. If Bytes
+// is void, gather_byte_dots is null.
+template <class Simd, class Counting, class Pairs, class Int16, class Bytes>
 constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable::pack_panel) pack_panel,
                                       decltype(KernelTable::philox_blocks) philox_blocks,
                                       decltype(KernelTable::find_places) find_places) {
@@ -345,6 +430,10 @@ constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable
                        Simd::kPanelWidth,
                        pack_panel,
                        accumulate<Simd>,
+                       accumulate<SquaredDifferences<Simd>>,
+                       nullptr,
+                       nullptr,
+                       nullptr,
                        nullptr,
                        squared_norms<Simd::kPanelWidth>,
                        finish_score_row,
@@ -356,11 +445,19 @@ constexpr KernelTable kernel_table_of(const char* isa_name, decltype(KernelTable
                        philox_blocks,
                        gather_dots<Simd>,
                        nullptr,
+                       nullptr,
+                       keep_nonnegative<Simd>,
                        find_places};
   if constexpr (!std::is_void_v<Pairs>) {
     table.accumulate_pairs = accumulate<Pairs>;
     table.gather_bfloat16_dots = gather_dots<Pairs>;
   }
+  if constexpr (!std::is_void_v<Int16>) {
+    table.accumulate_int16 = accumulate<Int16>;
+    table.find_range = find_range;
+    table.round_to_int16 = round_to_int16;
+  }
+  if constexpr (!std::is_void_v<Bytes>) table.gather_byte_dots = gather_byte_dots<Bytes>;
   return table;
 }
 

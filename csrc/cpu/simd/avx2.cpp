@@ -37,6 +37,10 @@ struct Avx2 {
   static Vector load(const float* values, int64_t left) { return left >= 8 ? load(values) : padded(values, left); }
   static void store(float* values, Vector lanes) { _mm256_storeu_ps(values, lanes); }
   static Vector add(Vector sums, Vector a, Vector b) { return _mm256_fmadd_ps(a, b, sums); }
+  static Vector subtract(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
+  static constexpr int64_t kMaxDepth = INT64_MAX;
+  static Vector begin_sums(const float* sums, bool resume) { return resume ? load(sums) : zero(); }
+  static void end_sums(float* target, bool, Vector sums) { store(target, sums); }
 
   static Words load_words(const uint32_t* words) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)); }
   static Words words_from(uint32_t first) {
@@ -48,6 +52,7 @@ struct Avx2 {
   static unsigned mask_above(Vector a, Vector b) { return mask_of(_mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
   static unsigned mask_at_least(Vector a, Vector b) { return mask_of(_mm256_cmp_ps(a, b, _CMP_GE_OQ)); }
   static unsigned mask_equal(Vector a, Vector b) { return mask_of(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }
+  static unsigned mask_negative(Words words) { return mask_of(_mm256_castsi256_ps(words)); }
 
   static int64_t store_front(uint32_t* target, Words lanes, unsigned mask) {
     const __m256i front = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(kCompress.lanes[mask])));
@@ -93,6 +98,45 @@ struct Avx2 {
     alignas(32) float all[8];
     for (int i = 0; i < 8; ++i) all[i] = i < left ? values[i] : __builtin_nanf("");
     return _mm256_load_ps(all);
+  }
+};
+
+struct Avx2Int16 {
+  static constexpr int kLanes = Avx2::kLanes, kPanelWidth = Avx2::kPanelWidth, kRowTile = Avx2::kRowTile;
+  typedef int32_t Vector __attribute__((vector_size(32)));  // gcc 12 spills accumulators of type __m256i
+
+  static Vector broadcast_element(const float* pair) {
+    int32_t bits;
+    __builtin_memcpy(&bits, pair, sizeof bits);
+    return (Vector)_mm256_set1_epi32(bits);
+  }
+  static Vector load(const float* pairs) { return (Vector)_mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs)); }
+  static Vector add(Vector sums, Vector pair, Vector candidates) {
+    return sums + (Vector)_mm256_madd_epi16((__m256i)pair, (__m256i)candidates);
+  }
+  static constexpr int64_t kMaxDepth = kFixedPointDepth;
+  static Vector begin_sums(const float*, bool) { return Vector{}; }
+  static void end_sums(float* target, bool resume, Vector sums) {
+    const __m256 floats = _mm256_cvtepi32_ps((__m256i)sums);
+    _mm256_storeu_ps(target, resume ? _mm256_add_ps(_mm256_loadu_ps(target), floats) : floats);
+  }
+};
+
+struct Avx2Bytes {
+  static constexpr int64_t kBytes = 32;
+  using Vector = __m256i;
+
+  static Vector zero() { return _mm256_setzero_si256(); }
+  static Vector load(const void* bytes) { return _mm256_loadu_si256(static_cast<const __m256i*>(bytes)); }
+  static Vector add_products(Vector sums, Vector low, Vector high, Vector bytes) {
+    const Vector even = _mm256_and_si256(bytes, _mm256_set1_epi16(0xFF)), odd = _mm256_srli_epi16(bytes, 8);
+    return _mm256_add_epi32(sums, _mm256_add_epi32(_mm256_madd_epi16(low, even), _mm256_madd_epi16(high, odd)));
+  }
+  static void write_sums(const Vector* sums, int32_t offset, float scale, float* out) {
+    const Vector all = _mm256_hadd_epi32(_mm256_hadd_epi32(sums[0], sums[1]), _mm256_hadd_epi32(sums[2], sums[3]));
+    const __m128i total = _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+    const __m128 dots = _mm_cvtepi32_ps(_mm_sub_epi32(total, _mm_set1_epi32(offset)));
+    _mm_storeu_ps(out, _mm_mul_ps(dots, _mm_set1_ps(scale)));
   }
 };
 
@@ -186,6 +230,7 @@ void philox_blocks(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t
 
 }  // namespace
 
-constexpr KernelTable kAvx2Kernels = kernel_table_of<Avx2, Counting>("avx2", pack_panel, philox_blocks, find_places);
+constexpr KernelTable kAvx2Kernels =
+    kernel_table_of<Avx2, Counting, void, Avx2Int16, Avx2Bytes>("avx2", pack_panel, philox_blocks, find_places);
 
 }  // namespace bse

@@ -5,6 +5,6 @@
 namespace bse {
 
 constexpr KernelTable kAvx512Kernels =
-    kernel_table_of<Avx512, Counting>("avx512", pack_panel, philox_blocks, find_places);
+    kernel_table_of<Avx512, Counting, void, void, Avx512Bytes>("avx512", pack_panel, philox_blocks, find_places);
 
 }  // namespace bse

@@ -1,6 +1,7 @@
-// AVX-512 with BF16: as AVX-512, with bfloat16 pairs multiplied by vdpbf16ps. Compiled with -mavx512bf16 beside its
-// flags.
+// AVX-512 with BF16: as AVX-512, with bfloat16 pairs multiplied by vdpbf16ps, and int16 pairs by vpdpwssd of VNNI,
+// which all processors with BF16 have. Compiled with -mavx512bf16 and -mavx512vnni beside its flags.
 
+#include "cpu/simd/avx512_int16.h"
 #include "cpu/simd/avx512_kernels.h"
 
 namespace bse {
@@ -27,7 +28,7 @@ struct Avx512Pairs : Avx512 {
 
 }  // namespace
 
-constexpr KernelTable kAvx512Bf16Kernels =
-    kernel_table_of<Avx512, Counting, Avx512Pairs>("avx512_bf16", pack_panel, philox_blocks, find_places);
+constexpr KernelTable kAvx512Bf16Kernels = kernel_table_of<Avx512, Counting, Avx512Pairs, Avx512Int16, Avx512Bytes>(
+    "avx512_bf16", pack_panel, philox_blocks, find_places);
 
 }  // namespace bse

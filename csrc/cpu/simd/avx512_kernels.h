@@ -50,6 +50,10 @@ struct Avx512 {
   }
   static void store(float* values, Vector lanes) { _mm512_storeu_ps(values, lanes); }
   static Vector add(Vector sums, Vector a, Vector b) { return _mm512_fmadd_ps(a, b, sums); }
+  static Vector subtract(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
+  static constexpr int64_t kMaxDepth = INT64_MAX;
+  static Vector begin_sums(const float* sums, bool resume) { return resume ? load(sums) : zero(); }
+  static void end_sums(float* target, bool, Vector sums) { store(target, sums); }
 
   static Words load_words(const uint32_t* words) { return _mm512_loadu_si512(words); }
   static Words words_from(uint32_t first) {
@@ -61,6 +65,7 @@ struct Avx512 {
   static unsigned mask_above(Vector a, Vector b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
   static unsigned mask_at_least(Vector a, Vector b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
   static unsigned mask_equal(Vector a, Vector b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+  static unsigned mask_negative(Words words) { return _mm512_movepi32_mask(words); }
 
   static int64_t store_front(uint32_t* target, Words lanes, unsigned mask) {
     _mm512_storeu_si512(target, _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), lanes));
@@ -93,6 +98,29 @@ struct Avx512 {
   static Vector add_elements(Vector sums, Vector a, Vector b) { return add(sums, a, b); }
   static void write_sums(const Vector* sums, int64_t num_rows, float* out) {
     _mm512_mask_storeu_ps(out, lanes_inside(num_rows), reduce_16(sums));
+  }
+};
+
+struct Avx512Bytes {
+  static constexpr int64_t kBytes = 64;
+  using Vector = __m512i;
+
+  static Vector zero() { return _mm512_setzero_si512(); }
+  static Vector load(const void* bytes) { return _mm512_loadu_si512(bytes); }
+  static Vector add_products(Vector sums, Vector low, Vector high, Vector bytes) {
+    const Vector even = _mm512_and_si512(bytes, _mm512_set1_epi16(0xFF)), odd = _mm512_srli_epi16(bytes, 8);
+    return _mm512_add_epi32(sums, _mm512_add_epi32(_mm512_madd_epi16(low, even), _mm512_madd_epi16(high, odd)));
+  }
+  static void write_sums(const Vector* sums, int32_t offset, float scale, float* out) {
+    const Vector pair0 =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(sums[0], sums[1]), _mm512_unpackhi_epi32(sums[0], sums[1]));
+    const Vector pair1 =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(sums[2], sums[3]), _mm512_unpackhi_epi32(sums[2], sums[3]));
+    const Vector quad = _mm512_add_epi32(_mm512_unpacklo_epi64(pair0, pair1), _mm512_unpackhi_epi64(pair0, pair1));
+    const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(quad), _mm512_extracti64x4_epi64(quad, 1));
+    const __m128i total = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    const __m128 dots = _mm_cvtepi32_ps(_mm_sub_epi32(total, _mm_set1_epi32(offset)));
+    _mm_storeu_ps(out, _mm_mul_ps(dots, _mm_set1_ps(scale)));
   }
 };
 

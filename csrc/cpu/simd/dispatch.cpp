@@ -18,6 +18,8 @@ bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+bool has_avx512_bf16() { return has_avx512_vnni() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
 // Slowest first. A new instruction set adds one file and one line here.
@@ -26,7 +28,8 @@ const Candidate kCandidates[] = {
 #if defined(__x86_64__)
     {&kAvx2Kernels, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
     {&kAvx512Kernels, has_avx512},
-    {&kAvx512Bf16Kernels, [] { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }},
+    {&kAvx512VnniKernels, has_avx512_vnni},
+    {&kAvx512Bf16Kernels, has_avx512_bf16},
 #elif defined(__aarch64__)
     {&kNeonKernels, [] { return true; }},
 #endif

@@ -46,6 +46,10 @@ struct Neon {
   }
   static void store(float* values, Vector lanes) { vst1q_f32(values, lanes); }
   static Vector add(Vector sums, Vector a, Vector b) { return vfmaq_f32(sums, a, b); }
+  static Vector subtract(Vector a, Vector b) { return vsubq_f32(a, b); }
+  static constexpr int64_t kMaxDepth = INT64_MAX;
+  static Vector begin_sums(const float* sums, bool resume) { return resume ? load(sums) : zero(); }
+  static void end_sums(float* target, bool, Vector sums) { store(target, sums); }
 
   static Words load_words(const uint32_t* words) { return vld1q_u32(words); }
   static Words words_from(uint32_t first) {
@@ -61,6 +65,7 @@ struct Neon {
   static unsigned mask_above(Vector a, Vector b) { return mask_of(vcgtq_f32(a, b)); }
   static unsigned mask_at_least(Vector a, Vector b) { return mask_of(vcgeq_f32(a, b)); }
   static unsigned mask_equal(Vector a, Vector b) { return mask_of(vceqq_f32(a, b)); }
+  static unsigned mask_negative(Words words) { return mask_of(vcltzq_s32(vreinterpretq_s32_u32(words))); }
 
   static int64_t store_front(uint32_t* target, Words lanes, unsigned mask) {
     const uint8x16_t front = vqtbl1q_u8(vreinterpretq_u8_u32(lanes), vld1q_u8(kCompress.bytes[mask]));
@@ -93,6 +98,25 @@ struct Neon {
     float all[4];
     for (int i = 0; i < 4; ++i) all[i] = i < left ? values[i] : filler;
     return vld1q_f32(all);
+  }
+};
+
+struct NeonBytes {
+  static constexpr int64_t kBytes = 16;
+  using Vector = int32x4_t;
+
+  static Vector zero() { return vdupq_n_s32(0); }
+  static int16x8_t load(const int16_t* words) { return vld1q_s16(words); }
+  static uint16x8_t load(const uint8_t* bytes) { return vreinterpretq_u16_u8(vld1q_u8(bytes)); }
+  static Vector add_products(Vector sums, int16x8_t low, int16x8_t high, uint16x8_t bytes) {
+    const int16x8_t even = vreinterpretq_s16_u16(vandq_u16(bytes, vdupq_n_u16(0xFF)));
+    const int16x8_t odd = vreinterpretq_s16_u16(vshrq_n_u16(bytes, 8));
+    sums = vmlal_high_s16(vmlal_s16(sums, vget_low_s16(low), vget_low_s16(even)), low, even);
+    return vmlal_high_s16(vmlal_s16(sums, vget_low_s16(high), vget_low_s16(odd)), high, odd);
+  }
+  static void write_sums(const Vector* sums, int32_t offset, float scale, float* out) {
+    const Vector total = vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
+    vst1q_f32(out, vmulq_n_f32(vcvtq_f32_s32(vsubq_s32(total, vdupq_n_s32(offset))), scale));
   }
 };
 
@@ -185,6 +209,7 @@ void philox_blocks(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t
 
 }  // namespace
 
-constexpr KernelTable kNeonKernels = kernel_table_of<Neon, Counting>("neon", pack_panel, philox_blocks, find_places);
+constexpr KernelTable kNeonKernels =
+    kernel_table_of<Neon, Counting, void, void, NeonBytes>("neon", pack_panel, philox_blocks, find_places);
 
 }  // namespace bse

@@ -21,6 +21,7 @@ void pack_panel(const float* const* rows, int num_rows, int64_t depth, float* pa
   }
 }
 
+template <bool kIsL2>
 void accumulate(const float* const* rows, int num_rows, const float* panels, int num_panels, int64_t depth, bool resume,
                 float* acc, int64_t acc_stride) {
   for (int p = 0; p < num_panels; ++p) {
@@ -29,7 +30,9 @@ void accumulate(const float* const* rows, int num_rows, const float* panels, int
       float* sums = acc + i * acc_stride + p * kPanelWidth;
       for (int c = 0; c < kPanelWidth && !resume; ++c) sums[c] = 0.0f;
       for (int64_t k = 0; k < depth; ++k) {
-        for (int c = 0; c < kPanelWidth; ++c) sums[c] = fmaf(rows[i][k], panel[k * kPanelWidth + c], sums[c]);
+        for (int c = 0; c < kPanelWidth; ++c) {
+          sums[c] = add_dimension<kIsL2>(sums[c], rows[i][k], panel[k * kPanelWidth + c]);
+        }
       }
     }
   }
@@ -98,6 +101,16 @@ void philox_blocks(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t
   }
 }
 
+int64_t keep_nonnegative(int32_t* values, int64_t count) {
+  int64_t num_kept = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t value = values[i];
+    values[num_kept] = value;
+    num_kept += value >= 0;
+  }
+  return num_kept;
+}
+
 void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
   for (int64_t i = 0; i < count; ++i) {
     places[i] = static_cast<uint32_t>(std::count_if(ranks, ranks + count, [=](uint64_t r) { return r < ranks[i]; }));
@@ -106,8 +119,9 @@ void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
 
 }  // namespace
 
-const KernelTable kScalarKernels = {"scalar",      kPanelWidth,     pack_panel, accumulate,   nullptr,  squared_norms,
-                                    finish_scores, guess_threshold, collect,    find_entries, find_cut, filter,
-                                    philox_blocks, nullptr,         nullptr,    find_places};
+const KernelTable kScalarKernels = {
+    "scalar",      kPanelWidth,   pack_panel,    accumulate<false>, accumulate<true>, nullptr,      nullptr,  nullptr,
+    nullptr,       squared_norms, finish_scores, guess_threshold,   collect,          find_entries, find_cut, filter,
+    philox_blocks, nullptr,       nullptr,       nullptr,           keep_nonnegative, find_places};
 
 }  // namespace bse

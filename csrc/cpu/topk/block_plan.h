@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <stdexcept>
 
 #include "cpu/types/requests.h"
 
@@ -32,5 +33,18 @@ struct BlockPlan {
   // have to pack the panels again.
   int64_t stripe_rows(int64_t dim) const { return dim <= depth_block ? std::min<int64_t>(64, row_block) : row_block; }
 };
+
+// Returns fit(*copy_bytes), the plan beside copies of the features. If they leave too little memory, returns fit(0),
+// and *copy_bytes becomes 0.
+template <class Fit>
+BlockPlan fit_beside_copies(const Fit& fit, int64_t* copy_bytes) {
+  try {
+    return fit(*copy_bytes);
+  } catch (const std::length_error&) {
+    if (*copy_bytes == 0) throw;
+    *copy_bytes = 0;
+    return fit(0);
+  }
+}
 
 }  // namespace bse

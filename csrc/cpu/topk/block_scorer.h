@@ -14,28 +14,29 @@
 #include "cpu/simd/kernel_table.h"
 #include "cpu/topk/block_plan.h"
 #include "cpu/topk/edge_filters.h"
+#include "cpu/topk/prefilter.h"
 #include "cpu/types/matrix_view.h"
 
 namespace bse {
 
 class BlockScorer {
  public:
-  BlockScorer(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base, const Selection& selection);
+  // prefilter: matrices for approximate scores; may be off
+  BlockScorer(const BlockPlan& plan, const MatrixView& queries, const MatrixView& base, const Selection& selection,
+              const Prefilter& prefilter);
 
-  // Starts a block of rows and borrows the arrays until the next block. If uses_pairs, scores are approximate: they are
-  // computed from pairs of bfloat16 elements by KernelTable::accumulate_pairs. query_ids: [num_rows]; query_norms:
-  // [num_rows], row_norm() of each, or null for unit rows, whose dot products are the cosines
-  void begin(const int64_t* query_ids, const float* query_norms, int64_t num_rows, bool uses_pairs = false);
+  // Starts a block of rows and borrows the arrays until the next block. If is_approximate, scores are those of the
+  // prefilter, which must be on. query_ids: [num_rows]; query_norms: [num_rows], row_norm() of each
+  void begin(const int64_t* query_ids, const float* query_norms, int64_t num_rows, bool is_approximate);
   int64_t num_rows() const { return num_rows_; }
 
   // Calls visit(i, scores, first, size) for each candidate block in order and each row i of the block. scores: [size],
   // of candidates [first, first + size), NaN where labels or max_score forbid the edge. visit may overwrite them.
-  // Returns false if the worker should stop. candidate_ids, candidate_norms: [count]. If query_norms is null,
-  // candidate_norms is not read.
+  // Returns false if the worker should stop. candidate_ids, candidate_norms: [count]
   template <class Visit>
   bool score(const int64_t* candidate_ids, const float* candidate_norms, int64_t count, Worker& worker,
              const Visit& visit) {
-    const int64_t dim = uses_pairs_ ? (base_.dim + 1) / 2 : base_.dim, max_rows = plan_.stripe_rows(dim);
+    const int64_t dim = is_approximate_ ? (base_.dim + 1) / 2 : base_.dim, max_rows = plan_.stripe_rows(dim);
     for (int64_t first = 0; first < count; first += plan_.candidate_block) {
       const int64_t size = std::min(plan_.candidate_block, count - first);
       for (int64_t first_row = 0; first_row < num_rows_; first_row += max_rows) {
@@ -47,7 +48,7 @@ class BlockScorer {
         }
         for (int64_t i = first_row; i < first_row + num_rows; ++i) {
           float* scores = scores_.data() + (i - first_row) * plan_.candidate_block;
-          if (query_norms_ != nullptr) {
+          if (!(is_approximate_ && prefilter_.has_unit_rows)) {
             kernels_.finish_scores(selection_.metric, query_norms_[i], candidate_norms + first, size, scores);
           }
           forbid_edges(selection_, query_ids_[i], candidate_ids + first, size, scores);
@@ -60,21 +61,24 @@ class BlockScorer {
 
  private:
   const float* read(const MatrixView& features, int64_t row, int64_t first_k, int64_t depth, float* scratch) const {
-    return uses_pairs_ ? features.read_pairs(row, first_k, depth, scratch)
-                       : features.read(row, first_k, depth, scratch);
+    return is_approximate_ ? features.read_pairs(row, first_k, depth, scratch)
+                           : features.read(row, first_k, depth, scratch);
   }
   void pack(const int64_t* candidate_ids, int64_t count, int64_t first_k, int64_t depth);
   bool accumulate(int64_t first_row, int64_t num_rows, int64_t count, int64_t first_k, int64_t depth, Worker& worker);
 
   const BlockPlan plan_;
-  const MatrixView queries_, base_;
+  const MatrixView exact_queries_, exact_base_;
+  const Prefilter prefilter_;
   const Selection selection_;
   const KernelTable& kernels_;
 
   const int64_t* query_ids_ = nullptr;
   const float* query_norms_ = nullptr;
   int64_t num_rows_ = 0;
-  bool uses_pairs_ = false;  // if true, scores are approximate, and depths count pairs of elements
+  MatrixView queries_, base_;    // of the block
+  bool is_approximate_ = false;  // if true, depths count pairs of elements
+  decltype(KernelTable::accumulate) accumulate_ = nullptr;
 
   AlignedBuffer<float> panels_;          // [candidate_block / panel_width][depth_block][panel_width]
   AlignedBuffer<float> scores_;          // [stripe_rows][candidate_block]

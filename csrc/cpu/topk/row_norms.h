@@ -1,4 +1,4 @@
-// Norms of many rows. A row's norm depends on the metric (Metric in csrc/common/score.h).
+// Norms of many rows, which only cosine needs (Metric in csrc/common/score.h).
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,8 @@
 namespace bse {
 
 // Writes row_norm() of row ids[i] to out[i]. ids: [count], or null for rows 0..count-1; out: [count].
-// This is the only place that detects non-finite features. It throws std::invalid_argument "NAME[row, column]: expected
-// finite values, got nan".
+// This is the only place that detects features that cannot be scored. It throws std::invalid_argument, "NAME[row,
+// column]: expected finite values, got nan" or, for cosine, "NAME[row]: " kNormExpected ", got 1e-20".
 void compute_row_norms(ThreadTeam& team, const MatrixView& features, const char* name, const int64_t* ids,
                        int64_t count, Metric metric, float* out);
 

@@ -61,6 +61,15 @@ class TopKBuffer {
     return !bounded_ || (size_ >= num_selected_ && below_margin(cut_score_) >= threshold_);
   }
 
+  // Takes better approximate scores of all entries and keeps what finish_prefilter() would have kept with these.
+  // scores: [size()]; margin: of these scores
+  void refine(const KernelTable& kernels, const float* scores, double margin) {
+    std::copy(scores, scores + size_, scores_);
+    margin_ = margin;
+    bounded_ = false;
+    cut(kernels);
+  }
+
   // For exact scores: cuts to the best num_selected, then drops the best num_skipped of these. The others keep their
   // order.
   void finish(const KernelTable& kernels, int64_t num_skipped) {

@@ -1,4 +1,5 @@
-// Reads rows of a float32, bfloat16 or float16 matrix as float32. The conversion is exact.
+// Reads rows of a float32, bfloat16 or float16 matrix as float32. The conversion is exact. A fixed-point copy
+// (cpu/topk/fixed_point_copy.h) is a matrix too.
 #pragma once
 
 #include <algorithm>
@@ -11,6 +12,8 @@
 namespace bse {
 
 struct MatrixView : MatrixLayout {
+  bool is_fixed_point = false;  // elements are int16, whatever dtype says, and only read_pairs() reads them
+
   // Returns elements [first, first + count) of a row as float32. They are in `scratch` if they had to be converted.
   const float* read(int64_t row, int64_t first, int64_t count, float* scratch) const {
     const int64_t offset = row * row_stride_elements + first;
@@ -31,16 +34,18 @@ struct MatrixView : MatrixLayout {
     return scratch;
   }
 
-  // Returns elements [2 first, 2 (first + count)) as bfloat16 pairs, each pair in the place of a float; 0 past the end.
-  // Needs holds_bfloat16(). scratch: [count]
+  // Returns elements [2 first, 2 (first + count)) as pairs of 16-bit elements, each pair in the place of a float; 0
+  // past the end. The elements are int16 if is_fixed_point, else bfloat16, which needs holds_bfloat16(). scratch:
+  // [count]
   const float* read_pairs(int64_t row, int64_t first, int64_t count, float* scratch) const {
     const int64_t offset = row * row_stride_elements + 2 * first, num_elements = std::min(2 * count, dim - 2 * first);
     const uint16_t* source = static_cast<const uint16_t*>(data) + offset;
     const bool is_whole = num_elements == 2 * count && reinterpret_cast<uintptr_t>(source) % sizeof(float) == 0;
-    if (dtype == DType::kBFloat16 && is_whole) return reinterpret_cast<const float*>(source);
+    const bool has_elements = dtype == DType::kBFloat16 || is_fixed_point;
+    if (has_elements && is_whole) return reinterpret_cast<const float*>(source);
     const auto element = [&](int64_t k) -> uint32_t {
       if (k >= num_elements) return 0;
-      if (dtype == DType::kBFloat16) return source[k];
+      if (has_elements) return source[k];
       if (dtype == DType::kFloat16) return float_to_bfloat16(float16_to_float(source[k]));
       return float_to_bfloat16(static_cast<const float*>(data)[offset + k]);
     };
@@ -53,7 +58,7 @@ struct MatrixView : MatrixLayout {
 
   // Prefetches what read() would read.
   void prefetch(int64_t row, int64_t first, int64_t count) const {
-    const int64_t element_bytes = dtype == DType::kFloat32 ? 4 : 2;
+    const int64_t element_bytes = dtype == DType::kFloat32 && !is_fixed_point ? 4 : 2;
     const char* begin = static_cast<const char*>(data) + (row * row_stride_elements + first) * element_bytes;
     for (int64_t byte = 0; byte < count * element_bytes; byte += 64) __builtin_prefetch(begin + byte);
   }

@@ -75,6 +75,14 @@ class WalkLane {
       case State::kDegree:
         take_step();
         return;
+      case State::kFull:
+        if (graph_.degree(row_) != graph_.num_neighbors) {
+          take_step();
+          return;
+        }
+        state_ = State::kNeighbor;
+        advance();
+        return;
       case State::kOver:
         return;
     }
@@ -96,6 +104,7 @@ class WalkLane {
     kNeighbor,  // *neighbor_
     kRow,       // graph_.row_of[id_]
     kDegree,    // graph_.degree(row_)
+    kFull,      // graph_.degree(row_), and *neighbor_ if the row is full
     kChoice,    // nothing: the walk only yields to the others
     kOver,      // nothing: the batch is full, or the segments are used up
   };
@@ -114,11 +123,15 @@ class WalkLane {
     }
     neighbor_word_ = step.neighbor_word;
     const int32_t* degree = graph_.degree_address(row_);
-    if (degree != nullptr && row_ != root_) {  // the degree of a root is usually in the cache
-      prefetch(degree);
-      state_ = State::kDegree;
-    } else {
+    if (degree == nullptr || row_ == root_) {  // the degree of a root is usually in the cache
       take_step();
+      return;
+    }
+    prefetch(degree);
+    state_ = State::kDegree;
+    if (graph_.finds_degrees) {  // the degree lies in the row itself, and most rows are full
+      prefetch_neighbor(static_cast<uint32_t>(graph_.num_neighbors));
+      state_ = State::kFull;
     }
   }
 
@@ -129,9 +142,13 @@ class WalkLane {
       if (end_segment()) plan_.begin(walk_, segment_);
       return;
     }
+    prefetch_neighbor(degree);
+    state_ = State::kNeighbor;
+  }
+
+  void prefetch_neighbor(uint32_t degree) {
     neighbor_ = graph_.neighbors + row_ * graph_.num_neighbors + mulhi(neighbor_word_, degree);
     prefetch(neighbor_);
-    state_ = State::kNeighbor;
   }
 
   // Ends a segment. Returns false if the walk is over.

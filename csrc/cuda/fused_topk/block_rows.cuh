@@ -10,18 +10,6 @@
 
 namespace bse::cuda {
 
-// Returns whether the error bound of csrc/common/prefilter_bound.h holds for a row. It does if its norm for cosine, the
-// reciprocal of its length (csrc/common/score.h), is in range. If that is 0, the squared length is 0 or infinite. If
-// all elements are below 1 in magnitude, it is 0, and the bound holds too. row_norms_kernel applies the same test to
-// all rows.
-BSE_DEVICE bool has_bound(const DeviceMatrix& matrix, int64_t row, float norm) {
-  if (norm != 0.0f) return has_prefilter_bound(norm);
-  for (int64_t k = 0; k < matrix.dim; ++k) {
-    if (!(fabsf(matrix.element(row, k)) < 1.0f)) return false;
-  }
-  return true;
-}
-
 template <int kRows>
 struct BlockRows {
   static constexpr uint32_t kNumSlots = 4 * kRows, kFree = ~0u;
@@ -43,14 +31,13 @@ struct BlockRows {
       first_guess = atomicOr(last_guess, 0u);
     }
     __syncthreads();
-    const bool some_are_unbounded = *block.unbounded != 0;
     for (int i = threadIdx.x; i < num_rows; i += blockDim.x) {
       const int64_t row = block.query_row(first + i), id = block.query_id(row);
       graph_rows[i] = static_cast<uint32_t>(row);
       ids[i] = static_cast<uint32_t>(id);
       norms[i] = block.query_norms[row];
       dropped[i] = static_cast<uint32_t>(block.num_candidates - 1);
-      is_unbounded[i] = some_are_unbounded && !has_bound(block.queries, id, norms[i]);
+      is_unbounded[i] = !has_prefilter_bound(norms[i]);
       uint32_t slot = mix32(graph_rows[i]) % kNumSlots;
       while (atomicCAS(&slots[slot], kFree, static_cast<uint32_t>(i)) != kFree) slot = (slot + 1) % kNumSlots;
     }

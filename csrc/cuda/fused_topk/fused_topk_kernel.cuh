@@ -36,14 +36,13 @@ struct BlockRange {
 template <class Shape>
 BSE_DEVICE bool load_candidates(const ScoreBlock& block, int64_t group, const BlockMemory<Shape>& memory,
                                 BlockRows<Shape::kRows>& rows) {
-  const bool some_are_unbounded = *block.unbounded != 0;
   int is_unbounded = 0;
   for (int c = threadIdx.x; c < memory.num_columns; c += Shape::kThreads) {
     const int64_t row = block.candidate_row(group, c), id = block.base_id(row);
     memory.base_ids[c] = static_cast<uint32_t>(id);
     memory.base_norms[c] = block.base_norms[row];
     rows.drop_if_itself(static_cast<uint32_t>(row), c);
-    if (some_are_unbounded && !has_bound(block.base, id, memory.base_norms[c])) is_unbounded = 1;
+    if (!has_prefilter_bound(memory.base_norms[c])) is_unbounded = 1;
   }
   return __syncthreads_or(is_unbounded) != 0;
 }

@@ -22,16 +22,17 @@ dim3 tile_grid(const ScoreBlock& block) {
 
 template <class Tile>
 void launch_tiles(const ScoreBlock& block, float* scores, device::Stream stream) {
-  device::launch(score_kernel<Tile>, tile_grid<Tile>(block), dim3(Tile::kThreads), 0, stream, block, scores);
+  const auto kernel = block.selection.metric == Metric::kL2 ? score_kernel<Tile, true> : score_kernel<Tile, false>;
+  device::launch(kernel, tile_grid<Tile>(block), dim3(Tile::kThreads), 0, stream, block, scores);
 }
 
 }  // namespace
 
 void launch_row_norms(const DeviceMatrix& matrix, const int64_t* ids, int64_t count, Metric metric, float* norms,
-                      StatusKind not_finite, uint64_t* status, uint32_t* unbounded, device::Stream stream) {
+                      StatusKind bad_row, uint64_t* status, uint32_t* unbounded, device::Stream stream) {
   const auto num_blocks = static_cast<unsigned>(ceil_div(count, 32 * kNormWarps));
   device::launch(row_norms_kernel, dim3(num_blocks), dim3(32 * kNormWarps), 0, stream, matrix, ids, count, metric,
-                 norms, not_finite, status, unbounded);
+                 norms, bad_row, status, unbounded);
 }
 
 // Only cosine has this fast path, and the fused engine with it: prefilter_bound.h bounds no error for other metrics.

@@ -10,7 +10,7 @@
 namespace bse::cuda {
 
 void launch_row_norms(const DeviceMatrix& matrix, const int64_t* ids, int64_t count, Metric metric, float* norms,
-                      StatusKind not_finite, uint64_t* status, uint32_t* unbounded, device::Stream stream);
+                      StatusKind bad_row, uint64_t* status, uint32_t* unbounded, device::Stream stream);
 
 // Selects edges from a score matrix. Owns the plan of the selection, and its sort buffers in scratch.
 class Selector {

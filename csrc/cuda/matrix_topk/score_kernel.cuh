@@ -4,8 +4,8 @@
 //   the candidate is the query itself
 //
 // A block computes a tile of one group. Both operands pass through shared memory, kDepth elements at a time. Each
-// thread owns kThreadRows x kThreadColumns pairs, and its chains of fused multiply-adds run over k in order. O(rows
-// candidates D). Tiles of one row serve rows with candidates of their own.
+// thread owns kThreadRows x kThreadColumns pairs, and its chains of fused multiply-adds run over k in order. kIsL2 is
+// for that metric. O(rows candidates D). Tiles of one row serve rows with candidates of their own.
 #pragma once
 
 #include "cuda/matrix_topk/score_tile.cuh"
@@ -23,7 +23,7 @@ using WideTile = ScoreTile<8, 8, 16, 16>;  // groups that share their candidates
 using RowTile = ScoreTile<1, 1, 1, 128>;   // a row with its own
 
 // scores: [num_rows, num_candidates]
-template <class Tile>
+template <class Tile, bool kIsL2>
 __global__ void __launch_bounds__(Tile::kThreads) score_kernel(ScoreBlock block, float* scores) {
   constexpr int kDepth = Tile::kDepth, kRows = Tile::kRows, kColumns = Tile::kColumns;
   constexpr int kColumnThreads = kColumns / Tile::kThreadColumns;
@@ -61,7 +61,9 @@ __global__ void __launch_bounds__(Tile::kThreads) score_kernel(ScoreBlock block,
       BSE_UNROLL
       for (int i = 0; i < Tile::kThreadRows; ++i) {
         BSE_UNROLL
-        for (int j = 0; j < Tile::kThreadColumns; ++j) acc[i][j] = fmaf(query[i], base[j], acc[i][j]);
+        for (int j = 0; j < Tile::kThreadColumns; ++j) {
+          acc[i][j] = add_dimension<kIsL2>(acc[i][j], query[i], base[j]);
+        }
       }
     }
     __syncthreads();

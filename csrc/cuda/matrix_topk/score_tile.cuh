@@ -48,11 +48,11 @@ struct TileInstances {
   }
 };
 
-// Writes the scores of a thread's pairs. rows, columns: indices in the tile; those past its end are skipped. dot(i, j):
-// dot product of the i-th row and j-th column.
-template <int kThreadRows, int kThreadColumns, class Range, class Instances, class Dot>
+// Writes the scores of a thread's pairs. rows, columns: indices in the tile; those past its end are skipped. chain(i,
+// j): of the i-th row and j-th column, for finish_score().
+template <int kThreadRows, int kThreadColumns, class Range, class Instances, class Chain>
 BSE_DEVICE void write_scores(const ScoreBlock& block, const Range& range, const Instances& tile,
-                             const int (&rows)[kThreadRows], const int (&columns)[kThreadColumns], const Dot& dot,
+                             const int (&rows)[kThreadRows], const int (&columns)[kThreadColumns], const Chain& chain,
                              float* scores) {
   const Selection& selection = block.selection;
   int64_t base_ids[kThreadColumns], base_labels[kThreadColumns];
@@ -73,7 +73,7 @@ BSE_DEVICE void write_scores(const ScoreBlock& block, const Range& range, const 
     float* out = scores + (range.row_begin + rows[i]) * block.num_candidates + range.column_begin;
     BSE_UNROLL
     for (int j = 0; j < kThreadColumns; ++j) {
-      float score = finish_score(selection.metric, dot(i, j), query_norm, base_norms[j]);
+      float score = finish_score(selection.metric, chain(i, j), query_norm, base_norms[j]);
       const bool has_same_label = label >= 0 && label == base_labels[j];
       if (has_same_label || (selection.has_max_score && score > selection.max_score)) {
         score = __uint_as_float(0x7FC00000u);

@@ -8,15 +8,18 @@
 #include <cstdint>
 #include <string>
 
+#include "common/score.h"
+
 namespace bse::cuda {
 
 enum class StatusKind : int {
-  kIdOutOfRange = 0,       // row_degrees: where = row
-  kGapInPrefix = 1,        // row_degrees: where = row
-  kRootNotARow = 2,        // walks: where = index of the walk, value = the low 32 bits of its root
-  kNeighborNotARow = 3,    // walks: where = row, value = the neighbor's id
-  kFeatureNotFinite = 4,   // graphs: where = row of the features, value = column
-  kDocumentNotFinite = 5,  // graphs: where = row of the documents, or of the base of a kNN search, value = column
+  kIdOutOfRange = 0,     // row_degrees: where = row
+  kGapInPrefix = 1,      // row_degrees: where = row
+  kRootNotARow = 2,      // walks: where = index of the walk, value = the low 32 bits of its root
+  kNeighborNotARow = 3,  // walks: where = row, value = the neighbor's id
+  // Graphs: value = column of an element that is not finite, or kWholeRow if cosines of the row are not accurate.
+  kBadFeature = 4,   // where = row of the features
+  kBadDocument = 5,  // where = row of the documents, or of the base of a kNN search
   // Bank updates: where = position in the update, value = instance id, clamped to 32 bits.
   kBankIdOutOfRange = 6,
   kBankRowNotStorable = 7,
@@ -25,6 +28,7 @@ enum class StatusKind : int {
 
 constexpr int kNumStatusWords = 9;
 constexpr uint64_t kNoReport = ~uint64_t{0};
+constexpr uint32_t kWholeRow = ~uint32_t{0};
 
 // Names of the arrays in the user's call.
 struct ArgumentNames {
@@ -57,13 +61,13 @@ inline std::string status_message(const uint64_t* status /* [kNumStatusWords] */
     return "graph: expected neighbors that are rows of the graph, got " + value(StatusKind::kNeighborNotARow) +
            " in row " + where(StatusKind::kNeighborNotARow);
   }
-  const auto not_finite = [&](const char* name, StatusKind kind) {
-    return std::string(name) + "[" + where(kind) + ", " + value(kind) + "]: expected finite values";
+  const auto bad_row = [&](const char* name, StatusKind kind) {
+    const std::string place = std::string(name) + "[" + where(kind);
+    if (static_cast<uint32_t>(word(kind)) == kWholeRow) return place + "]: " + kNormExpected;
+    return place + ", " + value(kind) + "]: expected finite values";
   };
-  if (word(StatusKind::kFeatureNotFinite) != kNoReport)
-    return not_finite(names.features, StatusKind::kFeatureNotFinite);
-  if (word(StatusKind::kDocumentNotFinite) != kNoReport)
-    return not_finite(names.documents, StatusKind::kDocumentNotFinite);
+  if (word(StatusKind::kBadFeature) != kNoReport) return bad_row(names.features, StatusKind::kBadFeature);
+  if (word(StatusKind::kBadDocument) != kNoReport) return bad_row(names.documents, StatusKind::kBadDocument);
   if (word(StatusKind::kBankIdOutOfRange) != kNoReport) {
     return "indices: expected values in [0, " + std::to_string(num_instances) + "), got " +
            value(StatusKind::kBankIdOutOfRange) + " at position " + where(StatusKind::kBankIdOutOfRange);

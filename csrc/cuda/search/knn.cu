@@ -76,15 +76,15 @@ void knn(const KnnRequest& request, const KnnPlan& plan, const Edges& edges, voi
   const auto stream = static_cast<device::Stream>(raw_stream);
   const Layout layout(request, plan, scratch);
   const Metric metric = request.selection.metric;
-  // If base and queries are the same rows, an element that is not finite is reported as one of the features.
-  const auto base_kind = layout.has_same_norms ? StatusKind::kFeatureNotFinite : StatusKind::kDocumentNotFinite;
+  // If base and queries are the same rows, a bad row is reported as one of the features.
+  const auto base_kind = layout.has_same_norms ? StatusKind::kBadFeature : StatusKind::kBadDocument;
   uint32_t* const unbounded = plan.is_streaming && can_prefilter_lists(request) ? layout.unbounded : nullptr;
   if (unbounded != nullptr) device::fill_async(unbounded, 0, sizeof *unbounded, stream);
   launch_row_norms(request.base, request.base_ids, request.num_base, metric, layout.base_norms, base_kind, status,
                    unbounded, stream);
   if (!layout.has_same_norms) {
     launch_row_norms(request.queries, request.query_ids, request.num_queries, metric, layout.query_norms,
-                     StatusKind::kFeatureNotFinite, status, unbounded, stream);
+                     StatusKind::kBadFeature, status, unbounded, stream);
   }
   if (layout.lists) layout.lists->launch_preparation(request, stream);
 

@@ -148,11 +148,11 @@ void proximity_graph(const ProximityGraphRequest& request, const GraphPlan& plan
     device::fill_async(unbounded_word, 0, sizeof(uint32_t), stream);
     device::fill_async(layout.last_guess, 0, sizeof(uint32_t), stream);
   }
-  launch_row_norms(request.features, request.rows, num_rows, metric, layout.query_norms, StatusKind::kFeatureNotFinite,
+  launch_row_norms(request.features, request.rows, num_rows, metric, layout.query_norms, StatusKind::kBadFeature,
                    status, unbounded_word, stream);
   if (layout.has_two_towers) {
-    launch_row_norms(request.documents, request.rows, num_rows, metric, layout.base_norms,
-                     StatusKind::kDocumentNotFinite, status, unbounded_word, stream);
+    launch_row_norms(request.documents, request.rows, num_rows, metric, layout.base_norms, StatusKind::kBadDocument,
+                     status, unbounded_word, stream);
   }
   const auto take_groups = [&](int64_t first, int64_t count) {
     block.first_row = first * layout.rows_per_group;

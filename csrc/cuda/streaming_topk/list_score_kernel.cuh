@@ -1,8 +1,8 @@
 // Candidate lists by exact scores (csrc/common/score.h), for any metric and dtype, and for rows without an error bound.
 //
 // A thread block scores a tile of 128 rows against tiles of 128 columns. Both pass through shared memory, kDepth
-// elements at a time. Each thread owns 8 x 8 pairs, and its chains of fused multiply-adds run over k in order. O(rows
-// columns D).
+// elements at a time. Each thread owns 8 x 8 pairs, and its chains of fused multiply-adds run over k in order. kIsL2 is
+// for that metric. O(rows columns D).
 #pragma once
 
 #include "cuda/runtime/device.h"
@@ -18,6 +18,7 @@ struct ListScoreTile {
   static constexpr int kPitch = kSize + 4;  // so that the transposing stores fall into different banks
 };
 
+template <bool kIsL2>
 __global__ void __launch_bounds__(ListScoreTile::kThreads, tuning::kListBlocksPerMultiprocessor)
     list_score_kernel(ScoreBlock block, CandidateLists lists) {
   using Tile = ListScoreTile;
@@ -56,7 +57,9 @@ __global__ void __launch_bounds__(ListScoreTile::kThreads, tuning::kListBlocksPe
         BSE_UNROLL
         for (int i = 0; i < Tile::kThreadRows; ++i) {
           BSE_UNROLL
-          for (int j = 0; j < Tile::kThreadColumns; ++j) acc[i][j] = fmaf(query[i], base[j], acc[i][j]);
+          for (int j = 0; j < Tile::kThreadColumns; ++j) {
+            acc[i][j] = add_dimension<kIsL2>(acc[i][j], query[i], base[j]);
+          }
         }
       }
       __syncthreads();

@@ -120,7 +120,8 @@ void ListSearch::launch(const ScoreBlock& block, const Edges& edges, device::Str
                    dim3(Tile::kThreads), Tile::shared_bytes(num_query_panels), stream, block, lists, labels_,
                    static_cast<int>(num_query_panels));
   }
-  device::launch(list_score_kernel, grid, dim3(ListScoreTile::kThreads), 0, stream, block, lists);
+  device::launch(block.selection.metric == Metric::kL2 ? list_score_kernel<true> : list_score_kernel<false>, grid,
+                 dim3(ListScoreTile::kThreads), 0, stream, block, lists);
   const auto num_blocks = static_cast<unsigned>(ceil_div(block.num_rows, kListEdgeWarps));
   device::launch(list_edges_kernel, dim3(num_blocks), dim3(32 * kListEdgeWarps),
                  device::shared_bytes<uint64_t>(kListEdgeWarps * sort_length_), stream, block, lists, sort_length_,

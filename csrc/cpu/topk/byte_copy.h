@@ -1,0 +1,86 @@
+// Normalized copy of features in fixed point, as two planes of bytes. Cosines by the high plane prefilter candidates.
+// Both planes together decide most of those that are too close to call (prefilter.h).
+//
+// A row y of unit length is approximated by y' = step * high, or by y'' = step * (high + low / 254), with integers high
+// and low in [-127, 127]. The step is the same for all rows: the largest |y_k| / 127. The query is a row of 16-bit
+// integers with a step of its own. So dot products are sums of integers, which are exact, and a cosine is such a sum
+// times a constant. csrc/common/prefilter_bound.h bounds its error by the residuals |y - y'| and |y - y''|.
+//
+// A plane takes a quarter of the memory of float32 features. This matters because gathering rows limits the speed.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/runtime/aligned_buffer.h"
+#include "cpu/runtime/thread_team.h"
+#include "cpu/simd/kernel_table.h"
+#include "cpu/types/matrix_view.h"
+
+namespace bse {
+
+class ByteCopy {
+ public:
+  // One byte of each element, plus 128, in the order of KernelTable::gather_byte_dots. Rows are padded with zeros.
+  struct Plane {
+    const uint8_t* bytes;
+    float step;       // value of a 1
+    double residual;  // upper bound on the distance of a row to the sum of this plane and the higher ones
+  };
+
+  // Copies rows of the features; the others stay uninitialized. ids: [count] rows to copy, or null for the first count;
+  // norms: [count], row_norm() of each for cosine
+  ByteCopy(const MatrixView& features, const int64_t* ids, const float* norms, int64_t count, ThreadTeam& team);
+
+  // Returns the bytes of a copy of count rows, or 0 if it should not be made. It should not if the instruction set has
+  // no dot products of bytes, if dim < 32, or if count is less than half the rows. It may take at most 1 GiB and at
+  // most half the budget.
+  static int64_t wanted_bytes(const MatrixView& features, int64_t count, int64_t budget_bytes);
+  static int64_t bytes(const MatrixView& features) { return 2 * features.num_rows * row_bytes(features.dim); }
+  static int64_t row_bytes(int64_t dim) { return (dim + 63) / 64 * 64; }
+
+  int64_t dim() const { return dim_; }
+  Plane high() const { return {bytes_.data(), step_, high_residual_}; }
+  Plane low() const { return {bytes_.data() + num_rows_ * row_bytes(dim_), step_ / 254.0f, low_residual_}; }
+
+ private:
+  struct Residuals {
+    float high = 0.0f, low = 0.0f;  // squared, the largest of all rows
+  };
+
+  Residuals copy_row(const float* row, float norm, uint8_t* high, uint8_t* low) const;
+
+  const int64_t num_rows_, dim_;
+  float step_ = 1.0f;
+  double high_residual_ = 0.0, low_residual_ = 0.0;
+  AlignedBuffer<uint8_t> bytes_;  // [2][num_rows][row_bytes]
+};
+
+// A query row in 16-bit integers. Belongs to one thread.
+class WordQuery {
+ public:
+  explicit WordQuery(int64_t dim);
+
+  // row: [dim]; norm: row_norm() of it for cosine
+  void set(const float* row, float norm);
+
+  // Upper bound on the distance between the normalized row and its approximation.
+  double residual() const { return residual_; }
+
+  // Writes the cosines of the query and rows of a plane, or what a lower plane adds to them. ids, out: [count]
+  void dots(const KernelTable& kernels, const ByteCopy::Plane& plane, const int64_t* ids, int64_t count,
+            float* out) const {
+    kernels.gather_byte_dots(words_.data(), plane.bytes, ByteCopy::row_bytes(dim_), ids, count, offset_,
+                             step_ * plane.step, out);
+  }
+
+ private:
+  const int64_t dim_;
+  float step_ = 0.0f;
+  int32_t offset_ = 0;  // what the 128 in each byte adds to a dot product, modulo 2^32
+  double residual_ = 0.0;
+  AlignedBuffer<float> elements_;  // [row_bytes], 0 beyond dim
+  AlignedBuffer<int16_t> words_;   // [row_bytes]
+};
+
+}  // namespace bse
