@@ -17,8 +17,9 @@ namespace bse {
 // there are no branches on them. A loop of its own looks them up, so that its cache misses overlap. Then a SIMD kernel
 // drops the rows without a batch, and the others are counted.
 //
-// It fills whole cache lines, because two threads that write to one line wait for each other.
-class alignas(64) VoteTally {
+// It fills whole pairs of cache lines, which some processors fetch together: threads that write to one wait for each
+// other.
+class alignas(128) VoteTally {
  public:
   static constexpr uint32_t kMaxVotes = partition_rules::kMaxVotes;
   static constexpr int8_t kNoRow = std::numeric_limits<int8_t>::min();
