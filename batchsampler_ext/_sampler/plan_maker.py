@@ -234,12 +234,21 @@ class PlanMaker:
             raise ValueError(f"planner: expected batches of {expected} instances from {name!r}, got {width}")
         if len(found) == 0:
             raise ValueError(f"planner: expected batches from {name!r}, got none")
-        if self.planner.covers_once and not torch.equal(found.sort().values.long(), ids):
+        if self.planner.covers_once and not _is_each_once(found, ids):
             raise ValueError(f"planner: expected each of {len(ids)} instances once from {name!r}, got {len(found)}")
 
     def _plan_seed(self, epoch: int, first: int) -> int:
         """Returns an unrelated seed for each plan of each epoch."""
         return derived_seed(self.seed, Stream.PLAN, first << 32 | epoch)
+
+
+def _is_each_once(found: torch.Tensor, ids: torch.Tensor) -> bool:
+    """Returns whether ``found`` is a permutation of ``ids``, which are distinct and ascend. Faster than by sorting."""
+    if len(found) != len(ids) or int(found.min()) < 0 or int(found.max()) > int(ids[-1]):
+        return False
+    is_found = torch.zeros(int(ids[-1]) + 1, dtype=torch.bool, device="cpu")
+    is_found[found.long()] = True
+    return bool(is_found[ids].all())
 
 
 def _pairs(margins: Margins, bank: FeatureBank, batches: Sequence[torch.Tensor]) -> torch.Tensor:
