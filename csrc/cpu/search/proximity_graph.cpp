@@ -13,7 +13,9 @@ void proximity_graph(const ProximityGraphRequest& request, const Edges& edges, M
   const int64_t num_rows = request.num_rows;
   const bool is_shared = request.candidate_group_size > 1;
   const MatrixView &features = request.features, &documents = request.documents;
-  const int64_t copy_bytes = is_shared ? 0 : ByteCopy::wanted_bytes(documents, num_rows, request.max_memory_bytes);
+  const int64_t num_scores = request.num_groups * request.num_candidates;
+  const int64_t copy_bytes =
+      is_shared ? 0 : ByteCopy::wanted_bytes(documents, num_rows, num_scores, request.max_memory_bytes);
   const int64_t order_bytes = is_shared ? 4 * (request.end_position() - request.first_position()) : 0;
   const int64_t fixed_bytes = copy_bytes + order_bytes + num_rows * (request.two_towers ? 8 : 4);
   const BlockPlan plan =

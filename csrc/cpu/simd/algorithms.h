@@ -286,20 +286,16 @@ int64_t filter(float* scores, uint32_t* tiebreaks, int64_t count, TopKCut cut, b
   return num_kept;
 }
 
-// Computes the rounds of Philox (csrc/common/philox.h) on kGroups vectors of counters (w[g][0], ..., w[g][3]), in
-// place.
-template <class Simd, int kGroups>
-inline void philox_rounds(uint64_t key, typename Simd::Words (&w)[kGroups][4]) {
+// Computes the rounds of Philox (csrc/common/philox.h) on counters (w[0], w[1], w[2], w[3]), in place.
+template <class Simd>
+inline void philox_rounds(uint64_t key, typename Simd::Words (&w)[4]) {
   uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
   for (int round = 0; round < kPhiloxRounds; ++round) {
-#pragma GCC unroll 2
-    for (int g = 0; g < kGroups; ++g) {
-      const auto product0 = Simd::multiply(w[g][0], kPhiloxFactor0), product1 = Simd::multiply(w[g][2], kPhiloxFactor1);
-      w[g][0] = Simd::exclusive_or(product1.high, w[g][1], k0);
-      w[g][1] = product1.low;
-      w[g][2] = Simd::exclusive_or(product0.high, w[g][3], k1);
-      w[g][3] = product0.low;
-    }
+    const auto product0 = Simd::multiply(w[0], kPhiloxFactor0), product1 = Simd::multiply(w[2], kPhiloxFactor1);
+    w[0] = Simd::exclusive_or(product1.high, w[1], k0);
+    w[1] = product1.low;
+    w[2] = Simd::exclusive_or(product0.high, w[3], k1);
+    w[3] = product0.low;
     k0 += kPhiloxKeyStep0;
     k1 += kPhiloxKeyStep1;
   }

@@ -184,28 +184,21 @@ void find_places(const uint64_t* ranks, int64_t count, uint32_t* places) {
   }
 }
 
-// Twice four blocks at a time: the rounds of one wait for their multiplications, so two take turns.
+// Four blocks at a time.
 void philox_blocks(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, const BlockOffset* offsets,
                    int num_blocks, uint32_t* words) {
   const auto broadcast = Avx2::broadcast_word;
-  for (int b = 0; b < num_blocks; b += 8) {
-    __m256i w[2][4];
-    for (int half = 0; half < 2; ++half) {
-      const __m256i in_order = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offsets + b + 4 * half));
-      const __m256i offset = _mm256_permute4x64_epi64(in_order, _MM_SHUFFLE(3, 1, 2, 0));  // undone by unpacking
-      w[half][0] = broadcast(c0);
-      w[half][1] = broadcast(c1);
-      w[half][2] = _mm256_add_epi32(broadcast(c2), offset);
-      w[half][3] = _mm256_add_epi32(broadcast(c3), _mm256_srli_epi64(offset, 32));
-    }
+  for (int b = 0; b < num_blocks; b += 4) {
+    const __m256i in_order = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offsets + b));
+    const __m256i offset = _mm256_permute4x64_epi64(in_order, _MM_SHUFFLE(3, 1, 2, 0));  // undone by unpacking
+    __m256i w[4] = {broadcast(c0), broadcast(c1), _mm256_add_epi32(broadcast(c2), offset),
+                    _mm256_add_epi32(broadcast(c3), _mm256_srli_epi64(offset, 32))};
     philox_rounds<Avx2>(key, w);
-    for (int half = 0; half < 2; ++half) {
-      const __m256i first = _mm256_blend_epi32(w[half][0], _mm256_slli_epi64(w[half][1], 32), 0xAA);
-      const __m256i second = _mm256_blend_epi32(w[half][2], _mm256_slli_epi64(w[half][3], 32), 0xAA);
-      auto* out = reinterpret_cast<__m256i*>(words + 4 * b + 16 * half);
-      _mm256_storeu_si256(out, _mm256_unpacklo_epi64(first, second));
-      _mm256_storeu_si256(out + 1, _mm256_unpackhi_epi64(first, second));
-    }
+    const __m256i first = _mm256_blend_epi32(w[0], _mm256_slli_epi64(w[1], 32), 0xAA);
+    const __m256i second = _mm256_blend_epi32(w[2], _mm256_slli_epi64(w[3], 32), 0xAA);
+    auto* out = reinterpret_cast<__m256i*>(words + 4 * b);
+    _mm256_storeu_si256(out, _mm256_unpacklo_epi64(first, second));
+    _mm256_storeu_si256(out + 1, _mm256_unpackhi_epi64(first, second));
   }
 }
 

@@ -194,11 +194,11 @@ void philox_blocks(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t
   const __m512i order = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0);  // undone by unpacking
   for (int b = 0; b < num_blocks; b += 8) {
     const __m512i offset = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(offsets + b));
-    __m512i w[1][4] = {{broadcast(c0), broadcast(c1), _mm512_add_epi32(broadcast(c2), offset),
-                        _mm512_add_epi32(broadcast(c3), _mm512_srli_epi64(offset, 32))}};
+    __m512i w[4] = {broadcast(c0), broadcast(c1), _mm512_add_epi32(broadcast(c2), offset),
+                    _mm512_add_epi32(broadcast(c3), _mm512_srli_epi64(offset, 32))};
     philox_rounds<Avx512>(key, w);
-    const __m512i first = _mm512_mask_blend_epi32(0xAAAA, w[0][0], _mm512_slli_epi64(w[0][1], 32));
-    const __m512i second = _mm512_mask_blend_epi32(0xAAAA, w[0][2], _mm512_slli_epi64(w[0][3], 32));
+    const __m512i first = _mm512_mask_blend_epi32(0xAAAA, w[0], _mm512_slli_epi64(w[1], 32));
+    const __m512i second = _mm512_mask_blend_epi32(0xAAAA, w[2], _mm512_slli_epi64(w[3], 32));
     _mm512_storeu_si512(words + 4 * b, _mm512_unpacklo_epi64(first, second));
     _mm512_storeu_si512(words + 4 * b + 16, _mm512_unpackhi_epi64(first, second));
   }

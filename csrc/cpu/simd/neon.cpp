@@ -194,10 +194,10 @@ void philox_blocks(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t
                    int num_blocks, uint32_t* words) {
   for (int b = 0; b < num_blocks; b += 4) {
     const uint32x4x2_t offset = vld2q_u32(&offsets[b].minor);
-    uint32x4_t w[1][4] = {{vdupq_n_u32(c0), vdupq_n_u32(c1), vaddq_u32(vdupq_n_u32(c2), offset.val[0]),
-                           vaddq_u32(vdupq_n_u32(c3), offset.val[1])}};
+    uint32x4_t w[4] = {vdupq_n_u32(c0), vdupq_n_u32(c1), vaddq_u32(vdupq_n_u32(c2), offset.val[0]),
+                       vaddq_u32(vdupq_n_u32(c3), offset.val[1])};
     philox_rounds<Neon>(key, w);
-    const uint32x4x4_t blocks = {{w[0][0], w[0][1], w[0][2], w[0][3]}};
+    const uint32x4x4_t blocks = {{w[0], w[1], w[2], w[3]}};
     vst4q_u32(words + 4 * b, blocks);  // interleaves the words of each block
   }
 }
