@@ -85,7 +85,7 @@ BSE_HOST_DEVICE inline double query_word_residual(int64_t dim, float step) {
 }
 
 // Returns an upper bound on |y - y'| for a sum of squares of its elements that was computed in float32, in at most
-// kMaxPrefilterDim / 16 + 16 additions one after another. The factor covers the rounding of this sum, and 2^-20 that of
+// kMaxPrefilterDim / 64 + 6 additions one after another. The factor covers the rounding of this sum, and 2^-20 that of
 // the elements, which is below 6 u in relation to y_k.
 BSE_HOST_DEVICE inline double measured_residual(float sum_of_squares) {
   return 1.001 * sqrt(static_cast<double>(sum_of_squares)) + 0x1p-20;

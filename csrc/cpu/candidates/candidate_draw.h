@@ -42,30 +42,38 @@ class CandidateDraw {
   }
 
  private:
-  // Same result as draw_sparse(), with an array of marks for the set.
+  // Same result as draw_sparse(), with an array of marks for the set, and many words at a time.
   void draw_marked(BufferedWordStream& words) {
     if (++mark_ == 0) {
       std::fill(marks_.begin(), marks_.end(), uint8_t{0});
       mark_ = 1;
     }
+    const uint32_t n = n_, num_drawn = num_drawn_;
+    const uint8_t mark = mark_;
     uint8_t* marks = marks_.data();
     uint32_t* values = values_.data();
-    for (uint32_t count = 0; count < num_drawn_;) {
-      int num_words = static_cast<int>(std::min<uint32_t>(num_drawn_ - count, BufferedWordStream::kNumWords));
+    uint32_t next_values[BufferedWordStream::kNumWords];
+    for (uint32_t count = 0; count < num_drawn;) {
+      int num_words = static_cast<int>(std::min<uint32_t>(num_drawn - count, BufferedWordStream::kNumWords));
       const uint32_t* next = words.peek(&num_words);
-      bool is_plain = true;  // none of these words might be skipped by uniform_below()
-      for (int w = 0; w < num_words; ++w) is_plain &= next[w] * n_ >= n_;
-      if (!is_plain) {
-        const uint32_t value = words.next_below(n_);
-        values[count] = value;
-        count += marks[value] != mark_;
-        marks[value] = mark_;
-        continue;
-      }
-      words.skip(num_words);
-      const uint8_t mark = mark_;
+      uint32_t num_doubtful = 0;  // words that uniform_below() might skip
       for (int w = 0; w < num_words; ++w) {
-        const uint32_t value = mulhi(next[w], n_);
+        const uint64_t product = uint64_t{next[w]} * n;
+        next_values[w] = static_cast<uint32_t>(product >> 32);
+        num_doubtful += static_cast<uint32_t>(product) < n;
+      }
+      if (num_doubtful > 0) {  // take the words before the first of these, or this word alone
+        num_words = 0;
+        while (next[num_words] * n >= n) ++num_words;
+      }
+      if (num_words > 0) {
+        words.skip(num_words);
+      } else {
+        next_values[0] = words.next_below(n);
+        num_words = 1;
+      }
+      for (int w = 0; w < num_words; ++w) {
+        const uint32_t value = next_values[w];
         values[count] = value;
         count += marks[value] != mark;
         marks[value] = mark;
@@ -76,7 +84,7 @@ class CandidateDraw {
   // Returns whether a mark per value replaces the hash table: as long as all marks fit in the cache. Marks are bytes,
   // not bits, because updates of values that share a word would wait for each other.
   static bool has_marks(int64_t num_drawn, int64_t n) {
-    constexpr int64_t kMaxMarks = 1 << 18;
+    constexpr int64_t kMaxMarks = 1 << 20;
     return n <= kMaxMarks && draw_is_sparse(static_cast<uint32_t>(num_drawn), static_cast<uint32_t>(n));
   }
 

@@ -17,7 +17,8 @@ namespace {
 int64_t copies_bytes(const ProximityGraphRequest& request, bool can_use_features, bool wants_scores) {
   const MatrixView &features = request.features, &documents = request.documents;
   if (request.candidate_group_size == 1) {
-    return ByteCopy::wanted_bytes(documents, request.num_rows, request.max_memory_bytes);
+    return ByteCopy::wanted_bytes(documents, request.num_rows, request.num_groups * request.num_candidates,
+                                  request.max_memory_bytes);
   }
   if (wants_scores || can_use_features) return 0;
   const double num_scores = static_cast<double>(request.end_position() - request.first_position()) *

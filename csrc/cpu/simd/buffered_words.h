@@ -19,14 +19,14 @@ class BufferedWordStream {
       : kernels_(kernel_table()), seed_(seed), tag_(stream_tag(purpose, epoch)), major_(major), minor_(minor) {}
 
   uint32_t next() {
-    if (position_ == kNumWords) refill();
+    if (position_ == end_) refill(kNumWords);
     return words_[position_++];
   }
 
   // Returns the next words without consuming them: *count, or fewer if fewer are buffered, but at least one.
   const uint32_t* peek(int* count) {
-    if (position_ == kNumWords) refill();
-    *count = std::min(*count, kNumWords - position_);
+    if (position_ == end_) refill(*count);
+    *count = std::min(*count, end_ - position_);
     return words_ + position_;
   }
   // Consumes words returned by peek(). They stay valid until the next call.
@@ -42,10 +42,13 @@ class BufferedWordStream {
     }
   };
 
-  void refill() {
+  // Computes at least num_words words, but at most kNumWords.
+  void refill(int num_words) {
     static constexpr Offsets kOffsets;
-    kernels_.philox_blocks(seed_, tag_, major_, minor_, next_block_, kOffsets.blocks, kNumBlocks, words_);
-    next_block_ += kNumBlocks;
+    const int num_blocks = std::min(kNumBlocks, (num_words + 31) / 32 * 8);
+    kernels_.philox_blocks(seed_, tag_, major_, minor_, next_block_, kOffsets.blocks, num_blocks, words_);
+    next_block_ += static_cast<uint32_t>(num_blocks);
+    end_ = 4 * num_blocks;
     position_ = 0;
   }
 
@@ -53,7 +56,7 @@ class BufferedWordStream {
   uint64_t seed_;
   uint32_t tag_, major_, minor_;
   uint32_t next_block_ = 0;
-  int position_ = kNumWords;
+  int position_ = 0, end_ = 0;
   uint32_t words_[kNumWords];
 };
 

@@ -17,19 +17,22 @@ namespace bse {
 namespace {
 
 // Implements KernelTable::gather_byte_dots. Takes kRows rows at a time, with lanes along the row, and prefetches the
-// rows that come kAhead later. With only four rows, the addresses of both fit into registers.
+// rows that come num_ahead later: up to kMaxAhead, but few enough to stay in L1. With only four rows at a time, the
+// addresses of all eight fit into registers.
 template <class Bytes>
 void gather_byte_dots(const int16_t* row, const uint8_t* base, int64_t row_bytes, const int64_t* ids, int64_t count,
                       int32_t offset, float scale, float* out) {
   constexpr int kRows = 4;
-  constexpr int64_t kAhead = 32, kLine = 64;
+  constexpr int64_t kLine = 64, kMaxAhead = 32, kBytesAhead = 16384;
+  const int64_t rows_in_l1 = kBytesAhead / row_bytes;
+  const int64_t num_ahead = rows_in_l1 < kRows ? kRows : (rows_in_l1 > kMaxAhead ? kMaxAhead : rows_in_l1);
   const auto multiply = [=](const int64_t* own_ids, float* own_out) {
     const uint8_t *rows[kRows], *ahead[kRows];
     typename Bytes::Vector sums[kRows];
 #pragma GCC unroll 4
     for (int i = 0; i < kRows; ++i) {
       rows[i] = base + own_ids[i] * row_bytes;
-      ahead[i] = base + own_ids[kAhead + i] * row_bytes;
+      ahead[i] = base + own_ids[num_ahead + i] * row_bytes;
       sums[i] = Bytes::zero();
     }
     for (int64_t k = 0; k < row_bytes; k += kLine) {
@@ -44,11 +47,14 @@ void gather_byte_dots(const int16_t* row, const uint8_t* base, int64_t row_bytes
     }
     Bytes::write_sums(sums, offset, scale, own_out);
   };
+  for (int64_t i = 0; i < num_ahead && i < count; ++i) {
+    for (int64_t k = 0; k < row_bytes; k += kLine) __builtin_prefetch(base + ids[i] * row_bytes + k);
+  }
   int64_t c = 0;
-  for (; c + kRows + kAhead <= count; c += kRows) multiply(ids + c, out + c);
-  const int64_t num_left = count - c;  // fewer than kRows + kAhead, after which there is nothing to prefetch
-  int64_t left_ids[2 * kAhead + kRows];
-  for (int64_t i = 0; i < 2 * kAhead + kRows; ++i) left_ids[i] = ids[i < num_left ? c + i : count - 1];
+  for (; c + kRows + num_ahead <= count; c += kRows) multiply(ids + c, out + c);
+  const int64_t num_left = count - c;  // fewer than num_ahead + kRows, so there is nothing to prefetch after them
+  int64_t left_ids[2 * (kMaxAhead + kRows)];
+  for (int64_t i = 0; i < 2 * (num_ahead + kRows); ++i) left_ids[i] = ids[i < num_left ? c + i : count - 1];
   for (int64_t i = 0; i < num_left; i += kRows) {
     float left_out[kRows];
     multiply(left_ids + i, left_out);

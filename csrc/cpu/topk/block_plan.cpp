@@ -29,8 +29,10 @@ BlockPlan BlockPlan::fit(const Selection& selection, int64_t max_rows_per_block,
   plan.row_block = std::max<int64_t>(1, std::min(plan.row_block, max_rows_per_block));
   plan.candidate_block = round_up(std::min(plan.candidate_block, std::max<int64_t>(1, num_candidates)), panel_width);
   plan.depth_block = std::max<int64_t>(1, std::min(plan.depth_block, dim));
+  // Rows of their own are prefiltered with a wider margin (per_row_candidates.cpp).
+  const int64_t num_selected = selection.num_neighbors + selection.range_min;
   plan.top_k_capacity =
-      TopKBuffer::capacity(selection.num_neighbors + selection.range_min, num_candidates, panel_width);
+      TopKBuffer::capacity(max_rows_per_block == 1 ? 4 * num_selected : num_selected, num_candidates, panel_width);
   // The sizes that cost least speed shrink first.
   const auto needed = [&] { return plan.num_threads * (plan.workspace_bytes(dim) + extra_bytes); };
   while (needed() > budget_bytes) {

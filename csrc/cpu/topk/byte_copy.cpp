@@ -11,8 +11,7 @@ namespace bse {
 
 namespace {
 
-constexpr int kBlock = 64;  // elements at a time, with constant bounds: so the compiler vectorizes all loops below
-constexpr int kLanes = 16;
+constexpr int kBlock = 64;  // Elements at a time. The compiler vectorizes loops with this constant bound.
 
 // Rounds to the nearest integer, for magnitudes up to 2^22.
 inline float rounded(float value) { return value + 0x1.8p23f - 0x1.8p23f; }
@@ -26,20 +25,36 @@ inline void read_block(const float* row, int64_t left, float norm, float* out) {
   }
 }
 
-// Largest magnitude of all elements so far, in lanes.
+inline float larger(float a, float b) { return a < b ? b : a; }
+
+// Returns combine(...combine(lanes[0], lanes[1])..., lanes[kBlock - 1]), in some order.
+template <class Combine>
+inline float folded(const float (&lanes)[kBlock], const Combine& combine) {
+  float all[kBlock / 2];
+  for (int j = 0; j < kBlock / 2; ++j) all[j] = combine(lanes[j], lanes[j + kBlock / 2]);
+  for (int size = kBlock / 4; size > 0; size /= 2) {
+    for (int j = 0; j < size; ++j) all[j] = combine(all[j], all[j + size]);
+  }
+  return all[0];
+}
+
+// The largest magnitude of all elements so far.
 struct Largest {
-  float lanes[kLanes] = {};
+  float of_place[kBlock] = {};
 
   void add(const float* block) {
-    for (int j = 0; j < kBlock; j += kLanes) {
-      for (int i = 0; i < kLanes; ++i) {
-        const float magnitude = std::fabs(block[j + i]);
-        lanes[i] = lanes[i] < magnitude ? magnitude : lanes[i];
-      }
-    }
+    for (int j = 0; j < kBlock; ++j) of_place[j] = larger(of_place[j], std::fabs(block[j]));
   }
-  float value() const { return *std::max_element(lanes, lanes + kLanes); }
+  float value() const { return folded(of_place, larger); }
 };
+
+// Writes the integers nearest to values, plus 128, in the order of KernelTable::gather_byte_dots.
+inline void write_bytes(const float* values, uint8_t* bytes) {
+  for (int j = 0; j < kBlock / 2; ++j) {
+    bytes[2 * j] = static_cast<uint8_t>(static_cast<int>(values[j]) + 128);
+    bytes[2 * j + 1] = static_cast<uint8_t>(static_cast<int>(values[j + kBlock / 2]) + 128);
+  }
+}
 
 }  // namespace
 
@@ -51,7 +66,7 @@ ByteCopy::ByteCopy(const MatrixView& features, const int64_t* ids, const float* 
   const auto for_each_row = [&](const auto& visit) {
     team.for_ranges(count, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
       std::vector<float> scratch(static_cast<size_t>(dim_));
-      for (int64_t i = begin; i < end && !worker.should_stop(); ++i) {
+      for (int64_t i = begin; i < end; ++i) {
         const int64_t id = ids != nullptr ? ids[i] : i;
         visit(id, features.read(id, 0, dim_, scratch.data()), norms[i], static_cast<size_t>(worker.index()));
       }
@@ -86,41 +101,32 @@ ByteCopy::ByteCopy(const MatrixView& features, const int64_t* ids, const float* 
   low_residual_ = measured_residual(all.low);
 }
 
-int64_t ByteCopy::wanted_bytes(const MatrixView& features, int64_t count, int64_t budget_bytes) {
-  constexpr int64_t kMaxBytes = int64_t{1} << 30, kMinDimensions = 32;
+int64_t ByteCopy::wanted_bytes(const MatrixView& features, int64_t count, int64_t num_scores, int64_t budget_bytes) {
+  constexpr int64_t kMaxBytes = int64_t{1} << 30, kMinDimensions = 32, kMinProducts = 1 << 14;
   if (kernel_table().gather_byte_dots == nullptr || features.dim < kMinDimensions) return 0;
-  if (2 * count < features.num_rows || bytes(features) > std::min(kMaxBytes, budget_bytes / 2)) return 0;
-  return bytes(features);
+  if (2 * count < features.num_rows || num_scores * features.dim < kMinProducts * count) return 0;
+  return bytes(features) <= std::min(kMaxBytes, budget_bytes / 2) ? bytes(features) : 0;
 }
 
 ByteCopy::Residuals ByteCopy::copy_row(const float* row, float norm, uint8_t* high, uint8_t* low) const {
-  const float inverse = 1.0f / step_;
-  float high_sums[kLanes] = {}, low_sums[kLanes] = {};
+  const float inverse = 1.0f / step_, low_step = step_ / 254.0f;
+  float high_sums[kBlock] = {}, low_sums[kBlock] = {};
   for (int64_t k = 0; k < dim_; k += kBlock) {
-    float elements[kBlock], highs[kBlock], lows[kBlock], high_errors[kBlock], low_errors[kBlock];
+    float elements[kBlock], highs[kBlock], lows[kBlock];
     read_block(row + k, dim_ - k, norm, elements);
     for (int j = 0; j < kBlock; ++j) {
       const float scaled = elements[j] * inverse;
       highs[j] = rounded(scaled);
       lows[j] = rounded((scaled - highs[j]) * 254.0f);
-      high_errors[j] = elements[j] - step_ * highs[j];
-      low_errors[j] = high_errors[j] - step_ / 254.0f * lows[j];
+      const float high_error = elements[j] - step_ * highs[j], low_error = high_error - low_step * lows[j];
+      high_sums[j] += high_error * high_error;
+      low_sums[j] += low_error * low_error;
     }
-    for (int j = 0; j < kBlock; j += kLanes) {
-      for (int i = 0; i < kLanes; ++i) high_sums[i] += high_errors[j + i] * high_errors[j + i];
-      for (int i = 0; i < kLanes; ++i) low_sums[i] += low_errors[j + i] * low_errors[j + i];
-    }
-    for (int j = 0; j < kBlock / 2; ++j) {
-      high[k + 2 * j] = static_cast<uint8_t>(static_cast<int>(highs[j]) + 128);
-      high[k + 2 * j + 1] = static_cast<uint8_t>(static_cast<int>(highs[j + kBlock / 2]) + 128);
-      low[k + 2 * j] = static_cast<uint8_t>(static_cast<int>(lows[j]) + 128);
-      low[k + 2 * j + 1] = static_cast<uint8_t>(static_cast<int>(lows[j + kBlock / 2]) + 128);
-    }
+    write_bytes(highs, high + k);
+    write_bytes(lows, low + k);
   }
-  Residuals sums;
-  for (const float lane : high_sums) sums.high += lane;
-  for (const float lane : low_sums) sums.low += lane;
-  return sums;
+  const auto sum = [](float a, float b) { return a + b; };
+  return {folded(high_sums, sum), folded(low_sums, sum)};
 }
 
 WordQuery::WordQuery(int64_t dim) : dim_(dim), elements_(ByteCopy::row_bytes(dim)), words_(ByteCopy::row_bytes(dim)) {}

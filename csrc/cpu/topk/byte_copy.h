@@ -33,9 +33,9 @@ class ByteCopy {
   ByteCopy(const MatrixView& features, const int64_t* ids, const float* norms, int64_t count, ThreadTeam& team);
 
   // Returns the bytes of a copy of count rows, or 0 if it should not be made. It should not if the instruction set has
-  // no dot products of bytes, if dim < 32, or if count is less than half the rows. It may take at most 1 GiB and at
-  // most half the budget.
-  static int64_t wanted_bytes(const MatrixView& features, int64_t count, int64_t budget_bytes);
+  // no dot products of bytes, if dim < 32, if count is less than half the rows, or if there are too few scores to
+  // compute for each row. It may take at most 1 GiB and at most half the budget.
+  static int64_t wanted_bytes(const MatrixView& features, int64_t count, int64_t num_scores, int64_t budget_bytes);
   static int64_t bytes(const MatrixView& features) { return 2 * features.num_rows * row_bytes(features.dim); }
   static int64_t row_bytes(int64_t dim) { return (dim + 63) / 64 * 64; }
 

@@ -61,7 +61,7 @@ class TopKBuffer {
     return !bounded_ || (size_ >= num_selected_ && below_margin(cut_score_) >= threshold_);
   }
 
-  // Takes better approximate scores of all entries and keeps what finish_prefilter() would have kept with these.
+  // Takes better approximate scores of all entries, and cuts them as finish_prefilter() did.
   // scores: [size()]; margin: of these scores
   void refine(const KernelTable& kernels, const float* scores, double margin) {
     std::copy(scores, scores + size_, scores_);
