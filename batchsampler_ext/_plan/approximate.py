@@ -170,7 +170,7 @@ class ApproximateSearch(NamedTuple):
         """Returns the best of all rows for some of them, int32 [len(numbers), num_best]."""
         query_ids = ids[numbers]
         neighbors = torch.empty(len(numbers), num_best, dtype=torch.int32)
-        request = self._request(query_ids, (0, num_best), base_ids=ids)
+        request = self._request(query_ids, ids, (0, num_best))
         status = engine(self.queries.device).knn(request, Edges(address(neighbors), 0), self._resources())
         if status is not None:
             status.check()
@@ -202,11 +202,9 @@ class ApproximateSearch(NamedTuple):
         """Returns the window of ranks among candidates. lists: int32 [len(numbers), C] of numbers, -1 is none."""
         shape = (len(numbers), window[1] - window[0])
         neighbors, scores = torch.empty(shape, dtype=torch.int32), torch.empty(shape)
-        if len(ids) < self.queries.num_rows:
-            lists = torch.where(lists >= 0, ids[lists.clamp(min=0).long()], -1).to(torch.int32)
         lists, query_ids = lists.contiguous(), ids[numbers]
         core.knn_of_lists(
-            self._request(query_ids, window),
+            self._request(query_ids, ids, window),
             Edges(address(neighbors), address(scores)),
             self._resources(),
             lists=address(lists),
@@ -214,9 +212,7 @@ class ApproximateSearch(NamedTuple):
         )
         return neighbors, scores
 
-    def _request(
-        self, query_ids: torch.Tensor, window: tuple[int, int], base_ids: torch.Tensor | None = None
-    ) -> KnnRequest:
+    def _request(self, query_ids: torch.Tensor, base_ids: torch.Tensor, window: tuple[int, int]) -> KnnRequest:
         """Valid while the ids live."""
         first, last = window
         compute_dtype = torch.float32
@@ -226,7 +222,7 @@ class ApproximateSearch(NamedTuple):
             query_ids=address(query_ids),
             num_queries=len(query_ids),
             base_ids=address(base_ids),
-            num_base=self.queries.num_rows if base_ids is None else len(base_ids),
+            num_base=len(base_ids),
             exclude_self=True,
             selection=Selection(
                 METRICS.index(self.metric), last - first, first, address(self.labels), self.max_score, True

@@ -186,8 +186,6 @@ class PynndescentIndex:
     _BUILDS = ((1.0, 30), (1.5, 60), (2.0, 60))  # (neighbors per listed one, max_candidates), one after the other
 
     METRICS: ClassVar[tuple[str, ...]] = ("cosine", "l2")
-    _NUM_WALKED, _EPSILON, _LAST_EPSILON = 40, 0.05, 0.4  # neighbors per row of a graph for walks; (1 + epsilon) best
-    _BUILDS = ((1.0, 30), (1.5, 60), (2.0, 60))  # (neighbors per listed one, max_candidates), one after the other
 
     def __init__(
         self, rows: Rows, last: int, most_equal: int, seed: int, num_threads: int, progress: Progress | None = None

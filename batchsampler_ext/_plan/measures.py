@@ -75,9 +75,8 @@ def median_rank_of_own(queries: Any, documents: Any, metric: str, progress: Prog
     num_better, done = torch.zeros(len(chosen), dtype=torch.int64, device="cpu"), 0
     for part in others.split(_ROWS_AT_ONCE >> 2):
         scores = _scores(rows, _rows(second, part), metric)
-        largest = (
-            own if metric == "l2" else scores.abs().max(1).values
-        )  # errors of distances are relative to themselves
+        # Errors of distances are relative to themselves, those of dot products to the largest.
+        largest = own if metric == "l2" else scores.abs().max(1).values
         limit = own + 1e-5 * torch.maximum(own.abs(), largest)
         num_better += (scores > limit[:, None]).sum(1)
         done += len(part)
@@ -117,9 +116,8 @@ def _rows(matrix: Matrix, ids: torch.Tensor) -> torch.Tensor:
 def _scores(rows: torch.Tensor, others: torch.Tensor, metric: str) -> torch.Tensor:
     if metric == "cosine":
         rows, others = unit_rows(rows).float(), unit_rows(others).float()
-    if (
-        metric == "l2"
-    ):  # by default, large matrices are multiplied, which loses the digits of distances far from the origin
+    if metric == "l2":
+        # By default, torch multiplies large matrices, which loses the digits of distances far from the origin.
         return -torch.cdist(rows, others, compute_mode="donot_use_mm_for_euclid_dist").square()
     return rows @ others.T
 

@@ -116,6 +116,20 @@ def test_best_of_lists_equals_the_oracle(towers, rng, isa, metric, dtype, is_lim
         np.testing.assert_array_equal(found[1], expected[1])
 
 
+def test_lists_hold_places_in_the_base(towers, rng):
+    queries, ids = towers[0], np.sort(rng.choice(NUM_INSTANCES, 500, replace=False))
+    rows, lists = ids[::9], rng.integers(-1, len(ids), (56, 90)).astype(np.int32)
+    search = ApproximateSearch("faiss", as_matrix(queries, "q"), None, "cosine", None, None, 2, [])
+    numbers = torch.arange(0, len(ids), 9)
+    neighbors, scores = search._best(torch.from_numpy(ids), numbers, torch.from_numpy(lists), (0, 20))
+    expected = reference.knn_of_lists(queries.numpy(), 20, np.where(lists < 0, -1, ids[lists]), rows=rows)
+    np.testing.assert_array_equal(neighbors.numpy(), expected[0])
+    np.testing.assert_array_equal(scores.numpy(), expected[1])
+    lists[3, 4] = 500
+    with pytest.raises(ValueError, match=r"lists: expected integers in \[-1, 500\), got 500"):
+        search._best(torch.from_numpy(ids), numbers, torch.from_numpy(lists), (0, 20))
+
+
 def best_of_lists(queries, documents, rows, lists, window, metric, labels, max_score, num_threads):
     search = ApproximateSearch(
         "faiss", as_matrix(queries, "q"), None if documents is None else as_matrix(documents, "d"), metric,

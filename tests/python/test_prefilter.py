@@ -112,11 +112,11 @@ def test_more_memory_is_never_refused(isa, metric):
     """Copies may take half of max_memory, but never what the rest needs."""
     features = torch.randn(1000, 32, generator=torch.Generator().manual_seed(1))
     wanted = knn_graph(features, 900, metric=metric, num_threads=1)
-    for max_memory in (126_000, 131_000, 140_000, 160_000, 400_000):
+    for max_memory in (163_000, 175_000, 200_000, 230_000, 500_000):
         graph = knn_graph(features, 900, metric=metric, num_threads=1, max_memory=max_memory)
         assert torch.equal(graph.neighbors, wanted.neighbors)
     near, is_enough = proximity_graph(features, 700, num_candidates=900, metric=metric, num_threads=1), False
-    for max_memory in range(100_000, 400_000, 30_000):
+    for max_memory in range(120_000, 500_000, 30_000):
         try:
             graph = proximity_graph(
                 features, 700, num_candidates=900, metric=metric, num_threads=1, max_memory=max_memory

@@ -33,19 +33,14 @@ class GroupWorkspace {
     for (int64_t i = 0; i < count; ++i) set_row(i, order_[first + i]);
     find_excluded(count);
     int64_t num_undecided = count;
-    if (margin_ > 0.0) {
+    if (margin_ > 0.0 && block_.prefilter_pays()) {
       if (!fill_block(&num_undecided, margin_, worker)) return;
-      num_prefiltered_ += count;
-      if (kMaxCloseInverse * block_.num_close() > num_prefiltered_ * candidates_.size()) margin_ = 0.0;
     }
     if (num_undecided > 0 && !fill_block(&num_undecided, 0.0, worker)) return;
     worker.add_done(count);
   }
 
  private:
-  // If more than one in so many candidates is too close to call, exact scores of all are as fast (measured).
-  static constexpr int64_t kMaxCloseInverse = 160;
-
   void set_row(int64_t i, int64_t row) {
     rows_[i] = row;
     query_ids_[i] = subset_.instance(row);
@@ -85,7 +80,7 @@ class GroupWorkspace {
   }
 
   const GraphSubset& subset_;
-  double margin_;          // of the prefilter; 0 once it does not pay
+  const double margin_;    // of the prefilter
   const uint32_t* order_;  // rows of the subset, group after group
   DrawnCandidates candidates_;
   IndexTable members_;
@@ -95,7 +90,7 @@ class GroupWorkspace {
   std::vector<float> query_norms_;
   std::vector<int64_t> rows_;      // rows of the subset
   std::vector<int64_t> excluded_;  // candidate that each row drops
-  int64_t group_ = -1, num_prefiltered_ = 0;
+  int64_t group_ = -1;
 };
 
 }  // namespace

@@ -53,7 +53,8 @@ void search(const KnnRequest& request, const BlockPlan& plan, const Prefilter& p
     for (int64_t i = 0; i < end - begin; ++i) set_row(i, rows != nullptr ? rows[begin + i] : begin + i);
     TopKBlock& block = workspace->block;
     int64_t num_left = end - begin;
-    for (double margin = prefilter.margin; num_left > 0; margin = 0.0) {  // exact scores for what is undecided
+    double margin = block.prefilter_pays() ? prefilter.margin : 0.0;
+    for (; num_left > 0; margin = 0.0) {  // exact scores for what is undecided
       block.begin(workspace->query_ids.data(), workspace->query_norms.data(), num_left, margin);
       if (!block.offer(base_ids, base_norms, num_base, workspace->excluded.data(), worker)) return;
       int64_t num_undecided = 0;
@@ -74,7 +75,7 @@ void knn(const KnnRequest& request, const Edges& edges, Monitor& monitor) {
   const bool same_norms = !request.separate_base && request.query_ids == request.base_ids;
   const int64_t num_selected = request.selection.num_neighbors + request.selection.range_min;
   const bool is_symmetric = same_norms && request.exclude_self && can_search_symmetric(num_selected, num_base);
-  const bool has_one_copy = !request.separate_base && (is_symmetric || request.base_ids == nullptr);
+  const bool has_one_copy = !request.separate_base && (same_norms || request.base_ids == nullptr);
   const double num_scores =
       (is_symmetric ? 0.5 : 1.0) * static_cast<double>(num_queries) * static_cast<double>(num_base);
   int64_t copy_bytes = has_one_copy
@@ -122,7 +123,7 @@ void knn(const KnnRequest& request, const Edges& edges, Monitor& monitor) {
   }
   const Prefilter prefilter = copies ? copies->prefilter() : Prefilter{};
   const int64_t budget_bytes = std::min(request.max_memory_bytes - fixed_bytes, kMaxSymmetricBytes);
-  if (is_symmetric && knn_symmetric_bytes(plan, num_base) <= budget_bytes) {
+  if (is_symmetric && knn_symmetric_bytes(plan, num_base, request.base.dim) <= budget_bytes) {
     const std::vector<int64_t> rest =
         knn_symmetric(request, plan, prefilter, base_ids.data(), base_norms.data(), edges, team);
     search(request, plan, Prefilter{}, rest.data(), static_cast<int64_t>(rest.size()), query_norms, base_ids.data(),

@@ -24,10 +24,11 @@ class ListWorkspace {
       : request_(request),
         base_norms_(base_norms),
         block_(plan, request.queries, request.base, request.selection, edges),
-        ids_(static_cast<size_t>(request.list_size)),
-        norms_(ids_.size()) {}
+        places_(static_cast<size_t>(request.list_size)),
+        ids_(places_.size()),
+        norms_(places_.size()) {}
 
-  static int64_t bytes(const KnnOfListsRequest& request) { return 12 * request.list_size; }
+  static int64_t bytes(const KnnOfListsRequest& request) { return 16 * request.list_size; }
 
   // Finishes one query.
   void run(int64_t row, float query_norm, Worker& worker) {
@@ -44,20 +45,28 @@ class ListWorkspace {
  private:
   // Writes the distinct ids of a list to ids_, ascending, and their norms to norms_. Returns their number.
   int64_t read(const int32_t* list) {
-    const int64_t num_base = request_.base.num_rows;
-    const auto first_id = std::copy_if(list, list + request_.list_size, ids_.begin(), [&](int32_t id) {
-      if (id >= num_base) throw std::invalid_argument("lists: expected rows of the base, got " + std::to_string(id));
-      return id >= 0;
+    const int64_t num_base = request_.num_base;
+    const auto end = std::copy_if(list, list + request_.list_size, places_.begin(), [&](int32_t place) {
+      if (place < -1 || place >= num_base) {
+        throw std::invalid_argument("lists: expected integers in [-1, " + std::to_string(num_base) + "), got " +
+                                    std::to_string(place));
+      }
+      return place >= 0;
     });
-    std::sort(ids_.begin(), first_id);
-    const int64_t size = std::unique(ids_.begin(), first_id) - ids_.begin();
-    for (int64_t c = 0; c < size; ++c) norms_[c] = base_norms_[ids_[c]];
-    return size;
+    std::sort(places_.begin(), end);
+    const auto size = static_cast<size_t>(std::unique(places_.begin(), end) - places_.begin());
+    for (size_t c = 0; c < size; ++c) {
+      const int32_t place = places_[c];
+      ids_[c] = request_.base_ids != nullptr ? request_.base_ids[place] : place;
+      norms_[c] = base_norms_[place];
+    }
+    return static_cast<int64_t>(size);
   }
 
   const KnnOfListsRequest& request_;
   const float* base_norms_;
   TopKBlock block_;
+  std::vector<int32_t> places_;
   std::vector<int64_t> ids_;
   std::vector<float> norms_;
 };
@@ -66,7 +75,7 @@ class ListWorkspace {
 
 void knn_of_lists(const KnnOfListsRequest& request, const Edges& edges, Monitor& monitor) {
   constexpr int64_t kGrain = 64;
-  const int64_t num_queries = request.num_queries, num_base = request.base.num_rows;
+  const int64_t num_queries = request.num_queries, num_base = request.num_base;
   const Metric metric = request.selection.metric;
   const int64_t fixed_bytes = 4 * (num_base + num_queries);
   const BlockPlan plan =
@@ -74,8 +83,8 @@ void knn_of_lists(const KnnOfListsRequest& request, const Edges& edges, Monitor&
                      ListWorkspace::bytes(request), fixed_bytes, request.max_memory_bytes - fixed_bytes);
   ThreadTeam team(plan.num_threads, monitor);
   AlignedBuffer<float> base_norms(num_base), query_norms(num_queries);
-  compute_row_norms(team, request.base, request.separate_base ? "documents" : "features", nullptr, num_base, metric,
-                    base_norms.data());
+  compute_row_norms(team, request.base, request.separate_base ? "documents" : "features", request.base_ids, num_base,
+                    metric, base_norms.data());
   compute_row_norms(team, request.queries, "features", request.query_ids, num_queries, metric, query_norms.data());
 
   std::vector<std::unique_ptr<ListWorkspace>> workspaces(static_cast<size_t>(plan.num_threads));

@@ -255,11 +255,10 @@ bool can_search_symmetric(int64_t num_selected, int64_t num_rows) {
   return num_rows >= 2 * kMinSampled && sample_rank(num_selected, num_rows) <= num_sampled_columns(num_rows) / 2;
 }
 
-int64_t knn_symmetric_bytes(const BlockPlan& plan, int64_t num_rows) {
+int64_t knn_symmetric_bytes(const BlockPlan& plan, int64_t num_rows, int64_t dim) {
   const auto per_buffer = static_cast<int64_t>(sizeof(TopKBuffer));
-  const int64_t part_rows = plan.num_threads * plan.row_block;
-  return TopKStorage::bytes(num_rows + part_rows, plan.top_k_capacity) + (num_rows + part_rows) * per_buffer +
-         4 * num_rows + plan.num_threads * 4 * (plan.candidate_block + 16);
+  return TopKStorage::bytes(num_rows, plan.top_k_capacity) + (per_buffer + 4) * num_rows +
+         plan.num_threads * (plan.workspace_bytes(dim) + 4 * (plan.candidate_block + 16));
 }
 
 std::vector<int64_t> knn_symmetric(const KnnRequest& request, const BlockPlan& plan, const Prefilter& prefilter,

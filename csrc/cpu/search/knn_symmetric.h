@@ -13,8 +13,8 @@ namespace bse {
 // Upper bound on the scratch of knn_symmetric(), even if max_memory allows more.
 constexpr int64_t kMaxSymmetricBytes = int64_t{1} << 30;
 
-// Returns the scratch in bytes: mainly the buffers of all rows, and those of a row block for each thread.
-int64_t knn_symmetric_bytes(const BlockPlan& plan, int64_t num_rows);
+// Returns the scratch in bytes: mainly the buffers of all rows, and a workspace of each thread.
+int64_t knn_symmetric_bytes(const BlockPlan& plan, int64_t num_rows, int64_t dim);
 
 // Returns whether there are enough rows to set thresholds by sampling. num_selected: K + range_min
 bool can_search_symmetric(int64_t num_selected, int64_t num_rows);

@@ -15,9 +15,11 @@ int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1
 }  // namespace
 
 int64_t BlockPlan::workspace_bytes(int64_t dim) const {
+  // Beside its buffer, a row that is finished needs entries of 80 bytes (borderline_rescorer.h, edge_writer.h).
+  constexpr int64_t kFinishedEntryBytes = 80;
   const int64_t depth = std::min(depth_block, dim);
   return 4 * (candidate_block * depth + stripe_rows(dim) * candidate_block + (row_block + 3 * 64) * depth) +
-         8 * top_k_capacity * (row_block + 1) + (64 + sizeof(TopKBuffer)) * row_block + 4096;
+         top_k_capacity * (8 * row_block + kFinishedEntryBytes) + (64 + sizeof(TopKBuffer)) * row_block + 4096;
 }
 
 BlockPlan BlockPlan::fit(const Selection& selection, int64_t max_rows_per_block, int64_t num_candidates, int64_t dim,

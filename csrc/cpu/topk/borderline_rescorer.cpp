@@ -117,6 +117,7 @@ void BorderlineRescorer::find_best_of_close(const TopKBuffer& buffer, int64_t nu
   if (num_best == 0) return;
   open_.resize(close_.size());
   std::iota(open_.begin(), open_.end(), size_t{0});
+  // Scores of fixed-point copies have a larger unit than cosines, but these are finer anyway.
   if (finer_margin_ > 0.0 && finer_margin_ < margin_ && num_best < static_cast<int64_t>(close_.size())) {
     num_best = refine_close(buffer, num_best);
   }

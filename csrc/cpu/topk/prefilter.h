@@ -1,8 +1,8 @@
 // Prefilter and rescore. Approximate scores are fast and find the few candidates that can be in the exact top K. Exact
 // scores decide between those that are too close to call. Only cosine has a prefilter: only its error has a bound.
 //
-// Let e bound the error of a score (csrc/common/prefilter_bound.h) and T be the K-th best approximate score. A
-// candidate above T + 2e is certainly in the exact top K. One below T - 2e certainly is not. The margin is 2e.
+// Let the error of every score be below e (csrc/common/prefilter_bound.h) and T be the K-th best approximate score. A
+// candidate above T + 2e is certainly in the exact top K. One at T - 2e or below certainly is not. The margin is 2e.
 // borderline_rescorer.h decides between the others.
 #pragma once
 

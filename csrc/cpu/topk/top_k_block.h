@@ -52,6 +52,7 @@ class TopKBlock {
   bool offer(const int64_t* candidate_ids, const float* candidate_norms, int64_t count, const int64_t* excluded,
              Worker& worker) {
     rescorer_.begin(candidate_ids, candidate_norms, margin_, count / 32);
+    if (margin_ > 0.0) num_prefiltered_ += count * static_cast<int64_t>(buffers_.size());
     return scorer_.score(candidate_ids, candidate_norms, count, worker,
                          [&](int64_t i, float* scores, int64_t first, int64_t size) {
                            if (excluded[i] >= first && excluded[i] < first + size) {
@@ -85,9 +86,13 @@ class TopKBlock {
     return true;
   }
 
-  int64_t num_close() const { return rescorer_.num_close(); }
+  // Returns whether the prefilter of offer() saves time, by the blocks so far. If too many candidates are too close to
+  // call, exact scores of all are as fast (measured).
+  bool prefilter_pays() const { return kMaxCloseInverse * rescorer_.num_close() <= num_prefiltered_; }
 
  private:
+  static constexpr int64_t kMaxCloseInverse = 160;
+
   void prepare_next() {
     const auto i = static_cast<size_t>(num_prepared_++);
     is_prepared_.push_back(rescorer_.prepare(buffers_[i], query_ids_[i]));
@@ -105,7 +110,7 @@ class TopKBlock {
   EdgeWriter writer_;
   TopKStorage storage_;
   std::vector<TopKBuffer> buffers_;
-  int64_t num_prepared_ = 0;
+  int64_t num_prepared_ = 0, num_prefiltered_ = 0;
   std::vector<char> is_prepared_;  // [num_prepared] whether the prefilter can still decide the row
 };
 

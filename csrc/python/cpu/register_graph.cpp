@@ -39,8 +39,8 @@ void core_knn(const py::object& request, const py::object& edges, const py::obje
 void core_knn_of_lists(const py::object& fields, const py::object& edges, const py::object& resources, uintptr_t lists,
                        int64_t list_size) {
   const auto search = [&](KnnOfListsRequest& request, const Edges& result, Monitor& monitor) {
-    require(request.query_ids != nullptr && request.base_ids == nullptr && request.exclude_self && list_size > 0,
-            "ids of queries, the whole base without the query itself, and lists");
+    require(request.query_ids != nullptr && request.exclude_self && list_size > 0,
+            "ids of queries, a base without the query itself, and lists");
     request.lists = pointer<int32_t>(lists);
     request.list_size = list_size;
     knn_of_lists(request, result, monitor);
@@ -72,7 +72,7 @@ void register_graph(py::module_& module) {
   module.def(
       "knn_of_lists", &core_knn_of_lists, py::arg("request"), py::arg("edges"), py::arg("resources"), py::kw_only(),
       py::arg("lists"), py::arg("list_size"),
-      "edges: int32 [R, K] neighbors; float32 [R, K] scores or 0; lists: int32 [R, list_size] rows of base or -1");
+      "edges: int32 [R, K] neighbors; float32 [R, K] scores or 0; lists: int32 [R, list_size] places in base_ids or -1");
   module.def("mutual_edges", &core_mutual_edges, py::arg("request"), py::arg("edges"), py::kw_only(),
              py::arg("num_threads"), py::arg("degrees"),
              "edges: int32 [R, K] neighbors; float32 [R, K] scores or 0; degrees: int32 [R]");
