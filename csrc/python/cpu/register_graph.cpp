@@ -69,10 +69,10 @@ void register_graph(py::module_& module) {
   module.def("proximity_graph", &core_proximity_graph, py::arg("request"), py::arg("edges"), py::arg("resources"),
              description);
   module.def("knn", &core_knn, py::arg("request"), py::arg("edges"), py::arg("resources"), description);
-  module.def(
-      "knn_of_lists", &core_knn_of_lists, py::arg("request"), py::arg("edges"), py::arg("resources"), py::kw_only(),
-      py::arg("lists"), py::arg("list_size"),
-      "edges: int32 [R, K] neighbors; float32 [R, K] scores or 0; lists: int32 [R, list_size] places in base_ids or -1");
+  module.def("knn_of_lists", &core_knn_of_lists, py::arg("request"), py::arg("edges"), py::arg("resources"),
+             py::kw_only(), py::arg("lists"), py::arg("list_size"),
+             "edges: int32 [R, K] neighbors; float32 [R, K] scores or 0; lists: int32 [R, list_size] places in "
+             "base_ids or -1");
   module.def("mutual_edges", &core_mutual_edges, py::arg("request"), py::arg("edges"), py::kw_only(),
              py::arg("num_threads"), py::arg("degrees"),
              "edges: int32 [R, K] neighbors; float32 [R, K] scores or 0; degrees: int32 [R]");
