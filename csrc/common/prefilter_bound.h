@@ -25,11 +25,11 @@
 // and added to the others. Runs have 32 elements or more, except the last one, because BlockPlan cuts rows into parts
 // of 16 pairs or more.
 //
-// A copy of bytes (cpu/topk/byte_copy.h) has y' = step b with integers b, and a query z' = step' q near z = r x, likewise. The
-// sum D of all q_k b_k is an exact integer, so only the product of float(D) with the float nearest to step step'
-// rounds, three times by u. With a lower plane of bytes, two such products and their sum round. Because |y'| and |z'|
-// are below 1.4, 2^-20 = 16 u covers this, the rounding of the two cosines included. |D| <= 127 max_query_word(d) d <
-// 2^31.
+// A copy of bytes (cpu/topk/byte_copy.h) has y' = step b with integers b, and a query z' = step' q near z = r x,
+// likewise. The sum D of all q_k b_k is an exact integer, so only the product of float(D) with the float nearest to
+// step step' rounds, three times by u. With a lower plane of bytes, two such products and their sum round. Because |y'|
+// and |z'| are below 1.4, 2^-20 = 16 u covers this, the rounding of the two cosines included. |D| <= 127
+// max_query_word(d) d < 2^31.
 #pragma once
 
 #include <cmath>
