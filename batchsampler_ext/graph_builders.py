@@ -137,8 +137,8 @@ def proximity_graph(
         seed: 0 to 2**64 - 1.
         num_threads: CPU threads, by default ``torch.get_num_threads()``.
         max_memory: limit of scratch memory beyond the result, in bytes. Without it, the CPU takes a few MiB per thread
-            and 8 bytes per row. For cosine, most CPUs take 2 D bytes per row more for rounded copies, up to 1 GiB in
-            total and up to half of ``max_memory``. A CUDA device takes 32 MiB for scores and up to 12 bytes per row.
+            and 8 bytes per row. For cosine, most CPUs take about 2 D bytes per row more for rounded copies, up to 1 GiB
+            in total and up to half of ``max_memory``. A CUDA device takes 32 MiB for scores and up to 12 bytes per row.
             For :func:`knn_graph` and :func:`knn`, it takes 16 K + 2,000 bytes per row for lists of candidates, up to
             1 GiB. If K is above 512, or the base has fewer than 1025 or 4 K rows, it takes up to 512 MiB for scores
             instead.

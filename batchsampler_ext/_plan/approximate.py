@@ -2,7 +2,8 @@
 
 For a window (p, q), the library lists the nearest rows by its own scores, more than q. The engine keeps those of rank
 p + 1 to q by exact score, as the exact search does: without the row itself and what labels and max_score exclude, ties
-by lower id. So edges have exact scores. A neighbor that the library misses moves later ranks forward.
+by lower id. So edges have exact scores. A neighbor that the library misses moves later ranks forward. Rows whose list
+holds too few that are allowed are searched exactly.
 
 Recall is the share of the exact best q that are found, over rows that the seed draws. The effort of the library is
 raised until these rows reach RECALL_GOAL. Then all rows are searched.
@@ -17,7 +18,7 @@ import torch
 
 from .._engine import validate
 from .._engine.arrays import Matrix, address, as_ids
-from .._engine.backend import core, engine
+from .._engine.backend import core
 from .._engine.random import Stream, derived_seed, permutation
 from .._engine.requests import Edges, KnnRequest, Resources, Selection
 from .._engine.validate import NO_MEMORY_LIMIT, Progress
@@ -30,9 +31,10 @@ from .sources import Part
 
 NEIGHBORS = ("exact", *INDEXES)
 RECALL_GOAL = 0.95
-FEW_ROWS = 20_000  # fewer are searched exactly, in a second or so
+FEW_ROWS = 50_000  # fewer are searched exactly, which is faster then
 _NUM_SAMPLED = 1000
-_MAX_LISTED = 4096  # or 4 q if it is more: of rows whose lists hold too few that are allowed
+_MAX_STARVED = 0.01  # share of rows whose lists would be longer with more effort, and hold too few
+_MAX_EXACT = 0.1  # share of rows that are searched exactly
 _LISTED_AT_ONCE = 1 << 24
 
 
@@ -67,7 +69,7 @@ class ApproximateSearch(NamedTuple):
         validate.choice(library, "neighbors", NEIGHBORS)
         if library == "exact":
             return None
-        if recipe.max_neighbors() == 0 or recipe.num_candidates is not None:
+        if all(recipe.window_of(part.source) is None for part in parts):
             raise ValueError(f"neighbors: expected 'exact' without a window of ranks, got {library!r}")
         if queries.device.type != "cpu":
             raise ValueError(
@@ -75,19 +77,15 @@ class ApproximateSearch(NamedTuple):
                 "searches on the CPU"
             )
         if max_memory is not None:
-            raise ValueError(f"max_memory: expected None with neighbors={library!r}, which has no limit of its memory")
+            raise ValueError(
+                f"max_memory: expected None with neighbors={library!r}, which cannot limit its memory, got {max_memory}"
+            )
         kind = INDEXES[library]
         if metric not in kind.METRICS:
-            known = " or ".join(map(repr, kind.METRICS))
-            raise ValueError(f"neighbors: expected 'exact' or 'faiss' with metric={metric!r}; {library!r} has {known}")
+            raise ValueError(f"neighbors: expected 'exact' or 'faiss' with metric={metric!r}, got {library!r}")
         require_library(library)
         labels = None if labels is None else as_ids(labels, "labels", -1, 2**63 - 1)
-        search = cls(library, queries, documents, metric, labels, max_score, num_threads, [])
-        for part in parts:
-            window = recipe.window_of(part.source)
-            if window is not None and search.takes(part.rows):
-                search._require_few_equal(part.rows, window[1])
-        return search
+        return cls(library, queries, documents, metric, labels, max_score, num_threads, [])
 
     def takes(self, rows: torch.Tensor) -> bool:
         """Returns whether the rows of a source are searched by the library."""
@@ -109,48 +107,67 @@ class ApproximateSearch(NamedTuple):
         index_progress, progress: called as ``progress(rows done, R)`` while rows are indexed, then searched.
         """
         (first, last), num_rows = window, len(ids)
-        kind, most_equal = INDEXES[self.library], _most_equal(self.labels, ids)
-        documents = self.queries if self.documents is None else self.documents
-        rows = Rows(ids, self.queries, documents, self.metric)
-        index = kind(rows, last, most_equal, seed, self.num_threads, index_progress)
-        sampled = permutation(num_rows, derived_seed(seed, Stream.SAMPLE, 3), 0)[:_NUM_SAMPLED].sort().values
-        expected = self._exact(ids, sampled, last)
-        size = index.fitted_size(sampled, _numbers_of(expected, ids))
-        while True:
-            recall = _recall(self._listed(index, ids, sampled, size, (0, last))[0], expected)
-            if recall >= RECALL_GOAL or not index.raise_effort():
-                break
+        index, size, found = self._fitted(ids, last, seed, index_progress)
         neighbors = torch.empty(num_rows, last - first, dtype=torch.int32)
         scores = torch.empty(neighbors.shape) if return_scores else None
-        num_done = 0
+        num_done, short = 0, []
         for numbers in index.order().split(max(1, _LISTED_AT_ONCE // size)):
-            neighbors[numbers], own_scores = self._listed(index, ids, numbers, size, window)
+            neighbors[numbers], own_scores = self._best(ids, numbers, index.search(numbers, size), window)
             if scores is not None:
                 scores[numbers] = own_scores
+            short.append(numbers[neighbors[numbers, -1] < 0])
             num_done += len(numbers)
             if progress is not None:
                 progress(num_done, num_rows)
-        found = {
-            "source": source,
-            "num_rows": num_rows,
-            "num_sampled": len(sampled),
-            "num_listed": size,
-            "recall": recall,
-        }
-        self.found.append(found | index.settings())
+        rest = torch.cat(short).sort().values
+        neighbors[rest], own_scores = self._exact(ids, rest, window)
+        if scores is not None:
+            scores[rest] = own_scores
+        self.found.append({"source": source, "num_rows": num_rows, **found, "num_exact": len(rest)})
         return ProximityGraph._from_engine(
             neighbors, scores, None if source is None else ids, self.queries.num_rows, []
         )
 
+    def _fitted(
+        self, ids: torch.Tensor, last: int, seed: int, progress: Progress | None
+    ) -> tuple[Index, int, dict[str, Any]]:
+        """Returns an index with the effort that the goal needs, the rows to list, and what to tell of both."""
+        documents = self.queries if self.documents is None else self.documents
+        rows, num_equal = Rows(ids, self.queries, documents, self.metric), min(_most_equal(self.labels, ids), last)
+        index = INDEXES[self.library](rows, last, num_equal, seed, self.num_threads, progress)
+        sampled = permutation(len(ids), derived_seed(seed, Stream.SAMPLE, 3), 0)[:_NUM_SAMPLED].sort().values
+        expected = self._exact(ids, sampled, (0, last))[0]
+        size = index.fitted_size(sampled, _numbers_of(expected, ids))
+        while True:
+            lists = index.search(sampled, size)
+            listed = self._best(ids, sampled, lists, (0, last))[0]
+            is_short = listed[:, -1] < 0
+            num_starved = int((is_short & (lists[:, -1] < 0) & (expected[:, -1] >= 0)).sum())
+            listed[is_short] = expected[is_short]
+            recall = _recall(listed, expected)
+            is_reached = recall >= RECALL_GOAL and num_starved <= _MAX_STARVED * len(sampled)
+            if is_reached or not index.raise_effort():
+                break
+        num_short = int(is_short.sum())
+        if num_short > _MAX_EXACT * len(sampled):
+            raise ValueError(
+                f"neighbors: expected 'exact', because of {len(sampled)} sampled instances {num_short} have fewer than "
+                f"{last} neighbors that labels, unique and max_score allow among the {size} that are listed, got "
+                f"{self.library!r}"
+            )
+        return index, size, {"num_sampled": len(sampled), "num_listed": size, "recall": recall, **index.settings()}
+
     def description(self) -> dict[str, Any]:
-        """Returns what plans tell of the search, as JSON has it. Warns if the recall is below the goal."""
+        """Returns what plans tell of the search, as JSON has it. Warns of sources whose recall is below the goal."""
         num_rows = sum(found["num_rows"] for found in self.found)
         recall = sum(found["num_rows"] * found["recall"] for found in self.found) / num_rows if num_rows else 1.0
-        if recall < RECALL_GOAL:
-            warn(
-                f"compose: {self.library} found {recall:.1%} of the nearest neighbors of sampled instances, below the "
-                f"goal of {RECALL_GOAL:.0%}. neighbors='exact' finds all"
-            )
+        for found in self.found:
+            if found["recall"] < RECALL_GOAL:
+                of_source = "" if found["source"] is None else f" of source {found['source']}"
+                warn(
+                    f"compose: {self.library} found {found['recall']:.1%} of the nearest neighbors of sampled instances"
+                    f"{of_source}, below the goal of {RECALL_GOAL:.0%}. neighbors='exact' finds all"
+                )
         return {
             "version": require_library(self.library).__version__,
             "num_rows": num_rows,
@@ -158,42 +175,15 @@ class ApproximateSearch(NamedTuple):
             "sources": self.found,
         }
 
-    def _require_few_equal(self, ids: torch.Tensor, last: int) -> None:
-        most_equal, limit = _most_equal(self.labels, ids), INDEXES[self.library].max_equal(last, _max_listed(last))
-        if most_equal > limit:
-            raise ValueError(
-                f"neighbors: expected 'exact' with {most_equal} instances of one label or id, which are no neighbors "
-                f"of each other; for a window up to rank {last}, {self.library!r} can skip {limit}"
-            )
-
-    def _exact(self, ids: torch.Tensor, numbers: torch.Tensor, num_best: int) -> torch.Tensor:
-        """Returns the best of all rows for some of them, int32 [len(numbers), num_best]."""
-        query_ids = ids[numbers]
-        neighbors = torch.empty(len(numbers), num_best, dtype=torch.int32)
-        request = self._request(query_ids, ids, (0, num_best))
-        status = engine(self.queries.device).knn(request, Edges(address(neighbors), 0), self._resources())
-        if status is not None:
-            status.check()
-        return neighbors
-
-    def _listed(
-        self, index: Index, ids: torch.Tensor, numbers: torch.Tensor, size: int, window: tuple[int, int]
+    def _exact(
+        self, ids: torch.Tensor, numbers: torch.Tensor, window: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the window of ranks among the rows that the index lists, int32 and float32 [len(numbers), q - p].
-
-        Rows with too few that are allowed get longer lists, while these hold more.
-        """
-        shape, most = (len(numbers), window[1] - window[0]), min(len(ids), _max_listed(window[1]))
+        """Returns the window of ranks among all rows, for some of them, int32 and float32 [len(numbers), q - p]."""
+        shape, query_ids = (len(numbers), window[1] - window[0]), ids[numbers]
         neighbors, scores = torch.empty(shape, dtype=torch.int32), torch.empty(shape)
-        left = torch.arange(len(numbers))
-        while len(left):
-            are_cut = []
-            for part in left.split(max(1, _LISTED_AT_ONCE // size)):
-                lists = index.search(numbers[part], size)
-                neighbors[part], scores[part] = self._best(ids, numbers[part], lists, window)
-                is_full = lists.shape[1] == size < most
-                are_cut.append(part[(neighbors[part, -1] < 0) & (lists[:, -1] >= 0)] if is_full else part[:0])
-            left, size = torch.cat(are_cut), min(4 * size, most)
+        if len(numbers):
+            request = self._request(query_ids, ids, window)
+            core.knn(request, Edges(address(neighbors), address(scores)), self._resources())
         return neighbors, scores
 
     def _best(
@@ -233,10 +223,6 @@ class ApproximateSearch(NamedTuple):
         return Resources(self.num_threads, NO_MEMORY_LIMIT, None)
 
 
-def _max_listed(last: int) -> int:
-    return max(_MAX_LISTED, 4 * last)
-
-
 def _numbers_of(instances: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Returns the places of instances in ids, which are ascending. int64, -1 stays."""
     return torch.where(instances >= 0, torch.searchsorted(ids, instances.long()), -1)
@@ -259,11 +245,11 @@ def _recall(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def described(neighbors: str, search: Mapping[str, Any]) -> str:
-    """Returns a sentence about a search for the report of a plan. search: :meth:`ApproximateSearch.description`."""
+    """Returns sentences about a search for the report of a plan. search: :meth:`ApproximateSearch.description`."""
     if not search["num_rows"]:
         return f"Neighbors are exact, because no source has the {FEW_ROWS:,} instances that {neighbors} would search."
     num_sampled = sum(found["num_sampled"] for found in search["sources"])
     return (
         f"{neighbors} {search['version']} found {search['recall']:.1%} of the nearest neighbors up to the last rank of "
-        f"the window, measured against exact ones of {num_sampled:,} instances."
+        f"the window, compared with the exact ones of {num_sampled:,} sampled instances."
     )

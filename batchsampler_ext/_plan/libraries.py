@@ -22,6 +22,7 @@ from .._engine.validate import Progress
 from .float_rows import float_rows
 
 _ROWS_AT_ONCE = 1 << 13  # a float32 copy of so many rows
+_LARGEST = 1e15
 
 
 class Rows(NamedTuple):
@@ -36,18 +37,26 @@ class Rows(NamedTuple):
     metric: str
 
     def query_rows(self, numbers: torch.Tensor) -> np.ndarray:
-        return float_rows(self.queries, self.ids[numbers], self.metric)
+        return self._checked(float_rows(self.queries, self.ids[numbers], self.metric))
 
     def document_rows(self, numbers: torch.Tensor) -> np.ndarray:
-        return float_rows(self.documents, self.ids[numbers], self.metric)
+        return self._checked(float_rows(self.documents, self.ids[numbers], self.metric))
 
     @property
     def has_two_towers(self) -> bool:
         return self.queries is not self.documents
 
+    @staticmethod
+    def _checked(rows: np.ndarray) -> np.ndarray:
+        """Raises for rows whose products the libraries cannot hold in float32."""
+        largest = float(np.abs(rows).max(initial=0))
+        if largest > _LARGEST:
+            raise ValueError(f"neighbors: expected 'exact' for values above {_LARGEST:g}, got {largest:g}")
+        return rows
+
 
 class Index(Protocol):
-    """An index of documents, for the best ``last`` of each query, if ``most_equal`` others have its label.
+    """An index of documents, for the best ``last`` of each query, if up to ``num_equal`` others have its label.
 
     METRICS: those it has.
     """
@@ -55,12 +64,8 @@ class Index(Protocol):
     METRICS: ClassVar[tuple[str, ...]]
 
     def __init__(
-        self, rows: Rows, last: int, most_equal: int, seed: int, num_threads: int, progress: Progress | None = None
+        self, rows: Rows, last: int, num_equal: int, seed: int, num_threads: int, progress: Progress | None = None
     ) -> None: ...
-
-    @staticmethod
-    def max_equal(last: int, max_listed: int) -> int:
-        """Returns the largest ``most_equal`` that it can skip, with lists of at most ``max_listed``."""
 
     def fitted_size(self, numbers: torch.Tensor, expected: torch.Tensor) -> int:
         """Returns how many rows to list. expected: int64 [len(numbers), last], the exact best of queries, then -1."""
@@ -72,7 +77,7 @@ class Index(Protocol):
         """Returns the nearest documents of queries, int32 [len(numbers), size] or fewer columns. -1 is none."""
 
     def raise_effort(self) -> bool:
-        """Makes the next search find more, at a higher cost. Returns False if it cannot."""
+        """Makes the next search find more, at a higher cost. Returns False, and changes nothing, if it cannot."""
 
     def settings(self) -> dict[str, Any]:
         """Returns what was built, and the effort, as JSON has them."""
@@ -96,7 +101,7 @@ class FaissIndex:
     _LISTED, _MAX_LISTED = 0.995, 8  # share of the best that lists hold if all is scanned; their length, times last
 
     def __init__(
-        self, rows: Rows, last: int, most_equal: int, seed: int, num_threads: int, progress: Progress | None = None
+        self, rows: Rows, last: int, num_equal: int, seed: int, num_threads: int, progress: Progress | None = None
     ) -> None:
         self._faiss, self._rows, self._num_threads = require_library("faiss"), rows, num_threads
         self._last, faiss, num_rows = last, self._faiss, len(rows.ids)
@@ -119,10 +124,6 @@ class FaissIndex:
                 self._index.add(self._moved(rows.document_rows(numbers)))
                 if progress is not None:
                     progress(int(numbers[-1]) + 1, num_rows)
-
-    @staticmethod
-    def max_equal(last: int, max_listed: int) -> int:
-        return max_listed - last
 
     def fitted_size(self, numbers: torch.Tensor, expected: torch.Tensor) -> int:
         self._index.nprobe = self._index.nlist
@@ -151,9 +152,11 @@ class FaissIndex:
         return found
 
     def raise_effort(self) -> bool:
-        before, most = self._index.nprobe, self._index.nlist
-        self._index.nprobe = min(most, int(self._EFFORT_STEP * before) + 1)
-        return bool(before < most)
+        num_probed, most = self._index.nprobe, self._index.nlist
+        if num_probed == most:
+            return False
+        self._index.nprobe = min(most, int(self._EFFORT_STEP * num_probed) + 1)
+        return True
 
     def settings(self) -> dict[str, Any]:
         return {"num_lists": self._index.nlist, "num_probed": self._index.nprobe}
@@ -188,23 +191,21 @@ class PynndescentIndex:
     METRICS: ClassVar[tuple[str, ...]] = ("cosine", "l2")
 
     def __init__(
-        self, rows: Rows, last: int, most_equal: int, seed: int, num_threads: int, progress: Progress | None = None
+        self, rows: Rows, last: int, num_equal: int, seed: int, num_threads: int, progress: Progress | None = None
     ) -> None:
         self._rows, self._num_threads = rows, num_threads
-        self._size = min(last + 1 + most_equal, len(rows.ids))  # itself included
+        self._size = min(last + 1 + num_equal, len(rows.ids))  # itself included
         self._descent = require_library("pynndescent").NNDescent
         self._seed, self._num_built, self._epsilon = derived_seed(seed, Stream.SAMPLE, 1) % 2**31, 0, self._EPSILON
-        numbers = torch.arange(len(rows.ids))
-        self._points = np.empty((len(numbers), rows.documents.dim), np.float32)
-        for part in numbers.split(_ROWS_AT_ONCE):
+        num_rows = len(rows.ids)
+        if progress is not None:
+            progress(0, num_rows)
+        self._points = np.empty((num_rows, rows.documents.dim), np.float32)
+        for part in torch.arange(num_rows).split(_ROWS_AT_ONCE):
             self._points[part.numpy()] = rows.document_rows(part)
-            if progress is not None:
-                progress(int(part[-1]) + 1, len(numbers))
         self._build()
-
-    @staticmethod
-    def max_equal(last: int, max_listed: int) -> int:
-        return last  # the graph has as many columns more
+        if progress is not None:
+            progress(num_rows, num_rows)
 
     def fitted_size(self, numbers: torch.Tensor, expected: torch.Tensor) -> int:
         return self._size
@@ -216,11 +217,11 @@ class PynndescentIndex:
         self._graph: Any = None  # the last one goes before the next is built
         self._graph = self._descent(
             self._points,
-            metric="euclidean" if self._rows.metric == "l2" else "dot",
+            metric="euclidean",  # for cosine, rows have length one
             n_neighbors=min(wanted, len(self._points) - 1),
             max_candidates=max_candidates,
             random_state=self._seed,
-            n_jobs=self._num_threads,
+            n_jobs=min(self._num_threads, import_module("numba").config.NUMBA_NUM_THREADS),
         )
 
     def order(self) -> torch.Tensor:
@@ -263,6 +264,12 @@ def require_library(name: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the import itself, such as those of SWIG
-            return import_module(name)
+            module = import_module(name)
+        if module.__spec__ is not None and module.__spec__.origin is None:
+            raise ImportError(f"{name!r} is a folder without a module")
+        return module
     except ImportError as error:
-        raise ImportError(f"neighbors: {name!r} needs {name}; pip install 'batchsampler_ext[{name}]'") from error
+        package = "faiss-cpu" if name == "faiss" else name
+        raise ImportError(
+            f"neighbors: {name!r} needs the package {package}; pip install 'batchsampler_ext[{name}]'"
+        ) from error

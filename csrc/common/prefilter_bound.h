@@ -74,7 +74,7 @@ BSE_HOST_DEVICE inline double fixed_point_error(int64_t dim, double query_residu
   return 1.001 * residuals + 1.02 * n * unit / (1.0 - n * unit) + 0x1p-22 * (2.0 + n / 32.0);
 }
 
-// Largest magnitude of an element of a query in fixed point.
+// Largest magnitude of an element of a query in fixed point, for dim <= kMaxPrefilterDim.
 BSE_HOST_DEVICE inline int32_t max_query_word(int64_t dim) {
   constexpr int64_t kMaxWord = 32767, kMaxSum = int64_t{1} << 24;
   return static_cast<int32_t>(kMaxSum / dim < kMaxWord ? kMaxSum / dim : kMaxWord);
@@ -93,8 +93,8 @@ BSE_HOST_DEVICE inline double measured_residual(float sum_of_squares) {
   return 1.001 * sqrt(static_cast<double>(sum_of_squares)) + 0x1p-20;
 }
 
-// Returns the error bound of a cosine computed from a query and a copy of bytes. The residuals bound their
-// distances from the normalized rows.
+// Returns the error bound of a cosine computed from a query and a copy of bytes, for dim <= kMaxPrefilterDim. The
+// residuals bound their distances from the normalized rows.
 BSE_HOST_DEVICE inline double byte_copy_error(int64_t dim, double query_residual, double base_residual) {
   const double unit = 0x1p-24, n = static_cast<double>(dim), gamma_chain = n * unit / (1.0 - n * unit);
   const double residuals = query_residual + base_residual + query_residual * base_residual;

@@ -1,6 +1,8 @@
-// Compares every instruction set of this machine with the scalar one: kernels on awkward arrays, and whole graphs. It
+// Compares every instruction set of this machine with the scalar one: kernels on awkward arrays, and whole graphs. Also
+// checks the bound of prefilters by bytes, and draws of many candidates at a time. It
 // needs no Python, so it can be built for another processor and run under emulation (tests/tools/run_neon.sh).
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -8,12 +10,16 @@
 #include <limits>
 #include <random>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
+#include "cpu/candidates/candidate_draw.h"
 #include "cpu/runtime/aligned_buffer.h"
 #include "cpu/search/search.h"
 #include "cpu/simd/dispatch.h"
 #include "cpu/simd/kernel_table.h"
+#include "cpu/topk/byte_copy.h"
+#include "cpu/topk/row_norms.h"
 
 namespace {
 
@@ -165,6 +171,102 @@ struct Silent : Monitor {
   bool poll(int64_t) override { return true; }
 };
 
+// Returns rows with a largest element, half steps between bytes, many magnitudes, near ties or zeros, by kind.
+std::vector<float> awkward_rows(std::mt19937& random, int64_t num_rows, int64_t dim, int kind) {
+  std::vector<float> rows(static_cast<size_t>(num_rows * dim));
+  for (float& value : rows) value = std::normal_distribution<float>()(random);
+  for (int64_t i = 0; i < num_rows; ++i) {
+    float* row = &rows[static_cast<size_t>(i * dim)];
+    for (int64_t k = 0; k < dim; ++k) {
+      if (kind == 1) row[k] = k == i % dim ? 1.0f : 0.0f;
+      if (kind == 2) row[k] = k == 0 ? 1.0f : (i % 2 == 0 ? 0.5f : 0.5f + 0.5f / 254.0f) / 127.0f;
+      if (kind == 3) row[k] *= std::exp2(5.0f * std::normal_distribution<float>()(random));
+      if (kind == 4 && i > 0) row[k] = rows[static_cast<size_t>(k)] + 1e-5f * row[k];
+      if (kind == 5 && i % 2 == 0) row[k] = 0.0f;
+      if (kind == 6) row[k] = k == 0 ? 1.0f : 1e-42f * row[k];
+      if (kind == 7) row[k] = std::ldexp(row[k], static_cast<int>(i % 9) - 4);
+    }
+  }
+  return rows;
+}
+
+// Returns the cosines of a row and all rows.
+std::vector<float> exact_cosines(const std::vector<float>& rows, const std::vector<float>& norms, int64_t query) {
+  const size_t dim = rows.size() / norms.size(), own = static_cast<size_t>(query);
+  std::vector<float> cosines(norms.size());
+  for (size_t i = 0; i < norms.size(); ++i) {
+    float chain = 0.0f;
+    for (size_t k = 0; k < dim; ++k) chain = std::fma(rows[own * dim + k], rows[i * dim + k], chain);
+    cosines[i] = finish_score(Metric::kCosine, chain, norms[own], norms[i]);
+  }
+  return cosines;
+}
+
+// Approximate cosines by bytes are within their bound of the exact ones.
+void test_byte_copy(const std::string& isa, std::mt19937& random) {
+  if (kernel_table().gather_byte_dots == nullptr) return;
+  constexpr int64_t kNumRows = 37;
+  std::vector<int64_t> ids(97);
+  for (size_t c = 0; c < ids.size(); ++c) ids[c] = static_cast<int64_t>(random() % kNumRows);
+  Silent monitor;
+  ThreadTeam team(2, monitor);
+  for (const int64_t dim : {32, 63, 64, 65, 127, 511, 513, 777, 1000, 4200, 8192}) {
+    for (int kind = 0; kind < 8; ++kind) {
+      const std::vector<float> values = awkward_rows(random, kNumRows, dim, kind);
+      MatrixView features;
+      features.data = values.data();
+      features.num_rows = kNumRows;
+      features.dim = features.row_stride_elements = dim;
+      std::vector<float> norms(kNumRows);
+      compute_row_norms(team, features, "features", nullptr, kNumRows, Metric::kCosine, norms.data());
+      const ByteCopy copy(features, nullptr, norms.data(), kNumRows, team);
+      CopiedScores copied(features, copy);
+      for (int64_t query = 0; query < kNumRows; ++query) {
+        const std::vector<float> exact = exact_cosines(values, norms, query);
+        copied.set_query(query, norms[static_cast<size_t>(query)]);
+        const auto count = static_cast<int64_t>(ids.size()) - query % 9;
+        std::vector<float> high(ids.size());
+        copied.score(ids.data(), count, high.data());
+        std::vector<float> refined = high;
+        copied.refine(ids.data(), count, refined.data());
+        for (size_t c = 0; c < static_cast<size_t>(count); ++c) {
+          const auto error = [&](float score) {
+            return std::fabs(static_cast<double>(score) - static_cast<double>(exact[static_cast<size_t>(ids[c])]));
+          };
+          expect(2.0 * error(high[c]) < copied.high_margin() && 2.0 * error(refined[c]) < copied.refined_margin(),
+                 isa + ", cosine by bytes, dim " + std::to_string(dim) + ", kind " + std::to_string(kind));
+        }
+      }
+    }
+  }
+}
+
+struct HashSet {
+  std::unordered_set<uint32_t> values;
+  bool insert(uint32_t value) { return values.insert(value).second; }
+};
+
+// Draws with marks and many words at a time are those of draw_sparse().
+void test_draws(const std::string& isa, std::mt19937& random) {
+  for (const uint32_t n : {7u, 511u, 65537u, 262145u, 1048576u, 1048577u, 2147483647u}) {
+    for (const uint32_t most : {3u, 100u, 5000u}) {
+      const uint32_t num_drawn = std::min(most, n / 2);
+      if (!draw_is_sparse(num_drawn, n)) continue;
+      const uint64_t seed = random();
+      CandidateDraw draw(num_drawn, n, seed);
+      for (int round = 0; round < (most == 3 ? 600 : 20); ++round) {  // marks start again after 255 draws
+        const auto group = static_cast<uint32_t>(random());
+        const uint32_t* const drawn = draw(group);
+        WordStream words(seed, Purpose::kCandidates, 0, group, 0);
+        HashSet seen;
+        std::vector<uint32_t> expected(num_drawn);
+        draw_sparse(words, num_drawn, n, seen, expected.data());
+        expect(same_bits(drawn, expected.data(), num_drawn), isa + ", draw below " + std::to_string(n));
+      }
+    }
+  }
+}
+
 struct Built {
   std::vector<int32_t> neighbors;
   std::vector<float> scores;
@@ -251,6 +353,8 @@ int main() {
     use_isa(isa);
     test_selection(kernel_table(), scalar, random);
     test_philox(kernel_table(), scalar, random);
+    test_byte_copy(isa, random);
+    test_draws(isa, random);
     test_graphs(isa, random);
     std::printf("%s: %s\n", isa.c_str(), num_failures == 0 ? "equal to scalar" : "FAILED");
   }

@@ -42,15 +42,12 @@ class Listed(libraries.Index):
     METRICS = METRICS
     SHARES = (1.0,)
     SIZE = None
+    NUM_STARVED = 0  # the first rows, whose lists hold five
     made: ClassVar[list[Listed]] = []
 
-    def __init__(self, rows, last, most_equal, seed, num_threads, progress=None):
-        self.rows, self.level, self.sizes, self.last = rows, 0, [], last
+    def __init__(self, rows, last, num_equal, seed, num_threads, progress=None):
+        self.rows, self.level, self.last, self.num_searched = rows, 0, last, 0
         Listed.made.append(self)
-
-    @staticmethod
-    def max_equal(last, max_listed):
-        return max_listed - last
 
     def fitted_size(self, numbers, expected):
         return self.last + 1 if self.SIZE is None else self.SIZE
@@ -59,14 +56,16 @@ class Listed(libraries.Index):
         return torch.arange(len(self.rows.ids)).flip(0)
 
     def search(self, numbers, size):
-        self.sizes.append((len(numbers), size))
+        self.num_searched += len(numbers)
         queries = torch.from_numpy(self.rows.query_rows(numbers)).double()
         documents = torch.from_numpy(self.rows.document_rows(torch.arange(len(self.rows.ids)))).double()
         scores = -torch.cdist(queries, documents) if self.rows.metric == "l2" else queries @ documents.T
         order = scores.sort(dim=1, descending=True, stable=True).indices
         is_found = torch.rand(order.shape, generator=torch.Generator().manual_seed(3)) < self.SHARES[self.level]
-        order = torch.where(is_found, order, -1)[:, :size]
-        return order.gather(1, (order < 0).to(torch.int8).argsort(dim=1, stable=True)).to(torch.int32)
+        order = torch.where(is_found, order, -1)
+        order = order.gather(1, (order < 0).to(torch.int8).argsort(dim=1, stable=True))[:, :size].to(torch.int32)
+        order[numbers < self.NUM_STARVED, 5:] = -1
+        return order
 
     def raise_effort(self):
         can_rise = self.level + 1 < len(self.SHARES)
@@ -177,14 +176,34 @@ def test_plan_is_the_exact_one_if_all_neighbors_are_listed(towers, listed, monke
     }
 
 
-def test_rows_get_longer_lists_where_labels_exclude_most(towers, listed, rng):
-    labels = np.where(np.arange(NUM_INSTANCES) < 200, 4, -1)
+def test_rows_whose_lists_hold_too_few_are_searched_exactly(towers, listed, monkeypatch, rng):
     queries = towers[0] + torch.from_numpy(rng.standard_normal(towers[0].shape)).float()  # without equal scores
-    queries[:200] = queries[:1] + 0.01 * queries[:200]  # nearer to each other than to the others
+    queries[:40] = queries[:1] + 0.01 * queries[:40]  # nearer to each other than to the others
+    labels = np.where(np.arange(NUM_INSTANCES) < 40, 4, -1)
     options = {"batch_size": 50, "rank_window": (2, 30), "labels": labels, "num_hard_negatives": 28}
     plan = compose(queries, neighbors="faiss", **options)
+    assert plan.info["neighbor_search"]["sources"][0]["num_exact"] == 40
     assert content(plan) == content(compose(queries, **options))
-    assert {size for _, size in listed.made[0].sizes} == {31, 124, 496}
+    monkeypatch.setattr(listed, "NUM_STARVED", 60)
+    plan = compose(queries, neighbors="faiss", **options)
+    assert plan.info["neighbor_search"]["sources"][0]["num_exact"] == 60
+    assert content(plan) == content(compose(queries, **options))
+
+
+def test_too_many_rows_to_search_exactly_are_refused_before_all_are_searched(towers, listed, monkeypatch):
+    monkeypatch.setattr(approximate, "_NUM_SAMPLED", 200)
+    message = r"neighbors: expected 'exact', because of 200 sampled instances \d+ have fewer than 40 .* got 'faiss'"
+    for options in ({"max_score": 0.1}, {"labels": np.arange(NUM_INSTANCES) // 350}):
+        with pytest.raises(ValueError, match=message):
+            compose(towers[0], batch_size=50, rank_window=(3, 40), neighbors="faiss", **options)
+        assert listed.made[-1].num_searched == 200
+
+
+def test_effort_is_raised_while_lists_are_short(towers, listed, monkeypatch):
+    monkeypatch.setattr(listed, "SHARES", (0.97, 0.98, 0.99))
+    monkeypatch.setattr(listed, "NUM_STARVED", 20)
+    plan = compose(towers[0], batch_size=50, neighbors="faiss")
+    assert plan.info["neighbor_search"]["sources"][0]["share"] == 0.99
 
 
 def test_effort_is_raised_until_the_recall_is_reached(towers, listed, monkeypatch):
@@ -200,6 +219,7 @@ def test_effort_is_raised_until_the_recall_is_reached(towers, listed, monkeypatc
             "num_listed": 131,
             "recall": found["recall"],
             "share": 0.97,
+            "num_exact": 0,
         }
     ]
     assert 0.95 <= found["recall"] < 1.0
@@ -230,6 +250,14 @@ def test_recall_of_several_sources_is_their_mean_by_rows(towers, listed, tmp_pat
     assert found["recall"] == mean
     plan.save(tmp_path / "plan.bse")
     assert Plan.load(tmp_path / "plan.bse").report(towers[0]).recall == mean
+
+
+def test_a_source_below_the_goal_is_named(towers, listed, monkeypatch):
+    monkeypatch.setattr(listed, "SHARES", (0.9,))
+    sources = (np.arange(NUM_INSTANCES) >= 400).astype(int)
+    monkeypatch.setattr(approximate, "FEW_ROWS", 350)
+    with pytest.warns(UserWarning, match=r"compose: faiss found [89]\d\.\d% .* of source 0, below the goal of 95%"):
+        compose(towers[0], batch_size=20, rank_window=(2, 30), sources=sources, neighbors="faiss")
 
 
 def test_small_sources_are_searched_exactly(towers, listed, monkeypatch):
@@ -298,14 +326,41 @@ def test_faiss_reaches_the_goal_and_leaves_its_threads_alone(rng):
     assert found["sources"][0]["num_probed"] <= found["sources"][0]["num_lists"] == 8
 
 
+def test_rows_that_faiss_cannot_tell_apart_have_neighbors(rng):
+    """With repeated rows, its lists hold copies of a row, or too few."""
+    pytest.importorskip("faiss")
+    different = rng.standard_normal((3800, 16))
+    rows = np.concatenate([different, np.repeat(different[:10], 20, axis=0)]).astype(np.float32)
+    plan = compose(rows, batch_size=50, rank_window=(0, 60), mutual=False, num_hard_negatives=60, neighbors="faiss")
+    assert int(plan.hard_negatives().min()) >= 0
+
+
+def test_values_that_overflow_in_faiss_are_refused(rng):
+    pytest.importorskip("faiss")
+    rows = 1e19 * rng.standard_normal((2000, 8)).astype(np.float32)
+    for metric in ("ip", "l2"):
+        with pytest.raises(ValueError, match="expected 'exact' for values above 1e\\+15, got [1-9].*e\\+19"):
+            compose(rows, batch_size=50, metric=metric, neighbors="faiss")
+
+
 @pytest.mark.parametrize("has_documents", [False, True])
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_pynndescent_reaches_the_goal(rng, has_documents, metric):
+    """Also with opposite towers, whose cosines are negative, and with more threads than cores."""
     pytest.importorskip("pynndescent")
     queries = torch.from_numpy(rng.standard_normal((2000, 8))).float()
-    documents = queries + 0.1 * torch.from_numpy(rng.standard_normal((2000, 8))).float() if has_documents else None
+    documents = None
+    if has_documents:
+        documents = 0.1 * torch.from_numpy(rng.standard_normal((2000, 8))).float() - queries - 3
+        queries = queries + 3
     plan = compose(
-        queries, documents, batch_size=50, neighbors="pynndescent", metric=metric, labels=np.arange(2000) // 4
+        queries,
+        documents,
+        batch_size=50,
+        neighbors="pynndescent",
+        metric=metric,
+        labels=np.arange(2000) // 4,
+        num_threads=8,
     )
     found = plan.info["neighbor_search"]
     assert 0.95 <= found["recall"] <= 1.0
@@ -323,7 +378,10 @@ def test_missing_library_is_named_with_how_to_install_it(towers, monkeypatch, li
         return original(name, *arguments, **keywords)
 
     monkeypatch.setattr(libraries, "import_module", lambda name: refuse(name))
-    with pytest.raises(ImportError, match=rf"neighbors: '{library}' .* pip install 'batchsampler_ext\[{library}\]'"):
+    with pytest.raises(
+        ImportError,
+        match=rf"neighbors: '{library}' needs the package {library}.* pip install 'batchsampler_ext\[{library}\]'",
+    ):
         compose(towers[0], batch_size=50, neighbors=library)
 
 
@@ -337,11 +395,14 @@ def test_missing_library_is_named_with_how_to_install_it(towers, monkeypatch, li
         ({"preset": "clusters"}, "neighbors: expected 'exact' without a window of ranks"),
         ({"num_candidates": 100}, "neighbors: expected 'exact' without a window of ranks"),
         ({"graph": np.zeros((NUM_INSTANCES, 2), int)}, "neighbors: expected 'exact' without a window of ranks"),
-        ({"max_memory": 1 << 30}, "max_memory: expected None with neighbors='faiss'"),
-        ({"metric": "ip", "neighbors": "pynndescent"}, "neighbors: .* with metric='ip'; 'pynndescent' has 'cosine' or"),
+        ({"max_memory": 1 << 30}, "max_memory: expected None with neighbors='faiss', .* got 1073741824"),
         (
-            {"labels": np.zeros(NUM_INSTANCES, int), "rank_window": (0, 100), "neighbors": "pynndescent"},
-            "neighbors: expected 'exact' with 699 instances of one label or id, .* 'pynndescent' can skip 100",
+            {"sources": np.zeros(NUM_INSTANCES, int), "rank_window": {0: None}},
+            "neighbors: expected 'exact' without a window of ranks",
+        ),
+        (
+            {"metric": "ip", "neighbors": "pynndescent"},
+            "neighbors: expected 'exact' or 'faiss' with metric='ip', got 'pynndescent'",
         ),
     ],
 )

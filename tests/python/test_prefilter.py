@@ -12,7 +12,7 @@ import torch
 from batchsampler_ext import knn, knn_graph, proximity_graph
 from batchsampler_ext._engine.backend import core
 
-NUM_ROWS, NUM_CANDIDATES = 560, 520  # enough scores per row to make the copies
+NUM_ROWS, NUM_CANDIDATES = 560, 520  # enough scores and products per row to make the copies
 KINDS = (
     "normal",
     "near ties",
@@ -69,8 +69,9 @@ def graphs_of(kind: str, dim: int, dtype: torch.dtype, num_threads: int, max_mem
         if "documents" in options:
             options = {"documents": torch.from_numpy(options["documents"]).to(dtype)}
         graph = proximity_graph(features, 9, num_candidates=NUM_CANDIDATES, candidate_group_size=200, **options, **how)
+        own = proximity_graph(features, 9, num_candidates=NUM_CANDIDATES, candidate_group_size=1, **options, **how)
         exact = knn_graph(features, 9, **options, **how)
-        results += [graph.neighbors, exact.neighbors, exact.scores]
+        results += [graph.neighbors, own.neighbors, exact.neighbors, exact.scores]
     rows = torch.from_numpy(np.random.default_rng(3).permutation(NUM_ROWS)[:500])
     some = knn_graph(features, 9, rows=rows, **how)
     found = knn(features[:550], features[5:], 9, **how)
@@ -107,20 +108,20 @@ def test_sums_that_are_continued_are_within_the_bound(isa, kind):
             assert torch.equal(result, answer), max_memory
 
 
+@pytest.mark.parametrize("candidate_group_size", [1, 256])
 @pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
-def test_more_memory_is_never_refused(isa, metric):
+def test_more_memory_is_never_refused(isa, metric, candidate_group_size):
     """Copies may take half of max_memory, but never what the rest needs."""
     features = torch.randn(1000, 32, generator=torch.Generator().manual_seed(1))
     wanted = knn_graph(features, 900, metric=metric, num_threads=1)
     for max_memory in (163_000, 175_000, 200_000, 230_000, 500_000):
         graph = knn_graph(features, 900, metric=metric, num_threads=1, max_memory=max_memory)
         assert torch.equal(graph.neighbors, wanted.neighbors)
-    near, is_enough = proximity_graph(features, 700, num_candidates=900, metric=metric, num_threads=1), False
+    how: dict[str, Any] = {"candidate_group_size": candidate_group_size, "metric": metric, "num_threads": 1}
+    near, is_enough = proximity_graph(features, 700, num_candidates=900, **how), False
     for max_memory in range(120_000, 500_000, 30_000):
         try:
-            graph = proximity_graph(
-                features, 700, num_candidates=900, metric=metric, num_threads=1, max_memory=max_memory
-            )
+            graph = proximity_graph(features, 700, num_candidates=900, max_memory=max_memory, **how)
         except ValueError:
             assert not is_enough, max_memory
             continue

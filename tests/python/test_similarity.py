@@ -427,7 +427,7 @@ def float32_inputs_and_answers(kind: str, dim: int):
     "kind", ["normal", "near ties", "one cluster", "heavy tails", "cancelling", "zero rows", "tiny", "huge"]
 )
 def test_float32_graphs_of_per_row_candidates_equal_the_oracle(isa, kind, dim):
-    """The engine may prefilter by rows rounded to bfloat16 and rescore what is too close to call."""
+    """The engine may prefilter by rounded rows and rescore what is too close to call."""
     features, options, answers = float32_inputs_and_answers(kind, dim)
     for chosen, (neighbors, scores) in zip(options, answers, strict=True):
         for wants_scores in (False, True):

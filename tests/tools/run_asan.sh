@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the kernel tests against a build with AddressSanitizer and UndefinedBehaviorSanitizer.
+# Runs kernel tests, native (tests/cpu) and in Python, against a build with AddressSanitizer and UndefinedBehaviorSanitizer.
 #   tests/tools/run_asan.sh PYTHON
 # The sanitized package has a virtual environment of its own, which uses the other packages of PYTHON's environment.
 # Leaks are not checked: the interpreter and torch have some of their own.
@@ -14,6 +14,9 @@ site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("pureli
 "$python" -m pip --python "$venv/bin/python" --disable-pip-version-check -q install --no-build-isolation --no-deps --force-reinstall \
   --config-settings=build-dir=build/asan/cmake --config-settings=cmake.build-type=RelWithDebInfo \
   --config-settings=cmake.define.BSE_ASAN=ON --config-settings=install.strip=false .
+g++ -std=c++17 -O1 -g -Wall -Wextra -Werror -ffp-contract=off -fno-math-errno -fsanitize=address,undefined \
+  -fno-sanitize-recover=all -Icsrc tests/cpu/isa_test.cpp build/asan/cmake/libbse_cpu.a -lpthread -o build/asan/isa_test
+build/asan/isa_test
 # Without libstdc++, the sanitizer cannot find the real __cxa_throw and aborts at the first exception.
 libraries=$(for name in libasan.so libubsan.so libstdc++.so; do g++ -print-file-name=$name; done | paste -sd:)
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1

@@ -56,7 +56,7 @@ class CandidateDraw {
     for (uint32_t count = 0; count < num_drawn;) {
       int num_words = static_cast<int>(std::min<uint32_t>(num_drawn - count, BufferedWordStream::kNumWords));
       const uint32_t* next = words.peek(&num_words);
-      uint32_t num_doubtful = 0;  // words that uniform_below() might skip
+      uint32_t num_doubtful = 0;  // words that uniform_below() might skip; counted, so that there is no branch
       for (int w = 0; w < num_words; ++w) {
         const uint64_t product = uint64_t{next[w]} * n;
         next_values[w] = static_cast<uint32_t>(product >> 32);
@@ -81,8 +81,8 @@ class CandidateDraw {
     }
   }
 
-  // Returns whether a mark per value replaces the hash table: as long as all marks fit in the cache. Marks are bytes,
-  // not bits, because updates of values that share a word would wait for each other.
+  // Returns whether a mark per value replaces the hash table: as long as all marks fit in the L2 cache. Marks are
+  // bytes, not bits, because updates of values that share a word would wait for each other.
   static bool has_marks(int64_t num_drawn, int64_t n) {
     constexpr int64_t kMaxMarks = 1 << 20;
     return n <= kMaxMarks && draw_is_sparse(static_cast<uint32_t>(num_drawn), static_cast<uint32_t>(n));

@@ -52,7 +52,7 @@ class DrawnCandidates {
   int64_t size() const { return static_cast<int64_t>(rows_.size()); }
   const uint32_t* rows() const { return rows_.data(); }  // rows of the subset
   const int64_t* ids() const { return ids_.data(); }     // their instance ids
-  // Looked up at the first call after a draw: prefilters need the norms of a few candidates only.
+  // Looked up at the first call after a draw: prefilters by bytes need few of the norms.
   const float* norms() {
     if (!has_norms_) {
       for (size_t c = 0; c < rows_.size(); ++c) norms_[c] = subset_.document_norms[rows_[c]];

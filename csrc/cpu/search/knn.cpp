@@ -87,7 +87,7 @@ void knn(const KnnRequest& request, const Edges& edges, Monitor& monitor) {
   const int64_t rows_per_thread = (num_queries + request.num_threads - 1) / request.num_threads;
   const auto fit = [&](int64_t bytes_of_copies) {
     const int64_t fixed_bytes = bytes_of_copies + 12 * num_base + (same_norms ? 0 : 4 * num_queries);
-    return BlockPlan::fit(request.selection, rows_per_thread, num_base, request.queries.dim, request.num_threads,
+    return BlockPlan::fit(num_selected, rows_per_thread, num_base, request.queries.dim, request.num_threads,
                           QueryWorkspace::kBytes, fixed_bytes, request.max_memory_bytes - fixed_bytes);
   };
   const BlockPlan plan = fit_beside_copies(fit, &copy_bytes);

@@ -78,9 +78,9 @@ void knn_of_lists(const KnnOfListsRequest& request, const Edges& edges, Monitor&
   const int64_t num_queries = request.num_queries, num_base = request.num_base;
   const Metric metric = request.selection.metric;
   const int64_t fixed_bytes = 4 * (num_base + num_queries);
-  const BlockPlan plan =
-      BlockPlan::fit(request.selection, 1, request.list_size, request.base.dim, request.num_threads,
-                     ListWorkspace::bytes(request), fixed_bytes, request.max_memory_bytes - fixed_bytes);
+  const BlockPlan plan = BlockPlan::fit(
+      request.selection.num_neighbors + request.selection.range_min, 1, request.list_size, request.base.dim,
+      request.num_threads, ListWorkspace::bytes(request), fixed_bytes, request.max_memory_bytes - fixed_bytes);
   ThreadTeam team(plan.num_threads, monitor);
   AlignedBuffer<float> base_norms(num_base), query_norms(num_queries);
   compute_row_norms(team, request.base, request.separate_base ? "documents" : "features", request.base_ids, num_base,

@@ -3,7 +3,6 @@
 #include <memory>
 #include <optional>
 
-#include "common/prefilter_bound.h"
 #include "cpu/topk/top_k_block.h"
 
 namespace bse {
@@ -15,11 +14,12 @@ namespace {
 class PrefilterLadder {
  public:
   explicit PrefilterLadder(const PerRowPrefilters& prefilters) {
+    int num_levels = 0;
     if (prefilters.copy != nullptr) {
-      levels_[num_levels_++] = Level::kByHighBytes;
-      levels_[num_levels_++] = Level::kByAllBytes;
+      levels_[num_levels++] = Level::kByHighBytes;
+      levels_[num_levels++] = Level::kByAllBytes;
     }
-    if (prefilters.by_features.is_on()) levels_[num_levels_++] = Level::kByFeatures;
+    if (prefilters.by_features.is_on()) levels_[num_levels++] = Level::kByFeatures;
   }
 
   enum class Level { kByHighBytes, kByAllBytes, kByFeatures, kNone };
@@ -36,43 +36,8 @@ class PrefilterLadder {
   static constexpr int kNumWatched = 64;
 
   Level levels_[4] = {Level::kNone, Level::kNone, Level::kNone, Level::kNone};
-  int num_levels_ = 0, level_ = 0;
+  int level_ = 0;
   int num_reported_ = 0, num_undecided_ = 0;
-};
-
-// Cosines of a row and its candidates by a copy in fixed point.
-class CopiedScores : public FinerScores {
- public:
-  CopiedScores(const GraphSubset& subset, const ByteCopy& copy)
-      : features_(subset.request.features),
-        copy_(copy),
-        kernels_(kernel_table()),
-        query_(copy.dim()),
-        scratch_(features_.reads_in_place() ? 0 : copy.dim()),
-        added_(static_cast<size_t>(subset.request.num_candidates)) {}
-
-  // Starts a row and returns the margin of its scores by the high plane.
-  double begin(int64_t query_id, float query_norm) {
-    query_.set(features_.read(query_id, 0, features_.dim, scratch_.data()), query_norm);
-    return 2.0 * byte_copy_error(copy_.dim(), query_.residual(), copy_.high().residual);
-  }
-  void score(const int64_t* ids, int64_t count, float* scores) {
-    query_.dots(kernels_, copy_.high(), ids, count, scores);
-  }
-
-  double margin() const override { return 2.0 * byte_copy_error(copy_.dim(), query_.residual(), copy_.low().residual); }
-  void refine(const int64_t* ids, int64_t count, float* scores) override {
-    query_.dots(kernels_, copy_.low(), ids, count, added_.data());
-    for (int64_t c = 0; c < count; ++c) scores[c] += added_[static_cast<size_t>(c)];
-  }
-
- private:
-  const MatrixView& features_;
-  const ByteCopy& copy_;
-  const KernelTable& kernels_;
-  WordQuery query_;
-  AlignedBuffer<float> scratch_;
-  std::vector<float> added_;
 };
 
 // State of one thread.
@@ -88,7 +53,7 @@ class RowWorkspace {
         candidates_(subset, subset.request.num_candidates, subset.request.num_rows - 1),
         block_(plan, subset.request.features, subset.request.documents, subset.request.selection, edges),
         scores_(ladder_.current() == Level::kNone ? 0 : subset.request.num_candidates) {
-    if (prefilters.copy != nullptr) copied_scores_.emplace(subset, *prefilters.copy);
+    if (prefilters.copy != nullptr) copied_scores_.emplace(subset.request.features, *prefilters.copy);
   }
 
   // Finishes one row of the subset.
@@ -118,8 +83,8 @@ class RowWorkspace {
       begin(by_features_.margin);
       score_by_features();
     } else {
-      const double margin = copied_scores_->begin(query_id_, query_norm_);
-      begin(level == Level::kByHighBytes ? margin : copied_scores_->margin());
+      copied_scores_->set_query(query_id_, query_norm_);
+      begin(level == Level::kByHighBytes ? copied_scores_->high_margin() : copied_scores_->refined_margin());
       copied_scores_->score(candidates_.ids(), count, scores_.data());
       if (level == Level::kByAllBytes) copied_scores_->refine(candidates_.ids(), count, scores_.data());
     }
@@ -162,7 +127,8 @@ class RowWorkspace {
 }  // namespace
 
 int64_t per_row_draw_bytes(const ProximityGraphRequest& request) {
-  return DrawnCandidates::bytes(request.num_candidates, request.num_rows - 1) + 4 * request.num_candidates;
+  return DrawnCandidates::bytes(request.num_candidates, request.num_rows - 1) + 4 * request.num_candidates +
+         CopiedScores::bytes(request.features.dim);
 }
 
 void build_with_per_row_candidates(const GraphSubset& subset, const BlockPlan& plan, const PerRowPrefilters& prefilters,

@@ -16,13 +16,12 @@ namespace {
 // Returns the bytes of the copies that prefilter, or 0 if there are none.
 int64_t copies_bytes(const ProximityGraphRequest& request, bool can_use_features, bool wants_scores) {
   const MatrixView &features = request.features, &documents = request.documents;
-  if (request.candidate_group_size == 1) {
-    return ByteCopy::wanted_bytes(documents, request.num_rows, request.num_groups * request.num_candidates,
-                                  request.max_memory_bytes);
-  }
-  if (wants_scores || can_use_features) return 0;
   const double num_scores = static_cast<double>(request.end_position() - request.first_position()) *
                             static_cast<double>(request.num_candidates);
+  if (request.candidate_group_size == 1) {
+    return ByteCopy::wanted_bytes(documents, request.num_rows, num_scores, request.selection, request.max_memory_bytes);
+  }
+  if (wants_scores || can_use_features) return 0;
   return FixedPointPrefilter::bytes(features, request.num_rows, documents, request.num_rows, !request.two_towers,
                                     num_scores, request.selection, request.max_memory_bytes);
 }
@@ -39,9 +38,12 @@ void proximity_graph(const ProximityGraphRequest& request, const Edges& edges, M
                                           : can_prefilter_gathered(features, documents);
   int64_t copy_bytes = copies_bytes(request, can_use_features, wants_scores);
   const int64_t order_bytes = is_shared ? 4 * (request.end_position() - request.first_position()) : 0;
+  const int64_t num_selected = request.selection.num_neighbors + request.selection.range_min;
   const auto fit = [&](int64_t bytes_of_copies) {
+    // Many candidates are within the wide margin of scores by the high bytes.
+    const int64_t num_kept = !is_shared && bytes_of_copies > 0 ? 4 * num_selected : num_selected;
     const int64_t fixed_bytes = bytes_of_copies + order_bytes + num_rows * (request.two_towers ? 8 : 4);
-    return BlockPlan::fit(request.selection, request.rows_per_group(), request.num_candidates + 1, features.dim,
+    return BlockPlan::fit(num_kept, request.rows_per_group(), request.num_candidates + 1, features.dim,
                           request.num_threads, is_shared ? grouped_draw_bytes(request) : per_row_draw_bytes(request),
                           fixed_bytes, request.max_memory_bytes - fixed_bytes);
   };

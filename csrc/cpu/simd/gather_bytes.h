@@ -17,8 +17,8 @@ namespace bse {
 namespace {
 
 // Implements KernelTable::gather_byte_dots. Takes kRows rows at a time, with lanes along the row, and prefetches the
-// rows that come num_ahead later: up to kMaxAhead, but few enough to stay in L1. With only four rows at a time, the
-// addresses of all eight fit into registers.
+// rows that come num_ahead later: up to kMaxAhead, but few enough to stay in L1 if rows have at most 4 KiB. With only
+// four rows at a time, the addresses of all eight fit into registers.
 template <class Bytes>
 void gather_byte_dots(const int16_t* row, const uint8_t* base, int64_t row_bytes, const int64_t* ids, int64_t count,
                       int32_t offset, float scale, float* out) {
@@ -52,7 +52,7 @@ void gather_byte_dots(const int16_t* row, const uint8_t* base, int64_t row_bytes
   }
   int64_t c = 0;
   for (; c + kRows + num_ahead <= count; c += kRows) multiply(ids + c, out + c);
-  const int64_t num_left = count - c;  // fewer than num_ahead + kRows, so there is nothing to prefetch after them
+  const int64_t num_left = count - c;  // fewer than num_ahead + kRows, and no others come after them
   int64_t left_ids[2 * (kMaxAhead + kRows)];
   for (int64_t i = 0; i < 2 * (num_ahead + kRows); ++i) left_ids[i] = ids[i < num_left ? c + i : count - 1];
   for (int64_t i = 0; i < num_left; i += kRows) {

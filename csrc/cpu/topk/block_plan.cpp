@@ -22,7 +22,7 @@ int64_t BlockPlan::workspace_bytes(int64_t dim) const {
          top_k_capacity * (8 * row_block + kFinishedEntryBytes) + (64 + sizeof(TopKBuffer)) * row_block + 4096;
 }
 
-BlockPlan BlockPlan::fit(const Selection& selection, int64_t max_rows_per_block, int64_t num_candidates, int64_t dim,
+BlockPlan BlockPlan::fit(int64_t num_kept, int64_t max_rows_per_block, int64_t num_candidates, int64_t dim,
                          int num_threads, int64_t extra_bytes, int64_t fixed_bytes, int64_t budget_bytes) {
   const int panel_width = kernel_table().panel_width;
   const int64_t min_candidates = round_up(64, panel_width);
@@ -31,10 +31,7 @@ BlockPlan BlockPlan::fit(const Selection& selection, int64_t max_rows_per_block,
   plan.row_block = std::max<int64_t>(1, std::min(plan.row_block, max_rows_per_block));
   plan.candidate_block = round_up(std::min(plan.candidate_block, std::max<int64_t>(1, num_candidates)), panel_width);
   plan.depth_block = std::max<int64_t>(1, std::min(plan.depth_block, dim));
-  // Rows of their own are prefiltered with a wider margin (per_row_candidates.cpp).
-  const int64_t num_selected = selection.num_neighbors + selection.range_min;
-  plan.top_k_capacity =
-      TopKBuffer::capacity(max_rows_per_block == 1 ? 4 * num_selected : num_selected, num_candidates, panel_width);
+  plan.top_k_capacity = TopKBuffer::capacity(num_kept, num_candidates, panel_width);
   // The sizes that cost least speed shrink first.
   const auto needed = [&] { return plan.num_threads * (plan.workspace_bytes(dim) + extra_bytes); };
   while (needed() > budget_bytes) {

@@ -18,7 +18,7 @@ BorderlineRescorer::BorderlineRescorer(const BlockPlan& plan, const MatrixView& 
       num_neighbors_(selection.num_neighbors),
       wants_scores_(wants_scores),
       max_depth_(std::min(plan.depth_block, base.dim)),
-      finer_margin_(can_prefilter_gathered(queries, base) ? prefilter_by_features(queries, base).margin : 0.0),
+      features_margin_(can_prefilter_gathered(queries, base) ? prefilter_by_features(queries, base).margin : 0.0),
       kernels_(kernel_table()),
       rows_(static_cast<size_t>(kernels_.panel_width)),
       query_(queries.reads_in_place() ? 0 : max_depth_),
@@ -33,7 +33,7 @@ bool BorderlineRescorer::prepare(TopKBuffer& buffer, int64_t query_id) {
     num_close_ += max_close_ + 1;  // at least
     return false;
   }
-  if (finer_ != nullptr || wants_scores_ || range_min_ > 0 || buffer.size() <= num_neighbors_) return true;
+  if (copied_ != nullptr || wants_scores_ || range_min_ > 0 || buffer.size() <= num_neighbors_) return true;
   find_close(buffer, buffer.cut_score());
   if (static_cast<int64_t>(close_.size()) > kMaxPrefetched) return true;
   queries_.prefetch(query_id, 0, max_depth_);
@@ -44,7 +44,7 @@ bool BorderlineRescorer::prepare(TopKBuffer& buffer, int64_t query_id) {
 bool BorderlineRescorer::resolve(TopKBuffer& buffer, int64_t query_id, float query_norm) {
   query_id_ = query_id;
   query_norm_ = query_norm;
-  if (finer_ != nullptr && buffer.size() > 0) refine_all(buffer);
+  if (copied_ != nullptr && buffer.size() > 0) refine_all(buffer);
   if (wants_scores_) {
     rescore_all(buffer);
     buffer.finish(kernels_, range_min_);
@@ -76,8 +76,8 @@ void BorderlineRescorer::refine_all(TopKBuffer& buffer) {
   ids_.resize(static_cast<size_t>(buffer.size()));
   for (size_t n = 0; n < ids_.size(); ++n) ids_[n] = candidate_ids_[buffer.tiebreaks()[n]];
   finer_scores_.assign(buffer.scores(), buffer.scores() + buffer.size());
-  finer_->refine(ids_.data(), buffer.size(), finer_scores_.data());
-  margin_ = finer_->margin();
+  copied_->refine(ids_.data(), buffer.size(), finer_scores_.data());
+  margin_ = copied_->refined_margin();
   buffer.refine(kernels_, finer_scores_.data(), margin_);
 }
 
@@ -118,7 +118,7 @@ void BorderlineRescorer::find_best_of_close(const TopKBuffer& buffer, int64_t nu
   open_.resize(close_.size());
   std::iota(open_.begin(), open_.end(), size_t{0});
   // Scores of fixed-point copies have a larger unit than cosines, but these are finer anyway.
-  if (finer_margin_ > 0.0 && finer_margin_ < margin_ && num_best < static_cast<int64_t>(close_.size())) {
+  if (features_margin_ > 0.0 && features_margin_ < margin_ && num_best < static_cast<int64_t>(close_.size())) {
     num_best = refine_close(buffer, num_best);
   }
   if (num_best < static_cast<int64_t>(open_.size())) {
@@ -154,8 +154,8 @@ int64_t BorderlineRescorer::refine_close(const TopKBuffer& buffer, int64_t num_b
   ordered_ = finer_scores_;
   const auto worst = ordered_.begin() + (num_best - 1);
   std::nth_element(ordered_.begin(), worst, ordered_.end(), std::greater<>());
-  const float high = float_below(static_cast<double>(*worst) + finer_margin_);
-  const float low = float_below(static_cast<double>(*worst) - finer_margin_);
+  const float high = float_below(static_cast<double>(*worst) + features_margin_);
+  const float low = float_below(static_cast<double>(*worst) - features_margin_);
   open_.clear();
   for (size_t c = 0; c < close_.size(); ++c) {
     is_best_[c] = finer_scores_[c] > high;

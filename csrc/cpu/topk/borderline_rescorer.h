@@ -8,21 +8,12 @@
 #include "cpu/runtime/aligned_buffer.h"
 #include "cpu/simd/kernel_table.h"
 #include "cpu/topk/block_plan.h"
+#include "cpu/topk/byte_copy.h"
 #include "cpu/topk/top_k_buffer.h"
 #include "cpu/types/matrix_view.h"
 #include "cpu/types/requests.h"
 
 namespace bse {
-
-// Better approximate scores of a few candidates of the current row.
-class FinerScores {
- public:
-  virtual ~FinerScores() = default;
-  virtual double margin() const = 0;
-
-  // Turns approximate scores into better ones, in place. ids, scores: [count]
-  virtual void refine(const int64_t* ids, int64_t count, float* scores) = 0;
-};
 
 // Decides which candidates in a buffer of approximate scores are the best. Computes exact scores of those that are too
 // close to call. Belongs to one thread.
@@ -33,16 +24,16 @@ class BorderlineRescorer {
 
   // Borrows the arrays until the next call. candidate_ids, candidate_norms: indexed by tiebreak. If more than max_close
   // entries of a row are too close to call, scoring all its candidates exactly costs less, and resolve() returns false.
-  // If norm_indices is not null, the norms are indexed by its entries instead. finer: scores to refine a buffer with
+  // If norm_indices is not null, the norms are indexed by its entries instead. copied: refines the scores of a buffer
   // before exact scores decide, or null
   void begin(const int64_t* candidate_ids, const float* candidate_norms, double margin, int64_t max_close,
-             const uint32_t* norm_indices = nullptr, FinerScores* finer = nullptr) {
+             const uint32_t* norm_indices = nullptr, const CopiedScores* copied = nullptr) {
     candidate_ids_ = candidate_ids;
     candidate_norms_ = candidate_norms;
     norm_indices_ = norm_indices;
     margin_ = margin;
     max_close_ = max_close;
-    finer_ = finer;
+    copied_ = copied;
   }
 
   // Must be called before resolve(). Cuts the buffer and prefetches what resolve() is going to read, so it should be
@@ -76,12 +67,12 @@ class BorderlineRescorer {
   const int64_t range_min_, num_neighbors_;
   const bool wants_scores_;
   const int64_t max_depth_;
-  const double finer_margin_;  // of refine(); 0 if the features do not allow it
+  const double features_margin_;  // of refine_close(); 0 if the features do not allow it
   const KernelTable& kernels_;
   const int64_t* candidate_ids_ = nullptr;
   const float* candidate_norms_ = nullptr;
   const uint32_t* norm_indices_ = nullptr;
-  FinerScores* finer_ = nullptr;
+  const CopiedScores* copied_ = nullptr;
   double margin_ = 0.0;
   int64_t max_close_ = 0;
   int64_t query_id_ = 0;
@@ -90,8 +81,8 @@ class BorderlineRescorer {
   std::vector<int64_t> close_;                 // positions of entries in the buffer, ascending
   std::vector<size_t> open_;                   // positions in close_ that are not decided, ascending
   std::vector<float> exact_scores_;            // [open_]
-  std::vector<float> finer_scores_, ordered_;  // [close_]
-  std::vector<int64_t> ids_;                   // [close_]
+  std::vector<float> finer_scores_, ordered_;  // of close_, or of a whole buffer
+  std::vector<int64_t> ids_;                   // likewise
   std::vector<char> is_best_;
   std::vector<uint64_t> ranks_;
   std::vector<const float*> rows_;           // [panel_width]

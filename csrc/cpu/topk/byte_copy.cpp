@@ -6,12 +6,14 @@
 #include "common/prefilter_bound.h"
 #include "cpu/runtime/huge_pages.h"
 #include "cpu/simd/dispatch.h"
+#include "cpu/topk/prefilter.h"
 
 namespace bse {
 
 namespace {
 
-constexpr int kBlock = 64;  // Elements at a time. The compiler vectorizes loops with this constant bound.
+// Elements at a time. The compiler vectorizes loops with this constant bound. measured_residual() counts on it.
+constexpr int kBlock = 64;
 
 // Rounds to the nearest integer, for magnitudes up to 2^22.
 inline float rounded(float value) { return value + 0x1.8p23f - 0x1.8p23f; }
@@ -101,10 +103,13 @@ ByteCopy::ByteCopy(const MatrixView& features, const int64_t* ids, const float* 
   low_residual_ = measured_residual(all.low);
 }
 
-int64_t ByteCopy::wanted_bytes(const MatrixView& features, int64_t count, int64_t num_scores, int64_t budget_bytes) {
-  constexpr int64_t kMaxBytes = int64_t{1} << 30, kMinDimensions = 32, kMinProducts = 1 << 14;
-  if (kernel_table().gather_byte_dots == nullptr || features.dim < kMinDimensions) return 0;
-  if (2 * count < features.num_rows || num_scores * features.dim < kMinProducts * count) return 0;
+int64_t ByteCopy::wanted_bytes(const MatrixView& features, int64_t count, double num_scores, const Selection& selection,
+                               int64_t budget_bytes) {
+  constexpr int64_t kMaxBytes = int64_t{1} << 30, kMinDimensions = 32;
+  constexpr double kMinProducts = 0x1p14;
+  if (!can_have_prefilter(features.dim, selection) || kernel_table().gather_byte_dots == nullptr) return 0;
+  if (features.dim < kMinDimensions || 2 * count < features.num_rows) return 0;
+  if (num_scores * static_cast<double>(features.dim) < kMinProducts * static_cast<double>(count)) return 0;
   return bytes(features) <= std::min(kMaxBytes, budget_bytes / 2) ? bytes(features) : 0;
 }
 
@@ -129,18 +134,26 @@ ByteCopy::Residuals ByteCopy::copy_row(const float* row, float norm, uint8_t* hi
   return {folded(high_sums, sum), folded(low_sums, sum)};
 }
 
-WordQuery::WordQuery(int64_t dim) : dim_(dim), elements_(ByteCopy::row_bytes(dim)), words_(ByteCopy::row_bytes(dim)) {}
+CopiedScores::CopiedScores(const MatrixView& queries, const ByteCopy& copy)
+    : queries_(queries),
+      copy_(copy),
+      kernels_(kernel_table()),
+      scratch_(queries.reads_in_place() ? 0 : copy.dim()),
+      elements_(ByteCopy::row_bytes(copy.dim())),
+      words_(ByteCopy::row_bytes(copy.dim())) {}
 
-void WordQuery::set(const float* row, float norm) {
+void CopiedScores::set_query(int64_t id, float norm) {
+  const int64_t dim = copy_.dim();
+  const float* row = queries_.read(id, 0, dim, scratch_.data());
   Largest largest;
-  for (int64_t k = 0; k < dim_; k += kBlock) {
-    read_block(row + k, dim_ - k, norm, elements_.data() + k);
+  for (int64_t k = 0; k < dim; k += kBlock) {
+    read_block(row + k, dim - k, norm, elements_.data() + k);
     largest.add(elements_.data() + k);
   }
-  const auto max_word = static_cast<float>(max_query_word(dim_));
+  const auto max_word = static_cast<float>(max_query_word(dim));
   const float limit = largest.value(), inverse = limit > 0.0f ? max_word / limit : 0.0f;
   int32_t sum = 0;
-  for (int64_t k = 0; k < dim_; k += kBlock) {
+  for (int64_t k = 0; k < dim; k += kBlock) {
     const float* elements = elements_.data() + k;
     for (int j = 0; j < kBlock; ++j) {
       const auto word = static_cast<int32_t>(rounded(elements[j] * inverse));
@@ -150,7 +163,26 @@ void WordQuery::set(const float* row, float norm) {
   }
   step_ = limit / max_word;
   offset_ = static_cast<int32_t>(static_cast<uint32_t>(sum) << 7);
-  residual_ = query_word_residual(dim_, step_);
+  residual_ = query_word_residual(dim, step_);
+}
+
+void CopiedScores::refine(const int64_t* ids, int64_t count, float* scores) const {
+  constexpr int64_t kMaxAdded = 512;
+  float added[kMaxAdded];
+  for (int64_t first = 0; first < count; first += kMaxAdded) {
+    const int64_t num_added = std::min(kMaxAdded, count - first);
+    dots(copy_.low(), ids + first, num_added, added);
+    for (int64_t c = 0; c < num_added; ++c) scores[first + c] += added[c];
+  }
+}
+
+double CopiedScores::margin(const ByteCopy::Plane& plane) const {
+  return 2.0 * byte_copy_error(copy_.dim(), residual_, plane.residual);
+}
+
+void CopiedScores::dots(const ByteCopy::Plane& plane, const int64_t* ids, int64_t count, float* out) const {
+  kernels_.gather_byte_dots(words_.data(), plane.bytes, ByteCopy::row_bytes(copy_.dim()), ids, count, offset_,
+                            step_ * plane.step, out);
 }
 
 }  // namespace bse

@@ -16,6 +16,7 @@
 #include "cpu/runtime/thread_team.h"
 #include "cpu/simd/kernel_table.h"
 #include "cpu/types/matrix_view.h"
+#include "cpu/types/requests.h"
 
 namespace bse {
 
@@ -25,17 +26,19 @@ class ByteCopy {
   struct Plane {
     const uint8_t* bytes;
     float step;       // value of a 1
-    double residual;  // upper bound on the distance of a row to the sum of this plane and the higher ones
+    double residual;  // upper bound on the distance of a normalized row to the sum of this plane and the higher ones
   };
 
   // Copies rows of the features; the others stay uninitialized. ids: [count] rows to copy, or null for the first count;
   // norms: [count], row_norm() of each for cosine
   ByteCopy(const MatrixView& features, const int64_t* ids, const float* norms, int64_t count, ThreadTeam& team);
 
-  // Returns the bytes of a copy of count rows, or 0 if it should not be made. It should not if the instruction set has
-  // no dot products of bytes, if dim < 32, if count is less than half the rows, or if there are too few scores to
-  // compute for each row. It may take at most 1 GiB and at most half the budget.
-  static int64_t wanted_bytes(const MatrixView& features, int64_t count, int64_t num_scores, int64_t budget_bytes);
+  // Returns the bytes of a copy of count rows, or 0 if it should not be made. It should not if the selection allows no
+  // prefilter, if the instruction set has no dot products of bytes, if dim < 32, if count is less than half the rows,
+  // or if there are fewer than 2^14 products of elements per copied row. It may take at most 1 GiB and at most half the
+  // budget.
+  static int64_t wanted_bytes(const MatrixView& features, int64_t count, double num_scores, const Selection& selection,
+                              int64_t budget_bytes);
   static int64_t bytes(const MatrixView& features) { return 2 * features.num_rows * row_bytes(features.dim); }
   static int64_t row_bytes(int64_t dim) { return (dim + 63) / 64 * 64; }
 
@@ -56,31 +59,39 @@ class ByteCopy {
   AlignedBuffer<uint8_t> bytes_;  // [2][num_rows][row_bytes]
 };
 
-// A query row in 16-bit integers. Belongs to one thread.
-class WordQuery {
+// Approximate cosines of one query at a time with rows of a copy. Belongs to one thread.
+class CopiedScores {
  public:
-  explicit WordQuery(int64_t dim);
+  // queries: matrix of the queries; copy: borrowed
+  CopiedScores(const MatrixView& queries, const ByteCopy& copy);
 
-  // row: [dim]; norm: row_norm() of it for cosine
-  void set(const float* row, float norm);
+  static int64_t bytes(int64_t dim) { return 4 * dim + 6 * ByteCopy::row_bytes(dim); }
 
-  // Upper bound on the distance between the normalized row and its approximation.
-  double residual() const { return residual_; }
+  // Sets the query. norm: row_norm() of it for cosine
+  void set_query(int64_t id, float norm);
 
-  // Writes the cosines of the query and rows of a plane, or what a lower plane adds to them. ids, out: [count]
-  void dots(const KernelTable& kernels, const ByteCopy::Plane& plane, const int64_t* ids, int64_t count,
-            float* out) const {
-    kernels.gather_byte_dots(words_.data(), plane.bytes, ByteCopy::row_bytes(dim_), ids, count, offset_,
-                             step_ * plane.step, out);
-  }
+  // Margins (prefilter.h) of scores by the high plane, and of refined ones.
+  double high_margin() const { return margin(copy_.high()); }
+  double refined_margin() const { return margin(copy_.low()); }
+
+  // Writes scores by the high plane. ids, scores: [count]
+  void score(const int64_t* ids, int64_t count, float* scores) const { dots(copy_.high(), ids, count, scores); }
+
+  // Adds what the low plane adds to them.
+  void refine(const int64_t* ids, int64_t count, float* scores) const;
 
  private:
-  const int64_t dim_;
+  double margin(const ByteCopy::Plane& plane) const;
+  void dots(const ByteCopy::Plane& plane, const int64_t* ids, int64_t count, float* out) const;
+
+  const MatrixView queries_;
+  const ByteCopy& copy_;
+  const KernelTable& kernels_;
   float step_ = 0.0f;
-  int32_t offset_ = 0;  // what the 128 in each byte adds to a dot product, modulo 2^32
-  double residual_ = 0.0;
-  AlignedBuffer<float> elements_;  // [row_bytes], 0 beyond dim
-  AlignedBuffer<int16_t> words_;   // [row_bytes]
+  int32_t offset_ = 0;                       // what the 128 in each byte adds to a dot product, modulo 2^32
+  double residual_ = 0.0;                    // upper bound on the distance between the normalized query and its words
+  AlignedBuffer<float> scratch_, elements_;  // [dim] if queries are not read in place; [row_bytes], 0 beyond dim
+  AlignedBuffer<int16_t> words_;             // [row_bytes]
 };
 
 }  // namespace bse

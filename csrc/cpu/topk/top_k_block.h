@@ -63,10 +63,10 @@ class TopKBlock {
   }
 
   // Takes the approximate scores of all candidates for row i, computed by the caller. candidate_ids, norm_indices,
-  // scores: [count]; norm_indices: places of their norms in base_norms; finer: as for BorderlineRescorer
+  // scores: [count]; norm_indices: places of their norms in base_norms; copied: as for BorderlineRescorer
   void offer_approximate(int64_t i, const int64_t* candidate_ids, const float* base_norms, const uint32_t* norm_indices,
-                         int64_t count, const float* scores, FinerScores* finer) {
-    rescorer_.begin(candidate_ids, base_norms, margin_, count / 8, norm_indices, finer);
+                         int64_t count, const float* scores, const CopiedScores* copied) {
+    rescorer_.begin(candidate_ids, base_norms, margin_, count / 8, norm_indices, copied);
     buffers_[static_cast<size_t>(i)].add(kernels_, scores, count, 0);
   }
 
