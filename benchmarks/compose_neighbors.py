@@ -6,7 +6,7 @@ python -m benchmarks.compose_neighbors ROWS.npy [--num-instances 200000] [--neig
 Recall is that of the plan: the share of the exact best q that are found, for 1,000 rows. "Edges" is the share of the
 edges of 1,000 rows that are edges of the exact graph: ranks that the search misses move other ranks into the window.
 Memory is the peak of the process until the graph is built, without mapped pages and the graph. pynndescent
-compiles at its first search, so it searches 20,000 rows before it is timed.
+compiles at its first search, so it searches 50,000 rows before it is timed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import torch
 
 import batchsampler_ext as bse
 from batchsampler_ext._engine.text_tables import table
+from batchsampler_ext._plan.approximate import FEW_ROWS
 from batchsampler_ext.cli.inputs import load_matrix
 from batchsampler_ext.cli.memory import PrivateMemoryPeak
 
 from . import machine
 
-NUM_SAMPLED, BATCH_SIZE, WARM_UP = 1000, 1024, 20_000
+NUM_SAMPLED, BATCH_SIZE, WARM_UP = 1000, 1024, FEW_ROWS
 
 
 def main() -> None:
