@@ -84,11 +84,11 @@ def compose(
             softer. A list has the size of each epoch, and the last one stays. None: the sizes of the preset, each
             replaced by the largest divisor that is not above it, without repetition. With B = 100, "b3" has
             communities of 25.
-        rank_window: (p, q): an instance is joined to its neighbors of rank p + 1 to q, found exactly. The first p are
-            skipped, because many are false negatives. Ranks count all other instances of the source, except those that
-            ``labels`` and ``max_score`` exclude, or a single column of ``unique`` without ``labels``. With ``sources``,
-            a dict source -> (p, q) has the windows of some sources, and others have the preset's. The value None in a
-            dict makes batches of its source uniform.
+        rank_window: (p, q): an instance is joined to its neighbors of rank p + 1 to q, found as ``neighbors`` says. The
+            first p are skipped, because many are false negatives. Ranks count all other instances of the source, except
+            those that ``labels`` and ``max_score`` exclude, or a single column of ``unique`` without ``labels``. With
+            ``sources``, a dict source -> (p, q) has the windows of some sources, and others have the preset's. The
+            value None in a dict makes batches of its source uniform.
         mutual: only edges that go both ways count. For a given ``graph``, the default is False.
         num_candidates, num_neighbors: M and K of :func:`proximity_graph`, instead of a window. M above N - 1 counts as
             N - 1.
@@ -100,11 +100,12 @@ def compose(
             instance to itself are ignored. With ``sources``, only edges within a source count. Margins and
             ``max_score`` need the scores of a :class:`ProximityGraph`.
         neighbors: how a window is searched. "exact" takes a time of N**2. "faiss" and "pynndescent" search on the CPU
-            with these libraries, and are faster from some 200,000 rows on. They miss some neighbors: their effort is
+            with these libraries. FAISS is faster above some 200,000 rows. They miss some neighbors: their effort is
             raised until they find 95% of the exact neighbors up to rank q, for 1,000 random instances. A warning says
-            if they cannot, and the report of the plan has the share. Edges have exact scores. All options keep their
-            meaning, but for ``max_memory``, which is refused. "pynndescent" has no metric "ip". Sources with fewer than
-            20,000 instances are searched exactly.
+            if they cannot, and the report of the plan has the share. Edges have exact scores. Instances with too few
+            neighbors that ``labels``, ``unique`` and ``max_score`` allow among those listed are searched exactly. If
+            they are more than a tenth, and with ``max_memory``, "exact" is needed. "pynndescent" has no metric "ip".
+            Sources with fewer than 50,000 instances are searched exactly.
         sources: int [N], at least 0, the source (data set, language, domain) of each instance. Each batch is then from
             one source, unless it holds "mixed" leftovers or ``sources_per_batch`` is above 1. Candidates and ranks are
             always from one source.
@@ -155,7 +156,9 @@ def compose(
         ImportError: "clusters" without scikit-learn; ``neighbors`` without its library.
 
     Determinism: the plan is a function of embeddings, arguments and seed. Threads and device do not change it. The
-    centers of "clusters" also depend on the version of scikit-learn and on the processor.
+    centers of "clusters" also depend on the version of scikit-learn and on the processor, and what ``neighbors`` finds
+    on the version of its library and on the processor. If many rows are equal, and with "pynndescent", it depends on
+    ``num_threads`` too.
 
     Source: BatchSampler (arXiv 2306.03355), B3 (arXiv 2505.11293); clusters as in TAS-B (arXiv 2104.06967) and CDE
     (arXiv 2410.02525); curriculum as in NGAME (arXiv 2207.04452).

@@ -64,10 +64,9 @@ def measure(rows: Any, neighbors: str, window: tuple[int, int]) -> dict[str, Any
         "recall": 1.0 if search is None else search["recall"],
         "edges": share_of_exact_edges(rows, plan.graph.neighbors.numpy(), window),
         "peak_beyond_graph_mib": None if growth is None else (growth - plan.graph.neighbors.nbytes) / 2**20,
-        "search": search,
     }
     print(table(f"{len(rows):,} rows", list(result), [[str(value) for value in result.values()]]), flush=True)
-    return result
+    return result | {"search": search}
 
 
 class PeakOfGraph:

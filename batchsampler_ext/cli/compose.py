@@ -83,7 +83,7 @@ def add_parser(commands: Any) -> None:
     graph.add_argument(
         "--neighbors",
         default=NEIGHBORS[0],
-        help=f"search of windows: {', '.join(NEIGHBORS)}; default: %(default)s, whose time grows with N**2",
+        help=f"how windows are searched: {', '.join(NEIGHBORS)}; default: %(default)s, whose time grows with N**2",
     )
     graph.add_argument(
         "--metric", default=METRICS[0], help=f"score of a pair: {', '.join(METRICS)}; default: %(default)s"
