@@ -62,7 +62,7 @@ BSE_HOST_DEVICE inline double partial_sums_error(int64_t dim) {
 // all |a_k b_k|, and there are at most 2 d, which 4 d u covers.
 BSE_HOST_DEVICE inline double tensor_core_prefilter_error(int64_t dim) { return 2.0 * prefilter_error(dim); }
 
-constexpr int64_t kFixedPointDepth = 128;          // pairs of elements
+constexpr int64_t kFixedPointDepth = 64;          // pairs of elements
 constexpr float kMaxFixedPointElement = 32700.0f;  // of int16
 constexpr float kMaxFixedPointLength = 46250.0f;
 

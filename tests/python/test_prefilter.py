@@ -12,7 +12,7 @@ import torch
 from batchsampler_ext import knn, knn_graph, proximity_graph
 from batchsampler_ext._engine.backend import core
 
-NUM_ROWS, NUM_CANDIDATES = 560, 520  # enough scores and products per row to make the copies
+NUM_ROWS, NUM_CANDIDATES = 830, 810  # enough scores and products per row to make the copies
 KINDS = (
     "normal",
     "near ties",
@@ -74,7 +74,7 @@ def graphs_of(kind: str, dim: int, dtype: torch.dtype, num_threads: int, max_mem
         results += [graph.neighbors, own.neighbors, exact.neighbors, exact.scores]
     rows = torch.from_numpy(np.random.default_rng(3).permutation(NUM_ROWS)[:500])
     some = knn_graph(features, 9, rows=rows, **how)
-    found = knn(features[:550], features[5:], 9, **how)
+    found = knn(features[:820], features[5:], 9, **how)
     return [*results, some.neighbors, some.scores, found.ids, found.scores]
 
 
@@ -101,7 +101,9 @@ def test_graphs_equal_those_of_the_scalar_instruction_set(isa, kind, dim):
 
 @pytest.mark.parametrize("kind", ["normal", "one cluster", "dominated"])
 def test_sums_that_are_continued_are_within_the_bound(isa, kind):
-    """Sums of long rows are rounded where blocks of dimensions meet: every 512, or more often in little memory."""
+    """Sums of long rows are rounded where runs of dimensions meet: every 128, or more often in little memory."""
+    if isa == "scalar":
+        pytest.skip("the answers are those of this instruction set")
     for max_memory in (None, 2_500_000):
         results = graphs_of(kind, 1100, torch.float32, 2, max_memory)
         for result, answer in zip(results, answers_of(kind, 1100, torch.float32), strict=True):

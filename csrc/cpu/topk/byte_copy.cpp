@@ -105,11 +105,12 @@ ByteCopy::ByteCopy(const MatrixView& features, const int64_t* ids, const float* 
 
 int64_t ByteCopy::wanted_bytes(const MatrixView& features, int64_t count, double num_scores, const Selection& selection,
                                int64_t budget_bytes) {
-  constexpr int64_t kMaxBytes = int64_t{1} << 30, kMinDimensions = 32;
-  constexpr double kMinProducts = 0x1p14;
+  constexpr int64_t kMaxBytes = int64_t{1} << 30, kMinDimensions = 32, kCacheBytes = 32 << 20;
   if (!can_have_prefilter(features.dim, selection) || kernel_table().gather_byte_dots == nullptr) return 0;
   if (features.dim < kMinDimensions || 2 * count < features.num_rows) return 0;
-  if (num_scores * static_cast<double>(features.dim) < kMinProducts * static_cast<double>(count)) return 0;
+  const bool is_cached = features.num_rows * features.dim * features.element_bytes() <= kCacheBytes;
+  const double min_products = is_cached ? 0x1p14 : 0x1p10;  // of elements, per copied row (measured)
+  if (num_scores * static_cast<double>(features.dim) < min_products * static_cast<double>(count)) return 0;
   return bytes(features) <= std::min(kMaxBytes, budget_bytes / 2) ? bytes(features) : 0;
 }
 

@@ -76,7 +76,7 @@ int64_t FixedPointPrefilter::bytes(const MatrixView& queries, int64_t num_querie
                                    int64_t num_base, bool has_one_copy, double num_scores, const Selection& selection,
                                    int64_t budget_bytes) {
   constexpr int64_t kMaxBytes = int64_t{1} << 30, kMinDimensions = 32;
-  constexpr double kMinScoresPerRow = 256.0;
+  constexpr double kMinScoresPerRow = 400.0;
   if (!can_have_prefilter(base.dim, selection) || kernel_table().accumulate_int16 == nullptr ||
       base.dim < kMinDimensions)
     return 0;

@@ -91,7 +91,7 @@ class TopKBlock {
   bool prefilter_pays() const { return kMaxCloseInverse * rescorer_.num_close() <= num_prefiltered_; }
 
  private:
-  static constexpr int64_t kMaxCloseInverse = 160;
+  static constexpr int64_t kMaxCloseInverse = 64;
 
   void prepare_next() {
     const auto i = static_cast<size_t>(num_prepared_++);

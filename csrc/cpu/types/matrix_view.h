@@ -58,11 +58,11 @@ struct MatrixView : MatrixLayout {
 
   // Prefetches what read() would read.
   void prefetch(int64_t row, int64_t first, int64_t count) const {
-    const int64_t element_bytes = dtype == DType::kFloat32 && !is_fixed_point ? 4 : 2;
-    const char* begin = static_cast<const char*>(data) + (row * row_stride_elements + first) * element_bytes;
-    for (int64_t byte = 0; byte < count * element_bytes; byte += 64) __builtin_prefetch(begin + byte);
+    const char* begin = static_cast<const char*>(data) + (row * row_stride_elements + first) * element_bytes();
+    for (int64_t byte = 0; byte < count * element_bytes(); byte += 64) __builtin_prefetch(begin + byte);
   }
 
+  int64_t element_bytes() const { return dtype == DType::kFloat32 && !is_fixed_point ? 4 : 2; }
   bool reads_in_place() const { return dtype == DType::kFloat32 && !round_to_bf16; }
   bool holds_bfloat16() const { return dtype == DType::kBFloat16 || round_to_bf16; }
 };
