@@ -10,8 +10,7 @@ namespace bse {
 
 using namespace partition_rules;
 
-EdgeShare walk_edge_share(const PartitionRequest& request, const std::vector<uint32_t>& roots,
-                          const std::vector<int32_t>& ids, Monitor& monitor) {
+EdgeShare walk_edge_share(const PartitionRequest& request, const std::vector<uint32_t>& roots, Monitor& monitor) {
   const GraphView& graph = request.graph;
   const int64_t batch_size = std::min(request.batch_size, graph.num_rows);
   const auto num_walks = static_cast<int64_t>(roots.size());
@@ -35,18 +34,17 @@ EdgeShare walk_edge_share(const PartitionRequest& request, const std::vector<uin
 
   EdgeShare share;
   VoteTally tally(1);  // counts neighbors that are members: membership is batch 0
-  std::vector<int8_t> membership(static_cast<size_t>(graph.num_instances), -1);
-  const auto id_of = [&](int32_t row) { return ids.empty() ? row : ids[row]; };
+  std::vector<int8_t> membership(static_cast<size_t>(graph.num_rows), -1);
   const int64_t stride = (batch_size + kMaxMeasuredMembers - 1) / kMaxMeasuredMembers;
   for (int64_t walk = 0; walk < num_walks; ++walk) {
     const int32_t* members = nodes.data() + walk * batch_size;
-    for (int64_t i = 0; i < batch_size; ++i) membership[id_of(members[i])] = 0;
+    for (int64_t i = 0; i < batch_size; ++i) membership[members[i]] = 0;
     for (int64_t i = 0; i < batch_size; i += stride) {
       const auto row = static_cast<uint32_t>(members[i]);
       tally.ask(graph, membership.data(), row, 0, kMaxVotes);
       share.add(tally.votes(0), std::min(kMaxVotes, graph.degree(row)));
     }
-    for (int64_t i = 0; i < batch_size; ++i) membership[id_of(members[i])] = -1;
+    for (int64_t i = 0; i < batch_size; ++i) membership[members[i]] = -1;
   }
   return share;
 }

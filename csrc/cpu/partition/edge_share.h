@@ -11,8 +11,6 @@
 namespace bse {
 
 // Walks from the roots and returns the edge share of their batches, sampled over some of their members.
-// ids: [R] instance of each row, or empty if row i is instance i
-EdgeShare walk_edge_share(const PartitionRequest& request, const std::vector<uint32_t>& roots,
-                          const std::vector<int32_t>& ids, Monitor& monitor);
+EdgeShare walk_edge_share(const PartitionRequest& request, const std::vector<uint32_t>& roots, Monitor& monitor);
 
 }  // namespace bse

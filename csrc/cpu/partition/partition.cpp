@@ -30,16 +30,6 @@ constexpr int64_t kGrain = 4096;
 // Distance in rows from the row that votes to the row that is prefetched.
 constexpr int64_t kAhead = 4;
 
-// Returns the instance of each row, or nothing if row i is instance i.
-std::vector<int32_t> ids_of_rows(const GraphView& graph) {
-  if (graph.row_of == nullptr) return {};
-  std::vector<int32_t> ids(static_cast<size_t>(graph.num_rows));
-  for (int64_t id = 0; id < graph.num_instances; ++id) {
-    if (graph.row_of[id] >= 0) ids[graph.row_of[id]] = static_cast<int32_t>(id);
-  }
-  return ids;
-}
-
 // Owner: a signed type for numbers of batches. Most of the time goes into random reads of owners, and narrow ones stay
 // in smaller caches.
 template <class Owner>
@@ -52,18 +42,15 @@ class Partition {
         monitor_(monitor),
         team_(request.num_threads, monitor),
         order_(static_cast<uint32_t>(graph_.num_rows), request.seed, Purpose::kRootOrder, request.epoch, 0),
-        ids_(ids_of_rows(graph_)),
-        owner_(graph_.num_instances),
+        owner_(graph_.num_rows),
         former_(graph_.num_rows),
         proposals_(graph_.num_rows),
         groups_(graph_.num_rows, sizes_.num_batches) {
     const int64_t num_rows = graph_.num_rows;
-    prefer_huge_pages(owner_.data(), graph_.num_instances * static_cast<int64_t>(sizeof(Owner)));
+    prefer_huge_pages(owner_.data(), num_rows * static_cast<int64_t>(sizeof(Owner)));
     prefer_huge_pages(proposals_.data(), num_rows * static_cast<int64_t>(sizeof(Proposal)));
-    std::fill_n(owner_.data(), graph_.num_instances,
-                static_cast<Owner>(ids_.empty() ? kUnassigned : VoteTally::kNoRow));
-    for (const int32_t id : ids_) owner_[id] = kUnassigned;
-    for (const uint32_t row : in_order(sizes_.num_assigned, num_rows)) owner(row) = kLeftOut;
+    std::fill_n(owner_.data(), num_rows, static_cast<Owner>(kUnassigned));
+    for (const uint32_t row : in_order(sizes_.num_assigned, num_rows)) owner_[row] = kLeftOut;
     for (int64_t batch = 0; batch < sizes_.num_batches; ++batch) free_.push_back(sizes_.capacity(batch));
     room_ = free_;
     filled_.assign(static_cast<size_t>(num_rows), 0);
@@ -81,9 +68,6 @@ class Partition {
 
  private:
   friend class PartitionSchedule<Partition>;
-
-  Owner& owner(int64_t row) { return owner_[ids_.empty() ? row : ids_[row]]; }
-  Owner owner(int64_t row) const { return owner_[ids_.empty() ? row : ids_[row]]; }
 
   int64_t num_unassigned() const { return static_cast<int64_t>(unassigned_.size()); }
 
@@ -111,7 +95,7 @@ class Partition {
     size_t num_left = 0;
     for (const uint32_t row : unassigned_) {  // without a branch, which would be unpredictable
       unassigned_[num_left] = row;
-      num_left += owner(row) == kUnassigned;
+      num_left += owner_[row] == kUnassigned;
     }
     unassigned_.resize(num_left);
   }
@@ -137,7 +121,7 @@ class Partition {
       free_[batch] = sizes_.capacity(batch);
     }
     for (int64_t row = 0; row < graph_.num_rows; ++row) {
-      if (owner(row) >= 0 && dissolved[owner(row)]) owner(row) = kUnassigned;
+      if (owner_[row] >= 0 && dissolved[owner_[row]]) owner_[row] = kUnassigned;
     }
     refresh_unassigned();
   }
@@ -197,8 +181,8 @@ class Partition {
     std::sort(claims.begin(), claims.end(), [](const Claim& a, const Claim& b) { return a.rank < b.rank; });
     for (const Claim& claim : claims) {  // the smallest claim to a row comes first and gets it
       const int32_t batch = claiming_batch(claim.rank);
-      if (owner(claim.row) == kUnassigned) {
-        owner(claim.row) = static_cast<Owner>(batch);
+      if (owner_[claim.row] == kUnassigned) {
+        owner_[claim.row] = static_cast<Owner>(batch);
         --free_[batch];
       }
     }
@@ -211,7 +195,7 @@ class Partition {
     return seed_walk(
         words, root, limit, request_.restart_threshold, [this](uint32_t row) { return graph_.degree(row); },
         [this](uint32_t row, uint32_t i) { return graph_.neighbor_row(row, i); },
-        [this](uint32_t row) { return owner(row) == kUnassigned; }, found);
+        [this](uint32_t row) { return owner_[row] == kUnassigned; }, found);
   }
 
   // --- votes -------------------------------------------------------------------------------------------------------
@@ -267,7 +251,7 @@ class Partition {
     const int64_t num_accepted = std::min<int64_t>(room_[batch], end - begin);
     if (num_accepted < end - begin) std::nth_element(begin, begin + num_accepted, end);
     for (int64_t i = 0; i < num_accepted; ++i) {
-      owner(begin[i].second) = static_cast<Owner>(batch);
+      owner_[begin[i].second] = static_cast<Owner>(batch);
       filled_[begin[i].second] = 0;
     }
     free_[batch] -= num_accepted;
@@ -275,7 +259,7 @@ class Partition {
 
   // --- adjusting ---------------------------------------------------------------------------------------------------
   int64_t edge_share_goal() {
-    const EdgeShare walks = walk_edge_share(request_, in_order(0, num_measured_walks(sizes_)), ids_, monitor_);
+    const EdgeShare walks = walk_edge_share(request_, in_order(0, num_measured_walks(sizes_)), monitor_);
     return partition_rules::edge_share_goal(walks.beyond_random(request_.batch_size, graph_.num_rows),
                                             request_.hardness);
   }
@@ -291,7 +275,7 @@ class Partition {
       if (i + kAhead < measured_.size()) VoteTally::prefetch(graph_, measured_[i + kAhead]);
       const uint32_t row = measured_[i];
       tally.ask(graph_, owner_.data(), row, 0, kMaxVotes);
-      share.add(tally.votes(owner(row)), std::min(kMaxVotes, graph_.degree(row)));
+      share.add(tally.votes(owner_[row]), std::min(kMaxVotes, graph_.degree(row)));
     }
     return share.beyond_random(request_.batch_size, graph_.num_rows);
   }
@@ -301,7 +285,7 @@ class Partition {
     for (VoteTally& tally : tallies_) tally.open_all();
     eject_if(stage, kHardenMask, [this](uint32_t row, uint64_t row_hash, VoteTally& tally) {
       tally.ask(graph_, owner_.data(), row, static_cast<uint32_t>(row_hash >> 32), kMaxVotes);
-      return tally.most_votes() > tally.votes(owner(row));
+      return tally.most_votes() > tally.votes(owner_[row]);
     });
   }
 
@@ -322,7 +306,7 @@ class Partition {
       size_t num_picked = 0, num_leaving = 0;
       for (int64_t row = begin; row < end; ++row) {
         rows[num_picked] = static_cast<uint32_t>(row);
-        num_picked += (keyed_hash(stage_key, static_cast<uint64_t>(row)) & mask) == 0 && owner(row) >= 0;
+        num_picked += (keyed_hash(stage_key, static_cast<uint64_t>(row)) & mask) == 0 && owner_[row] >= 0;
       }
       for (size_t i = 0; i < num_picked; ++i) {
         if (i + kAhead < num_picked) VoteTally::prefetch(graph_, rows[i + kAhead]);
@@ -334,9 +318,9 @@ class Partition {
     });
     for (const std::vector<uint32_t>& rows : leaving) {
       for (const uint32_t row : rows) {
-        former_[row] = owner(row);
+        former_[row] = owner_[row];
         ++free_[former_[row]];
-        owner(row) = kUnassigned;
+        owner_[row] = kUnassigned;
         unassigned_.push_back(row);
       }
     }
@@ -346,7 +330,7 @@ class Partition {
   void return_unplaced() {
     for (const uint32_t row : unassigned_) {
       if (free_[former_[row]] > 0) {
-        owner(row) = former_[row];
+        owner_[row] = former_[row];
         --free_[former_[row]];
       }
     }
@@ -361,7 +345,7 @@ class Partition {
     auto next = hashed.begin();
     for (size_t batch = 0; batch < free_.size(); ++batch) {
       for (; free_[batch] > 0; --free_[batch], ++next) {
-        owner(next->second) = static_cast<Owner>(batch);
+        owner_[next->second] = static_cast<Owner>(batch);
         filled_[next->second] = 1;
       }
     }
@@ -381,7 +365,7 @@ class Partition {
     for (int64_t place = 0; place < num_full; ++place) next[shuffled[place].second] = place * request_.batch_size;
     if (num_full < static_cast<int64_t>(free_.size())) next.back() = num_full * request_.batch_size;
     for (int64_t row = 0; row < graph_.num_rows; ++row) {
-      if (owner(row) >= 0) nodes[next[owner(row)]++] = static_cast<int32_t>(row);
+      if (owner_[row] >= 0) nodes[next[owner_[row]]++] = static_cast<int32_t>(row);
     }
   }
 
@@ -391,8 +375,7 @@ class Partition {
   Monitor& monitor_;
   ThreadTeam team_;
   const KeyedPermutation order_;
-  std::vector<int32_t> ids_;           // [R] instance of each row; empty if row i is instance i
-  AlignedBuffer<Owner> owner_;         // [num_instances] batch, kUnassigned, kLeftOut or kNoRow
+  AlignedBuffer<Owner> owner_;         // [R] batch, kUnassigned or kLeftOut
   AlignedBuffer<Owner> former_;        // [R] batch that a row left last
   std::vector<int64_t> free_;          // [num_batches] places left
   std::vector<int64_t> room_;          // [num_batches] places offered in this round

@@ -22,7 +22,6 @@ namespace bse {
 class alignas(128) VoteTally {
  public:
   static constexpr uint32_t kMaxVotes = partition_rules::kMaxVotes;
-  static constexpr int8_t kNoRow = std::numeric_limits<int8_t>::min();
 
   // All batches are open.
   explicit VoteTally(int64_t num_batches) : counts_(num_batches), num_batches_(num_batches) { open_all(); }
@@ -35,8 +34,7 @@ class alignas(128) VoteTally {
   }
 
   // Asks `num_asked` (at most kMaxVotes) consecutive out-neighbors, or all if there are fewer. The random word
-  // `offset_word` picks the first one. owner: [num_instances] batch of each instance; a negative one does not count,
-  // and kNoRow is that of an instance without a row
+  // `offset_word` picks the first one. owner: [num_rows] batch of each row; rows with a negative owner do not count
   template <class Owner>
   void ask(const GraphView& graph, const Owner* owner, uint32_t row, uint32_t offset_word, uint32_t num_asked) {
     const uint32_t degree = graph.degree(row);
@@ -103,8 +101,7 @@ class alignas(128) VoteTally {
 #pragma GCC unroll 4
     for (uint32_t i = begin; i < end; ++i) {
       const int32_t id = graph.checked_id(neighbors[i], row);
-      voters_[i] = owner[static_cast<uint32_t>(id)];
-      if (kIsSubset && voters_[i] == kNoRow) GraphView::throw_bad_neighbor(id, row);
+      voters_[i] = owner[kIsSubset ? graph.row_of_checked(id, row) : static_cast<uint32_t>(id)];
     }
   }
 
