@@ -100,12 +100,12 @@ def compose(
             instance to itself are ignored. With ``sources``, only edges within a source count. Margins and
             ``max_score`` need the scores of a :class:`ProximityGraph`.
         neighbors: how a window is searched. "exact" takes a time of N**2. "faiss" and "pynndescent" search on the CPU
-            with these libraries. FAISS is faster above some 200,000 rows. They miss some neighbors: their effort is
+            with these libraries. FAISS is faster above some 200,000 rows. Both miss some neighbors: their effort is
             raised until they find 95% of the exact neighbors up to rank q, for 1,000 random instances. A warning says
             if they cannot, and the report of the plan has the share. Edges have exact scores. Instances with too few
             neighbors that ``labels``, ``unique`` and ``max_score`` allow among those listed are searched exactly. If
-            they are more than a tenth, and with ``max_memory``, "exact" is needed. "pynndescent" has no metric "ip".
-            Sources with fewer than 50,000 instances are searched exactly.
+            more than a tenth of the instances need this, an error asks for "exact". ``max_memory`` is refused.
+            "pynndescent" has no metric "ip". Sources with fewer than 100,000 instances are searched exactly.
         sources: int [N], at least 0, the source (data set, language, domain) of each instance. Each batch is then from
             one source, unless it holds "mixed" leftovers or ``sources_per_batch`` is above 1. Candidates and ranks are
             always from one source.
@@ -156,9 +156,9 @@ def compose(
         ImportError: "clusters" without scikit-learn; ``neighbors`` without its library.
 
     Determinism: the plan is a function of embeddings, arguments and seed. Threads and device do not change it. The
-    centers of "clusters" also depend on the version of scikit-learn and on the processor, and what ``neighbors`` finds
-    on the version of its library and on the processor. If many rows are equal, and with "pynndescent", it depends on
-    ``num_threads`` too.
+    centers of "clusters" also depend on the version of scikit-learn and on the processor. What ``neighbors`` finds
+    depends on the version of its library and on the processor. With "pynndescent", or if many rows are equal, it also
+    depends on ``num_threads``.
 
     Source: BatchSampler (arXiv 2306.03355), B3 (arXiv 2505.11293); clusters as in TAS-B (arXiv 2104.06967) and CDE
     (arXiv 2410.02525); curriculum as in NGAME (arXiv 2207.04452).

@@ -5,8 +5,8 @@ python -m benchmarks.compose_neighbors ROWS.npy [--num-instances 200000] [--neig
 
 Recall is that of the plan: the share of the exact best q that are found, for 1,000 rows. "Edges" is the share of the
 edges of 1,000 rows that are edges of the exact graph: ranks that the search misses move other ranks into the window.
-Memory is the peak of the process until the graph is built, without mapped pages and the graph. pynndescent
-compiles at its first search, so it searches 50,000 rows before it is timed.
+Memory is how far the process grows until the graph is built, without mapped pages and the graph. pynndescent
+compiles at its first search, so it searches 100,000 rows before it is timed.
 """
 
 from __future__ import annotations

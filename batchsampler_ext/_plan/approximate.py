@@ -31,10 +31,10 @@ from .sources import Part
 
 NEIGHBORS = ("exact", *INDEXES)
 RECALL_GOAL = 0.95
-FEW_ROWS = 50_000  # fewer are searched exactly, which is faster then
+FEW_ROWS = 100_000  # fewer are searched exactly, which is faster then
 _NUM_SAMPLED = 1000
-_MAX_STARVED = 0.01  # share of rows whose lists would be longer with more effort, and hold too few
-_MAX_EXACT = 0.1  # share of rows that are searched exactly
+_MAX_STARVED = 0.01  # share of sampled rows whose lists are too short and would grow with more effort
+_MAX_EXACT = 0.1  # largest share of sampled rows to search exactly
 _LISTED_AT_ONCE = 1 << 24
 
 
@@ -116,11 +116,13 @@ class ApproximateSearch(NamedTuple):
             if scores is not None:
                 scores[numbers] = own_scores
             short.append(numbers[neighbors[numbers, -1] < 0])
-            num_done += len(numbers)
+            num_done += len(numbers) - len(short[-1])
             if progress is not None:
                 progress(num_done, num_rows)
         rest = torch.cat(short).sort().values
         neighbors[rest], own_scores = self._exact(ids, rest, window)
+        if progress is not None and len(rest):
+            progress(num_rows, num_rows)
         if scores is not None:
             scores[rest] = own_scores
         self.found.append({"source": source, "num_rows": num_rows, **found, "num_exact": len(rest)})
@@ -151,7 +153,7 @@ class ApproximateSearch(NamedTuple):
         num_short = int(is_short.sum())
         if num_short > _MAX_EXACT * len(sampled):
             raise ValueError(
-                f"neighbors: expected 'exact', because of {len(sampled)} sampled instances {num_short} have fewer than "
+                f"neighbors: expected 'exact', because {num_short} of {len(sampled)} sampled instances have fewer than "
                 f"{last} neighbors that labels, unique and max_score allow among the {size} that are listed, got "
                 f"{self.library!r}"
             )

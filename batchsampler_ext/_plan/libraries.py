@@ -22,7 +22,7 @@ from .._engine.validate import Progress
 from .float_rows import float_rows
 
 _ROWS_AT_ONCE = 1 << 13  # a float32 copy of so many rows
-_LARGEST = 1e15
+_LARGEST = 1e15  # magnitude whose squares still add up in float32
 
 
 class Rows(NamedTuple):
@@ -46,10 +46,11 @@ class Rows(NamedTuple):
     def has_two_towers(self) -> bool:
         return self.queries is not self.documents
 
-    @staticmethod
-    def _checked(rows: np.ndarray) -> np.ndarray:
+    def _checked(self, rows: np.ndarray) -> np.ndarray:
         """Raises for rows whose products the libraries cannot hold in float32."""
-        largest = float(np.abs(rows).max(initial=0))
+        if self.metric == "cosine" or rows.size == 0:
+            return rows
+        largest = max(float(rows.max()), -float(rows.min()))
         if largest > _LARGEST:
             raise ValueError(f"neighbors: expected 'exact' for values above {_LARGEST:g}, got {largest:g}")
         return rows

@@ -13,8 +13,8 @@
 // d 2^-126 (2 + |a| + |b|) to the sum. It is negligible (2^-50) if rows are neither tiny nor huge, which
 // has_prefilter_bound() checks.
 //
-// Copies of rows in fixed point have y' near y = r a, where r is the norm of the row as computed (score.h), so that |y|
-// is 1 but for rounding. For rows i and j,
+// Copies of rows in fixed point have y' near y = r a, where r is row_norm(), the reciprocal of the length as computed,
+// so that |y| is 1 but for rounding. For rows i and j,
 //   |y_i y_j - y'_i y'_j| <= |y_i - y'_i| |y_j| + |y'_i| |y_j - y'_j|,
 // and the dot product of the copies adds its own error.
 //
@@ -22,8 +22,8 @@
 // rows z are added up exactly as 32-bit integers, in runs of at most 2 kFixedPointDepth elements. S is such that no
 // such run is longer than kMaxFixedPointLength, before rounding. By Cauchy-Schwarz, no sum then exceeds
 // (kMaxFixedPointLength + sqrt(2 kFixedPointDepth) / 2)^2 < 2^31. Each run adds at most 2^-22: it is rounded to float32
-// and added to the others. Runs have 32 elements or more, except the last one, because BlockPlan cuts rows into parts
-// of 16 pairs or more.
+// and added to the others. There are at most d / 32 + 2 runs, because BlockPlan cuts rows into parts of 16 pairs or
+// more.
 //
 // A copy of bytes (cpu/topk/byte_copy.h) has y' = step b with integers b, and a query z' = step' q near z = r x,
 // likewise. The sum D of all q_k b_k is an exact integer, so only the product of float(D) with the float nearest to
@@ -62,7 +62,7 @@ BSE_HOST_DEVICE inline double partial_sums_error(int64_t dim) {
 // all |a_k b_k|, and there are at most 2 d, which 4 d u covers.
 BSE_HOST_DEVICE inline double tensor_core_prefilter_error(int64_t dim) { return 2.0 * prefilter_error(dim); }
 
-constexpr int64_t kFixedPointDepth = 64;          // pairs of elements
+constexpr int64_t kFixedPointDepth = 64;           // pairs of elements
 constexpr float kMaxFixedPointElement = 32700.0f;  // of int16
 constexpr float kMaxFixedPointLength = 46250.0f;
 

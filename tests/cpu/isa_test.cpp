@@ -1,6 +1,6 @@
 // Compares every instruction set of this machine with the scalar one: kernels on awkward arrays, and whole graphs. Also
-// checks the bound of prefilters by bytes, and draws of many candidates at a time. It
-// needs no Python, so it can be built for another processor and run under emulation (tests/tools/run_neon.sh).
+// checks the bound of prefilters by bytes, and draws of many candidates at a time. This file needs no Python, so it can
+// be built for another processor and run under emulation (tests/tools/run_neon.sh).
 
 #include <algorithm>
 #include <cmath>

@@ -192,7 +192,7 @@ def test_rows_whose_lists_hold_too_few_are_searched_exactly(towers, listed, monk
 
 def test_too_many_rows_to_search_exactly_are_refused_before_all_are_searched(towers, listed, monkeypatch):
     monkeypatch.setattr(approximate, "_NUM_SAMPLED", 200)
-    message = r"neighbors: expected 'exact', because of 200 sampled instances \d+ have fewer than 40 .* got 'faiss'"
+    message = r"neighbors: expected 'exact', because \d+ of 200 sampled instances have fewer than 40 .* got 'faiss'"
     for options in ({"max_score": 0.1}, {"labels": np.arange(NUM_INSTANCES) // 350}):
         with pytest.raises(ValueError, match=message):
             compose(towers[0], batch_size=50, rank_window=(3, 40), neighbors="faiss", **options)

@@ -17,8 +17,8 @@ namespace bse {
 // there are no branches on them. A loop of its own looks them up, so that its cache misses overlap. Then a SIMD kernel
 // drops the rows without a batch, and the others are counted.
 //
-// It fills whole pairs of cache lines, which some processors fetch together: threads that write to one wait for each
-// other.
+// It is aligned to two cache lines, because some processors fetch lines in pairs. Two threads that write to one pair
+// would slow each other down.
 class alignas(128) VoteTally {
  public:
   static constexpr uint32_t kMaxVotes = partition_rules::kMaxVotes;

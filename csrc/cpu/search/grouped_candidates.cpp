@@ -33,9 +33,7 @@ class GroupWorkspace {
     for (int64_t i = 0; i < count; ++i) set_row(i, order_[first + i]);
     find_excluded(count);
     int64_t num_undecided = count;
-    if (margin_ > 0.0 && block_.prefilter_pays()) {
-      if (!fill_block(&num_undecided, margin_, worker)) return;
-    }
+    if (margin_ > 0.0 && block_.prefilter_pays() && !fill_block(&num_undecided, margin_, worker)) return;
     if (num_undecided > 0 && !fill_block(&num_undecided, 0.0, worker)) return;
     worker.add_done(count);
   }

@@ -18,10 +18,11 @@ struct BlockPlan {
   int64_t top_k_capacity = 0;
   int num_threads = 1;
 
-  // Returns a plan whose scratch fits into budget_bytes. num_kept: entries that a row keeps when its buffer is cut. To
+  // Returns a plan whose scratch fits into budget_bytes. To
   // fit, it shrinks the default blocks (rows down to 32), then the number of threads, then the rows further. If even
   // the smallest plan does not fit, it throws std::length_error, which names max_memory and the bytes needed.
-  // extra_bytes: scratch of a thread beside its workspace; fixed_bytes: only added to the bytes in this message
+  // num_kept: entries that a row keeps when its buffer is cut; extra_bytes: scratch of a thread beside its workspace;
+  // fixed_bytes: only added to the bytes in this message
   static BlockPlan fit(int64_t num_kept, int64_t max_rows_per_block, int64_t num_candidates, int64_t dim,
                        int num_threads, int64_t extra_bytes, int64_t fixed_bytes, int64_t budget_bytes);
 
@@ -34,8 +35,8 @@ struct BlockPlan {
   int64_t stripe_rows(int64_t dim) const { return dim <= depth_block ? std::min<int64_t>(64, row_block) : row_block; }
 };
 
-// Returns fit(*copy_bytes), the plan beside copies of the features. If they leave too little memory for this, or for
-// half the threads, returns fit(0), and *copy_bytes becomes 0.
+// Returns fit(*copy_bytes), the plan beside copies of the features. If they leave too little memory for a plan with
+// more than half the threads, returns fit(0), and *copy_bytes becomes 0.
 template <class Fit>
 BlockPlan fit_beside_copies(const Fit& fit, int64_t* copy_bytes) {
   if (*copy_bytes > 0) {

@@ -26,7 +26,10 @@ BorderlineRescorer::BorderlineRescorer(const BlockPlan& plan, const MatrixView& 
       panel_(kernels_.panel_width * max_depth_),
       chains_(kernels_.panel_width),
       limits_(plan.top_k_capacity),
-      hits_(plan.top_k_capacity + 16) {}
+      hits_(plan.top_k_capacity + 16) {
+  close_.reserve(static_cast<size_t>(plan.top_k_capacity));  // so that they do not grow beyond what the plan counts
+  open_.reserve(static_cast<size_t>(plan.top_k_capacity));
+}
 
 bool BorderlineRescorer::prepare(TopKBuffer& buffer, int64_t query_id) {
   if (!buffer.finish_prefilter(kernels_)) {
@@ -117,7 +120,8 @@ void BorderlineRescorer::find_best_of_close(const TopKBuffer& buffer, int64_t nu
   if (num_best == 0) return;
   open_.resize(close_.size());
   std::iota(open_.begin(), open_.end(), size_t{0});
-  // Scores of fixed-point copies have a larger unit than cosines, but these are finer anyway.
+  // The margin of fixed-point copies is in units far below a cosine, so it is always the larger number. Dot products of
+  // the features are finer in that case too.
   if (features_margin_ > 0.0 && features_margin_ < margin_ && num_best < static_cast<int64_t>(close_.size())) {
     num_best = refine_close(buffer, num_best);
   }

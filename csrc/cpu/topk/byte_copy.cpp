@@ -29,7 +29,7 @@ inline void read_block(const float* row, int64_t left, float norm, float* out) {
 
 inline float larger(float a, float b) { return a < b ? b : a; }
 
-// Returns combine(...combine(lanes[0], lanes[1])..., lanes[kBlock - 1]), in some order.
+// Combines all lanes into one value, in pairs.
 template <class Combine>
 inline float folded(const float (&lanes)[kBlock], const Combine& combine) {
   float all[kBlock / 2];

@@ -35,8 +35,8 @@ class ByteCopy {
 
   // Returns the bytes of a copy of count rows, or 0 if it should not be made. It should not if the selection allows no
   // prefilter, if the instruction set has no dot products of bytes, if dim < 32, if count is less than half the rows,
-  // or if there are few scores to compute: more pay for a copy if the features are in the caches. It may take at most
-  // 1 GiB and at most half the budget.
+  // or if there are few scores to compute. If the features fit in the caches, a copy needs more scores to pay off. It
+  // may take at most 1 GiB and at most half the budget.
   static int64_t wanted_bytes(const MatrixView& features, int64_t count, double num_scores, const Selection& selection,
                               int64_t budget_bytes);
   static int64_t bytes(const MatrixView& features) { return 2 * features.num_rows * row_bytes(features.dim); }
@@ -77,7 +77,7 @@ class CopiedScores {
   // Writes scores by the high plane. ids, scores: [count]
   void score(const int64_t* ids, int64_t count, float* scores) const { dots(copy_.high(), ids, count, scores); }
 
-  // Adds what the low plane adds to them.
+  // Adds the part of the low plane to scores by the high plane.
   void refine(const int64_t* ids, int64_t count, float* scores) const;
 
  private:

@@ -86,8 +86,8 @@ class TopKBlock {
     return true;
   }
 
-  // Returns whether the prefilter of offer() saves time, by the blocks so far. If too many candidates are too close to
-  // call, exact scores of all are as fast (measured).
+  // Returns whether the prefilter of offer() has saved time in the blocks so far. If too many candidates are too close
+  // to call, exact scores of all are as fast (measured).
   bool prefilter_pays() const { return kMaxCloseInverse * rescorer_.num_close() <= num_prefiltered_; }
 
  private:

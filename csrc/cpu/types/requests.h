@@ -21,7 +21,7 @@ struct KnnRequest : BasicKnnRequest<MatrixView> {
 
 // A kNN request with query_ids and exclude_self: queries and base rows of equal ids are the same instance.
 struct KnnOfListsRequest : KnnRequest {
-  const int32_t* lists = nullptr;  // [num_queries, list_size] places in base_ids; -1 is none, anywhere
+  const int32_t* lists = nullptr;  // [num_queries, list_size] places in base_ids, or rows of base; -1 is none, anywhere
   int64_t list_size = 0;
 };
 
