@@ -78,11 +78,11 @@ void knn(const KnnRequest& request, const Edges& edges, Monitor& monitor) {
   const bool has_one_copy = !request.separate_base && (same_norms || request.base_ids == nullptr);
   const double num_scores =
       (is_symmetric ? 0.5 : 1.0) * static_cast<double>(num_queries) * static_cast<double>(num_base);
-  int64_t copy_bytes = has_one_copy
-                           ? FixedPointPrefilter::bytes(request.base, num_base, request.base, num_base, true,
-                                                        num_scores, request.selection, request.max_memory_bytes)
-                           : FixedPointPrefilter::bytes(request.queries, num_queries, request.base, num_base, false,
-                                                        num_scores, request.selection, request.max_memory_bytes);
+  int64_t copy_bytes =
+      has_one_copy ? FixedPointPrefilter::bytes(request.base, num_base, request.base, num_base, true, num_base,
+                                                num_scores, request.selection, request.max_memory_bytes)
+                   : FixedPointPrefilter::bytes(request.queries, num_queries, request.base, num_base, false, num_base,
+                                                num_scores, request.selection, request.max_memory_bytes);
   // If there are few queries, smaller row blocks spread them over all threads.
   const int64_t rows_per_thread = (num_queries + request.num_threads - 1) / request.num_threads;
   const auto fit = [&](int64_t bytes_of_copies) {

@@ -23,7 +23,7 @@ int64_t copies_bytes(const ProximityGraphRequest& request, bool can_use_features
   }
   if (wants_scores || can_use_features) return 0;
   return FixedPointPrefilter::bytes(features, request.num_rows, documents, request.num_rows, !request.two_towers,
-                                    num_scores, request.selection, request.max_memory_bytes);
+                                    request.num_candidates, num_scores, request.selection, request.max_memory_bytes);
 }
 
 }  // namespace

@@ -73,13 +73,15 @@ FixedPointPrefilter::FixedPointPrefilter(const MatrixView& queries, const float*
 }
 
 int64_t FixedPointPrefilter::bytes(const MatrixView& queries, int64_t num_queries, const MatrixView& base,
-                                   int64_t num_base, bool has_one_copy, double num_scores, const Selection& selection,
-                                   int64_t budget_bytes) {
+                                   int64_t num_base, bool has_one_copy, int64_t num_candidates, double num_scores,
+                                   const Selection& selection, int64_t budget_bytes) {
   constexpr int64_t kMaxBytes = int64_t{1} << 30, kMinDimensions = 32;
   constexpr double kMinScoresPerRow = 400.0;
   if (!can_have_prefilter(base.dim, selection) || kernel_table().accumulate_int16 == nullptr ||
       base.dim < kMinDimensions)
     return 0;
+  // Entries that are kept cost more with a prefilter (measured).
+  if (4 * (selection.num_neighbors + selection.range_min) > num_candidates) return 0;
   if (2 * num_base < base.num_rows || (!has_one_copy && 2 * num_queries < queries.num_rows)) return 0;
   const int64_t num_copied = has_one_copy ? num_base : num_queries + num_base;
   if (num_scores < kMinScoresPerRow * static_cast<double>(num_copied)) return 0;

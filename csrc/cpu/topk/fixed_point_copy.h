@@ -53,10 +53,12 @@ class FixedPointPrefilter {
 
   // Returns the bytes of the copies, or 0 if they should not be made. They should not if the selection allows no
   // prefilter, if the instruction set multiplies no int16, if dim < 32, if fewer than half the rows of a matrix are
-  // used, or if there are too few scores per copied row. They may take at most 1 GiB and at most half the
-  // budget. has_one_copy: the queries are among the rows of the base
+  // used, if a row selects more than a quarter of its candidates, or if there are too few scores per copied row. They
+  // may take at most 1 GiB and at most half the budget. num_candidates: of a query; has_one_copy: the queries are among
+  // the rows of the base
   static int64_t bytes(const MatrixView& queries, int64_t num_queries, const MatrixView& base, int64_t num_base,
-                       bool has_one_copy, double num_scores, const Selection& selection, int64_t budget_bytes);
+                       bool has_one_copy, int64_t num_candidates, double num_scores, const Selection& selection,
+                       int64_t budget_bytes);
 
   Prefilter prefilter() const;
 
