@@ -35,7 +35,7 @@ void expect(bool condition, const std::string& what) {
 
 template <class T>
 bool same_bits(const T* a, const T* b, int64_t count) {
-  return std::memcmp(a, b, static_cast<size_t>(count) * sizeof(T)) == 0;
+  return count == 0 || std::memcmp(a, b, static_cast<size_t>(count) * sizeof(T)) == 0;
 }
 
 // Returns scores with ties, infinities, NaN or many magnitudes, by kind.
