@@ -120,7 +120,7 @@ class ApproximateSearch(NamedTuple):
             if progress is not None:
                 progress(num_done, num_rows)
         rest = torch.cat(short).sort().values
-        neighbors[rest], own_scores = self._exact(ids, rest, window)
+        neighbors[rest], own_scores = self._best(ids, rest, None, window)
         if progress is not None and len(rest):
             progress(num_rows, num_rows)
         if scores is not None:
@@ -138,7 +138,7 @@ class ApproximateSearch(NamedTuple):
         rows, num_equal = Rows(ids, self.queries, documents, self.metric), min(_most_equal(self.labels, ids), last)
         index = INDEXES[self.library](rows, last, num_equal, seed, self.num_threads, progress)
         sampled = permutation(len(ids), derived_seed(seed, Stream.SAMPLE, 3), 0)[:_NUM_SAMPLED].sort().values
-        expected = self._exact(ids, sampled, (0, last))[0]
+        expected = self._best(ids, sampled, None, (0, last))[0]
         size = index.fitted_size(sampled, _numbers_of(expected, ids))
         while True:
             lists = index.search(sampled, size)
@@ -177,31 +177,21 @@ class ApproximateSearch(NamedTuple):
             "sources": self.found,
         }
 
-    def _exact(
-        self, ids: torch.Tensor, numbers: torch.Tensor, window: tuple[int, int]
+    def _best(
+        self, ids: torch.Tensor, numbers: torch.Tensor, lists: torch.Tensor | None, window: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the window of ranks among all rows, for some of them, int32 and float32 [len(numbers), q - p]."""
+        """Returns the window of ranks among candidates, int32 and float32 [len(numbers), q - p].
+
+        lists: int32 [len(numbers), C] of numbers, -1 is none; None: all rows are candidates.
+        """
         shape, query_ids = (len(numbers), window[1] - window[0]), ids[numbers]
         neighbors, scores = torch.empty(shape, dtype=torch.int32), torch.empty(shape)
-        if len(numbers):
-            request = self._request(query_ids, ids, window)
-            core.knn(request, Edges(address(neighbors), address(scores)), self._resources())
-        return neighbors, scores
-
-    def _best(
-        self, ids: torch.Tensor, numbers: torch.Tensor, lists: torch.Tensor, window: tuple[int, int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the window of ranks among candidates. lists: int32 [len(numbers), C] of numbers, -1 is none."""
-        shape = (len(numbers), window[1] - window[0])
-        neighbors, scores = torch.empty(shape, dtype=torch.int32), torch.empty(shape)
-        lists, query_ids = lists.contiguous(), ids[numbers]
-        core.knn_of_lists(
-            self._request(query_ids, ids, window),
-            Edges(address(neighbors), address(scores)),
-            self._resources(),
-            lists=address(lists),
-            list_size=lists.shape[1],
-        )
+        call = self._request(query_ids, ids, window), Edges(address(neighbors), address(scores)), self._resources()
+        if lists is not None:
+            lists = lists.contiguous()
+            core.knn_of_lists(*call, lists=address(lists), list_size=lists.shape[1])
+        elif len(numbers):
+            core.knn(*call)
         return neighbors, scores
 
     def _request(self, query_ids: torch.Tensor, base_ids: torch.Tensor, window: tuple[int, int]) -> KnnRequest:

@@ -78,20 +78,19 @@ void knn(const KnnRequest& request, const Edges& edges, Monitor& monitor) {
   const bool has_one_copy = !request.separate_base && (same_norms || request.base_ids == nullptr);
   const double num_scores =
       (is_symmetric ? 0.5 : 1.0) * static_cast<double>(num_queries) * static_cast<double>(num_base);
-  int64_t copy_bytes =
-      has_one_copy ? FixedPointPrefilter::bytes(request.base, num_base, request.base, num_base, true, num_base,
-                                                num_scores, request.selection, request.max_memory_bytes)
-                   : FixedPointPrefilter::bytes(request.queries, num_queries, request.base, num_base, false, num_base,
-                                                num_scores, request.selection, request.max_memory_bytes);
+  int64_t copy_bytes = FixedPointPrefilter::bytes(request.queries, num_queries, request.base, num_base, has_one_copy,
+                                                  num_base, num_scores, request.selection, request.max_memory_bytes);
   // If there are few queries, smaller row blocks spread them over all threads.
   const int64_t rows_per_thread = (num_queries + request.num_threads - 1) / request.num_threads;
+  const auto budget_beside = [&](int64_t bytes_of_copies) {
+    return request.max_memory_bytes - bytes_of_copies - 12 * num_base - (same_norms ? 0 : 4 * num_queries);
+  };
   const auto fit = [&](int64_t bytes_of_copies) {
-    const int64_t fixed_bytes = bytes_of_copies + 12 * num_base + (same_norms ? 0 : 4 * num_queries);
+    const int64_t budget_bytes = budget_beside(bytes_of_copies);
     return BlockPlan::fit(num_selected, rows_per_thread, num_base, request.queries.dim, request.num_threads,
-                          QueryWorkspace::kBytes, fixed_bytes, request.max_memory_bytes - fixed_bytes);
+                          QueryWorkspace::kBytes, request.max_memory_bytes - budget_bytes, budget_bytes);
   };
   const BlockPlan plan = fit_beside_copies(fit, &copy_bytes);
-  const int64_t fixed_bytes = copy_bytes + 12 * num_base + (same_norms ? 0 : 4 * num_queries);
   prefer_huge_pages(edges, num_queries, request.selection.num_neighbors);
   ThreadTeam team(plan.num_threads, monitor);
 
@@ -122,7 +121,7 @@ void knn(const KnnRequest& request, const Edges& edges, Monitor& monitor) {
     }
   }
   const Prefilter prefilter = copies ? copies->prefilter() : Prefilter{};
-  const int64_t budget_bytes = std::min(request.max_memory_bytes - fixed_bytes, kMaxSymmetricBytes);
+  const int64_t budget_bytes = std::min(budget_beside(copy_bytes), kMaxSymmetricBytes);
   if (is_symmetric && knn_symmetric_bytes(plan, num_base, request.base.dim) <= budget_bytes) {
     const std::vector<int64_t> rest =
         knn_symmetric(request, plan, prefilter, base_ids.data(), base_norms.data(), edges, team);

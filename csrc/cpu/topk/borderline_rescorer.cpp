@@ -78,10 +78,8 @@ bool BorderlineRescorer::resolve(TopKBuffer& buffer, int64_t query_id, float que
 void BorderlineRescorer::refine_all(TopKBuffer& buffer) {
   ids_.resize(static_cast<size_t>(buffer.size()));
   for (size_t n = 0; n < ids_.size(); ++n) ids_[n] = candidate_ids_[buffer.tiebreaks()[n]];
-  finer_scores_.assign(buffer.scores(), buffer.scores() + buffer.size());
-  copied_->refine(ids_.data(), buffer.size(), finer_scores_.data());
   margin_ = copied_->refined_margin();
-  buffer.refine(kernels_, finer_scores_.data(), margin_);
+  buffer.refine(kernels_, margin_, [&](float* scores) { copied_->refine(ids_.data(), buffer.size(), scores); });
 }
 
 // Finds the num_best best entries: all above *limit, and the entries close_[c] with is_best_[c], which are not above.

@@ -81,8 +81,8 @@ class BorderlineRescorer {
   std::vector<int64_t> close_;                 // positions of entries in the buffer, ascending
   std::vector<size_t> open_;                   // positions in close_ that are not decided, ascending
   std::vector<float> exact_scores_;            // [open_]
-  std::vector<float> finer_scores_, ordered_;  // of close_, or of a whole buffer
-  std::vector<int64_t> ids_;                   // likewise
+  std::vector<float> finer_scores_, ordered_;  // [close_]
+  std::vector<int64_t> ids_;                   // of close_, or of a whole buffer
   std::vector<char> is_best_;
   std::vector<uint64_t> ranks_;
   std::vector<const float*> rows_;           // [panel_width]

@@ -6,6 +6,7 @@
 #include "common/prefilter_bound.h"
 #include "cpu/runtime/huge_pages.h"
 #include "cpu/simd/dispatch.h"
+#include "cpu/topk/each_row.h"
 #include "cpu/topk/prefilter.h"
 
 namespace bse {
@@ -62,23 +63,12 @@ inline void write_bytes(const float* values, uint8_t* bytes) {
 
 ByteCopy::ByteCopy(const MatrixView& features, const int64_t* ids, const float* norms, int64_t count, ThreadTeam& team)
     : num_rows_(features.num_rows), dim_(features.dim), bytes_(bytes(features)) {
-  constexpr int64_t kGrain = 256;
   prefer_huge_pages(bytes_.data(), bytes(features));
-  // Calls visit(id, elements, norm, worker's index) for each row.
-  const auto for_each_row = [&](const auto& visit) {
-    team.for_ranges(count, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
-      std::vector<float> scratch(static_cast<size_t>(dim_));
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t id = ids != nullptr ? ids[i] : i;
-        visit(id, features.read(id, 0, dim_, scratch.data()), norms[i], static_cast<size_t>(worker.index()));
-      }
-    });
-  };
   std::vector<Largest> largest(static_cast<size_t>(team.num_threads()));
-  for_each_row([&](int64_t, const float* row, float norm, size_t thread) {
+  for_each_row(team, features, ids, count, [&](int64_t i, int64_t, const float* row, size_t thread) {
     float block[kBlock];
     for (int64_t k = 0; k < dim_; k += kBlock) {
-      read_block(row + k, dim_ - k, norm, block);
+      read_block(row + k, dim_ - k, norms[i], block);
       largest[thread].add(block);
     }
   });
@@ -88,9 +78,9 @@ ByteCopy::ByteCopy(const MatrixView& features, const int64_t* ids, const float* 
 
   std::vector<Residuals> residuals(largest.size());
   const int64_t stride = row_bytes(dim_);
-  for_each_row([&](int64_t id, const float* row, float norm, size_t thread) {
+  for_each_row(team, features, ids, count, [&](int64_t i, int64_t id, const float* row, size_t thread) {
     uint8_t* high = bytes_.data() + id * stride;
-    const Residuals of_row = copy_row(row, norm, high, high + num_rows_ * stride);
+    const Residuals of_row = copy_row(row, norms[i], high, high + num_rows_ * stride);
     residuals[thread].high = std::max(residuals[thread].high, of_row.high);
     residuals[thread].low = std::max(residuals[thread].low, of_row.low);
   });
@@ -105,13 +95,13 @@ ByteCopy::ByteCopy(const MatrixView& features, const int64_t* ids, const float* 
 
 int64_t ByteCopy::wanted_bytes(const MatrixView& features, int64_t count, double num_scores, const Selection& selection,
                                int64_t budget_bytes) {
-  constexpr int64_t kMaxBytes = int64_t{1} << 30, kMinDimensions = 32, kCacheBytes = 32 << 20;
-  if (!can_have_prefilter(features.dim, selection) || kernel_table().gather_byte_dots == nullptr) return 0;
-  if (features.dim < kMinDimensions || 2 * count < features.num_rows) return 0;
+  constexpr int64_t kCacheBytes = 32 << 20;
+  if (!can_have_copies(features.dim, selection) || kernel_table().gather_byte_dots == nullptr) return 0;
+  if (2 * count < features.num_rows) return 0;
   const bool is_cached = features.num_rows * features.dim * features.element_bytes() <= kCacheBytes;
   const double min_products = is_cached ? 0x1p14 : 0x1p10;  // of elements, per copied row (measured)
   if (num_scores * static_cast<double>(features.dim) < min_products * static_cast<double>(count)) return 0;
-  return bytes(features) <= std::min(kMaxBytes, budget_bytes / 2) ? bytes(features) : 0;
+  return allowed_copy_bytes(bytes(features), budget_bytes);
 }
 
 ByteCopy::Residuals ByteCopy::copy_row(const float* row, float norm, uint8_t* high, uint8_t* low) const {

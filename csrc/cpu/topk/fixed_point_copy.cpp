@@ -7,6 +7,7 @@
 #include "common/prefilter_bound.h"
 #include "cpu/runtime/huge_pages.h"
 #include "cpu/simd/dispatch.h"
+#include "cpu/topk/each_row.h"
 
 namespace bse {
 
@@ -16,25 +17,14 @@ FixedPointCopy::FixedPointCopy(const MatrixView& features, const int64_t* ids, c
       dim_(features.dim),
       stride_(stride(features.dim)),
       elements_(features.num_rows * stride_) {
-  constexpr int64_t kGrain = 256;
   prefer_huge_pages(elements_.data(), bytes(features));
   const KernelTable& kernels = kernel_table();
   struct Range {
     float largest = 0.0f, largest_square = 0.0f, residual_square = 0.0f;
   };
   std::vector<Range> ranges(static_cast<size_t>(team.num_threads()));
-  const auto for_rows = [&](const auto& visit) {
-    team.for_ranges(count, kGrain, [&](int64_t begin, int64_t end, Worker& worker) {
-      std::vector<float> scratch(static_cast<size_t>(dim_));
-      Range& range = ranges[static_cast<size_t>(worker.index())];
-      for (int64_t i = begin; i < end && !worker.should_stop(); ++i) {
-        const int64_t id = ids != nullptr ? ids[i] : i;
-        visit(features.read(id, 0, dim_, scratch.data()), id, norms[i], range);
-      }
-    });
-  };
-  for_rows([&](const float* row, int64_t, float norm, Range& range) {
-    kernels.find_range(row, dim_, norm, &range.largest, &range.largest_square);
+  for_each_row(team, features, ids, count, [&](int64_t i, int64_t, const float* row, size_t thread) {
+    kernels.find_range(row, dim_, norms[i], &ranges[thread].largest, &ranges[thread].largest_square);
   });
   Range all;
   for (const Range& range : ranges) {
@@ -44,9 +34,10 @@ FixedPointCopy::FixedPointCopy(const MatrixView& features, const int64_t* ids, c
   if (all.largest == 0.0f) all.largest = all.largest_square = 1.0f;  // rows of zeros
   const float scale =
       std::min(kMaxFixedPointElement / all.largest, kMaxFixedPointLength / std::sqrt(all.largest_square));
-  for_rows([&](const float* row, int64_t id, float norm, Range& range) {
+  for_each_row(team, features, ids, count, [&](int64_t i, int64_t id, const float* row, size_t thread) {
     int16_t* copied = elements_.data() + id * stride_;
-    range.residual_square = std::max(range.residual_square, kernels.round_to_int16(row, dim_, norm, scale, copied));
+    float& residual_square = ranges[thread].residual_square;
+    residual_square = std::max(residual_square, kernels.round_to_int16(row, dim_, norms[i], scale, copied));
     std::fill(copied + dim_, copied + stride_, int16_t{0});
   });
   for (const Range& range : ranges) all.residual_square = std::max(all.residual_square, range.residual_square);
@@ -75,18 +66,15 @@ FixedPointPrefilter::FixedPointPrefilter(const MatrixView& queries, const float*
 int64_t FixedPointPrefilter::bytes(const MatrixView& queries, int64_t num_queries, const MatrixView& base,
                                    int64_t num_base, bool has_one_copy, int64_t num_candidates, double num_scores,
                                    const Selection& selection, int64_t budget_bytes) {
-  constexpr int64_t kMaxBytes = int64_t{1} << 30, kMinDimensions = 32;
   constexpr double kMinScoresPerRow = 400.0;
-  if (!can_have_prefilter(base.dim, selection) || kernel_table().accumulate_int16 == nullptr ||
-      base.dim < kMinDimensions)
-    return 0;
+  if (!can_have_copies(base.dim, selection) || kernel_table().accumulate_int16 == nullptr) return 0;
   // Entries that are kept cost more with a prefilter (measured).
   if (4 * (selection.num_neighbors + selection.range_min) > num_candidates) return 0;
   if (2 * num_base < base.num_rows || (!has_one_copy && 2 * num_queries < queries.num_rows)) return 0;
   const int64_t num_copied = has_one_copy ? num_base : num_queries + num_base;
   if (num_scores < kMinScoresPerRow * static_cast<double>(num_copied)) return 0;
   const int64_t bytes = FixedPointCopy::bytes(base) + (has_one_copy ? 0 : FixedPointCopy::bytes(queries));
-  return bytes <= std::min(kMaxBytes, budget_bytes / 2) ? bytes : 0;
+  return allowed_copy_bytes(bytes, budget_bytes);
 }
 
 Prefilter FixedPointPrefilter::prefilter() const {

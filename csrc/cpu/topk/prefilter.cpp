@@ -22,6 +22,16 @@ bool can_have_prefilter(int64_t dim, const Selection& selection) {
   return selection.metric == Metric::kCosine && !selection.has_max_score && dim <= kMaxPrefilterDim;
 }
 
+bool can_have_copies(int64_t dim, const Selection& selection) {
+  constexpr int64_t kMinDimensions = 32;
+  return dim >= kMinDimensions && can_have_prefilter(dim, selection);
+}
+
+int64_t allowed_copy_bytes(int64_t bytes, int64_t budget_bytes) {
+  constexpr int64_t kMaxBytes = int64_t{1} << 30;
+  return bytes <= std::min(kMaxBytes, budget_bytes / 2) ? bytes : 0;
+}
+
 bool prefilter_is_bounded(const float* norms, int64_t count, int64_t dim, const Selection& selection) {
   return can_have_prefilter(dim, selection) && std::all_of(norms, norms + count, has_prefilter_bound);
 }

@@ -31,6 +31,12 @@ bool can_prefilter_gathered(const MatrixView& queries, const MatrixView& base);
 // and dim is at most kMaxPrefilterDim.
 bool can_have_prefilter(int64_t dim, const Selection& selection);
 
+// Returns whether copies can prefilter: there can be a prefilter, and dim is large enough for copies to pay.
+bool can_have_copies(int64_t dim, const Selection& selection);
+
+// Returns the bytes, or 0 if copies must not take so many: more than 1 GiB or half the budget.
+int64_t allowed_copy_bytes(int64_t bytes, int64_t budget_bytes);
+
 // Returns whether the rows of a matrix allow a prefilter: there can be one, and the bounds of
 // csrc/common/prefilter_bound.h hold. These fail for very small or very large rows. norms: [count], row_norm() of each
 bool prefilter_is_bounded(const float* norms, int64_t count, int64_t dim, const Selection& selection);

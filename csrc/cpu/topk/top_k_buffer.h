@@ -61,10 +61,11 @@ class TopKBuffer {
     return !bounded_ || (size_ >= num_selected_ && below_margin(cut_score_) >= threshold_);
   }
 
-  // Takes better approximate scores of all entries, and cuts them as finish_prefilter() did.
-  // scores: [size()]; margin: of these scores
-  void refine(const KernelTable& kernels, const float* scores, double margin) {
-    std::copy(scores, scores + size_, scores_);
+  // Takes better approximate scores of all entries, and cuts them as finish_prefilter() did. improve(scores) turns the
+  // scores into better ones, in place; margin: of these
+  template <class Improve>
+  void refine(const KernelTable& kernels, double margin, const Improve& improve) {
+    improve(scores_);
     margin_ = margin;
     bounded_ = false;
     cut(kernels);
