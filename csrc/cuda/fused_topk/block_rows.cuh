@@ -21,27 +21,27 @@ struct BlockRows {
   uint32_t needing_exact[kRows];  // indices of rows that quantized scores cannot decide, num_needing_exact of them
   uint32_t num_needing_exact;
   uint32_t is_unbounded[kRows];
-  uint32_t first_guess;  // ThresholdGuess::word()
 
-  // first: position of the block's first row. last_guess: guess of the block that ended last. Ends with a barrier.
-  BSE_DEVICE void load(const ScoreBlock& block, int64_t first, int num_rows, uint32_t* last_guess) {
+  // Loads which rows these are. first: position of the block's first row. A barrier must follow.
+  BSE_DEVICE void load_ids(const ScoreBlock& block, int64_t first, int num_rows) {
     for (unsigned s = threadIdx.x; s < kNumSlots; s += blockDim.x) slots[s] = kFree;
-    if (threadIdx.x == 0) {
-      num_needing_exact = 0;
-      first_guess = atomicOr(last_guess, 0u);
-    }
-    __syncthreads();
+    if (threadIdx.x == 0) num_needing_exact = 0;
     for (int i = threadIdx.x; i < num_rows; i += blockDim.x) {
-      const int64_t row = block.query_row(first + i), id = block.query_id(row);
+      const int64_t row = block.query_row(first + i);
       graph_rows[i] = static_cast<uint32_t>(row);
-      ids[i] = static_cast<uint32_t>(id);
-      norms[i] = block.query_norms[row];
+      ids[i] = static_cast<uint32_t>(block.query_id(row));
       dropped[i] = static_cast<uint32_t>(block.num_candidates - 1);
+    }
+  }
+
+  // Fills the rest, after that barrier. Another one must follow.
+  BSE_DEVICE void load_norms(const ScoreBlock& block, int num_rows) {
+    for (int i = threadIdx.x; i < num_rows; i += blockDim.x) {
+      norms[i] = block.query_norms[graph_rows[i]];
       is_unbounded[i] = !has_prefilter_bound(norms[i]);
       uint32_t slot = mix32(graph_rows[i]) % kNumSlots;
       while (atomicCAS(&slots[slot], kFree, static_cast<uint32_t>(i)) != kFree) slot = (slot + 1) % kNumSlots;
     }
-    __syncthreads();
   }
 
   // If the candidate is one of the rows, makes its column the one that this row drops. Call it once per candidate,

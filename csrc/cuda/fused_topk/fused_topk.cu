@@ -6,11 +6,10 @@ namespace bse::cuda {
 
 namespace {
 
-constexpr int kStages = tuning::kFusedPanelStages;
-using Shape64 = FusedShape<64, 1, kStages>;
-using Shape32 = FusedShape<32, 1, kStages>;
-using Shape16 = FusedShape<16, 1, tuning::kSmallFusedPanelStages>;
-using WideShape32 = FusedShape<32, 2, kStages>;
+using Shape64 = FusedShape<64, 1, tuning::kFusedPanelDepth>;
+using Shape32 = FusedShape<32, 1, tuning::kFusedPanelDepth>;
+using Shape16 = FusedShape<16, 1, tuning::kSmallFusedPanelDepth>;
+using WideShape32 = FusedShape<32, 2, tuning::kFusedPanelDepth>;
 
 // Calls use(shape) for each shape with room for the columns, in order of descending rows, until it returns true.
 template <class Use>
@@ -39,8 +38,7 @@ int fused_rows(int64_t rows_per_group, int64_t num_columns, int64_t dim, int max
   return result;
 }
 
-void launch_fused_topk(const ScoreBlock& block, int fused_rows, const Edges& edges, uint32_t* last_guess,
-                       device::Stream stream) {
+void launch_fused_topk(const ScoreBlock& block, int fused_rows, const Edges& edges, device::Stream stream) {
   const int64_t num_groups = ceil_div(block.num_rows, block.rows_per_group);
   const auto num_fused = static_cast<unsigned>(num_groups * ceil_div(block.rows_per_group, fused_rows));
   with_shape(block.num_candidates, [&](auto shape) {
@@ -48,7 +46,7 @@ void launch_fused_topk(const ScoreBlock& block, int fused_rows, const Edges& edg
     if (Shape::kRows != fused_rows) return false;
     device::launch(fused_topk_kernel<Shape>, dim3(num_fused), dim3(Shape::kThreads),
                    fused_shared_bytes<Shape>(block.num_candidates, block.queries.dim), stream, block,
-                   quantized_window(block.queries.dim), edges, last_guess);
+                   quantized_window(block.queries.dim), edges);
     return true;
   });
 }

@@ -12,9 +12,7 @@ namespace bse::cuda {
 // The features must satisfy can_prefilter() (matrix_topk.h).
 int fused_rows(int64_t rows_per_group, int64_t num_columns, int64_t dim, int max_rows);
 
-// Writes the edges of the rows of `block`. fused_rows: nonzero result of fused_rows(). last_guess: one word that passes
-// threshold guesses between thread blocks, 0 before the first launch.
-void launch_fused_topk(const ScoreBlock& block, int fused_rows, const Edges& edges, uint32_t* last_guess,
-                       device::Stream stream);
+// Writes the edges of the rows of `block`. fused_rows: nonzero result of fused_rows().
+void launch_fused_topk(const ScoreBlock& block, int fused_rows, const Edges& edges, device::Stream stream);
 
 }  // namespace bse::cuda

@@ -31,18 +31,40 @@ struct BlockRange {
   }
 };
 
-// Loads ids and norms of the candidates, and finds the column that each row drops. Returns whether the error bound
-// fails for a candidate. Ends with a barrier.
+// Loads ids and norms of rows and candidates, and finds the column that each row drops. Starts copying the rows and the
+// first slice as soon as their ids are known. Returns whether the error bound fails for a candidate. Ends with a
+// barrier.
 template <class Shape>
-BSE_DEVICE bool load_candidates(const ScoreBlock& block, int64_t group, const BlockMemory<Shape>& memory,
-                                BlockRows<Shape::kRows>& rows) {
+BSE_DEVICE bool load_block(const ScoreBlock& block, const BlockRange& range, const BlockMemory<Shape>& memory,
+                           BlockRows<Shape::kRows>& rows, CandidateSlices<Shape>& slices) {
+  constexpr int kColumnsPerThread = Shape::kMaxColumns / Shape::kThreads;
+  uint32_t candidates[kColumnsPerThread];  // subset rows of columns threadIdx.x + n * kThreads
+  BSE_UNROLL
+  for (int n = 0; n < kColumnsPerThread; ++n) {
+    const int c = n * Shape::kThreads + threadIdx.x;
+    if (c >= memory.num_columns) continue;
+    candidates[n] = static_cast<uint32_t>(block.candidate_row(range.group, c));
+    memory.base_ids[c] = static_cast<uint32_t>(block.base_id(candidates[n]));
+  }
+  rows.load_ids(block, block.first_row + range.row_begin, range.num_rows);
+  __syncthreads();
+  fetch_queries(block.queries, memory, rows, range.num_rows);
+  slices.fetch();
   int is_unbounded = 0;
-  for (int c = threadIdx.x; c < memory.num_columns; c += Shape::kThreads) {
-    const int64_t row = block.candidate_row(group, c), id = block.base_id(row);
-    memory.base_ids[c] = static_cast<uint32_t>(id);
-    memory.base_norms[c] = block.base_norms[row];
-    rows.drop_if_itself(static_cast<uint32_t>(row), c);
-    if (!has_prefilter_bound(memory.base_norms[c])) is_unbounded = 1;
+  BSE_UNROLL
+  for (int n = 0; n < kColumnsPerThread; ++n) {
+    const int c = n * Shape::kThreads + threadIdx.x;
+    if (c >= memory.num_chunks * kChunkColumns) continue;
+    const float norm = c < memory.num_columns ? block.base_norms[candidates[n]] : 0.0f;
+    memory.base_norms[c] = norm;
+    if (!has_prefilter_bound(norm)) is_unbounded = 1;
+  }
+  rows.load_norms(block, range.num_rows);
+  __syncthreads();
+  BSE_UNROLL
+  for (int n = 0; n < kColumnsPerThread; ++n) {
+    const int c = n * Shape::kThreads + threadIdx.x;
+    if (c < memory.num_columns) rows.drop_if_itself(candidates[n], c);
   }
   return __syncthreads_or(is_unbounded) != 0;
 }
@@ -72,8 +94,7 @@ BSE_DEVICE float exact_score(const ScoreBlock& block, const BlockMemory<Shape>& 
 // best.
 template <class Shape>
 BSE_DEVICE bool select_by_quantized_scores(const ScoreBlock& block, uint32_t window, const BlockMemory<Shape>& memory,
-                                           const BlockRows<Shape::kRows>& rows, int i, ThresholdGuess* guess,
-                                           const Edges& edges) {
+                                           const BlockRows<Shape::kRows>& rows, int i, const Edges& edges) {
   constexpr int kParts = Shape::kParts;
   const uint32_t lane = threadIdx.x % 32;
   const auto num_edges = static_cast<uint32_t>(block.selection.num_neighbors);
@@ -86,7 +107,7 @@ BSE_DEVICE bool select_by_quantized_scores(const ScoreBlock& block, uint32_t win
   const auto range_min = static_cast<uint32_t>(min(block.selection.range_min, num_columns));
   ColumnSet<kParts> kept{};
   for (int bound = range_min > 0 ? 0 : 1; bound < 2; ++bound) {
-    const QuantizedCut<kParts> cut = cut_after(row, bound == 0 ? range_min : range_min + num_edges, window, guess);
+    const QuantizedCut<kParts> cut = cut_after(row, bound == 0 ? range_min : range_min + num_edges, window);
     if (cut.num_close > tuning::kMaxClose) return false;
     const ColumnSet<kParts> best = cut.num_close == 0 ? cut.best : rescore_close(cut, list, score);
     kept = best.without(kept);
@@ -114,35 +135,33 @@ BSE_DEVICE void select_by_exact_scores(const ScoreBlock& block, const BlockMemor
     if (rows.dropped[i] == static_cast<uint32_t>(c) || (label >= 0 && labels[memory.base_ids[c]] == label)) {
       score = __uint_as_float(0x7FC00000u);
     }
-    memory.exact_scores[c] = score;
+    memory.exact_scores()[c] = score;
   }
   __syncthreads();
-  ScoreRow<2, false, Shape::kThreads> row(memory.exact_scores, memory.num_columns);
+  ScoreRow<2, false, Shape::kThreads> row(memory.exact_scores(), memory.num_columns);
   select_edges(row, block, SelectPlan{}, row_begin + i, edges, nullptr, scratch);
   __syncthreads();  // the next row reuses the scores
 }
 
-// window: quantized_window()      last_guess: one word, 0 before the first launch
+// window: quantized_window()
 template <class Shape>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
-    fused_topk_kernel(ScoreBlock block, uint32_t window, Edges edges, uint32_t* last_guess) {
+    fused_topk_kernel(ScoreBlock block, uint32_t window, Edges edges) {
   BSE_SHARED(BlockRows<Shape::kRows>, rows);
   BSE_SHARED(SelectScratch, scratch);
   const BlockMemory<Shape> memory(block.num_candidates, block.queries.dim);
   const BlockRange range(block, Shape::kRows);
   if (range.num_rows <= 0) return;  // the whole block returns
-  rows.load(block, block.first_row + range.row_begin, range.num_rows, last_guess);
-  const bool all_need_exact = load_candidates(block, range.group, memory, rows);
-  quantize_products(block, memory, rows, range.num_rows);
+  CandidateSlices<Shape> slices(block.base, memory);
+  const bool all_need_exact = load_block(block, range, memory, rows, slices);
+  quantize_products(memory, rows, range.num_rows, slices);
   if (block.selection.labels != nullptr) forbid_labels(block.selection.labels, memory, rows, range.num_rows);
 
-  ThresholdGuess guess(rows.first_guess);
   for (int i = threadIdx.x / 32; i < range.num_rows; i += Shape::kWarps) {
     const bool needs_exact = all_need_exact || rows.is_unbounded[i] != 0;
-    if (!needs_exact && select_by_quantized_scores(block, window, memory, rows, i, &guess, edges)) continue;
+    if (!needs_exact && select_by_quantized_scores(block, window, memory, rows, i, edges)) continue;
     if (threadIdx.x % 32 == 0) rows.needing_exact[atomicAdd(&rows.num_needing_exact, 1u)] = i;
   }
-  if (threadIdx.x == 0) atomicExch(last_guess, guess.word());
   __syncthreads();
   for (uint32_t n = 0; n < rows.num_needing_exact; ++n) {
     select_by_exact_scores(block, memory, rows, range.row_begin, static_cast<int>(rows.needing_exact[n]), edges,

@@ -1,14 +1,15 @@
 // Quantized scores of a thread block's rows against all candidates of their group, by tensor cores.
 //
 // The rows stay in shared memory. Candidates pass through it in panels of kPanelColumns, by cp.async. A slice is kDepth
-// elements of each candidate of a panel, and kStages slices are in flight. The order of candidates within a panel puts
-// the two columns that mma leaves in a lane into one word of quantized scores (quantized_row.cuh).
+// elements of each candidate of a panel. While one slice is multiplied, the next one comes. The order of candidates
+// within a panel puts the two columns that mma leaves in a lane into one word of quantized scores (quantized_row.cuh).
 // O(rows candidates D) products. Each block reads all candidates once, from L2 if blocks of a group run side by side.
 #pragma once
 
 #include "cuda/fused_topk/block_rows.cuh"
 #include "cuda/fused_topk/shapes.h"
 #include "cuda/primitives/mma_tile.cuh"
+#include "cuda/primitives/panel_layout.cuh"
 #include "cuda/runtime/device.h"
 #include "cuda/runtime/ptx.h"
 
@@ -17,86 +18,105 @@ namespace bse::cuda {
 // Dynamic shared memory of a thread block.
 template <class Shape>
 struct BlockMemory {
-  int num_columns, num_chunks, query_pitch;
+  int num_columns, num_chunks, num_slices;
   QuantizedQuarter* quantized;  // [kRows, row_quarters]
-  uint16_t* queries;            // [kRows, query_pitch], zeros past the last element
-  uint16_t* panels;             // [kStages, kPanelColumns, kPitch]; after the products, a list of columns for each warp
+  uint16_t* queries;            // [num_slices, kRows, kDepth] in PanelLayout, zeros past the last element
+  uint16_t* panels;             // [kStages, kPanelColumns, kDepth] in PanelLayout
   uint32_t* base_ids;           // [num_columns]
-  float* base_norms;            // [num_columns]
-  float* exact_scores;          // [num_columns], of one row at a time
+  float* base_norms;            // [num_chunks * kChunkColumns], zeros past the last column
 
   BSE_DEVICE BlockMemory(int64_t columns, int64_t dim)
       : num_columns(static_cast<int>(columns)),
         num_chunks(cuda::num_chunks(columns)),
-        query_pitch(static_cast<int>(padded_dim(dim)) + 8) {
+        num_slices(Shape::num_slices(dim)) {
     device::SharedMemory shared;
     quantized = shared.take<QuantizedQuarter>(Shape::kRows * row_quarters(num_chunks));
-    queries = shared.take<uint16_t>(Shape::kRows * query_pitch);
+    queries = shared.take<uint16_t>(num_slices * Shape::kQuerySlice);
     panels = shared.take<uint16_t>(Shape::kStages * Shape::kPanel);
     base_ids = shared.take<uint32_t>(num_columns);
-    base_norms = shared.take<float>(num_columns);
-    exact_scores = shared.take<float>(num_columns);
+    base_norms = shared.take<float>(num_chunks * kChunkColumns);
   }
 
   BSE_DEVICE QuantizedQuarter* row(int i) const { return quantized + i * row_quarters(num_chunks); }
+
+  // After the products, the panels' memory is used for these.
   BSE_DEVICE uint16_t* list() const { return panels + threadIdx.x / 32 * (kChunkColumns * num_chunks); }
+  BSE_DEVICE float* exact_scores() const { return reinterpret_cast<float*>(panels); }  // [num_columns], of one row
 };
 
-// Starts copying a piece, 16 bytes of a row, into shared memory. Past the end of the row or of the rows it is zero.
-BSE_DEVICE void fetch_piece(const DeviceMatrix& matrix, bool is_row, int64_t row, int64_t k, uint16_t* destination) {
-  const auto* elements = static_cast<const uint16_t*>(matrix.data);
-  const bool is_inside = is_row && k < matrix.dim;
-  const uint16_t* source = is_inside ? elements + row * matrix.row_stride_elements + k : elements;
-  ptx::cp_async16(destination, source, is_inside ? 16 : 0);
+// Starts copying the block's rows, as part of the next group that is committed. Needs rows.ids.
+template <class Shape>
+BSE_DEVICE void fetch_queries(const DeviceMatrix& queries, const BlockMemory<Shape>& memory,
+                              const BlockRows<Shape::kRows>& rows, int num_rows) {
+  using Layout = PanelLayout<Shape::kDepth>;
+  const auto* elements = static_cast<const uint16_t*>(queries.data);
+  for (int n = threadIdx.x; n < memory.num_slices * Shape::kRows * Layout::kPieces; n += Shape::kThreads) {
+    const int piece = n % Layout::kPieces, i = n / Layout::kPieces % Shape::kRows;
+    const int slice = n / Layout::kPieces / Shape::kRows, k = slice * Shape::kDepth + piece * 8;
+    const bool is_inside = i < num_rows && k < queries.dim;
+    const uint16_t* source = is_inside ? elements + rows.ids[i] * queries.row_stride_elements + k : elements;
+    ptx::cp_async16(memory.queries + slice * Shape::kQuerySlice + Layout::place(i, piece), source, is_inside ? 16 : 0);
+  }
 }
 
-// The slices of all panels in the order of their multiplication: one step per slice.
+// The slices of all panels, in the order of their multiplication. A thread copies the same piece of kRounds candidates
+// in each slice. It keeps their addresses while the slices of a panel pass.
 template <class Shape>
-struct PanelSteps {
-  int num_depths;  // steps of a panel
-  int num_steps;
+class CandidateSlices {
+ public:
+  // Needs memory.base_ids.
+  BSE_DEVICE CandidateSlices(const DeviceMatrix& base, const BlockMemory<Shape>& memory)
+      : base_(base), memory_(memory), first_element_(threadIdx.x % Layout::kPieces * 8) {
+    const int i = threadIdx.x / Layout::kPieces;
+    // Adjacent columns of an mma tile become the low and the high half of a quarter's word.
+    column_in_panel_ = i / kChunkColumns * kChunkColumns + column_in_chunk(i % 32 / 8, i % 8 / 2, i % 2);
+    destination_ = memory.panels + Layout::place(i, threadIdx.x % Layout::kPieces);
+  }
 
-  BSE_DEVICE PanelSteps(int64_t dim, int num_columns)
-      : num_depths(static_cast<int>(padded_dim(dim)) / Shape::kDepth),
-        num_steps((num_columns + Shape::kPanelColumns - 1) / Shape::kPanelColumns * num_depths) {}
+  // Starts copying the next slice. Past the last one it copies nothing. Columns past the last one repeat it.
+  BSE_DEVICE void fetch() {
+    if (first_column_ < memory_.num_columns) {
+      if (element_ == first_element_) find_candidates();
+      const int num_bytes = element_ < base_.dim ? 16 : 0;
+      BSE_UNROLL
+      for (int n = 0; n < kRounds; ++n) {
+        ptx::cp_async16(destination_ + stage_ * Shape::kPanel + n * kRoundRows * Shape::kDepth, candidates_[n],
+                        num_bytes);
+        candidates_[n] += Shape::kDepth;
+      }
+      element_ += Shape::kDepth;
+      if (element_ >= memory_.num_slices * Shape::kDepth) {
+        element_ = first_element_;
+        first_column_ += Shape::kPanelColumns;
+      }
+      stage_ ^= 1;
+    }
+    ptx::cp_async_commit();  // an empty group too, because the wait counts groups
+  }
 
-  BSE_DEVICE int panel(int step) const { return step / num_depths; }
-  BSE_DEVICE int first_element(int step) const { return step % num_depths * Shape::kDepth; }
-};
+ private:
+  using Layout = PanelLayout<Shape::kDepth>;
+  static constexpr int kRoundRows = Shape::kThreads / Layout::kPieces;  // candidates of all threads at a time
+  static constexpr int kRounds = Shape::kPanelColumns / kRoundRows;
+  static_assert(kRoundRows % kChunkColumns == 0, "the columns of a thread have the same place in their chunks");
 
-// Starts copying the slice of a step. Past the last step it copies nothing.
-template <class Shape>
-BSE_DEVICE void fetch_step(const ScoreBlock& block, const BlockMemory<Shape>& memory, const PanelSteps<Shape>& steps,
-                           int step) {
-  constexpr int kPieces = Shape::kDepth / 8;  // of one candidate, in a slice
-  if (step < steps.num_steps) {
-    uint16_t* const panel = memory.panels + step % Shape::kStages * Shape::kPanel;
-    const int first_column = steps.panel(step) * Shape::kPanelColumns, k0 = steps.first_element(step);
+  BSE_DEVICE void find_candidates() {
     BSE_UNROLL
-    for (int n = 0; n < Shape::kPanelColumns * kPieces / Shape::kThreads; ++n) {
-      const int piece = n * Shape::kThreads + threadIdx.x, i = piece / kPieces, k = piece % kPieces * 8;
-      // Adjacent columns of an mma tile become the low and the high half of a quarter's word.
-      const int column =
-          first_column + i / kChunkColumns * kChunkColumns + column_in_chunk(i % 32 / 8, i % 8 / 2, i % 2);
-      const bool is_column = column < memory.num_columns;
-      fetch_piece(block.base, is_column, is_column ? memory.base_ids[column] : 0, k0 + k,
-                  panel + i * Shape::kPitch + k);
+    for (int n = 0; n < kRounds; ++n) {
+      const int column = min(first_column_ + column_in_panel_ + n * kRoundRows, memory_.num_columns - 1);
+      candidates_[n] = static_cast<const uint16_t*>(base_.data) + memory_.base_ids[column] * base_.row_stride_elements +
+                       first_element_;
     }
   }
-  ptx::cp_async_commit();  // an empty group too, because the wait counts groups
-}
 
-// Starts copying the block's rows, as part of the next group that is committed.
-template <class Shape>
-BSE_DEVICE void fetch_queries(const ScoreBlock& block, const BlockMemory<Shape>& memory,
-                              const BlockRows<Shape::kRows>& rows, int num_rows) {
-  const int query_pieces = (memory.query_pitch - 8) / 8;
-  for (int piece = threadIdx.x; piece < Shape::kRows * query_pieces; piece += Shape::kThreads) {
-    const int i = piece / query_pieces, k = piece % query_pieces * 8;
-    fetch_piece(block.queries, i < num_rows, i < num_rows ? rows.ids[i] : 0, k,
-                memory.queries + i * memory.query_pitch + k);
-  }
-}
+  const DeviceMatrix& base_;
+  const BlockMemory<Shape>& memory_;
+  const uint16_t* candidates_[kRounds];  // the next pieces of this thread
+  uint16_t* destination_;                // in the first stage
+  const int first_element_;              // of a thread's piece in the first slice
+  int column_in_panel_;
+  int first_column_ = 0, element_ = first_element_, stage_ = 0;  // of the next slice
+};
 
 // Writes the quantized scores of a warp's rows with a chunk of columns, and sets the products to zero. In each mma tile
 // a lane holds two columns of two rows that are eight apart. The two columns make one word of quantized scores.
@@ -106,44 +126,36 @@ BSE_DEVICE void write_quantized(const BlockMemory<Shape>& memory, int chunk, int
   const int lane = threadIdx.x % 32;
   BSE_UNROLL
   for (int j = 0; j < kColumnTiles; ++j) {
-    float norms[2];
-    bool is_column[2];
+    float norms[2], origins[2];
     BSE_UNROLL
     for (int half = 0; half < 2; ++half) {
       const int column = chunk * kChunkColumns + column_in_chunk(j, lane % 4, half);
-      is_column[half] = column < memory.num_columns;
-      norms[half] = is_column[half] ? memory.base_norms[column] : 0.0f;
+      norms[half] = memory.base_norms[column];
+      origins[half] = column < memory.num_columns ? kQuantizedOrigin : kExcludedOrigin;
     }
     BSE_UNROLL
     for (int i = 0; i < 2 * kRowTiles; ++i) {
-      uint32_t quantized[2];
-      BSE_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        float& dot = acc[i / 2][j][i % 2 * 2 + half];
-        quantized[half] = is_column[half] ? quantize_score(dot, scaled_norms[i], norms[half]) : kQuantizedFlag;
-        dot = 0.0f;
-      }
-      memory.row(warp_row + 8 * i + lane / 4)[quarter_place(chunk, j)].words[lane % 4] =
-          quantized[1] << 16 | quantized[0];
+      float (&tile)[4] = acc[i / 2][j];
+      const uint32_t low = quantized_bits(tile[i % 2 * 2], scaled_norms[i] * norms[0], origins[0]);
+      const uint32_t high = quantized_bits(tile[i % 2 * 2 + 1], scaled_norms[i] * norms[1], origins[1]);
+      memory.row(warp_row + 8 * i + lane / 4)[quarter_place(chunk, j)].words[lane % 4] = __byte_perm(low, high, 0x5410);
+      tile[i % 2 * 2] = tile[i % 2 * 2 + 1] = 0.0f;
     }
   }
 }
 
-// Fills the quantized scores with all threads of the block. Needs memory.base_ids, base_norms and rows; ends with a
-// barrier.
+// Fills the quantized scores with all threads of the block. The queries and the first slice must be on their way, as
+// one group of copies. Needs memory.base_norms and rows.norms; ends with a barrier.
 template <class Shape>
-BSE_DEVICE void quantize_products(const ScoreBlock& block, const BlockMemory<Shape>& memory,
-                                  const BlockRows<Shape::kRows>& rows, int num_rows) {
-  const PanelSteps<Shape> steps(block.queries.dim, memory.num_columns);
-  fetch_queries(block, memory, rows, num_rows);
-  for (int step = 0; step < Shape::kStages - 1; ++step) fetch_step(block, memory, steps, step);
-
+BSE_DEVICE void quantize_products(const BlockMemory<Shape>& memory, const BlockRows<Shape::kRows>& rows, int num_rows,
+                                  CandidateSlices<Shape>& slices) {
+  using Layout = PanelLayout<Shape::kDepth>;
   constexpr int kRowTiles = Shape::kWarpRows / 16, kColumnTiles = Shape::kWarpColumns / 8;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int warp_row = warp / Shape::kColumnWarps * Shape::kWarpRows, warp_chunk = warp % Shape::kColumnWarps;
-  // Addresses of this lane for ldmatrix: rows of A in two halves, then elements; columns of B, two tiles at a time.
-  const int a_row = warp_row + lane / 8 % 2 * 8 + lane % 8, a_element = lane / 16 * 8;
-  const int b_row = warp_chunk * kChunkColumns + lane / 16 * 8 + lane % 8, b_element = lane / 8 % 2 * 8;
+  // Places of this lane for ldmatrix: rows of A in two halves, then elements; columns of B, two tiles at a time.
+  const int a_place = Layout::place(warp_row + lane / 8 % 2 * 8 + lane % 8, lane / 16);
+  const int b_place = Layout::place(warp_chunk * kChunkColumns + lane / 16 * 8 + lane % 8, lane / 8 % 2);
   float scaled_norms[2 * kRowTiles];  // of rows lane / 4 and lane / 4 + 8 of each tile
   BSE_UNROLL
   for (int i = 0; i < 2 * kRowTiles; ++i) {
@@ -151,21 +163,24 @@ BSE_DEVICE void quantize_products(const ScoreBlock& block, const BlockMemory<Sha
     scaled_norms[i] = row < num_rows ? rows.norms[row] * kQuantizedScale : 0.0f;
   }
   float acc[kRowTiles][kColumnTiles][4] = {};
-  for (int step = 0; step < steps.num_steps; ++step) {
-    ptx::cp_async_wait<Shape::kStages - 2>();
-    __syncthreads();  // this slice has landed for all threads, and no thread needs the one before
-    fetch_step(block, memory, steps, step + Shape::kStages - 1);
-    const int chunk = steps.panel(step) * Shape::kColumnWarps + warp_chunk, k0 = steps.first_element(step);
-    if (chunk >= memory.num_chunks) continue;  // the whole warp skips it
-    const uint16_t* base = memory.panels + step % Shape::kStages * Shape::kPanel;
-    BSE_UNROLL
-    for (int k = 0; k < Shape::kDepth; k += 16) {
-      add_tile_products(
-          acc, [&](int i) { return memory.queries + (a_row + 16 * i) * memory.query_pitch + a_element + k0 + k; },
-          [&](int j) { return base + (b_row + 8 * j) * Shape::kPitch + b_element + k; });
+  int stage = 0;
+  for (int chunk = warp_chunk; chunk - warp_chunk < memory.num_chunks; chunk += Shape::kColumnWarps) {
+    const uint16_t* queries = memory.queries;
+    for (int slice = 0; slice < memory.num_slices; ++slice) {
+      ptx::cp_async_wait<0>();
+      __syncthreads();  // this slice has landed for all threads, and no thread needs the one before
+      slices.fetch();
+      const uint16_t* const base = memory.panels + stage * Shape::kPanel;
+      BSE_UNROLL
+      for (int k = 0; k < Shape::kDepth; k += 16) {
+        add_tile_products(
+            acc, [&](int i) { return queries + Layout::at_element(a_place, k) + 16 * i * Shape::kDepth; },
+            [&](int j) { return base + Layout::at_element(b_place, k) + 8 * j * Shape::kDepth; });
+      }
+      queries += Shape::kQuerySlice;
+      stage ^= 1;
     }
-    if (k0 + Shape::kDepth < memory.query_pitch - 8) continue;  // more elements of this panel follow
-    write_quantized(memory, chunk, warp_row, scaled_norms, acc);
+    if (chunk < memory.num_chunks) write_quantized(memory, chunk, warp_row, scaled_norms, acc);
   }
   ptx::cp_async_wait<0>();
   __syncthreads();

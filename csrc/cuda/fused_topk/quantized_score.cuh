@@ -14,8 +14,7 @@
 // addition is fused. Cosines are at most 1 + e in magnitude, and e < 0.02 up to kMaxPrefilterDim. So the differences
 // add up to at most 16000 * 2^-22 < 0.004, and the scores of candidates are in [64, 32704].
 //
-// A score takes half a word, with the highest bit set as a flag. Subtracting a threshold from both halves at once keeps
-// the flag where the score reaches the threshold. Neither half borrows from the other.
+// A score takes half a word, whose highest bit is not part of it.
 #pragma once
 
 #include "common/prefilter_bound.h"
@@ -24,20 +23,21 @@
 namespace bse::cuda {
 
 constexpr float kQuantizedScale = 16000.0f;
-constexpr uint32_t kQuantizedEnd = 1u << 15;  // above every score
-constexpr uint32_t kQuantizedFlag = 1u << 15;
-constexpr uint32_t kExcludedPair = kQuantizedFlag << 16 | kQuantizedFlag;  // a word of two excluded columns
+constexpr int kQuantizedBits = 15;
+constexpr uint32_t kMaxQuantized = (1u << kQuantizedBits) - 1;  // above every score
+// Added to a scaled cosine, these leave its score, or an excluded one if the cosine is 0, in the low bits of the sum:
+// 1.5 * 2^23 makes the last bit worth 1, and has no bits of its own in the low half.
+constexpr float kExcludedOrigin = 12582912.0f, kQuantizedOrigin = kExcludedOrigin + 16384.0f;
 
 // Returns 2 E: if quantized scores differ by more, exact scores are in the same order.
 inline uint32_t quantized_window(int64_t dim) {
   return static_cast<uint32_t>(2.0 * (double{kQuantizedScale} * tensor_core_prefilter_error(dim) + 0.51));
 }
 
-// Returns the score, with its flag, in the low half of the word. scaled_norm: kQuantizedScale times the query's norm.
-BSE_DEVICE uint32_t quantize_score(float dot, float scaled_norm, float base_norm) {
-  // 1.5 * 2^23 makes the last bit worth 1, and has no bits of its own in the low half.
-  constexpr float kOrigin = 12582912.0f + 32768.0f + 16384.0f;
-  return __float_as_uint(fmaf(dot, scaled_norm * base_norm, kOrigin)) & 0xFFFFu;
+// Returns the score in the low half of the word; the high half has other bits. factor: kQuantizedScale times the norms
+// of the query and of the candidate.
+BSE_DEVICE uint32_t quantized_bits(float dot, float factor, float origin) {
+  return __float_as_uint(fmaf(dot, factor, origin));
 }
 
 }  // namespace bse::cuda

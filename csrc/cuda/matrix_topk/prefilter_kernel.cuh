@@ -8,6 +8,7 @@
 
 #include "cuda/matrix_topk/score_tile.cuh"
 #include "cuda/primitives/mma_tile.cuh"
+#include "cuda/primitives/panel_layout.cuh"
 #include "cuda/runtime/device.h"
 #include "cuda/runtime/ptx.h"
 
@@ -17,22 +18,22 @@ struct PrefilterTile {
   static constexpr int kRows = 128, kColumns = 128, kThreads = 256;
   static constexpr int kDepth = 32, kStages = 3;
   static constexpr int kWarpRows = 64, kWarpColumns = 32;
-  // Pitch of a panel's rows in elements: 16-byte pieces of eight successive rows fall into different banks.
-  static constexpr int kPitch = kDepth + 8;
-  static constexpr int kPanel = kRows * kPitch;  // elements of one operand's stage
+  using Layout = PanelLayout<kDepth>;
+  static constexpr int kPanel = kRows * kDepth;  // elements of one operand's stage
   static constexpr size_t kSharedBytes = device::shared_bytes<uint16_t>(2 * kStages * kPanel);
 };
 
 // Starts copying elements [k0, k0 + kDepth) of `count` rows into a panel.
 BSE_DEVICE void fetch_panel(const DeviceMatrix& matrix, const int64_t* ids, int count, int64_t k0, uint16_t* panel) {
-  constexpr int kPieces = PrefilterTile::kDepth / 8;  // pieces of 16 bytes, in one row of a panel
+  constexpr int kPieces = PrefilterTile::Layout::kPieces;
   const auto* elements = static_cast<const uint16_t*>(matrix.data);
   BSE_UNROLL
   for (int p = 0; p < PrefilterTile::kRows * kPieces / PrefilterTile::kThreads; ++p) {
-    const int piece = p * PrefilterTile::kThreads + threadIdx.x, i = piece / kPieces, k = piece % kPieces * 8;
-    const bool is_inside = i < count && k0 + k < matrix.dim;
-    const uint16_t* source = is_inside ? elements + ids[i] * matrix.row_stride_elements + k0 + k : elements;
-    ptx::cp_async16(panel + i * PrefilterTile::kPitch + k, source, is_inside ? 16 : 0);
+    const int i = p * (PrefilterTile::kThreads / kPieces) + threadIdx.x / kPieces, piece = threadIdx.x % kPieces;
+    const int64_t k = k0 + piece * 8;
+    const bool is_inside = i < count && k < matrix.dim;
+    const uint16_t* source = is_inside ? elements + ids[i] * matrix.row_stride_elements + k : elements;
+    ptx::cp_async16(panel + PrefilterTile::Layout::place(i, piece), source, is_inside ? 16 : 0);
   }
 }
 
@@ -63,9 +64,10 @@ __global__ void __launch_bounds__(PrefilterTile::kThreads) prefilter_kernel(Scor
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int warp_row = warp / (Tile::kColumns / Tile::kWarpColumns) * Tile::kWarpRows;
   const int warp_column = warp % (Tile::kColumns / Tile::kWarpColumns) * Tile::kWarpColumns;
-  // Addresses of this lane for ldmatrix: rows of A in two halves, then elements; columns of B, two tiles at a time.
-  const int a_row = warp_row + lane / 8 % 2 * 8 + lane % 8, a_element = lane / 16 * 8;
-  const int b_row = warp_column + lane / 16 * 8 + lane % 8, b_element = lane / 8 % 2 * 8;
+  // Places of this lane for ldmatrix: rows of A in two halves, then elements; columns of B, two tiles at a time.
+  using Layout = Tile::Layout;
+  const int a_place = Layout::place(warp_row + lane / 8 % 2 * 8 + lane % 8, lane / 16);
+  const int b_place = Layout::place(warp_column + lane / 16 * 8 + lane % 8, lane / 8 % 2);
   float acc[kRowTiles][kColumnTiles][4] = {};
   for (int slice = 0; slice < num_slices; ++slice) {
     ptx::cp_async_wait<Tile::kStages - 2>();
@@ -76,8 +78,8 @@ __global__ void __launch_bounds__(PrefilterTile::kThreads) prefilter_kernel(Scor
     BSE_UNROLL
     for (int k = 0; k < Tile::kDepth; k += 16) {
       add_tile_products(
-          acc, [&](int i) { return queries + (a_row + 16 * i) * Tile::kPitch + a_element + k; },
-          [&](int j) { return base + (b_row + 8 * j) * Tile::kPitch + b_element + k; });
+          acc, [&](int i) { return queries + Layout::at_element(a_place, k) + 16 * i * Tile::kDepth; },
+          [&](int j) { return base + Layout::at_element(b_place, k) + 8 * j * Tile::kDepth; });
     }
   }
   ptx::cp_async_wait<0>();

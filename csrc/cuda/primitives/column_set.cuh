@@ -10,6 +10,13 @@ template <int kParts>
 struct ColumnSet {
   uint32_t bits[kParts];  // of this lane
 
+  BSE_DEVICE static ColumnSet all() {
+    ColumnSet result;
+    BSE_UNROLL
+    for (int p = 0; p < kParts; ++p) result.bits[p] = ~0u;
+    return result;
+  }
+
   // All lanes call the following together.
 
   BSE_DEVICE uint32_t size() const {

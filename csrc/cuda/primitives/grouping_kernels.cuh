@@ -13,8 +13,9 @@ constexpr unsigned kMaxScanThreads = 1024;
 constexpr int kScannedPerThread = 8;
 
 // Sums of the chunks of a scan, one chunk per block. chunk_sums: [gridDim.x]
-__global__ void chunk_sums_kernel(const uint32_t* values /* [num_values] */, int64_t num_values, int64_t chunk_size,
-                                  uint32_t* chunk_sums) {
+__global__ void __launch_bounds__(kMaxScanThreads)
+    chunk_sums_kernel(const uint32_t* values /* [num_values] */, int64_t num_values, int64_t chunk_size,
+                      uint32_t* chunk_sums) {
   BSE_SHARED(uint32_t, warp_sums, [kMaxScanThreads / 32 + 1]);
   const int64_t begin = blockIdx.x * chunk_size, end = min(begin + chunk_size, num_values);
   uint32_t sum = 0, total;
@@ -25,9 +26,10 @@ __global__ void chunk_sums_kernel(const uint32_t* values /* [num_values] */, int
 
 // Writes the exclusive sums of values to begins, and the sum of all to begins[num_values] and *total. Resets the values
 // to 0. One chunk per block.
-__global__ void scan_kernel(uint32_t* values /* [num_values] */, int64_t num_values, int64_t chunk_size,
-                            const uint32_t* chunk_sums /* [gridDim.x], not read if there is one chunk */,
-                            uint32_t* begins /* [num_values + 1] */, uint64_t* total) {
+__global__ void __launch_bounds__(kMaxScanThreads)
+    scan_kernel(uint32_t* values /* [num_values] */, int64_t num_values, int64_t chunk_size,
+                const uint32_t* chunk_sums /* [gridDim.x], not read if there is one chunk */,
+                uint32_t* begins /* [num_values + 1] */, uint64_t* total) {
   BSE_SHARED(uint32_t, warp_sums, [kMaxScanThreads / 32 + 1]);
   uint32_t before = 0, sum = 0;
   for (unsigned chunk = threadIdx.x; chunk < blockIdx.x; chunk += blockDim.x) sum += chunk_sums[chunk];

@@ -48,7 +48,6 @@ struct Layout {
     query_norms = scratch.take<float>(request.num_rows);
     base_norms = has_two_towers ? scratch.take<float>(request.num_rows) : query_norms;
     unbounded = scratch.take<uint32_t>(1);
-    last_guess = scratch.take<uint32_t>(1);
     order = is_shared ? scratch.take<uint32_t>(request.num_rows) : nullptr;
     values = scratch.take<uint32_t>(plan.draws_at_once * draw.values_stride);
     if (plan.fused_rows == 0) scores = scratch.take<float>(plan.groups_at_once * rows_per_group * num_columns);
@@ -61,7 +60,7 @@ struct Layout {
   bool has_two_towers;
   uint64_t* tables = nullptr;
   float *query_norms, *base_norms;
-  uint32_t *order, *values, *unbounded, *last_guess;
+  uint32_t *order, *values, *unbounded;
   float* scores = nullptr;
 };
 
@@ -146,7 +145,6 @@ void proximity_graph(const ProximityGraphRequest& request, const GraphPlan& plan
     block.unbounded = unbounded_word;
     block.margin = 2.0 * tensor_core_prefilter_error(request.features.dim);
     device::fill_async(unbounded_word, 0, sizeof(uint32_t), stream);
-    device::fill_async(layout.last_guess, 0, sizeof(uint32_t), stream);
   }
   launch_row_norms(request.features, request.rows, num_rows, metric, layout.query_norms, StatusKind::kBadFeature,
                    status, unbounded_word, stream);
@@ -168,7 +166,7 @@ void proximity_graph(const ProximityGraphRequest& request, const GraphPlan& plan
                    static_cast<uint32_t>(first_drawn), static_cast<uint32_t>(num_drawn), layout.values, layout.tables);
     if (plan.fused_rows > 0) {
       take_groups(first_drawn, num_drawn);
-      launch_fused_topk(block, plan.fused_rows, edges, layout.last_guess, stream);
+      launch_fused_topk(block, plan.fused_rows, edges, stream);
       continue;
     }
     for (int64_t first = 0; first < num_drawn; first += plan.groups_at_once) {

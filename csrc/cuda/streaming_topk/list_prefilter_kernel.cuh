@@ -12,6 +12,7 @@
 #pragma once
 
 #include "cuda/primitives/mma_tile.cuh"
+#include "cuda/primitives/panel_layout.cuh"
 #include "cuda/runtime/device.h"
 #include "cuda/runtime/ptx.h"
 #include "cuda/streaming_topk/list_rows.cuh"
@@ -23,17 +24,14 @@ namespace bse::cuda {
 struct ListPrefilterTile {
   static constexpr int kSize = CandidateLists::kTile, kThreads = 128;
   static constexpr int kDepth = 32, kStages = 4;
-  static constexpr int kWarpSize = 64;           // rows and columns of a warp
-  static constexpr int kPieces = kDepth / 8;     // pieces of 16 bytes, in one row of a panel
+  static constexpr int kWarpSize = 64;  // rows and columns of a warp
+  using Layout = PanelLayout<kDepth>;
+  static constexpr int kPieces = Layout::kPieces;
   static constexpr int kPanel = kSize * kDepth;  // elements
   static size_t shared_bytes(int64_t num_query_panels) {
     return device::shared_bytes<uint16_t>(num_query_panels * kPanel) +
            device::shared_bytes<uint16_t>(kStages * kPanel) + 2 * device::shared_bytes<float>(kStages * kSize);
   }
-
-  // Returns the offset of a piece's first element in a panel. Pieces of eight successive rows fall into different
-  // banks.
-  BSE_DEVICE static int place(int row, int piece) { return row * kDepth + (piece ^ row / 2 % kPieces) * 8; }
 
   // Starts copying elements [k0, k0 + kDepth) of rows id_of(0), ..., id_of(count - 1) into a panel.
   template <class IdOf>
@@ -46,7 +44,7 @@ struct ListPrefilterTile {
       const int64_t k = k0 + piece * 8;
       const bool is_inside = i < count && k < matrix.dim;
       const uint16_t* source = is_inside ? elements + id_of(i) * matrix.row_stride_elements + k : elements;
-      ptx::cp_async16(panel + place(i, piece), source, is_inside ? 16 : 0);
+      ptx::cp_async16(panel + Layout::place(i, piece), source, is_inside ? 16 : 0);
     }
   }
 
@@ -128,18 +126,19 @@ class ListPanels {
 
   // Adds the products of a warp's rows with its columns of a tile. The tile's first panels must have landed.
   BSE_DEVICE void multiply(int warp_row, int warp_column, float (&acc)[kRowTiles][kColumnTiles][4]) {
-    // Addresses of this lane for ldmatrix: rows of A in two halves, then elements; columns of B, two tiles at a time.
+    // Places of this lane for ldmatrix: rows of A in two halves, then elements; columns of B, two tiles at a time.
+    using Layout = Tile::Layout;
     const int lane = threadIdx.x % 32;
-    const int a_row = warp_row + lane / 8 % 2 * 8 + lane % 8, a_piece = lane / 16;
-    const int b_row = warp_column + lane / 16 * 8 + lane % 8, b_piece = lane / 8 % 2;
+    const int a_place = Layout::place(warp_row + lane / 8 % 2 * 8 + lane % 8, lane / 16);
+    const int b_place = Layout::place(warp_column + lane / 16 * 8 + lane % 8, lane / 8 % 2);
     for (int slice = 0;;) {
       const uint16_t* queries = memory_.query_panels + (holds_queries_ ? slice : stage_) * Tile::kPanel;
       const uint16_t* base = memory_.base_panels + stage_ * Tile::kPanel;
       BSE_UNROLL
-      for (int k = 0; k < Tile::kPieces; k += 2) {
+      for (int k = 0; k < Tile::kDepth; k += 16) {
         add_tile_products(
-            acc, [&](int i) { return queries + Tile::place(a_row, k + a_piece) + 16 * i * Tile::kDepth; },
-            [&](int j) { return base + Tile::place(b_row, k + b_piece) + 8 * j * Tile::kDepth; });
+            acc, [&](int i) { return queries + Layout::at_element(a_place, k) + 16 * i * Tile::kDepth; },
+            [&](int j) { return base + Layout::at_element(b_place, k) + 8 * j * Tile::kDepth; });
       }
       stage_ = (stage_ + 1) % Tile::kStages;
       if (++slice == num_slices_) break;

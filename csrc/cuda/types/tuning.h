@@ -13,46 +13,41 @@ namespace bse::cuda::tuning {
 
 // --- Fused top-k (fused_topk_kernel.cuh)
 //
-// Prediction for the example: 2.3 ms. Products take 1.0 ms, selection takes 1.3 ms. Norms, the order of rows and the
-// draws of candidates come before that and take about 0.3 ms more.
+// Instruction counts are those of tests/tools/cuda_instructions.tsv for sm_90. Prediction for the example: about 2 ms.
+//   products   A multiprocessor has 16 warps, four for each of its schedulers. For a panel of candidates, a warp issues
+//              64 mma and about 460 other instructions, so a scheduler issues 2,100. Its tensor core takes about 1,700
+//              clocks for 256 mma. For 20,000 blocks of 4 panels that is 0.7 ms, less than reading L2 takes.
+//   selection  A row takes about 650 instructions, and a scheduler has 16 rows of a block. That is 0.9 ms in all.
+// Two dependent reads of device memory come before the products of a block, and no other block of the multiprocessor
+// covers them. Norms, the order of rows and the draws of candidates take about 0.3 ms more.
 
 // Maximum number of rows of a thread block. A launch uses the largest of 64, 32 and 16 that fits shared memory.
-// The example uses 64 rows on an H200. They take 132 KB for quantized scores, 17 KB for rows, 61 KB for panels and 12
-// KB for candidates. So a multiprocessor holds one block, of 16 warps. Even with 32 rows, two blocks would not fit. The
+// The example uses 64 rows on an H200. They take 132 KB for quantized scores, 16 KB for rows, 66 KB for panels and 8 KB
+// for candidates. So a multiprocessor holds one block, of 16 warps. Even with 32 rows, two blocks would not fit. The
 // products and the selection of a block do not overlap.
 // Each of the 20,000 blocks reads 256 KB of candidates from L2. These 5.1 GB take 0.95 ms, more than the 0.55 ms of the
 // products on tensor cores. With 32 rows, twice as much would be read.
 constexpr int kMaxFusedRows = 64;
 
-// Candidates of a panel, elements of each in a slice, and slices in shared memory (products.cuh).
+// Candidates of a panel, and elements of each in a slice (products.cuh).
 // A panel has 32 candidates for each of 8 warps. For 8 mma, a warp reads 32 rows and 32 candidates from shared memory.
 // That takes 16 clocks, and the tensor cores take 8 to 13.
-// A slice takes 20 KB of shared memory. While one is multiplied, two are in flight: 41 KB per multiprocessor. At 24
-// bytes per clock from L2, they take 1,700 clocks. That is more than the latency of about 300 clocks, so the latency is
-// hidden.
-constexpr int kFusedPanelColumns = 256, kFusedPanelDepth = 32, kFusedPanelStages = 3;
+// A slice takes 33 KB of shared memory. While one is multiplied, the next one comes. At 24 bytes per clock from L2, it
+// takes 1,400 clocks, and the products of a slice take about 900. So fused top-k waits for L2, whose latency is hidden.
+constexpr int kFusedPanelColumns = 256, kFusedPanelDepth = 64;
 
-// Slices in shared memory for blocks of 16 rows. Such blocks serve small groups, and GPUs with 99 KB of shared memory
-// per block (sm_86, sm_89, sm_120). The example takes 92 KB: 33 KB for quantized scores, 4 KB for rows, 41 KB for
-// panels in two slices, 12 KB for candidates and 2 KB of static memory. A third slice would not fit.
+// Elements in a slice for blocks of 16 rows. Such blocks serve small groups, and GPUs with 99 KB of shared memory per
+// block (sm_86, sm_89, sm_120). The example takes 80 KB: 33 KB for quantized scores, 4 KB for rows, 33 KB for panels, 8
+// KB for candidates and 2 KB of static memory. Slices of 64 elements would not fit.
 // The 80,000 blocks of the example read 20.5 GB from L2, each block in 16 slices of 16 KB.
 // RTX 4090 (128 multiprocessors at 2.5 GHz, 5 TB/s from L2): a slice takes 1050 clocks of transfer and about 300 of
 // latency. Nothing hides the latency, because one slice is in flight and its products take 100 clocks. A block takes
-// 22,000 clocks, and 5,000 more for selection by 8 warps. The total is 6.8 ms.
+// 22,000 clocks, and 3,000 more for selection by 8 warps. The total is 6.3 ms.
 // RTX 3090 (82 multiprocessors at 1.7 GHz, 2 TB/s from L2): the total is about 16 ms.
 // For comparison, the instructions of matrix top-k take at least 6 ms on the RTX 4090. On the RTX 3090, the scores do
 // not fit the L2 of 6 MB, and device memory adds 10 ms. If fused top-k turns out slower on a GPU, call
 // plan_proximity_graph(..., max_fused_rows = 0) there, which selects matrix top-k.
-constexpr int kSmallFusedPanelStages = 2;
-
-// Guesses by interpolation in a search for a threshold, before it bisects (quantized_cut.cuh). Each guess costs a count
-// of the scores that reach it.
-// In simulations with normal, clustered and collapsed features, a search takes 7 to 10 counts per row. It would take 18
-// if it did not begin with the threshold of another row. Therefore blocks pass their last guess on.
-// For 1024 columns, ptxas compiles a count to 41 instructions (sm_90), and the choice of the next guess to about 35.
-// With loading, listing and writing, a row keeps a quarter of a multiprocessor busy for 900 clocks. That is 1.25 ms for
-// the example.
-constexpr int kInterpolations = 6;
+constexpr int kSmallFusedPanelDepth = 32;
 
 // Maximum number of close columns that a warp rescores; a multiple of 32. If a row has more, the whole block scores all
 // its columns exactly. That costs 20 times as much.
