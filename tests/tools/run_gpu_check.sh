@@ -14,11 +14,11 @@ export python=$1 build=build/gpu
 export results=${OUT:-$build}
 export BSE_COMMIT=${BSE_COMMIT:-$(git describe --always --dirty 2>/dev/null || echo unknown)}
 deadline=$((SECONDS + ${BSE_GPU_CHECK_SECONDS:-350}))
-rm -rf "$build/site"
-mkdir -p "$build" "$results"
+mkdir -p "$results"
 rm -f "$results"/{build,native,benchmark,tests,sanitizer}.log "$results"/{steps.tsv,benchmark.json,summary.txt}
 
 install_package() { # SETTINGS...: into build/gpu/site
+  rm -rf "$build/site"
   "$python" -m pip --disable-pip-version-check install --no-build-isolation --no-deps --no-index -v \
     --target "$build/site" --config-settings=build-dir="$build/cmake" "${@/#/--config-settings=cmake.define.}" .
 }
