@@ -56,7 +56,7 @@ class Entrant:
 def measure(
     gpu: Gpu, case: Case, peaks: dict[str, float], num_rounds: int, rows: list[Row], save: Callable[[], None]
 ) -> list[dict[str, Any]]:
-    """Appends a row per contestant to rows, saves after each step, and returns times of kernels if the case has them."""
+    """Appends a row per contestant to rows and saves after each step. Returns times of kernels if the case has them."""
     new = [Row(case.work, contestant.name) for contestant in case.contestants]
     rows += new
     entrants: list[Entrant] = []

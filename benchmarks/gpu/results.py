@@ -1,4 +1,4 @@
-"""The file of results, which is complete after each step: it is written anew and then takes the place of the old one."""
+"""The file of results. It is written anew each time and then takes the place of the old one, so it is never partial."""
 
 from __future__ import annotations
 

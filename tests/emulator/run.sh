@@ -126,7 +126,7 @@ for mode in "${modes[@]}"; do
         echo "compiled, not run: no GPU here"
         continue
       fi
-      limit=(timeout -k 5 60)
+      limit=(timeout --foreground -k 5 25) # in the process group of the caller, who may have a limit too
       for program in "${programs[@]}"; do run "$build/cuda/$program"; done
       limit=()
       ;;

@@ -54,9 +54,10 @@ def check(tmp_path):
         lines[STEPS.index("benchmark")] += f"cp {tmp_path}/results.json $results/benchmark.json; "
         lines = [line + ("sleep 60; }" if name == slow else "}") for name, line in zip(STEPS, lines, strict=True)]
         (tmp_path / "steps.sh").write_text("\n".join(lines) + "\nstep_native() { false; }" * (slow is None))
+        settings = {"OUT": str(tmp_path / "out"), "BSE_GPU_CHECK_SECONDS": str(seconds), "BSE_COMMIT": "c0ffee"}
         process = subprocess.Popen(
             [ROOT / "tests/tools/run_gpu_check.sh", sys.executable, tmp_path / "steps.sh"],
-            env={**os.environ, "OUT": str(tmp_path / "out"), "BSE_GPU_CHECK_SECONDS": str(seconds), "BSE_COMMIT": "c0ffee"},
+            env={**os.environ, **settings},
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
