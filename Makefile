@@ -75,7 +75,7 @@ neon: $(VENV)/tools
 cuda: $(VENV)/tools
 	tests/tools/run_cuda_build.sh $(PY) $(CUDA_ARCHITECTURES)
 
-# Everything that needs a GPU, with what PYTHON has installed: no network, no virtual environment.
+# Everything that needs a GPU, with what PYTHON has installed: no network, no virtual environment. Six minutes at most.
 gpu-check:
 	tests/tools/run_gpu_check.sh $(PYTHON)
 

@@ -71,6 +71,9 @@ def cpu_name() -> str:
 
 
 def commit() -> str:
+    """Returns the commit of the sources. BSE_COMMIT names it where they were copied without git."""
+    if os.environ.get("BSE_COMMIT"):
+        return os.environ["BSE_COMMIT"]
     here = Path(__file__).parent
     try:
         return subprocess.check_output(["git", "describe", "--always", "--dirty"], cwd=here, text=True).strip()

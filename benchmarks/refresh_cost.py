@@ -24,6 +24,7 @@ class RefreshCost:
     overhead: float  # share of a step, median of paired blocks
     overhead_p10_p90: tuple[float, float]
     graph_ms: float  # of the last graph
+    refresh_every: int  # steps between graphs
 
 
 class Bottleneck(nn.Module):
@@ -106,7 +107,7 @@ def measure(
     num_blocks: int = 3,
 ) -> RefreshCost:
     training = Training(device, batch_size, image_size, dim, width)
-    bank = FeatureBank(num_instances, dim)
+    bank = FeatureBank(num_instances, dim, device=device)
     for ids in torch.arange(num_instances).split(1 << 17):  # so that the first plan has a graph
         bank.update(ids, torch.randn(len(ids), dim, device=device))
     sampler = ProximityBatchSampler(
@@ -124,5 +125,5 @@ def measure(
     p10, p90 = np.quantile(shares, [0.1, 0.9])
     return RefreshCost(
         1e3 * float(np.median(plain)) / refresh_every, float(np.median(shares)), (float(p10), float(p90)),
-        sampler.stats().graph_ms,
+        sampler.stats().graph_ms, refresh_every,
     )  # fmt: skip

@@ -66,15 +66,29 @@ def no_host_reads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractConte
         with monkeypatch.context() as patch:
             for name in ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "cpu", "numpy"):
                 patch.setattr(torch.Tensor, name, refuse)
-            if torch.cuda.is_available():
-                torch.cuda.set_sync_debug_mode("error")
-            try:
+            with waiting_is_an_error():
                 yield
-            finally:
-                if torch.cuda.is_available():
-                    torch.cuda.set_sync_debug_mode("default")
 
     return forbidden
+
+
+@contextmanager
+def waiting_is_an_error() -> Iterator[None]:
+    """Makes torch raise where it waits for a GPU. Without a GPU, does nothing."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    try:
+        torch.cuda.set_sync_debug_mode("error")  # in the block, as it may warn after it has set the mode
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture
+def no_waiting() -> Callable[[], AbstractContextManager[None]]:
+    """``with no_waiting():`` waiting for a GPU is an error."""
+    return waiting_is_an_error
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

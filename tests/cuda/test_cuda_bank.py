@@ -348,7 +348,7 @@ def test_only_banks_on_the_cpu_have_files(tmp_path):
 
 @pytest.mark.needs_cuda
 @pytest.mark.parametrize("place", ["cuda", "cpu", "pinned"])
-def test_updates_do_not_wait_for_the_device(place):
+def test_updates_do_not_wait_for_the_device(no_waiting, place):
     bank = FeatureBank(1000, 64, device="cuda", two_towers=True, momentum=0.5, nonfinite="skip")
     rows, ids = torch.randn(256, 64), torch.randint(0, 1000, (256,))
     if place == "cuda":
@@ -359,14 +359,12 @@ def test_updates_do_not_wait_for_the_device(place):
     expected = FeatureBank(1000, 64, two_towers=True, momentum=0.5)
     for _ in range(3):
         expected.update(ids.cpu(), rows.cpu(), rows.cpu())
+    first = ids[:1].tolist()
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         bank.update(ids, rows, rows)
         bank.update(ids, rows, rows)
-        bank.update(ids.tolist()[:1], rows[:1], rows[:1])
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+        bank.update(first, rows[:1], rows[:1])
     expected.update(ids.cpu()[:1], rows[:1].cpu(), rows[:1].cpu())
     assert_equal(bank, expected)
 

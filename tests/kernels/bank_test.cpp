@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
@@ -12,7 +11,7 @@
 #include "cpu/bank/bank_update.h"
 #include "cuda/bank/bank_update.h"
 #include "kernels/checks.h"
-#include "kernels/test_arrays.h"
+#include "kernels/device_array.h"
 
 namespace {
 
@@ -25,26 +24,21 @@ int64_t num_compared = 0, num_refused = 0;
 
 size_t bytes_of(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
-// Tables of one engine.
+// Tables of one engine. Array: std::vector on the host, DeviceArray on the device.
+template <template <class...> class Array>
 struct Bank {
-  DType dtype;
-  int64_t num_instances, dim;
   Array<unsigned char> data, documents;
   Array<int64_t> last_update;
-  Array<uint64_t> claims, error_log;
 
-  Bank(DType type, int64_t rows, int64_t width)
-      : dtype(type),
-        num_instances(rows),
-        dim(width),
-        data(rows * width * bytes_of(type)),
-        documents(rows * width * bytes_of(type)),
-        last_update(rows, -1),
-        claims(rows),
-        error_log(cuda::kNumErrorLogWords, ~uint64_t{0}) {
-    error_log[cuda::kNumSkippedWord] = 0;
-  }
+  explicit Bank(size_t num_bytes, int64_t num_instances)
+      : data(num_bytes), documents(num_bytes), last_update(static_cast<size_t>(num_instances), -1) {}
 };
+
+std::vector<uint64_t> empty_error_log() {
+  std::vector<uint64_t> words(cuda::kNumErrorLogWords, ~uint64_t{0});
+  words[cuda::kNumSkippedWord] = 0;
+  return words;
+}
 
 struct Batch {
   std::vector<int64_t> ids;
@@ -83,7 +77,10 @@ void compare_updates(std::mt19937& random) {
   const auto dtype = static_cast<DType>(below(3));
   const bool normalize = below(2) == 0, skips = below(2) == 0, has_momentum = below(2) == 0;
   const float momentum = has_momentum ? 0.3f + 0.05f * static_cast<float>(below(10)) : 0.0f;
-  Bank expected(dtype, num_instances, dim), got(dtype, num_instances, dim);
+  const size_t num_bytes = num_instances * dim * bytes_of(dtype);
+  Bank<std::vector> expected(num_bytes, num_instances);
+  Bank<DeviceArray> got(num_bytes, num_instances);
+  DeviceArray<uint64_t> claims(num_instances), error_log(empty_error_log());
   uint64_t num_skipped = 0;
   bool was_refused = false;
   for (int64_t step = 0; step < 4; ++step) {
@@ -113,12 +110,9 @@ void compare_updates(std::mt19937& random) {
     if (is_refused && result.error == UpdateError::kNone) return;  // the CPU engine has stored the other rows
     if (!is_refused) num_skipped += static_cast<uint64_t>(skips ? num_rows - static_cast<int64_t>(kept.ids.size()) : 0);
 
-    Array<int64_t> ids(batch.ids.size());
-    Array<float> rows(batch.rows.size()), documents(batch.documents.size());
-    for (size_t i = 0; i < ids.size(); ++i) ids[i] = batch.ids[i];
-    for (size_t i = 0; i < rows.size(); ++i) rows[i] = batch.rows[i];
-    for (size_t i = 0; i < documents.size(); ++i) documents[i] = batch.documents[i];
-    Array<uint64_t> scratch(cuda::bank_scratch_bytes() / sizeof(uint64_t));
+    const DeviceArray<int64_t> ids(batch.ids);
+    const DeviceArray<float> rows(batch.rows), documents(batch.documents);
+    DeviceArray<uint64_t> scratch(cuda::bank_scratch_bytes() / sizeof(uint64_t));
     cuda::BankUpdate update;
     update.ids = ids.data();
     update.rows = {rows.data(), DType::kFloat32, num_rows, dim, dim, false};
@@ -130,21 +124,19 @@ void compare_updates(std::mt19937& random) {
     update.normalize = normalize;
     update.skips = skips;
     cuda::launch_bank_update(
-        {got.data.data(), got.documents.data(), dtype, num_instances, dim, got.last_update.data(), got.claims.data()},
-        update, got.error_log.data(), scratch.data(), nullptr);
-    synchronize();
+        {got.data.data(), got.documents.data(), dtype, num_instances, dim, got.last_update.data(), claims.data()},
+        update, error_log.data(), scratch.data(), nullptr);
 
     const std::string where =
         "step " + std::to_string(step) + ", dim " + std::to_string(dim) + ", " + std::to_string(num_rows) + " rows";
-    const std::string message = cuda::status_message(got.error_log.data(), num_instances);
+    const std::vector<uint64_t> logged = error_log.to_host();
+    const std::string message = cuda::status_message(logged.data(), num_instances);
     was_refused |= is_refused;
     expect(message.empty() != was_refused, where + ": " + message);
-    expect(std::memcmp(expected.data.data(), got.data.data(), got.data.size()) == 0, where + ": data");
-    expect(std::memcmp(expected.documents.data(), got.documents.data(), got.documents.size()) == 0,
-           where + ": documents");
-    expect(std::memcmp(expected.last_update.data(), got.last_update.data(), sizeof(int64_t) * num_instances) == 0,
-           where + ": last_update");
-    if (!has_momentum) expect(got.error_log[cuda::kNumSkippedWord] == num_skipped, where + ": skipped");
+    expect(expected.data == got.data.to_host(), where + ": data");
+    expect(expected.documents == got.documents.to_host(), where + ": documents");
+    expect(expected.last_update == got.last_update.to_host(), where + ": last_update");
+    if (!has_momentum) expect(logged[cuda::kNumSkippedWord] == num_skipped, where + ": skipped");
     ++num_compared;
     num_refused += is_refused;
   }

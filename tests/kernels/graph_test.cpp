@@ -15,13 +15,13 @@
 #include "cuda/fused_topk/fused_topk.h"
 #include "cuda/runtime/status.h"
 #include "cuda/search/search.h"
-#include "kernels/test_arrays.h"
+#include "kernels/device_array.h"
 
 namespace {
 
 using namespace bse;
-using test::Array;
-using test::synchronize;
+using test::DeviceArray;
+using test::Scratch;
 
 int num_failures = 0;
 
@@ -146,16 +146,25 @@ class Reference {
   std::vector<float> norms_;
 };
 
-void build(const cuda::ProximityGraphRequest& request, const Case& run, const Edges& edges, uint64_t* status) {
+struct Output {
+  std::vector<int32_t> neighbors;
+  std::vector<float> scores;
+};
+
+// Builds edges over those that are given, so that the caller sees which rows are written.
+void build(const cuda::ProximityGraphRequest& request, const Case& run, Output& output) {
   const cuda::GraphPlan plan = cuda::plan_proximity_graph(request, run.max_bytes, run.fused_rows);
-  Array<unsigned char> scratch(plan.scratch_bytes + 256);
-  void* aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(scratch.data()) + 255) / 256 * 256);
-  cuda::proximity_graph(request, plan, edges, aligned, status, nullptr);
-  synchronize();
+  Scratch scratch(plan.scratch_bytes);
+  DeviceArray<int32_t> neighbors(output.neighbors);
+  DeviceArray<float> scores(output.scores);
+  DeviceArray<uint64_t> status(cuda::kNumStatusWords, cuda::kNoReport);
+  const Edges edges{neighbors.data(), run.has_scores ? scores.data() : nullptr};
+  cuda::proximity_graph(request, plan, edges, scratch.data(), status.data(), nullptr);
+  output = {neighbors.to_host(), scores.to_host()};
 }
 
 // Checks that two ranges of groups write the rows of the whole graph, each row once, and no others.
-void check_ranges(cuda::ProximityGraphRequest request, const Case& run, const Edges& whole, uint64_t* status) {
+void check_ranges(cuda::ProximityGraphRequest request, const Case& run, const Output& whole) {
   constexpr int32_t kUntouched = -7;
   const int64_t num_groups = request.all_groups(), num_edges = run.num_rows * run.num_neighbors;
   if (num_groups < 2) return;
@@ -163,16 +172,15 @@ void check_ranges(cuda::ProximityGraphRequest request, const Case& run, const Ed
   for (const int64_t first : {int64_t{0}, num_groups / 2}) {
     request.first_group = first;
     request.num_groups = first == 0 ? num_groups / 2 : num_groups - first;
-    Array<int32_t> found(num_edges, kUntouched);
-    Array<float> found_scores(num_edges, 7.0f);
-    build(request, run, {found.data(), run.has_scores ? found_scores.data() : nullptr}, status);
+    Output found{std::vector<int32_t>(num_edges, kUntouched), std::vector<float>(num_edges, 7.0f)};
+    build(request, run, found);
     for (int64_t row = 0; row < run.num_rows; ++row) {
       const int64_t place = row * run.num_neighbors;
-      const bool is_written = found[place] != kUntouched;
+      const bool is_written = found.neighbors[place] != kUntouched;
       num_writes[row] += is_written;
       for (int64_t k = place; k < place + run.num_neighbors; ++k) {
-        const float score = is_written && run.has_scores ? whole.scores[k] : 7.0f, found_score = found_scores[k];
-        const bool is_right = found[k] == (is_written ? whole.neighbors[k] : kUntouched) &&
+        const float score = is_written && run.has_scores ? whole.scores[k] : 7.0f, found_score = found.scores[k];
+        const bool is_right = found.neighbors[k] == (is_written ? whole.neighbors[k] : kUntouched) &&
                               std::memcmp(&found_score, &score, sizeof score) == 0;
         if (!is_right && ++num_failures <= 20) {
           std::printf("FAILED %s: row %ld of the groups from %ld on\n", run.name, long{row}, long{first});
@@ -201,17 +209,16 @@ void check(const Case& run) {
     if (run.data == Data::kHuge && row == 3) features[i] *= 0x1p125f;
     if (run.data == Data::kHuge && row == 5) features[i] = 0.0f;
   }
-  Array<float> as_float(features.size());
-  Array<uint16_t> as_bfloat16(features.size());
+  std::vector<uint16_t> rounded(features.size());
   for (size_t i = 0; i < features.size(); ++i) {
     if (run.is_bfloat16) features[i] = round_to_bfloat16(features[i]);
-    as_float[i] = features[i];
-    as_bfloat16[i] = float_to_bfloat16(features[i]);
+    rounded[i] = float_to_bfloat16(features[i]);
   }
+  const DeviceArray<float> as_float(features);
+  const DeviceArray<uint16_t> as_bfloat16(rounded);
   std::vector<int64_t> labels;
   for (int64_t i = 0; run.num_labels > 0 && i < run.num_rows; ++i) labels.push_back(i % (run.num_labels + 1) - 1);
-  Array<int64_t> device_labels(labels.size() + 1);
-  for (size_t i = 0; i < labels.size(); ++i) device_labels[i] = labels[i];
+  const DeviceArray<int64_t> device_labels(labels);
 
   cuda::DeviceMatrix matrix;
   matrix.data = run.is_bfloat16 ? static_cast<const void*>(as_bfloat16.data()) : as_float.data();
@@ -221,14 +228,11 @@ void check(const Case& run) {
   Selection selection;
   selection.num_neighbors = run.num_neighbors;
   selection.range_min = run.range_min;
-  selection.labels = labels.empty() ? nullptr : device_labels.data();
+  selection.labels = device_labels.data();
   selection.sort = run.sort || run.candidate_group_size == 0;
 
   const int64_t num_edges = run.num_rows * run.num_neighbors;
-  Array<int32_t> neighbors(num_edges, -7);
-  Array<float> scores(num_edges, 7.0f);
-  Array<uint64_t> status(cuda::kNumStatusWords, cuda::kNoReport);
-  const Edges edges{neighbors.data(), run.has_scores ? scores.data() : nullptr};
+  Output found{std::vector<int32_t>(num_edges, -7), std::vector<float>(num_edges, 7.0f)};
   if (run.candidate_group_size == 0) {
     cuda::KnnRequest request;
     request.queries = request.base = matrix;
@@ -236,10 +240,13 @@ void check(const Case& run) {
     request.exclude_self = true;
     request.selection = selection;
     const cuda::KnnPlan plan = cuda::plan_knn(request, run.max_bytes);
-    Array<unsigned char> scratch(plan.scratch_bytes + 256);
-    void* aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(scratch.data()) + 255) / 256 * 256);
-    cuda::knn(request, plan, edges, aligned, status.data(), nullptr);
-    synchronize();
+    Scratch scratch(plan.scratch_bytes);
+    DeviceArray<int32_t> neighbors(found.neighbors);
+    DeviceArray<float> scores(found.scores);
+    DeviceArray<uint64_t> status(cuda::kNumStatusWords, cuda::kNoReport);
+    cuda::knn(request, plan, {neighbors.data(), run.has_scores ? scores.data() : nullptr}, scratch.data(),
+              status.data(), nullptr);
+    found = {neighbors.to_host(), scores.to_host()};
   } else {
     cuda::ProximityGraphRequest request;
     request.features = request.documents = matrix;
@@ -256,8 +263,8 @@ void check(const Case& run) {
     if (!is_expected && ++num_failures) {
       std::printf("FAILED %s: fused of %d, expected %d\n", run.name, plan.fused_rows, run.fused_rows);
     }
-    build(request, run, edges, status.data());
-    check_ranges(request, run, edges, status.data());
+    build(request, run, found);
+    check_ranges(request, run, found);
   }
 
   Case expected_run = run;
@@ -270,12 +277,12 @@ void check(const Case& run) {
     reference.select(row, candidates[row], expected.data(), expected_scores.data());
     for (int64_t k = 0; k < run.num_neighbors; ++k) {
       const int64_t place = row * run.num_neighbors + k;
-      const float score = scores[place];
-      const bool is_equal = neighbors[place] == expected[k] &&
+      const float score = found.scores[place];
+      const bool is_equal = found.neighbors[place] == expected[k] &&
                             (!run.has_scores || std::memcmp(&score, &expected_scores[k], sizeof score) == 0);
       if (!is_equal && ++num_failures <= 20) {
-        std::printf("FAILED %s: row %ld, select %ld: %d, expected %d\n", run.name, long{row}, long{k}, neighbors[place],
-                    expected[k]);
+        std::printf("FAILED %s: row %ld, select %ld: %d, expected %d\n", run.name, long{row}, long{k},
+                    found.neighbors[place], expected[k]);
       }
     }
   }

@@ -14,12 +14,12 @@
 
 #include "cuda/runtime/status.h"
 #include "cuda/search/search.h"
-#include "kernels/test_arrays.h"
+#include "kernels/device_array.h"
 
 namespace {
 
 using namespace bse;
-using test::Array;
+using test::DeviceArray;
 
 int num_failures = 0;
 
@@ -99,25 +99,25 @@ std::vector<float> make_features(const Case& run, int64_t num_rows, unsigned see
   return values;
 }
 
-// Features in memory that the device can read.
+std::vector<uint16_t> rounded(const std::vector<float>& values) {
+  std::vector<uint16_t> halves;
+  for (const float value : values) halves.push_back(float_to_bfloat16(value));
+  return halves;
+}
+
+// Features in memory of the device.
 struct Matrix {
   Matrix(const std::vector<float>& values, int64_t dim, bool is_bfloat16)
-      : floats(is_bfloat16 ? 0 : values.size()), halves(is_bfloat16 ? values.size() + 8 : 0) {
-    for (size_t i = 0; i < values.size(); ++i) {
-      if (is_bfloat16) {
-        halves[i] = float_to_bfloat16(values[i]);
-      } else {
-        floats[i] = values[i];
-      }
-    }
+      : floats(is_bfloat16 ? std::vector<float>() : values),
+        halves(is_bfloat16 ? rounded(values) : std::vector<uint16_t>()) {
     view.data = is_bfloat16 ? static_cast<const void*>(halves.data()) : floats.data();
     view.dtype = is_bfloat16 ? DType::kBFloat16 : DType::kFloat32;
     view.num_rows = static_cast<int64_t>(values.size()) / dim;
     view.dim = view.row_stride_elements = dim;
   }
 
-  Array<float> floats;
-  Array<uint16_t> halves;
+  DeviceArray<float> floats;
+  DeviceArray<uint16_t> halves;
   cuda::DeviceMatrix view;
 };
 
@@ -128,19 +128,17 @@ struct Result {
 
 Result run_device(const cuda::KnnRequest& request, cuda::KnnMethod method, size_t max_bytes) {
   const int64_t num_edges = request.num_queries * request.selection.num_neighbors;
-  Array<int32_t> neighbors(num_edges, -7);
-  Array<float> scores(num_edges, 7.0f);
-  Array<uint64_t> status(cuda::kNumStatusWords, cuda::kNoReport);
+  DeviceArray<int32_t> neighbors(num_edges, -7);
+  DeviceArray<float> scores(num_edges, 7.0f);
+  DeviceArray<uint64_t> status(cuda::kNumStatusWords, cuda::kNoReport);
   const cuda::KnnPlan plan = cuda::plan_knn(request, max_bytes, method);
   if (plan.is_streaming != (method == cuda::KnnMethod::kStreaming)) {
     ++num_failures;
     std::printf("FAILED: another method than asked for\n");
   }
-  Array<unsigned char> scratch(plan.scratch_bytes + 256, 0xA5);
-  void* aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(scratch.data()) + 255) / 256 * 256);
-  cuda::knn(request, plan, {neighbors.data(), scores.data()}, aligned, status.data(), nullptr);
-  test::synchronize();
-  return {{neighbors.data(), neighbors.data() + num_edges}, {scores.data(), scores.data() + num_edges}};
+  test::Scratch scratch(plan.scratch_bytes);
+  cuda::knn(request, plan, {neighbors.data(), scores.data()}, scratch.data(), status.data(), nullptr);
+  return {neighbors.to_host(), scores.to_host()};
 }
 
 class Reference {
@@ -211,18 +209,17 @@ void check(const Case& run) {
   const std::vector<float> query_values =
       run.num_queries > 0 ? make_features(run, run.num_queries, seed + 1, true) : base_values;
   Matrix base(base_values, run.dim, run.is_bfloat16), queries(query_values, run.dim, run.is_bfloat16);
-  Array<int64_t> labels(run.num_rows), subset(run.num_rows);
+  std::vector<int64_t> labels(run.num_rows), subset;
   const int num_labels = std::abs(run.num_labels);
   for (int64_t i = 0; num_labels > 0 && i < run.num_rows; ++i) {
     labels[i] = i % (num_labels + 1) - 1;
     if (run.num_labels < 0 && i % 7 == 0) labels[i] += int64_t{1} << 32;
   }
-  int64_t num_subset = 0;
   for (int64_t i = 0; i < run.num_rows; ++i) {
-    if (i % 5 != 3) subset[num_subset++] = i;
+    if (i % 5 != 3) subset.push_back(i);
   }
 
-  cuda::KnnRequest request;
+  cuda::KnnRequest request;  // its ids and labels are on the host
   request.base = base.view;
   request.queries = run.num_queries > 0 ? queries.view : base.view;
   request.separate_base = run.num_queries > 0;
@@ -231,10 +228,10 @@ void check(const Case& run) {
   request.exclude_self = run.num_queries == 0;
   if (run.has_subset) {
     request.base_ids = subset.data();
-    request.num_base = num_subset;
+    request.num_base = static_cast<int64_t>(subset.size());
     if (run.num_queries == 0) {
       request.query_ids = subset.data();
-      request.num_queries = num_subset;
+      request.num_queries = request.num_base;
     }
   }
   Selection& selection = request.selection;
@@ -250,9 +247,14 @@ void check(const Case& run) {
   }
 
   const Result expected = reference.edges(request);
-  compare(run, "lists", run_device(request, cuda::KnnMethod::kStreaming, run.max_bytes), expected);
+  const DeviceArray<int64_t> device_labels(labels), device_subset(subset);
+  cuda::KnnRequest moved = request;
+  if (moved.base_ids != nullptr) moved.base_ids = device_subset.data();
+  if (moved.query_ids != nullptr) moved.query_ids = device_subset.data();
+  if (selection.labels != nullptr) moved.selection.labels = device_labels.data();
+  compare(run, "lists", run_device(moved, cuda::KnnMethod::kStreaming, run.max_bytes), expected);
   if (run.num_queries == 0) return;  // graph_test.cpp tests matrix top-k of the base itself
-  compare(run, "matrix", run_device(request, cuda::KnnMethod::kMatrix, run.max_bytes), expected);
+  compare(run, "matrix", run_device(moved, cuda::KnnMethod::kMatrix, run.max_bytes), expected);
 }
 
 // Checks which method plan_knn chooses by itself.

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
 #include <functional>
 #include <numeric>
 #include <random>
@@ -21,8 +20,8 @@
 #include "cuda/primitives/member_select.cuh"
 #include "cuda/runtime/status.h"
 #include "kernels/checks.h"
+#include "kernels/device_array.h"
 #include "kernels/scalar_kernels.h"
-#include "kernels/test_arrays.h"
 
 namespace {
 
@@ -33,12 +32,10 @@ using Random = std::mt19937;
 
 int64_t num_compared = 0, num_rows_compared = 0, num_rows_filled = 0, num_reads = 0;
 
-// Copies counters directly, because the host can read scratch too.
 struct Reader : cuda::CounterReader {
   void read(int64_t* host, const int64_t* device, int64_t count) override {
     ++num_reads;
-    synchronize();
-    std::memcpy(host, device, static_cast<size_t>(count) * sizeof *host);
+    copy_to_host(host, device, static_cast<size_t>(count));
   }
 };
 
@@ -69,17 +66,18 @@ void test_select() {
   use_schedule(3);
   for (int spread = 0; spread < 3; ++spread) {  // keys: all equal, few values, arbitrary
     for (const uint32_t size : {2u, 31u, 128u, 700u}) {
-      Array<cuda::Member> members(size);
-      Array<uint8_t> is_covered(size);
+      std::vector<cuda::Member> members(size);
       for (uint32_t i = 0; i < size; ++i) {
         const uint64_t key = spread == 0 ? 5 : spread == 1 ? uint64_t{random() % 3} << 40 : uint64_t{random()} << 32;
         members[i] = {key, i * 40503u, 0};
       }
-      std::shuffle(members.data(), members.data() + size, random);
+      std::shuffle(members.begin(), members.end(), random);
+      const DeviceArray<cuda::Member> device_members(members);
       for (const uint32_t count : {1u, size / 2, size - 1}) {
-        device::launch(covers_kernel, dim3(1), dim3(cuda::kMemberThreads), 0, nullptr, members.data(), size, count,
-                       is_covered.data());
-        synchronize();
+        DeviceArray<uint8_t> covered(size);
+        device::launch(covers_kernel, dim3(1), dim3(cuda::kMemberThreads), 0, nullptr, device_members.data(), size,
+                       count, covered.data());
+        const std::vector<uint8_t> is_covered = covered.to_host();
         uint32_t num_covered = 0;
         for (uint32_t i = 0; i < size; ++i) {
           uint32_t rank = 0;
@@ -99,7 +97,7 @@ void test_select() {
 struct Graph {
   std::string name;
   int64_t num_rows, num_neighbors, num_instances;
-  Array<int32_t> neighbors, degrees, row_of;
+  std::vector<int32_t> neighbors, degrees, row_of;
   bool is_full = true, is_subset = false;
 
   // list(row): up to num_neighbors rows. With more than one node per row, row i is a node drawn at random.
@@ -127,7 +125,7 @@ struct Graph {
   }
 
   template <class View>
-  View view() {
+  View view() const {
     View view;
     view.neighbors = neighbors.data();
     view.num_rows = num_rows;
@@ -198,7 +196,7 @@ uint32_t threshold(const Setting& setting) { return static_cast<uint32_t>(settin
 
 // Request: of one of the engines
 template <class Request>
-Request request_of(Graph& graph, const Setting& setting) {
+Request request_of(const Graph& graph, const Setting& setting) {
   Request request;
   request.graph = graph.view<decltype(request.graph)>();
   request.batch_size = setting.batch_size;
@@ -211,7 +209,7 @@ Request request_of(Graph& graph, const Setting& setting) {
 }
 
 // Computes the reference walks of a request with the CPU engine. nodes: [num_walks, batch_size]
-void walk(Graph& graph, const Setting& setting, int64_t num_walks, int32_t* nodes) {
+void walk(const Graph& graph, const Setting& setting, int64_t num_walks, int32_t* nodes) {
   Silent silent;
   const KeyedPermutation order(static_cast<uint32_t>(graph.num_rows), setting.seed, Purpose::kRootOrder, setting.epoch,
                                0);
@@ -232,21 +230,31 @@ void walk(Graph& graph, const Setting& setting, int64_t num_walks, int32_t* node
   walk_batches(walks, {nodes, unused.data(), unused.data(), unused.data(), unused.data()}, silent);
 }
 
-// Returns the number of filled rows. nodes: [num_rows]; walk_nodes: output of walk()
-int64_t cuda_partition(Graph& graph, const Setting& setting, Array<int32_t>& walk_nodes, Array<int32_t>& nodes,
-                       Array<uint64_t>& status) {
+struct Output {
+  std::vector<int32_t> nodes;  // [num_rows]
+  int64_t num_filled;
+  std::vector<uint64_t> status;
+};
+
+// walk_nodes: output of walk()
+Output cuda_partition(const Graph& graph, const Setting& setting, const std::vector<int32_t>& walk_nodes) {
+  const DeviceArray<int32_t> neighbors(graph.neighbors), degrees(graph.degrees), row_of(graph.row_of),
+      walks(walk_nodes);
+  DeviceArray<int32_t> nodes(static_cast<size_t>(graph.num_rows), -7);
+  DeviceArray<uint64_t> status(cuda::kNumStatusWords, cuda::kNoReport);
   cuda::PartitionRequest request = request_of<cuda::PartitionRequest>(graph, setting);
-  request.walk_nodes = walk_nodes.size() > 0 ? walk_nodes.data() : nullptr;
-  Array<uint4> scratch((cuda::partition_scratch_bytes(request) + 255) / 16 + 1);
-  const size_t misalignment = reinterpret_cast<uintptr_t>(scratch.data()) % 256;
+  request.graph.neighbors = neighbors.data();
+  if (request.graph.degrees != nullptr) request.graph.degrees = degrees.data();
+  if (request.graph.row_of != nullptr) request.graph.row_of = row_of.data();
+  request.walk_nodes = walks.data();
+  Scratch scratch(cuda::partition_scratch_bytes(request));
   Reader reader;
-  const int64_t num_filled = cuda::partition_epoch(
-      request, nodes.data(), scratch.data() + (256 - misalignment) % 256 / 16, status.data(), nullptr, reader);
-  synchronize();
-  return num_filled;
+  const int64_t num_filled =
+      cuda::partition_epoch(request, nodes.data(), scratch.data(), status.data(), nullptr, reader);
+  return {nodes.to_host(), num_filled, status.to_host()};
 }
 
-void compare(Graph& graph, const Setting& setting) {
+void compare(const Graph& graph, const Setting& setting) {
   const std::string name = graph.name + ", " + std::to_string(graph.num_rows) + " rows, batches of " +
                            std::to_string(setting.batch_size) + (setting.drop_last ? ", drop_last" : "") +
                            ", hardness " + std::to_string(static_cast<int>(setting.hardness)) + ", seed " +
@@ -257,16 +265,15 @@ void compare(Graph& graph, const Setting& setting) {
   const int64_t expected_filled = partition_epoch(request, expected.data(), silent);
 
   const int64_t num_walks = cuda::num_reference_walks(request_of<cuda::PartitionRequest>(graph, setting));
-  Array<int32_t> walk_nodes(static_cast<size_t>(num_walks * setting.batch_size)), nodes(expected.size(), -7);
+  std::vector<int32_t> walk_nodes(static_cast<size_t>(num_walks * setting.batch_size));
   if (num_walks > 0) walk(graph, setting, num_walks, walk_nodes.data());
-  Array<uint64_t> status(cuda::kNumStatusWords, cuda::kNoReport);
-  const int64_t filled = cuda_partition(graph, setting, walk_nodes, nodes, status);
-  expect(filled == expected_filled, name + ": number of filled rows");
-  expect(std::equal(expected.begin(), expected.end(), nodes.data()), name + ": batches");
-  for (int i = 0; i < cuda::kNumStatusWords; ++i) expect(status[i] == cuda::kNoReport, name + ": nothing to report");
+  const Output found = cuda_partition(graph, setting, walk_nodes);
+  expect(found.num_filled == expected_filled, name + ": number of filled rows");
+  expect(found.nodes == expected, name + ": batches");
+  for (const uint64_t word : found.status) expect(word == cuda::kNoReport, name + ": nothing to report");
   ++num_compared;
   num_rows_compared += graph.num_rows;
-  num_rows_filled += filled;
+  num_rows_filled += found.num_filled;
 }
 
 void test_graphs() {
@@ -332,12 +339,12 @@ void test_bad_ids() {
   }
   const Setting setting{16, 0.2, false, Hardness::kDefault, 8, 0};
   const int64_t num_walks = cuda::num_reference_walks(request_of<cuda::PartitionRequest>(graph, setting));
-  Array<int32_t> walk_nodes(static_cast<size_t>(num_walks * 16)), nodes(150, -7);
+  std::vector<int32_t> walk_nodes(static_cast<size_t>(num_walks * 16));
   for (size_t i = 0; i < walk_nodes.size(); ++i) walk_nodes[i] = static_cast<int32_t>(i % 150) - 1;
-  Array<uint64_t> status(cuda::kNumStatusWords, cuda::kNoReport);
-  cuda_partition(graph, setting, walk_nodes, nodes, status);
-  expect(status[static_cast<int>(cuda::StatusKind::kNeighborNotARow)] == (uint64_t{3} << 32 | 153), "bad id reported");
-  std::vector<int32_t> sorted(nodes.data(), nodes.data() + 150), rows(150);
+  const Output found = cuda_partition(graph, setting, walk_nodes);
+  expect(found.status[static_cast<int>(cuda::StatusKind::kNeighborNotARow)] == (uint64_t{3} << 32 | 153),
+         "bad id reported");
+  std::vector<int32_t> sorted = found.nodes, rows(150);
   std::sort(sorted.begin(), sorted.end());
   std::iota(rows.begin(), rows.end(), 0);
   expect(sorted == rows, "partition of a bad table");

@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "emulator/selftest/planted_kernels.h"
-#include "kernels/test_arrays.h"
+#include "kernels/device_array.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 extern "C" const char* __asan_default_options() { return "exitcode=77:detect_leaks=0"; }
@@ -33,26 +33,26 @@ namespace {
 
 using namespace bse;
 using planted::Bug;
-using test::Array;
-using test::synchronize;
+using test::DeviceArray;
 
 // ---- one run of each kernel: returns whether the result is right
 
 template <Bug kBug>
 bool rotate() {
   constexpr int kBlocks = 3, kRounds = 5, kThreads = planted::kRotateThreads;
-  Array<int> in(kBlocks * kThreads), out(kBlocks * kThreads, -1);
-  for (int i = 0; i < kBlocks * kThreads; ++i) in[i] = i * 7 % 1000;
+  std::vector<int> values(kBlocks * kThreads);
+  for (int i = 0; i < kBlocks * kThreads; ++i) values[i] = i * 7 % 1000;
+  DeviceArray<int> in(values), out(kBlocks * kThreads, -1);
   const size_t num_bytes = device::shared_bytes<int>(kThreads) - (kBug == Bug::kTooLittleShared ? 16 : 0);
   device::launch(planted::rotate_kernel<kBug>, dim3(kBlocks), dim3(kThreads), num_bytes, nullptr, kRounds, in.data(),
                  out.data());
-  synchronize();
+  const std::vector<int> found = out.to_host();
   for (int block = 0; block < kBlocks; ++block) {
-    const int* const own = in.data() + block * kThreads;
+    const int* const own = values.data() + block * kThreads;
     int sum = 0;
     for (int i = 0; i < kThreads; ++i) sum += own[i];
     for (int i = 0; i < kThreads; ++i) {
-      if (out[block * kThreads + i] != own[(i + kRounds) % kThreads] + sum) return false;
+      if (found[block * kThreads + i] != own[(i + kRounds) % kThreads] + sum) return false;
     }
   }
   return true;
@@ -61,16 +61,18 @@ bool rotate() {
 template <Bug kBug>
 bool compact() {
   constexpr int kBlocks = 2, kThreads = 128, kCount = kBlocks * kThreads - 13;
-  Array<int> in(kCount), num_kept(1), kept(kCount), reversed(kCount, -1);
-  for (int i = 0; i < kCount; ++i) in[i] = (i * 31 + 5) % 11 - 5;
+  std::vector<int> values(kCount);
+  for (int i = 0; i < kCount; ++i) values[i] = (i * 31 + 5) % 11 - 5;
+  DeviceArray<int> in(values), num_kept(1), kept(kCount), reversed(kCount, -1);
   device::launch(planted::compact_kernel<kBug>, dim3(kBlocks), dim3(kThreads), 0, nullptr, in.data(), kCount,
                  num_kept.data(), kept.data(), reversed.data());
-  synchronize();
-  std::vector<int> expected, got(kept.data(), kept.data() + num_kept[0]);
+  std::vector<int> expected, got = kept.to_host();
+  const std::vector<int> found_reversed = reversed.to_host();
+  got.resize(std::min(got.size(), static_cast<size_t>(num_kept.to_host()[0])));
   for (int i = 0; i < kCount; ++i) {
-    if (in[i] > 0) expected.push_back(in[i]);
+    if (values[i] > 0) expected.push_back(values[i]);
     const int source = i / 32 * 32 + 31 - i % 32;
-    if (reversed[i] != (source < kCount ? in[source] : 0)) return false;
+    if (found_reversed[i] != (source < kCount ? values[source] : 0)) return false;
   }
   std::sort(expected.begin(), expected.end());
   std::sort(got.begin(), got.end());
@@ -80,27 +82,23 @@ bool compact() {
 template <Bug kBug>
 bool histogram() {
   constexpr int kBlocks = 3, kThreads = 96, kCount = 500, kKeys = planted::kNumSlots;  // the tables become full
-  Array<uint32_t> in(kBlocks * kCount);
-  Array<int> got(kKeys), is_full(kBlocks);
+  std::vector<uint32_t> values(kBlocks * kCount);
   std::vector<int> expected(kKeys);
   for (int i = 0; i < kBlocks * kCount; ++i) {
-    in[i] = static_cast<uint32_t>(i / 3 * 29 % kKeys);
-    ++expected[in[i]];
+    values[i] = static_cast<uint32_t>(i / 3 * 29 % kKeys);
+    ++expected[values[i]];
   }
+  DeviceArray<uint32_t> in(values);
+  DeviceArray<int> got(kKeys), is_full(kBlocks);
   device::launch(planted::histogram_kernel<kBug>, dim3(kBlocks), dim3(kThreads), 0, nullptr, in.data(), kCount,
                  got.data(), is_full.data());
-  synchronize();
-  for (int block = 0; block < kBlocks; ++block) {
-    if (is_full[block] != 1) return false;
-  }
-  return std::equal(expected.begin(), expected.end(), got.data());
+  return is_full.to_host() == std::vector<int>(kBlocks, 1) && got.to_host() == expected;
 }
 
 template <Bug kBug>
 bool tile() {
   constexpr int kDepth = 72, kRows = planted::kTileRows, kColumns = planted::kTileColumns;
-  Array<uint16_t> a(kRows * kDepth), b(kColumns * kDepth);
-  Array<float> out(kRows * kColumns);
+  std::vector<uint16_t> rows(kRows * kDepth), columns(kColumns * kDepth);
   const auto value = [](int i) { return (i * 37 + i / 7 * 11) % 17 - 8; };
   const auto bf16 = [](int integer) {
     const auto number = static_cast<float>(integer);
@@ -108,15 +106,17 @@ bool tile() {
     std::memcpy(&bits, &number, sizeof bits);
     return static_cast<uint16_t>(bits >> 16);
   };
-  for (int i = 0; i < kRows * kDepth; ++i) a[i] = bf16(value(i));
-  for (int i = 0; i < kColumns * kDepth; ++i) b[i] = bf16(value(5 * i + 3));
+  for (int i = 0; i < kRows * kDepth; ++i) rows[i] = bf16(value(i));
+  for (int i = 0; i < kColumns * kDepth; ++i) columns[i] = bf16(value(5 * i + 3));
+  DeviceArray<uint16_t> a(rows), b(columns);
+  DeviceArray<float> out(kRows * kColumns);
   device::launch(planted::tile_kernel<kBug>, dim3(1), dim3(64), 0, nullptr, a.data(), b.data(), kDepth, out.data());
-  synchronize();
+  const std::vector<float> found = out.to_host();
   for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < kColumns; ++j) {
       int sum = 0;
       for (int k = 0; k < kDepth; ++k) sum += value(i * kDepth + k) * value(5 * (j * kDepth + k) + 3);
-      if (out[i * kColumns + j] != static_cast<float>(sum)) return false;
+      if (found[i * kColumns + j] != static_cast<float>(sum)) return false;
     }
   }
   return true;
@@ -125,24 +125,19 @@ bool tile() {
 template <Bug kBug>
 bool vector_loads() {
   constexpr int kCount = 40;
-  Array<float> in(4 * kCount, 1.0f), out(kCount);
+  DeviceArray<float> in(4 * kCount, 1.0f), out(kCount);
   device::launch(planted::vector_kernel<kBug>, dim3(1), dim3(64), 0, nullptr, in.data(), kCount, out.data());
-  synchronize();
-  for (int i = 0; i < kCount; ++i) {
-    if (out[i] != 5.0f) return false;
-  }
-  return true;
+  return out.to_host() == std::vector<float>(kCount, 5.0f);
 }
 
 template <Bug kBug>
 bool last_block() {
   constexpr int kBlocks = 8;
-  Array<int> parts(kBlocks), total(1);
-  Array<unsigned> num_done(1);
+  DeviceArray<int> parts(kBlocks), total(1);
+  DeviceArray<unsigned> num_done(1);
   device::launch(planted::last_block_kernel<kBug>, dim3(kBlocks), dim3(32), 0, nullptr, parts.data(), num_done.data(),
                  total.data());
-  synchronize();
-  return total[0] == kBlocks * (kBlocks + 1) / 2;
+  return total.to_host()[0] == kBlocks * (kBlocks + 1) / 2;
 }
 
 // ---- the table

@@ -10,16 +10,16 @@
 #include <functional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "cuda/runtime/device.h"
 #include "cuda/runtime/ptx.h"
-#include "kernels/test_arrays.h"
+#include "kernels/device_array.h"
 
 namespace {
 
 using namespace bse;
-using test::Array;
-using test::synchronize;
+using test::DeviceArray;
 
 int num_failures = 0;
 
@@ -41,10 +41,10 @@ __global__ void identity_kernel(int* out) {
 }
 
 void test_identity() {
-  Array<int> out(12 * 60, -1);
+  DeviceArray<int> out(12 * 60, -1);
   device::launch(identity_kernel, dim3(3, 2, 2), dim3(5, 4, 3), 0, nullptr, out.data());
-  synchronize();
-  for (int i = 0; i < 12 * 60; ++i) EXPECT(out[i] == 1000 * (i / 60) + i % 60);
+  const std::vector<int> found = out.to_host();
+  for (int i = 0; i < 12 * 60; ++i) EXPECT(found[i] == 1000 * (i / 60) + i % 60);
 }
 
 // ---- warps
@@ -107,12 +107,12 @@ __global__ void warp_kernel(int* out) {
 }
 
 void test_warp() {
-  Array<int> out(64 * kNumWarpResults);
+  DeviceArray<int> out(64 * kNumWarpResults);
   device::launch(warp_kernel, dim3(1), dim3(64), 0, nullptr, out.data());
-  synchronize();
+  const std::vector<int> found = out.to_host();
   for (int thread = 0; thread < 64; ++thread) {
     const int lane = thread % 32;
-    const int* own = out.data() + thread * kNumWarpResults;
+    const int* own = found.data() + thread * kNumWarpResults;
     unsigned matches = 0, thirds = 0;
     for (int i = 0; i < 32; ++i) {
       if (i % 5 == lane % 5) matches |= 1u << i;
@@ -161,14 +161,14 @@ __global__ void divergent_kernel(int* out) {
 void test_divergence() {
   const int sizes[] = {1, 31, 32, 33, 50, 96};
   for (const int size : sizes) {
-    Array<int> out(static_cast<size_t>(size), -1);
+    DeviceArray<int> out(static_cast<size_t>(size), -1);
     device::launch(divergent_kernel, dim3(1), dim3(static_cast<unsigned>(size)), 0, nullptr, out.data());
-    synchronize();
+    const std::vector<int> found = out.to_host();
     for (int thread = 0; thread < size; ++thread) {
       const int lane = thread % 32, num_lanes = size - thread + lane < 32 ? size % 32 : 32;
       int sum = 0;
       for (int i = 0; i < lane; ++i) sum += num_lanes - 1 - i + i + 1;  // lanes above i; the first of them is i + 1
-      EXPECT(out[thread] == sum);
+      EXPECT(found[thread] == sum);
     }
   }
 }
@@ -185,13 +185,13 @@ __global__ void barrier_kernel(int* out) {
 }
 
 void test_barriers() {
-  Array<int> out(4 * 60, -1);
+  DeviceArray<int> out(4 * 60, -1);
   device::launch(barrier_kernel, dim3(1), dim3(60), 0, nullptr, out.data());
-  synchronize();
+  const std::vector<int> found = out.to_host();
   for (int thread = 0; thread < 60; ++thread) {
-    EXPECT(out[4 * thread] == (thread == 47 ? -1 : 29));
-    EXPECT(out[4 * thread + 1] == (thread == 47 ? -1 : 1));
-    EXPECT(out[4 * thread + 2] == (thread == 47 ? -1 : 1));
+    EXPECT(found[4 * thread] == (thread == 47 ? -1 : 29));
+    EXPECT(found[4 * thread + 1] == (thread == 47 ? -1 : 1));
+    EXPECT(found[4 * thread + 2] == (thread == 47 ? -1 : 1));
   }
 }
 
@@ -221,13 +221,13 @@ __global__ void shared_kernel(int num_rounds, int* out) {
 
 void test_shared() {
   constexpr int kBlocks = 7, kRounds = 10;
-  Array<int> out(kBlocks * 128, -1);
+  DeviceArray<int> out(kBlocks * 128, -1);
   const size_t bytes = device::shared_bytes<uint16_t>(129) + device::shared_bytes<float4>(2);
   EXPECT(bytes == 272 + 32);
   device::launch(shared_kernel, dim3(kBlocks), dim3(128), bytes, nullptr, kRounds, out.data());
-  synchronize();
+  const std::vector<int> found = out.to_host();
   for (int i = 0; i < kBlocks * 128; ++i) {
-    EXPECT(out[i] == (i + kRounds) % 128 + 1000 * 3 * 127 * 64 + 7 + 1 + 3);
+    EXPECT(found[i] == (i + kRounds) % 128 + 1000 * 3 * 127 * 64 + 7 + 1 + 3);
   }
 }
 
@@ -240,12 +240,12 @@ __global__ void large_shared_kernel(int count, int* out) {
 }
 
 void test_large_shared() {
-  Array<int> out(1, -1);
+  DeviceArray<int> out(1, -1);
   const size_t count = device::max_shared_bytes() / sizeof(int);
   device::launch(large_shared_kernel, dim3(1), dim3(32), device::shared_bytes<int>(count), nullptr,
                  static_cast<int>(count), out.data());
-  synchronize();
-  EXPECT(out[0] == static_cast<int>(count) - 1);
+  const std::vector<int> found = out.to_host();
+  EXPECT(found[0] == static_cast<int>(count) - 1);
 }
 
 // ---- atomics, order between blocks
@@ -283,11 +283,10 @@ __global__ void atomics_kernel(Counters* counters) {
 
 void test_atomics() {
   constexpr int kThreads = 5 * 64;
-  Array<Counters> counters(1);
-  counters[0] = Counters{0, 0, -5000, 0, 0, 0, ~0u, 0, 0, 0, ~uint64_t{0}, 0, 0, ~uint64_t{0}, uint64_t{5} << 40, 0.0f};
+  const Counters zero{0, 0, -5000, 0, 0, 0, ~0u, 0, 0, 0, ~uint64_t{0}, 0, 0, ~uint64_t{0}, uint64_t{5} << 40, 0.0f};
+  DeviceArray<Counters> counters(1, zero);
   device::launch(atomics_kernel, dim3(5), dim3(64), 0, nullptr, counters.data());
-  synchronize();
-  const Counters& got = counters[0];
+  const Counters got = counters.to_host()[0];
   EXPECT(got.sum == kThreads * (kThreads - 1) / 2);
   EXPECT(got.minimum == 1 - kThreads);
   EXPECT(got.maximum == kThreads - 1001);
@@ -322,18 +321,17 @@ __global__ void last_block_kernel(int* parts, unsigned* num_done, unsigned* lock
 
 void test_order() {
   constexpr int kBlocks = 20;
-  Array<int> parts(kBlocks), counter(1), total(1);
-  Array<unsigned> num_done(1), lock(1);
+  DeviceArray<int> parts(kBlocks), counter(1), total(1);
+  DeviceArray<unsigned> num_done(1), lock(1);
   device::launch(last_block_kernel, dim3(kBlocks), dim3(32), 0, nullptr, parts.data(), num_done.data(), lock.data(),
                  counter.data(), total.data());
-  synchronize();
-  EXPECT(total[0] == kBlocks * (kBlocks + 1) / 2);
-  EXPECT(counter[0] == kBlocks);
+  EXPECT(total.to_host()[0] == kBlocks * (kBlocks + 1) / 2);
+  EXPECT(counter.to_host()[0] == kBlocks);
 }
 
 // ---- arithmetic
 
-__global__ void arithmetic_kernel(unsigned* out) {
+__global__ void arithmetic_kernel(const unsigned* nine, unsigned* out) {
   if (threadIdx.x != 0) return;
   int n = 0;
   out[n++] = static_cast<unsigned>(__popc(0xF0F00001u));
@@ -367,7 +365,7 @@ __global__ void arithmetic_kernel(unsigned* out) {
   const int4 quad = make_int4(1, 2, 3, 4);
   out[n++] =
       pair.x + pair.y + static_cast<unsigned>(quad.x + quad.w) + static_cast<unsigned>(make_float2(1.0f, 2.0f).y);
-  out[n++] = __ldg(out) + make_uint4(1u, 2u, 3u, 4u).z;
+  out[n++] = __ldg(nine) + make_uint4(1u, 2u, 3u, 4u).z;
 }
 
 void test_arithmetic() {
@@ -377,23 +375,23 @@ void test_arithmetic() {
                                0x3DCCCCCDu, 0x34800000u, 0x3F800000u, 0x3F800000u, 0x3F800002u, 0x00400000u,
                                0xFFFFFFFDu, 0xFFFFFFFFu, 0x3F800000u, 18,          12};
   constexpr int kCount = sizeof expected / sizeof *expected;
-  Array<unsigned> out(kCount);
-  device::launch(arithmetic_kernel, dim3(1), dim3(32), 0, nullptr, out.data());
-  synchronize();
+  DeviceArray<unsigned> nine(1, 9), out(kCount);
+  device::launch(arithmetic_kernel, dim3(1), dim3(32), 0, nullptr, nine.data(), out.data());
+  const std::vector<unsigned> found = out.to_host();
   for (int i = 0; i < kCount; ++i) {
-    if (out[i] != expected[i]) std::printf("arithmetic %d: %08x, expected %08x\n", i, out[i], expected[i]);
-    EXPECT(out[i] == expected[i]);
+    if (found[i] != expected[i]) std::printf("arithmetic %d: %08x, expected %08x\n", i, found[i], expected[i]);
+    EXPECT(found[i] == expected[i]);
   }
 }
 
 // ---- launchers
 
 void test_copies() {
-  Array<int> a(100), b(100, 5);
+  DeviceArray<int> a(100), b(100, 5);
   device::fill_async(a.data(), 0xFF, 50 * sizeof(int), nullptr);
   device::copy_async(b.data(), a.data(), 60 * sizeof(int), nullptr);
-  synchronize();
-  for (int i = 0; i < 100; ++i) EXPECT(b[i] == (i < 50 ? -1 : i < 60 ? 0 : 5));
+  const std::vector<int> copied = b.to_host();
+  for (int i = 0; i < 100; ++i) EXPECT(copied[i] == (i < 50 ? -1 : i < 60 ? 0 : 5));
   EXPECT(device::num_multiprocessors() > 0);
   EXPECT(device::max_shared_bytes() >= 48 << 10);
 }
@@ -408,7 +406,7 @@ bool throws(const std::function<void()>& call) {
 }
 
 void test_bad_launches() {
-  Array<int> out(1024);
+  DeviceArray<int> out(1024);
   const auto launch_with = [&](dim3 grid, dim3 block, size_t bytes) {
     return throws([&] { device::launch(identity_kernel, grid, block, bytes, nullptr, out.data()); });
   };
@@ -418,7 +416,7 @@ void test_bad_launches() {
   EXPECT(launch_with(dim3(1, 70000), dim3(32), 0));
   EXPECT(launch_with(dim3(1), dim3(32), device::max_shared_bytes() + 16));
   EXPECT(!launch_with(dim3(1), dim3(1024), 0));
-  synchronize();
+  test::synchronize();
 }
 
 // ---- PTX
@@ -429,6 +427,16 @@ uint32_t bits_of(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
+}
+
+// Runs a kernel that adds a product to c, and returns the sum.
+template <class T>
+std::vector<float> multiply(void (*kernel)(const T*, const T*, float*), const std::vector<T>& a,
+                            const std::vector<T>& b, const std::vector<float>& c) {
+  DeviceArray<T> left(a), right(b);
+  DeviceArray<float> sum(c);
+  device::launch(kernel, dim3(1), dim3(32), 0, nullptr, left.data(), right.data(), sum.data());
+  return sum.to_host();
 }
 
 // One warp multiplies a[16, 16] (bfloat16, row-major) by the transpose of b[8, 16].
@@ -445,14 +453,13 @@ __global__ void mma_bf16_kernel(const uint16_t* a, const uint16_t* b, float* c) 
 }
 
 void test_mma_bf16() {
-  Array<uint16_t> a(16 * 16), b(8 * 16);
-  Array<float> c(16 * 8);
+  std::vector<uint16_t> a(16 * 16), b(8 * 16);
+  std::vector<float> c(16 * 8);
   const auto bf16 = [](int value) { return static_cast<uint16_t>(bits_of(static_cast<float>(value)) >> 16); };
   for (int i = 0; i < 256; ++i) a[i] = bf16(small_integer(i));
   for (int i = 0; i < 128; ++i) b[i] = bf16(small_integer(3 * i + 1));
   for (int i = 0; i < 128; ++i) c[i] = static_cast<float>(i);
-  device::launch(mma_bf16_kernel, dim3(1), dim3(32), 0, nullptr, a.data(), b.data(), c.data());
-  synchronize();
+  c = multiply(mma_bf16_kernel, a, b, c);
   for (int i = 0; i < 16; ++i) {
     for (int j = 0; j < 8; ++j) {
       int sum = i * 8 + j;
@@ -474,12 +481,11 @@ __global__ void mma_tf32_kernel(const float* a, const float* b, float* c) {  // 
 }
 
 void test_mma_tf32() {
-  Array<float> a(16 * 8), b(8 * 8), c(16 * 8);
+  std::vector<float> a(16 * 8), b(8 * 8), c(16 * 8);
   for (int i = 0; i < 128; ++i) a[i] = static_cast<float>(small_integer(i));
   for (int i = 0; i < 64; ++i) b[i] = static_cast<float>(small_integer(5 * i + 2));
   for (int i = 0; i < 128; ++i) c[i] = static_cast<float>(i);
-  device::launch(mma_tf32_kernel, dim3(1), dim3(32), 0, nullptr, a.data(), b.data(), c.data());
-  synchronize();
+  c = multiply(mma_tf32_kernel, a, b, c);
   for (int i = 0; i < 16; ++i) {
     for (int j = 0; j < 8; ++j) {
       int sum = i * 8 + j;
@@ -500,15 +506,16 @@ __global__ void ldmatrix_kernel(const uint16_t* in, uint32_t* out) {  // in[32, 
 }
 
 void test_ldmatrix() {
-  Array<uint16_t> in(32 * 8);
-  Array<uint32_t> out(32 * 4);
-  for (int i = 0; i < 256; ++i) in[i] = static_cast<uint16_t>(i);
+  std::vector<uint16_t> values(32 * 8);
+  for (int i = 0; i < 256; ++i) values[i] = static_cast<uint16_t>(i);
+  DeviceArray<uint16_t> in(values);
+  DeviceArray<uint32_t> out(32 * 4);
   device::launch(ldmatrix_kernel, dim3(1), dim3(32), 0, nullptr, in.data(), out.data());
-  synchronize();
+  const std::vector<uint32_t> found = out.to_host();
   for (int lane = 0; lane < 32; ++lane) {
     for (int i = 0; i < 4; ++i) {
       const auto first = static_cast<uint32_t>((8 * i + lane / 4) * 8 + 2 * (lane % 4));
-      EXPECT(out[lane * 4 + i] == (first | (first + 1) << 16));
+      EXPECT(found[lane * 4 + i] == (first | (first + 1) << 16));
     }
   }
 }
@@ -537,22 +544,23 @@ __global__ void cp_async_kernel(const uint32_t* in, int num_steps, int num_last_
 
 void test_cp_async() {
   constexpr int kSteps = 7;
-  Array<uint32_t> in(kSteps * 64 * 4), out(2 * 64);
-  for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<uint32_t>(i * 2654435761u);
+  std::vector<uint32_t> values(kSteps * 64 * 4);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<uint32_t>(i * 2654435761u);
+  DeviceArray<uint32_t> in(values), out(2 * 64);
   const int last_bytes[] = {16, 8, 4, 0};
   for (const int num_last_bytes : last_bytes) {
     device::launch(cp_async_kernel, dim3(2), dim3(64), 0, nullptr, in.data(), kSteps, num_last_bytes, out.data());
-    synchronize();
+    const std::vector<uint32_t> found = out.to_host();
     for (int i_out = 0; i_out < 2 * 64; ++i_out) {
       const int thread = i_out % 64;
       uint32_t sum = 0;
       for (int step = 0; step < kSteps; ++step) {
         for (int i = 0; i < 4; ++i) {
           if (step == kSteps - 1 && 4 * i >= num_last_bytes) continue;
-          sum += static_cast<uint32_t>(2 * i + 1) * in[(step * 64 + (thread + 1) % 64) * 4 + i];
+          sum += static_cast<uint32_t>(2 * i + 1) * values[(step * 64 + (thread + 1) % 64) * 4 + i];
         }
       }
-      EXPECT(out[i_out] == sum);
+      EXPECT(found[i_out] == sum);
     }
   }
 }
