@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import re
 import shutil
 import statistics
@@ -72,7 +73,8 @@ def nvdisasm() -> str:
     found = shutil.which("nvdisasm") or next((str(path) for path in packaged), None)
     if found is None:
         raise SystemExit("no nvdisasm here: pip install nvidia-cuda-nvdisasm")
-    Path(found).chmod(0o755)  # the package's file may not be executable
+    if not os.access(found, os.X_OK):  # as the package may install it
+        Path(found).chmod(0o755)
     return found
 
 
@@ -155,8 +157,14 @@ def main() -> int:
         print(f"not compared: nvcc {compiler()}, and the table is of {first}")
         return 0
     known = {row.split("\t")[0]: Counts(*map(int, row.split("\t")[1:])) for row in rows}
-    worse = [f"{name}: {known[name]} -> {row}" for name, row in found.items()
-             if name in known and any(new > old for new, old in zip(row, known[name], strict=True))]  # fmt: skip
+    if set(found) != set(known):
+        print(f"kernels differ from those of {TABLE.name}: {sorted(set(found) ^ set(known))}")
+        return 1
+    worse = [
+        f"{name}: {known[name]} -> {row}"
+        for name, row in found.items()
+        if any(new > old for new, old in zip(row, known[name], strict=True))
+    ]
     print(
         "\n".join([*worse, f"{len(found)} kernels, {len(worse)} of them with more instructions than in {TABLE.name}"])
     )

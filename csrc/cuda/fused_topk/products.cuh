@@ -64,7 +64,6 @@ BSE_DEVICE void fetch_queries(const DeviceMatrix& queries, const BlockMemory<Sha
 template <class Shape>
 class CandidateSlices {
  public:
-  // Needs memory.base_ids.
   BSE_DEVICE CandidateSlices(const DeviceMatrix& base, const BlockMemory<Shape>& memory)
       : base_(base), memory_(memory), first_element_(threadIdx.x % Layout::kPieces * 8) {
     const int i = threadIdx.x / Layout::kPieces;
@@ -73,7 +72,8 @@ class CandidateSlices {
     destination_ = memory.panels + Layout::place(i, threadIdx.x % Layout::kPieces);
   }
 
-  // Starts copying the next slice. Past the last one it copies nothing. Columns past the last one repeat it.
+  // Starts copying the next slice. Past the last one it copies nothing. Columns past the last one repeat it. Needs
+  // memory.base_ids.
   BSE_DEVICE void fetch() {
     if (first_column_ < memory_.num_columns) {
       if (element_ == first_element_) find_candidates();
@@ -98,6 +98,7 @@ class CandidateSlices {
   using Layout = PanelLayout<Shape::kDepth>;
   static constexpr int kRoundRows = Shape::kThreads / Layout::kPieces;  // candidates of all threads at a time
   static constexpr int kRounds = Shape::kPanelColumns / kRoundRows;
+  static_assert(Shape::kStages == 2, "stage_ is 0 or 1");
   static_assert(kRoundRows % kChunkColumns == 0, "the columns of a thread have the same place in their chunks");
 
   BSE_DEVICE void find_candidates() {
@@ -180,6 +181,7 @@ BSE_DEVICE void quantize_products(const BlockMemory<Shape>& memory, const BlockR
       queries += Shape::kQuerySlice;
       stage ^= 1;
     }
+    // A warp without a chunk has multiplied repeats of the last candidate: a branch around it would cost all others.
     if (chunk < memory.num_chunks) write_quantized(memory, chunk, warp_row, scaled_norms, acc);
   }
   ptx::cp_async_wait<0>();

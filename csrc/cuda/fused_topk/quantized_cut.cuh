@@ -7,8 +7,8 @@
 // T - w, the close ones are among the best too. Otherwise exact scores decide between them.
 //
 // T is found bit by bit, the highest first, with one count per bit. `tied` are the columns whose higher bits are those
-// of T, and num_wanted of them reach T. If at least num_wanted of the tied columns have the next bit, so has T, and the
-// others are below T. Otherwise those with the bit are above T.
+// of T, and T is the num_wanted-th largest of their scores. If at least num_wanted of them have the next bit, so has T,
+// and the others are below T. Otherwise those with the bit are above T.
 #pragma once
 
 #include "cuda/fused_topk/quantized_row.cuh"
@@ -22,7 +22,7 @@ struct QuantizedCut {
   uint32_t num_close, num_wanted;  // of the close columns, num_wanted < num_close are among the best; 0: none is close
 };
 
-// rank: from 1 to the number of columns
+// rank: at least 1
 template <int kParts>
 BSE_DEVICE QuantizedCut<kParts> cut_after(const QuantizedRow<kParts>& row, uint32_t rank, uint32_t window) {
   ColumnSet<kParts> above{}, tied = ColumnSet<kParts>::all();

@@ -8,10 +8,9 @@
 //   bytes   Words i and i + 8 give one word of the high bytes and one of the low bytes of their four scores:
 //             byte      3        2        1        0
 //             column    i + 24   i + 16   i + 8    i          i = 0 .. 7
-//   bits    The eight words of the high bytes, and those of the low bytes, are four matrices of 8 x 8 bits side by
-//   side.
-//           Transposing these in place makes word i hold bit i of all scores. Three exchanges of bits do it, between
-//           words that are 4, 2 and 1 apart. For 2 x 2 bits, rows from the highest bit to the lowest:
+//   bits    The eight words of the high bytes are four matrices of 8 x 8 bits side by side, and so are those of the low
+//           bytes. Transposing these in place makes word i hold bit i of all scores. Three exchanges of bits do it,
+//           between words that are 4, 2 and 1 apart. For 2 x 2 bits, from the highest bit to the lowest:
 //             word 0:  b a      ->      c a
 //             word 1:  d c      ->      d b
 // Quarters are permuted within a chunk, and a row has one quarter more than it needs. Both avoid bank conflicts, for
@@ -50,8 +49,8 @@ BSE_DEVICE void forbid(QuantizedQuarter* row, uint32_t column) {
 
 // Transposes four matrices of 8 x 8 bits, one in each byte.
 BSE_DEVICE void transpose_bits(uint32_t (&words)[8]) {
-  constexpr uint32_t kLow[] = {0, 0x55555555u, 0x33333333u, 0,
-                               0x0F0F0F0Fu};  // bits that stay in the first of two words
+  // By distance: the bits that stay in the first of two words.
+  constexpr uint32_t kLow[] = {0, 0x55555555u, 0x33333333u, 0, 0x0F0F0F0Fu};
   BSE_UNROLL
   for (int distance = 4; distance > 0; distance /= 2) {
     BSE_UNROLL

@@ -21,7 +21,8 @@ struct FusedShape {
   static constexpr int kStages = 2;                      // slices in shared memory: one is used while the next comes
   static constexpr int kPanel = kPanelColumns * kDepth;  // elements of a slice of candidates (panel_layout.cuh)
   static constexpr int kQuerySlice = kRows * kDepth;     // elements of a slice of the block's rows
-  // After the products, the panels' memory holds a list of columns for each warp, and later the exact scores of a row.
+  // After the products, the panels' memory holds a list of columns for each warp. After the lists and a barrier, it
+  // holds the exact scores of a row.
   static_assert(kWarps * kMaxColumns <= kStages * kPanel, "room for a list of columns for each warp");
   static_assert(2 * kMaxColumns <= kStages * kPanel, "room for exact scores");
 

@@ -43,7 +43,8 @@ __global__ void __launch_bounds__(PrefilterTile::kThreads) prefilter_kernel(Scor
   using Instances = TileInstances<Tile::kRows, Tile::kColumns>;
   BSE_SHARED(Instances, tile);
   device::SharedMemory shared;
-  uint16_t* panels = shared.take<uint16_t>(2 * Tile::kStages * Tile::kPanel);  // [stages][query, base][rows][pitch]
+  uint16_t* panels =
+      shared.take<uint16_t>(2 * Tile::kStages * Tile::kPanel);  // [stages][query, base][rows][kDepth] in PanelLayout
   const TileRange<Tile::kRows, Tile::kColumns> range(block);
   if (range.num_rows <= 0 || !is_prefiltered(block)) return;  // the whole block returns
   tile.load(block, range);

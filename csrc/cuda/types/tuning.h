@@ -17,9 +17,11 @@ namespace bse::cuda::tuning {
 //   products   A multiprocessor has 16 warps, four for each of its schedulers. For a panel of candidates, a warp issues
 //              64 mma and about 460 other instructions, so a scheduler issues 2,100. Its tensor core takes about 1,700
 //              clocks for 256 mma. For 20,000 blocks of 4 panels that is 0.7 ms, less than reading L2 takes.
-//   selection  A row takes about 650 instructions, and a scheduler has 16 rows of a block. That is 0.9 ms in all.
-// Two dependent reads of device memory come before the products of a block, and no other block of the multiprocessor
-// covers them. Norms, the order of rows and the draws of candidates take about 0.3 ms more.
+//   selection  A row takes about 650 instructions, and a scheduler has 16 rows of a block. That is 0.9 to 1.2 ms in
+//   all,
+//              as most of these are integer instructions.
+// Two dependent reads of device memory, ids and then features, come before the products of a block. No other block of
+// the multiprocessor covers them. Norms, the order of rows and the draws of candidates take about 0.3 ms more.
 
 // Maximum number of rows of a thread block. A launch uses the largest of 64, 32 and 16 that fits shared memory.
 // The example uses 64 rows on an H200. They take 132 KB for quantized scores, 16 KB for rows, 66 KB for panels and 8 KB
@@ -33,7 +35,8 @@ constexpr int kMaxFusedRows = 64;
 // A panel has 32 candidates for each of 8 warps. For 8 mma, a warp reads 32 rows and 32 candidates from shared memory.
 // That takes 16 clocks, and the tensor cores take 8 to 13.
 // A slice takes 33 KB of shared memory. While one is multiplied, the next one comes. At 24 bytes per clock from L2, it
-// takes 1,400 clocks, and the products of a slice take about 900. So fused top-k waits for L2, whose latency is hidden.
+// takes 1,400 clocks and about 300 of latency, and the products of a slice take about 900. So fused top-k waits for L2.
+// To be compared on a GPU: four slices of 32 elements in the same memory, three of them in flight.
 constexpr int kFusedPanelColumns = 256, kFusedPanelDepth = 64;
 
 // Elements in a slice for blocks of 16 rows. Such blocks serve small groups, and GPUs with 99 KB of shared memory per
