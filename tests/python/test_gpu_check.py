@@ -38,7 +38,7 @@ LOGS = {
     "build": "Successfully installed",
     "native": "program selftest: ok in 0.1 s\\nprogram graph_test: FAILED (exit status 1) in 2.0 s",
     "benchmark": "graph: 3 s",
-    "tests": "tests/cuda/test_cuda_walk.py::test_a[x y] PASSED [ 50%]\\ntests/cuda/test_cuda_walk.py::test_b FAILED [100%]",
+    "tests": "tests/conftest.py::test_a[x y] PASSED [ 50%]\\ntests/conftest.py::test_b FAILED [100%]",
     "sanitizer": "program memcheck:graph_test: ok in 3 s",
 }
 
@@ -114,7 +114,7 @@ def test_a_check_that_is_cut_leaves_results_of_all_steps_before(check, tmp_path,
         assert "1234.5 us      2 x fused_topk_kernel<64>" in shown
     if position >= 3:
         assert "1 passed, 1 failed" in shown
-        assert "tests: tests/cuda/test_cuda_walk.py::test_b" in shown
+        assert "tests: tests/conftest.py::test_b" in shown
     assert shown.startswith("commit c0ffee, gpu ")
     assert len(list((tmp_path / "out").iterdir())) <= 8
 
