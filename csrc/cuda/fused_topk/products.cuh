@@ -150,13 +150,10 @@ BSE_DEVICE void write_quantized(const BlockMemory<Shape>& memory, int chunk, int
 template <class Shape>
 BSE_DEVICE void quantize_products(const BlockMemory<Shape>& memory, const BlockRows<Shape::kRows>& rows, int num_rows,
                                   CandidateSlices<Shape>& slices) {
-  using Layout = PanelLayout<Shape::kDepth>;
   constexpr int kRowTiles = Shape::kWarpRows / 16, kColumnTiles = Shape::kWarpColumns / 8;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int warp_row = warp / Shape::kColumnWarps * Shape::kWarpRows, warp_chunk = warp % Shape::kColumnWarps;
-  // Places of this lane for ldmatrix: rows of A in two halves, then elements; columns of B, two tiles at a time.
-  const int a_place = Layout::place(warp_row + lane / 8 % 2 * 8 + lane % 8, lane / 16);
-  const int b_place = Layout::place(warp_chunk * kChunkColumns + lane / 16 * 8 + lane % 8, lane / 8 % 2);
+  const SliceProducts<Shape::kDepth> products(warp_row, warp_chunk * kChunkColumns);
   float scaled_norms[2 * kRowTiles];  // of rows lane / 4 and lane / 4 + 8 of each tile
   BSE_UNROLL
   for (int i = 0; i < 2 * kRowTiles; ++i) {
@@ -171,13 +168,7 @@ BSE_DEVICE void quantize_products(const BlockMemory<Shape>& memory, const BlockR
       ptx::cp_async_wait<0>();
       __syncthreads();  // this slice has landed for all threads, and no thread needs the one before
       slices.fetch();
-      const uint16_t* const base = memory.panels + stage * Shape::kPanel;
-      BSE_UNROLL
-      for (int k = 0; k < Shape::kDepth; k += 16) {
-        add_tile_products(
-            acc, [&](int i) { return queries + Layout::at_element(a_place, k) + 16 * i * Shape::kDepth; },
-            [&](int j) { return base + Layout::at_element(b_place, k) + 8 * j * Shape::kDepth; });
-      }
+      products.add(queries, memory.panels + stage * Shape::kPanel, acc);
       queries += Shape::kQuerySlice;
       stage ^= 1;
     }

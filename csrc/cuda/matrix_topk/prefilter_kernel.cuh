@@ -18,24 +18,9 @@ struct PrefilterTile {
   static constexpr int kRows = 128, kColumns = 128, kThreads = 256;
   static constexpr int kDepth = 32, kStages = 3;
   static constexpr int kWarpRows = 64, kWarpColumns = 32;
-  using Layout = PanelLayout<kDepth>;
   static constexpr int kPanel = kRows * kDepth;  // elements of one operand's stage
   static constexpr size_t kSharedBytes = device::shared_bytes<uint16_t>(2 * kStages * kPanel);
 };
-
-// Starts copying elements [k0, k0 + kDepth) of `count` rows into a panel.
-BSE_DEVICE void fetch_panel(const DeviceMatrix& matrix, const int64_t* ids, int count, int64_t k0, uint16_t* panel) {
-  constexpr int kPieces = PrefilterTile::Layout::kPieces;
-  const auto* elements = static_cast<const uint16_t*>(matrix.data);
-  BSE_UNROLL
-  for (int p = 0; p < PrefilterTile::kRows * kPieces / PrefilterTile::kThreads; ++p) {
-    const int i = p * (PrefilterTile::kThreads / kPieces) + threadIdx.x / kPieces, piece = threadIdx.x % kPieces;
-    const int64_t k = k0 + piece * 8;
-    const bool is_inside = i < count && k < matrix.dim;
-    const uint16_t* source = is_inside ? elements + ids[i] * matrix.row_stride_elements + k : elements;
-    ptx::cp_async16(panel + PrefilterTile::Layout::place(i, piece), source, is_inside ? 16 : 0);
-  }
-}
 
 // scores: [num_rows, num_candidates]
 __global__ void __launch_bounds__(PrefilterTile::kThreads) prefilter_kernel(ScoreBlock block, float* scores) {
@@ -43,8 +28,8 @@ __global__ void __launch_bounds__(PrefilterTile::kThreads) prefilter_kernel(Scor
   using Instances = TileInstances<Tile::kRows, Tile::kColumns>;
   BSE_SHARED(Instances, tile);
   device::SharedMemory shared;
-  uint16_t* panels =
-      shared.take<uint16_t>(2 * Tile::kStages * Tile::kPanel);  // [stages][query, base][rows][kDepth] in PanelLayout
+  // [stages][query, base][rows][kDepth], in PanelLayout
+  uint16_t* panels = shared.take<uint16_t>(2 * Tile::kStages * Tile::kPanel);
   const TileRange<Tile::kRows, Tile::kColumns> range(block);
   if (range.num_rows <= 0 || !is_prefiltered(block)) return;  // the whole block returns
   tile.load(block, range);
@@ -54,8 +39,11 @@ __global__ void __launch_bounds__(PrefilterTile::kThreads) prefilter_kernel(Scor
     if (slice < num_slices) {
       uint16_t* stage = panels + slice % Tile::kStages * 2 * Tile::kPanel;
       const int64_t k0 = int64_t{slice} * Tile::kDepth;
-      fetch_panel(block.queries, tile.query_ids, range.num_rows, k0, stage);
-      fetch_panel(block.base, tile.base_ids, range.num_columns, k0, stage + Tile::kPanel);
+      const auto fetch_operand = [&](const DeviceMatrix& matrix, const int64_t* ids, int count, uint16_t* panel) {
+        fetch_panel<Tile::kRows, Tile::kThreads, Tile::kDepth>(matrix, count, [&](int i) { return ids[i]; }, k0, panel);
+      };
+      fetch_operand(block.queries, tile.query_ids, range.num_rows, stage);
+      fetch_operand(block.base, tile.base_ids, range.num_columns, stage + Tile::kPanel);
     }
     ptx::cp_async_commit();  // an empty group too, because the wait counts groups
   };
@@ -65,23 +53,14 @@ __global__ void __launch_bounds__(PrefilterTile::kThreads) prefilter_kernel(Scor
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int warp_row = warp / (Tile::kColumns / Tile::kWarpColumns) * Tile::kWarpRows;
   const int warp_column = warp % (Tile::kColumns / Tile::kWarpColumns) * Tile::kWarpColumns;
-  // Places of this lane for ldmatrix: rows of A in two halves, then elements; columns of B, two tiles at a time.
-  using Layout = Tile::Layout;
-  const int a_place = Layout::place(warp_row + lane / 8 % 2 * 8 + lane % 8, lane / 16);
-  const int b_place = Layout::place(warp_column + lane / 16 * 8 + lane % 8, lane / 8 % 2);
+  const SliceProducts<Tile::kDepth> products(warp_row, warp_column);
   float acc[kRowTiles][kColumnTiles][4] = {};
   for (int slice = 0; slice < num_slices; ++slice) {
     ptx::cp_async_wait<Tile::kStages - 2>();
     __syncthreads();  // this slice has landed for all threads, and no thread needs the one before
     fetch(slice + Tile::kStages - 1);
     const uint16_t* queries = panels + slice % Tile::kStages * 2 * Tile::kPanel;
-    const uint16_t* base = queries + Tile::kPanel;
-    BSE_UNROLL
-    for (int k = 0; k < Tile::kDepth; k += 16) {
-      add_tile_products(
-          acc, [&](int i) { return queries + Layout::at_element(a_place, k) + 16 * i * Tile::kDepth; },
-          [&](int j) { return base + Layout::at_element(b_place, k) + 8 * j * Tile::kDepth; });
-    }
+    products.add(queries, queries + Tile::kPanel, acc);
   }
   ptx::cp_async_wait<0>();
 

@@ -1,7 +1,7 @@
-// Dot products of bfloat16 rows by one warp, one step of 16 elements: mma tiles of 16 rows x 8 columns (layout of the
-// fragments: ptx.h).
+// Dot products of bfloat16 rows by one warp, as mma tiles of 16 rows x 8 columns (layout of the fragments: ptx.h).
 #pragma once
 
+#include "cuda/primitives/panel_layout.cuh"
 #include "cuda/runtime/device.h"
 #include "cuda/runtime/ptx.h"
 
@@ -30,5 +30,32 @@ BSE_DEVICE void add_tile_products(float (&acc)[kRowTiles][kColumnTiles][4], cons
     for (int j = 0; j < kColumnTiles; ++j) ptx::mma_m16n8k16_bf16(acc[i][j], a[i], b[j]);
   }
 }
+
+// Products of a slice: kDepth elements of each row, in PanelLayout.
+template <int kDepth>
+class SliceProducts {
+ public:
+  // The warp's first row among the rows of A, and its first column among those of B.
+  BSE_DEVICE SliceProducts(int first_row, int first_column) {
+    const int lane = threadIdx.x % 32;
+    a_place_ = Layout::place(first_row + lane / 8 % 2 * 8 + lane % 8, lane / 16);
+    b_place_ = Layout::place(first_column + lane / 16 * 8 + lane % 8, lane / 8 % 2);
+  }
+
+  // acc[i][j] += rows of tile i times columns of tile j
+  template <int kRowTiles, int kColumnTiles>
+  BSE_DEVICE void add(const uint16_t* a, const uint16_t* b, float (&acc)[kRowTiles][kColumnTiles][4]) const {
+    BSE_UNROLL
+    for (int k = 0; k < kDepth; k += 16) {
+      add_tile_products(
+          acc, [&](int i) { return a + Layout::at_element(a_place_, k) + 16 * i * kDepth; },
+          [&](int j) { return b + Layout::at_element(b_place_, k) + 8 * j * kDepth; });
+    }
+  }
+
+ private:
+  using Layout = PanelLayout<kDepth>;
+  int a_place_, b_place_;  // of this lane, for ldmatrix
+};
 
 }  // namespace bse::cuda

@@ -7,6 +7,8 @@
 #pragma once
 
 #include "cuda/runtime/device.h"
+#include "cuda/runtime/ptx.h"
+#include "cuda/types/device_matrix.h"
 
 namespace bse::cuda {
 
@@ -24,5 +26,22 @@ struct PanelLayout {
   // piece is 0 or 1: for one step of a product after another.
   BSE_DEVICE static int at_element(int place, int element) { return place ^ element; }
 };
+
+// Starts copying elements [k0, k0 + kDepth) of rows id_of(0), ..., id_of(count - 1) into a panel of kRows rows, with
+// all kThreads threads of the block. Past the last row and the last element come zeros.
+template <int kRows, int kThreads, int kDepth, class IdOf>
+BSE_DEVICE void fetch_panel(const DeviceMatrix& matrix, int count, const IdOf& id_of, int64_t k0, uint16_t* panel) {
+  using Layout = PanelLayout<kDepth>;
+  constexpr int kPieces = Layout::kPieces;
+  const auto* elements = static_cast<const uint16_t*>(matrix.data);
+  BSE_UNROLL
+  for (int p = 0; p < kRows * kPieces / kThreads; ++p) {
+    const int i = p * (kThreads / kPieces) + threadIdx.x / kPieces, piece = threadIdx.x % kPieces;
+    const int64_t k = k0 + piece * 8;
+    const bool is_inside = i < count && k < matrix.dim;
+    const uint16_t* source = is_inside ? elements + id_of(i) * matrix.row_stride_elements + k : elements;
+    ptx::cp_async16(panel + Layout::place(i, piece), source, is_inside ? 16 : 0);
+  }
+}
 
 }  // namespace bse::cuda

@@ -24,28 +24,17 @@ namespace bse::cuda {
 struct ListPrefilterTile {
   static constexpr int kSize = CandidateLists::kTile, kThreads = 128;
   static constexpr int kDepth = 32, kStages = 4;
-  static constexpr int kWarpSize = 64;  // rows and columns of a warp
-  using Layout = PanelLayout<kDepth>;
-  static constexpr int kPieces = Layout::kPieces;
+  static constexpr int kWarpSize = 64;           // rows and columns of a warp
   static constexpr int kPanel = kSize * kDepth;  // elements
   static size_t shared_bytes(int64_t num_query_panels) {
     return device::shared_bytes<uint16_t>(num_query_panels * kPanel) +
            device::shared_bytes<uint16_t>(kStages * kPanel) + 2 * device::shared_bytes<float>(kStages * kSize);
   }
 
-  // Starts copying elements [k0, k0 + kDepth) of rows id_of(0), ..., id_of(count - 1) into a panel.
+  // fetch_panel() with the sizes of a tile.
   template <class IdOf>
-  BSE_DEVICE static void fetch_panel(const DeviceMatrix& matrix, int count, const IdOf& id_of, int64_t k0,
-                                     uint16_t* panel) {
-    const auto* elements = static_cast<const uint16_t*>(matrix.data);
-    BSE_UNROLL
-    for (int p = 0; p < kSize * kPieces / kThreads; ++p) {
-      const int i = p * (kThreads / kPieces) + threadIdx.x / kPieces, piece = threadIdx.x % kPieces;
-      const int64_t k = k0 + piece * 8;
-      const bool is_inside = i < count && k < matrix.dim;
-      const uint16_t* source = is_inside ? elements + id_of(i) * matrix.row_stride_elements + k : elements;
-      ptx::cp_async16(panel + Layout::place(i, piece), source, is_inside ? 16 : 0);
-    }
+  BSE_DEVICE static void fetch(const DeviceMatrix& matrix, int count, const IdOf& id_of, int64_t k0, uint16_t* panel) {
+    fetch_panel<kSize, kThreads, kDepth>(matrix, count, id_of, k0, panel);
   }
 
   // Starts copying one word for each of `count` columns, zeros beyond.      words: of the first column; source and
@@ -126,20 +115,10 @@ class ListPanels {
 
   // Adds the products of a warp's rows with its columns of a tile. The tile's first panels must have landed.
   BSE_DEVICE void multiply(int warp_row, int warp_column, float (&acc)[kRowTiles][kColumnTiles][4]) {
-    // Places of this lane for ldmatrix: rows of A in two halves, then elements; columns of B, two tiles at a time.
-    using Layout = Tile::Layout;
-    const int lane = threadIdx.x % 32;
-    const int a_place = Layout::place(warp_row + lane / 8 % 2 * 8 + lane % 8, lane / 16);
-    const int b_place = Layout::place(warp_column + lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    const SliceProducts<Tile::kDepth> products(warp_row, warp_column);
     for (int slice = 0;;) {
       const uint16_t* queries = memory_.query_panels + (holds_queries_ ? slice : stage_) * Tile::kPanel;
-      const uint16_t* base = memory_.base_panels + stage_ * Tile::kPanel;
-      BSE_UNROLL
-      for (int k = 0; k < Tile::kDepth; k += 16) {
-        add_tile_products(
-            acc, [&](int i) { return queries + Layout::at_element(a_place, k) + 16 * i * Tile::kDepth; },
-            [&](int j) { return base + Layout::at_element(b_place, k) + 8 * j * Tile::kDepth; });
-      }
+      products.add(queries, memory_.base_panels + stage_ * Tile::kPanel, acc);
       stage_ = (stage_ + 1) % Tile::kStages;
       if (++slice == num_slices_) break;
       advance();
@@ -153,9 +132,9 @@ class ListPanels {
       const int64_t left = range_.column_end - next_column_, k0 = int64_t{next_slice_} * Tile::kDepth;
       const int num_columns = static_cast<int>(left < Tile::kSize ? left : Tile::kSize);
       const auto base_id = [&](int i) { return block_.base_id(next_column_ + i); };
-      Tile::fetch_panel(block_.base, num_columns, base_id, k0, memory_.base_panels + next_stage_ * Tile::kPanel);
+      Tile::fetch(block_.base, num_columns, base_id, k0, memory_.base_panels + next_stage_ * Tile::kPanel);
       if (!holds_queries_ || next_column_ == range_.column_begin) {
-        Tile::fetch_panel(
+        Tile::fetch(
             block_.queries, range_.num_rows, [&](int i) { return state_.query_ids[i]; }, k0,
             memory_.query_panels + (holds_queries_ ? next_slice_ : next_stage_) * Tile::kPanel);
       }

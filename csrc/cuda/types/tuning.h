@@ -17,9 +17,8 @@ namespace bse::cuda::tuning {
 //   products   A multiprocessor has 16 warps, four for each of its schedulers. For a panel of candidates, a warp issues
 //              64 mma and about 460 other instructions, so a scheduler issues 2,100. Its tensor core takes about 1,700
 //              clocks for 256 mma. For 20,000 blocks of 4 panels that is 0.7 ms, less than reading L2 takes.
-//   selection  A row takes about 650 instructions, and a scheduler has 16 rows of a block. That is 0.9 to 1.2 ms in
-//   all,
-//              as most of these are integer instructions.
+//   selection  A row takes about 650 instructions, most of them for integers, and a scheduler has 16 rows of a block.
+//              That is 0.9 to 1.2 ms in all.
 // Two dependent reads of device memory, ids and then features, come before the products of a block. No other block of
 // the multiprocessor covers them. Norms, the order of rows and the draws of candidates take about 0.3 ms more.
 
