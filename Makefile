@@ -14,7 +14,7 @@ EDITABLE := --no-build-isolation --config-settings=build-dir=build/editable --co
 # CUDA kernels are executed by the emulator here; `make cuda` builds them for GPUs.
 EMULATED := --config-settings=cmake.define.BSE_EMULATED_CUDA=ON
 
-.PHONY: demo inspect bench charts study test lint format asan neon cuda gpu-check emulator nightly isa-symbols clean
+.PHONY: demo inspect bench charts study pretrained-study test lint format asan neon cuda gpu-check emulator nightly isa-symbols clean
 
 # Needs torch, numpy, safetensors and the build tools; the picture is drawn where matplotlib is installed.
 demo: $(VENV)/package
@@ -42,6 +42,10 @@ study: $(VENV)/installed
 	$(PY) -m benchmarks.learning.prepare $(DATA)
 	$(PY) -m benchmarks.learning.study run --data $(DATA) --profile $(PROFILE) $(STUDY_ARGS)
 	$(PY) -m benchmarks.learning.study report --profile $(PROFILE)
+
+# Does it pay with a pretrained encoder? Makes its data in DATA. Hours; goes on where it was stopped. docs/study/PRETRAINED.md
+pretrained-study: $(VENV)/installed
+	$(PY) -m benchmarks.learning.pretrained.study run --data $(DATA) $(STUDY_ARGS)
 
 test: $(VENV)/installed
 	$(PY) -m pytest -n auto -m "not timed and not nightly"

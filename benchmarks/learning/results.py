@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import math
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from . import runner
 from .plan import PHASES, SAMPLERS, Parameters, System, Task, tasks, tune_tasks
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-REPORTS = ROOT / "docs" / "study"
+REPORTS = runner.ROOT / "docs" / "study"
 RESULTS = {profile: HERE / name for profile, name in {"cpu": "study.csv", "gpu": "study_gpu.csv"}.items()}
 
 
@@ -64,30 +61,10 @@ def current_names(parameters: str) -> str:
 
 # Columns of the history of a run.
 SECONDS, SIMILARITY, FALSE_NEGATIVES, METRIC = range(4)
-COLUMNS = [field.name for field in dataclasses.fields(Row)]
-NUMBERS = {field.name: float for field in dataclasses.fields(Row) if field.type in ("float", "int")}
 
 
 def read(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    text = path.read_text("utf-8")
-    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))  # an interrupted run leaves half a line
-    return [Row(**{name: NUMBERS.get(name, str)(value) for name, value in row.items()}) for row in rows]
-
-
-def append(path: Path, row: Row) -> None:
-    """Appends a row in one write, which overwrites half a line of an interrupted run."""
-    line = io.StringIO()
-    writer = csv.writer(line, lineterminator="\n")
-    if not path.exists():
-        writer.writerow(COLUMNS)
-    writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in dataclasses.astuple(row)])
-    with path.open("a+", encoding="utf-8") as file:
-        file.seek(0)
-        text = file.read()
-        file.truncate(len(text[: text.rfind("\n") + 1].encode()))
-        file.write(line.getvalue())
+    return runner.read_rows(path, Row)
 
 
 def make_row(task: Task, metric: str, result: dict[str, Any], wall_seconds: float, code: str) -> Row:
@@ -160,12 +137,5 @@ def best_parameters(system: System, rows: list[Row]) -> dict[str, Parameters]:
 
 
 def commit() -> str:
-    """Returns the commit of the code, with "-dirty" if files other than the study's output have changed."""
     reports = [REPORTS / name for name in ("STUDY.md", "STUDY_gpu.md", "figures", "figures_gpu")]
-    own = [f":(exclude,top){path.relative_to(ROOT)}" for path in (*RESULTS.values(), *reports)]
-    try:
-        name = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()
-        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ":/", *own], cwd=ROOT).returncode
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{name}-dirty" if changed else name
+    return runner.commit([*RESULTS.values(), *reports])

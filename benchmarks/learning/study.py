@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import functools
 import json
 import os
 import subprocess
@@ -20,13 +21,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from .plan import PHASES, RETIRED, System, Task, tasks, tune_tasks
-from .results import REPORTS, RESULTS, Row, append, best_parameters, commit, make_row, planned, read
+from .results import REPORTS, RESULTS, Row, best_parameters, commit, make_row, planned, read
+from .runner import ROOT, execute
 from .systems import profile_systems
-
-ROOT = Path(__file__).parents[2]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -59,7 +57,9 @@ def run_pending(options: argparse.Namespace) -> None:
     for phase in PHASES:
         if phase in options.phases:
             pending = [task for system in systems for task in pending_tasks(system, phase, read(results))]
-            execute(pending, {system.name: system for system in systems}, options, results, jobs, end)
+            run_one = functools.partial(execute_one, systems=known, options=options)
+            with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+                execute(pending, run_one, pool, results, end)
 
 
 def pending_tasks(system: System, phase: str, rows: list[Row]) -> Iterator[Task]:
@@ -75,27 +75,9 @@ def pending_tasks(system: System, phase: str, rows: list[Row]) -> Iterator[Task]
                 yield task
 
 
-def execute(
-    pending: list[Task], systems: dict[str, System], options: argparse.Namespace, results: Path, jobs: int, end: float
-) -> None:
-    """Runs the tasks, and appends each result when it is ready."""
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-
-        def run(task: Task) -> Row | None:
-            return None if time.monotonic() > end else execute_one(task, systems[task.system], options)
-
-        futures = [pool.submit(run, task) for task in pending]
-        try:
-            for future in tqdm(concurrent.futures.as_completed(futures), total=len(futures), disable=None):
-                if (row := future.result()) is not None:
-                    append(results, row)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def execute_one(task: Task, system: System, options: argparse.Namespace) -> Row:
+def execute_one(task: Task, systems: dict[str, System], options: argparse.Namespace) -> Row:
     """Runs the program in its own process, as a user would."""
+    system = systems[task.system]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
         program = [str(ROOT / "examples" / f"{task.system}.py"), *program_arguments(task, system)]

@@ -45,7 +45,7 @@ def complete(study, system, path: Path, value_of) -> None:
     results = study("results")
     for phase in study("plan").PHASES:
         for task in study("study").pending_tasks(system, phase, results.read(path)):
-            results.append(path, results.make_row(task, "m", fake_result(task, value_of(task)), 5.0, "c0de"))
+            study("runner").append(path, results.make_row(task, "m", fake_result(task, value_of(task)), 5.0, "c0de"))
 
 
 def test_tasks_are_distinct_and_samplers_share_common_parameters(study, systems):
@@ -67,7 +67,7 @@ def test_study_resumes_where_it_stopped(study, systems, tmp_path):
 
     def append(task, value: float) -> None:
         row = study("results").make_row(task, "m", fake_result(task, value), 5.0, "c0de")
-        study("results").append(path, row)
+        study("runner").append(path, row)
 
     searched = list(pending(system, "tune", read(path)))
     assert list(pending(system, "confirm", read(path))) == []  # its parameters are not known yet

@@ -1,0 +1,186 @@
+"""The protocol of the study, written before its runs. docs/study/PRETRAINED.md has the reasons.
+
+It depends on results in two places only: `best_parameters` (what a search has found) and `has_headroom` (which data
+sets are dropped).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..statistics import half_width
+from . import batches
+from .train import HARDNESS, Run
+
+LOSSES = tuple(HARDNESS)
+TUNE_SEED = 1000
+TEMPERATURES = (0.015, 0.15)  # log-uniform
+PHASES = ("tune", "headroom", "confirm", "batch size", "community", "window")
+CURVE_ARMS = ("uniform", "no duplicates", "walks", "b3", "b3, masked")
+CURVE_SEEDS = 8
+WINDOW_STARTS = (0, 10, 30, 100)
+HEADROOM = 2.0  # points of MRR@10 that uniform batches must gain over no training, with a 95% interval above zero
+
+
+@dataclasses.dataclass(frozen=True)
+class Tier:
+    name: str
+    num_steps: int
+    batch_size: int  # of the search and the confirmation
+    curve: tuple[int, ...]  # further batch sizes
+    num_trials: int
+    num_seeds: int
+    learning_rates: tuple[float, float]  # log-uniform
+    arms: tuple[str, ...] = tuple(batches.ARMS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """What a machine can do."""
+
+    tiers: tuple[Tier, ...]
+    tuned_on: str
+    confirmed_on: tuple[str, ...]
+    curve_seeds: int = CURVE_SEEDS
+    headroom_seeds: int = 5
+
+
+PROFILES = {
+    "cpu": Profile(
+        tiers=(
+            Tier("head", 200, 256, (32, 64, 1024), 8, 20, (1e-4, 1e-2)),
+            Tier("static", 200, 256, (32, 64, 1024), 6, 8, (3e-4, 3e-2)),
+            Tier("encoder", 100, 32, (64,), 4, 5, (1e-5, 3e-4)),
+        ),
+        tuned_on="descriptions",
+        confirmed_on=("docstrings", "glosses", "captions", "wikisplit"),
+    ),
+    "smoke": Profile(
+        tiers=(
+            Tier("head", 4, 32, (16,), 1, 2, (1e-3, 1e-2)),
+            Tier("static", 4, 32, (16,), 1, 2, (1e-3, 1e-2)),
+            Tier("encoder", 2, 32, (), 1, 1, (1e-4, 1e-3)),
+        ),
+        tuned_on="numpy",
+        confirmed_on=("networkx",),
+        curve_seeds=2,
+        headroom_seeds=1,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A run, and the phase that it belongs to."""
+
+    phase: str
+    run: Run
+
+
+def draw(tier: Tier, trial: int) -> tuple[float, float]:
+    """Returns learning rate and temperature of a trial: the same for all arms and losses."""
+    generator = np.random.default_rng(trial)
+    ranges = (tier.learning_rates, TEMPERATURES)
+    lr, temperature = (float(f"{math.exp(generator.uniform(*map(math.log, r))):.3g}") for r in ranges)
+    return lr, temperature
+
+
+def tasks(profile: Profile, tier: Tier, phase: str, done: Iterable[tuple[Task, float]]) -> Iterator[Task]:
+    """Yields the tasks of a phase. done: those of earlier phases, with their MRR@10 in percent."""
+    done = list(done)
+    if phase == "tune":
+        for trial in range(tier.num_trials):
+            for loss in LOSSES:
+                for arm in tier.arms:
+                    yield task(phase, tier, profile.tuned_on, arm, loss, tier.batch_size, draw(tier, trial), TUNE_SEED)
+        return
+    best = best_parameters(tier, done)
+    if phase == "headroom":
+        for name in profile.confirmed_on:
+            yield task(phase, tier, name, "uniform", "infonce", tier.batch_size, best["uniform", "infonce"], 0, steps=0)
+            for seed in range(profile.headroom_seeds):
+                yield task(phase, tier, name, "uniform", "infonce", tier.batch_size, best["uniform", "infonce"], seed)
+        return
+    names = [name for name in profile.confirmed_on if has_headroom(tier, name, done)]
+    if phase == "confirm":
+        for name in names:
+            for seed in range(tier.num_seeds):
+                for loss in LOSSES:
+                    for arm in tier.arms:
+                        yield task(phase, tier, name, arm, loss, tier.batch_size, best[arm, loss], seed)
+        return
+    seeds = range(min(profile.curve_seeds, tier.num_seeds))
+    for name in names[:2]:
+        for seed in seeds:
+            for arm, batch_size, source in varied(tier, phase):
+                for loss in LOSSES:
+                    lr, temperature = best[source, loss]
+                    lr = float(f"{lr * math.sqrt(batch_size / tier.batch_size):.3g}")  # the usual rule for Adam
+                    yield task(phase, tier, name, arm, loss, batch_size, (lr, temperature), seed)
+
+
+def varied(tier: Tier, phase: str) -> Iterator[tuple[str, int, str]]:
+    """Yields the arms of a curve that the confirmation does not have: arm, batch size, whose parameters it takes."""
+    if phase == "batch size":
+        for batch_size in tier.curve:
+            for arm in CURVE_ARMS:
+                yield arm, batch_size, arm
+    elif tier.name == "encoder":
+        return  # its runs are too long
+    elif phase == "community":
+        for size in (1, 8, 0):
+            for is_masked in (False, True):
+                yield batches.variant(30, size, is_masked), tier.batch_size, "b3, masked" if is_masked else "b3"
+    elif phase == "window":
+        for start in WINDOW_STARTS:
+            for is_masked in (False, True):
+                if start != 30 and (start, is_masked) != (0, False):  # those are "b3", "b3, masked", "b3, nearest"
+                    source = "b3, masked" if is_masked else "b3"
+                    yield batches.variant(start, None, is_masked), tier.batch_size, source
+
+
+def task(
+    phase: str, tier: Tier, name: str, arm: str, loss: str, batch_size: int, found: tuple[float, float], seed: int,
+    steps: int | None = None,
+) -> Task:  # fmt: skip
+    return Task(
+        phase, Run(tier.name, name, arm, loss, batch_size, *found, tier.num_steps if steps is None else steps, seed)
+    )
+
+
+def best_parameters(tier: Tier, done: list[tuple[Task, float]]) -> dict[tuple[str, str], tuple[float, float]]:
+    """Returns (arm, loss) -> learning rate and temperature of the best trial."""
+    found: dict[tuple[str, str], tuple[float, tuple[float, float]]] = {}
+    for task, value in done:
+        run = task.run
+        if task.phase == "tune" and run.tier == tier.name:
+            key = (run.arm, run.loss)
+            found[key] = max(found.get(key, (-1.0, (0.0, 0.0))), (value, (run.lr, run.temperature)))
+    return {key: parameters for key, (_, parameters) in found.items()}
+
+
+def has_headroom(tier: Tier, name: str, done: list[tuple[Task, float]]) -> bool:
+    """Returns whether uniform batches gain HEADROOM points over no training, and the interval is above zero."""
+    values = [
+        (task.run.num_steps, value)
+        for task, value in done
+        if task.phase == "headroom" and (task.run.tier, task.run.data) == (tier.name, name)
+    ]
+    before = next(value for steps, value in values if steps == 0)
+    gains = np.array([value - before for steps, value in values if steps])
+    return bool(gains.mean() >= HEADROOM and not gains.mean() - half_width(gains) <= 0)
+
+
+def pending(profile: Profile, tier: Tier, phase: str, rows: Sequence[Any]) -> Iterator[Task]:
+    """Yields the tasks of a phase that are not in the CSV; none before the phases that they depend on are complete."""
+    done = [(row.task(), row.mrr_at_10) for row in rows]
+    known = {task for task, _ in done}
+    for earlier in PHASES[: min(PHASES.index(phase), 2)]:
+        if not all(task in known for task in tasks(profile, tier, earlier, done)):
+            return
+    yield from (task for task in tasks(profile, tier, phase, done) if task not in known)

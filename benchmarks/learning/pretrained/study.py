@@ -1,0 +1,68 @@
+"""Runs the study with a pretrained encoder: data and runs.
+
+python -m benchmarks.learning.pretrained.study run --data DIR [--jobs 2] [--minutes 60] [--tiers ...] [--phases ...]
+
+`run` first makes what is missing in DIR: pairs of texts, tokens, the teacher's embeddings, plans. It can be stopped at
+any point and continues there: runs in the CSV are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from ..runner import execute
+from . import features, pairs, protocol, results
+from .train import train
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    run = commands.add_parser("run", help="run everything that is not in the CSV yet")
+    run.add_argument("--data", type=Path, required=True, help="directory for data; text/ may be there")
+    run.add_argument("--jobs", type=int, default=os.cpu_count(), help="number of parallel runs, one thread each")
+    run.add_argument("--minutes", type=float, default=float("inf"), help="minutes after which no other run starts")
+    run.add_argument("--tiers", nargs="+", metavar="TIER", help="run only these tiers")
+    run.add_argument("--phases", nargs="+", choices=protocol.PHASES, default=protocol.PHASES)
+    run.add_argument("--profile", choices=protocol.PROFILES, default="cpu")
+    run.add_argument("--device", default="cpu", help="where students are trained, for example cuda")
+    run.add_argument("--results", type=Path, default=results.RESULTS, help="CSV of results")
+    run.set_defaults(work=run_pending)
+    options = parser.parse_args(argv)
+    options.work(options)
+
+
+def run_pending(options: argparse.Namespace) -> None:
+    profile = protocol.PROFILES[options.profile]
+    tiers = {tier.name: tier for tier in profile.tiers}
+    if unknown := set(options.tiers or ()) - tiers.keys():
+        raise SystemExit(f"--tiers: expected some of {', '.join(tiers)}, got {', '.join(sorted(unknown))}")
+    for name in (profile.tuned_on, *profile.confirmed_on):
+        pairs.make(options.data, name)
+        features.prepare(options.data, name)
+    end = time.monotonic() + 60 * options.minutes
+    run_one = functools.partial(measure, data=options.data, device=options.device)
+    with ProcessPoolExecutor(
+        options.jobs, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        for phase in protocol.PHASES:
+            for tier in tiers.values():
+                if phase in options.phases and tier.name in (options.tiers or tiers):
+                    pending = protocol.pending(profile, tier, phase, results.read(options.results))
+                    execute(list(pending), run_one, pool, options.results, end, f"{tier.name}, {phase}")
+
+
+def measure(task: protocol.Task, data: Path, device: str) -> results.Row:
+    return results.make_row(task, train(task.run, data, device))
+
+
+if __name__ == "__main__":
+    main()
