@@ -45,9 +45,6 @@ def run_pending(options: argparse.Namespace) -> None:
     tiers = {tier.name: tier for tier in profile.tiers}
     if unknown := set(options.tiers or ()) - tiers.keys():
         raise SystemExit(f"--tiers: expected some of {', '.join(tiers)}, got {', '.join(sorted(unknown))}")
-    for name in (profile.tuned_on, *profile.confirmed_on):
-        pairs.make(options.data, name)
-        features.prepare(options.data, name)
     end = time.monotonic() + 60 * options.minutes
     run_one = functools.partial(measure, data=options.data, device=options.device)
     with ProcessPoolExecutor(
@@ -56,8 +53,11 @@ def run_pending(options: argparse.Namespace) -> None:
         for phase in protocol.PHASES:
             for tier in tiers.values():
                 if phase in options.phases and tier.name in (options.tiers or tiers):
-                    pending = protocol.pending(profile, tier, phase, results.read(options.results))
-                    execute(list(pending), run_one, pool, options.results, end, f"{tier.name}, {phase}")
+                    pending = list(protocol.pending(profile, tier, phase, results.read(options.results)))
+                    for name in dict.fromkeys(task.run.data for task in pending):
+                        pairs.make(options.data, name)
+                        features.prepare(options.data, name)
+                    execute(pending, run_one, pool, options.results, end, f"{tier.name}, {phase}")
 
 
 def measure(task: protocol.Task, data: Path, device: str) -> results.Row:
