@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import collections
 import importlib.util
 import json
 import random
@@ -39,6 +40,7 @@ SEED = 0
 NUM_TEST = 3000
 MOST_TRAINING_PAIRS = 85_000
 MOST_OF_PACKAGE = 1500  # pairs of docstrings that one package may give
+MOST_EQUAL = 8  # training pairs with an equal text: they fit into the batches of an epoch, even large ones
 PACKAGES = Path(__file__).with_name("packages.txt")
 
 
@@ -93,7 +95,19 @@ def split(pairs: list[Pair]) -> tuple[list[Pair], list[Pair]]:
     texts = {text for pair in test for text in (pair.query, pair.document)}
     train = [pair for pair in pairs if pair.part not in tested and not {pair.query, pair.document} & texts]
     generator.shuffle(train)
-    return train[:MOST_TRAINING_PAIRS], test
+    return limited(train[:MOST_TRAINING_PAIRS]), test
+
+
+def limited(pairs: list[Pair]) -> list[Pair]:
+    """Returns the pairs without those whose query, document or group MOST_EQUAL pairs before have."""
+    counts: collections.Counter[tuple[str, str]] = collections.Counter()
+    kept = []
+    for pair in pairs:
+        keys = [("query", pair.query), ("document", pair.document), ("group", pair.group)]
+        if all(counts[key] < MOST_EQUAL for key in keys):
+            counts.update(keys)
+            kept.append(pair)
+    return kept
 
 
 def read(data: Path, name: str, side: str) -> list[Pair]:
