@@ -46,6 +46,7 @@ study: $(VENV)/installed
 # Does it pay with a pretrained encoder? Makes its data in DATA. Hours; goes on where it was stopped. docs/study/PRETRAINED.md
 pretrained-study: $(VENV)/installed
 	$(PY) -m benchmarks.learning.pretrained.study run --data $(DATA) $(STUDY_ARGS)
+	$(PY) -m benchmarks.learning.pretrained.study report
 
 test: $(VENV)/installed
 	$(PY) -m pytest -n auto -m "not timed and not nightly"

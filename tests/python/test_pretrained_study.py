@@ -71,6 +71,9 @@ def test_small_study_runs_resumes_and_reports(study, tmp_path):
     csv.write_text(text[:-10])  # the last run was interrupted
     run(*arguments, timeout=200)
     assert len(csv.read_text().splitlines()) == len(text.splitlines())
+    run("report", "--results", str(csv), "--profile", "smoke", "--folder", str(tmp_path), timeout=60)
+    report = (tmp_path / "PRETRAINED.md").read_text()
+    assert report.count("| b3, masked | ") >= 2
 
 
 @pytest.mark.parametrize("num_negatives", [0, 3])

@@ -21,8 +21,8 @@ LOSSES = tuple(HARDNESS)
 TUNE_SEED = 1000
 TEMPERATURES = (0.015, 0.15)  # log-uniform
 PHASES = ("tune", "headroom", "confirm", "batch size", "community", "window")
-CURVE_ARMS = ("uniform", "no duplicates", "walks", "b3", "b3, masked")
-CURVE_SEEDS = 8
+CURVE_ARMS = ("uniform", "walks", "b3", "b3, masked")
+CURVE_SEEDS = 5
 WINDOW_STARTS = (0, 10, 30, 100)
 HEADROOM = 2.0  # points of MRR@10 that uniform batches must gain over no training, with a 95% interval above zero
 
@@ -36,6 +36,9 @@ class Tier:
     num_trials: int
     num_seeds: int
     learning_rates: tuple[float, float]  # log-uniform
+    tuned_on: str
+    confirmed_on: tuple[str, ...]
+    num_curve_data: int  # how many data sets the later phases take
     arms: tuple[str, ...] = tuple(batches.ARMS)
 
 
@@ -44,30 +47,26 @@ class Profile:
     """What a machine can do."""
 
     tiers: tuple[Tier, ...]
-    tuned_on: str
-    confirmed_on: tuple[str, ...]
     curve_seeds: int = CURVE_SEEDS
     headroom_seeds: int = 5
 
 
+CONFIRMED_ON = ("docstrings", "glosses", "captions", "wikisplit")
+ENCODER_ARMS = tuple(arm for arm in batches.ARMS if arm not in ("b3, nearest", "online"))  # its runs are long
 PROFILES = {
     "cpu": Profile(
         tiers=(
-            Tier("head", 200, 256, (32, 64, 1024), 8, 20, (1e-4, 1e-2)),
-            Tier("static", 200, 256, (32, 64, 1024), 6, 8, (3e-4, 3e-2)),
-            Tier("encoder", 100, 32, (64,), 4, 5, (1e-5, 3e-4)),
+            Tier("head", 200, 256, (32, 64, 1024), 8, 20, (1e-4, 1e-2), "descriptions", CONFIRMED_ON, 2),
+            Tier("static", 200, 256, (32, 64, 1024), 6, 8, (3e-4, 3e-2), "descriptions", CONFIRMED_ON, 2),
+            Tier("encoder", 100, 32, (64,), 3, 5, (1e-5, 3e-4), "glosses", ("captions", "docstrings"), 1, ENCODER_ARMS),
         ),
-        tuned_on="descriptions",
-        confirmed_on=("docstrings", "glosses", "captions", "wikisplit"),
     ),
     "smoke": Profile(
         tiers=(
-            Tier("head", 4, 32, (16,), 1, 2, (1e-3, 1e-2)),
-            Tier("static", 4, 32, (16,), 1, 2, (1e-3, 1e-2)),
-            Tier("encoder", 2, 32, (), 1, 1, (1e-4, 1e-3)),
+            Tier("head", 4, 32, (16,), 1, 2, (1e-3, 1e-2), "numpy", ("networkx",), 1),
+            Tier("static", 4, 32, (16,), 1, 2, (1e-3, 1e-2), "numpy", ("networkx",), 1),
+            Tier("encoder", 2, 32, (), 1, 1, (1e-4, 1e-3), "numpy", ("networkx",), 1, ENCODER_ARMS),
         ),
-        tuned_on="numpy",
-        confirmed_on=("networkx",),
         curve_seeds=2,
         headroom_seeds=1,
     ),
@@ -97,16 +96,16 @@ def tasks(profile: Profile, tier: Tier, phase: str, done: Iterable[tuple[Task, f
         for trial in range(tier.num_trials):
             for loss in LOSSES:
                 for arm in tier.arms:
-                    yield task(phase, tier, profile.tuned_on, arm, loss, tier.batch_size, draw(tier, trial), TUNE_SEED)
+                    yield task(phase, tier, tier.tuned_on, arm, loss, tier.batch_size, draw(tier, trial), TUNE_SEED)
         return
     best = best_parameters(tier, done)
     if phase == "headroom":
-        for name in profile.confirmed_on:
+        for name in tier.confirmed_on:
             yield task(phase, tier, name, "uniform", "infonce", tier.batch_size, best["uniform", "infonce"], 0, steps=0)
             for seed in range(profile.headroom_seeds):
                 yield task(phase, tier, name, "uniform", "infonce", tier.batch_size, best["uniform", "infonce"], seed)
         return
-    names = [name for name in profile.confirmed_on if has_headroom(tier, name, done)]
+    names = [name for name in tier.confirmed_on if has_headroom(tier, name, done)]
     if phase == "confirm":
         for name in names:
             for seed in range(tier.num_seeds):
@@ -115,7 +114,7 @@ def tasks(profile: Profile, tier: Tier, phase: str, done: Iterable[tuple[Task, f
                         yield task(phase, tier, name, arm, loss, tier.batch_size, best[arm, loss], seed)
         return
     seeds = range(min(profile.curve_seeds, tier.num_seeds))
-    for name in names[:2]:
+    for name in names[: tier.num_curve_data]:
         for seed in seeds:
             for arm, batch_size, source in varied(tier, phase):
                 for loss in LOSSES:

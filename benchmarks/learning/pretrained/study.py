@@ -1,9 +1,11 @@
-"""Runs the study with a pretrained encoder: data and runs.
+"""Runs the study with a pretrained encoder: data, runs, report.
 
 python -m benchmarks.learning.pretrained.study run --data DIR [--jobs 2] [--minutes 60] [--tiers ...] [--phases ...]
+python -m benchmarks.learning.pretrained.study report
 
 `run` first makes what is missing in DIR: pairs of texts, tokens, the teacher's embeddings, plans. It can be stopped at
-any point and continues there: runs in the CSV are not repeated.
+any point and continues there: runs in the CSV are not repeated. `report` writes tables and figures from the CSV to
+docs/study/PRETRAINED.md.
 """
 
 from __future__ import annotations
@@ -36,6 +38,11 @@ def main(argv: list[str] | None = None) -> None:
     run.add_argument("--device", default="cpu", help="where students are trained, for example cuda")
     run.add_argument("--results", type=Path, default=results.RESULTS, help="CSV of results")
     run.set_defaults(work=run_pending)
+    report = commands.add_parser("report", help="write tables and figures from the CSV")
+    report.add_argument("--profile", choices=protocol.PROFILES, default="cpu")
+    report.add_argument("--results", type=Path, default=results.RESULTS, help="CSV of results")
+    report.add_argument("--folder", type=Path, default=results.REPORTS, help="folder of PRETRAINED.md and its figures")
+    report.set_defaults(work=write_report)
     options = parser.parse_args(argv)
     options.work(options)
 
@@ -62,6 +69,12 @@ def run_pending(options: argparse.Namespace) -> None:
 
 def measure(task: protocol.Task, data: Path, device: str) -> results.Row:
     return results.make_row(task, train(task.run, data, device))
+
+
+def write_report(options: argparse.Namespace) -> None:
+    from .report import write
+
+    write(options.folder, results.read(options.results), protocol.PROFILES[options.profile])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,303 @@
+"""Tables and figures of the study, from its CSV. Differences are in points of MRR@10, paired by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from ..statistics import half_width, interval, paired_differences
+from ..tables import groups, line, table_head
+from .protocol import CURVE_ARMS, LOSSES, WINDOW_STARTS, Profile, Tier, best_parameters, has_headroom, pending
+from .results import Row
+
+BEGIN, END = "<!-- tables: python -m benchmarks.learning.pretrained.study report -->", "<!-- end of tables -->"
+COLORS = {"uniform": "tab:blue", "walks": "tab:green", "b3": "tab:red", "b3, masked": "tab:orange"}
+STYLES = dict(zip(LOSSES, ("-", "--"), strict=True))
+
+
+class Runs:
+    """The runs of one tier on one data set."""
+
+    def __init__(self, rows: Iterable[Row], tier: Tier, data: str) -> None:
+        self.rows = [row for row in rows if (row.tier, row.data) == (tier.name, data) and row.phase != "tune"]
+        self.batch_size = tier.batch_size
+
+    def values(self, arm: str, loss: str, batch_size: int | None = None) -> dict[str, float]:
+        """Returns MRR@10 by seed."""
+        size = batch_size or self.batch_size
+        return {
+            str(row.seed): row.mrr_at_10
+            for row in self.rows
+            if (row.arm, row.loss, row.batch_size) == (arm, loss, size) and row.phase != "headroom"
+        }
+
+    def over_uniform(self, arm: str, loss: str, batch_size: int | None = None, base: str = "infonce") -> np.ndarray:
+        """Returns differences to uniform batches of the same size with the loss `base`."""
+        return paired_differences(self.values(arm, loss, batch_size), self.values("uniform", base, batch_size))
+
+
+def write(folder: Path, rows: list[Row], profile: Profile) -> None:
+    """Writes the tables between the markers of PRETRAINED.md, and the figures."""
+    path = folder / "PRETRAINED.md"
+    text = path.read_text("utf-8") if path.exists() else f"{BEGIN}\n{END}\n"
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    path.write_text(f"{before}{BEGIN}\n\n{all_tables(rows, profile)}\n\n{END}{after}", "utf-8")
+    draw(folder / "figures", rows, profile)
+
+
+def all_tables(rows: list[Row], profile: Profile) -> str:
+    done = [(row.task(), row.mrr_at_10) for row in rows]
+    tiers = [tier for tier in profile.tiers if is_complete(profile, tier, "headroom", rows)]
+    parts = [f"### Headroom\n\n{headroom(rows, profile, tiers)}"]
+    for tier in tiers:
+        names = [name for name in tier.confirmed_on if has_headroom(tier, name, done)]
+        for name in names:
+            runs = Runs(rows, tier, name)
+            parts += [f"### {tier.name}, {name}, B = {tier.batch_size}\n\n{confirmation(runs, tier)}"]
+        for name in names[: tier.num_curve_data]:
+            runs = Runs(rows, tier, name)
+            for title, table in (
+                ("batch size", batch_sizes(runs, tier)),
+                ("community size", communities(runs)),
+                ("window", windows(runs)),
+            ):
+                if table:
+                    parts += [f"### {tier.name}, {name}: {title}\n\n{table}"]
+        parts += [f"### {tier.name}: what the search chose\n\n{search(tier, done)}"]
+    return "\n\n".join(parts)
+
+
+def is_complete(profile: Profile, tier: Tier, phase: str, rows: list[Row]) -> bool:
+    return any(row.phase == phase and row.tier == tier.name for row in rows) and not list(
+        pending(profile, tier, phase, rows)
+    )
+
+
+def headroom(rows: list[Row], profile: Profile, tiers: Sequence[Tier]) -> str:
+    lines = table_head("tier", "data", "before training", "uniform batches, InfoNCE", "gain", "")
+    done = [(row.task(), row.mrr_at_10) for row in rows]
+    for tier in tiers:
+        for name in tier.confirmed_on:
+            of_data = [row for row in rows if (row.phase, row.tier, row.data) == ("headroom", tier.name, name)]
+            before = next(row.mrr_at_10 for row in of_data if row.num_steps == 0)
+            trained = np.array([row.mrr_at_10 for row in of_data if row.num_steps])
+            verdict = "" if has_headroom(tier, name, done) else "left out"
+            lines.append(
+                line([tier.name, name, f"{before:.2f}", f"{trained.mean():.2f}", interval(trained - before), verdict])
+            )
+    return "\n".join(lines)
+
+
+def confirmation(runs: Runs, tier: Tier) -> str:
+    """Returns the 2 x 2 of batches and loss."""
+    lines = table_head(
+        "batches", "seeds", "InfoNCE", "over uniform", "hardness", "over uniform, InfoNCE", "over uniform, hardness",
+        "mean cosine of negatives",
+    )  # fmt: skip
+    for arm in tier.arms:
+        plain, hard = (runs.values(arm, loss) for loss in LOSSES)
+        if not plain:
+            continue
+        cosines = np.mean([row.in_batch_similarity for row in runs.rows if (row.phase, row.arm) == ("confirm", arm)])
+        lines.append(
+            line(
+                [
+                    arm,
+                    f"{min(len(plain), len(hard))}",
+                    mean(plain),
+                    "" if arm == "uniform" else interval(runs.over_uniform(arm, "infonce")),
+                    mean(hard),
+                    interval(runs.over_uniform(arm, "hardness")),
+                    "" if arm == "uniform" else interval(runs.over_uniform(arm, "hardness", base="hardness")),
+                    f"{cosines:.3f}",
+                ]
+            )
+        )
+    return "\n".join(lines)
+
+
+def batch_sizes(runs: Runs, tier: Tier) -> str:
+    sizes = sorted({row.batch_size for row in runs.rows if row.phase in ("confirm", "batch size")})
+    if len(sizes) < 2:
+        return ""
+    lines = table_head("batches", "loss", *(f"B = {size}" for size in sizes))
+    for arm in CURVE_ARMS:
+        for loss in LOSSES:
+            cells = [
+                mean(runs.values(arm, loss, size))
+                if (arm, loss) == ("uniform", "infonce")
+                else interval(runs.over_uniform(arm, loss, size))
+                for size in sizes
+            ]
+            lines.append(line([arm, loss, *cells]))
+    return "\n".join(lines) + "\n\nUniform batches with InfoNCE: MRR@10. Others: points over these."
+
+
+def communities(runs: Runs) -> str:
+    lines = table_head("mask", "loss", "1", "8", "32", "B")
+    for is_masked, arms in community_arms().items():
+        for loss in LOSSES:
+            cells = [interval(runs.over_uniform(arm, loss)) for arm in arms.values()]
+            if not all(cells):
+                return ""
+            lines.append(line(["yes" if is_masked else "no", loss, *cells]))
+    return "\n".join(lines) + "\n\nPoints over uniform batches with InfoNCE."
+
+
+def windows(runs: Runs) -> str:
+    lines = table_head("mask", "loss", *(f"p = {start}" for start in WINDOW_STARTS))
+    for is_masked, arms in window_arms().items():
+        for loss in LOSSES:
+            cells = [interval(runs.over_uniform(arm, loss)) for arm in arms.values()]
+            if not all(cells):
+                return ""
+            lines.append(line(["yes" if is_masked else "no", loss, *cells]))
+    return "\n".join(lines) + "\n\nPoints over uniform batches with InfoNCE. Windows hold ranks p + 1 to p + 100."
+
+
+def community_arms() -> dict[bool, dict[str, str]]:
+    """Returns whether masked -> community size -> arm."""
+    return {
+        is_masked: {
+            size: name if size == "32" else f"b3 p=30 community={size}{' masked' if is_masked else ''}"
+            for size in ("1", "8", "32", "B")
+        }
+        for is_masked, name in ((False, "b3"), (True, "b3, masked"))
+    }
+
+
+def window_arms() -> dict[bool, dict[int, str]]:
+    """Returns whether masked -> p -> arm."""
+    known = {(30, False): "b3", (0, False): "b3, nearest", (30, True): "b3, masked"}
+    return {
+        is_masked: {
+            start: known.get((start, is_masked), f"b3 p={start} community=32{' masked' if is_masked else ''}")
+            for start in WINDOW_STARTS
+        }
+        for is_masked in (False, True)
+    }
+
+
+def search(tier: Tier, done: list) -> str:
+    lines = table_head("batches", "loss", "learning rate", "temperature", "MRR@10")
+    values = {(task.run.arm, task.run.loss, task.run.lr): value for task, value in done
+              if (task.phase, task.run.tier) == ("tune", tier.name)}  # fmt: skip
+    for (arm, loss), (lr, temperature) in best_parameters(tier, done).items():
+        lines.append(line([arm, loss, f"{lr:g}", f"{temperature:g}", f"{values[arm, loss, lr]:.2f}"]))
+    return "\n".join(lines)
+
+
+def mean(values: dict[str, float]) -> str:
+    return f"{np.mean(list(values.values())):.2f}" if values else ""
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+def draw(folder: Path, rows: list[Row], profile: Profile) -> None:
+    folder.mkdir(exist_ok=True)
+    done = [(row.task(), row.mrr_at_10) for row in rows]
+    shown = [
+        (tier, name, Runs(rows, tier, name))
+        for tier in profile.tiers
+        if is_complete(profile, tier, "headroom", rows)
+        for name in tier.confirmed_on
+        if has_headroom(tier, name, done)
+    ]
+    draw_arms(folder / "pretrained_batches.png", shown)
+    curves = [(tier, name, runs) for tier, name, runs in shown if any(row.phase == "batch size" for row in runs.rows)]
+    draw_batch_sizes(folder / "pretrained_batch_size.png", curves)
+    draw_hardness(folder / "pretrained_windows.png", [c for c in curves if windows(c[2]) and communities(c[2])])
+
+
+def draw_arms(path: Path, shown: Sequence[tuple[Tier, str, Runs]]) -> None:
+    """One panel per tier and data set: points of each arm over uniform batches with InfoNCE, for both losses."""
+    shown = [entry for entry in shown if any(row.phase == "confirm" for row in entry[2].rows)]
+    if not shown:
+        return
+    rows = [list(of_tier) for of_tier in groups(shown, lambda entry: entry[0].name).values()]
+    columns = max(map(len, rows))
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(3.4 * columns, 2.6 * len(rows)), squeeze=False, sharey=True
+    )
+    for axis_row, of_tier in zip(axes, rows, strict=True):
+        for axis in axis_row[len(of_tier) :]:
+            axis.axis("off")
+        for axis, (tier, name, runs) in zip(axis_row, of_tier, strict=False):
+            for offset, loss, marker in ((-0.15, "infonce", "o"), (0.15, "hardness", "s")):
+                found = [runs.over_uniform(arm, loss) for arm in tier.arms]
+                places = np.array([place for place, values in enumerate(found) if len(values) > 1]) + offset
+                centers = [values.mean() for values in found if len(values) > 1]
+                halves = [half_width(values) for values in found if len(values) > 1]
+                color = "tab:blue" if loss == "infonce" else "tab:orange"
+                axis.errorbar(
+                    centers, places, xerr=halves, fmt=marker, color=color, markersize=4, capsize=2, label=loss
+                )
+            axis.axvline(0, color="0.5", linewidth=1)
+            axis.set_yticks(range(len(tier.arms)), tier.arms, fontsize=8)
+            axis.set_ylim(len(tier.arms) - 0.5, -0.5)
+            axis.set_title(f"{tier.name}, {name}, B = {tier.batch_size}", fontsize=9)
+            axis.set_xlabel("points over uniform, InfoNCE", fontsize=8)
+    axes[0, 0].legend(fontsize=7)
+    save(figure, path)
+
+
+def draw_batch_sizes(path: Path, curves: Sequence[tuple[Tier, str, Runs]]) -> None:
+    """One panel per tier and data set: points over uniform batches with InfoNCE of the same size, over B."""
+    if not curves:
+        return
+    figure, axes = plt.subplots(1, len(curves), figsize=(3.6 * len(curves), 3.4), squeeze=False)
+    for axis, (tier, name, runs) in zip(axes.flat, curves, strict=True):
+        sizes = sorted({tier.batch_size, *tier.curve})
+        for arm in CURVE_ARMS:
+            for loss in LOSSES:
+                if (arm, loss) != ("uniform", "infonce") and arm != "no duplicates":
+                    curve(axis, sizes, [runs.over_uniform(arm, loss, size) for size in sizes], arm, loss)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(sizes, [str(size) for size in sizes])
+        axis.set_title(f"{tier.name}, {name}", fontsize=9)
+        axis.set(xlabel="B", ylabel="points over uniform, InfoNCE")
+        axis.axhline(0, color=COLORS["uniform"], linewidth=1)
+    axes[0, 0].legend(fontsize=6)
+    save(figure, path)
+
+
+def draw_hardness(path: Path, curves: Sequence[tuple[Tier, str, Runs]]) -> None:
+    """Above, communities; below, windows: points over uniform batches with InfoNCE, with and without the mask."""
+    if not curves:
+        return
+    figure, axes = plt.subplots(2, len(curves), figsize=(3.6 * len(curves), 6), squeeze=False)
+    for column, (tier, name, runs) in enumerate(curves):
+        for axis, by_mask, title in (
+            (axes[0, column], community_arms(), "community size"),
+            (axes[1, column], window_arms(), "number of nearest ranks that are skipped, p"),
+        ):
+            for is_masked, arms in by_mask.items():
+                for loss in LOSSES:
+                    found = [runs.over_uniform(arm, loss) for arm in arms.values()]
+                    curve(axis, range(len(arms)), found, "b3, masked" if is_masked else "b3", loss)
+            axis.set_xticks(range(len(arms)), [str(key) for key in arms])
+            axis.axhline(0, color=COLORS["uniform"], linewidth=1)
+            axis.set_xlabel(title, fontsize=8)
+            axis.set_ylabel("points over uniform, InfoNCE", fontsize=8)
+        axes[0, column].set_title(f"{tier.name}, {name}", fontsize=9)
+    axes[0, 0].legend(fontsize=6)
+    save(figure, path)
+
+
+def curve(axis, places, found: Sequence[np.ndarray], arm: str, loss: str) -> None:
+    points = [(x, v.mean(), half_width(v)) for x, v in zip(places, found, strict=True) if len(v) > 1]
+    if points:
+        x, centers, halves = np.array(points).T
+        look = {"fmt": STYLES[loss], "color": COLORS[arm], "marker": "o", "markersize": 3, "capsize": 2}
+        axis.errorbar(x, centers, halves, label=f"{arm}, {loss}", **look)
+
+
+def save(figure, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
