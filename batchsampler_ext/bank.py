@@ -381,12 +381,14 @@ class FeatureBank(NotAFunction):
         """Returns numbers about the bank, and the time spent in updates. Raises the errors of :meth:`check`."""
         self.check()
         last_update = self.last_update
-        ages = self.step - 1 - last_update[last_update >= 0]
+        has_embedding = last_update >= 0
+        ages = torch.where(has_embedding, self.step - 1 - last_update, 0)
+        num_stored, total, oldest = torch.stack([has_embedding.sum(), ages.sum(), ages.max()]).tolist()
         return BankStats(
-            missing_embedding_share=self._missing_share(),
+            missing_embedding_share=(self.num_instances - num_stored) / self.num_instances,
             step=self.step,
-            mean_age=int(ages.sum()) / len(ages) if len(ages) else float("nan"),
-            max_age=float(ages.max()) if len(ages) else float("nan"),
+            mean_age=total / num_stored if num_stored else float("nan"),
+            max_age=float(oldest) if num_stored else float("nan"),
             num_skipped=self.num_skipped,
             update_seconds=self._update_seconds,
         )

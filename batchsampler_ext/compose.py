@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ._engine import validate
+from ._engine.cuda import to_device_async
 from ._engine.validate import Progress, ProgressBar
 from ._negatives.keep_apart import Apart, as_ids_of_columns, as_pairs
 from ._negatives.negatives import Demands, Margins, as_labels, checked_max_score, groups_of, labels_of
@@ -221,10 +222,11 @@ def compose(
     )
     require_room_of_parts(apart, parts, options, request)
     validate.choice(metric, "metric", METRICS)
-    groups, max_score = groups_of(apart.ids, as_labels(labels, num_instances)), checked_max_score(max_score)
+    own_labels = as_labels(labels, num_instances)
+    groups, max_score = groups_of(apart.ids, own_labels), checked_max_score(max_score)
     hard_negatives = HardNegatives.check(num_hard_negatives, recipe, given_graph, num_instances, preset)
     progress = validate.progress(progress)
-    equal_labels = labels if labels is not None else labels_of(apart, first.device)
+    equal_labels = labels_of(apart) if own_labels is None else torch.from_numpy(own_labels)
     search = ApproximateSearch.check(
         neighbors, recipe, parts, first, second, metric=metric, labels=equal_labels, max_score=max_score,
         max_memory=max_memory, num_threads=request.num_threads,
@@ -242,7 +244,7 @@ def compose(
         first,
         second,
         metric,
-        equal_labels,
+        None if equal_labels is None else to_device_async(equal_labels, first.device),
         max_memory,
         hard_negatives,
         search,

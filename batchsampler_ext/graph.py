@@ -129,9 +129,10 @@ class ProximityGraph:
             self._pending[0].check()
             del self._pending[0]
 
-    def _statuses(self) -> tuple[DeviceStatus, ...]:
-        """Returns the statuses that :meth:`check` reads, for graphs that are built from this one."""
-        return tuple(self._pending)
+    def __getstate__(self) -> dict[str, Any]:
+        """Raises the errors of :meth:`check`. Copies have no queued work, and check the ids of neighbors again."""
+        self.check()
+        return {**self.__dict__, "_checked": None, "_pending": []}
 
     def _add_status(self, status: DeviceStatus | None) -> None:
         """Adds a status that :meth:`check` reads."""
@@ -246,20 +247,25 @@ class ProximityGraph:
     def stats(self) -> GraphStats:
         """Returns :class:`GraphStats`. Reads the whole graph, and raises the errors of :meth:`degrees`."""
         degrees = self.degrees()
-        targets = self.neighbors[self.neighbors >= 0].long()
-        in_degrees = torch.bincount(targets, minlength=self.num_instances)
+        in_degrees = torch.bincount(self.neighbors.reshape(-1) + 1, minlength=self.num_instances + 1)[1:]  # -1 to 0
         if self.ids is not None:
             in_degrees = in_degrees[self.ids]
-        scores = None if self.scores is None else self.scores[self.neighbors >= 0]
+        counts = [degrees.sum(), degrees.min(), (degrees == 0).sum(), in_degrees.max(), (in_degrees == 0).sum()]
+        num_edges, min_degree, num_isolated, max_in_degree, num_unreached = torch.stack(
+            [c.long() for c in counts]
+        ).tolist()
+        mean_score = float("nan")
+        if self.scores is not None and num_edges:
+            mean_score = float(torch.where(self.neighbors >= 0, self.scores, 0).sum(dtype=torch.float64)) / num_edges
         return GraphStats(
             num_rows=len(self),
-            num_edges=len(targets),
-            mean_degree=float(degrees.float().mean()),
-            min_degree=int(degrees.min()),
-            isolated_rows=int((degrees == 0).sum()),
-            max_in_degree=int(in_degrees.max()),
-            unreached_rows=int((in_degrees == 0).sum()),
-            mean_score=float("nan") if scores is None or len(scores) == 0 else float(scores.double().mean()),
+            num_edges=num_edges,
+            mean_degree=num_edges / len(self),
+            min_degree=min_degree,
+            isolated_rows=num_isolated,
+            max_in_degree=max_in_degree,
+            unreached_rows=num_unreached,
+            mean_score=mean_score,
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -48,7 +48,7 @@ class Plan(NotAFunction):
             sizes of communities and whether edges are mutual; sources with their sizes; the version; digests of the
             embeddings; the library that searched neighbors, with its recall; and counts of what repairs did. Arrays
             that were given, such as ids, are not in it.
-        graph: the graph that joins hard negatives. None: it needed none, or the plan was loaded.
+        graph: the graph that joins hard negatives, on the CPU. None: it needed none, or the plan was loaded.
         seconds: time for "checks" of the embeddings, the "graph" and the "epochs". Empty if the plan was loaded.
 
     Example:
@@ -131,10 +131,10 @@ class Plan(NotAFunction):
         that meet in a batch of this plan, in any of its epochs. For other pairs, they do not count.
 
         Args:
-            indices: int [B], instances of a batch: a tensor on the CPU, an array or a list.
+            indices: int [B], instances of a batch: a tensor on any device, an array or a list.
 
         Returns:
-            bool [B, B] on the CPU. Rows are queries, columns are documents, both in the order of ``indices``.
+            bool [B, B] on the device of ``indices``. Rows are queries, columns are documents, both in the order of ``indices``.
 
         Raises:
             TypeError, ValueError: ``indices`` are no integers in one dimension, or out of range. The file of the

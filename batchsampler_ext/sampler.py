@@ -253,10 +253,10 @@ class ProximityBatchSampler(EpochSampler):
         its plan was made from. For other pairs, and for instances that pad a ragged batch, they do not count.
 
         Args:
-            indices: int [B], instances of a batch: a tensor on the CPU, an array or a list.
+            indices: int [B], instances of a batch: a tensor on any device, an array or a list.
 
         Returns:
-            bool [B, B] on the CPU. Rows are queries, columns are documents, both in the order of ``indices``.
+            bool [B, B] on the device of ``indices``. Rows are queries, columns are documents, both in the order of ``indices``.
 
         Raises:
             TypeError, ValueError: ``indices`` are no integers in one dimension, or out of range.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -101,6 +101,15 @@ class DeviceStore:
         self._update_number = 0
         self._is_read = True  # whether the error log has been read since the latest update
         self._num_skipped = self._num_read = 0  # rows skipped in total; as the error log said when last read
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Makes the current stream wait for all updates. A copy of the tensors on this stream then has them."""
+        self._order.enter()
+        return {name: part for name, part in self.__dict__.items() if name != "_order"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._order = StreamOrder(self.device)  # after the copies
 
     @property
     def tables(self) -> Tables:

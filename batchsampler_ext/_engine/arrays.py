@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from .backend import require_engine
+from .cuda import to_device_async
 from .requests import MatrixLayout
 
 TORCH_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -125,14 +126,15 @@ def out_of_range(name: str, low: int, high: int, wrong: int) -> ValueError:
 def as_integers(value: Any, name: str, device: torch.device = _CPU) -> torch.Tensor:
     """Returns a one-dimensional int64 tensor on ``device``. Tensors must be there already, other arrays are copied."""
     if not isinstance(value, torch.Tensor):
-        value = torch.from_numpy(as_int64(value, name, "a one-dimensional array of integers")).to(device)
+        array = as_int64(value, name, "a one-dimensional array of integers")
+        value = to_device_async(torch.from_numpy(array), device)
     require_device(value.device, name, device)
     if value.dtype.is_floating_point or value.dtype.is_complex or value.dtype == torch.bool:
         raise TypeError(f"{name}: expected integers, got {value.dtype}")
     if value.ndim != 1:
         raise ValueError(f"{name}: expected one dimension, got shape {list(value.shape)}")
     if value.dtype == torch.uint64:
-        return torch.from_numpy(as_int64(value, name)).to(device)
+        return to_device_async(torch.from_numpy(as_int64(value, name)), device)
     return value.detach().to(torch.int64).contiguous()
 
 

@@ -40,7 +40,7 @@ class StreamOrder:
     """Keeps work on shared tensors in the order of the calls, even if callers use different streams.
 
     Call ``enter`` before such work is queued or the tensors are returned, and ``leave`` after they are changed. Only
-    streams wait, not the host.
+    streams wait, not the host. An order is neither copied nor pickled, because CUDA events cannot be.
     """
 
     def __init__(self, device: torch.device) -> None:

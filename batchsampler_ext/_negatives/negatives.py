@@ -13,6 +13,7 @@ import torch
 
 from .._engine import validate
 from .._engine.arrays import Matrix, as_ids
+from .._engine.cuda import to_device_async, to_host
 from ..graph import ProximityGraph
 from ..graph_builders import knn
 from .keep_apart import Apart
@@ -54,7 +55,12 @@ class Negatives(NamedTuple):
         return len(self.groups) == 0 and len(self.documents) == 0
 
     def mask(self, indices: Any) -> torch.Tensor:
-        """Returns bool [B, B], True where the document of the column is a negative of the query of the row."""
+        """Returns bool [B, B], True where the document of the column is a negative of the query of the row.
+
+        It is on the device of the indices.
+        """
+        if isinstance(indices, torch.Tensor) and indices.device.type != "cpu":
+            return to_device_async(self.mask(indices.cpu()), indices.device)
         ids = as_ids(indices, "indices", 0, self.groups.shape[1])
         ordered, order = ids.sort()
         if bool((ordered[1:] == ordered[:-1]).any()):
@@ -205,8 +211,9 @@ class Margins(NamedTuple):
                 compute_dtype=self.compute_dtype,
                 num_threads=self.num_threads,
             )
-            is_above = result.scores.cpu().double() >= self.limits[ids[rows], None]
-            others = result.ids.cpu().long()
+            words = to_host(torch.stack([result.scores.view(torch.int32), result.ids]))
+            is_above = words[0].view(torch.float32).double() >= self.limits[ids[rows], None]
+            others = words[1].long()
             is_done = ~is_above[:, -1] | (num_neighbors == len(ids))
             is_pair = is_above & is_done[:, None] & (others != rows[:, None]) & (others >= 0)
             place = is_pair.nonzero()[:, 0]
@@ -241,8 +248,8 @@ def without_positives(graph: ProximityGraph, demands: Demands) -> ProximityGraph
         return graph
     graph.degrees()  # checks the ids
     device, num_rows = graph.device, len(graph)
-    groups = groups.to(device)
-    limits = None if margins is None else margins.limits.to(device)
+    groups = to_device_async(groups, device)
+    limits = None if margins is None else to_device_async(margins.limits, device)
     ids = torch.arange(num_rows, device=device) if graph.ids is None else graph.ids
     rows, documents = _pairs_of_rows(apart.positives, graph)
     neighbors, scores = graph.neighbors.clone(), None if graph.scores is None else graph.scores.clone()
@@ -270,7 +277,7 @@ def without_positives(graph: ProximityGraph, demands: Demands) -> ProximityGraph
 
 def _pairs_of_rows(pairs: np.ndarray, graph: ProximityGraph) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the pairs either way as rows of the graph and other instances, int64. pairs: int64 [P, 2]."""
-    both = torch.from_numpy(np.concatenate([pairs, pairs[:, ::-1]])).to(graph.device)
+    both = to_device_async(torch.from_numpy(np.concatenate([pairs, pairs[:, ::-1]])), graph.device)
     query, document = both.T
     if graph.ids is None or len(pairs) == 0:
         return query, document
@@ -298,8 +305,8 @@ def split_positives(apart: Apart, parts: Sequence[torch.Tensor]) -> list[Apart]:
 def _own_scores(
     queries: Matrix, documents: Matrix, metric: str, num_threads: int, compute_dtype: torch.dtype
 ) -> torch.Tensor:
-    """Returns s(i, i) as float64 [N]; NaN where the score is NaN."""
-    own = torch.full((queries.num_rows,), math.nan, dtype=torch.float64, device="cpu")
+    """Returns s(i, i) as float64 [N] on the CPU; NaN where the score is NaN. Waits for a device once per block."""
+    own = []
     for first in range(0, queries.num_rows, _OWN_BLOCK):
         part = slice(first, min(first + _OWN_BLOCK, queries.num_rows))
         size = part.stop - part.start
@@ -311,14 +318,15 @@ def _own_scores(
             compute_dtype=compute_dtype,
             num_threads=num_threads,
         )
-        row, column = (result.ids == torch.arange(size, device=result.ids.device)[:, None]).nonzero().T
-        own[first + row.cpu()] = result.scores[row, column].double().cpu()
-    return own
+        is_own = result.ids == torch.arange(size, device=result.ids.device)[:, None]
+        score = torch.where(is_own, result.scores, -math.inf).amax(1)
+        own.append(torch.where(is_own.any(1), score, math.nan))
+    return to_host(torch.cat(own)).double()
 
 
 def _take(matrix: Matrix, ids: torch.Tensor) -> Any:
     if isinstance(matrix.owner, torch.Tensor):
-        return matrix.owner.index_select(0, ids.to(matrix.device))
+        return matrix.owner.index_select(0, to_device_async(ids, matrix.device))
     return np.ascontiguousarray(matrix.owner[ids.numpy()])
 
 
@@ -342,9 +350,9 @@ def as_labels(value: Any, num_instances: int) -> np.ndarray | None:
     return labels.numpy()
 
 
-def labels_of(apart: Apart, device: torch.device) -> torch.Tensor | None:
+def labels_of(apart: Apart) -> torch.Tensor | None:
     """Returns a single column of ids as labels of the graph, so that windows skip equal ids. None for other numbers."""
-    return torch.from_numpy(apart.ids[:, 0].copy()).to(device) if apart.ids.shape[1] == 1 else None
+    return torch.from_numpy(apart.ids[:, 0].copy()) if apart.ids.shape[1] == 1 else None
 
 
 def neighbors_of_instances(graphs: Sequence[ProximityGraph], num_instances: int) -> torch.Tensor | None:

@@ -54,7 +54,7 @@ def _as_neighbors(value: Any, num_instances: int) -> torch.Tensor:
         ids = torch.from_numpy(part.astype(np.int64)) if is_array else part.to(torch.int64)
         if kind == "uint32":
             ids = torch.where(ids == _MISSING_UINT32, -1, ids)
-        low, high = int(ids.min()), int(ids.max())
+        low, high = torch.stack(torch.aminmax(ids)).tolist()
         if low < -1 or high >= num_instances:
             wrong = low if low < -1 else high
             row = first + int((ids == wrong).any(1).nonzero()[0])

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .._engine.arrays import Matrix, as_ids
+from .._engine.cuda import to_device_async
 from .._engine.validate import Progress
 from .._negatives.negatives import Demands, neighbors_of_instances, split_positives, without_positives
 from ..graph import ProximityGraph
@@ -53,18 +54,19 @@ def parts_with_graphs(
     if recipe.batches_per_cluster is not None:
         progress = _counted(stage_of(options.progress, "clusters"), options)
         return [_with_clusters(part, recipe, request, options, progress) for part in parts]
+    result: list[Part] = []
     if given is not None:
-        result = _parts_of_given(parts, without_positives(given, demands), request)
-        row_of = None if request.options is None else _rows_in_parts(parts, options)
-        for part in result:
-            if part.graph is None:
-                continue
-            if options.hard_negatives is not None:
-                options.hard_negatives.add(part.graph, is_given=True)
-            if row_of is not None and part.graph.ids is not None:
-                part.graph._row_table = row_of.to(part.graph.device)
-        if recipe.mutual:
-            return [part._replace(graph=part.graph and part.graph.mutual(request.num_threads)) for part in result]
+        row_of = _rows_in_parts(parts, options)
+        row_of_on_device = to_device_async(row_of, given.device)
+        for part in _parts_of_given(parts, without_positives(given, demands), request):
+            graph = part.graph
+            if graph is not None:
+                graph._row_table = None if graph.ids is None or request.options is None else row_of_on_device
+                if options.hard_negatives is not None:
+                    options.hard_negatives.add(graph, is_given=True)
+                graph = graph.mutual(request.num_threads) if recipe.mutual else graph
+                graph = _for_planning(graph, recipe, row_of)
+            result.append(part._replace(graph=graph))
         return result
     common = {
         "features": options.queries.owner,
@@ -77,17 +79,19 @@ def parts_with_graphs(
         "max_memory": options.max_memory,
         "progress": _counted(stage_of(options.progress, "graph", is_public=True), options),
     }
-    result, apart = [], demands.apart
+    apart, device = demands.apart, options.queries.device
     row_of = _rows_in_parts(parts, options)
-    demands = demands._replace(groups=demands.groups.to(options.queries.device))
+    row_of_on_device = to_device_async(row_of, device)
+    demands = demands._replace(groups=to_device_async(demands.groups, device))
     for part, own in zip(parts, split_positives(apart, [part.rows for part in parts]), strict=True):
         graph = _graph_of(part, recipe, request, options, common)
         if graph is not None:
             graph = without_positives(graph, demands._replace(apart=own))
-            graph._row_table = None if graph.ids is None else row_of
+            graph._row_table = None if graph.ids is None else row_of_on_device
             if options.hard_negatives is not None:
                 options.hard_negatives.add(graph)
             graph = graph.mutual(request.num_threads) if recipe.mutual else graph
+            graph = _for_planning(graph, recipe, row_of)
         result.append(part._replace(graph=graph))
     return result
 
@@ -100,14 +104,26 @@ def _checked_once(options: GraphOptions, num_parts: int) -> Any:
 
 
 def _rows_in_parts(parts: Sequence[Part], options: GraphOptions) -> torch.Tensor:
-    """Returns the place of each instance in its part, int32 [N] on the device of the queries.
+    """Returns the place of each instance in its part, int32 [N] on the CPU.
 
     No edge leaves a part, so the graphs of all parts share this table.
     """
     result = torch.empty(options.queries.num_rows, dtype=torch.int32, device="cpu")
     for part in parts:
         result[part.rows] = torch.arange(len(part.rows), dtype=torch.int32, device="cpu")
-    return result.to(options.queries.device)
+    return result
+
+
+def _for_planning(graph: ProximityGraph, recipe: Recipe, row_of: torch.Tensor) -> ProximityGraph:
+    """Returns the graph where batches of all epochs are made from it: on the CPU, unless they are parts by walks.
+
+    row_of: :func:`_rows_in_parts`.
+    """
+    if recipe.follows_walks or graph.device.type == "cpu":
+        return graph
+    result = graph.to("cpu")
+    result._row_table = None if result.ids is None else row_of
+    return result
 
 
 def _parts_of_given(parts: Sequence[Part], given: ProximityGraph, request: EpochRequest) -> list[Part]:
@@ -120,10 +136,10 @@ def _parts_of_given(parts: Sequence[Part], given: ProximityGraph, request: Epoch
 
 
 def united_graph(parts: Sequence[Part], num_instances: int) -> ProximityGraph | None:
-    """Returns the edges of all sources as a graph over all instances."""
+    """Returns the edges of all sources as a graph over all instances, on the CPU."""
     graphs = [part.graph for part in parts if part.graph is not None]
     if len(graphs) == 1 and graphs[0].ids is None:
-        return graphs[0]
+        return graphs[0].to("cpu")
     neighbors = neighbors_of_instances(graphs, num_instances)
     return None if neighbors is None else ProximityGraph(neighbors)
 
@@ -167,7 +183,8 @@ def _graph_of(
     """Returns a graph over the rows of the part. None: its batches are uniform."""
     window, num_others, seed = recipe.window_of(part.source), len(part.rows) - 1, request.seed
     if request.options is not None:
-        common, seed = {**common, "rows": part.rows.to(options.queries.device)}, source_seed(seed, part.source)
+        rows = to_device_async(part.rows, options.queries.device)
+        common, seed = {**common, "rows": rows}, source_seed(seed, part.source)
     if window is not None and options.search is not None and options.search.takes(part.rows):
         return options.search.graph(
             part.rows,

@@ -50,7 +50,7 @@ class HardNegatives:
         """
         num_kept = self.table.shape[1]
         graph.degrees()  # checks the ids
-        ids = torch.arange(len(graph), device=graph.device) if graph.ids is None else graph.ids
+        ids = torch.arange(len(graph), device="cpu") if graph.ids is None else graph.ids.cpu()
         for first in range(0, len(graph), _ROWS_AT_ONCE):
             part = slice(first, first + _ROWS_AT_ONCE)
             neighbors = graph.neighbors[part]
@@ -61,7 +61,7 @@ class HardNegatives:
                 keeps = (neighbors >= 0) & ~_is_repeated(neighbors)
                 neighbors = kept_first(neighbors, keeps, order_of_kept(keeps), -1)
             best = neighbors[:, :num_kept].cpu()
-            self.table[ids[part].cpu(), : best.shape[1]] = best
+            self.table[ids[part], : best.shape[1]] = best
 
 
 def read_hard_negatives(file: PlanFile, num_instances: int) -> torch.Tensor:

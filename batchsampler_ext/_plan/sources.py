@@ -13,6 +13,7 @@ import torch
 from .._engine import validate
 from .._engine.arrays import as_ids
 from .._engine.backend import core
+from .._engine.cuda import to_device_async
 from .._engine.random import Stream, derived_seed, permutation
 from .._negatives.tables import kept_first, order_of_kept
 from ..graph import ProximityGraph, row_of_instances
@@ -156,11 +157,11 @@ def _fraction(weight: Any) -> Fraction:
 def parts_of_graph(graph: ProximityGraph, parts: Sequence[Part], sources: torch.Tensor) -> list[Part]:
     """Returns the parts with the edges of a graph over all instances that stay in a source."""
     graph.degrees()  # checks all ids
-    sources = sources.to(graph.device)
+    sources = to_device_async(sources, graph.device)
     row_of = None if graph.ids is None else row_of_instances(graph.ids, graph.num_instances).long()
     result = []
     for part in parts:
-        rows = part.rows.to(graph.device)
+        rows = to_device_async(part.rows, graph.device)
         neighbors = graph.neighbors[rows if row_of is None else row_of[rows]]
         keeps = (neighbors >= 0) & (sources[neighbors.clamp(min=0).long()] == part.source)
         order, scores = order_of_kept(keeps), None

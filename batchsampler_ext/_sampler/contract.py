@@ -126,7 +126,7 @@ class Contract:
     def graph_config(self, config: GraphConfig) -> GraphConfig:
         """Returns the options of the graph, so that ids count as labels, and scores are there for margins."""
         if config.labels is None:
-            config = replace(config, labels=labels_of(self.apart, torch.device("cpu")))
+            config = replace(config, labels=labels_of(self.apart))
         return config if self.margin_rule is None else replace(config, return_scores=True)
 
     def margins(self, bank: FeatureBank, config: GraphConfig) -> Margins | None:

@@ -188,9 +188,9 @@ class PlanMaker:
         margins: Margins | None,
     ) -> tuple[ProximityGraph, int]:
         """Returns a graph with a row for each id, and how many ids have no embedding. Their rows have no edges."""
-        rows = bank.rows_for_graph()
-        ids = to_device_async(ids, bank.device)
-        is_known = rows.has_embedding[ids]
+        rows, own_ids = bank.rows_for_graph(), ids
+        ids = to_device_async(own_ids, bank.device)
+        is_known = to_host(rows.has_embedding[ids])
         num_known = int(is_known.sum())
         wanted = self.planner.graph_config(config, self.planned_batch_size, num_known)
         num_instances = bank.num_instances
@@ -201,7 +201,7 @@ class PlanMaker:
             rows.features,
             config=on_device(self.contract.graph_config(wanted), bank.device),
             documents=rows.documents,
-            rows=ids[is_known],
+            rows=ids if num_known == len(ids) else to_device_async(own_ids[is_known], bank.device),
             seed=seed,
             progress=progress,
             process_group=builders,
@@ -210,7 +210,7 @@ class PlanMaker:
         graph = self.contract.thinned(graph, margins)
         if num_known < len(ids):
             neighbors = torch.full((len(ids), graph.num_neighbors), -1, dtype=torch.int32, device=bank.device)
-            neighbors[is_known] = graph.neighbors
+            neighbors[to_device_async(is_known.nonzero()[:, 0], bank.device)] = graph.neighbors
             graph = ProximityGraph(neighbors, ids=ids, num_instances=num_instances)
         return graph, len(ids) - num_known
 
@@ -262,4 +262,4 @@ def _pairs(margins: Margins, bank: FeatureBank, batches: Sequence[torch.Tensor])
 def on_device(config: GraphConfig, device: torch.device) -> GraphConfig:
     """Returns the config with its labels on the device. A bank may get its device after the sampler was made."""
     labels = config.labels
-    return replace(config, labels=labels.to(device)) if isinstance(labels, torch.Tensor) else config
+    return replace(config, labels=to_device_async(labels, device)) if isinstance(labels, torch.Tensor) else config

@@ -24,7 +24,7 @@ def run(_: argparse.Namespace) -> None:
         "instruction set": core.isa(),
         "supported": ", ".join(core.supported_isas()),
         "CUDA engine": cuda_engine(),
-        "CUDA device": torch.cuda.get_device_name() if torch.cuda.is_available() else "torch finds none",
+        "CUDA device": cuda_device(),
     }
     for name, value in lines.items():
         print(f"{name:<18}{value}")
@@ -38,3 +38,11 @@ def cuda_engine() -> str:
     if cuda_module is None:
         return f"none: {cuda_load_error}"
     return str(cuda_module.architectures)
+
+
+def cuda_device() -> str:
+    """Returns name and compute capability of the current GPU."""
+    if not torch.cuda.is_available():
+        return "torch finds none"
+    major, minor = torch.cuda.get_device_capability()
+    return f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}"

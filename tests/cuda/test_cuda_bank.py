@@ -23,13 +23,13 @@ def scaled_rows(count: int, dim: int, seed: int, dtype: torch.dtype = torch.floa
 
 def assert_equal(found: FeatureBank, expected: FeatureBank) -> None:
     found.check()
-    assert torch.equal(found.last_update.cpu(), expected.last_update)
+    assert torch.equal(found.last_update.cpu(), expected.last_update.cpu())
     for name in ("data", "documents"):
         a, b = getattr(found, name), getattr(expected, name)
         assert (a is None) == (b is None)
         if a is not None and b is not None:
             kind = torch.int32 if b.dtype == torch.float32 else torch.int16
-            assert torch.equal(a.cpu().view(kind), b.view(kind))
+            assert torch.equal(a.cpu().view(kind), b.cpu().view(kind))
     for name in ("step", "missing_embedding_share", "num_skipped"):
         assert getattr(found, name) == getattr(expected, name)
 
