@@ -125,9 +125,7 @@ class ProximityGraph:
         Raises:
             ValueError: the graph was built from features that are not finite, or walked with ids out of range.
         """
-        while self._pending:
-            self._pending[0].check()
-            del self._pending[0]
+        DeviceStatus.check_all(self._pending)
 
     def __getstate__(self) -> dict[str, Any]:
         """Raises the errors of :meth:`check`. Copies have no queued work, and check the ids of neighbors again."""

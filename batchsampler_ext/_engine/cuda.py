@@ -35,6 +35,22 @@ class DeviceStatus:
             raise ValueError(message)
         self._words = None
 
+    @staticmethod
+    def check_all(statuses: list[DeviceStatus]) -> None:
+        """As :meth:`check` of each, but waits once. Removes the statuses before the first error, or all."""
+        pending = [(status, status._words) for status in statuses if status._words is not None]
+        if pending:
+            for status, _ in pending:
+                status._order.enter()
+            found = torch.cat([words.reshape(-1) for _, words in pending]).cpu()
+            for (status, _), words in zip(pending, found.split([words.numel() for _, words in pending]), strict=True):
+                message = status._message(words)
+                if message:
+                    del statuses[: statuses.index(status)]
+                    raise ValueError(message)
+                status._words = None
+        statuses.clear()
+
 
 class StreamOrder:
     """Keeps work on shared tensors in the order of the calls, even if callers use different streams.
@@ -88,12 +104,18 @@ class CudaEngine:
         self, request: requests.ProximityGraphRequest, edges: requests.Edges, resources: requests.Resources
     ) -> DeviceStatus:
         """As ``_core.proximity_graph``."""
-        return self._find_edges("ProximityGraphCall", request, ("features", "documents"), edges, resources)
+        with self._current():  # a plan depends on the device
+            call = self._module.ProximityGraphCall(
+                request, has_scores=edges.scores != 0, max_memory=resources.max_memory
+            )
+        return self._find_edges(call, ("features", "documents"), edges)
 
     def knn(self, request: requests.KnnRequest, edges: requests.Edges, resources: requests.Resources) -> DeviceStatus:
         """As ``_core.knn``."""
         names = ("features", "documents") if request.exclude_self else ("queries", "base")
-        return self._find_edges("KnnCall", request, names, edges, resources)
+        with self._current():
+            call = self._module.KnnCall(request, max_memory=resources.max_memory)
+        return self._find_edges(call, names, edges)
 
     def mutual_edges(
         self, request: requests.MutualEdgesRequest, edges: requests.Edges, *, num_threads: int, degrees: int
@@ -201,14 +223,8 @@ class CudaEngine:
             )
         )
 
-    def _find_edges(
-        self, call_name: str, request: requests.ProximityGraphRequest | requests.KnnRequest, names: tuple[str, str],
-        edges: requests.Edges, resources: requests.Resources,
-    ) -> DeviceStatus:  # fmt: skip
+    def _find_edges(self, call: Any, names: tuple[str, str], edges: requests.Edges) -> DeviceStatus:
         """Queues a search. names: names of the two matrices in messages."""
-        make_call = getattr(self._module, call_name)
-        with self._current():  # a plan depends on the device
-            call = make_call(request, has_scores=edges.scores != 0, max_memory=resources.max_memory)
         features, documents = names
 
         def message(words: torch.Tensor) -> str:

@@ -5,15 +5,31 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from batchsampler_ext import FeatureBank, GraphConfig, Plan, ProximityBatchSampler, compose, knn_graph, proximity_graph
+from batchsampler_ext import (
+    FeatureBank,
+    GraphConfig,
+    Plan,
+    ProximityBatchSampler,
+    compose,
+    knn,
+    knn_graph,
+    proximity_graph,
+    random_walk_with_restart,
+    sample_batches,
+)
+from batchsampler_ext._engine.arrays import as_matrix
+from batchsampler_ext._engine.cuda import to_device_async
+from batchsampler_ext._negatives.negatives import MarginRule
 
 N, B, D = 256, 16, 8
 GPU = torch.device("cuda", 0)
+MOST_READS = 60  # by which a partition finds out what is left to do
 
 
 def rows(seed: int, num_rows: int = N) -> torch.Tensor:
@@ -105,36 +121,205 @@ def test_waits_do_not_grow_with_the_rows(pretended_gpu, case):
     for num_rows in (N, 4 * N):
         pretended_gpu.waits.clear()
         composed(case, num_rows, GPU, GPU)
-        pretended_gpu.waits.pop("_engine.cuda.read", None)  # a partition on a GPU waits a few dozen times
+        num_reads = pretended_gpu.waits.pop("_engine.cuda.read", 0)  # of partitions by walks
+        assert num_reads <= 3 * MOST_READS
         counts.append(pretended_gpu.waits.total())
-    print(counts, pretended_gpu.waits)
-    assert counts[0] == counts[1]
+    assert counts[0] == counts[1] <= 24
 
 
-def test_margins_wait_once_per_block_and_twice_per_batch(pretended_gpu):
+def test_margins_wait_once_per_block_of_rows_and_twice_per_batch(pretended_gpu):
     for num_rows in (N, 4 * N):
         pretended_gpu.waits.clear()
         composed("margins", num_rows, GPU, GPU)
-        print(pretended_gpu.waits)
+        assert pretended_gpu.waits.total() <= num_rows // 64 + 2 * num_rows // B + 8
 
 
-def test_x(pretended_gpu):
-    for planner in ("partition", "walks", "cover_by_walks", "uniform"):
-        for n in (N, 4 * N):
-            bank = FeatureBank(n, D, device="cuda")
-            bank.update(range(n - 5), rows(0, n)[: n - 5])
-            pretended_gpu.waits.clear()
-            s = ProximityBatchSampler(
-                n,
-                B,
-                bank=bank,
-                planner=planner,
-                graph=GraphConfig(num_candidates=60, num_neighbors=10, labels=torch.arange(n)),
-            )
-            for b in s:
-                pass
-            print(planner, n, pretended_gpu.waits)
-    g = proximity_graph(rows(0).to(GPU), num_candidates=60)
+def test_clusters_are_found_on_the_cpu(pretended_gpu):
+    composed("clusters", N, GPU, GPU)
+    assert set(pretended_gpu.waits) == {"_plan.digest.digest_of_matrix", "_plan.float_rows.float_rows"}
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
+def test_margins_know_each_score_of_a_row_with_itself(device_engine, metric):
+    """200 rows are several blocks. A row of zeros has the cosine 0."""
+    first, second = rows(0, 200), rows(1, 200)
+    first[70] = 0
+    rule = MarginRule(0.1, None)
+
+    def limits(device: Any) -> torch.Tensor:
+        towers = as_matrix(first.to(device), "queries"), as_matrix(second.to(device), "documents")
+        return rule.limits(*towers, metric, 1).limits
+
+    expected = limits("cpu")
+    assert expected.dtype == torch.float64
+    with device_engine() as device:
+        assert torch.equal(limits(device), expected)
+    own = torch.tensor([knn(first[i : i + 1], second[i : i + 1], 1, metric=metric).scores.item() for i in range(200)])
+    assert torch.equal(expected, own.double() - 0.1)
+
+
+def test_masks_are_on_the_device_of_the_indices(device_engine):
+    plan = compose(rows(0), batch_size=B, unique=torch.arange(N) // 3)
+    sampler = ProximityBatchSampler(N, B, bank=FeatureBank(N, D), positives=[[0, 1], [1, 4]])
+    with device_engine() as device:
+        for mask in (plan.negative_mask, sampler.negative_mask):
+            for ids in ([0, 1, 2, 4, 9], [3, 0, 3]):
+                found = mask(torch.tensor(ids).to(device))
+                assert found.device == device
+                assert torch.equal(found.cpu(), mask(ids))
+                assert mask(torch.tensor(ids)).device.type == "cpu"
+            with pytest.raises(ValueError, match=r"indices: expected values in \[0, 256\), got 256"):
+                mask(torch.tensor([256]).to(device))
+
+
+# --- banks and samplers ----------------------------------------------------------------------------------------------
+def filled_bank(device: Any, num_rows: int = N) -> FeatureBank:
+    """Returns a bank in which a few instances have no embedding."""
+    bank = FeatureBank(num_rows, D, two_towers=True, device=device)
+    bank.update(range(3, num_rows), rows(0, num_rows)[3:], rows(1, num_rows)[3:])
+    return bank
+
+
+SMALL = GraphConfig(num_candidates=60, num_neighbors=10)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"planner": "walks", "refresh_every": 5},
+        {"planner": "cover_by_walks"},
+        {"planner": "uniform"},
+        {"labels": torch.arange(N) % 60, "drop_last": True},
+        {"unique": torch.arange(N) // 3},
+        {"positives": torch.tensor([[0, 1], [5, 80]]), "relative_margin": 0.1},
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("are_moved", [False, True])
+def test_samplers_draw_what_they_draw_on_the_cpu(device_engine, options, are_moved):
+    def drawn(bank: FeatureBank, device: Any) -> list[Any]:
+        given = {name: value.to(device) if hasattr(value, "to") else value for name, value in options.items()}
+        graph = replace(SMALL, labels=given.pop("labels", None))
+        sampler = ProximityBatchSampler(torch.arange(1, N).to(device), B, bank=bank, graph=graph, **given)
+        batches = [(batch, sampler.negative_mask(batch).tolist()) for _ in range(2) for batch in sampler]
+        return [batches, sampler.stats().missing_embedding_share]
+
+    expected = drawn(filled_bank("cpu"), "cpu")
+    with device_engine() as device:
+        assert drawn(filled_bank(device), device if are_moved else "cpu") == expected
+
+
+@pytest.mark.parametrize("planner", ["partition", "walks", "uniform"])
+def test_an_epoch_waits_a_few_times(pretended_gpu, planner):
+    counts = []
+    for num_rows in (N, 4 * N):
+        sampler = ProximityBatchSampler(
+            num_rows, B, bank=filled_bank(GPU, num_rows), planner=planner, graph=replace(SMALL, labels=range(num_rows))
+        )
+        pretended_gpu.waits.clear()
+        assert len(list(sampler)) == num_rows // B
+        assert pretended_gpu.waits.pop("_engine.cuda.read", 0) <= MOST_READS
+        counts.append(pretended_gpu.waits.total())
+    assert counts[0] == counts[1] <= 10
+
+
+def test_epochs_from_a_graph_wait_as_the_documents_say(pretended_gpu):
+    graph = proximity_graph(rows(0, 4 * N).to(GPU), config=SMALL)
+    graph.check()
+    for planner, most in {"partition": MOST_READS, "walks": 2, "cover_by_walks": 4, "uniform": 1}.items():
+        pretended_gpu.waits.clear()
+        sample_batches(graph, B, planner=planner)
+        assert pretended_gpu.waits.total() <= most, planner
     pretended_gpu.waits.clear()
-    g.stats()
-    print(pretended_gpu.waits)
+    random_walk_with_restart(proximity_graph(rows(0).to(GPU), config=SMALL), [3, 5], B)
+    bank = FeatureBank(N, D, device=GPU)
+    bank.update([3, 1], rows(0)[:2])
+    bank.update(torch.tensor([3, 1]).to(GPU), rows(0)[:2].to(GPU))
+    assert not pretended_gpu.waits
+
+
+def test_stats_are_those_of_the_cpu(device_engine):
+    features = rows(0)
+    options = {"labels": torch.arange(N) % 2, "max_score": -0.4, "return_scores": True, "rows": torch.arange(N - 9)}
+    expected = proximity_graph(features, config=SMALL, **options).stats()
+    assert expected.min_degree < 10
+    with device_engine() as device:
+        options = {name: value.to(device) if hasattr(value, "to") else value for name, value in options.items()}
+        found = proximity_graph(features.to(device), config=SMALL, **options).stats()
+    assert found[:-1] == expected[:-1]
+    assert found.mean_score == pytest.approx(expected.mean_score, rel=1e-12)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+def test_banks_and_graphs_can_be_copied(device_engine, copied):
+    with device_engine() as device:
+        bank, expected = filled_bank(device), filled_bank("cpu")
+        bank.update([N], rows(0)[:1], rows(1)[:1])  # an error that is still to be raised
+        twin = copied(bank)
+        for one in (bank, twin):
+            assert one.device == one.data.device == device
+            with pytest.raises(ValueError, match="indices: .* got 256"):
+                one.check()
+        twin.update([0], rows(0)[:1], rows(1)[:1])
+        assert torch.equal(bank.data.cpu(), expected.data)  # it shares nothing with its copy
+        expected.update([0], rows(0)[:1], rows(1)[:1])
+        assert torch.equal(twin.data.cpu(), expected.data)
+        graph = proximity_graph(bank.data, config=SMALL)
+        sample_batches(graph, B)
+        twin_graph = copied(graph)
+        assert torch.equal(sample_batches(twin_graph, B).indices, sample_batches(graph, B).indices)
+
+
+# --- the pretended GPU -----------------------------------------------------------------------------------------------
+def test_the_pretended_gpu_refuses_mixed_devices(pretended_gpu):
+    here, there = torch.arange(4), torch.arange(4, device="cuda")
+    assert (here.device.type, there.device, (there + 1)[1:].device) == ("cpu", GPU, GPU)
+    for mixed in (
+        lambda: here + there,
+        lambda: there[here],
+        lambda: here[there],
+        lambda: torch.cat([here, there]),
+        lambda: here + there[0],
+        lambda: there.numpy(),
+    ):
+        with pytest.raises((RuntimeError, TypeError), match="GPU|one device"):
+            mixed()
+    assert (there * torch.tensor(2)).tolist() == [0, 2, 4, 6]
+    assert there.sort().values.device == GPU
+    assert [part.device for part in there] == [GPU] * 4
+
+
+def test_the_pretended_gpu_counts_waits(pretended_gpu, monkeypatch):
+    monkeypatch.setitem(globals(), "__name__", "batchsampler_ext.here")  # waits of tests do not count
+    there = torch.arange(4, device="cuda")
+    pinned = torch.empty(4, dtype=torch.int64, pin_memory=True)
+    waiting = [
+        lambda: there[0].item(),
+        lambda: there.tolist(),
+        lambda: bool(there[0]),
+        lambda: int(there.sum()),
+        lambda: there[there > 1],
+        lambda: there.nonzero(),
+        lambda: torch.where(there > 1),
+        lambda: there.cpu(),
+        lambda: torch.tensor([1], device="cuda"),
+        lambda: torch.ones(2).to(GPU),
+        lambda: torch.ones(2).to(GPU, non_blocking=True),
+        lambda: there.__setitem__(there > 1, there[:2].clone()),
+    ]
+    free = [
+        lambda: there.sum(),
+        lambda: there[there.sort().indices],
+        lambda: there.__setitem__(there > 1, 5),
+        lambda: pinned.to(GPU, non_blocking=True),
+        lambda: pinned.copy_(there, non_blocking=True),
+        lambda: torch.where(there > 1, there, 0),
+        lambda: to_device_async(torch.ones(2), GPU),
+    ]
+    for number, operation in enumerate(waiting, start=1):
+        operation()
+        assert pretended_gpu.waits.total() == number
+    for operation in free:
+        operation()
+        assert pretended_gpu.waits.total() == len(waiting)

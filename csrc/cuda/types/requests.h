@@ -13,9 +13,7 @@ struct ProximityGraphRequest : BasicProximityGraphRequest<DeviceMatrix> {
   bool has_scores = false;  // the edges have scores
 };
 
-struct KnnRequest : BasicKnnRequest<DeviceMatrix> {
-  bool has_scores = false;  // the edges have scores
-};
+using KnnRequest = BasicKnnRequest<DeviceMatrix>;
 
 // The strategies are kWalk and kUniform.
 using WalkRequest = BasicWalkRequest<GraphView>;

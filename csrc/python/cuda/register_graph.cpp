@@ -14,9 +14,7 @@ template <class Request, class Plan, Plan (*make_plan)(const Request&, size_t),
           void (*queue)(const Request&, const Plan&, const Edges&, void*, uint64_t*, void*)>
 class EdgesCall {
  public:
-  EdgesCall(const py::object& fields, bool has_scores, int64_t max_memory) {
-    read(Fields(fields), request_);
-    request_.has_scores = has_scores;
+  EdgesCall(const Request& request, int64_t max_memory) : request_(request) {
     require(max_memory > 0, "a positive max_memory");
     plan_ = make_plan(request_, static_cast<size_t>(max_memory));
   }
@@ -62,11 +60,22 @@ void cuda_group_order(int64_t n, uint64_t seed, uintptr_t out, uintptr_t stream)
   cuda::launch_group_order(n, seed, pointer<uint32_t>(out), pointer<void>(stream));
 }
 
+ProximityGraphCall proximity_graph_call(const py::object& fields, bool has_scores, int64_t max_memory) {
+  cuda::ProximityGraphRequest request;
+  read(Fields(fields), request);
+  request.has_scores = has_scores;
+  return {request, max_memory};
+}
+
+KnnCall knn_call(const py::object& fields, int64_t max_memory) {
+  cuda::KnnRequest request;
+  read(Fields(fields), request);
+  return {request, max_memory};
+}
+
 template <class Call>
-void register_call(py::module_& module, const char* name) {
-  py::class_<Call>(module, name)
-      .def(py::init<const py::object&, bool, int64_t>(), py::arg("request"), py::kw_only(), py::arg("has_scores"),
-           py::arg("max_memory"))
+py::class_<Call> register_call(py::module_& module, const char* name) {
+  return py::class_<Call>(module, name)
       .def_property_readonly("scratch_bytes", &Call::scratch_bytes, "bytes of device memory that run() takes")
       .def("run", &Call::run, py::kw_only(), py::arg("edges"), py::arg("scratch"), py::arg("status"), py::arg("stream"),
            "Queues the work.   edges: int32 [R, K] neighbors, float32 [R, K] scores or 0; status: uint64 "
@@ -76,8 +85,11 @@ void register_call(py::module_& module, const char* name) {
 }  // namespace
 
 void register_cuda_graph(py::module_& module) {
-  register_call<ProximityGraphCall>(module, "ProximityGraphCall");
-  register_call<KnnCall>(module, "KnnCall");
+  register_call<ProximityGraphCall>(module, "ProximityGraphCall")
+      .def(py::init(&proximity_graph_call), py::arg("request"), py::kw_only(), py::arg("has_scores"),
+           py::arg("max_memory"));
+  register_call<KnnCall>(module, "KnnCall")
+      .def(py::init(&knn_call), py::arg("request"), py::kw_only(), py::arg("max_memory"));
   module.def("mutual_edges", &cuda_mutual_edges, py::arg("request"), py::arg("edges"), py::kw_only(),
              py::arg("degrees"), py::arg("status"), py::arg("stream"),
              "edges: int32 [R, K] neighbors; float32 [R, K] scores or 0; degrees: int32 [R]; status: uint64 "
