@@ -56,8 +56,8 @@ def sample_batches(
 
     Determinism: the epoch is a function of graph, arguments, seed and epoch. Threads and device do not change it.
 
-    CUDA: the call waits for the device: once for "walks", a few dozen times for "partition", once per about 1000
-    batches for "cover_by_walks".
+    CUDA: the call waits for the device: once for "uniform", twice for "walks", a few dozen times for "partition", and
+    for "cover_by_walks" once per round of up to 1024 walks and twice more.
 
     Source: Yang et al., KDD 2023, sections 4.2 and 5.4.
 

@@ -72,8 +72,10 @@ def compose(
 
     Args:
         queries: [N, D] float32, bfloat16 or float16, embeddings of the instances by a frozen encoder, or of their first
-            texts. Tensors, arrays and memmaps are read in place, on the CPU or a CUDA device.
-        documents: [N, D], likewise, embeddings of the second texts. A query is then compared with documents.
+            texts. Tensors, arrays and memmaps are read in place, on the CPU or a CUDA device. Other arguments may be on
+            other devices.
+        documents: [N, D], likewise, embeddings of the second texts, on the device of ``queries``. A query is then
+            compared with documents.
         batch_size: B.
         preset: "b3" (window (30, 130), mutual edges, communities of 32), "curriculum" (the same with communities of 1,
             2, 4, 8, 16 and then 32, one epoch for each), "walks" (the best 100 of 4,000 candidates; communities of B

@@ -37,7 +37,7 @@ class PretendedGpu(TorchFunctionMode):
     """While it is active, tensors made on "cuda" are on the pretended GPU. So are results of operations on them.
 
     Attributes:
-        waits: how often each function of the package has made the host wait, by file and name.
+        waits: how often each function of the package has made the host wait, by module and name.
     """
 
     def __init__(self) -> None:
@@ -57,15 +57,17 @@ class PretendedGpu(TorchFunctionMode):
         if is_ours and func is T.__reduce_ex__:
             self._wait()
             return _marked, (args[0].detach().clone(),)
+        if func is torch.as_tensor and isinstance(args[0], T):
+            func = T.to
         if func in COPIES:
             return self._copy(func, args, kwargs)
         is_pinned = bool(kwargs.pop("pin_memory", False))
         wanted = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
         if wanted is not None:
             kwargs["device"] = "cpu"
-            if wanted.type == "cuda" and not is_ours and func in (torch.tensor, torch.as_tensor):
+            if wanted.type == "cuda" and func in (torch.tensor, torch.as_tensor):
                 self._wait()  # a copy from pageable memory
-        if is_ours and func not in (torch.as_tensor,):
+        if is_ours:
             self._require_one_device(func, tensors)
         if is_ours and (func in WAITING or _selects_by_mask(func, args) or _is_where(func, args, kwargs)):
             self._wait()
@@ -101,7 +103,7 @@ class PretendedGpu(TorchFunctionMode):
         return _marked(result) if is_on_gpu else result
 
     def _require_one_device(self, func: Any, tensors: list[torch.Tensor]) -> None:
-        """As on a GPU, only single numbers may be on the CPU."""
+        """As on a GPU, only single numbers may be on the CPU. A GPU also allows ids of rows there, but waits for them."""
         if any(not _is_ours(part) and part.dim() > 0 for part in tensors):
             raise RuntimeError(f"{func.__name__}: expected all tensors to be on one device, got cuda:0 and cpu")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +71,8 @@ CASES: dict[str, Callable[[int], dict[str, Any]]] = {
 
 def composed(case: str, num_rows: int, embeddings: Any = "cpu", others: Any = "cpu") -> Plan:
     """Composes from embeddings on one device and the other arguments on another."""
+    if case == "clusters":
+        pytest.importorskip("sklearn")
     options = {
         name: value.to(embeddings if name == "documents" else others) if hasattr(value, "to") else value
         for name, value in CASES[case](num_rows).items()
@@ -196,8 +200,8 @@ SMALL = GraphConfig(num_candidates=60, num_neighbors=10)
     ],
     ids=repr,
 )
-@pytest.mark.parametrize("are_moved", [False, True])
-def test_samplers_draw_what_they_draw_on_the_cpu(device_engine, options, are_moved):
+@pytest.mark.parametrize("where", ["all", "bank", "others"])
+def test_samplers_draw_what_they_draw_on_the_cpu(device_engine, options, where):
     def drawn(bank: FeatureBank, device: Any) -> list[Any]:
         given = {name: value.to(device) if hasattr(value, "to") else value for name, value in options.items()}
         graph = replace(SMALL, labels=given.pop("labels", None))
@@ -207,7 +211,8 @@ def test_samplers_draw_what_they_draw_on_the_cpu(device_engine, options, are_mov
 
     expected = drawn(filled_bank("cpu"), "cpu")
     with device_engine() as device:
-        assert drawn(filled_bank(device), device if are_moved else "cpu") == expected
+        bank = filled_bank("cpu" if where == "others" else device)
+        assert drawn(bank, "cpu" if where == "bank" else device) == expected
 
 
 @pytest.mark.parametrize("planner", ["partition", "walks", "uniform"])
@@ -218,7 +223,11 @@ def test_an_epoch_waits_a_few_times(pretended_gpu, planner):
             num_rows, B, bank=filled_bank(GPU, num_rows), planner=planner, graph=replace(SMALL, labels=range(num_rows))
         )
         pretended_gpu.waits.clear()
-        assert len(list(sampler)) == num_rows // B
+        num_batches = 0
+        for batch in sampler:
+            sampler.bank.update(batch, *(rows(seed, len(batch)).to(GPU) for seed in (0, 1)))
+            num_batches += 1
+        assert num_batches == num_rows // B
         assert pretended_gpu.waits.pop("_engine.cuda.read", 0) <= MOST_READS
         counts.append(pretended_gpu.waits.total())
     assert counts[0] == counts[1] <= 10
@@ -232,7 +241,9 @@ def test_epochs_from_a_graph_wait_as_the_documents_say(pretended_gpu):
         sample_batches(graph, B, planner=planner)
         assert pretended_gpu.waits.total() <= most, planner
     pretended_gpu.waits.clear()
-    random_walk_with_restart(proximity_graph(rows(0).to(GPU), config=SMALL), [3, 5], B)
+    graph = proximity_graph(rows(0).to(GPU), config=replace(SMALL, labels=range(N)), rows=range(9, N))
+    random_walk_with_restart(graph.mutual(), [30, 50], B)
+    knn_graph(rows(0).to(GPU), 5, labels=torch.arange(N).to(GPU))
     bank = FeatureBank(N, D, device=GPU)
     bank.update([3, 1], rows(0)[:2])
     bank.update(torch.tensor([3, 1]).to(GPU), rows(0)[:2].to(GPU))
@@ -269,6 +280,15 @@ def test_banks_and_graphs_can_be_copied(device_engine, copied):
         sample_batches(graph, B)
         twin_graph = copied(graph)
         assert torch.equal(sample_batches(twin_graph, B).indices, sample_batches(graph, B).indices)
+
+
+def test_examples_of_the_document_run(pretended_gpu):
+    text = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(code, names)
+    assert names["mask"].device == names["bank"].data.device == GPU
+    assert names["mask"].shape == (50, 50)
 
 
 # --- the pretended GPU -----------------------------------------------------------------------------------------------

@@ -46,6 +46,14 @@ def test_info_prints_the_kind_of_cuda_engine(capsys, monkeypatch):
     assert "CUDA engine       emulated" in capsys.readouterr().out
 
 
+def test_info_prints_the_compute_capability(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    assert main(["info"]) == 0
+    assert "CUDA device       a GPU, compute capability 9.0" in capsys.readouterr().out
+
+
 def test_inspect_writes_a_partition_a_report_and_a_figure(data, tmp_path, capsys):
     arguments = [
         data["features"],
