@@ -103,7 +103,7 @@ class PretendedGpu(TorchFunctionMode):
         return _marked(result) if is_on_gpu else result
 
     def _require_one_device(self, func: Any, tensors: list[torch.Tensor]) -> None:
-        """As on a GPU, only single numbers may be on the CPU. A GPU also allows ids of rows there, but waits for them."""
+        """As on a GPU, only single numbers may be on the CPU. A GPU also allows ids of rows there, for a wait."""
         if any(not _is_ours(part) and part.dim() > 0 for part in tensors):
             raise RuntimeError(f"{func.__name__}: expected all tensors to be on one device, got cuda:0 and cpu")
 

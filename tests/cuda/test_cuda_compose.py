@@ -107,6 +107,14 @@ def test_plans_are_those_of_the_cpu(device_engine, case, where):
                 assert torch.equal(part, other), name
 
 
+def test_towers_are_on_one_device(device_engine):
+    with device_engine() as device:
+        with pytest.raises(ValueError, match=r"documents: expected a tensor on 'cuda:0', got device 'cpu'"):
+            compose(rows(0).to(device), rows(1), batch_size=B)
+        with pytest.raises(ValueError, match=r"documents: expected a CPU tensor, got device 'cuda:0'"):
+            compose(rows(0), rows(1).to(device), batch_size=B)
+
+
 def test_graphs_of_sources_are_copied_once(pretended_gpu):
     counts = []
     for num_epochs in (1, 4):

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 NVCC, CMAKE = shutil.which("nvcc"), shutil.which("cmake")
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(NVCC is None or CMAKE is None, reason="needs nvcc and cmake")
 @pytest.mark.parametrize(
     ("capabilities", "nvcc", "options", "message"),
