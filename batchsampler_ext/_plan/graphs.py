@@ -56,12 +56,13 @@ def parts_with_graphs(
         return [_with_clusters(part, recipe, request, options, progress) for part in parts]
     result: list[Part] = []
     if given is not None:
-        row_of = _rows_in_parts(parts, options)
-        row_of_on_device = to_device_async(row_of, given.device)
+        row_of = None if request.options is None else _rows_in_parts(parts, options)
+        row_of_on_device = None if row_of is None else to_device_async(row_of, given.device)
         for part in _parts_of_given(parts, without_positives(given, demands), request):
             graph = part.graph
             if graph is not None:
-                graph._row_table = None if graph.ids is None or request.options is None else row_of_on_device
+                if row_of is not None:
+                    graph._row_table = row_of_on_device
                 if options.hard_negatives is not None:
                     options.hard_negatives.add(graph, is_given=True)
                 graph = graph.mutual(request.num_threads) if recipe.mutual else graph
@@ -114,10 +115,10 @@ def _rows_in_parts(parts: Sequence[Part], options: GraphOptions) -> torch.Tensor
     return result
 
 
-def _for_planning(graph: ProximityGraph, recipe: Recipe, row_of: torch.Tensor) -> ProximityGraph:
+def _for_planning(graph: ProximityGraph, recipe: Recipe, row_of: torch.Tensor | None) -> ProximityGraph:
     """Returns the graph where batches of all epochs are made from it: on the CPU, unless they are parts by walks.
 
-    row_of: :func:`_rows_in_parts`.
+    row_of: :func:`_rows_in_parts`. None: the graph is over all instances.
     """
     if recipe.follows_walks or graph.device.type == "cpu":
         return graph
@@ -129,7 +130,7 @@ def _for_planning(graph: ProximityGraph, recipe: Recipe, row_of: torch.Tensor) -
 def _parts_of_given(parts: Sequence[Part], given: ProximityGraph, request: EpochRequest) -> list[Part]:
     if request.options is None:
         return [parts[0]._replace(graph=given)]
-    sources = torch.empty(given.num_instances, dtype=torch.int64)
+    sources = torch.empty(given.num_instances, dtype=torch.int64, device="cpu")
     for part in parts:
         sources[part.rows] = part.source
     return parts_of_graph(given, parts, sources)

@@ -18,6 +18,7 @@ from batchsampler_ext import (
     GraphConfig,
     Plan,
     ProximityBatchSampler,
+    ProximityGraph,
     compose,
     knn,
     knn_graph,
@@ -60,6 +61,10 @@ CASES: dict[str, Callable[[int], dict[str, Any]]] = {
     "hard negatives": lambda n: {**WINDOW, "num_hard_negatives": 4},
     "hard negatives of sources": lambda n: {**WINDOW, "num_hard_negatives": 4, "sources": torch.arange(n) % 3},
     "graph": lambda n: {"graph": knn_graph(rows(0, n), 9), "community_size": 8, "mutual": True},
+    "graph with rows in another order": lambda n: {
+        "graph": ProximityGraph(knn_graph(rows(0, n), 9).neighbors.flip(0), ids=torch.arange(n).flip(0)),
+        "community_size": 8,
+    },
     "graph of sources": lambda n: {
         "graph": knn_graph(rows(0, n), 9).neighbors.long(),
         "community_size": 8,
@@ -256,6 +261,23 @@ def test_epochs_from_a_graph_wait_as_the_documents_say(pretended_gpu):
     bank.update([3, 1], rows(0)[:2])
     bank.update(torch.tensor([3, 1]).to(GPU), rows(0)[:2].to(GPU))
     assert not pretended_gpu.waits
+
+
+def test_reads_wait_as_the_document_says(pretended_gpu):
+    graph = proximity_graph(rows(0).to(GPU), config=SMALL, return_scores=True).mutual()
+    bank = filled_bank(GPU)
+    sampler = ProximityBatchSampler(N, B, bank=bank, graph=SMALL)
+    batches = [torch.tensor(batch).to(GPU) for batch in sampler]
+    bank.update(batches[0], *(rows(seed, B).to(GPU) for seed in (0, 1)))
+    calls = [
+        (graph.check, 1), (bank.check, 1), (ProximityGraph(graph.neighbors).degrees, 1), (graph.stats, 3),
+        (lambda: knn(bank.data, bank.data, 3), 1), (lambda: sampler.negative_mask(batches[0]), 1),
+        (bank.stats, 1), (bank.state_dict, 0), (sampler.state_dict, 1), (sampler.stats, 3 * 8 + 1),
+    ]  # fmt: skip
+    for call, most in calls:
+        pretended_gpu.waits.clear()
+        call()
+        assert pretended_gpu.waits.total() <= most, pretended_gpu.waits
 
 
 def test_stats_are_those_of_the_cpu(device_engine):
