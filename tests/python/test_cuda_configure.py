@@ -21,6 +21,7 @@ NVCC, CMAKE = shutil.which("nvcc"), shutil.which("cmake")
     [
         ("7.5", None, [], "left out, as the engine needs GPUs of architecture 80 (compute capability 8.0) or later"),
         ("7.5\n9.0", None, [], "nvcc for 90-real"),
+        ("99.0", None, [], "or later that nvcc knows, not 990"),
         ("9.0", "12.2", [], "left out, as the engine needs nvcc 12.3 or later"),
         ("9.0", "12.2", ["-DBSE_CUDA=ON"], "BSE_CUDA=ON, but the engine needs nvcc 12.3 or later"),
         (
