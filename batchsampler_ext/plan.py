@@ -134,7 +134,8 @@ class Plan(NotAFunction):
             indices: int [B], instances of a batch: a tensor on any device, an array or a list.
 
         Returns:
-            bool [B, B] on the device of ``indices``. Rows are queries, columns are documents, both in their order.
+            bool [B, B] on the device of ``indices``. Rows are queries, columns are documents, in the order of
+            ``indices``.
 
         Raises:
             TypeError, ValueError: ``indices`` are no integers in one dimension, or out of range. The file of the
