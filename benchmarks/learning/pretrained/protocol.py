@@ -20,7 +20,7 @@ from .train import HARDNESS, Run
 LOSSES = tuple(HARDNESS)
 TUNE_SEED = 1000
 TEMPERATURES = (0.015, 0.15)  # log-uniform
-PHASES = ("tune", "headroom", "confirm", "batch size", "community", "window")
+PHASES = ("tune", "headroom", "confirm", "check", "batch size", "community", "window")
 CURVE_ARMS = ("uniform", "walks", "b3", "b3, masked")
 CURVE_SEEDS = 5
 WINDOW_STARTS = (0, 10, 30, 100)
@@ -114,6 +114,14 @@ def tasks(profile: Profile, tier: Tier, phase: str, done: Iterable[tuple[Task, f
                         yield task(phase, tier, name, arm, loss, tier.batch_size, best[arm, loss], seed)
         return
     seeds = range(min(profile.curve_seeds, tier.num_seeds))
+    if phase == "check":
+        for name in names:
+            for seed in seeds:
+                for loss in LOSSES:
+                    for arm in tier.arms:
+                        if best[arm, loss] != best["uniform", loss]:
+                            yield task(phase, tier, name, arm, loss, tier.batch_size, best["uniform", loss], seed)
+        return
     for name in names[: tier.num_curve_data]:
         for seed in seeds:
             for arm, batch_size, source in varied(tier, phase):

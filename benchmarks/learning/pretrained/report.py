@@ -34,8 +34,14 @@ class Runs:
         return {
             str(row.seed): row.mrr_at_10
             for row in self.rows
-            if (row.arm, row.loss, row.batch_size) == (arm, loss, size) and row.phase != "headroom"
+            if (row.arm, row.loss, row.batch_size) == (arm, loss, size) and row.phase not in ("headroom", "check")
         }
+
+    def checked(self, arm: str, loss: str) -> np.ndarray:
+        """Returns differences to uniform batches with the same loss and parameters, for arms tuned to others."""
+        checked = [row for row in self.rows if (row.phase, row.arm, row.loss) == ("check", arm, loss)]
+        values = {str(row.seed): row.mrr_at_10 for row in checked}
+        return paired_differences(values, self.values("uniform", loss))
 
     def over_uniform(self, arm: str, loss: str, batch_size: int | None = None, base: str = "infonce") -> np.ndarray:
         """Returns differences to uniform batches of the same size with the loss `base`."""
@@ -98,13 +104,19 @@ def confirmation(runs: Runs, tier: Tier) -> str:
     """Returns the 2 x 2 of batches and loss."""
     lines = table_head(
         "batches", "seeds", "InfoNCE", "over uniform", "hardness", "over uniform, InfoNCE", "over uniform, hardness",
-        "mean cosine of negatives",
+        "uniform's parameters, InfoNCE", "uniform's parameters, hardness", "mean cosine of negatives",
     )  # fmt: skip
     for arm in tier.arms:
         plain, hard = (runs.values(arm, loss) for loss in LOSSES)
         if not plain:
             continue
-        cosines = np.mean([row.in_batch_similarity for row in runs.rows if (row.phase, row.arm) == ("confirm", arm)])
+        cosines = np.mean(
+            [
+                row.in_batch_similarity
+                for row in runs.rows
+                if (row.phase, row.arm, row.loss) == ("confirm", arm, "infonce")
+            ]
+        )
         lines.append(
             line(
                 [
@@ -115,11 +127,13 @@ def confirmation(runs: Runs, tier: Tier) -> str:
                     mean(hard),
                     interval(runs.over_uniform(arm, "hardness")),
                     "" if arm == "uniform" else interval(runs.over_uniform(arm, "hardness", base="hardness")),
+                    *(interval(runs.checked(arm, loss)) for loss in LOSSES),
                     f"{cosines:.3f}",
                 ]
             )
         )
-    return "\n".join(lines)
+    note = "Uniform's parameters: arms with another learning rate or temperature, run with those of uniform batches."
+    return "\n".join(lines) + f"\n\n{note}"
 
 
 def batch_sizes(runs: Runs, tier: Tier) -> str:
