@@ -6,6 +6,7 @@ Each seed has its own plan. Windows of ranks are searched once for all plans of 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def compose(data: Path, name: str, batches: Batches, batch_size: int, num_steps:
     options["num_epochs"] = -(-num_steps // (len(queries) // batch_size))
     if batches.preset == "plain":
         return bse.compose(queries, documents, preset="uniform", **options)
-    options["unique"] = pairs.positive_ids(pairs.read(data, name, "train"))
+    options["unique"] = unique_ids(data, name)
     if batches.preset != "b3":
         return bse.compose(queries, documents, preset=batches.preset, **options)
     if batches.is_masked:
@@ -86,6 +87,11 @@ def compose(data: Path, name: str, batches: Batches, batch_size: int, num_steps:
         options["community_size"] = batches.community_size or batch_size
     graph = window(data, name, batches.window_start)
     return bse.compose(queries, documents, preset="b3", graph=graph, mutual=True, **options)
+
+
+@functools.lru_cache(maxsize=2)
+def unique_ids(data: Path, name: str) -> np.ndarray:
+    return pairs.positive_ids(pairs.read(data, name, "train"))
 
 
 def window(data: Path, name: str, start: int) -> bse.ProximityGraph:
@@ -103,7 +109,7 @@ def mined(data: Path, name: str) -> torch.Tensor:
     path = data / "pairs" / name / "plans" / "mined.npy"
     if not path.exists():
         queries, documents = features.embeddings(data, name, "train")
-        unique = pairs.positive_ids(pairs.read(data, name, "train"))
+        unique = unique_ids(data, name)
         found = bse.compose(
             queries, documents, batch_size=32, graph=window(data, name, MINED_FROM), unique=unique, drop_last=True,
             relative_margin=RELATIVE_MARGIN, num_hard_negatives=NUM_MINED,
@@ -122,5 +128,5 @@ def online(
     with torch.no_grad():
         for chunk in torch.arange(size).split(1024):
             bank.update(chunk, *(student.embed(column, texts[column], chunk) for column in (0, 1)))
-    unique = pairs.positive_ids(pairs.read(data, name, "train"))
+    unique = unique_ids(data, name)
     return bse.ProximityBatchSampler(size, batch_size, drop_last=True, bank=bank, unique=unique, seed=seed)
