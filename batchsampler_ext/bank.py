@@ -12,7 +12,7 @@ import torch
 import torch.distributed
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
-from ._bank.files import new_tables, open_tables
+from ._bank.files import MAX_STEP, BankFiles, new_tables
 from ._bank.gather import (
     DONE,
     FAILED,
@@ -28,8 +28,8 @@ from ._bank.traps import UpdateTraps
 from ._engine import validate
 from ._engine.arrays import TORCH_DTYPES, as_floats, as_integers
 from ._engine.backend import require_engine
+from ._engine.checked_file import load_checked, save_checked
 from ._engine.cuda import to_device_async, to_host
-from ._engine.files import atomic_write
 from ._engine.hashes import checksum, hash_rows
 from ._engine.not_a_function import NotAFunction
 from ._engine.process_group import is_distributed
@@ -77,8 +77,10 @@ class FeatureBank(NotAFunction):
         device: device of the tables, and so of the graphs and batches that are made from them. Name the device that you
             train on, because embeddings on other devices are copied to it.
         path: keeps the tables in memory-mapped files instead of memory: PATH, PATH.documents and PATH.last_update, with
-            a description in PATH.json. Existing files are used with their contents. With several ranks, each needs its
-            own path. CPU only.
+            checksums of rows in PATH.checksums and a description in PATH.json. Existing files are used with their
+            contents. Rows that are damaged, or were being stored when a process was stopped, have no embedding then,
+            and a warning says so. Write to the tables by :meth:`update` only. One process at a time can open the files,
+            so with several ranks, each needs its own path. Such a bank cannot be copied or pickled. CPU only.
         normalize: store unit vectors (a zero vector stays zero). csrc/cpu/bank/bank_update.h defines the rounding.
         momentum: m in [0, 1). An instance that has an embedding gets ``m * old + (1 - m) * new``. The result is
             normalized if ``normalize`` is set.
@@ -96,7 +98,9 @@ class FeatureBank(NotAFunction):
         num_skipped: number of rows that ``nonfinite="skip"`` left out.
 
     Raises:
-        TypeError, ValueError: a bad argument, named; files at ``path`` that belong to another bank or are incomplete.
+        TypeError, ValueError: a bad argument, named; files at ``path`` that belong to another bank, are incomplete, or
+            are used by another process.
+        OSError: files at ``path`` cannot be opened, or the disk is full. Their space is taken when they are created.
 
     Determinism: tables are equal to the bit on all devices, and a state may be loaded on another device.
 
@@ -148,11 +152,10 @@ class FeatureBank(NotAFunction):
         self.nonfinite = validate.choice(nonfinite, "nonfinite", ("raise", "skip"))
         self._gather, self.process_group = validate.flag(gather, "gather"), process_group
         shape, has_documents = (self.num_instances, self.dim), validate.flag(two_towers, "two_towers")
-        if path is None:
-            tables = new_tables(shape, dtype, has_documents, place)
-        else:
-            tables = open_tables(path, shape, dtype, has_documents, self.normalize)
-        self._store = make_store(tables, self._rule())
+        with torch.inference_mode(False):  # tables of inference could not be changed outside of it
+            files = None if path is None else BankFiles(path, shape, dtype, has_documents, self.normalize)
+            tables = new_tables(shape, dtype, has_documents, place) if files is None else files.tables
+            self._store = make_store(tables, self._rule(), files)
         self.step = 0 if path is None else int(tables.last_update.max()) + 1
         self._update_seconds = 0.0
         self._latest_ids: torch.Tensor | None = None  # of the latest update
@@ -419,9 +422,11 @@ class FeatureBank(NotAFunction):
         for name in ("data", "documents"):
             if state[name] is not None and not bool(state[name].isfinite().all()):
                 raise ValueError(f"state: expected finite values in {name}, got nan or inf")
-        latest = int(state["last_update"].max())
-        step = validate.integer(state["step"], "state: step", latest + 1, because=" (after the latest update)")
-        num_skipped = validate.integer(state["num_skipped"], "state: num_skipped", 0)
+        first, latest = int(state["last_update"].min()), int(state["last_update"].max())
+        if not -1 <= first <= latest < MAX_STEP:
+            raise ValueError(f"state: expected last_update from -1 to 2**62 - 1, got {first} to {latest}")
+        step = validate.integer(state["step"], "state: step", latest + 1, MAX_STEP, because=" (after the last update)")
+        num_skipped = validate.integer(state["num_skipped"], "state: num_skipped", 0, MAX_STEP)
         for name, table in tables.items():
             if table is not None:
                 table.copy_(state[name])
@@ -430,12 +435,12 @@ class FeatureBank(NotAFunction):
         self._planned, self._step_of_fill = (NO_PLAN, 0), 0
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the state to a file with ``torch.save``, as CPU tensors. The file appears complete or not at all."""
-        state = {
-            name: part.cpu() if isinstance(part, torch.Tensor) else part for name, part in self.state_dict().items()
-        }
-        with atomic_write(path) as file:
-            torch.save(state, file)
+        """Writes the state, as CPU tensors, and a checksum to a file. It appears complete or not at all.
+
+        Raises:
+            OSError: the disk is full. The old file stays.
+        """
+        save_checked(path, self.state_dict())
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Reads a state that :meth:`save` has written into this bank, without unpickling arbitrary objects.
@@ -445,12 +450,10 @@ class FeatureBank(NotAFunction):
             ValueError: the file is damaged or was not written by :meth:`save`; the errors of :meth:`load_state_dict`.
         """
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except OSError:
-            raise
-        except Exception as error:  # torch raises many types for damaged files
+            state = load_checked(path)
+        except ValueError as error:
             raise ValueError(
-                f"path: expected a file written by FeatureBank.save, got {os.fspath(path)!r} ({error})"
+                f"path: expected a file written by FeatureBank.save, got {os.fspath(path)!r}: {error}"
             ) from error
         self.load_state_dict(state)
 

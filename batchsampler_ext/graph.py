@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from ._engine.arrays import address, require_device
 from ._engine.backend import engine, require_engine
 from ._engine.cuda import DeviceStatus, StreamOrder
 from ._engine.deferred_checks import DeferredChecks
-from ._engine.files import atomic_write
+from ._engine.files import atomic_write, npy_content
 from ._engine.requests import Edges, GraphLayout, MutualEdgesRequest
 
 __all__ = ["GraphStats", "ProximityGraph"]
@@ -291,6 +292,7 @@ class ProximityGraph:
         """
         with open(path, "rb") as file:
             try:
+                _require_sizes(file)
                 with np.load(file, allow_pickle=False) as archive:
                     arrays = {name: archive[name] for name in archive.files}
                 return cls._from_arrays(arrays)
@@ -311,6 +313,18 @@ class ProximityGraph:
         graph = cls(**tensors, num_instances=int(arrays["num_instances"]))
         graph.degrees()
         return graph
+
+
+def _require_sizes(file: BinaryIO) -> None:
+    """Raises an error if an archive claims more than the file has, before anything is allocated."""
+    length = os.fstat(file.fileno()).st_size
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or member.header_offset + member.file_size > length:
+                raise ValueError(f"its member {member.filename!r:.50} is longer than the file, or compressed")
+            with archive.open(member) as content:
+                npy_content(content, member.file_size)
+    file.seek(0)
 
 
 def row_of_instances(ids: torch.Tensor, num_instances: int) -> torch.Tensor:

@@ -136,7 +136,9 @@ class PlannedBatchSampler(EpochSampler):
         return cursor._replace(plans=())  # the plan has the batches
 
     def _loaded(self, state: Any) -> EpochCursor:
-        return load_cursor(state, self._settings(), self.plan.num_instances, self._plans_of)
+        cursor = load_cursor(state, self._settings(), self.plan.num_instances, self._plans_of)
+        self._require_end(cursor, self._num_batches(cursor.epoch))
+        return cursor
 
     def _first_cursor(self, epoch: int) -> EpochCursor:
         if epoch >= self.plan.num_epochs:

@@ -355,6 +355,7 @@ class ProximityBatchSampler(EpochSampler):
 
     def _loaded(self, state: Any) -> EpochCursor:
         cursor = load_cursor(state, self._settings(), self.bank.num_instances)
+        self._require_own_instances(cursor)
         if self._given_ranks is not None or not is_group_awaited():
             self._require_size(cursor)
         return cursor
@@ -363,7 +364,7 @@ class ProximityBatchSampler(EpochSampler):
         return self._maker.spare(batch)
 
     def _require_size(self, cursor: EpochCursor) -> None:
-        """Raises ``ValueError`` if a loaded cursor has plans of another global batch size."""
+        """Raises ``ValueError`` if a loaded cursor has plans of another global batch size, or ends where none does."""
         expected = self._maker.global_batch_size
         for plan in cursor.plans:
             if plan.indices.shape[1] != expected:
@@ -371,6 +372,24 @@ class ProximityBatchSampler(EpochSampler):
                     f"state: expected a global batch size (batch_size * num_replicas) of {expected} as this sampler "
                     f"has, got {plan.indices.shape[1]}"
                 )
+            if len(plan.tail) >= expected:
+                raise ValueError(f"state: expected a tail of less than {expected} instances, got {len(plan.tail)}")
+        if cursor.plans and not self.planner.length_varies:
+            self._require_end(cursor, self._maker.num_batches())
+
+    def _require_own_instances(self, cursor: EpochCursor) -> None:
+        """Raises ``ValueError`` if a loaded cursor draws other instances than this sampler, or one of them twice."""
+        is_own = torch.zeros(self.bank.num_instances, dtype=torch.bool, device="cpu")
+        is_own[self._maker.instances] = True
+        for plan in cursor.plans:
+            ids = torch.cat([plan.indices.reshape(-1), plan.tail]).long()
+            others = ids[~is_own[ids]]
+            if len(others):
+                raise ValueError(f"state: expected instances that this sampler draws, got {int(others[0])}")
+            if self.planner.covers_once and _has_duplicates(ids, len(is_own)):
+                raise ValueError("state: expected each instance at most once in a plan, got one twice")
+        if self.planner.covers_once and cursor.plans and _has_duplicates(cursor.drawn().long(), len(is_own)):
+            raise ValueError("state: expected each instance to be drawn at most once, got one twice")
 
     # --- an epoch ----------------------------------------------------------------------------------------------------
     def _first_cursor(self, epoch: int) -> EpochCursor:
@@ -483,6 +502,13 @@ class ProximityBatchSampler(EpochSampler):
 
     def _alpha(self, epoch: int) -> float:
         return self._restart_prob(epoch) if callable(self._restart_prob) else self._restart_prob
+
+
+def _has_duplicates(ids: torch.Tensor, num_instances: int) -> bool:
+    """ids: int64, from 0 to num_instances - 1."""
+    is_member = torch.zeros(num_instances, dtype=torch.bool, device="cpu")
+    is_member[ids] = True
+    return int(is_member.count_nonzero()) != len(ids)
 
 
 def _checked_interval(refresh_every: int | None, planner: BatchPlanner) -> int | None:

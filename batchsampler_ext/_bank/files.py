@@ -1,18 +1,28 @@
 """The tables of a bank: in memory, or in memory-mapped files that outlive the process.
 
-PATH holds the embeddings, PATH.documents those of the second tower, PATH.last_update the steps. PATH.json is written
-last and describes them. Without it, the files are incomplete or do not belong to a bank.
+PATH holds the embeddings, PATH.documents those of the second tower, PATH.last_update the steps, and PATH.checksums a
+checksum of each row (csrc/cpu/bank/bank_update.h). PATH.json is written last and describes them. Without it, the files
+are incomplete or do not belong to a bank.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from typing import Any, NamedTuple
+import weakref
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from .._engine.files import atomic_write, check_output
+from .._engine.arrays import TORCH_DTYPES, address
+from .._engine.backend import core
+from .._engine.files import atomic_write, check_output, locks_at_once, reserve
+from .._engine.requests import BankTables
+from .._engine.warn import warn
+
+_FORMAT = 2
+MAX_STEP = 2**62
 
 
 class Tables(NamedTuple):
@@ -29,39 +39,170 @@ def new_tables(shape: tuple[int, int], dtype: torch.dtype, has_documents: bool, 
     )
 
 
-def open_tables(
-    path: str | os.PathLike[str], shape: tuple[int, int], dtype: torch.dtype, has_documents: bool, normalize: bool
-) -> Tables:
-    """Returns the tables in the files at ``path``. Creates the files if there are none."""
-    parts: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-        "": (shape, dtype),
-        ".last_update": (shape[:1], torch.int64),
-    }
-    if has_documents:
-        parts[".documents"] = (shape, dtype)
-    name = os.fspath(path)
-    check_output(name, "path")
-    content = {
-        "format": 1,
-        "num_instances": shape[0],
-        "dim": shape[1],
-        "dtype": str(dtype).removeprefix("torch."),
-        "has_documents": has_documents,
-        "normalize": normalize,
-    }
-    is_new = not os.path.exists(f"{name}.json")
-    if is_new:
-        found = [name + suffix for suffix in parts if os.path.exists(name + suffix)]
-        if found:
-            raise ValueError(f"path: expected no files or all files of a bank, got {found} without {name}.json")
-    else:
-        _check_content(f"{name}.json", content)
-    tables = {suffix: _map(name + suffix, size, kind, is_new) for suffix, (size, kind) in parts.items()}
-    if is_new:
-        tables[".last_update"].fill_(-1)
-        with atomic_write(f"{name}.json") as file:
-            file.write(json.dumps(content).encode())
-    return Tables(tables[""], tables.get(".documents"), tables[".last_update"])
+def described(tables: Tables, checksums: torch.Tensor | None = None) -> BankTables:
+    """Returns the tables as engines take them. checksums: int64 [N], of a bank in files."""
+    data, documents, last_update = tables
+    return BankTables(
+        address(data),
+        address(documents),
+        TORCH_DTYPES[data.dtype],
+        len(data),
+        data.shape[1],
+        address(last_update),
+        address(checksums),
+    )
+
+
+class BankFiles:
+    """The open files of a bank. Created if there are none.
+
+    Rows whose checksum is wrong have no embedding, with a warning. They are damaged, or a process was stopped while it
+    stored them.
+
+    Attributes:
+        tables: mapped into memory.
+        checksums: int64 [N], of each row.
+        path: as given.
+
+    Raises:
+        OSError: a file cannot be opened, or the disk is full.
+        ValueError: the files are incomplete or of another bank, or another process has opened them.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        shape: tuple[int, int],
+        dtype: torch.dtype,
+        has_documents: bool,
+        normalize: bool,
+    ) -> None:
+        parts: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            "": (shape, dtype),
+            ".last_update": (shape[:1], torch.int64),
+            ".checksums": (shape[:1], torch.int64),
+        }
+        if has_documents:
+            parts[".documents"] = (shape, dtype)
+        self.path = name = os.fspath(path)
+        check_output(name, "path")
+        content = {
+            "format": _FORMAT,
+            "num_instances": shape[0],
+            "dim": shape[1],
+            "dtype": str(dtype).removeprefix("torch."),
+            "has_documents": has_documents,
+            "normalize": normalize,
+        }
+        is_first = not os.path.exists(name) and not os.path.exists(f"{name}.json")
+        self.lock = _Lock.of(name, may_create=is_first)
+        is_new = not os.path.exists(f"{name}.json")
+        if is_new:
+            found = [name + suffix for suffix in parts if os.path.exists(name + suffix)][is_first:]
+            if found:
+                if is_first:
+                    os.remove(name)
+                raise ValueError(
+                    f"path: expected no files or all files of a bank, got {found} without {name}.json. If a process "
+                    "was stopped while it created the bank, remove them"
+                )
+        else:
+            _check_content(f"{name}.json", content)
+        try:
+            tables = {suffix: _map(name + suffix, size, kind, is_new) for suffix, (size, kind) in parts.items()}
+            self.tables = Tables(tables[""], tables.get(".documents"), tables[".last_update"])
+            self.checksums = tables[".checksums"]
+            if is_new:
+                self.tables.last_update.fill_(-1)
+                self.mark_changed()
+                with atomic_write(f"{name}.json") as file:
+                    file.write(json.dumps(content).encode())
+        except BaseException:
+            for suffix in parts if is_new else ():
+                with contextlib.suppress(OSError):
+                    os.remove(name + suffix)
+            raise
+        if not is_new:
+            self._repair()
+
+    def refuse_copy(self) -> None:
+        """Raises ``TypeError``: a copy would have other rows than the files."""
+        raise TypeError(
+            f"FeatureBank: expected a bank in memory to copy or pickle, got one in files at {self.path!r}. Load its "
+            "state_dict() into a bank without path"
+        )
+
+    def require_owner(self) -> None:
+        """Raises ``RuntimeError`` in a process that was forked from the one that has opened the files."""
+        if not self.lock.is_held:
+            raise RuntimeError(
+                f"bank: expected updates by the process that has opened the files at {self.path!r}, got one by a fork "
+                "of it. Give each process a bank with its own path"
+            )
+
+    def mark_changed(self) -> None:
+        """Computes all checksums anew."""
+        core.bank_row_checksums(described(self.tables), out=address(self.checksums))
+
+    def _repair(self) -> None:
+        """Removes the embeddings of rows with wrong checksums."""
+        data, documents, last_update = self.tables
+        expected = torch.empty_like(self.checksums)
+        core.bank_row_checksums(described(self.tables), out=address(expected))
+        is_wrong = (expected != self.checksums) | (last_update < -1) | (last_update >= MAX_STEP)
+        wrong = is_wrong.nonzero()[:, 0]
+        if not len(wrong):
+            return
+        for table in (data, documents):
+            if table is not None:
+                table[wrong] = 0
+        last_update[wrong] = -1
+        self.mark_changed()
+        warn(
+            f"FeatureBank: {len(wrong)} of {len(data)} rows in the files at {self.path!r} have wrong checksums, the "
+            f"first is row {int(wrong[0])}. They are damaged, or a process was stopped while it stored them. They "
+            "count as rows without an embedding now"
+        )
+
+
+class _Lock:
+    """Keeps other processes from opening a file, as long as it lives. This process may open the file several times."""
+
+    _all: ClassVar[weakref.WeakValueDictionary[tuple[int, int], _Lock]] = weakref.WeakValueDictionary()  # by inode
+
+    def __init__(self, file: int) -> None:
+        self.is_held = True
+        self._file = file
+        self._close = weakref.finalize(self, os.close, file)
+
+    @classmethod
+    def of(cls, path: str, *, may_create: bool) -> _Lock:
+        """Raises ``ValueError`` if another process has locked the file."""
+        file = os.open(path, os.O_RDWR | (os.O_CREAT if may_create else 0), 0o666)
+        status = os.fstat(file)
+        known = cls._all.get((status.st_dev, status.st_ino))
+        if known is not None:
+            os.close(file)
+            return known
+        if not locks_at_once(file) or not os.fstat(file).st_nlink:
+            os.close(file)
+            raise ValueError(
+                f"path: expected files that no other process has open, got {path!r}, whose bank another process uses. "
+                "Give each process its own path"
+            )
+        lock = cls._all[status.st_dev, status.st_ino] = cls(file)
+        return lock
+
+    @classmethod
+    def _forget(cls) -> None:
+        """In a forked process: the locks stay with the process that has opened the files, and end with it."""
+        for lock in list(cls._all.values()):
+            lock.is_held = False
+            lock._close()
+        cls._all.clear()
+
+
+os.register_at_fork(after_in_child=_Lock._forget)
 
 
 def _check_content(path: str, expected: dict[str, Any]) -> None:
@@ -84,4 +225,10 @@ def _map(name: str, shape: tuple[int, ...], dtype: torch.dtype, is_new: bool) ->
     found = 0 if is_new or not os.path.exists(name) else os.path.getsize(name)
     if not is_new and found != num_bytes:
         raise ValueError(f"path: expected {num_bytes} bytes in {name!r}, got {found}")
-    return torch.from_file(name, shared=True, size=size, dtype=dtype).view(shape)  # a new file is zeros, and sparse
+    file = os.open(name, os.O_RDWR | (os.O_CREAT if is_new else 0), 0o666)
+    try:
+        if os.fstat(file).st_blocks * 512 < num_bytes:  # new, or copied with holes
+            reserve(file, num_bytes, name)
+    finally:
+        os.close(file)
+    return torch.from_file(name, shared=True, size=size, dtype=dtype).view(shape)

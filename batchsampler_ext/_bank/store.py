@@ -9,8 +9,8 @@ import torch
 from .._engine.arrays import TORCH_DTYPES, address, as_matrix, out_of_range
 from .._engine.backend import core, engine, queued_engine
 from .._engine.cuda import StreamOrder, to_device_async
-from .._engine.requests import BankRows, BankTables
-from .files import Tables
+from .._engine.requests import BankRows
+from .files import BankFiles, Tables, described
 
 
 class Rule(NamedTuple):
@@ -21,23 +21,31 @@ class Rule(NamedTuple):
     skips: bool  # leaves out rows that are not finite in the bank's dtype, instead of raising an error
 
 
-def make_store(tables: Tables, rule: Rule) -> HostStore | DeviceStore:
+def make_store(tables: Tables, rule: Rule, files: BankFiles | None = None) -> HostStore | DeviceStore:
+    """files: those that the tables are in."""
     is_queued = engine(tables.data.device).is_queued
-    return DeviceStore(tables, rule) if is_queued else HostStore(tables, rule)
+    return DeviceStore(tables, rule) if is_queued and files is None else HostStore(tables, rule, files)
 
 
 class HostStore:
     """Tables on the CPU. An update that raises an error stores nothing."""
 
-    def __init__(self, tables: Tables, rule: Rule) -> None:
+    def __init__(self, tables: Tables, rule: Rule, files: BankFiles | None = None) -> None:
         self.tables, self.device, self.num_skipped = tables, tables.data.device, 0
-        self._rule = rule
+        self._rule, self._files = rule, files
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._files is not None:
+            self._files.refuse_copy()
+        return self.__dict__
 
     def check(self) -> None:
         """Does nothing: errors have been raised already."""
 
     def mark_changed(self) -> None:
         """Tells the store that its tables were written by other code than :meth:`store`."""
+        if self._files is not None:
+            self._files.mark_changed()
 
     def prepare(self, rows: torch.Tensor) -> torch.Tensor:
         """Returns rows in the form that :meth:`store` takes. They never share memory with the tables."""
@@ -56,8 +64,11 @@ class HostStore:
 
     def _update(self, ids: torch.Tensor, rows: list[torch.Tensor], step: int) -> tuple[int, int]:
         """Returns (0, -1), or the code of an error and the position of its row. Nothing is stored then."""
+        files = self._files
+        if files is not None:
+            files.require_owner()
         return core.update_bank(
-            _described(self.tables),
+            described(self.tables, None if files is None else files.checksums),
             ids=address(ids),
             rows=address(rows[0]),
             document_rows=0 if self.tables.documents is None else address(rows[1]),
@@ -168,7 +179,7 @@ class DeviceStore:
         self._is_read = False
         layouts = [matrix.describe(torch.float32) for matrix in matrices]
         queued_engine(self.device).update_bank(
-            _described(self._tables),
+            described(self._tables),
             claims=address(self._claims),
             ids=address(ids),
             rows=BankRows(layouts[0], layouts[1] if len(layouts) == 2 else None),
@@ -183,13 +194,6 @@ class DeviceStore:
         for tensor in (ids, *(matrix.owner for matrix in matrices)):
             if tensor.is_cuda:  # it may come from another stream, which must not reuse its memory yet
                 tensor.record_stream(torch.cuda.current_stream(self.device))
-
-
-def _described(tables: Tables) -> BankTables:
-    data, documents, last_update = tables
-    return BankTables(
-        address(data), address(documents), TORCH_DTYPES[data.dtype], len(data), data.shape[1], address(last_update)
-    )
 
 
 def _keep_last(ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:

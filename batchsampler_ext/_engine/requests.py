@@ -135,6 +135,7 @@ class BankTables(NamedTuple):
     num_instances: int
     dim: int
     last_update: int
+    checksums: int = 0  # of a bank in files, on the CPU
 
 
 class BankRows(NamedTuple):

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from .._engine.checked_file import checksum_of_tensor as checksum
 from .._engine.files import atomic_write
 
 _VERSION = 2
@@ -118,11 +119,6 @@ def _reopened(path: str, header: dict[str, Any], checksums: dict[str, int]) -> P
     if (file.header, file.checksums) != (header, checksums):
         raise file.error("another plan than the one that was pickled")
     return file
-
-
-def checksum(tensor: torch.Tensor) -> int:
-    """Returns the CRC-32 of the data of a tensor on the CPU."""
-    return zlib.crc32(_bytes(tensor))
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview | bytes:

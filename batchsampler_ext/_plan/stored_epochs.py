@@ -67,7 +67,14 @@ class StoredEpochs(Sequence[torch.Tensor]):
             )
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < size:
             raise self._file.error(f"one whose {name} has instances outside [0, {size})")
-        is_member = torch.zeros(size, dtype=torch.bool, device="cpu")
-        is_member[ids.long()] = True
-        if int(is_member.sum()) != len(ids):
+        if _has_duplicates(ids, size):
             raise self._file.error(f"one whose {name} has an instance twice")
+
+
+def _has_duplicates(ids: torch.Tensor, size: int) -> bool:
+    """ids: from 0 to size - 1. A small file may claim a large size, so the memory is that of the ids."""
+    if size > 64 * len(ids):
+        return len(torch.unique(ids)) != len(ids)
+    is_member = torch.zeros(size, dtype=torch.bool, device="cpu")
+    is_member[ids.long()] = True
+    return int(is_member.sum()) != len(ids)

@@ -260,7 +260,15 @@ class EpochSampler(NotAFunction, BatchSampler, metaclass=SamplerType):
         raise NotImplementedError
 
     def _require_size(self, cursor: EpochCursor) -> None:
-        """Raises ``ValueError`` if a loaded cursor has plans of another global batch size."""
+        """Raises ``ValueError`` if a loaded cursor has plans of another global batch size, or ends where none does."""
+
+    def _require_end(self, cursor: EpochCursor, num_batches: int) -> None:
+        """Raises ``ValueError`` unless a loaded epoch is finished exactly if all of its batches are drawn."""
+        if cursor.num_drawn > num_batches or cursor.is_finished != (cursor.num_drawn == num_batches):
+            raise ValueError(
+                f"state: expected num_drawn from 0 to {num_batches}, and is_finished exactly at {num_batches}, got "
+                f"{cursor.num_drawn} and {cursor.is_finished}"
+            )
 
     def _ragged_sizes(self) -> tuple[int, ...] | None:
         """Returns the sizes of an epoch's global batches that are not full. They come last. None: epochs vary."""

@@ -147,7 +147,11 @@ def _check_plans(cursor: EpochCursor, num_instances: int) -> None:
         for ids in (plan.indices, plan.tail, pairs):
             if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < num_instances:
                 raise ValueError(f"state: expected instances in [0, {num_instances}), got others")
+        if plan.indices.numel() + plan.tail.numel() == 0 or (len(plan.indices) and plan.indices.shape[1] == 0):
+            raise ValueError("state: expected plans with instances, got one without")
         low, high = first + 1, plan.end
+    if cursor.is_finished and not cursor.num_drawn:
+        raise ValueError("state: expected drawn batches of a finished epoch, got num_drawn 0")
     if cursor.num_drawn > high:
         raise ValueError(f"state: expected num_drawn from 0 to {high}, got {cursor.num_drawn}")
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .._engine.files import atomic_write, check_output
+from .._engine.files import atomic_directory, atomic_write, check_output
 from ..plan import Plan
 from .arctic import write_arctic
 from .inputs import import_pyarrow, require_no_input
@@ -143,15 +141,8 @@ def write_parquet(plan: Plan, options: argparse.Namespace, progress: Progress) -
 
 
 def write_arctic_directory(plan: Plan, options: argparse.Namespace, progress: Progress) -> None:
-    target = Path(options.out)
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    partial.mkdir()
-    try:
-        write_arctic(plan, options.queries_file, options.documents_file, partial, progress)
-        os.rename(partial, target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with atomic_directory(options.out) as folder:
+        write_arctic(plan, options.queries_file, options.documents_file, folder, progress)
 
 
 def check_new(path: str) -> None:

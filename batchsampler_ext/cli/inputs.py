@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from .._engine.arrays import as_ids, as_int64
+from .._engine.files import npy_content
 from ..graph import ProximityGraph
 
 __all__ = [
@@ -163,6 +164,10 @@ def require_no_input(out: str, name: str, inputs: Mapping[str, str | None]) -> N
 
 def load_array(path: str, name: str, content: str, **options: Any) -> np.ndarray:
     try:
+        with open(path, "rb") as file:
+            if file.read(6) == b"\x93NUMPY":
+                file.seek(0)
+                npy_content(file, os.fstat(file.fileno()).st_size)
         array = np.load(path, allow_pickle=False, **options)
     except OSError as error:
         raise ValueError(f"{name}: expected a readable file, got {path!r} ({error.strerror or error})") from None

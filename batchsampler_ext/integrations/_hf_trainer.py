@@ -7,10 +7,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from transformers import Trainer, TrainerCallback
 
-from .._engine.files import atomic_write
+from .._engine.checked_file import load_checked, save_checked
 
 _FILE = "batchsampler_ext.pt"  # in the trainer's checkpoints
 
@@ -93,8 +92,7 @@ class Checkpoints(TrainerCallback):
             return
         saved = self._states()  # on all ranks, because it may raise the error of an earlier update
         if args.should_save:
-            with atomic_write(Path(args.output_dir, f"checkpoint-{state.global_step}", _FILE)) as file:
-                torch.save(saved, file)
+            save_checked(Path(args.output_dir, f"checkpoint-{state.global_step}", _FILE), saved)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
         if state.is_hyper_param_search:
@@ -120,7 +118,10 @@ class Checkpoints(TrainerCallback):
                 f"{self.function}: expected {str(path)!r} to resume from, which training with {self.function} writes. "
                 "Train from the model of that checkpoint instead"
             )
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            saved = load_checked(path)
+        except ValueError as error:
+            raise ValueError(f"{path}: expected the states that {self.function} has saved, got {error}") from error
         found, expected = ({name: sorted(part) for name, part in parts.items()} for parts in (saved, self._states()))
         if found != expected:
             raise ValueError(f"{path}: expected a checkpoint with {expected} by data set, got {found}")

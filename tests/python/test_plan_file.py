@@ -226,7 +226,7 @@ def test_a_failed_save_leaves_the_old_file(plan, path, monkeypatch):
 
     def fail(tensor):
         count.append(tensor)
-        if len(count) > NUM_EPOCHS + 1:  # the checksums, and the first tensor
+        if len(count) > 1:  # the first tensor was written
             raise KeyboardInterrupt
         return tensor.numpy().data.cast("B")
 

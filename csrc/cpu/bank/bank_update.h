@@ -6,6 +6,12 @@
 // The result is normalized again if normalization is on.
 // Everything is checked before anything is stored. Complexity O(num_rows * dim). All of it is one call, because caches
 // are cold between training steps and a further call from Python would cost more than the work.
+//
+// Banks in files have a checksum of each row. It is written last, so it tells rows that are damaged, and the row that
+// was being stored when a process was stopped. It is made of 64-bit words: last_update, then the bytes of the data row,
+// then those of the document row, each row padded with zero bytes. There are four lanes, at first 1, 2, 3 and 4. Word k
+// of a row goes to lane k mod 4, and last_update to lane 0: lane = rotate_left(lane + word, 29) * kChecksumFactor. The
+// checksum is the sum of the lanes. A change of one word always changes it.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +25,11 @@ struct BankTables {
   void* documents;  // the same for the second tower, or null
   DType dtype;
   int64_t num_instances, dim;
-  int64_t* last_update;  // [num_instances] step of the latest update, or -1 for none
+  int64_t* last_update;          // [num_instances] step of the latest update, or -1 for none
+  int64_t* checksums = nullptr;  // [num_instances] of each row, or null
 };
+
+constexpr uint64_t kChecksumFactor = 0x9E3779B97F4A7C15;
 
 struct BankUpdate {
   const int64_t* ids;          // [num_rows], distinct if there is momentum; otherwise the last of equal ids wins
@@ -40,5 +49,8 @@ struct UpdateResult {
 };
 
 UpdateResult update_bank(const BankTables& bank, const BankUpdate& update);
+
+// Computes the checksums that the rows should have. out: [num_instances]
+void row_checksums(const BankTables& bank, int64_t* out);
 
 }  // namespace bse
