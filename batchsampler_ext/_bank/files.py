@@ -114,7 +114,9 @@ class BankFiles:
             self.checksums = tables[".checksums"]
             if is_new:
                 self.tables.last_update.fill_(-1)
-                self.mark_changed()
+                first = self.checksums[:1]
+                core.bank_row_checksums(described(self._row(0)), out=address(first))
+                self.checksums.fill_(int(first))  # all rows are equal, and reading them all would take long
                 with atomic_write(f"{name}.json") as file:
                     file.write(json.dumps(content).encode())
         except BaseException:
@@ -143,6 +145,9 @@ class BankFiles:
     def mark_changed(self) -> None:
         """Computes all checksums anew."""
         core.bank_row_checksums(described(self.tables), out=address(self.checksums))
+
+    def _row(self, row: int) -> Tables:
+        return Tables(*(None if table is None else table[row : row + 1] for table in self.tables))  # type: ignore
 
     def _repair(self) -> None:
         """Removes the embeddings of rows with wrong checksums."""
