@@ -158,7 +158,7 @@ class ProximityGraph:
             del self._pending[0]
         self._pending.append(status)
 
-    # The tensors are new views: set_(), resize_() and assignments to .data change the view, and leave the graph as it is.
+    # The tensors are new views: set_(), resize_() and assignments to .data change the view, but not the graph.
     @property
     def neighbors(self) -> torch.Tensor:
         return self._neighbors.detach()
