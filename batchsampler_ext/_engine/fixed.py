@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 
 class FixedSettings:
@@ -10,9 +10,10 @@ class FixedSettings:
 
     _FIXED: ClassVar[tuple[str, ...]] = ()
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in self._FIXED and name in vars(self):
-            raise AttributeError(
-                f"{name}: expected no assignment, got {value!r:.100}; make a new {type(self).__name__}"
-            )
-        super().__setattr__(name, value)
+    if not TYPE_CHECKING:  # it would make type checkers accept assignments to unknown attributes
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name in self._FIXED and name in vars(self):
+                kind = type(self).__name__
+                raise AttributeError(f"{name}: expected no assignment, got {value!r:.100}; make a new {kind}")
+            super().__setattr__(name, value)

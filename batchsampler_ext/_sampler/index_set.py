@@ -43,7 +43,8 @@ def index_set(sampler: Any, num_instances: int) -> torch.Tensor:
     if ids is None:
         _require_size(dataset, num_instances)
         return torch.arange(num_instances, device="cpu")
-    ids = ids.sort().values
+    if not bool((ids[1:] > ids[:-1]).all()):
+        ids = ids.sort().values
     if len(ids) == 0:
         raise ValueError("sampler: expected at least one instance, got none")
     smallest, largest = int(ids[0]), int(ids[-1])
