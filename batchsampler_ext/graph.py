@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ._engine import validate
-from ._engine.arrays import address, require_device
+from ._engine.arrays import address, as_integers, require_device
 from ._engine.backend import engine, require_engine
 from ._engine.cuda import DeviceStatus, StreamOrder
 from ._engine.deferred_checks import DeferredChecks
@@ -22,6 +22,7 @@ __all__ = ["GraphStats", "ProximityGraph"]
 
 _FORMAT = 1  # version of saved files
 _MOST_PENDING = 64
+_MIN_EDGES_AT_ONCE = 1 << 20  # of stats()
 
 
 class GraphStats(NamedTuple):
@@ -51,14 +52,16 @@ class ProximityGraph:
         num_instances: N, at least R and above every instance id. Default: R, or the largest of ``ids`` plus one.
 
     Attributes:
-        neighbors, scores, ids (int64), num_instances: as above.
+        neighbors, scores, ids (int64), num_instances: as above. They cannot be assigned. The tensors are new views of
+            the graph's memory: their elements may be changed in place, their shapes stay those of the graph.
         num_neighbors: K.
         device: device of the tensors.
 
     Raises:
         TypeError, ValueError: wrong dtype, shape or device; ``ids`` repeated or out of range (on a CUDA device raised
             by :meth:`check`). Neighbor ids are checked when the graph is first walked, and again after an in-place
-            change.
+            change that torch counts. It does not count changes through ``.data`` or NumPy: call :meth:`degrees` after
+            them, or walks raise for the bad ids that they meet, and take rows to be as long as before.
 
     Example:
         >>> import torch
@@ -74,32 +77,47 @@ class ProximityGraph:
         ids: torch.Tensor | None = None,
         num_instances: int | None = None,
     ) -> None:
-        self.neighbors = _checked_table(neighbors, "neighbors", torch.int32)
-        self.scores = None if scores is None else _checked_table(scores, "scores", torch.float32)
-        if self.scores is not None:
-            require_device(self.scores.device, "scores", self.device)
-        if self.scores is not None and self.scores.shape != self.neighbors.shape:
-            raise ValueError(
-                f"scores: expected the shape of neighbors, {list(self.neighbors.shape)}, got {list(self.scores.shape)}"
-            )
-        num_rows = len(self.neighbors)
+        table = _checked_table(neighbors, "neighbors", torch.int32)
+        if scores is not None:
+            scores = _checked_table(scores, "scores", torch.float32)
+            require_device(scores.device, "scores", table.device)
+            if scores.shape != table.shape:
+                raise ValueError(
+                    f"scores: expected the shape of neighbors, {list(table.shape)}, got {list(scores.shape)}"
+                )
+        num_rows = len(table)
+        if ids is not None:
+            ids = as_integers(ids, "ids", table.device)
+            if len(ids) != num_rows:
+                raise ValueError(f"ids: expected one for each of {num_rows} rows, got {len(ids)}")
         if num_instances is None:
-            num_instances = num_rows if ids is None else int(torch.as_tensor(ids, device=self.device).max()) + 1
-        self.num_instances = validate.integer(num_instances, "num_instances", num_rows, validate.MAX_NODES)
-        self.ids = None
-        checks = DeferredChecks(self.device)
-        if ids is None:
-            if self.num_instances != num_rows:
-                raise ValueError(f"ids: expected the instance ids of {num_rows} rows out of {num_instances}, got None")
-        else:
-            self.ids = checks.ids(ids, "ids", 0, self.num_instances)
-            if len(self.ids) != num_rows:
-                raise ValueError(f"ids: expected one for each of {num_rows} rows, got {len(self.ids)}")
-            checks.require_distinct(self.ids, "ids")
+            num_instances = num_rows if ids is None else max(num_rows, int(ids.max()) + 1)
+        num_instances = validate.integer(num_instances, "num_instances", num_rows, validate.MAX_NODES)
+        if ids is None and num_instances != num_rows:
+            raise ValueError(f"ids: expected the instance ids of {num_rows} rows out of {num_instances}, got None")
+        self._set(table, scores, ids, num_instances)
+        self._check_ids()
+
+    def _set(
+        self, neighbors: torch.Tensor, scores: torch.Tensor | None, ids: torch.Tensor | None, num_instances: int
+    ) -> None:
+        self._neighbors, self._scores, self._ids, self._num_instances = neighbors, scores, ids, num_instances
         # (version of neighbors, degrees, order of the work that computes and reads them)
         self._checked: tuple[int, torch.Tensor | None, StreamOrder] | None = None
-        self._pending = checks.statuses  # results of kernels that built, checked or walked the graph
+        self._ids_version = _version(ids)  # of the ids when they were checked
+        self._pending: list[DeviceStatus] = []  # results of kernels that built, checked or walked the graph
         self._row_table: torch.Tensor | None = None  # row_of_instances, if it is known
+
+    def _check_ids(self) -> None:
+        """Raises the errors of wrong instance ids, on a CUDA device by :meth:`check`."""
+        if self._ids is None:
+            return
+        checks = DeferredChecks(self.device)
+        self._ids = checks.ids(self._ids, "ids", 0, self.num_instances)
+        checks.require_distinct(self._ids, "ids")
+        for status in checks.statuses:
+            self._add_status(status)
+        self._ids_version = _version(self._ids)
 
     @classmethod
     def _from_engine(
@@ -112,8 +130,7 @@ class ProximityGraph:
     ) -> ProximityGraph:
         """Returns a graph of arrays that an engine has filled or will fill. ``statuses`` report errors of that work."""
         graph = cls.__new__(cls)
-        graph.neighbors, graph.scores, graph.ids, graph.num_instances = neighbors, scores, ids, num_instances
-        graph._checked, graph._pending, graph._row_table = None, [], None
+        graph._set(neighbors, scores, ids, num_instances)
         for status in statuses:
             graph._add_status(status)
         return graph
@@ -142,27 +159,45 @@ class ProximityGraph:
             del self._pending[0]
         self._pending.append(status)
 
+    # The tensors are new views: set_(), resize_() and assignments to .data change the view, but not the graph.
+    @property
+    def neighbors(self) -> torch.Tensor:
+        return self._neighbors.detach()
+
+    @property
+    def scores(self) -> torch.Tensor | None:
+        return None if self._scores is None else self._scores.detach()
+
+    @property
+    def ids(self) -> torch.Tensor | None:
+        return None if self._ids is None else self._ids.detach()
+
+    @property
+    def num_instances(self) -> int:
+        return self._num_instances
+
     @property
     def device(self) -> torch.device:
-        return self.neighbors.device
+        return self._neighbors.device
 
     @property
     def num_neighbors(self) -> int:
-        return self.neighbors.shape[1]
+        return self._neighbors.shape[1]
 
     def __len__(self) -> int:
-        return len(self.neighbors)
+        return len(self._neighbors)
 
     def __repr__(self) -> str:
-        extra = "" if self.ids is None else f", rows={len(self)}"
+        extra = "" if self._ids is None else f", rows={len(self)}"
         return f"ProximityGraph(num_instances={self.num_instances}, num_neighbors={self.num_neighbors}{extra})"
 
     def degrees(self) -> torch.Tensor:
-        """Returns the number of neighbors of each row, int32 [R] on the graph's device.
+        """Returns the number of neighbors of each row, int32 [R] on the graph's device. Each call checks all ids anew.
 
         Raises:
             ValueError: an id is out of range, or a -1 stands before an id; the errors of :meth:`check`.
         """
+        self._checked = None
         degrees = self._short_degrees()
         self.check()
         if degrees is not None:
@@ -175,7 +210,10 @@ class ProximityGraph:
         The result is cached until ``neighbors`` changes in place. On a CUDA device, :meth:`check` raises errors in ids.
         On the CPU, a single thread reports the first bad row, several threads report any bad row.
         """
-        version = None if self.neighbors.is_inference() else self.neighbors._version
+        if _version(self._ids) != self._ids_version:
+            self._row_table = None
+            self._check_ids()
+        version = _version(self._neighbors)
         if self._checked is not None and version is not None and self._checked[0] == version:
             self._checked[2].enter()
             return self._checked[1]
@@ -193,7 +231,7 @@ class ProximityGraph:
     def _layout(self, row_of: torch.Tensor | None = None) -> GraphLayout:
         """Returns the layout for work that does not read degrees."""
         return GraphLayout(
-            address(self.neighbors), len(self), self.num_neighbors, 0, address(row_of), self.num_instances
+            address(self._neighbors), len(self), self.num_neighbors, 0, address(row_of), self.num_instances
         )
 
     def to(self, device: torch.device | str) -> ProximityGraph:
@@ -201,10 +239,10 @@ class ProximityGraph:
         device = torch.device(device)
         require_engine(device, "device")
         self.check()
-        neighbors = self.neighbors.to(device)
-        if neighbors is self.neighbors:
+        neighbors = self._neighbors.to(device)
+        if neighbors is self._neighbors:
             return self
-        scores, ids = (None if part is None else part.to(device) for part in (self.scores, self.ids))
+        scores, ids = (None if part is None else part.to(device) for part in (self._scores, self._ids))
         return self._from_engine(neighbors, scores, ids, self.num_instances, [])
 
     def mutual(self, num_threads: int | None = None) -> ProximityGraph:
@@ -222,40 +260,41 @@ class ProximityGraph:
         num_threads = validate.num_threads(num_threads)
         self._short_degrees(num_threads)  # checks the ids
         row_of = self._row_of_instances()
-        neighbors = torch.empty_like(self.neighbors)
-        scores = None if self.scores is None else torch.empty_like(self.scores)
+        neighbors = torch.empty_like(self._neighbors)
+        scores = None if self._scores is None else torch.empty_like(self._scores)
         degrees = torch.empty(len(self), dtype=torch.int32, device=self.device)
         status = engine(self.device).mutual_edges(
-            MutualEdgesRequest(self._layout(row_of), address(self.ids), address(self.scores)),
+            MutualEdgesRequest(self._layout(row_of), address(self._ids), address(self._scores)),
             Edges(address(neighbors), address(scores)),
             num_threads=num_threads,
             degrees=address(degrees),
         )
-        graph = self._from_engine(neighbors, scores, self.ids, self.num_instances, [*self._pending, status])
-        if not neighbors.is_inference():
-            graph._checked = (neighbors._version, degrees, StreamOrder(self.device))
+        graph = self._from_engine(neighbors, scores, self._ids, self.num_instances, [*self._pending, status])
+        version = _version(neighbors)
+        if version is not None:
+            graph._checked = (version, degrees, StreamOrder(self.device))
         graph._row_table = self._row_table
         return graph
 
     def _row_of_instances(self) -> torch.Tensor | None:
         """Returns the row of each instance, int32 [N]. None without ids, when they are the same."""
-        if self.ids is None or self._row_table is not None:
+        if self._ids is None or self._row_table is not None:
             return self._row_table
-        return row_of_instances(self.ids, self.num_instances)
+        return row_of_instances(self._ids, self.num_instances)
 
     def stats(self) -> GraphStats:
         """Returns :class:`GraphStats`. Reads the whole graph, and raises the errors of :meth:`degrees`."""
         degrees = self.degrees()
-        in_degrees = torch.bincount(self.neighbors.reshape(-1) + 1, minlength=self.num_instances + 1)[1:]  # -1 to 0
-        if self.ids is not None:
-            in_degrees = in_degrees[self.ids]
+        in_degrees, score_sum = self._totals()
+        if self._ids is not None:
+            in_degrees = in_degrees[self._ids]
         counts = [degrees.sum(), degrees.min(), (degrees == 0).sum(), in_degrees.max(), (in_degrees == 0).sum()]
         num_edges, min_degree, num_isolated, max_in_degree, num_unreached = torch.stack(
             [c.long() for c in counts]
         ).tolist()
         mean_score = float("nan")
-        if self.scores is not None and num_edges:
-            mean_score = float(torch.where(self.neighbors >= 0, self.scores, 0).sum(dtype=torch.float64)) / num_edges
+        if self._scores is not None and num_edges:
+            mean_score = float(score_sum) / num_edges
         return GraphStats(
             num_rows=len(self),
             num_edges=num_edges,
@@ -267,18 +306,39 @@ class ProximityGraph:
             mean_score=mean_score,
         )
 
+    def _totals(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns int64 [N], the number of edges to each instance, and the sum of all scores, without waiting.
+
+        It reads an eighth of the edges at a time, so it takes less than two bytes per edge.
+        """
+        counts = torch.zeros(self.num_instances + 1, dtype=torch.int64, device=self.device)  # counts[0]: of -1
+        score_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        waits_to_count = not engine(self.device).is_queued  # bincount, which is faster on the CPU
+        rows_at_once = max(-(-len(self) // 8), _MIN_EDGES_AT_ONCE // max(1, self.num_neighbors))
+        for first in range(0, len(self), rows_at_once):
+            part = self._neighbors[first : first + rows_at_once]
+            ids = part.reshape(-1) + 1
+            if waits_to_count:
+                counts += torch.bincount(ids, minlength=len(counts))
+            else:
+                counts.index_add_(0, ids, counts.new_ones(()).expand(len(ids)))
+            if self._scores is not None:
+                scores = self._scores[first : first + rows_at_once]
+                score_sum += torch.where(part >= 0, scores, 0).sum(dtype=torch.float64)
+        return counts[1:], score_sum
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an ``.npz`` archive without pickles at exactly ``path``. The file appears complete or not at all."""
         self.check()
         arrays = {
             "format": np.int64(_FORMAT),
             "num_instances": np.int64(self.num_instances),
-            "neighbors": self.neighbors.cpu().numpy(),
+            "neighbors": self._neighbors.cpu().numpy(),
         }
-        if self.scores is not None:
-            arrays["scores"] = self.scores.cpu().numpy()
-        if self.ids is not None:
-            arrays["ids"] = self.ids.cpu().numpy()
+        if self._scores is not None:
+            arrays["scores"] = self._scores.cpu().numpy()
+        if self._ids is not None:
+            arrays["ids"] = self._ids.cpu().numpy()
         with atomic_write(path) as file:
             np.savez(file, **arrays)
 
@@ -334,14 +394,20 @@ def row_of_instances(ids: torch.Tensor, num_instances: int) -> torch.Tensor:
     return row_of
 
 
+def _version(tensor: torch.Tensor | None) -> int | None:
+    """Returns the number of in-place changes that torch has counted. None if it does not count them."""
+    return None if tensor is None or tensor.is_inference() else tensor._version
+
+
 def _checked_table(value: Any, name: str, dtype: torch.dtype) -> torch.Tensor:
-    if isinstance(value, np.ndarray):
-        value = torch.from_numpy(value)
-    if not isinstance(value, torch.Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
-    if value.dtype != dtype:
+    """Returns a contiguous tensor, if possible a view of ``value``."""
+    if not isinstance(value, (torch.Tensor, np.ndarray)):
+        raise TypeError(f"{name}: expected a tensor or NumPy array, got {type(value).__name__}")
+    if str(value.dtype).removeprefix("torch.") != str(dtype).removeprefix("torch."):
         raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(np.ascontiguousarray(value))
     require_engine(value.device, name)
     if value.ndim != 2 or len(value) == 0:
         raise ValueError(f"{name}: expected shape [R, K] with R >= 1, got {list(value.shape)}")
-    return value.contiguous()
+    return value.detach().contiguous()

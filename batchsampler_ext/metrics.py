@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._engine.arrays import as_ids, as_matrix
+from ._engine.arrays import as_ids, as_integers, as_matrix
 from .graph import ProximityGraph
 
 __all__ = ["batch_stats", "equal_label_share", "mean_cosine"]
@@ -80,12 +80,20 @@ def mean_cosine(rows: torch.Tensor) -> torch.Tensor:
     """Returns the mean cosine of two distinct rows: (|sum of unit rows|^2 - sum of |unit row|^2) / (n (n - 1)).
 
     Args:
-        rows: float32 or float64 [n, D]. Rows of zeros count as orthogonal to all others.
+        rows: float32 or float64 [n, D], a tensor. Rows of zeros count as orthogonal to all others.
+
+    Raises:
+        TypeError, ValueError: another type or shape.
 
     Returns:
         0-d tensor with the rows' dtype and device, computed in float64; nan for fewer than two rows. Does not wait for
         a device.
     """
+    if not isinstance(rows, torch.Tensor) or rows.dtype not in (torch.float32, torch.float64):
+        found = rows.dtype if isinstance(rows, torch.Tensor) else type(rows).__name__
+        raise TypeError(f"rows: expected a tensor of float32 or float64, got {found}")
+    if rows.ndim != 2:
+        raise ValueError(f"rows: expected shape [n, D], got {list(rows.shape)}")
     count = len(rows)
     if count < 2:
         return rows.new_full((), float("nan"))
@@ -102,11 +110,15 @@ def equal_label_share(labels: torch.Tensor) -> torch.Tensor:
     """Returns the share of pairs with equal labels among the pairs of distinct members whose labels are both known.
 
     Args:
-        labels: int [n]; negative: unknown.
+        labels: int [n], a tensor or array; negative: unknown.
+
+    Raises:
+        TypeError, ValueError: no integers in one dimension.
 
     Returns:
         0-d float64 tensor on the labels' device; nan for fewer than two known labels.
     """
+    labels = as_integers(labels, "labels", labels.device if isinstance(labels, torch.Tensor) else torch.device("cpu"))
     known = labels[labels >= 0]
     if len(known) < 2:
         return torch.full((), float("nan"), dtype=torch.float64, device=labels.device)

@@ -12,6 +12,7 @@ import torch
 
 from ._engine import validate
 from ._engine.arrays import as_matrix
+from ._engine.fixed import FixedSettings
 from ._engine.not_a_function import NotAFunction
 from ._engine.random import permutation
 from ._engine.validate import Progress
@@ -37,7 +38,7 @@ __all__ = ["Plan"]
 _SOURCES = "sources"  # tensor of a file
 
 
-class Plan(NotAFunction):
+class Plan(NotAFunction, FixedSettings):
     """The batches of some epochs, and what they were made from. :func:`compose` makes it.
 
     Attributes:
@@ -61,6 +62,8 @@ class Plan(NotAFunction):
         >>> sorted(int(i) for batch in plan.batches(0) for i in batch) == list(range(100))
         True
     """
+
+    _FIXED = ("num_instances", "batch_size")
 
     def __init__(
         self,

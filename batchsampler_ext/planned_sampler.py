@@ -57,6 +57,8 @@ class PlannedBatchSampler(EpochSampler):
         (3, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
 
+    _FIXED = ("plan",)
+
     def __init__(
         self,
         plan: Plan | str | os.PathLike[str],

@@ -116,6 +116,8 @@ class ProximityBatchSampler(EpochSampler):
         (3, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
 
+    _FIXED = ("bank", "batch_size", "drop_last", "graph_config", "planner", "refresh_every", "scope")
+
     def __init__(
         self,
         sampler: int | Sized | Sampler[int],

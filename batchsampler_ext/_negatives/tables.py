@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+_GATHERED_AT_ONCE = 1 << 21
+
 
 def sizes_of(num_members: int, batch_size: int, tail_sizes: Sequence[int] | None = None) -> np.ndarray:
     """Returns the lengths of batches that are full, but for the last ones. int64 [number of batches].
@@ -18,6 +20,15 @@ def sizes_of(num_members: int, batch_size: int, tail_sizes: Sequence[int] | None
         tail_sizes = [tail] if tail else []
     num_full = (num_members - sum(tail_sizes)) // batch_size
     return np.concatenate([np.full(num_full, batch_size, np.int64), np.array(tail_sizes, np.int64)])
+
+
+def gathered(values: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Returns ``values[order]`` as int32. Some at a time, because Ctrl-C is answered between calls of torch."""
+    result = torch.empty(len(order), dtype=torch.int32, device=values.device)
+    for first in range(0, len(order), _GATHERED_AT_ONCE):
+        part = slice(first, first + _GATHERED_AT_ONCE)
+        result[part] = values[order[part]]
+    return result
 
 
 def kept_first(table: torch.Tensor, keeps: torch.Tensor, order: torch.Tensor, fill: float) -> torch.Tensor:

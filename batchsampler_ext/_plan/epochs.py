@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .._engine.random import Stream, derived_seed, permutation
-from .._negatives.tables import sizes_of
+from .._negatives.tables import gathered, sizes_of
 from ..graph import ProximityGraph
 from ..planners import PartitionPlanner, PlanRequest
 from .communities import communities_of
@@ -159,7 +159,7 @@ def _ordered(part: Part, request: EpochRequest, block: int) -> _Ordered:
     size = request.community_size
     num_communities = len(part.rows) // size
     if part.graph is None or size == 1:
-        ids = part.rows[permutation(len(part.rows), seed, request.epoch)].to(torch.int32)
+        ids = gathered(part.rows, permutation(len(part.rows), seed, request.epoch))
         return _Ordered(ids[: num_communities * size].view(num_communities, size), ids[num_communities * size :])
     cut = _parts_by_walks if request.follows_walks else communities_of
     communities, tail = cut(part.graph, size, seed=seed, epoch=request.epoch, num_threads=request.num_threads)

@@ -11,7 +11,7 @@ from .._negatives.tables import kept_first, order_of_kept
 from ..graph import ProximityGraph
 
 _ROWS_AT_ONCE = 1 << 15
-_MISSING_UINT32 = 2**32 - 1  # -1 in the ids of libraries that have unsigned ones
+_MISSING_UINT32 = 2**32 - 1  # -1 in the ids of libraries that have unsigned ones. int64 has -1 in the bits of uint64's.
 
 
 def checked_graph(value: Any, num_instances: int) -> ProximityGraph | None:
@@ -58,6 +58,7 @@ def _as_neighbors(value: Any, num_instances: int) -> torch.Tensor:
         if low < -1 or high >= num_instances:
             wrong = low if low < -1 else high
             row = first + int((ids == wrong).any(1).nonzero()[0])
+            wrong += 2**64 if kind == "uint64" and wrong < 0 else 0  # of which int64 has the bits
             raise ValueError(f"graph: expected neighbors in [-1, {num_instances}), got {wrong} in row {row}")
         own = torch.arange(first, first + len(ids), device=device)[:, None]
         keeps = (ids >= 0) & (ids != own)

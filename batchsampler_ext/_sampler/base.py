@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import BatchSampler
 
+from .._engine.fixed import FixedSettings
 from .._engine.not_a_function import NotAFunction, what_to_write
 from .._engine.warn import warn
 from .epoch_count import EpochCount
@@ -22,7 +23,7 @@ from .sharing import Shape, check_sharing, is_prepared_by_accelerate
 from .wrappers import check_argument, fabric_loader, is_called_by_stateful_loader, num_skipped_batches
 
 
-class EpochSampler(NotAFunction, BatchSampler, metaclass=SamplerType):
+class EpochSampler(NotAFunction, FixedSettings, BatchSampler, metaclass=SamplerType):
     """Draws the global batches of epochs, a part of each on every rank, and saves its position.
 
     A subclass says what an epoch consists of: it defines the methods of the last section.

@@ -24,6 +24,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
+from .._engine.arrays import as_int64
 from ..dataset import IndexedDataset
 
 
@@ -42,7 +43,8 @@ def index_set(sampler: Any, num_instances: int) -> torch.Tensor:
     if ids is None:
         _require_size(dataset, num_instances)
         return torch.arange(num_instances, device="cpu")
-    ids = ids.sort().values
+    if not bool((ids[1:] > ids[:-1]).all()):
+        ids = ids.sort().values
     if len(ids) == 0:
         raise ValueError("sampler: expected at least one instance, got none")
     smallest, largest = int(ids[0]), int(ids[-1])
@@ -168,9 +170,11 @@ def _listed_ids(value: Any) -> torch.Tensor | None:
     array = value.detach().cpu() if isinstance(value, torch.Tensor) else np.asarray(value)
     if array.dtype in (torch.bool, np.bool_):
         raise _mask()
-    if isinstance(array, torch.Tensor):
-        return None if array.is_floating_point() or array.is_complex() else array.to(torch.int64)
-    return torch.from_numpy(array.astype(np.int64)) if array.ndim == 1 and array.dtype.kind in "iu" else None
+    if isinstance(array, torch.Tensor) and (array.is_floating_point() or array.is_complex()):
+        return None
+    if isinstance(array, np.ndarray) and (array.ndim != 1 or array.dtype.kind not in "iu"):
+        return None
+    return torch.from_numpy(as_int64(array, "sampler"))
 
 
 def _ids_of_items(items: list[Any]) -> torch.Tensor | None:
@@ -180,6 +184,9 @@ def _ids_of_items(items: list[Any]) -> torch.Tensor | None:
         if not all(_is_number(item) for item in items):
             return None
         items = [operator.index(item) for item in items]
+    wrong = next((item for item in items if not -(2**63) <= item < 2**63), None)
+    if wrong is not None:
+        raise ValueError(f"sampler: expected integers below 2**63, got {wrong}")
     return torch.tensor(items, dtype=torch.int64, device="cpu")
 
 

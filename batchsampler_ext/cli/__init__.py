@@ -25,9 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except (ImportError, OSError, TypeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_in_one_line(str(error))}", file=sys.stderr)
         return 2
     return 0
+
+
+def _in_one_line(text: str) -> str:
+    """Returns the words of the text between single spaces. Messages of libraries have lines and control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..plan import Plan
-from .inputs import import_pyarrow
+from .inputs import import_pyarrow, reading
 from .progress import Progress
 
 
@@ -61,7 +61,7 @@ def write_arctic(plan: Plan, queries_file: str, documents_file: str, folder: Pat
 def _tokens(pyarrow: Any, path: str, name: str, num_rows: int) -> Any:
     """Returns the column of lists of integers as one array of large lists."""
     types = pyarrow.types
-    try:
+    with reading(path, name, "a parquet file"):
         schema = pyarrow.parquet.read_schema(path)
         found = [
             field.name
@@ -69,11 +69,12 @@ def _tokens(pyarrow: Any, path: str, name: str, num_rows: int) -> Any:
             if (types.is_list(field.type) or types.is_large_list(field.type))
             and types.is_integer(field.type.value_type)
         ]
-        if len(found) != 1:
-            raise ValueError(f"{name}: expected one column of lists of token ids in {path!r}, got {found}")
-        column = pyarrow.parquet.read_table(path, columns=found).column(0)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise ValueError(f"{name}: expected a parquet file, got {path!r} ({error})") from None
+    if len(found) != 1:
+        raise ValueError(f"{name}: expected one column of lists of token ids in {path!r}, got {found}")
+    with reading(path, name, "a parquet file"):
+        table = pyarrow.parquet.read_table(path, columns=found)
+        table.validate(full=True)  # offsets of lists in a damaged file may be beyond its values
+        column = table.column(0)
     if len(column) != num_rows:
         raise ValueError(f"{name}: expected a row for each of {num_rows} instances, got {len(column)} in {path!r}")
     if column.null_count:

@@ -67,7 +67,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     if options.json is not None:
-        check_output(options.json, "json")  # before the work, not after it
+        check_output(options.json, "--json")  # before the work, not after it
     step_seconds = None if options.step_ms is None else check_step(options.step_ms) / 1e3
     with torch_threads(validate.num_threads(options.num_threads)):
         with shown_stages() as stage:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +69,27 @@ def run(options: argparse.Namespace) -> None:
     else:
         check_output(options.out, "--out")
     require_no_input(options.out, "--out", {"PLAN": options.plan, **files})
-    plan = Plan.load(options.plan)
-    if options.hard_negatives:
-        with options.names.in_errors():
-            print(write_hard_negatives(plan, options))
-        return
-    with shown_stages() as stage:
-        progress = stage(f"export to {options.format}")
-        write(plan, options, progress)
+    with plan_in_errors():
+        plan = Plan.load(options.plan)
+        if options.hard_negatives:
+            with options.names.in_errors():
+                print(write_hard_negatives(plan, options))
+            return
+        with shown_stages() as stage:
+            progress = stage(f"export to {options.format}")
+            write(plan, options, progress)
     print(f"wrote {options.out}")
+
+
+@contextmanager
+def plan_in_errors() -> Iterator[None]:
+    """Raises errors of a damaged plan, which may be found while it is written, with the name of the option."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("path: "):
+            raise
+        raise ValueError(f"PLAN: {str(error).removeprefix('path: ')}") from error
 
 
 def write_hard_negatives(plan: Plan, options: argparse.Namespace) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,6 +28,7 @@ __all__ = [
     "load_ids",
     "load_labels",
     "load_matrix",
+    "reading",
     "require_no_input",
 ]
 
@@ -71,11 +73,26 @@ def load_matrix(path: str, name: str, *, column: str | None = None, tensor: str 
     return reader(path, name, column if option == "--column" else tensor)
 
 
+@contextmanager
+def reading(path: str, name: str, kind: str) -> Iterator[None]:
+    """Raises ``ValueError`` for all that a library raises in the block: damaged files cause errors of many classes.
+
+    Args:
+        name: of the argument.
+        kind: of file that is expected, with its article.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{name}: expected {kind}, got {path!r} ({reason:.300})") from None
+
+
 def load_labels(path: str, num_rows: int) -> torch.Tensor:
     """Returns int64 [N] labels, -1 = unknown."""
-    labels = as_ids(load_array(path, "labels", "array of integers"), "labels", -1, 2**63 - 1)
+    labels = as_ids(load_array(path, "--labels", "array of integers"), "--labels", -1, 2**63 - 1)
     if len(labels) != num_rows:
-        raise ValueError(f"labels: expected one for each of {num_rows} instances, got {len(labels)}")
+        raise ValueError(f"--labels: expected one for each of {num_rows} instances, got {len(labels)}")
     return labels
 
 
@@ -105,13 +122,12 @@ def load_ids(path: str, name: str, *, num_columns: int | None = 1) -> np.ndarray
     if Path(path).suffix.lower() != ".parquet":
         return load_array(path, name, "array of integers")
     pyarrow = import_pyarrow(name)
-    try:
+    with reading(path, name, "a parquet file"):
         schema = pyarrow.parquet.read_schema(path)
         integers = [field.name for field in schema if pyarrow.types.is_integer(field.type)]
-        columns = _chosen_integers(columns, schema.names, integers, num_columns, path, name)
+    columns = _chosen_integers(columns, schema.names, integers, num_columns, path, name)
+    with reading(path, name, "a parquet file"):
         table = pyarrow.parquet.read_table(path, columns=columns)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise ValueError(f"{name}: expected a parquet file, got {path!r} ({error})") from None
     arrays = []
     for label in columns:
         column = table.column(label)
@@ -152,7 +168,10 @@ def load_graph(path: str, name: str) -> Any:
 
 
 def require_no_input(out: str, name: str, inputs: Mapping[str, str | None]) -> None:
-    """Raises ``ValueError`` if an output is the file of an input. name: of the output. inputs: name -> path or None."""
+    """Raises ``ValueError`` if an output is the file of an input, or of another output.
+
+    name: of the output. inputs: name -> path or None.
+    """
     for other, given in inputs.items():
         if given is None:
             continue
@@ -171,7 +190,7 @@ def load_array(path: str, name: str, content: str, **options: Any) -> np.ndarray
         array = np.load(path, allow_pickle=False, **options)
     except OSError as error:
         raise ValueError(f"{name}: expected a readable file, got {path!r} ({error.strerror or error})") from None
-    except (ValueError, EOFError) as error:
+    except Exception as error:  # of many classes
         raise ValueError(f"{name}: expected a .npy {content}, got {path!r} ({error})") from None
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{name}: expected one array in a .npy file, got an archive: {path!r}")
@@ -212,24 +231,20 @@ def _from_npy(path: str, name: str, _: str | None) -> np.ndarray:
 def _from_safetensors(path: str, name: str, tensor: str | None) -> torch.Tensor:
     import safetensors
 
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            shapes = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-            matrices = [key for key, part in shapes.items() if len(part.get_shape()) == 2]
-            found = _chosen(tensor, list(shapes), matrices, "tensor", path, name)
-            return _checked_tensor(file.get_tensor(found), path, name)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{name}: expected a safetensors file, got {path!r} ({error})") from None
+    with ExitStack() as stack:
+        with reading(path, name, "a safetensors file"):
+            file = stack.enter_context(safetensors.safe_open(path, framework="pt"))
+            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 (no mapping)
+        matrices = [key for key, shape in shapes.items() if len(shape) == 2]
+        found = _chosen(tensor, list(shapes), matrices, "tensor", path, name)
+        with reading(path, name, "a safetensors file"):
+            matrix = file.get_tensor(found)
+    return _checked_tensor(matrix, path, name)
 
 
 def _from_torch(path: str, name: str, tensor: str | None) -> torch.Tensor:
-    try:
+    with reading(path, name, "a file of torch.save with tensors only"):
         content = _load_torch(path)
-    except Exception as error:  # of many classes
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"{name}: expected a file of torch.save with tensors only, got {path!r} ({reason:.200})"
-        ) from None
     if isinstance(content, dict):
         matrices = [key for key, value in content.items() if isinstance(value, torch.Tensor) and value.ndim == 2]
         content = content[_chosen(tensor, list(content), matrices, "tensor", path, name)]
@@ -257,13 +272,11 @@ def _checked_tensor(tensor: torch.Tensor, path: str, name: str) -> torch.Tensor:
 
 def _from_parquet(path: str, name: str, column: str | None) -> np.ndarray:
     pyarrow = import_pyarrow(name)
-    try:
-        file = pyarrow.parquet.ParquetFile(path, memory_map=True)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise ValueError(f"{name}: expected a parquet file, got {path!r} ({error})") from None
-    with file:
-        schema = file.schema_arrow
-        vectors = [field.name for field in schema if _is_vector(pyarrow, field.type)]
+    with ExitStack() as stack:
+        with reading(path, name, "a parquet file"):
+            file = stack.enter_context(pyarrow.parquet.ParquetFile(path, memory_map=True))
+            schema = file.schema_arrow
+            vectors = [field.name for field in schema if _is_vector(pyarrow, field.type)]
         chosen = _chosen(column, schema.names, vectors, "column", path, name)
         kind = schema.field(chosen).type
         if chosen not in vectors:
@@ -272,18 +285,26 @@ def _from_parquet(path: str, name: str, column: str | None) -> np.ndarray:
             )
         dtype = np.float16 if kind.value_type == pyarrow.float16() else np.float32
         rows, done = np.empty((0, 0), dtype), 0
-        try:
-            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[chosen]):
-                part = _rows_of(pyarrow, batch.column(0), done, path, name)
-                if done == 0:
-                    rows = np.empty((file.metadata.num_rows, part.shape[1]), dtype)
-                if part.shape[1] != rows.shape[1]:
-                    raise _other_length(rows.shape[1], part.shape[1], done, path, name)
-                rows[done : done + len(part)] = part
-                done += len(part)
-        except pyarrow.ArrowException as error:
-            raise ValueError(f"{name}: expected a parquet file, got a damaged one, {path!r} ({error})") from None
+        for column_part in _parts_of_column(file, chosen, path, name):
+            part = _rows_of(pyarrow, column_part, done, path, name)
+            if done == 0:
+                rows = np.empty((file.metadata.num_rows, part.shape[1]), dtype)
+            if part.shape[1] != rows.shape[1]:
+                raise _other_length(rows.shape[1], part.shape[1], done, path, name)
+            if done + len(part) > len(rows):
+                break
+            rows[done : done + len(part)] = part
+            done += len(part)
+        if done != len(rows):
+            raise ValueError(f"{name}: expected a parquet file, got a damaged one with other numbers of rows, {path!r}")
     return rows
+
+
+def _parts_of_column(file: Any, column: str, path: str, name: str) -> Iterator[Any]:
+    with reading(path, name, "a parquet file"):
+        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[column]):
+            batch.validate(full=True)  # offsets of lists in a damaged file may be beyond its values
+            yield batch.column(0)
 
 
 def _is_vector(pyarrow: Any, kind: Any) -> bool:

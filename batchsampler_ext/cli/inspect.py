@@ -17,6 +17,7 @@ from ..planners import PLANNERS
 from .inputs import MATRIX_HELP, add_input_options, load_labels, load_matrix, require_no_input
 from .inspection import inspect_features
 from .inspection_report import report, save_figure
+from .option_names import OptionNames
 from .progress import shown_stages
 
 EXAMPLE = """example:
@@ -95,7 +96,7 @@ def add_parser(commands: Any) -> None:
     both.add_argument(
         "--max-memory", type=int, metavar="BYTES", help="limit of the scratch memory for building the graph"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, names=OptionNames(parser))
 
 
 def run(options: argparse.Namespace) -> None:
@@ -107,7 +108,7 @@ def run(options: argparse.Namespace) -> None:
     graph_arguments = {name: getattr(options, name) for name in GRAPH_OPTIONS}
     graph_arguments["labels"] = labels if options.exclude_same_label else None
     epoch_arguments = {name: getattr(options, name) for name in EPOCH_OPTIONS}
-    with shown_stages() as stage:
+    with shown_stages() as stage, options.names.in_errors():
         inspection = inspect_features(
             features,
             options.batch_size,
@@ -130,11 +131,14 @@ def run(options: argparse.Namespace) -> None:
 
 
 def check_outputs(options: argparse.Namespace) -> None:
-    """Raises the errors of writing before the work: a path that cannot be written, or a missing matplotlib."""
+    """Raises the errors of writing before the work: an unfit path, one that is given twice, or a missing matplotlib."""
+    others = {"FEATURES": options.features, "--labels": options.labels}
     for name in ("out", "json", "figure"):
-        if getattr(options, name) is not None:
-            check_output(getattr(options, name), name)
-            require_no_input(getattr(options, name), name, {"FEATURES": options.features, "--labels": options.labels})
+        path = getattr(options, name)
+        if path is not None:
+            check_output(path, f"--{name}")
+            require_no_input(path, f"--{name}", others)
+            others[f"--{name}"] = path
     if options.figure is not None and importlib.util.find_spec("matplotlib") is None:
         raise ModuleNotFoundError(
             "--figure: expected matplotlib to be installed, got none; run pip install 'batchsampler_ext[cli]'"

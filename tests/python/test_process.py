@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from batchsampler_ext import knn_graph, proximity_graph, sample_batches
+from batchsampler_ext import ProximityGraph, compose, knn, knn_graph, proximity_graph, sample_batches
 from batchsampler_ext._engine.backend import core
+from batchsampler_ext._engine.random import permutation
 
 EPOCH = """
 import hashlib, sys
@@ -101,6 +102,39 @@ def test_ctrl_c_interrupts_within_a_fifth_of_a_second(isa, num_threads):
         delays.append(time.monotonic() - start - 0.5)
         timer.join()
     assert sorted(delays)[1] < 0.2  # the median: the machine may be busy
+
+
+SLOW_CALLS = {
+    "long rows": lambda: knn(torch.randn(20_000, 16), torch.randn(20_000, 16), 8000),
+    "long rows of a graph": lambda: knn_graph(torch.randn(16_000, 16), 6000),
+    "permutation": lambda: permutation(100_000_000, 0, 0),
+    "uniform epochs": lambda: compose(torch.zeros(2_000_000, 1), batch_size=1000, preset="uniform", num_epochs=99),
+    "unique": lambda: compose(
+        torch.zeros(2_000_000, 1), batch_size=1000, preset="uniform", unique=torch.arange(2_000_000) // 2, num_epochs=99
+    ),
+    "stats": lambda: [ProximityGraph(torch.zeros(200_000, 100, dtype=torch.int32)).stats() for _ in range(99)],
+}
+
+
+@pytest.mark.timed
+@pytest.mark.usefixtures("ctrl_c_raises")
+@pytest.mark.parametrize("name", SLOW_CALLS)
+def test_ctrl_c_interrupts_every_part_of_long_calls(name):
+    delays = []
+    for delay in (0.3, 0.6, 0.9, 1.2, 1.5):
+        sent = []
+
+        def interrupt(sent=sent) -> None:
+            sent.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+
+        timer = threading.Timer(delay, interrupt)
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            SLOW_CALLS[name]()
+        delays.append(time.monotonic() - sent[0])
+        timer.join()
+    assert sorted(delays)[2] < 0.2, delays  # the median: the machine may be busy
 
 
 def test_progress_is_reported_and_can_stop_the_call(rng):

@@ -107,6 +107,7 @@ class Repair {
       std::fill(batch_at_.begin() + start(batch), batch_at_.begin() + start(batch + 1), static_cast<int32_t>(batch));
     }
     for (int64_t position = 0; position < request.num_members; ++position) {
+      check_interrupt(position);
       row_[members_[position]] = static_cast<int32_t>(position);
       place(members_[position], position);
     }
@@ -124,11 +125,13 @@ class Repair {
     if (left.empty()) {
       for (int64_t i = 0; i < kMaxRefinements && num_inside() < num_inside_before; ++i) refine();
       for (int64_t position = 0; position < request_.num_members; ++position) {
+        check_interrupt(position);
         if (num_partners(members_[position], batch_at_[position], kNone) > 0) swap_best(position, Aim::kPartners);
       }
     }
     int64_t num_met = 0;
     for (int64_t position = 0; position < request_.num_members; ++position) {
+      check_interrupt(position);
       num_met += num_partners(members_[position], batch_at_[position], kNone);
     }
     return {count_.sum_above(request_.max_per_batch), num_met / 2};
@@ -218,15 +221,23 @@ class Repair {
 
   void check_interrupt() {
     const auto now = std::chrono::steady_clock::now();
-    if (now - last_poll_ < std::chrono::milliseconds(100)) return;
+    if (now - last_poll_ < std::chrono::milliseconds(50)) return;
     last_poll_ = now;
     if (!monitor_.poll(0)) throw Interrupted();
   }
 
+  // The same in a loop over members, at some of them.
+  void check_interrupt(int64_t i) {
+    if (i % 4096 == 0) check_interrupt();
+  }
+
   // Number of edges inside batches.
-  int64_t num_inside() const {
+  int64_t num_inside() {
     int64_t sum = 0;
-    for (int64_t i = 0; i < request_.num_members; ++i) sum += num_edges(members_[i], batch_at_[i], kNone);
+    for (int64_t i = 0; i < request_.num_members; ++i) {
+      check_interrupt(i);
+      sum += num_edges(members_[i], batch_at_[i], kNone);
+    }
     return sum;
   }
 
@@ -240,7 +251,10 @@ class Repair {
 
   // --- swaps -------------------------------------------------------------------------------------------------------
   void clear_all() {
-    for (int64_t batch = 0; batch < request_.num_batches; ++batch) clear(batch);
+    for (int64_t batch = 0; batch < request_.num_batches; ++batch) {
+      check_interrupt();
+      clear(batch);
+    }
   }
 
   void clear(int64_t batch) {
@@ -258,6 +272,7 @@ class Repair {
   // Swaps members that have been moved, where that gains edges inside batches.
   void refine() {
     for (int64_t position = 0; position < request_.num_members; ++position) {
+      check_interrupt(position);
       const bool is_moved = batch_at_[row_[members_[position]]] != batch_at_[position];
       if (is_moved) swap_best(position, Aim::kEdges);
     }

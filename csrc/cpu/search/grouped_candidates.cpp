@@ -54,6 +54,7 @@ class GroupWorkspace {
     }
     int64_t num_undecided = 0;
     for (int64_t i = 0; i < *num_rows; ++i) {
+      if (worker.should_stop()) return false;
       if (block_.finish_row(i, candidates_.ids(), rows_[i])) continue;
       set_row(num_undecided, rows_[i]);
       excluded_[num_undecided++] = excluded_[i];

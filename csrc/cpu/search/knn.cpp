@@ -59,6 +59,7 @@ void search(const KnnRequest& request, const BlockPlan& plan, const Prefilter& p
       if (!block.offer(base_ids, base_norms, num_base, workspace->excluded.data(), worker)) return;
       int64_t num_undecided = 0;
       for (int64_t i = 0; i < num_left; ++i) {
+        if (worker.should_stop()) return;
         const int64_t row = workspace->rows[i];
         if (!block.finish_row(i, base_ids, row)) set_row(num_undecided++, row);
       }

@@ -209,7 +209,7 @@ class SymmetricKnn {
     team_.for_ranges(end - begin, kGrain, [&](int64_t first, int64_t last, Worker& worker) {
       Workspace& own = workspace(worker);
       own.rescorer.begin(ids_, norms_, prefilter_.margin, num_rows_ / 8);
-      for (int64_t i = first; i < last; ++i) {
+      for (int64_t i = first; i < last && !worker.should_stop(); ++i) {
         TopKBuffer& buffer = buffers_[begin + i];
         for (const auto& found : parts_) buffer.append(kernels_, found[i]);
         if (!finish(own, buffer, begin + i)) {

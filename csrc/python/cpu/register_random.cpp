@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "common/permutation.h"
 #include "common/random_stream.h"
 #include "python/bindings.h"
@@ -6,6 +8,23 @@
 namespace py = pybind11;
 
 namespace bse {
+
+namespace {
+
+// Writes all positions without the GIL, and answers Ctrl-C.
+template <class Out>
+void write_permutation(const KeyedPermutation& permutation, int64_t n, Out* out) {
+  constexpr int64_t kPositionsBetweenPolls = 1 << 20;
+  for (int64_t first = 0; first < n; first += kPositionsBetweenPolls) {
+    {
+      const py::gil_scoped_release release;
+      permutation.write(static_cast<uint32_t>(first), std::min(kPositionsBetweenPolls, n - first), out + first);
+    }
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+  }
+}
+
+}  // namespace
 
 void register_random(py::module_& module) {
   module.def(
@@ -19,7 +38,7 @@ void register_random(py::module_& module) {
       "root_order",
       [](uint32_t n, uint64_t seed, uint32_t epoch, uintptr_t out) {
         require(n > 0 && n < 1u << 31 && epoch < kEpochLimit, "0 < n < 2**31 and an epoch below 2**24");
-        KeyedPermutation(n, seed, Purpose::kRootOrder, epoch, 0).write(0, n, pointer<int64_t>(out));
+        write_permutation(KeyedPermutation(n, seed, Purpose::kRootOrder, epoch, 0), n, pointer<int64_t>(out));
       },
       py::kw_only(), py::arg("n"), py::arg("seed"), py::arg("epoch"), py::arg("out"),
       "Keyed permutation of 0..n-1.   out: int64 [n]");
@@ -27,7 +46,7 @@ void register_random(py::module_& module) {
       "group_order",
       [](uint32_t n, uint64_t seed, uintptr_t out) {
         require(n > 0 && n < 1u << 31, "0 < n < 2**31");
-        KeyedPermutation(n, seed, Purpose::kGroups, 0, 0).write(0, n, pointer<int32_t>(out));
+        write_permutation(KeyedPermutation(n, seed, Purpose::kGroups, 0, 0), n, pointer<int32_t>(out));
       },
       py::kw_only(), py::arg("n"), py::arg("seed"), py::arg("out"),
       "Row of a graph at each position (csrc/common/requests.h).   out: int32 [n]");
