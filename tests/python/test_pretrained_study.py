@@ -135,3 +135,17 @@ def test_tokens_are_those_of_each_text(study):
     assert (ids.tolist(), offsets.tolist()) == ([8, 9, 5, 6], [0, 2])
     ids, mask = tokens.padded(torch.tensor([1, 2]))
     assert (ids.tolist(), mask.tolist()) == ([[7, 0], [8, 9]], [[1, 0], [1, 1]])
+
+
+def test_committed_results_are_of_the_present_protocol(study):
+    """Each recorded run is one that the protocol asks for, given the runs of earlier phases."""
+    protocol, results = study("protocol"), study("results")
+    rows = results.read(results.RESULTS)
+    assert rows
+    profile = protocol.PROFILES["cpu"]
+    done = [(row.task(), row.mrr_at_10) for row in rows]
+    assert len({task for task, _ in done}) == len(done)
+    for tier in profile.tiers:
+        for phase in protocol.PHASES:
+            recorded = {task for task, _ in done if (task.phase, task.run.tier) == (phase, tier.name)}
+            assert not recorded or recorded <= set(protocol.tasks(profile, tier, phase, done))

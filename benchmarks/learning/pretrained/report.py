@@ -65,7 +65,8 @@ def all_tables(rows: list[Row], profile: Profile) -> str:
         names = [name for name in tier.confirmed_on if has_headroom(tier, name, done)]
         for name in names:
             runs = Runs(rows, tier, name)
-            parts += [f"### {tier.name}, {name}, B = {tier.batch_size}\n\n{confirmation(runs, tier)}"]
+            if any(row.phase == "confirm" for row in runs.rows):
+                parts += [f"### {tier.name}, {name}, B = {tier.batch_size}\n\n{confirmation(runs, tier)}"]
         for name in names[: tier.num_curve_data]:
             runs = Runs(rows, tier, name)
             for title, table in (
