@@ -410,8 +410,10 @@ class FeatureBank(NotAFunction):
 
         Raises:
             ValueError: not a state of a bank, or one with other shapes or another dtype; values that are not finite.
+            RuntimeError: the bank is in files, and this process is a fork of the one that has opened them.
         """
         self.check()
+        self._store.require_owner()
         if not isinstance(state, dict) or state.keys() != _STATE_KEYS:
             found = sorted(state) if isinstance(state, dict) else type(state).__name__
             raise ValueError(f"state: expected a dict with {sorted(_STATE_KEYS)}, got {found}")

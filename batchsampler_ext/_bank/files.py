@@ -138,7 +138,7 @@ class BankFiles:
         """Raises ``RuntimeError`` in a process that was forked from the one that has opened the files."""
         if not self.lock.is_held:
             raise RuntimeError(
-                f"bank: expected updates by the process that has opened the files at {self.path!r}, got one by a fork "
+                f"bank: expected changes by the process that has opened the files at {self.path!r}, got one by a fork "
                 "of it. Give each process a bank with its own path"
             )
 
@@ -189,7 +189,7 @@ class _Lock:
         if known is not None:
             os.close(file)
             return known
-        if not locks_at_once(file) or not os.fstat(file).st_nlink:
+        if not locks_at_once(file) or not _is_at(path, file):
             os.close(file)
             raise ValueError(
                 f"path: expected files that no other process has open, got {path!r}, whose bank another process uses. "
@@ -208,6 +208,14 @@ class _Lock:
 
 
 os.register_at_fork(after_in_child=_Lock._forget)
+
+
+def _is_at(path: str, file: int) -> bool:
+    """Whether a path still names an open file. Another process may have removed it."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file))
+    except FileNotFoundError:
+        return False
 
 
 def _check_content(path: str, expected: dict[str, Any]) -> None:

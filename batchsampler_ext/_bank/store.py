@@ -42,6 +42,11 @@ class HostStore:
     def check(self) -> None:
         """Does nothing: errors have been raised already."""
 
+    def require_owner(self) -> None:
+        """Raises ``RuntimeError`` if this process may not write to the tables, which are in files of another one."""
+        if self._files is not None:
+            self._files.require_owner()
+
     def mark_changed(self) -> None:
         """Tells the store that its tables were written by other code than :meth:`store`."""
         if self._files is not None:
@@ -64,9 +69,8 @@ class HostStore:
 
     def _update(self, ids: torch.Tensor, rows: list[torch.Tensor], step: int) -> tuple[int, int]:
         """Returns (0, -1), or the code of an error and the position of its row. Nothing is stored then."""
+        self.require_owner()
         files = self._files
-        if files is not None:
-            files.require_owner()
         return core.update_bank(
             described(self.tables, None if files is None else files.checksums),
             ids=address(ids),
@@ -157,6 +161,9 @@ class DeviceStore:
 
     def _message(self, error_log: list[int]) -> str:
         return str(queued_engine(self.device).bank_message(error_log, len(self._tables.data)))
+
+    def require_owner(self) -> None:
+        """Does nothing: no other process has the tables."""
 
     def mark_changed(self) -> None:
         """Tells the store that its tables were written by other code than :meth:`store`."""

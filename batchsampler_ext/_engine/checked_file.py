@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 from .files import atomic_write
@@ -21,7 +22,7 @@ _KEYS = {"version", "content", "checksum"}
 def save_checked(path: str | os.PathLike[str], content: Any) -> None:
     """Writes dicts, lists and tuples of tensors, numbers, strings, bools and None. They appear complete or not at all.
 
-    Tensors are read as CPU tensors.
+    Tensors are read as CPU tensors, and numbers of NumPy as those of Python.
     """
     content = _on_host(content)
     with atomic_write(path) as file:
@@ -83,6 +84,8 @@ def _record_sizes(file: Any) -> list[int]:
 def _on_host(content: Any) -> Any:
     if isinstance(content, torch.Tensor):
         return content.cpu()
+    if isinstance(content, np.generic):  # torch.load reads none
+        return content.item()
     if isinstance(content, dict):
         return {name: _on_host(part) for name, part in content.items()}
     return type(content)(map(_on_host, content)) if isinstance(content, (list, tuple)) else content

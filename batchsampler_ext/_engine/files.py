@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 __all__ = ["atomic_directory", "atomic_write", "check_output", "locks_at_once", "npy_content", "reserve"]
 
 _CHUNK = 1 << 20
+_NODE = f"{zlib.crc32(os.uname().nodename.encode()):08x}"  # of this machine, in the names of half written files
 
 
 @contextmanager
@@ -158,7 +160,7 @@ class _RawFile(io.FileIO):
 
 
 def _partial_name(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    return target.with_name(f".{target.name}.{_NODE}{secrets.token_hex(4)}.tmp")
 
 
 def _new_partial(target: Path) -> tuple[Path, _RawFile]:
@@ -166,15 +168,22 @@ def _new_partial(target: Path) -> tuple[Path, _RawFile]:
     while True:
         partial = _partial_name(target)
         file = _RawFile(os.fspath(partial), "xb")
-        if locks_at_once(file.fileno()) and os.fstat(file.fileno()).st_nlink:
+        if locks_at_once(file.fileno()) and partial.exists():  # some file systems count no links
             return partial, file
         file.close()  # another process has just taken it for abandoned
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Removes what stopped processes have left of this file or folder: what has its partial names and no lock."""
-    names = re.compile(re.escape(f".{target.name}.") + r"[0-9a-f]{16}\.tmp")
-    for found in filter(names.fullmatch, os.listdir(target.parent)):
+    """Removes what stopped processes have left of this file or folder: what has its partial names and no lock.
+
+    What other machines write stays, because many file systems show locks only to the machine that has them.
+    """
+    names = re.compile(re.escape(f".{target.name}.{_NODE}") + r"[0-9a-f]{8}\.tmp")
+    try:
+        all_names = os.listdir(target.parent)
+    except PermissionError:  # one may write in some folders that one may not list
+        return
+    for found in filter(names.fullmatch, all_names):
         path = target.with_name(found)
         with contextlib.suppress(OSError):
             file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
@@ -189,16 +198,19 @@ def _remove_abandoned(target: Path) -> None:
 
 
 def _copy_permissions(target: Path, file: int) -> None:
-    """Gives an open file the permissions of an existing one, and its owner if this process may do that."""
+    """Gives an open file the permissions of an existing one, and its owner and group if this process may do that."""
     try:
         old = os.stat(target)
     except FileNotFoundError:
         return
     new = os.fstat(file)
-    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
-        with contextlib.suppress(OSError):
-            os.fchown(file, old.st_uid, old.st_gid)
-    os.fchmod(file, stat.S_IMODE(old.st_mode))
+    for owner in (old.st_uid, -1):  # members of a group may set the group only
+        if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+            with contextlib.suppress(OSError):
+                os.fchown(file, owner, old.st_gid)
+                break
+    if stat.S_IMODE(old.st_mode) != stat.S_IMODE(new.st_mode):  # some file systems cannot change them
+        os.fchmod(file, stat.S_IMODE(old.st_mode))
 
 
 def _sync_folder(path: Path) -> None:

@@ -265,7 +265,7 @@ class EpochSampler(NotAFunction, FixedSettings, BatchSampler, metaclass=SamplerT
 
     def _require_end(self, cursor: EpochCursor, num_batches: int) -> None:
         """Raises ``ValueError`` unless a loaded epoch is finished exactly if all of its batches are drawn."""
-        if cursor.num_drawn > num_batches or cursor.is_finished != (cursor.num_drawn == num_batches):
+        if cursor.num_drawn > num_batches or cursor.is_finished != (0 < cursor.num_drawn == num_batches):
             raise ValueError(
                 f"state: expected num_drawn from 0 to {num_batches}, and is_finished exactly at {num_batches}, got "
                 f"{cursor.num_drawn} and {cursor.is_finished}"

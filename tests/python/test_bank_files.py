@@ -243,7 +243,11 @@ warnings.simplefilter("ignore")
 bank = FeatureBank(40, 5, path=sys.argv[1])
 child = os.fork()
 if child == 0:
-    for call in (lambda: bank.update([1], torch.ones(1, 5)), lambda: FeatureBank(40, 5, path=sys.argv[1])):
+    for call in (
+        lambda: bank.update([1], torch.ones(1, 5)),
+        lambda: bank.load_state_dict(FeatureBank(40, 5).state_dict()),
+        lambda: FeatureBank(40, 5, path=sys.argv[1]),
+    ):
         try:
             call()
         except (RuntimeError, ValueError) as error:
@@ -258,7 +262,8 @@ os.write(1, b"%d\\n" % bank.step)
 def test_a_forked_process_is_refused_and_the_lock_stays(path):
     result = run(FORK, path)
     assert result.stdout.splitlines() == [
-        "bank: expected updates by the process that has opened the fi",
+        "bank: expected changes by the process that has opened the fi",
+        "bank: expected changes by the process that has opened the fi",
         f"path: expected files that no other process has open, got '{path}'"[:60],
         "1",
     ], result.stderr

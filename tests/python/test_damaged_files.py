@@ -9,6 +9,7 @@ import re
 import stat
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from batchsampler_ext import (
     compose,
     proximity_graph,
 )
+from batchsampler_ext._engine import files
 from batchsampler_ext._engine.checked_file import load_checked, save_checked
 from batchsampler_ext._engine.files import atomic_directory, atomic_write
 from batchsampler_ext.cli.inputs import load_array
@@ -270,6 +272,65 @@ def test_permissions_are_kept(tmp_path):
         assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
+IN_A_GROUP = """
+import os, sys
+import batchsampler_ext._engine.files as files
+os.setgroups([2000])
+os.setgid(3000)
+os.setuid(1001)
+for path in sys.argv[1:]:
+    with files.atomic_write(path) as file:
+        file.write(b"new")
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becomes two other users")
+def test_files_of_other_users_keep_their_group_and_folders_need_not_be_listed():
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o711)
+        paths = [Path(name, "group", "file"), Path(name, "unlisted", "file")]
+        for path, mode in zip(paths, (0o777, 0o333), strict=True):
+            path.parent.mkdir()
+            path.parent.chmod(mode)
+        paths[0].write_bytes(b"old")
+        paths[0].chmod(0o660)
+        os.chown(paths[0], 1000, 2000)
+        result = subprocess.run(
+            [sys.executable, "-c", IN_A_GROUP, *map(str, paths)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert result.returncode == 0, result.stderr
+        assert [path.read_bytes() for path in paths] == [b"new"] * 2
+        found = paths[0].stat()
+        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1001, 2000, 0o660)
+
+
+def test_files_are_written_where_the_number_of_links_is_always_0(tmp_path, monkeypatch):
+    class WithoutLinks:
+        st_nlink = 0
+
+        def __init__(self, found: os.stat_result) -> None:
+            self._found = found
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._found, name)
+
+    fstat = os.fstat
+    monkeypatch.setattr(os, "fstat", lambda file: WithoutLinks(fstat(file)))
+    filled_bank().save(tmp_path / "bank.pt")
+    FeatureBank(4, 2, path=tmp_path / "bank")
+    assert len(os.listdir(tmp_path)) == 5
+
+
+@pytest.mark.parametrize("number", [np.float32(0.25), np.float64(0.25), np.int64(3), np.bool_(True)])
+def test_numbers_of_numpy_are_saved(tmp_path, number):
+    save_checked(tmp_path / "file", {"restart_prob": number})
+    assert repr(load_checked(tmp_path / "file")) == repr({"restart_prob": number.item()})
+
+
 def test_data_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     calls = []
     fsync, replace = os.fsync, os.replace
@@ -290,8 +351,9 @@ def test_data_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
 
 
 def test_abandoned_files_are_removed_and_others_stay(tmp_path):
-    name = "0123456789abcdef"
-    others = [f".file.{name}.tmp.txt", ".file.tmp", f".other.{name}.tmp", f".file.{name[:-1]}x.tmp"]
+    name = f"{files._NODE}89abcdef"
+    of_another_machine = f".file.{int(files._NODE, 16) ^ 1:08x}89abcdef.tmp"
+    others = [f".file.{name}.tmp.txt", ".file.tmp", f".other.{name}.tmp", f".file.{name[:-1]}x.tmp", of_another_machine]
     for left in [f".file.{name}.tmp", *others]:
         (tmp_path / left).write_bytes(b"half")
     (tmp_path / f".folder.{name}.tmp").mkdir()
@@ -386,6 +448,12 @@ def test_impossible_states_of_a_bank_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         bank.load_state_dict({**bank.state_dict(), **change})
     assert bank.step == 1
+
+
+def test_a_plan_without_batches_can_continue():
+    sampler = PlannedBatchSampler(Plan([torch.zeros(0, dtype=torch.int32)], 10, 4, {}))
+    sampler.load_state_dict(sampler.state_dict())
+    assert list(sampler) == []
 
 
 def test_empty_arrays_are_read(tmp_path):
