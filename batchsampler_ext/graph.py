@@ -23,6 +23,7 @@ __all__ = ["GraphStats", "ProximityGraph"]
 _FORMAT = 1  # version of saved files
 _MOST_PENDING = 64
 _MIN_EDGES_AT_ONCE = 1 << 20  # of stats()
+_UNCHECKED = -1  # no version of a tensor
 
 
 class GraphStats(NamedTuple):
@@ -59,9 +60,10 @@ class ProximityGraph:
 
     Raises:
         TypeError, ValueError: wrong dtype, shape or device; ``ids`` repeated or out of range (on a CUDA device raised
-            by :meth:`check`). Neighbor ids are checked when the graph is first walked, and again after an in-place
-            change that torch counts. It does not count changes through ``.data`` or NumPy: call :meth:`degrees` after
-            them, or walks raise for the bad ids that they meet, and take rows to be as long as before.
+            by :meth:`check`). Neighbor ids are checked when the graph is first walked. They and ``ids`` are checked
+            again after an in-place change that torch counts. It does not count changes through ``.data`` or NumPy: call
+            :meth:`degrees` after them, or walks raise for the bad ids that they meet, and take rows to be as long as
+            before.
 
     Example:
         >>> import torch
@@ -95,8 +97,12 @@ class ProximityGraph:
         num_instances = validate.integer(num_instances, "num_instances", num_rows, validate.MAX_NODES)
         if ids is None and num_instances != num_rows:
             raise ValueError(f"ids: expected the instance ids of {num_rows} rows out of {num_instances}, got None")
+        checks = DeferredChecks(table.device)
+        if ids is not None:
+            ids = _checked_ids(checks, ids, num_instances)
         self._set(table, scores, ids, num_instances)
-        self._check_ids()
+        for status in checks.statuses:
+            self._add_status(status)
 
     def _set(
         self, neighbors: torch.Tensor, scores: torch.Tensor | None, ids: torch.Tensor | None, num_instances: int
@@ -104,20 +110,25 @@ class ProximityGraph:
         self._neighbors, self._scores, self._ids, self._num_instances = neighbors, scores, ids, num_instances
         # (version of neighbors, degrees, order of the work that computes and reads them)
         self._checked: tuple[int, torch.Tensor | None, StreamOrder] | None = None
-        self._ids_version = _version(ids)  # of the ids when they were checked
+        self._ids_version = _version(ids)  # of the ids when they were checked, or _UNCHECKED
         self._pending: list[DeviceStatus] = []  # results of kernels that built, checked or walked the graph
-        self._row_table: torch.Tensor | None = None  # row_of_instances, if it is known
+        self._row_table: torch.Tensor | None = None  # row_of_instances, if it is known. No graph of a user has it.
 
     def _check_ids(self) -> None:
-        """Raises the errors of wrong instance ids, on a CUDA device by :meth:`check`."""
+        """Raises the errors of wrong instance ids. Waits for a device, whose kernels use them as indices next."""
         if self._ids is None:
             return
+        self.check()  # raises errors of the ids that were given
         checks = DeferredChecks(self.device)
-        self._ids = checks.ids(self._ids, "ids", 0, self.num_instances)
-        checks.require_distinct(self._ids, "ids")
-        for status in checks.statuses:
-            self._add_status(status)
-        self._ids_version = _version(self._ids)
+        _checked_ids(checks, self._ids, self.num_instances)
+        DeviceStatus.check_all(checks.statuses)
+
+    def _check_changed_ids(self) -> None:
+        version = _version(self._ids)
+        if version != self._ids_version:
+            self._row_table = None
+            self._check_ids()
+            self._ids_version = version
 
     @classmethod
     def _from_engine(
@@ -146,9 +157,9 @@ class ProximityGraph:
         DeviceStatus.check_all(self._pending)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Raises the errors of :meth:`check`. Copies have no queued work, and check the ids of neighbors again."""
+        """Raises the errors of :meth:`check`. Copies have no queued work, and check all ids again."""
         self.check()
-        return {**self.__dict__, "_checked": None, "_pending": []}
+        return {**self.__dict__, "_checked": None, "_ids_version": _UNCHECKED, "_pending": []}
 
     def _add_status(self, status: DeviceStatus | None) -> None:
         """Adds a status that :meth:`check` reads."""
@@ -198,6 +209,7 @@ class ProximityGraph:
             ValueError: an id is out of range, or a -1 stands before an id; the errors of :meth:`check`.
         """
         self._checked = None
+        self._check_ids()
         degrees = self._short_degrees()
         self.check()
         if degrees is not None:
@@ -210,9 +222,7 @@ class ProximityGraph:
         The result is cached until ``neighbors`` changes in place. On a CUDA device, :meth:`check` raises errors in ids.
         On the CPU, a single thread reports the first bad row, several threads report any bad row.
         """
-        if _version(self._ids) != self._ids_version:
-            self._row_table = None
-            self._check_ids()
+        self._check_changed_ids()
         version = _version(self._neighbors)
         if self._checked is not None and version is not None and self._checked[0] == version:
             self._checked[2].enter()
@@ -238,6 +248,7 @@ class ProximityGraph:
         """Returns the graph with its tensors on ``device``, or itself. Raises the errors of :meth:`check`."""
         device = torch.device(device)
         require_engine(device, "device")
+        self._check_changed_ids()
         self.check()
         neighbors = self._neighbors.to(device)
         if neighbors is self._neighbors:
@@ -278,8 +289,9 @@ class ProximityGraph:
 
     def _row_of_instances(self) -> torch.Tensor | None:
         """Returns the row of each instance, int32 [N]. None without ids, when they are the same."""
-        if self._ids is None or self._row_table is not None:
-            return self._row_table
+        table = self._row_table  # once, since another thread may forget it
+        if self._ids is None or table is not None:
+            return table
         return row_of_instances(self._ids, self.num_instances)
 
     def stats(self) -> GraphStats:
@@ -397,6 +409,13 @@ def row_of_instances(ids: torch.Tensor, num_instances: int) -> torch.Tensor:
 def _version(tensor: torch.Tensor | None) -> int | None:
     """Returns the number of in-place changes that torch has counted. None if it does not count them."""
     return None if tensor is None or tensor.is_inference() else tensor._version
+
+
+def _checked_ids(checks: DeferredChecks, ids: torch.Tensor, num_instances: int) -> torch.Tensor:
+    """Returns distinct instance ids. On a device, a copy with values in range; ``checks`` has the errors."""
+    ids = checks.ids(ids, "ids", 0, num_instances)
+    checks.require_distinct(ids, "ids")
+    return ids
 
 
 def _checked_table(value: Any, name: str, dtype: torch.dtype) -> torch.Tensor:

@@ -291,10 +291,10 @@ def _from_parquet(path: str, name: str, column: str | None) -> np.ndarray:
                 rows = np.empty((file.metadata.num_rows, part.shape[1]), dtype)
             if part.shape[1] != rows.shape[1]:
                 raise _other_length(rows.shape[1], part.shape[1], done, path, name)
-            if done + len(part) > len(rows):
-                break
-            rows[done : done + len(part)] = part
             done += len(part)
+            if done > len(rows):
+                break
+            rows[done - len(part) : done] = part
         if done != len(rows):
             raise ValueError(f"{name}: expected a parquet file, got a damaged one with other numbers of rows, {path!r}")
     return rows

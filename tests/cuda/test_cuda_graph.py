@@ -393,3 +393,19 @@ def test_bad_ids_of_graphs_are_reported_when_results_are_read(device_engine, no_
                 assert ProximityGraph(moved, ids=right, num_instances=5).ids is not None
             with pytest.raises(ValueError, match=message):
                 graph.stats()
+
+
+def test_changed_ids_of_graphs_are_checked_in_place(device_engine):
+    table, ids = torch.tensor([[4], [2], [2]], dtype=torch.int32), torch.tensor([2, 4, 3])
+    with device_engine() as device:
+        graph = ProximityGraph(table.to(device), ids=ids.to(device), num_instances=5)
+        view = graph.ids
+        view[2] = 0
+        assert len(graph.mutual()) == 3
+        for wrong, message in ((5, r"ids: expected values in \[0, 5\), got 5"), (4, "ids: .* got 4 more")):
+            view[2] = wrong  # the view is still one of the graph's ids
+            for call in (graph.mutual, graph.degrees, lambda: graph.to("cpu")):
+                with pytest.raises(ValueError, match=message):
+                    call()
+        view[2] = 3
+        assert graph.degrees().tolist() == [1, 1, 1]

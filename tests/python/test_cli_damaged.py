@@ -160,3 +160,18 @@ def test_batches_are_written_under_the_very_name(files):
     assert main(["inspect", "x.npy", "--batch-size", "8", "--out", "b.png"]) == 0
     assert sorted(np.load("b.png").ravel().tolist()) == list(range(N))
     assert not Path("b.png.npy").exists()
+
+
+def test_a_parquet_file_with_more_rows_than_it_claims_is_refused(files, capsys, monkeypatch, rng):
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"x": list(rng.standard_normal((300, 4)).astype(np.float32))}), "long.parquet")
+    content = Path("long.parquet").read_bytes()
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    at = content.index(b"\xd8\x04", footer)  # 300 as a varint, which says the number of rows
+    Path("long.parquet").write_bytes(content[:at] + b"\x90\x03" + content[at + 2 :])  # 200
+    for rows_at_once in (100, 1 << 14):
+        monkeypatch.setattr("batchsampler_ext.cli.inputs._ROWS_AT_ONCE", rows_at_once)
+        assert main(["inspect", "long.parquet", "--batch-size", "8"]) == 2
+        assert "FEATURES: expected a parquet file, got a damaged one" in capsys.readouterr().err

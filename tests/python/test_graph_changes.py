@@ -148,6 +148,22 @@ def test_changed_instance_ids_are_checked_and_followed(graph):
     assert len(named.mutual()) == N
 
 
+@pytest.mark.parametrize("wrong", [N + 100, -1, 105])
+def test_changed_instance_ids_are_checked_by_degrees_and_in_copies(graph, wrong):
+    named = ProximityGraph(graph.neighbors + 100, ids=np.arange(N) + 100)
+    good = named.ids.clone()
+    ids = torch.empty(0, dtype=torch.int64).set_(good)  # version 1, as ids of copies have
+    copied = ProximityGraph(graph.neighbors + 100, ids=ids)
+    copied.ids[0] = wrong
+    copies = [copy.copy(copied), copy.deepcopy(copied), pickle.loads(pickle.dumps(copied))]
+    named.ids.numpy()[0] = wrong  # torch does not count it
+    for call in (named.degrees, named.stats, *(each.mutual for each in copies)):
+        with pytest.raises(ValueError, match="ids: expected"):
+            call()
+    named.ids.numpy()[0] = 100
+    assert named.degrees().tolist() == [K] * N
+
+
 UNCOUNTED: dict[str, Callable[[ProximityGraph], np.ndarray | torch.Tensor]] = {
     "numpy": lambda graph: graph.neighbors.numpy(),
     "data": lambda graph: graph.neighbors.data,
