@@ -209,9 +209,12 @@ class ProximityGraph:
             ValueError: an id is out of range, or a -1 stands before an id; the errors of :meth:`check`.
         """
         self._checked = None
-        self._check_ids()
+        checks = DeferredChecks(self.device)
+        if self._ids is not None:
+            _checked_ids(checks, self._ids, self.num_instances)
         degrees = self._short_degrees()
-        self.check()
+        DeviceStatus.check_all([*self._pending, *checks.statuses])  # in one wait
+        self._pending.clear()
         if degrees is not None:
             return degrees.clone()
         return torch.full((len(self),), self.num_neighbors, dtype=torch.int32, device=self.device)

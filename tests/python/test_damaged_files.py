@@ -188,7 +188,7 @@ def packed_bank(path: Path) -> None:
 
 def plan_that_claims(path: Path) -> None:
     plan = compose(torch.randn(20, 4), batch_size=4, preset="uniform")
-    plan.num_instances = 2**31 - 1
+    plan.__dict__["num_instances"] = 2**31 - 1
     plan.save(path)
 
 
