@@ -6,6 +6,7 @@ The encoder is a tiny one without training, so that no test needs a network. Pai
 from __future__ import annotations
 
 import importlib
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -68,12 +69,25 @@ def test_small_study_runs_resumes_and_reports(study, tmp_path):
         assert len({row.task() for row in of_tier}) == len(of_tier)
         for phase in study("protocol").PHASES:
             assert not list(study("protocol").pending(profile, tier, phase, rows))
+    phases = {tier.name: {row.phase for row in rows if row.tier == tier.name} - {"check"} for tier in profile.tiers}
+    assert phases["head"] == phases["static"] == {*study("protocol").PHASES} - {"check"}
+    assert phases["encoder"] == {"tune", "headroom", "confirm"}
     csv.write_text(text[:-10])  # the last run was interrupted
     run(*arguments, timeout=200)
     assert len(csv.read_text().splitlines()) == len(text.splitlines())
     run("report", "--results", str(csv), "--profile", "smoke", "--folder", str(tmp_path), timeout=60)
     report = (tmp_path / "PRETRAINED.md").read_text()
     assert report.count("| b3, masked | ") >= 2
+
+
+def test_names_of_variants_stand_for_their_batches(study):
+    batches = study("batches")
+    for start, size, is_masked in itertools.product((0, 10, 30), (1, 8, None, 0), (False, True)):
+        expected = batches.Batches("b3", start, size, is_masked)
+        assert batches.arm_of(batches.variant(start, size, is_masked)) == expected
+    assert batches.variant(30, None, True) == "b3, masked"
+    with pytest.raises(ValueError, match="arm: expected"):
+        batches.arm_of("b4")
 
 
 @pytest.mark.parametrize("num_negatives", [0, 3])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,24 @@ ARMS = {
 }
 
 
+def arm_of(name: str) -> Batches:
+    """Returns the batches of an arm: one of ARMS, or a name that :func:`variant` has made, also in another process."""
+    if name in ARMS:
+        return ARMS[name]
+    found = re.fullmatch(r"b3 p=(\d+) community=(\d+|B)( masked)?", name)
+    if found is None:
+        raise ValueError(f"arm: expected one of {', '.join(ARMS)} or a variant of b3, got {name!r}")
+    start, size, masked = found.groups()
+    community_size = {"32": None, "B": 0}[size] if size in ("32", "B") else int(size)
+    return Batches("b3", int(start), community_size, masked is not None)
+
+
 def variant(window_start: int, community_size: int | None, is_masked: bool) -> str:
-    """Returns the name of an arm that varies "b3", and makes it known."""
+    """Returns the name of the arm that varies "b3" so. It is the one in ARMS if that has these batches."""
+    wanted = Batches("b3", window_start, community_size, is_masked)
+    known = next((name for name, batches in ARMS.items() if batches == wanted), None)
     size = {None: 32, 0: "B"}.get(community_size, community_size)
-    name = f"b3 p={window_start} community={size}{' masked' if is_masked else ''}"
-    ARMS.setdefault(name, Batches("b3", window_start, community_size, is_masked))
-    return name
+    return known or f"b3 p={window_start} community={size}{' masked' if is_masked else ''}"
 
 
 def plan(data: Path, name: str, batches: Batches, batch_size: int, num_steps: int, seed: int) -> bse.Plan:

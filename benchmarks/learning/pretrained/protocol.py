@@ -49,6 +49,7 @@ class Profile:
     tiers: tuple[Tier, ...]
     curve_seeds: int = CURVE_SEEDS
     headroom_seeds: int = 5
+    headroom: float = HEADROOM
 
 
 CONFIRMED_ON = ("docstrings", "glosses", "captions", "wikisplit")
@@ -69,6 +70,7 @@ PROFILES = {
         ),
         curve_seeds=2,
         headroom_seeds=1,
+        headroom=-100,  # all phases are run, whatever four steps gain
     ),
 }
 
@@ -105,7 +107,7 @@ def tasks(profile: Profile, tier: Tier, phase: str, done: Iterable[tuple[Task, f
             for seed in range(profile.headroom_seeds):
                 yield task(phase, tier, name, "uniform", "infonce", tier.batch_size, best["uniform", "infonce"], seed)
         return
-    names = [name for name in tier.confirmed_on if has_headroom(tier, name, done)]
+    names = [name for name in tier.confirmed_on if has_headroom(profile, tier, name, done)]
     if phase == "confirm":
         for name in names:
             for seed in range(tier.num_seeds):
@@ -142,13 +144,13 @@ def varied(tier: Tier, phase: str) -> Iterator[tuple[str, int, str]]:
     elif phase == "community":
         for size in (1, 8, 0):
             for is_masked in (False, True):
-                yield batches.variant(30, size, is_masked), tier.batch_size, "b3, masked" if is_masked else "b3"
+                yield batches.variant(30, size, is_masked), tier.batch_size, batches.variant(30, None, is_masked)
     elif phase == "window":
         for start in WINDOW_STARTS:
             for is_masked in (False, True):
-                if start != 30 and (start, is_masked) != (0, False):  # those are "b3", "b3, masked", "b3, nearest"
-                    source = "b3, masked" if is_masked else "b3"
-                    yield batches.variant(start, None, is_masked), tier.batch_size, source
+                arm = batches.variant(start, None, is_masked)
+                if arm not in tier.arms:  # others are in the confirmation
+                    yield arm, tier.batch_size, batches.variant(30, None, is_masked)
 
 
 def task(
@@ -171,8 +173,8 @@ def best_parameters(tier: Tier, done: list[tuple[Task, float]]) -> dict[tuple[st
     return {key: parameters for key, (_, parameters) in found.items()}
 
 
-def has_headroom(tier: Tier, name: str, done: list[tuple[Task, float]]) -> bool:
-    """Returns whether uniform batches gain HEADROOM points over no training, and the interval is above zero."""
+def has_headroom(profile: Profile, tier: Tier, name: str, done: list[tuple[Task, float]]) -> bool:
+    """Returns whether uniform batches gain enough over no training, and the interval is above zero if there is one."""
     values = [
         (task.run.num_steps, value)
         for task, value in done
@@ -180,7 +182,7 @@ def has_headroom(tier: Tier, name: str, done: list[tuple[Task, float]]) -> bool:
     ]
     before = next(value for steps, value in values if steps == 0)
     gains = np.array([value - before for steps, value in values if steps])
-    return bool(gains.mean() >= HEADROOM and not gains.mean() - half_width(gains) <= 0)
+    return bool(gains.mean() >= profile.headroom and not gains.mean() - half_width(gains) <= 0)
 
 
 def pending(profile: Profile, tier: Tier, phase: str, rows: Sequence[Any]) -> Iterator[Task]:

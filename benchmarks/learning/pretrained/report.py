@@ -13,6 +13,7 @@ import numpy as np
 
 from ..statistics import half_width, interval, paired_differences
 from ..tables import groups, line, table_head
+from .batches import variant
 from .protocol import CURVE_ARMS, LOSSES, WINDOW_STARTS, Profile, Tier, best_parameters, has_headroom, pending
 from .results import Row
 
@@ -62,7 +63,7 @@ def all_tables(rows: list[Row], profile: Profile) -> str:
     tiers = [tier for tier in profile.tiers if is_complete(profile, tier, "headroom", rows)]
     parts = [f"### Headroom\n\n{headroom(rows, profile, tiers)}"]
     for tier in tiers:
-        names = [name for name in tier.confirmed_on if has_headroom(tier, name, done)]
+        names = [name for name in tier.confirmed_on if has_headroom(profile, tier, name, done)]
         for name in names:
             runs = Runs(rows, tier, name)
             if any(row.phase == "confirm" for row in runs.rows):
@@ -94,7 +95,7 @@ def headroom(rows: list[Row], profile: Profile, tiers: Sequence[Tier]) -> str:
             of_data = [row for row in rows if (row.phase, row.tier, row.data) == ("headroom", tier.name, name)]
             before = next(row.mrr_at_10 for row in of_data if row.num_steps == 0)
             trained = np.array([row.mrr_at_10 for row in of_data if row.num_steps])
-            verdict = "" if has_headroom(tier, name, done) else "left out"
+            verdict = "" if has_headroom(profile, tier, name, done) else "left out"
             lines.append(
                 line([tier.name, name, f"{before:.2f}", f"{trained.mean():.2f}", interval(trained - before), verdict])
             )
@@ -178,24 +179,16 @@ def windows(runs: Runs) -> str:
 
 def community_arms() -> dict[bool, dict[str, str]]:
     """Returns whether masked -> community size -> arm."""
+    sizes = {"1": 1, "8": 8, "32": None, "B": 0}
     return {
-        is_masked: {
-            size: name if size == "32" else f"b3 p=30 community={size}{' masked' if is_masked else ''}"
-            for size in ("1", "8", "32", "B")
-        }
-        for is_masked, name in ((False, "b3"), (True, "b3, masked"))
+        is_masked: {size: variant(30, value, is_masked) for size, value in sizes.items()} for is_masked in (False, True)
     }
 
 
 def window_arms() -> dict[bool, dict[int, str]]:
     """Returns whether masked -> p -> arm."""
-    known = {(30, False): "b3", (0, False): "b3, nearest", (30, True): "b3, masked"}
     return {
-        is_masked: {
-            start: known.get((start, is_masked), f"b3 p={start} community=32{' masked' if is_masked else ''}")
-            for start in WINDOW_STARTS
-        }
-        for is_masked in (False, True)
+        is_masked: {start: variant(start, None, is_masked) for start in WINDOW_STARTS} for is_masked in (False, True)
     }
 
 
@@ -221,7 +214,7 @@ def draw(folder: Path, rows: list[Row], profile: Profile) -> None:
         for tier in profile.tiers
         if is_complete(profile, tier, "headroom", rows)
         for name in tier.confirmed_on
-        if has_headroom(tier, name, done)
+        if has_headroom(profile, tier, name, done)
     ]
     draw_arms(folder / "pretrained_batches.png", shown)
     curves = [(tier, name, runs) for tier, name, runs in shown if any(row.phase == "batch size" for row in runs.rows)]
@@ -270,7 +263,7 @@ def draw_batch_sizes(path: Path, curves: Sequence[tuple[Tier, str, Runs]]) -> No
         sizes = sorted({tier.batch_size, *tier.curve})
         for arm in CURVE_ARMS:
             for loss in LOSSES:
-                if (arm, loss) != ("uniform", "infonce") and arm != "no duplicates":
+                if (arm, loss) != ("uniform", "infonce"):
                     curve(axis, sizes, [runs.over_uniform(arm, loss, size) for size in sizes], arm, loss)
         axis.set_xscale("log", base=2)
         axis.set_xticks(sizes, [str(size) for size in sizes])

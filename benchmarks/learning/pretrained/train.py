@@ -96,7 +96,7 @@ def contrastive(cosines: torch.Tensor, temperature: float, hardness: float, mask
 
 def batches_of(run: Run, data: Path, student: Any, texts: list[Any]) -> Iterator[tuple[torch.Tensor, Any, Any, Any]]:
     """Yields run.num_steps batches: indices, mask or None, further negatives [B, h], what to call after the step."""
-    arm = batches.ARMS[run.arm]
+    arm = batches.arm_of(run.arm)
     none = torch.empty(run.batch_size, 0, dtype=torch.int64)
     if arm.preset == "online":
         sampler = batches.online(data, run.data, student, texts, run.batch_size, run.seed)
