@@ -50,10 +50,14 @@ def draw_setting(path: Path, rows: list[Row], title: str, system: System) -> Pat
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     figure.suptitle(title)
+    save(figure, path)
+    return path
+
+
+def save(figure: Any, path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
-    return path
 
 
 def curves(axis: Any, rows: list[Row], metric: str) -> None:

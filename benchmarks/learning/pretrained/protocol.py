@@ -175,19 +175,30 @@ def best_parameters(tier: Tier, done: list[tuple[Task, float]]) -> dict[tuple[st
 
 def has_headroom(profile: Profile, tier: Tier, name: str, done: list[tuple[Task, float]]) -> bool:
     """Returns whether uniform batches gain enough over no training, and the interval is above zero if there is one."""
+    before, trained = headroom_runs(tier, name, done)
+    gains = trained - before
+    return bool(gains.mean() >= profile.headroom and not gains.mean() - half_width(gains) <= 0)
+
+
+def headroom_runs(tier: Tier, name: str, done: list[tuple[Task, float]]) -> tuple[float, np.ndarray]:
+    """Returns MRR@10 before training, and of all runs after it."""
     values = [
         (task.run.num_steps, value)
         for task, value in done
         if task.phase == "headroom" and (task.run.tier, task.run.data) == (tier.name, name)
     ]
     before = next(value for steps, value in values if steps == 0)
-    gains = np.array([value - before for steps, value in values if steps])
-    return bool(gains.mean() >= profile.headroom and not gains.mean() - half_width(gains) <= 0)
+    return before, np.array([value for steps, value in values if steps])
+
+
+def with_values(rows: Iterable[Any]) -> list[tuple[Task, float]]:
+    """Returns the tasks of rows of the CSV, with their MRR@10."""
+    return [(row.task(), row.mrr_at_10) for row in rows]
 
 
 def pending(profile: Profile, tier: Tier, phase: str, rows: Sequence[Any]) -> Iterator[Task]:
     """Yields the tasks of a phase that are not in the CSV; none before the phases that they depend on are complete."""
-    done = [(row.task(), row.mrr_at_10) for row in rows]
+    done = with_values(rows)
     known = {task for task, _ in done}
     for earlier in PHASES[: min(PHASES.index(phase), 2)]:
         if not all(task in known for task in tasks(profile, tier, earlier, done)):

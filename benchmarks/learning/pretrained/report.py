@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from ..figures import save
 from ..statistics import half_width, interval, paired_differences
-from ..tables import groups, line, table_head
+from ..tables import groups, line, replace_between, table_head
 from .batches import variant
-from .protocol import CURVE_ARMS, LOSSES, WINDOW_STARTS, Profile, Tier, best_parameters, has_headroom, pending
+from .protocol import (
+    CURVE_ARMS,
+    LOSSES,
+    WINDOW_STARTS,
+    Profile,
+    Tier,
+    best_parameters,
+    has_headroom,
+    headroom_runs,
+    pending,
+    with_values,
+)
 from .results import Row
 
 BEGIN, END = "<!-- tables: python -m benchmarks.learning.pretrained.study report -->", "<!-- end of tables -->"
@@ -52,14 +61,14 @@ class Runs:
 def write(folder: Path, rows: list[Row], profile: Profile) -> None:
     """Writes the tables between the markers of PRETRAINED.md, and the figures."""
     path = folder / "PRETRAINED.md"
-    text = path.read_text("utf-8") if path.exists() else f"{BEGIN}\n{END}\n"
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    path.write_text(f"{before}{BEGIN}\n\n{all_tables(rows, profile)}\n\n{END}{after}", "utf-8")
+    if not path.exists():
+        path.write_text(f"{BEGIN}\n{END}\n", "utf-8")
+    replace_between(path, BEGIN, END, all_tables(rows, profile))
     draw(folder / "figures", rows, profile)
 
 
 def all_tables(rows: list[Row], profile: Profile) -> str:
-    done = [(row.task(), row.mrr_at_10) for row in rows]
+    done = with_values(rows)
     tiers = [tier for tier in profile.tiers if is_complete(profile, tier, "headroom", rows)]
     parts = [f"### Headroom\n\n{headroom(rows, profile, tiers)}"]
     for tier in tiers:
@@ -89,12 +98,10 @@ def is_complete(profile: Profile, tier: Tier, phase: str, rows: list[Row]) -> bo
 
 def headroom(rows: list[Row], profile: Profile, tiers: Sequence[Tier]) -> str:
     lines = table_head("tier", "data", "before training", "uniform batches, InfoNCE", "gain", "")
-    done = [(row.task(), row.mrr_at_10) for row in rows]
+    done = with_values(rows)
     for tier in tiers:
         for name in tier.confirmed_on:
-            of_data = [row for row in rows if (row.phase, row.tier, row.data) == ("headroom", tier.name, name)]
-            before = next(row.mrr_at_10 for row in of_data if row.num_steps == 0)
-            trained = np.array([row.mrr_at_10 for row in of_data if row.num_steps])
+            before, trained = headroom_runs(tier, name, done)
             verdict = "" if has_headroom(profile, tier, name, done) else "left out"
             lines.append(
                 line([tier.name, name, f"{before:.2f}", f"{trained.mean():.2f}", interval(trained - before), verdict])
@@ -208,7 +215,7 @@ def mean(values: dict[str, float]) -> str:
 # --- figures ---------------------------------------------------------------------------------------------------------
 def draw(folder: Path, rows: list[Row], profile: Profile) -> None:
     folder.mkdir(exist_ok=True)
-    done = [(row.task(), row.mrr_at_10) for row in rows]
+    done = with_values(rows)
     shown = [
         (tier, name, Runs(rows, tier, name))
         for tier in profile.tiers
@@ -303,9 +310,3 @@ def curve(axis, places, found: Sequence[np.ndarray], arm: str, loss: str) -> Non
         x, centers, halves = np.array(points).T
         look = {"fmt": STYLES[loss], "color": COLORS[arm], "marker": "o", "markersize": 3, "capsize": 2}
         axis.errorbar(x, centers, halves, label=f"{arm}, {loss}", **look)
-
-
-def save(figure, path: Path) -> None:
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)

@@ -5,13 +5,16 @@
 | head | frozen embeddings of the teacher | a matrix [384, 384] per column, at first the identity |
 | static | the teacher's table of token embeddings | that table: a text is the mean of its tokens |
 | encoder | the teacher | all of it |
+
+`embed(column, texts, indices)` returns float32 [n, D], rows of unit length, of these texts of a column, QUERIES or
+DOCUMENTS. `read` says what texts are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.nn.functional import normalize
@@ -19,15 +22,6 @@ from torch.nn.functional import normalize
 from . import features
 
 QUERIES, DOCUMENTS = 0, 1
-
-
-class Student(Protocol):
-    def parameters(self) -> Any: ...
-
-    def embed(self, column: int, texts: Any, indices: torch.Tensor) -> torch.Tensor:
-        """Returns float32 [n, D], rows of unit length, of these texts of a column, QUERIES or DOCUMENTS."""
-
-    def optimizer(self, lr: float) -> torch.optim.Optimizer: ...
 
 
 class Head(torch.nn.Module):
@@ -73,8 +67,7 @@ class Encoder(torch.nn.Module):
         self.model = features.load_encoder(data)[1].train()
 
     def embed(self, column: int, texts: features.Tokens, indices: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(indices.device.type, torch.bfloat16):
-            return features.mean_of_tokens(self.model, *texts.padded(indices))
+        return features.mean_of_tokens(self.model, *texts.padded(indices))
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr, fused=True)

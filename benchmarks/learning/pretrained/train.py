@@ -144,11 +144,10 @@ def evaluate(student: Any, texts: list[Any], ids: torch.Tensor) -> dict[str, flo
 
 
 def embed_all(student: Any, column: int, texts: Any) -> torch.Tensor:
-    """Embeds all texts of a column. Texts of like length share a batch, so that few tokens are padding."""
+    """Embeds all texts of a column."""
     order = (
         texts.lengths().argsort()
         if isinstance(texts, features.Tokens)
         else torch.arange(len(texts), device=texts.device)
     )
-    parts = [student.embed(column, texts, part) for part in order.split(256)]
-    return torch.cat(parts)[order.argsort()]
+    return features.in_order(order, lambda part: student.embed(column, texts, part))
