@@ -15,7 +15,7 @@ from ._engine.arrays import address, as_integers, require_device
 from ._engine.backend import engine, require_engine
 from ._engine.cuda import DeviceStatus, StreamOrder
 from ._engine.deferred_checks import DeferredChecks
-from ._engine.files import atomic_write, npy_content
+from ._engine.files import atomic_write, npy_content, stored_members
 from ._engine.requests import Edges, GraphLayout, MutualEdgesRequest
 
 __all__ = ["GraphStats", "ProximityGraph"]
@@ -392,11 +392,8 @@ class ProximityGraph:
 
 def _require_sizes(file: BinaryIO) -> None:
     """Raises an error if an archive claims more than the file has, before anything is allocated."""
-    length = os.fstat(file.fileno()).st_size
     with zipfile.ZipFile(file) as archive:
-        for member in archive.infolist():
-            if member.compress_type != zipfile.ZIP_STORED or member.header_offset + member.file_size > length:
-                raise ValueError(f"its member {member.filename!r:.50} is longer than the file, or compressed")
+        for member in stored_members(archive, os.fstat(file.fileno()).st_size):
             with archive.open(member) as content:
                 npy_content(content, member.file_size)
     file.seek(0)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .files import atomic_write
+from .files import atomic_write, stored_members
 
 __all__ = ["checksum_of_tensor", "load_checked", "save_checked"]
 
@@ -69,16 +69,10 @@ def _record_sizes(file: Any) -> list[int]:
 
     Raises ``ValueError`` if they exceed the file, so that nothing is allocated for what is not there.
     """
-    length, sizes = os.fstat(file.fileno()).st_size, []
     with zipfile.ZipFile(file) as archive:
-        for record in archive.infolist():
-            end = record.header_offset + record.file_size
-            if record.compress_type != zipfile.ZIP_STORED or end > length:
-                raise ValueError(f"its record {record.filename!r:.50} is longer than the file, or compressed")
-            if "/data/" in record.filename:
-                sizes.append(record.file_size)
+        members = stored_members(archive, os.fstat(file.fileno()).st_size)
     file.seek(0)
-    return sorted(size for size in sizes if size)
+    return sorted(member.file_size for member in members if "/data/" in member.filename and member.file_size)
 
 
 def _on_host(content: Any) -> Any:

@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import stat
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,15 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-__all__ = ["atomic_directory", "atomic_write", "check_output", "locks_at_once", "npy_content", "reserve"]
+__all__ = [
+    "atomic_directory",
+    "atomic_write",
+    "check_output",
+    "locks_at_once",
+    "npy_content",
+    "reserve",
+    "stored_members",
+]
 
 _CHUNK = 1 << 20
 _NODE = f"{zlib.crc32(os.uname().nodename.encode()):08x}"  # of this machine, in the names of half written files
@@ -124,6 +133,18 @@ def locks_at_once(file: int) -> bool:
     except OSError as error:
         return error.errno not in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK)
     return True
+
+
+def stored_members(archive: zipfile.ZipFile, num_bytes: int) -> list[zipfile.ZipInfo]:
+    """Returns the members of an archive of ``num_bytes``, before anything is allocated for them.
+
+    Raises ``ValueError`` if one claims more than the archive has, or is compressed.
+    """
+    members = archive.infolist()
+    for member in members:
+        if member.compress_type != zipfile.ZIP_STORED or member.header_offset + member.file_size > num_bytes:
+            raise ValueError(f"its member {member.filename!r:.50} is longer than the file, or compressed")
+    return members
 
 
 def npy_content(file: Any, num_bytes: int) -> None:
