@@ -60,7 +60,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.replace(partial, target)  # before it is closed, because the lock ends then
         finally:
             file.close()
-        _sync_folder(target.parent)
+        _sync(target.parent)
     except BaseException as error:
         partial.unlink(missing_ok=True)
         if raw.error is not None and isinstance(error, Exception) and not isinstance(error, OSError):
@@ -79,9 +79,12 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         locks_at_once(lock)
         yield partial
-        os.sync()  # one call for thousands of files
+        for folder, _, names in os.walk(partial):
+            for name in names:
+                _sync(Path(folder, name))
+            _sync(Path(folder))
         os.rename(partial, target)
-        _sync_folder(target.parent)
+        _sync(target.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -234,8 +237,9 @@ def _copy_permissions(target: Path, file: int) -> None:
         os.fchmod(file, stat.S_IMODE(old.st_mode))
 
 
-def _sync_folder(path: Path) -> None:
-    with contextlib.suppress(OSError):  # some file systems cannot do it
+def _sync(path: Path) -> None:
+    """Waits until a file, or the list of names in a folder, is on the disk. Not every folder can be opened for that."""
+    with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
         file = os.open(path, os.O_RDONLY)
         try:
             os.fsync(file)

@@ -71,7 +71,7 @@ def test_small_study_runs_resumes_and_reports(study, tmp_path):
             assert not list(study("protocol").pending(profile, tier, phase, rows))
     phases = {tier.name: {row.phase for row in rows if row.tier == tier.name} - {"check"} for tier in profile.tiers}
     assert phases["head"] == phases["static"] == {*study("protocol").PHASES} - {"check"}
-    assert phases["encoder"] == {"tune", "headroom", "confirm"}
+    assert phases["encoder"] == {"tune", "headroom", "confirm", "advice"}
     csv.write_text(text[:-10])  # the last run was interrupted
     run(*arguments, timeout=200)
     assert len(csv.read_text().splitlines()) == len(text.splitlines())

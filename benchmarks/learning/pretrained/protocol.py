@@ -20,10 +20,11 @@ from .train import HARDNESS, Run
 LOSSES = tuple(HARDNESS)
 TUNE_SEED = 1000
 TEMPERATURES = (0.015, 0.15)  # log-uniform
-PHASES = ("tune", "headroom", "confirm", "check", "batch size", "community", "window")
+PHASES = ("tune", "headroom", "confirm", "check", "batch size", "community", "window", "advice")
 CURVE_ARMS = ("uniform", "walks", "b3", "b3, masked")
 CURVE_SEEDS = 5
 WINDOW_STARTS = (0, 10, 30, 100)
+ADVISED = ("b3", "hardness")  # what the report on `advised_on` advises: batches and loss
 HEADROOM = 2.0  # points of MRR@10 that uniform batches must gain over no training, with a 95% interval above zero
 
 
@@ -50,6 +51,7 @@ class Profile:
     curve_seeds: int = CURVE_SEEDS
     headroom_seeds: int = 5
     headroom: float = HEADROOM
+    advised_on: str = "examples"  # a data set that no other phase has
 
 
 CONFIRMED_ON = ("docstrings", "glosses", "captions", "wikisplit")
@@ -71,6 +73,7 @@ PROFILES = {
         curve_seeds=2,
         headroom_seeds=1,
         headroom=-100,  # all phases are run, whatever four steps gain
+        advised_on="numpy",
     ),
 }
 
@@ -106,6 +109,14 @@ def tasks(profile: Profile, tier: Tier, phase: str, done: Iterable[tuple[Task, f
             yield task(phase, tier, name, "uniform", "infonce", tier.batch_size, best["uniform", "infonce"], 0, steps=0)
             for seed in range(profile.headroom_seeds):
                 yield task(phase, tier, name, "uniform", "infonce", tier.batch_size, best["uniform", "infonce"], seed)
+        return
+    if phase == "advice":
+        name, (advised, _) = profile.advised_on, ADVISED
+        yield task(phase, tier, name, "uniform", "infonce", tier.batch_size, best["uniform", "infonce"], 0, steps=0)
+        for seed in range(tier.num_seeds):
+            for loss in LOSSES:
+                for arm in ("uniform", advised):
+                    yield task(phase, tier, name, arm, loss, tier.batch_size, best[arm, loss], seed)
         return
     names = [name for name in tier.confirmed_on if has_headroom(profile, tier, name, done)]
     if phase == "confirm":

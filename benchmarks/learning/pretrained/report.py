@@ -13,6 +13,7 @@ from ..statistics import half_width, interval, paired_differences
 from ..tables import groups, line, replace_between, table_head
 from .batches import variant
 from .protocol import (
+    ADVISED,
     CURVE_ARMS,
     LOSSES,
     WINDOW_STARTS,
@@ -87,6 +88,8 @@ def all_tables(rows: list[Row], profile: Profile) -> str:
                 if table:
                     parts += [f"### {tier.name}, {name}: {title}\n\n{table}"]
         parts += [f"### {tier.name}: what the search chose\n\n{search(tier, done)}"]
+    if any(row.phase == "advice" for row in rows):
+        parts += [f"### Advice, checked on {profile.advised_on}\n\n{advice(rows, profile)}"]
     return "\n\n".join(parts)
 
 
@@ -160,6 +163,35 @@ def batch_sizes(runs: Runs, tier: Tier) -> str:
             ]
             lines.append(line([arm, loss, *cells]))
     return "\n".join(lines) + "\n\nUniform batches with InfoNCE: MRR@10. Others: points over these."
+
+
+def advice(rows: list[Row], profile: Profile) -> str:
+    """Returns the table of the advised batches and loss on the data set that no other phase has."""
+    batches, loss = ADVISED
+    lines = table_head(
+        "tier", "seeds", "before training", "uniform, InfoNCE", f"{batches}, {loss}", "over uniform, InfoNCE",
+        f"uniform, {loss}", f"{batches}, InfoNCE",
+    )  # fmt: skip
+    for tier in profile.tiers:
+        of_tier = [row for row in rows if (row.phase, row.tier) == ("advice", tier.name)]
+        runs = Runs([row for row in of_tier if row.num_steps], tier, profile.advised_on)
+        if not runs.rows:
+            continue
+        advised = runs.values(batches, loss)
+        compared = ADVISED, ("uniform", loss), (batches, "infonce")
+        lines.append(
+            line(
+                [
+                    tier.name,
+                    str(len(advised)),
+                    *(f"{row.mrr_at_10:.2f}" for row in of_tier if row.num_steps == 0),
+                    mean(runs.values("uniform", "infonce")),
+                    mean(advised),
+                    *(interval(runs.over_uniform(*pair)) for pair in compared),
+                ]
+            )
+        )
+    return "\n".join(lines) + "\n\nThe last two columns are points over uniform batches with InfoNCE, too."
 
 
 def communities(runs: Runs) -> str:
