@@ -66,7 +66,7 @@ format: $(VENV)/installed
 
 # The documentation as a site in build/site, which opens without a network. Warnings are errors.
 docs: $(VENV)/installed
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
 
 # Code compiled for one instruction set must not export symbols that the linker could use for another.
 isa-symbols: $(VENV)/installed

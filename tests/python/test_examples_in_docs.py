@@ -1,7 +1,7 @@
 """Every block of code in README, docs/, examples/ and benchmarks/ runs as it stands, and so do examples in docstrings.
 
-Blocks of a section run in order, in one folder, and share their names. A block of ``text`` is what the command before it
-prints. Where a command reads arrays that no block has written, some are made.
+Blocks of a section run in order, in one folder, and share their names. A block of ``text`` is what the command before
+it prints. Where a command reads arrays that no block has written, some are made.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ DOCUMENTS = [p for pattern in ("*.md", "docs/**/*.md", "examples/*.md", "benchma
 NAMES = sorted(str(path.relative_to(ROOT)) for path in DOCUMENTS)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`((?:python -m batchsampler_ext|batchsampler-ext) [^`]+)`")
+
+WHOLE = ["docs/start.md", "docs/compose.md"]  # pages that are one section
 
 # Pages whose blocks another test runs, with a model, a dataset or a device that it makes
 RUN_BY = {
@@ -57,9 +59,9 @@ class Block(NamedTuple):
 
 
 def sections_of(name: str) -> dict[str, list[Block]]:
-    """Returns the blocks of each section that has any. The start is one section."""
+    """Returns the blocks of each section that has any."""
     text = (ROOT / name).read_text(encoding="utf-8")
-    sections = [text] if name == "docs/start.md" else re.split(r"^## ", text, flags=re.MULTILINE)
+    sections = [text] if name in WHOLE else re.split(r"^## ", text, flags=re.MULTILINE)
     blocks = {text.split("\n")[0]: [Block(*found) for found in FENCE.findall(text)] for text in sections}
     return {title: found for title, found in blocks.items() if any(block.language for block in found)}
 
@@ -153,7 +155,7 @@ def test_reference_has_every_public_name():
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     names = {f"batchsampler_ext.{name}" for name in batchsampler_ext.__all__}
     for path in (ROOT / "batchsampler_ext" / "integrations").glob("[a-z]*.py"):
-        (listed,) = re.findall(r"^__all__ = \[(.*?)\]", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        (listed,) = re.findall(r"^__all__ = \[([^]]*)\]", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
         names |= {f"batchsampler_ext.integrations.{path.stem}.{name}" for name in re.findall(r'"(\w+)"', listed)}
     documented = re.findall(r"^::: ([\w.]+)$", page, flags=re.MULTILINE)
     assert sorted(documented) == sorted(names)

@@ -204,8 +204,9 @@ def test_the_page_quotes_the_code():
     sources = "".join(path.read_text(encoding="utf-8") for path in (root / "batchsampler_ext").rglob("*.py"))
     joined = re.sub(r'"\s*\n\s*f?"', "", sources)
     page = (root / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-    cells = [row.split(" | ")[2] for row in re.findall(r"^\| [A-Z].*", page, flags=re.M)]
-    quoted = [message for cell in cells for message in re.findall("`([^`]*)`", cell)]
+    points = re.sub(r"\n +", " ", page).splitlines()
+    messages = [point.partition("Message: ")[2] for point in points]
+    quoted = [message for found in messages for message in re.findall("`([^`]*)`", found)]
     assert len(quoted) >= 30
     for message in quoted:
         for part in message.split("..."):
