@@ -52,7 +52,9 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
     return "".join(part if i % 2 else LINK.sub(replaced, part) for i, part in enumerate(parts))
 
 
-def on_page_content(html: str, **_: Any) -> str:
+def on_page_content(html: str, page: Page, **_: Any) -> str:
+    if page.file.src_uri == "api.md":
+        html = re.sub(r"\bdocs/([\w/]+)\.md", r'<a href="\1.html">\g<0></a>', html)
     return ROLE.sub(r'<autoref identifier="batchsampler_ext.\1" optional><code>\1</code></autoref>', html)
 
 
