@@ -14,7 +14,7 @@ EDITABLE := --no-build-isolation --config-settings=build-dir=build/editable --co
 # CUDA kernels are executed by the emulator here; `make cuda` builds them for GPUs.
 EMULATED := --config-settings=cmake.define.BSE_EMULATED_CUDA=ON
 
-.PHONY: demo inspect bench charts study pretrained-study test lint format asan neon cuda gpu-check emulator nightly isa-symbols clean
+.PHONY: demo inspect bench charts study pretrained-study test lint format docs asan neon cuda gpu-check emulator nightly isa-symbols clean
 
 # Needs torch, numpy, safetensors and the build tools; the picture is drawn where matplotlib is installed.
 demo: $(VENV)/package
@@ -63,6 +63,10 @@ format: $(VENV)/installed
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 	$(VENV)/bin/clang-format -i $(filter %.h %.cpp %.cu %.cuh,$(SOURCES)) $(NATIVE_TESTS)
+
+# The documentation as a site in build/site, which opens without a network. Warnings are errors.
+docs: $(VENV)/installed
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
 
 # Code compiled for one instruction set must not export symbols that the linker could use for another.
 isa-symbols: $(VENV)/installed
@@ -115,5 +119,5 @@ $(VENV)/package: $(VENV)/tools $(SOURCES)
 
 $(VENV)/installed: $(VENV)/package $(NATIVE_TESTS)
 	@echo "installing what tests, linters and examples need"
-	@$(PIP) -e '.[test,lint,examples]' $(EDITABLE) $(EMULATED)
+	@$(PIP) -e '.[test,lint,examples,docs]' $(EDITABLE) $(EMULATED)
 	@touch $@

@@ -53,8 +53,11 @@ class ProximityGraph:
         num_instances: N, at least R and above every instance id. Default: R, or the largest of ``ids`` plus one.
 
     Attributes:
-        neighbors, scores, ids (int64), num_instances: as above. They cannot be assigned. The tensors are new views of
-            the graph's memory: their elements may be changed in place, their shapes stay those of the graph.
+        neighbors: as above. No attribute can be assigned. The tensors are new views of the graph's memory: their
+            elements may be changed in place, their shapes stay those of the graph.
+        scores: as above.
+        ids: as above, int64.
+        num_instances: as above.
         num_neighbors: K.
         device: device of the tensors.
 

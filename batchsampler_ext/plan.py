@@ -45,9 +45,9 @@ class Plan(NotAFunction, FixedSettings):
         num_instances: N, number of instances of the dataset.
         num_epochs: E.
         batch_size: B.
-        info: what made the plan, as JSON has it: the scalar options of :func:`compose` as they were used, such as the
-            sizes of communities and whether edges are mutual; sources with their sizes; the version; digests of the
-            embeddings; the library that searched neighbors, with its recall; and counts of what repairs did. Arrays
+        info (dict): what made the plan, as JSON has it: the scalar options of :func:`compose` as they were used, such
+            as the sizes of communities and whether edges are mutual; sources with their sizes; the version; digests of
+            the embeddings; the library that searched neighbors, with its recall; and counts of what repairs did. Arrays
             that were given, such as ids, are not in it.
         graph: the graph that joins hard negatives, on the CPU. None: it needed none, or the plan was loaded.
         seconds: time for "checks" of the embeddings, the "graph" and the "epochs". Empty if the plan was loaded.

@@ -96,7 +96,9 @@ class ProximityBatchSampler(EpochSampler):
         progress: called while a graph is built, see :func:`proximity_graph`.
 
     Attributes:
-        bank, planner, graph_config: the arguments, with the planner as an object.
+        bank: the argument.
+        planner: the argument, as an object.
+        graph_config: the argument ``graph``.
         refresh_every: number of batches between graphs. None: one graph per epoch.
         graph: the graph of the latest plan, or None if it needed none.
         refreshes: number of graphs built so far.

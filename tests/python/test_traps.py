@@ -1,4 +1,4 @@
-"""What goes wrong without an error is found by the code, and said with the line to write. docs/frameworks/traps.md
+"""What goes wrong without an error is found by the code, and said with the line to write. docs/troubleshooting.md
 lists these."""
 
 from __future__ import annotations
@@ -203,9 +203,11 @@ def test_the_page_quotes_the_code():
     root = Path(__file__).parents[2]
     sources = "".join(path.read_text(encoding="utf-8") for path in (root / "batchsampler_ext").rglob("*.py"))
     joined = re.sub(r'"\s*\n\s*f?"', "", sources)
-    page = (root / "docs" / "frameworks" / "traps.md").read_text(encoding="utf-8")
-    quoted = [row.split(" | ")[2].strip("`") for row in re.findall(r"^\| [A-Z].*", page, flags=re.M)]
-    assert len(quoted) >= 20
+    page = (root / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    points = re.sub(r"\n +", " ", page).splitlines()
+    messages = [point.partition("Message: ")[2] for point in points]
+    quoted = [message for found in messages for message in re.findall("`([^`]*)`", found)]
+    assert len(quoted) >= 30
     for message in quoted:
         for part in message.split("..."):
             assert re.sub(r"^[.,:] |[.,:]$", "", part.strip()) in joined, part
