@@ -143,7 +143,7 @@ def recommend(
     if chosen is not first:
         arguments["community_size"] = chosen.community_size
     reasons = [
-        *_window(window, num_instances),
+        *_window(window, num_instances, has_documents=chosen.accuracy is not None),
         *_similarity(chosen, uniform, metric),
         *_size(by_size, chosen, first, uniform, metric, batch_size),
         *_labels(chosen, uniform),
@@ -206,15 +206,16 @@ def _weak_teacher(hint: str) -> list[str]:
     ]
 
 
-def _window(window: tuple[int, int], num_instances: int) -> list[str]:
+def _window(window: tuple[int, int], num_instances: int, *, has_documents: bool) -> list[str]:
     if window != B3_WINDOW:
         return [
             f"Preset b3 joins neighbors of {ranks(B3_WINDOW)}, and of {num_instances:,} instances these are not near. "
             f"{ranks(window).capitalize()} have similar proportions within the nearest quarter of the data."
         ]
+    why = "answer the query, too" if has_documents else "should be near, so they would be false negatives"
     return [
-        f"Neighbors of {ranks(window)} are hard, and the {window[0]} nearest are skipped, because many of them answer "
-        "the query, too. These ranks are those of B3 (arXiv 2505.11293), for data sets of all sizes."
+        f"Neighbors of {ranks(window)} are hard negatives. The {window[0]} nearest are skipped, because many of them "
+        f"{why}. These ranks are those of B3 (arXiv 2505.11293), for data sets of all sizes."
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from string import Template
 
@@ -93,7 +93,7 @@ _STYLE = """:root { color-scheme: light dark; --back: #fff; --text: #1b1f24; --s
   --box: #1d2126; --bar: #24405f; --good: #58c98c; --warn: #f08a63; --own: #58c98c; --uniform: #9aa5b1;
   --recommended: #f0995c; } }
 body { margin: 0; background: var(--back); color: var(--text); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 60rem; margin: 0 auto; padding: 1rem; }
+main { max-width: 62rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin-top: 2rem; }
 h3 { font-size: 1rem; margin: 0 0 .5rem; }
@@ -107,10 +107,10 @@ pre { overflow-x: auto; padding: .75rem; border: 1px solid var(--line); border-r
 .wrapped { white-space: pre-wrap; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
+th, td { padding: .3rem .55rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
   white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; }
-th:first-child, td:first-child, td.text, td.note { text-align: left; }
+th:first-child, td:first-child, td.text, .note { text-align: left; }
 td.text { white-space: normal; overflow-wrap: anywhere; width: 100%; }
 td.bar { background: linear-gradient(to right, var(--bar) var(--share), transparent var(--share)); }
 tr.recommended { outline: 2px solid var(--good); outline-offset: -2px; font-weight: 600; }
@@ -126,7 +126,10 @@ dd { margin: 0 0 .5rem; color: var(--soft); }
 .row th, .row td { padding: .3rem .4rem; }
 .row tr.first td { border-top: 2px solid var(--line); }
 .soft, footer { color: var(--soft); }
-img { max-width: 96px; max-height: 96px; min-width: 48px; vertical-align: middle; border-radius: 4px; }
+img { max-width: 96px; max-height: 96px; min-width: 56px; vertical-align: middle; border-radius: 4px; }
+.gallery { display: flex; flex-wrap: wrap; gap: .5rem; }
+figure { margin: 0; } figure.first { border-left: 2px solid var(--line); padding-left: .5rem; }
+figcaption { font-size: .75rem; line-height: 1.3; color: var(--soft); margin-top: .2rem; }
 svg { display: block; width: 100%; height: auto; }
 .own { fill: var(--own); stroke: var(--own); } .uniform { fill: var(--uniform); stroke: var(--uniform); }
 .recommended { fill: var(--recommended); stroke: var(--recommended); }
@@ -172,7 +175,7 @@ def page(
         histogram_text=_text(_histogram_text(has_documents)),
         histogram=_histogram(findings),
         rows_title=f"Neighbors of {_NUMBERS.get(len(findings.rows), len(findings.rows))} random queries",
-        rows_text=_text(_rows_text(has_documents)),
+        rows_text=_text(_rows_text(has_documents, _excluded(findings))),
         rows="\n".join(_row(row, texts, images, has_documents) for row in findings.rows),
         costs="\n".join(
             f"<tr><td>{_text(name)}</td><td>{_text(value)}</td></tr>" for name, value in costs(findings).items()
@@ -219,7 +222,7 @@ def _settings(findings: Findings) -> str:
     shown = columns(findings)
     outcomes = [findings.uniform, *findings.outcomes]
     shares = {"similarity": _shares(outcomes), "accuracy": [outcome.accuracy or 0.0 for outcome in outcomes]}
-    lines = [f"<tr>{''.join(f'<th>{_text(name)}</th>' for name in shown)}</tr>"]
+    lines = [f"<tr>{''.join(_head(name) for name in shown)}</tr>"]
     for number, outcome in enumerate(outcomes):
         is_chosen, cells = note(findings, outcome) == "recommended", []
         for name, cell in shown.items():
@@ -233,6 +236,10 @@ def _settings(findings: Findings) -> str:
     return "\n".join(lines)
 
 
+def _head(name: str) -> str:
+    return f'<th class="note">{name}</th>' if name == "note" else f"<th>{_text(name)}</th>"
+
+
 def _shares(outcomes: Sequence[Outcome]) -> list[float]:
     """Returns the lengths of bars: similarities from the smallest, or zero, to the largest."""
     values = [outcome.similarity for outcome in outcomes]
@@ -241,8 +248,8 @@ def _shares(outcomes: Sequence[Outcome]) -> list[float]:
 
 
 def _histogram_text(has_documents: bool) -> str:
-    other = "document of another instance" if has_documents else "other instance"
-    text = f"For each query, its highest score with the {other} in its batch. Hard batches move this to the right."
+    other = "the document of another instance" if has_documents else "another instance"
+    text = f"For each query, its highest score with {other} in its batch. Hard batches move this to the right."
     if has_documents:
         text += (
             " The score with its own document is beside it. Where the curves overlap, the teacher cannot tell a "
@@ -290,12 +297,21 @@ def _curve(heights: np.ndarray) -> str:
     return "".join(points) + f"V{_HEIGHT}Z"
 
 
-def _rows_text(has_documents: bool) -> str:
+def _excluded(findings: Findings) -> list[str]:
+    """Returns the options whose pairs do not count in ranks."""
+    given = findings.settings["excluded_by"]
+    return [name for name in given if name == "labels" or (name == "unique" and "labels" not in given)]
+
+
+def _rows_text(has_documents: bool, excluded: Sequence[str]) -> str:
     what = "documents" if has_documents else "instances"
+    question = "answer the query, too" if has_documents else "have to be near the query"
     text = (
-        f"The {what} of some ranks, with their scores. Read them: would they be right answers? If many of some ranks "
-        "would be, skip these ranks, with a window that begins after them."
+        f"The {what} of some ranks, with their scores. Look at them: do those of the first ranks {question}? Then use "
+        "a window that begins after them."
     )
+    if excluded:
+        text += f" What {' and '.join(excluded)} exclude is not counted."
     if has_documents:
         text += (
             ' "Above own" marks a document that scores higher than the own one. It is either a false negative, or one '
@@ -311,32 +327,45 @@ def _row(row: Row, texts: Mapping[int, Text], images: Mapping[int, bytes], has_d
     if row.own_score is not None:
         own = text.document if text and text.document is not None else f"document {row.instance:,}"
         lines.append(f"<p>Own document, score <strong>{row.own_score:.3f}</strong>: {_text(own)}</p>")
-    head = "<tr><th>rank</th><th>score</th><th></th><th></th></tr>"
-    previous, body = 0, []
-    for neighbor in row.neighbors:
-        is_first = neighbor.rank != previous + 1
-        body.append(_neighbor(neighbor, texts, images, has_documents, is_first))
-        previous = neighbor.rank
-    lines.append(f'<div class="scroll"><table>\n{head}\n{"".join(body)}</table></div>')
-    return '<div class="row">\n' + "\n".join(lines) + "\n</div>"
+    shown = _neighbors(row, texts, has_documents, images) if texts or not images else _gallery(row, images)
+    return '<div class="row">\n' + "\n".join([*lines, shown]) + "\n</div>"
 
 
-def _neighbor(
-    neighbor: Neighbor, texts: Mapping[int, Text], images: Mapping[int, bytes], has_documents: bool, is_first: bool
-) -> str:
-    text = texts.get(neighbor.instance)
-    if text is not None:
-        shown = text.document if has_documents else text.query
-    elif neighbor.instance in images:
-        shown = ""
-    else:
+def _neighbors(row: Row, texts: Mapping[int, Text], has_documents: bool, images: Mapping[int, bytes]) -> str:
+    """Returns a table of the neighbors, with their texts or else their rows."""
+    lines = ["<tr><th>rank</th><th>score</th><th></th><th></th></tr>"]
+    for neighbor, is_first in _in_groups(row):
+        text = texts.get(neighbor.instance)
         shown = f"row {neighbor.instance:,}"
-    mark = '<span class="warn">above own</span>' if neighbor.is_above else ""
-    return (
-        f"<tr{' class=first' if is_first and neighbor.rank > 1 else ''}><td>{neighbor.rank}</td>"
-        f'<td>{neighbor.score:.3f}</td><td class="text">{_image(images, neighbor.instance)} {_text(shown or "")}</td>'
-        f"<td>{mark}</td></tr>\n"
-    )
+        if text is not None:
+            shown = text.document if has_documents and text.document is not None else text.query
+        lines.append(
+            f"<tr{' class=first' if is_first else ''}><td>{neighbor.rank}</td><td>{neighbor.score:.3f}</td>"
+            f'<td class="text">{_image(images, neighbor.instance)}{_text(shown)}</td><td>{_mark(neighbor)}</td></tr>'
+        )
+    return f'<div class="scroll"><table>\n{"".join(lines)}\n</table></div>'
+
+
+def _gallery(row: Row, images: Mapping[int, bytes]) -> str:
+    """Returns the images of the neighbors, with rank and score under each."""
+    figures = [
+        f"<figure{' class=first' if is_first else ''}>{_image(images, neighbor.instance)}<figcaption>rank "
+        f"{neighbor.rank}<br>{neighbor.score:.3f}<br>{_mark(neighbor)}</figcaption></figure>"
+        for neighbor, is_first in _in_groups(row)
+    ]
+    return f'<div class="gallery">{"".join(figures)}</div>'
+
+
+def _in_groups(row: Row) -> Iterator[tuple[Neighbor, bool]]:
+    """Yields each neighbor, and whether ranks were left out before it."""
+    previous = 0
+    for neighbor in row.neighbors:
+        yield neighbor, neighbor.rank > previous + 1
+        previous = neighbor.rank
+
+
+def _mark(neighbor: Neighbor) -> str:
+    return '<span class="warn">above own</span>' if neighbor.is_above else ""
 
 
 def _image(images: Mapping[int, bytes], instance: int) -> str:

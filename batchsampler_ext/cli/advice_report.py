@@ -56,7 +56,7 @@ def report(findings: Findings, command: str) -> str:
 def data_line(findings: Findings) -> str:
     settings = findings.settings
     kind = "pairs of a query and a document" if settings["has_documents"] else "instances"
-    apart = f", kept apart by {' and '.join(settings['excluded_by'])}" if settings["excluded_by"] else ""
+    apart = f", with {' and '.join(settings['excluded_by'])}" if settings["excluded_by"] else ""
     return (
         f"{settings['num_instances']:,} {kind}, {settings['dim']:,} dimensions, metric {settings['metric']}, "
         f"batches of {settings['batch_size']:,}{apart}"
@@ -70,16 +70,16 @@ def columns(findings: Findings) -> dict[str, Callable[[Outcome], str]]:
         "ranks": lambda outcome: "uniform" if outcome.window is None else ranks(outcome.window).removeprefix("ranks "),
         "community": lambda outcome: str(outcome.community_size),
         "note": lambda outcome: note(findings, outcome),
-        "similarity": lambda outcome: f"{outcome.similarity:.4f}",
+        "similarity": lambda outcome: f"{outcome.similarity:.3f}",
     }
     if times_uniform(uniform, uniform, metric) is not None:
         result["x uniform"] = lambda outcome: f"{times_uniform(outcome, uniform, metric):.2f}"
-    result["hardest"] = lambda outcome: f"{outcome.hardest:.4f}"
+    result["hardest"] = lambda outcome: f"{outcome.hardest:.3f}"
     if uniform.accuracy is not None:
-        result["accuracy"] = lambda outcome: f"{outcome.accuracy:.2%}"
-        result["near own"] = lambda outcome: f"{outcome.near_own:.2f}"
+        result["accuracy"] = lambda outcome: f"{outcome.accuracy:.1%}"
+        result["near own"] = lambda outcome: f"{outcome.near_own:.1f}"
     if uniform.false_negatives is not None:
-        result["false negatives"] = lambda outcome: number(outcome.false_negatives, ".2%")  # type: ignore[arg-type]
+        result["false negatives"] = lambda outcome: number(outcome.false_negatives, ".1%")  # type: ignore[arg-type]
     result["composing"] = lambda outcome: duration(outcome.seconds)
     return result
 
@@ -94,7 +94,7 @@ def meanings(findings: Findings) -> dict[str, str]:
     """Returns what each column says."""
     other = "another instance's document" if _has_documents(findings) else "another instance"
     result = {
-        "ranks": "the neighbors of a query that count as near. In uniform batches, none do.",
+        "ranks": "of the neighbors that a query is joined to. Uniform batches need none.",
         "community": "number of instances that are near each other. A batch consists of communities.",
         "note": f"too similar: more than {MAX_TIMES_UNIFORM:g} times the similarity of uniform batches.",
         "similarity": f"mean score of a query and {other} of its batch. Higher means harder negatives.",

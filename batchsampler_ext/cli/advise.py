@@ -82,15 +82,15 @@ def run(options: argparse.Namespace) -> None:
             num_threads=options.num_threads,
             progress=StagedProgress(stage),
         )
-    shown = instances_of(findings.rows)
-    shown_texts = {} if texts is None else texts.of(shown)
-    shown_images = {} if images is None else images.of(shown)
     changed = {name: getattr(options, name) for name in SHARED if getattr(options, name) != DEFAULTS[name]}
     given_towers = [path for path in towers.values() if path is not None]
     command = command_line(findings, {**names, **paths, **changed}, given_towers)
     files = {name: path for name, path in {**towers, **paths}.items() if path is not None}
     call = python_call(findings, changed, files)
-    print(report(findings, command))
+    print(report(findings, command))  # before images are read, so that a damaged one costs the page only
+    shown = instances_of(findings.rows)
+    shown_texts = {} if texts is None else texts.of(shown)
+    shown_images = {} if images is None else images.of(shown)
     with atomic_write(options.out) as file:
         file.write(page(findings, command, call, given_towers, shown_texts, shown_images))
     if options.json is not None:

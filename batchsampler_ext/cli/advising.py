@@ -76,6 +76,8 @@ class Findings:
             "outcomes": [asdict(outcome) for outcome in self.outcomes],
             "windows_skipped": self.skipped,
             "advice": {
+                "window": self.advice.outcome.window,
+                "community_size": self.advice.outcome.community_size,
                 "arguments": self.advice.arguments,
                 "summary": self.advice.summary,
                 "reasons": self.advice.reasons,

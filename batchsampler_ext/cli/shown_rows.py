@@ -85,7 +85,7 @@ class Images:
             raise ModuleNotFoundError(
                 "--images: expected Pillow to be installed, got none; run pip install 'batchsampler_ext[cli]'"
             )
-        self._path, self._array, self._files = path, None, None
+        self._array, self._files = None, None
         suffix = Path(path).suffix.lower()
         if suffix == ".npy":
             self._array = load_array(path, "--images", "array of images", mmap_mode="r")
@@ -96,7 +96,12 @@ class Images:
                 )
             count = len(self._array)
         elif suffix == ".txt":
-            self._files = list(_lines(path, "--images"))
+            self._files = [Path(path).parent / line for line in _lines(path, "--images")]
+            for number, file in enumerate(self._files, start=1):
+                if not file.is_file():
+                    raise ValueError(
+                        f"--images: expected files, got none at {str(file)!r} in line {number} of {path!r}"
+                    )
             count = len(self._files)
         else:
             raise ValueError(f"--images: expected a .npy or .txt file, got {path!r}")
@@ -113,7 +118,7 @@ class Images:
                 result[instance] = _thumbnail(Image.fromarray(np.ascontiguousarray(self._array[instance])))
                 continue
             assert self._files is not None
-            file = Path(self._path).parent / self._files[instance]
+            file = self._files[instance]
             with reading(str(file), f"--images, line {instance + 1}", "an image"), Image.open(file) as image:
                 result[instance] = _thumbnail(image)
         return result
