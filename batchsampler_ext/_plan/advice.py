@@ -232,8 +232,8 @@ def _similarity(chosen: Outcome, uniform: Outcome, metric: str) -> list[str]:
         )
     if chosen.accuracy is not None and uniform.accuracy is not None:
         result.append(
-            f"The teacher scores the own document highest for {chosen.accuracy:.1%} of the queries, and for "
-            f"{uniform.accuracy:.1%} in uniform batches."
+            f"The teacher scores the own document highest in the batch for {chosen.accuracy:.1%} of the queries, and "
+            f"for {uniform.accuracy:.1%} in uniform batches."
         )
     return result
 

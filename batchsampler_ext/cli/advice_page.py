@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from string import Template
 
 import numpy as np
@@ -114,8 +115,7 @@ th:first-child, td:first-child, td.text, .note { text-align: left; }
 td.text { white-space: normal; overflow-wrap: anywhere; width: 100%; }
 td.bar { background: linear-gradient(to right, var(--bar) var(--share), transparent var(--share)); }
 tr.recommended { outline: 2px solid var(--good); outline-offset: -2px; font-weight: 600; }
-.good { color: var(--good); }
-.warn { color: var(--warn); }
+.good { color: var(--good); } .warn { color: var(--warn); } .text .warn { font-weight: 600; }
 dt { font-weight: 600; }
 dd { margin: 0 0 .5rem; color: var(--soft); }
 @media (min-width: 40rem) { dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; }
@@ -157,7 +157,7 @@ def page(
     """
     advice, has_documents = findings.advice, findings.settings["has_documents"]
     content = _PAGE.substitute(
-        title=_text(" and ".join(path.replace("\\\\", "/").rsplit("/", 1)[-1] for path in towers)),
+        title=_text(" and ".join(Path(path).name for path in towers)),
         style=_STYLE,
         data=_text(data_line(findings)),
         summary=_text(advice.summary),
@@ -203,19 +203,24 @@ def _definitions(terms: Mapping[str, str]) -> str:
 
 
 def _words(has_documents: bool) -> dict[str, str]:
-    other = "document of another instance" if has_documents else "another instance"
-    own = {"own document": "the document in the same row of the data as the query. It is the positive."}
-    return {
-        "teacher": "the encoder that made the embeddings. Scores on this page are its scores.",
-        **(own if has_documents else {}),
-        "negative": f"the {other} in a batch. Training pushes it away from the query. A false negative is one that "
-        "would be a right answer." if has_documents else "another instance in a batch. Training pushes it away. A "
-        "false negative is one that should be near.",
+    result = {"teacher": "the encoder that made the embeddings. Scores on this page are its scores."}
+    if has_documents:
+        result["own document"] = "the document in the same row of the data as the query. It is the positive."
+        result["negative"] = (
+            "the document of another instance in a batch. Training pushes it away from the query. A hard negative "
+            "scores high. A false negative would be a right answer."
+        )
+    else:
+        result["negative"] = (
+            "another instance in a batch. Training pushes it away. A hard negative scores high. A false negative "
+            "should be near."
+        )
+    return result | {
         "rank": "place among all other instances by score. Rank 1 is the nearest neighbor.",
         "community": "a group of instances that are joined to each other. A batch consists of communities, drawn at "
         "random. Larger communities make harder batches.",
         "uniform batches": "random batches, to compare with.",
-    }  # fmt: skip
+    }
 
 
 def _settings(findings: Findings) -> str:
@@ -333,7 +338,7 @@ def _row(row: Row, texts: Mapping[int, Text], images: Mapping[int, bytes], has_d
 
 def _neighbors(row: Row, texts: Mapping[int, Text], has_documents: bool, images: Mapping[int, bytes]) -> str:
     """Returns a table of the neighbors, with their texts or else their rows."""
-    lines = ["<tr><th>rank</th><th>score</th><th></th><th></th></tr>"]
+    lines = ["<tr><th>rank</th><th>score</th><th></th></tr>"]
     for neighbor, is_first in _in_groups(row):
         text = texts.get(neighbor.instance)
         shown = f"row {neighbor.instance:,}"
@@ -341,7 +346,7 @@ def _neighbors(row: Row, texts: Mapping[int, Text], has_documents: bool, images:
             shown = text.document if has_documents and text.document is not None else text.query
         lines.append(
             f"<tr{' class=first' if is_first else ''}><td>{neighbor.rank}</td><td>{neighbor.score:.3f}</td>"
-            f'<td class="text">{_image(images, neighbor.instance)}{_text(shown)}</td><td>{_mark(neighbor)}</td></tr>'
+            f'<td class="text">{_image(images, neighbor.instance)}{_mark(neighbor)}{_text(shown)}</td></tr>'
         )
     return f'<div class="scroll"><table>\n{"".join(lines)}\n</table></div>'
 
@@ -365,7 +370,7 @@ def _in_groups(row: Row) -> Iterator[tuple[Neighbor, bool]]:
 
 
 def _mark(neighbor: Neighbor) -> str:
-    return '<span class="warn">above own</span>' if neighbor.is_above else ""
+    return '<span class="warn">above own</span> ' if neighbor.is_above else ""
 
 
 def _image(images: Mapping[int, bytes], instance: int) -> str:

@@ -38,8 +38,8 @@ def report(findings: Findings, command: str) -> str:
         table("Cost", [], [[name, value] for name, value in costs(findings).items()]),
         "",
         histogram(
-            f"{findings.settings['metric']} score of a query with the hardest other instance in the batch, and its own "
-            "document",
+            f"{findings.settings['metric']} score of a query with the hardest other instance in the batch, share of "
+            "queries",
             {**scores, **({"own document": findings.hardness["uniform"].own} if _has_documents(findings) else {})},
         ),
         "",
@@ -144,9 +144,11 @@ def command_line(findings: Findings, given: Mapping[str, Any], towers: list[str]
 
 def python_call(findings: Findings, given: Mapping[str, Any], files: Mapping[str, str]) -> str:
     """Returns Python code that does the same. files: argument of :func:`compose` -> path."""
-    lines = ["import numpy as np", "from batchsampler_ext import compose", ""]
+    lines = ["from batchsampler_ext import compose", ""]
     for name, path in files.items():
         is_array = path.lower().endswith(".npy")
+        if is_array and "numpy" not in lines[0]:
+            lines.insert(0, "import numpy as np")
         lines.append(f"{name} = np.load({_quoted(path)})" if is_array else f"{name} = ...  # from {_quoted(path)}")
     options = {
         "batch_size": findings.settings["batch_size"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 import re
 import shlex
 from pathlib import Path
@@ -82,6 +83,9 @@ def test_commands_of_documents_run(path, tmp_path, monkeypatch, capsys):
         for name in [word for word in inputs if word.endswith(".npy")]:
             is_labels = "labels" in name.lower()
             np.save(name, np.arange(2000) % 50 if is_labels else torch.randn(2000, 16, generator=generator).numpy())
+        if "--texts" in inputs:
+            texts = json.dumps({"query": "q", "document": "d"})
+            Path(inputs[inputs.index("--texts") + 1]).write_text(f"{texts}\n" * 2000)
         assert main(command) == 0, command
         if "--out" in command:
             assert Path(command[-1]).exists()
