@@ -217,8 +217,8 @@ def _words(has_documents: bool) -> dict[str, str]:
         )
     return result | {
         "rank": "place among all other instances by score. Rank 1 is the nearest neighbor.",
-        "community": "a group of instances that are joined to each other. A batch consists of communities, drawn at "
-        "random. Larger communities make harder batches.",
+        "community": "a group of instances that are neighbors of each other, of the chosen ranks. A batch consists of "
+        "communities, drawn at random. Larger communities make harder batches.",
         "uniform batches": "random batches, to compare with.",
     }
 

@@ -94,7 +94,7 @@ def meanings(findings: Findings) -> dict[str, str]:
     """Returns what each column says."""
     other = "another instance's document" if _has_documents(findings) else "another instance"
     result = {
-        "ranks": "of the neighbors that a query is joined to. Uniform batches need none.",
+        "ranks": "which neighbors of a query are put into its batch where possible. Uniform batches need none.",
         "community": "number of instances that are near each other. A batch consists of communities.",
         "note": f"too similar: more than {MAX_TIMES_UNIFORM:g} times the similarity of uniform batches.",
         "similarity": f"mean score of a query and {other} of its batch. Higher means harder negatives.",
@@ -125,7 +125,7 @@ def costs(findings: Findings) -> dict[str, str]:
     return {
         "search of neighbors, exact": duration(findings.costs["search_seconds"]),
         "composing an epoch": duration(findings.costs["compose_seconds"]),
-        "plan of one epoch": mebibytes(size) if size >= 2**20 else f"{size:,.0f} bytes",
+        "plan of one epoch": mebibytes(size) if size >= 2**20 else f"{size / 2**10:,.0f} KiB",
     }
 
 

@@ -10,7 +10,7 @@ from .._engine.files import atomic_write, check_output
 from ..graph_builders import METRICS
 from .advice_page import page
 from .advice_report import command_line, python_call, report
-from .advising import findings_of, instances_of
+from .advising import findings_of, instances_of, threads_of_torch
 from .compose import StagedProgress
 from .inputs import IDS_HELP, MATRIX_HELP, add_input_options, load_ids, load_matrix, require_no_input
 from .option_names import OptionNames
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
         name: None if path is None else load_ids(path, f"--{name}", num_columns=FILES[name])
         for name, path in paths.items()
     }
-    with shown_stages() as stage, options.names.in_errors():
+    with shown_stages() as stage, options.names.in_errors(), threads_of_torch(options.num_threads):
         findings = findings_of(
             queries,
             documents,

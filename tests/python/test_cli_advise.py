@@ -167,6 +167,7 @@ def test_the_recommended_command_and_call_make_the_measured_plan(towers, capsys,
     ]
     assert report["planned"]["in_batch_similarity"] == outcome["similarity"]
     assert report["planned"]["in_batch_accuracy"] == outcome["accuracy"]
+    assert found["costs"]["plan_bytes"] == pytest.approx(Path("plan.bse").stat().st_size, abs=64)
     by_command = [batch.tolist() for batch in plan.batches(0)]
     Path("plan.bse").unlink()
     exec(found["python"], {})
@@ -215,7 +216,9 @@ def test_the_page_is_one_file_that_needs_nothing_else(towers):
 
 def test_two_runs_write_the_same_page_apart_from_seconds(towers):
     Path("t.jsonl").write_text("".join(json.dumps({"query": f"q{i}", "document": "d"}) + "\n" for i in range(N)))
-    pages = [advised("--texts", "t.jsonl")[1] for _ in range(2)]
+    before = torch.get_num_threads()
+    pages = [advised("--texts", "t.jsonl", "--num-threads", threads)[1] for threads in "12"]
+    assert torch.get_num_threads() == before
     without = [re.sub(r"[\d.,]+ (?:us|ms|s)\b", "TIME", page) for page in pages]
     assert without[0] == without[1]
     assert advised("--texts", "t.jsonl", "--seed", "1")[1] != pages[0]
