@@ -11,11 +11,12 @@ import torch
 from .._engine.arrays import Matrix, as_matrix
 from .._engine.validate import Progress
 from ..graph import ProximityGraph
-from ..metrics import unit_rows
+from ..metrics import equal_label_share, unit_rows
 from ..planners import Batches
 
 MAX_MEASURED = 200  # batches of an epoch, spread evenly over it
 NUM_RANKED_QUERIES, MAX_RANKED_DOCUMENTS = 256, 1 << 17  # likewise, for ranks among all documents
+NEAR_OWN = 0.05  # relative margin, the one that the study measured (docs/study/PRETRAINED.md)
 _ROWS_AT_ONCE = 1 << 16
 
 
@@ -25,6 +26,7 @@ class Hardness(NamedTuple):
     means: dict[str, float]
     hardest: np.ndarray  # float32, of each query the best score of another instance
     own: np.ndarray  # float32, of each query the score of its own document; empty without documents
+    near_own: float = float("nan")  # mean number of other documents per query that NEAR_OWN would exclude
 
 
 def hardness(batches: Batches, queries: Any, documents: Any, metric: str, progress: Progress | None = None) -> Hardness:
@@ -38,7 +40,8 @@ def hardness(batches: Batches, queries: Any, documents: Any, metric: str, progre
     """
     first = as_matrix(queries, "queries")
     second = None if documents is None else as_matrix(documents, "documents")
-    similarity, accuracy, all_hardest, all_own = [], [], [np.empty(0, np.float32)], [np.empty(0, np.float32)]
+    similarity, accuracy, num_near = [], [], []
+    all_hardest, all_own = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
     positions = _spread(len(batches), MAX_MEASURED).tolist()
     for done, position in enumerate(positions, start=1):
         ids = batches[position]
@@ -49,6 +52,7 @@ def hardness(batches: Batches, queries: Any, documents: Any, metric: str, progre
             similarity.append(float((scores.double().sum() - own.double().sum()) / (len(ids) * (len(ids) - 1))))
             hardest = scores.fill_diagonal_(-torch.inf).max(1).values
             accuracy.append(float((own >= hardest).double().mean()))
+            num_near.append(float((scores >= (own - NEAR_OWN * own.abs())[:, None]).double().sum(1).mean()))
             all_hardest.append(hardest.numpy())
             all_own += [] if second is None else [own.numpy()]
         if progress is not None:
@@ -56,7 +60,23 @@ def hardness(batches: Batches, queries: Any, documents: Any, metric: str, progre
     means = {"in_batch_similarity": _mean(similarity)}
     if second is not None:
         means["in_batch_accuracy"] = _mean(accuracy)
-    return Hardness(means, np.concatenate(all_hardest), np.concatenate(all_own))
+    near_own = float("nan") if second is None else _mean(num_near)
+    return Hardness(means, np.concatenate(all_hardest), np.concatenate(all_own), near_own)
+
+
+def false_negative_share(batches: Batches, labels: torch.Tensor) -> float:
+    """Returns the mean share of pairs with equal labels, in the batches that :func:`hardness` measures.
+
+    labels: int64 [N], -1 is unknown.
+    """
+    shares = [float(equal_label_share(labels[batches[i]])) for i in _spread(len(batches), MAX_MEASURED).tolist()]
+    return _mean([share for share in shares if share == share])
+
+
+def own_scores(queries: Any, documents: Any, ids: torch.Tensor, metric: str) -> torch.Tensor:
+    """Returns the score of the query and the document of each of these instances, float32 on the CPU."""
+    rows, others = _rows(as_matrix(queries, "queries"), ids), _rows(as_matrix(documents, "documents"), ids)
+    return torch.cat([_scores(*pair, metric)[0] for pair in zip(rows.split(1), others.split(1), strict=True)])
 
 
 def median_rank_of_own(queries: Any, documents: Any, metric: str, progress: Progress | None = None) -> float:
@@ -69,9 +89,7 @@ def median_rank_of_own(queries: Any, documents: Any, metric: str, progress: Prog
     chosen = torch.from_numpy(_spread(first.num_rows, NUM_RANKED_QUERIES))
     others = torch.from_numpy(_spread(second.num_rows, MAX_RANKED_DOCUMENTS))
     rows = _rows(first, chosen)
-    own = torch.cat(
-        [_scores(*pair, metric)[0] for pair in zip(rows.split(1), _rows(second, chosen).split(1), strict=True)]
-    )
+    own = own_scores(queries, documents, chosen, metric)
     num_better, done = torch.zeros(len(chosen), dtype=torch.int64, device="cpu"), 0
     for part in others.split(_ROWS_AT_ONCE >> 2):
         scores = _scores(rows, _rows(second, part), metric)

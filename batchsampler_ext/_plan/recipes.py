@@ -55,7 +55,7 @@ class Recipe:
         if "community_size" in given or self.community_size is None:
             sizes = _community_sizes(self.community_size, largest, reason)
         else:
-            sizes = _fitted_sizes(self.community_size, largest, reason, preset)
+            sizes = fitted_sizes(self.community_size, largest, reason, preset)
         hard = next((epoch for epoch, size in enumerate(sizes) if size > 1), 0)
         if hard >= num_epochs:
             raise ValueError(
@@ -124,10 +124,7 @@ class Recipe:
         if len(parts) == 1:
             size = len(part.rows)
             whose = f", the window of preset {preset!r}" if is_own else ""
-            nearer = max(size // 4, 1)
-            advice = (
-                f"a nearer window, such as rank_window=({nearer // 4}, {nearer})" if size > 1 else "preset='uniform'"
-            )
+            advice = f"a nearer window, such as rank_window={nearer_window(size)}" if size > 1 else "preset='uniform'"
             raise ValueError(
                 f"rank_window: expected (p, q) with 0 <= p < q <= {size - 1} ({size} instances, itself excluded), got "
                 f"{window}{whose}" + (f"; pass {advice}" if is_own else "")
@@ -184,6 +181,12 @@ def recipe_of(preset: str, *, has_graph: bool, has_sources: bool, has_max_score:
     return replace(recipe, **given)
 
 
+def nearer_window(num_instances: int) -> tuple[int, int]:
+    """Returns a window for fewer instances than a preset needs: the same proportions, within the nearest quarter."""
+    last = max(num_instances // 4, 1)
+    return last // 4, last
+
+
 def _require_no_graph(preset: str, given: Mapping[str, Any]) -> None:
     """Raises ``ValueError`` if an option is given that needs edges. Values that ask for nothing are allowed."""
     for name, value in given.items():
@@ -236,7 +239,7 @@ def _community_sizes(value: Any, largest: int, reason: str) -> tuple[int, ...]:
     return checked
 
 
-def _fitted_sizes(value: int | Sequence[int], largest: int, reason: str, preset: str) -> tuple[int, ...]:
+def fitted_sizes(value: int | Sequence[int], largest: int, reason: str, preset: str) -> tuple[int, ...]:
     """Returns for each size of a preset the largest divisor of ``largest`` that is not above it, without repetition."""
     sizes = _as_list(value)
     divisors = [size for size in range(1, min(largest, max(sizes)) + 1) if largest % size == 0]

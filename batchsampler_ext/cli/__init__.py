@@ -1,4 +1,4 @@
-"""Command line: ``batchsampler-ext {compose,export,inspect,bench,info}``, also as ``python -m batchsampler_ext``.
+"""Command line: ``batchsampler-ext {compose,advise,export,inspect,bench,info}``, also ``python -m batchsampler_ext``.
 
 Each command is a file with ``add_parser`` and ``run``. The rest of the package does not import this folder.
 """
@@ -9,11 +9,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import bench, compose, export, info, inspect
+from . import advise, bench, compose, export, info, inspect
 
 __all__ = ["main"]
 
-_COMMANDS = (compose, export, inspect, bench, info)
+_COMMANDS = (compose, advise, export, inspect, bench, info)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="batchsampler-ext",
         description="Composes mini-batches of hard negatives, and measures how hard they are and what they cost.",
     )
-    commands = parser.add_subparsers(required=True, metavar="{compose,export,inspect,bench,info}")
+    commands = parser.add_subparsers(required=True, metavar="{compose,advise,export,inspect,bench,info}")
     for command in _COMMANDS:
         command.add_parser(commands)
     return parser.parse_args(arguments)

@@ -40,9 +40,10 @@ def compute_dtype(name: str) -> torch.dtype:
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "inspect",
-        help="measure hardness, false negatives and cost of batches of your features",
-        description="Builds a proximity graph over FEATURES, plans an epoch of mini-batches and compares them with "
-        "uniform and kNN batches.",
+        help="measure hardness, false negatives and cost of the sampler's batches of your features",
+        description="Builds a proximity graph over FEATURES, plans an epoch of mini-batches as the sampler does during "
+        "training, and compares them with uniform and kNN batches. For batches that are composed before training, use "
+        "the command advise.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

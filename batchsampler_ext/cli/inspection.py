@@ -76,6 +76,8 @@ def without_nan(value: Any) -> Any:
     """Replaces nan by None, which is null in JSON."""
     if isinstance(value, dict):
         return {name: without_nan(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and np.isnan(value) else value
 
 

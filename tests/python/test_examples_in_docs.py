@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import json
 import re
 import shlex
 from pathlib import Path
@@ -83,6 +84,9 @@ def run_command(line: str, capsys: Any) -> str | None:
         is_labels = name.lower() in ("y.npy", "labels.npy")
         generator = torch.Generator().manual_seed(0)
         np.save(name, np.arange(2000) % 50 if is_labels else torch.randn(2000, 16, generator=generator).numpy())
+    if "--texts" in inputs:
+        pair = json.dumps({"query": "a text", "document": "another one"})
+        Path(inputs[inputs.index("--texts") + 1]).write_text(f"{pair}\n" * 2000)
     capsys.readouterr()
     assert main(command) == 0, line
     if "--out" in command:

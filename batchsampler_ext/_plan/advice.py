@@ -1,0 +1,284 @@
+"""Which settings of :func:`compose` to use for a data set, and why. The command ``advise`` measures and prints it.
+
+"The study" is that in docs/study/PRETRAINED.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from .hints import B3_WINDOW
+from .measures import NEAR_OWN
+from .recipes import PRESETS, fitted_sizes, nearer_window
+
+FIRST_SKIPPED = (0, 10, B3_WINDOW[0], 100)  # p of the windows, those that the study compares
+WIDTH = B3_WINDOW[1] - B3_WINDOW[0]
+COMMUNITY_SIZES = (8, 32)  # beside the batch size, those that the study compares
+
+MAX_TIMES_UNIFORM = 2.0
+"""In-batch similarity above this many times that of uniform batches is advised against.
+
+In the study, whole batches from one region ("walks", "clusters") had 2.9 and 3.1 times the similarity of uniform ones
+on captions, and lost up to 0.6 points. Communities of 32 ("b3") had 1.5 to 1.8 times, and lost on no data set. These
+similarities are those of the student. Those of the teacher, which are compared here, differ a little.
+"""
+MIN_UNIFORM = 0.03
+"""Mean cosine in uniform batches below which MAX_TIMES_UNIFORM does not apply: the study has 0.03 to 0.08. A ratio to a
+number near zero, as after subtraction of the mean, says nothing."""
+MAX_NEAR_OWN = 1.0
+"""Other documents per query within NEAR_OWN of the own document's score, above which a margin is advised against.
+
+In the study, masking them lost 1.4 to 2.2 points: the teacher scores many true negatives as high as the own document.
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was measured of one setting. Scores are those of the teacher, and None stands for what the data lack.
+
+    Attributes:
+        window: (p, q) for neighbors of rank p + 1 to q. None: batches are uniform.
+        community_size: number of instances that are close to each other, 1 in uniform batches.
+        similarity: mean score of a query and another instance's document.
+        hardest: mean over queries, the best score of another instance's document in the batch.
+        accuracy: share of queries whose own document scores highest in the batch.
+        near_own: other documents in the batch, per query, within NEAR_OWN of the own document's score.
+        false_negatives: share of pairs with equal labels.
+        seconds: time of composing an epoch, without the search.
+        teacher_hint: says that the teacher cannot tell, see :func:`teacher_hint`. None: it can.
+        hints: those of the plan's report.
+    """
+
+    window: tuple[int, int] | None
+    community_size: int
+    similarity: float
+    hardest: float
+    accuracy: float | None = None
+    near_own: float | None = None
+    false_negatives: float | None = None
+    seconds: float = 0.0
+    teacher_hint: str | None = None
+    hints: tuple[str, ...] = ()
+
+
+class Advice(NamedTuple):
+    """The setting to use.
+
+    arguments: of :func:`compose`, beside data and batch size. summary: what the setting is. reasons: sentences.
+    """
+
+    outcome: Outcome
+    arguments: dict[str, Any]
+    summary: str
+    reasons: list[str]
+
+
+def windows_for(num_instances: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Returns windows to measure, and those that need more instances.
+
+    Where the window of "b3" does not fit, a nearer one comes first, as :func:`compose` proposes.
+    """
+    all_windows = [(first, first + WIDTH) for first in FIRST_SKIPPED]
+    fitting = [window for window in all_windows if window[1] < num_instances]
+    if B3_WINDOW not in fitting:
+        fitting = list(dict.fromkeys([nearer_window(num_instances), *fitting]))
+    return fitting, [window for window in all_windows if window not in fitting]
+
+
+def sizes_for(batch_size: int) -> list[int]:
+    """Returns sizes of communities to measure, ascending: divisors of the batch size, as presets choose them.
+
+    Raises:
+        ValueError: "b3" has no size for this batch size.
+    """
+    try:
+        preset = fitted_sizes(_preset_size(), batch_size, "batch_size", "b3")
+    except ValueError:
+        raise ValueError(
+            f"batch_size: expected a number with a divisor from 2 to {_preset_size()}, the largest size of "
+            f"communities of preset b3, got {batch_size}"
+        ) from None
+    sizes = {*preset, batch_size}
+    for size in COMMUNITY_SIZES:
+        sizes.add(max(divisor for divisor in range(1, min(size, batch_size) + 1) if batch_size % divisor == 0))
+    return sorted(sizes - {1})
+
+
+def recommend(
+    outcomes: Sequence[Outcome], uniform: Outcome, *, num_instances: int, batch_size: int, metric: str
+) -> Advice:
+    """Returns the setting to use: preset "b3", unless the measures speak against it.
+
+    The preset's window and size of communities are the first choice, or a nearer window if there are few instances. If
+    the teacher cannot tell documents apart, batches are uniform. If batches are too similar by MAX_TIMES_UNIFORM,
+    communities are smaller, and batches are uniform if none is small enough.
+
+    Args:
+        outcomes: of all windows of :func:`windows_for` and sizes of :func:`sizes_for`.
+        uniform: of uniform batches.
+        num_instances, batch_size, metric: of :func:`compose`.
+    """
+    window = B3_WINDOW if any(outcome.window == B3_WINDOW for outcome in outcomes) else nearer_window(num_instances)
+    size = fitted_sizes(_preset_size(), batch_size, "batch_size", "b3")[0]
+    by_size = {outcome.community_size: outcome for outcome in outcomes if outcome.window == window}
+    first = by_size[size]
+    if first.teacher_hint is not None:
+        return _uniform(uniform, [*_weak_teacher(first.teacher_hint), _LOSS])
+    allowed = {own for own, outcome in by_size.items() if not is_too_similar(outcome, uniform, metric)}
+    smaller = [own for own in allowed if own <= size]
+    if not smaller:
+        times = times_uniform(by_size[min(by_size)], uniform, metric)
+        reason = (
+            f"Even communities of {min(by_size)} make batches {times:.1f} times as similar as uniform ones, and more "
+            f"than {MAX_TIMES_UNIFORM:g} times is advised against: {_LOST}"
+        )
+        return _uniform(uniform, [reason, _LOSS, *_margin(uniform)])
+    chosen = by_size[max(smaller)]
+    is_preset = chosen is first and window == B3_WINDOW
+    arguments: dict[str, Any] = {"preset": "b3"}
+    if window != B3_WINDOW:
+        arguments["rank_window"] = window
+    if chosen is not first:
+        arguments["community_size"] = chosen.community_size
+    reasons = [
+        *_window(window, num_instances, has_documents=chosen.accuracy is not None),
+        *_similarity(chosen, uniform, metric),
+        *_size(by_size, chosen, first, uniform, metric, batch_size),
+        *_labels(chosen, uniform),
+        _LOSS,
+        *_margin(chosen),
+    ]
+    name = "Preset b3" if is_preset else "Preset b3, changed"
+    return Advice(chosen, arguments, f"{name}: {described(chosen, batch_size)}", reasons)
+
+
+def times_uniform(outcome: Outcome, uniform: Outcome, metric: str) -> float | None:
+    """Returns how many times as similar batches are as uniform ones. None: the ratio says nothing."""
+    if metric != "cosine" or not uniform.similarity >= MIN_UNIFORM:
+        return None
+    return outcome.similarity / uniform.similarity
+
+
+def is_too_similar(outcome: Outcome, uniform: Outcome, metric: str) -> bool:
+    times = times_uniform(outcome, uniform, metric)
+    return times is not None and times > MAX_TIMES_UNIFORM
+
+
+def described(outcome: Outcome, batch_size: int) -> str:
+    """Returns a setting in words."""
+    if outcome.window is None:
+        return "uniform batches"
+    size = outcome.community_size
+    what = "each batch is one community" if size == batch_size else f"communities of {size}"
+    return f"{ranks(outcome.window)}, {what}"
+
+
+def ranks(window: tuple[int, int]) -> str:
+    return f"ranks {window[0] + 1} to {window[1]}"
+
+
+# The gains are those of the three data sets that tier "head" of the study has finished.
+_LOSS = (
+    "Train with a loss that gives hard negatives more weight, such as hardness_mode of sentence-transformers. In the "
+    "study it gained 0.35 to 0.54 points of MRR@10 (mean reciprocal rank of the right document, in percent) over "
+    "InfoNCE with uniform batches, and 0.24 to 0.61 with b3."
+)
+_LOST = "in the study, batches from one region as a whole lost up to 0.6 points to uniform ones."
+
+
+def _preset_size() -> Any:
+    return PRESETS["b3"].community_size
+
+
+def _uniform(uniform: Outcome, reasons: list[str]) -> Advice:
+    return Advice(uniform, {"preset": "uniform"}, "Preset uniform: random batches", reasons)
+
+
+def _weak_teacher(hint: str) -> list[str]:
+    """hint: its first sentence says what was measured. Others are about hard batches."""
+    return [
+        f"Measured with the settings of preset b3: {hint.split('. ')[0].rstrip('.')}.",
+        "So the teacher cannot tell documents apart that are near a query, and hard batches would teach its mistakes. "
+        "Use uniform batches until you have a better teacher, and then run this command again.",
+        "Check first that queries and documents are in the same order.",
+    ]
+
+
+def _window(window: tuple[int, int], num_instances: int, *, has_documents: bool) -> list[str]:
+    if window != B3_WINDOW:
+        return [
+            f"Preset b3 joins neighbors of {ranks(B3_WINDOW)}, and of {num_instances:,} instances these are not near. "
+            f"{ranks(window).capitalize()} have similar proportions within the nearest quarter of the data."
+        ]
+    why = "answer the query, too" if has_documents else "should be near, so they would be false negatives"
+    return [
+        f"Neighbors of {ranks(window)} are hard negatives. The {window[0]} nearest are skipped, because many of them "
+        f"{why}. These ranks are those of B3 (arXiv 2505.11293), for data sets of all sizes."
+    ]
+
+
+def _similarity(chosen: Outcome, uniform: Outcome, metric: str) -> list[str]:
+    times = times_uniform(chosen, uniform, metric)
+    more = f"{times:.1f} times that of uniform batches ({uniform.similarity:.3f})" if times is not None else (
+        f"in uniform batches {uniform.similarity:.3f}"
+    )  # fmt: skip
+    result = [f"In these batches, the mean score of a query and a negative is {chosen.similarity:.3f}, {more}."]
+    if times is None:
+        result.append(
+            f"Whether that is too similar is not known: the limit of {MAX_TIMES_UNIFORM:g} times is from data where "
+            f"uniform batches have a mean cosine of at least {MIN_UNIFORM}."
+        )
+    if chosen.accuracy is not None and uniform.accuracy is not None:
+        result.append(
+            f"The teacher scores the own document highest in the batch for {chosen.accuracy:.1%} of the queries, and "
+            f"for {uniform.accuracy:.1%} in uniform batches."
+        )
+    return result
+
+
+def _size(
+    by_size: dict[int, Outcome], chosen: Outcome, first: Outcome, uniform: Outcome, metric: str, batch_size: int
+) -> list[str]:
+    """Says which communities are too large, and whether that of the preset is among them."""
+    too_large = {
+        size: times_uniform(outcome, uniform, metric)
+        for size, outcome in sorted(by_size.items())
+        if size > chosen.community_size and is_too_similar(outcome, uniform, metric)
+    }
+    if not too_large:
+        return []
+    sizes = " and ".join(map(str, too_large))
+    factors = " and ".join(f"{times:.1f}" for times in too_large.values())
+    whole = ", the whole batch," if batch_size in too_large else ""
+    but = (
+        ""
+        if chosen is first
+        else f" So communities have {chosen.community_size} instances here, not {first.community_size}."
+    )
+    return [
+        f"Communities of {sizes}{whole} would make batches {factors} times as similar as uniform ones. More than "
+        f"{MAX_TIMES_UNIFORM:g} times is advised against: {_LOST}{but}"
+    ]
+
+
+def _labels(chosen: Outcome, uniform: Outcome) -> list[str]:
+    if chosen.false_negatives is None or uniform.false_negatives is None:
+        return []
+    return [
+        f"Of the pairs in these batches, {chosen.false_negatives:.1%} have equal labels, so they are false negatives "
+        f"({uniform.false_negatives:.1%} in uniform batches). Leave them out of the loss with the plan's negative_mask."
+    ]
+
+
+def _margin(chosen: Outcome) -> list[str]:
+    if chosen.near_own is None:
+        return []
+    per_query = f"{chosen.near_own:.1f} other documents per query in a batch score within {NEAR_OWN:.0%} of the own one"
+    if chosen.near_own > MAX_NEAR_OWN:
+        return [
+            f"Set no relative margin: {per_query}, or above it. The margin would remove these negatives, and in the "
+            "study that lost 1.4 to 2.2 points."
+        ]
+    return [f"A relative margin would change little: {per_query}, or above it."]
