@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -130,9 +131,9 @@ def search(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def groups(rows: Iterable[Row], key: Callable[[Row], str] = lambda row: row.arm) -> dict[str, list[Row]]:
+def groups(rows: Iterable[Any], key: Callable[[Any], str] = lambda row: row.arm) -> dict[str, list[Any]]:
     """Groups rows by key, in order of appearance."""
-    result: dict[str, list[Row]] = {}
+    result: dict[str, list[Any]] = {}
     for row in rows:
         result.setdefault(key(row), []).append(row)
     return result

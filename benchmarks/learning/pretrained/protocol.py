@@ -7,9 +7,10 @@ sets are dropped).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -18,13 +19,16 @@ from . import batches
 from .train import HARDNESS, Run
 
 LOSSES = tuple(HARDNESS)
+Parameters: TypeAlias = dict[tuple[str, str], tuple[float, float]]  # (arm, loss) -> learning rate, temperature
 TUNE_SEED = 1000
 TEMPERATURES = (0.015, 0.15)  # log-uniform
 PHASES = ("tune", "headroom", "confirm", "check", "batch size", "community", "window", "advice")
 CURVE_ARMS = ("uniform", "walks", "b3", "b3, masked")
 CURVE_SEEDS = 5
 WINDOW_STARTS = (0, 10, 30, 100)
-ADVISED = ("b3", "hardness")  # what the report on `advised_on` advises: batches and loss
+COMMUNITY_SIZES = (1, 8, None, 0)  # as in batches.Batches
+ADVISED = ("uniform", "hardness")  # what the command `advise` recommends for Profile.advised_on: batches and loss
+ADVICE_ARMS = ("uniform", "b3")  # it decides between these
 HEADROOM = 2.0  # points of MRR@10 that uniform batches must gain over no training, with a 95% interval above zero
 
 
@@ -111,11 +115,11 @@ def tasks(profile: Profile, tier: Tier, phase: str, done: Iterable[tuple[Task, f
                 yield task(phase, tier, name, "uniform", "infonce", tier.batch_size, best["uniform", "infonce"], seed)
         return
     if phase == "advice":
-        name, (advised, _) = profile.advised_on, ADVISED
+        name = profile.advised_on
         yield task(phase, tier, name, "uniform", "infonce", tier.batch_size, best["uniform", "infonce"], 0, steps=0)
         for seed in range(tier.num_seeds):
             for loss in LOSSES:
-                for arm in ("uniform", advised):
+                for arm in ADVICE_ARMS:
                     yield task(phase, tier, name, arm, loss, tier.batch_size, best[arm, loss], seed)
         return
     names = [name for name in tier.confirmed_on if has_headroom(profile, tier, name, done)]
@@ -137,31 +141,55 @@ def tasks(profile: Profile, tier: Tier, phase: str, done: Iterable[tuple[Task, f
         return
     for name in names[: tier.num_curve_data]:
         for seed in seeds:
-            for arm, batch_size, source in varied(tier, phase):
+            for point in points(tier, phase):
                 for loss in LOSSES:
-                    lr, temperature = best[source, loss]
-                    lr = float(f"{lr * math.sqrt(batch_size / tier.batch_size):.3g}")  # the usual rule for Adam
-                    yield task(phase, tier, name, arm, loss, batch_size, (lr, temperature), seed)
+                    if not is_known(tier, point, loss, best):
+                        yield task(
+                            phase,
+                            tier,
+                            name,
+                            point.arm,
+                            loss,
+                            point.batch_size,
+                            parameters(tier, point, loss, best),
+                            seed,
+                        )
 
 
-def varied(tier: Tier, phase: str) -> Iterator[tuple[str, int, str]]:
-    """Yields the arms of a curve that the confirmation does not have: arm, batch size, whose parameters it takes."""
+class Point(NamedTuple):
+    """A point of a curve. Those of "b3" all have its learning rate and temperature, so only one thing varies."""
+
+    arm: str
+    batch_size: int
+    source: str  # the arm whose learning rate and temperature it has
+
+
+def points(tier: Tier, phase: str) -> Iterator[Point]:
+    """Yields the points of all curves of a phase."""
     if phase == "batch size":
-        for batch_size in tier.curve:
+        for batch_size in sorted({tier.batch_size, *tier.curve}):
             for arm in CURVE_ARMS:
-                yield arm, batch_size, arm
+                yield Point(arm, batch_size, "b3" if arm == "b3, masked" else arm)
     elif tier.name == "encoder":
         return  # its runs are too long
-    elif phase == "community":
-        for size in (1, 8, 0):
-            for is_masked in (False, True):
-                yield batches.variant(30, size, is_masked), tier.batch_size, batches.variant(30, None, is_masked)
-    elif phase == "window":
-        for start in WINDOW_STARTS:
-            for is_masked in (False, True):
-                arm = batches.variant(start, None, is_masked)
-                if arm not in tier.arms:  # others are in the confirmation
-                    yield arm, tier.batch_size, batches.variant(30, None, is_masked)
+    else:
+        starts = WINDOW_STARTS if phase == "window" else (30,)
+        sizes = COMMUNITY_SIZES if phase == "community" else (None,)
+        for start, size, is_masked in itertools.product(starts, sizes, (False, True)):
+            yield Point(batches.variant(start, size, is_masked), tier.batch_size, "b3")
+
+
+def parameters(tier: Tier, point: Point, loss: str, best: Parameters) -> tuple[float, float]:
+    """Returns learning rate and temperature of a point."""
+    lr, temperature = best[point.source, loss]
+    return float(f"{lr * math.sqrt(point.batch_size / tier.batch_size):.3g}"), temperature  # the usual rule for Adam
+
+
+def is_known(tier: Tier, point: Point, loss: str, best: Parameters) -> bool:
+    """Returns whether the phase "confirm" or "check" has this point."""
+    if point.batch_size != tier.batch_size or point.arm not in tier.arms:
+        return False
+    return best[point.source, loss] in (best[point.arm, loss], best["uniform", loss])
 
 
 def task(
@@ -173,7 +201,7 @@ def task(
     )
 
 
-def best_parameters(tier: Tier, done: list[tuple[Task, float]]) -> dict[tuple[str, str], tuple[float, float]]:
+def best_parameters(tier: Tier, done: list[tuple[Task, float]]) -> Parameters:
     """Returns (arm, loss) -> learning rate and temperature of the best trial."""
     found: dict[tuple[str, str], tuple[float, tuple[float, float]]] = {}
     for task, value in done:

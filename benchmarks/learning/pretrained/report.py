@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,52 +12,77 @@ import numpy as np
 from ..figures import save
 from ..statistics import half_width, interval, paired_differences
 from ..tables import groups, line, replace_between, table_head
-from .batches import variant
+from .batches import arm_of
 from .protocol import (
+    ADVICE_ARMS,
     ADVISED,
-    CURVE_ARMS,
     LOSSES,
     WINDOW_STARTS,
+    Parameters,
+    Point,
     Profile,
     Tier,
     best_parameters,
     has_headroom,
     headroom_runs,
+    parameters,
     pending,
+    points,
     with_values,
 )
 from .results import Row
 
 BEGIN, END = "<!-- tables: python -m benchmarks.learning.pretrained.study report -->", "<!-- end of tables -->"
 COLORS = {"uniform": "tab:blue", "walks": "tab:green", "b3": "tab:red", "b3, masked": "tab:orange"}
+COLORS_OF_LOSSES = {"infonce": "tab:blue", "hardness": "tab:orange"}
+COMMUNITY_NAMES = ("1", "8", "32", "B")  # of protocol.COMMUNITY_SIZES
 STYLES = dict(zip(LOSSES, ("-", "--"), strict=True))
 
 
 class Runs:
     """The runs of one tier on one data set."""
 
-    def __init__(self, rows: Iterable[Row], tier: Tier, data: str) -> None:
+    def __init__(self, rows: Iterable[Row], tier: Tier, data: str, best: Parameters) -> None:
         self.rows = [row for row in rows if (row.tier, row.data) == (tier.name, data) and row.phase != "tune"]
-        self.batch_size = tier.batch_size
+        self.tier, self.best, self.title = tier, best, f"{tier.name}, {data}"
 
-    def values(self, arm: str, loss: str, batch_size: int | None = None) -> dict[str, float]:
-        """Returns MRR@10 by seed."""
-        size = batch_size or self.batch_size
+    def has(self, phase: str) -> bool:
+        return any(row.phase == phase for row in self.rows)
+
+    def at(self, point: Point, loss: str) -> np.ndarray:
+        """Returns differences of a point of a curve to uniform batches of the same size with InfoNCE."""
+        uniform = Point("uniform", point.batch_size, "uniform")
+        return paired_differences(self.values_at(point, loss), self.values_at(uniform, "infonce"))
+
+    def values_at(self, point: Point, loss: str) -> dict[str, float]:
+        """Returns MRR@10 by seed, of all phases that have the point."""
+        wanted = (point.arm, loss, point.batch_size, *parameters(self.tier, point, loss, self.best))
         return {
             str(row.seed): row.mrr_at_10
             for row in self.rows
-            if (row.arm, row.loss, row.batch_size) == (arm, loss, size) and row.phase not in ("headroom", "check")
+            if (row.arm, row.loss, row.batch_size, row.lr, row.temperature) == wanted and row.phase != "headroom"
         }
 
-    def checked(self, arm: str, loss: str) -> np.ndarray:
-        """Returns differences to uniform batches with the same loss and parameters, for arms tuned to others."""
+    def values(self, arm: str, loss: str) -> dict[str, float]:
+        """Returns MRR@10 by seed."""
+        return {
+            str(row.seed): row.mrr_at_10
+            for row in self.rows
+            if (row.arm, row.loss) == (arm, loss) and row.phase in ("confirm", "advice")
+        }
+
+    def checked(self, arm: str, loss: str, base: str | None = None) -> np.ndarray:
+        """Returns differences to uniform batches with the loss `base`, for arms tuned to other parameters than these.
+
+        Arms have the parameters that uniform batches have with `loss`. base: None for `loss`.
+        """
         checked = [row for row in self.rows if (row.phase, row.arm, row.loss) == ("check", arm, loss)]
         values = {str(row.seed): row.mrr_at_10 for row in checked}
-        return paired_differences(values, self.values("uniform", loss))
+        return paired_differences(values, self.values("uniform", base or loss))
 
-    def over_uniform(self, arm: str, loss: str, batch_size: int | None = None, base: str = "infonce") -> np.ndarray:
-        """Returns differences to uniform batches of the same size with the loss `base`."""
-        return paired_differences(self.values(arm, loss, batch_size), self.values("uniform", base, batch_size))
+    def over_uniform(self, arm: str, loss: str, base: str = "infonce") -> np.ndarray:
+        """Returns differences to uniform batches with the loss `base`."""
+        return paired_differences(self.values(arm, loss), self.values("uniform", base))
 
 
 def write(folder: Path, rows: list[Row], profile: Profile) -> None:
@@ -75,13 +101,13 @@ def all_tables(rows: list[Row], profile: Profile) -> str:
     for tier in tiers:
         names = [name for name in tier.confirmed_on if has_headroom(profile, tier, name, done)]
         for name in names:
-            runs = Runs(rows, tier, name)
-            if any(row.phase == "confirm" for row in runs.rows):
+            runs = Runs(rows, tier, name, best_parameters(tier, done))
+            if runs.has("confirm"):
                 parts += [f"### {tier.name}, {name}, B = {tier.batch_size}\n\n{confirmation(runs, tier)}"]
         for name in names[: tier.num_curve_data]:
-            runs = Runs(rows, tier, name)
+            runs = Runs(rows, tier, name, best_parameters(tier, done))
             for title, table in (
-                ("batch size", batch_sizes(runs, tier)),
+                ("batch size", batch_sizes(runs)),
                 ("community size", communities(runs)),
                 ("window", windows(runs)),
             ):
@@ -148,87 +174,66 @@ def confirmation(runs: Runs, tier: Tier) -> str:
     return "\n".join(lines) + f"\n\n{note}"
 
 
-def batch_sizes(runs: Runs, tier: Tier) -> str:
-    sizes = sorted({row.batch_size for row in runs.rows if row.phase in ("confirm", "batch size")})
-    if len(sizes) < 2:
+def batch_sizes(runs: Runs) -> str:
+    if not runs.has("batch size"):
         return ""
+    curves = curves_of(runs.tier, "batch size")
+    sizes = [point.batch_size for point in curves["uniform"]]
     lines = table_head("batches", "loss", *(f"B = {size}" for size in sizes))
-    for arm in CURVE_ARMS:
+    for arm, curve in curves.items():
         for loss in LOSSES:
             cells = [
-                mean(runs.values(arm, loss, size))
+                mean(runs.values_at(point, loss))
                 if (arm, loss) == ("uniform", "infonce")
-                else interval(runs.over_uniform(arm, loss, size))
-                for size in sizes
+                else interval(runs.at(point, loss))
+                for point in curve
             ]
             lines.append(line([arm, loss, *cells]))
     return "\n".join(lines) + "\n\nUniform batches with InfoNCE: MRR@10. Others: points over these."
 
 
-def advice(rows: list[Row], profile: Profile) -> str:
-    """Returns the table of the advised batches and loss on the data set that no other phase has."""
-    batches, loss = ADVISED
-    lines = table_head(
-        "tier", "seeds", "before training", "uniform, InfoNCE", f"{batches}, {loss}", "over uniform, InfoNCE",
-        f"uniform, {loss}", f"{batches}, InfoNCE",
-    )  # fmt: skip
-    for tier in profile.tiers:
-        of_tier = [row for row in rows if (row.phase, row.tier) == ("advice", tier.name)]
-        runs = Runs([row for row in of_tier if row.num_steps], tier, profile.advised_on)
-        if not runs.rows:
-            continue
-        advised = runs.values(batches, loss)
-        compared = ADVISED, ("uniform", loss), (batches, "infonce")
-        lines.append(
-            line(
-                [
-                    tier.name,
-                    str(len(advised)),
-                    *(f"{row.mrr_at_10:.2f}" for row in of_tier if row.num_steps == 0),
-                    mean(runs.values("uniform", "infonce")),
-                    mean(advised),
-                    *(interval(runs.over_uniform(*pair)) for pair in compared),
-                ]
-            )
-        )
-    return "\n".join(lines) + "\n\nThe last two columns are points over uniform batches with InfoNCE, too."
-
-
 def communities(runs: Runs) -> str:
-    lines = table_head("mask", "loss", "1", "8", "32", "B")
-    for is_masked, arms in community_arms().items():
-        for loss in LOSSES:
-            cells = [interval(runs.over_uniform(arm, loss)) for arm in arms.values()]
-            if not all(cells):
-                return ""
-            lines.append(line(["yes" if is_masked else "no", loss, *cells]))
-    return "\n".join(lines) + "\n\nPoints over uniform batches with InfoNCE."
+    return variants(runs, "community", COMMUNITY_NAMES, "")
 
 
 def windows(runs: Runs) -> str:
-    lines = table_head("mask", "loss", *(f"p = {start}" for start in WINDOW_STARTS))
-    for is_masked, arms in window_arms().items():
+    names = [f"p = {start}" for start in WINDOW_STARTS]
+    return variants(runs, "window", names, " Windows hold ranks p + 1 to p + 100.")
+
+
+def variants(runs: Runs, phase: str, names: Sequence[str], note: str) -> str:
+    """Returns the table of variants of "b3", all with its learning rate and temperature. Empty if one has no value."""
+    lines = table_head("mask", "loss", *names)
+    for arm, curve in curves_of(runs.tier, phase).items():
         for loss in LOSSES:
-            cells = [interval(runs.over_uniform(arm, loss)) for arm in arms.values()]
+            cells = [interval(runs.at(point, loss)) for point in curve]
             if not all(cells):
                 return ""
-            lines.append(line(["yes" if is_masked else "no", loss, *cells]))
-    return "\n".join(lines) + "\n\nPoints over uniform batches with InfoNCE. Windows hold ranks p + 1 to p + 100."
+            lines.append(line(["yes" if arm == "b3, masked" else "no", loss, *cells]))
+    return "\n".join(lines) + f"\n\nPoints over uniform batches with InfoNCE.{note}"
 
 
-def community_arms() -> dict[bool, dict[str, str]]:
-    """Returns whether masked -> community size -> arm."""
-    sizes = {"1": 1, "8": 8, "32": None, "B": 0}
-    return {
-        is_masked: {size: variant(30, value, is_masked) for size, value in sizes.items()} for is_masked in (False, True)
-    }
+def curves_of(tier: Tier, phase: str) -> dict[str, list[Point]]:
+    """Returns the curves of a phase: one of CURVE_ARMS -> points."""
+    if phase == "batch size":
+        return groups(points(tier, phase), lambda point: point.arm)
+    return groups(points(tier, phase), lambda point: "b3, masked" if arm_of(point.arm).is_masked else "b3")
 
 
-def window_arms() -> dict[bool, dict[int, str]]:
-    """Returns whether masked -> p -> arm."""
-    return {
-        is_masked: {start: variant(start, None, is_masked) for start in WINDOW_STARTS} for is_masked in (False, True)
-    }
+def advice(rows: list[Row], profile: Profile) -> str:
+    """Returns the table of the advised batches and loss on the data set that no other phase has."""
+    others = [pair for pair in itertools.product(ADVICE_ARMS, LOSSES) if pair != ("uniform", "infonce")]
+    names = [f"{', '.join(pair)}{' (advised)' if pair == ADVISED else ''}" for pair in others]
+    lines = table_head("tier", "seeds", "before training", "uniform, infonce", *names)
+    for tier in profile.tiers:
+        of_tier = [row for row in rows if (row.phase, row.tier) == ("advice", tier.name)]
+        runs = Runs([row for row in of_tier if row.num_steps], tier, profile.advised_on, {})
+        uniform = runs.values("uniform", "infonce")
+        if uniform:
+            before = [f"{row.mrr_at_10:.2f}" for row in of_tier if row.num_steps == 0]
+            cells = [interval(runs.over_uniform(*pair)) for pair in others]
+            lines.append(line([tier.name, str(len(uniform)), *before, mean(uniform), *cells]))
+    return "\n".join(lines) + "\n\nThe last columns are points over uniform batches with InfoNCE."
 
 
 def search(tier: Tier, done: list) -> str:
@@ -249,24 +254,25 @@ def draw(folder: Path, rows: list[Row], profile: Profile) -> None:
     folder.mkdir(exist_ok=True)
     done = with_values(rows)
     shown = [
-        (tier, name, Runs(rows, tier, name))
+        Runs(rows, tier, name, best_parameters(tier, done))
         for tier in profile.tiers
         if is_complete(profile, tier, "headroom", rows)
         for name in tier.confirmed_on
         if has_headroom(profile, tier, name, done)
     ]
-    draw_arms(folder / "pretrained_batches.png", shown)
-    curves = [(tier, name, runs) for tier, name, runs in shown if any(row.phase == "batch size" for row in runs.rows)]
-    draw_batch_sizes(folder / "pretrained_batch_size.png", curves)
-    draw_hardness(folder / "pretrained_windows.png", [c for c in curves if windows(c[2]) and communities(c[2])])
+    draw_arms(folder / "pretrained_batches.png", [runs for runs in shown if runs.has("confirm")])
+    draw_batch_sizes(folder / "pretrained_batch_size.png", [runs for runs in shown if runs.has("batch size")])
+    draw_variants(folder / "pretrained_windows.png", [runs for runs in shown if windows(runs) and communities(runs)])
 
 
-def draw_arms(path: Path, shown: Sequence[tuple[Tier, str, Runs]]) -> None:
-    """One panel per tier and data set: points of each arm over uniform batches with InfoNCE, for both losses."""
-    shown = [entry for entry in shown if any(row.phase == "confirm" for row in entry[2].rows)]
+def draw_arms(path: Path, shown: Sequence[Runs]) -> None:
+    """One panel per tier and data set: points of each arm over uniform batches with InfoNCE, for both losses.
+
+    Hollow: with the learning rate and the temperature that the search found for uniform batches, where it found others.
+    """
     if not shown:
         return
-    rows = [list(of_tier) for of_tier in groups(shown, lambda entry: entry[0].name).values()]
+    rows = groups(shown, lambda runs: runs.tier.name).values()
     columns = max(map(len, rows))
     figure, axes = plt.subplots(
         len(rows), columns, figsize=(3.4 * columns, 2.6 * len(rows)), squeeze=False, sharey=True
@@ -274,71 +280,67 @@ def draw_arms(path: Path, shown: Sequence[tuple[Tier, str, Runs]]) -> None:
     for axis_row, of_tier in zip(axes, rows, strict=True):
         for axis in axis_row[len(of_tier) :]:
             axis.axis("off")
-        for axis, (tier, name, runs) in zip(axis_row, of_tier, strict=False):
+        for axis, runs in zip(axis_row, of_tier, strict=False):
+            arms = runs.tier.arms
             for offset, loss, marker in ((-0.15, "infonce", "o"), (0.15, "hardness", "s")):
-                found = [runs.over_uniform(arm, loss) for arm in tier.arms]
-                places = np.array([place for place, values in enumerate(found) if len(values) > 1]) + offset
-                centers = [values.mean() for values in found if len(values) > 1]
-                halves = [half_width(values) for values in found if len(values) > 1]
-                color = "tab:blue" if loss == "infonce" else "tab:orange"
-                axis.errorbar(
-                    centers, places, xerr=halves, fmt=marker, color=color, markersize=4, capsize=2, label=loss
-                )
+                look = {"fmt": marker, "color": COLORS_OF_LOSSES[loss], "markersize": 4, "capsize": 2}
+                whiskers(axis, [runs.over_uniform(arm, loss) for arm in arms], offset, label=loss, **look)
+                checked = [runs.checked(arm, loss, "infonce") for arm in arms]
+                whiskers(axis, checked, offset, label=f"{loss}, as uniform", markerfacecolor="white", **look)
             axis.axvline(0, color="0.5", linewidth=1)
-            axis.set_yticks(range(len(tier.arms)), tier.arms, fontsize=8)
-            axis.set_ylim(len(tier.arms) - 0.5, -0.5)
-            axis.set_title(f"{tier.name}, {name}, B = {tier.batch_size}", fontsize=9)
+            axis.set_yticks(range(len(arms)), arms, fontsize=8)
+            axis.set_ylim(len(arms) - 0.5, -0.5)
+            axis.set_title(f"{runs.title}, B = {runs.tier.batch_size}", fontsize=9)
             axis.set_xlabel("points over uniform, InfoNCE", fontsize=8)
     axes[0, 0].legend(fontsize=7)
     save(figure, path)
 
 
-def draw_batch_sizes(path: Path, curves: Sequence[tuple[Tier, str, Runs]]) -> None:
+def whiskers(axis, found: Sequence[np.ndarray], offset: float, **look) -> None:
+    """Draws the mean and the 95% interval of each arm that has two values."""
+    places = [place for place, values in enumerate(found) if len(values) > 1]
+    if places:
+        centers, halves = zip(*((found[place].mean(), half_width(found[place])) for place in places), strict=True)
+        axis.errorbar(centers, np.array(places) + offset, xerr=halves, **look)
+
+
+def draw_batch_sizes(path: Path, shown: Sequence[Runs]) -> None:
     """One panel per tier and data set: points over uniform batches with InfoNCE of the same size, over B."""
-    if not curves:
+    if not shown:
         return
-    figure, axes = plt.subplots(1, len(curves), figsize=(3.6 * len(curves), 3.4), squeeze=False)
-    for axis, (tier, name, runs) in zip(axes.flat, curves, strict=True):
-        sizes = sorted({tier.batch_size, *tier.curve})
-        for arm in CURVE_ARMS:
-            for loss in LOSSES:
-                if (arm, loss) != ("uniform", "infonce"):
-                    curve(axis, sizes, [runs.over_uniform(arm, loss, size) for size in sizes], arm, loss)
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(sizes, [str(size) for size in sizes])
-        axis.set_title(f"{tier.name}, {name}", fontsize=9)
-        axis.set(xlabel="B", ylabel="points over uniform, InfoNCE")
-        axis.axhline(0, color=COLORS["uniform"], linewidth=1)
+    figure, axes = plt.subplots(1, len(shown), figsize=(3.6 * len(shown), 3.4), squeeze=False)
+    for axis, runs in zip(axes.flat, shown, strict=True):
+        draw_curves(axis, runs, "batch size", sorted({runs.tier.batch_size, *runs.tier.curve}), "B")
+        axis.set_title(runs.title, fontsize=9)
     axes[0, 0].legend(fontsize=6)
     save(figure, path)
 
 
-def draw_hardness(path: Path, curves: Sequence[tuple[Tier, str, Runs]]) -> None:
+def draw_variants(path: Path, shown: Sequence[Runs]) -> None:
     """Above, communities; below, windows: points over uniform batches with InfoNCE, with and without the mask."""
-    if not curves:
+    if not shown:
         return
-    figure, axes = plt.subplots(2, len(curves), figsize=(3.6 * len(curves), 6), squeeze=False)
-    for column, (tier, name, runs) in enumerate(curves):
-        for axis, by_mask, title in (
-            (axes[0, column], community_arms(), "community size"),
-            (axes[1, column], window_arms(), "number of nearest ranks that are skipped, p"),
-        ):
-            for is_masked, arms in by_mask.items():
-                for loss in LOSSES:
-                    found = [runs.over_uniform(arm, loss) for arm in arms.values()]
-                    curve(axis, range(len(arms)), found, "b3, masked" if is_masked else "b3", loss)
-            axis.set_xticks(range(len(arms)), [str(key) for key in arms])
-            axis.axhline(0, color=COLORS["uniform"], linewidth=1)
-            axis.set_xlabel(title, fontsize=8)
-            axis.set_ylabel("points over uniform, InfoNCE", fontsize=8)
-        axes[0, column].set_title(f"{tier.name}, {name}", fontsize=9)
+    figure, axes = plt.subplots(2, len(shown), figsize=(3.6 * len(shown), 6), squeeze=False)
+    for (above, below), runs in zip(axes.T, shown, strict=True):
+        draw_curves(above, runs, "community", COMMUNITY_NAMES, "community size")
+        draw_curves(below, runs, "window", WINDOW_STARTS, "number of nearest ranks that are skipped, p")
+        above.set_title(runs.title, fontsize=9)
     axes[0, 0].legend(fontsize=6)
     save(figure, path)
 
 
-def curve(axis, places, found: Sequence[np.ndarray], arm: str, loss: str) -> None:
-    points = [(x, v.mean(), half_width(v)) for x, v in zip(places, found, strict=True) if len(v) > 1]
-    if points:
-        x, centers, halves = np.array(points).T
-        look = {"fmt": STYLES[loss], "color": COLORS[arm], "marker": "o", "markersize": 3, "capsize": 2}
-        axis.errorbar(x, centers, halves, label=f"{arm}, {loss}", **look)
+def draw_curves(axis, runs: Runs, phase: str, names: Sequence, label: str) -> None:
+    for arm, curve in curves_of(runs.tier, phase).items():
+        for loss in LOSSES:
+            found = [(place, runs.at(point, loss)) for place, point in enumerate(curve)]
+            found = [(place, values) for place, values in found if len(values) > 1]
+            if found and (arm, loss) != ("uniform", "infonce"):
+                places, values = zip(*found, strict=True)
+                halves = [half_width(differences) for differences in values]
+                look = {"fmt": STYLES[loss], "color": COLORS[arm], "marker": "o", "markersize": 3, "capsize": 2}
+                centers = [differences.mean() for differences in values]
+                axis.errorbar(places, centers, halves, label=f"{arm}, {loss}", **look)
+    axis.axhline(0, color=COLORS["uniform"], linewidth=1)
+    axis.set_xticks(range(len(names)), [str(name) for name in names])
+    axis.set_xlabel(label, fontsize=8)
+    axis.set_ylabel("points over uniform, InfoNCE", fontsize=8)
