@@ -14,7 +14,7 @@ EDITABLE := --no-build-isolation --config-settings=build-dir=build/editable --co
 # CUDA kernels are executed by the emulator here; `make cuda` builds them for GPUs.
 EMULATED := --config-settings=cmake.define.BSE_EMULATED_CUDA=ON
 
-.PHONY: demo inspect bench charts study pretrained-study test lint format asan neon cuda gpu-check emulator nightly isa-symbols clean
+.PHONY: demo inspect bench charts study pretrained-study test lint format coverage asan neon cuda gpu-check emulator nightly isa-symbols clean
 
 # Needs torch, numpy, safetensors and the build tools; the picture is drawn where matplotlib is installed.
 demo: $(VENV)/package
@@ -63,6 +63,12 @@ format: $(VENV)/installed
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 	$(VENV)/bin/clang-format -i $(filter %.h %.cpp %.cu %.cuh,$(SOURCES)) $(NATIVE_TESTS)
+
+# Which lines of Python and C++ the tests execute: build/coverage. COVERAGE_TESTS=tests/python/test_walk.py: of a few tests.
+# All tests take half an hour or more.
+coverage: $(VENV)/installed
+	@$(PIP) coverage gcovr
+	tests/tools/run_coverage.sh $(PY) -n auto $(COVERAGE_TESTS)
 
 # Code compiled for one instruction set must not export symbols that the linker could use for another.
 isa-symbols: $(VENV)/installed
