@@ -13,6 +13,7 @@ test -x "$venv/bin/python" || "$python" -m venv "$venv"
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 "$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$site/borrowed.pth"
 pwd >>"$site/borrowed.pth" # for imports between tests; the installed package comes before the one of the checkout
+echo "import coverage; coverage.process_startup()" >>"$site/borrowed.pth" # processes that tests start are measured, too
 rm -rf "$out/python" "$out/cpp" "$out"/.coverage*
 find "$out" -name '*.gcda' -delete
 "$python" -m pip --python "$venv/bin/python" --disable-pip-version-check -q install --no-build-isolation --no-deps --force-reinstall \
