@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
-from .._engine.files import atomic_write, check_output
+from .._engine.files import atomic_write
 from ..graph_builders import METRICS
 from .advice_page import page
 from .advice_report import command_line, python_call, report
-from .advising import findings_of, instances_of, threads_of_torch
+from .advising import findings_of, instances_of
 from .compose import StagedProgress
-from .inputs import IDS_HELP, MATRIX_HELP, add_input_options, load_ids, load_matrix, require_no_input
+from .inputs import IDS_HELP, MATRIX_HELP, add_input_options, load_ids, load_matrix
 from .option_names import OptionNames
+from .outputs import check_outputs, write_json
 from .progress import shown_stages
 from .shown_rows import IMAGES_HELP, TEXTS_HELP, Images, Texts
+from .timing import torch_threads
 
 EXAMPLE = """example:
   batchsampler-ext advise queries.npy documents.npy --batch-size 256 --texts pairs.jsonl --out advice.html"""
@@ -59,7 +60,9 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    check_outputs(options)  # before the work, not after it
+    inputs = {"QUERIES": options.queries, "DOCUMENTS": options.documents}
+    inputs |= {f"--{name}": getattr(options, name) for name in ("texts", "images", *FILES)}
+    check_outputs({"--out": options.out, "--json": options.json}, inputs)  # before the work, not after it
     names = {"column": options.column, "tensor": options.tensor}
     towers = {"queries": options.queries, "documents": options.documents}
     queries = load_matrix(options.queries, "QUERIES", **names)
@@ -71,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
         name: None if path is None else load_ids(path, f"--{name}", num_columns=FILES[name])
         for name, path in paths.items()
     }
-    with shown_stages() as stage, options.names.in_errors(), threads_of_torch(options.num_threads):
+    with shown_stages() as stage, options.names.in_errors(), torch_threads(options.num_threads):
         findings = findings_of(
             queries,
             documents,
@@ -94,20 +97,6 @@ def run(options: argparse.Namespace) -> None:
     with atomic_write(options.out) as file:
         file.write(page(findings, command, call, given_towers, shown_texts, shown_images))
     if options.json is not None:
-        with atomic_write(options.json) as file:
-            content = findings.summary() | {"command": command, "python": call}
-            file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+        write_json(options.json, findings.summary() | {"command": command, "python": call})
     for path in filter(None, (options.out, options.json)):
         print(f"wrote {path}")
-
-
-def check_outputs(options: argparse.Namespace) -> None:
-    """Raises the errors of writing before the work: an unfit path, or one that is given twice."""
-    others = {"QUERIES": options.queries, "DOCUMENTS": options.documents}
-    others |= {f"--{name}": getattr(options, name) for name in ("texts", "images", *FILES)}
-    for name in ("out", "json"):
-        path = getattr(options, name)
-        if path is not None:
-            check_output(path, f"--{name}")
-            require_no_input(path, f"--{name}", others)
-            others[f"--{name}"] = path

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 
 from .. import __version__
-from .._engine import validate
 from .._engine.random import permutation
 from .._negatives.keep_apart import Apart, as_ids_of_columns, as_pairs
 from .._negatives.negatives import as_labels, labels_of
@@ -27,7 +25,6 @@ from ..graph_builders import knn_graph
 from ..plan import Plan
 from .compose import StagedProgress
 from .inputs import EmbeddingMatrix
-from .inspection import without_nan
 from .timing import timed
 
 NUM_SEARCHED = 200  # ranks
@@ -69,7 +66,7 @@ class Findings:
 
     def summary(self) -> dict[str, Any]:
         """Returns the numbers and sentences for JSON."""
-        content = {
+        return {
             "version": __version__,
             "settings": self.settings,
             "costs": self.costs,
@@ -87,18 +84,6 @@ class Findings:
             },
             "rows": [asdict(row) for row in self.rows],
         }
-        return without_nan(content)
-
-
-@contextmanager
-def threads_of_torch(num_threads: int | None) -> Iterator[None]:
-    """Lets torch compute with so many CPU threads in the block. None: as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(validate.num_threads(num_threads))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def findings_of(

@@ -174,6 +174,14 @@ def test_the_recommended_command_and_call_make_the_measured_plan(towers, capsys,
     assert [batch.tolist() for batch in Plan.load("plan.bse").batches(0)] == by_command
 
 
+def test_numbers_that_are_not_finite_are_null(towers):
+    for name, tower in zip(("q.npy", "d.npy"), towers, strict=True):
+        np.save(name, tower * np.float32(1e19))  # dot products overflow
+    found, _ = advised("--metric", "ip")
+    assert found["uniform"]["similarity"] is None
+    assert found["uniform"]["accuracy"] is not None
+
+
 def test_few_rows_have_fewer_windows(towers, capsys):
     np.save("q.npy", towers[0][:60])
     np.save("d.npy", towers[1][:60])
