@@ -174,8 +174,8 @@ def page(
         columns=_definitions(meanings(findings)),
         histogram_text=_text(_histogram_text(has_documents)),
         histogram=_histogram(findings),
-        rows_title=f"Neighbors of {_NUMBERS.get(len(findings.rows), len(findings.rows))} random queries",
-        rows_text=_text(_rows_text(has_documents, _excluded(findings))),
+        rows_title=f"Neighbors of {len(findings.rows)} random rows",
+        rows_text=_text(_rows_text(has_documents, findings.settings["not_ranked"])),
         rows="\n".join(_row(row, texts, images, has_documents) for row in findings.rows),
         costs="\n".join(
             f"<tr><td>{_text(name)}</td><td>{_text(value)}</td></tr>" for name, value in costs(findings).items()
@@ -184,9 +184,6 @@ def page(
         version=__version__,
     )
     return content.encode("utf-8", "replace")
-
-
-_NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 
 
 def _text(text: str) -> str:
@@ -257,8 +254,8 @@ def _histogram_text(has_documents: bool) -> str:
     text = f"For each query, its highest score with {other} in its batch. Hard batches move this to the right."
     if has_documents:
         text += (
-            " The score with its own document is beside it. Where the curves overlap, the teacher cannot tell a "
-            "negative from the right answer."
+            " The scores with the own documents are beside it. The more the curves overlap, the more often the teacher "
+            "may take a negative for the right answer. The column accuracy counts this."
         )
     return text
 
@@ -302,21 +299,18 @@ def _curve(heights: np.ndarray) -> str:
     return "".join(points) + f"V{_HEIGHT}Z"
 
 
-def _excluded(findings: Findings) -> list[str]:
-    """Returns the options whose pairs do not count in ranks."""
-    given = findings.settings["excluded_by"]
-    return [name for name in given if name == "labels" or (name == "unique" and "labels" not in given)]
-
-
-def _rows_text(has_documents: bool, excluded: Sequence[str]) -> str:
+def _rows_text(has_documents: bool, not_ranked: str | None) -> str:
     what = "documents" if has_documents else "instances"
     question = "answer the query, too" if has_documents else "have to be near the query"
     text = (
         f"The {what} of some ranks, with their scores. Look at them: do those of the first ranks {question}? Then use "
-        "a window that begins after them."
+        "a window that begins after them. Rows are numbered from 0."
     )
-    if excluded:
-        text += f" What {' and '.join(excluded)} exclude is not counted."
+    text += {
+        None: "",
+        "labels": " Ranks do not count rows with an equal label.",
+        "unique": " Ranks do not count rows with an equal id in --unique.",
+    }[not_ranked]
     if has_documents:
         text += (
             ' "Above own" marks a document that scores higher than the own one. It is either a false negative, or one '

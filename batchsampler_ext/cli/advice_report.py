@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .._engine.text_tables import mebibytes, number, table
+from .._engine.text_tables import mebibytes, table
 from .._plan.advice import MAX_TIMES_UNIFORM, Outcome, is_too_similar, ranks, times_uniform
 from .._plan.measures import NEAR_OWN
 from .._plan.report import histogram, indented
@@ -79,7 +79,7 @@ def columns(findings: Findings) -> dict[str, Callable[[Outcome], str]]:
         result["accuracy"] = lambda outcome: f"{outcome.accuracy:.1%}"
         result["near own"] = lambda outcome: f"{outcome.near_own:.1f}"
     if uniform.false_negatives is not None:
-        result["false negatives"] = lambda outcome: number(outcome.false_negatives, ".1%")  # type: ignore[arg-type]
+        result["false negatives"] = lambda outcome: f"{outcome.false_negatives:.1%}"
     result["composing"] = lambda outcome: duration(outcome.seconds)
     return result
 

@@ -124,6 +124,46 @@ def test_measures_are_those_of_a_simple_computation(towers):
     assert outcome["false_negatives"] == pytest.approx(np.mean(false))
 
 
+def test_sample_rows_show_a_nearer_window(towers):
+    np.save("q.npy", towers[0][:60])
+    np.save("d.npy", towers[1][:60])
+    found, _ = advised("--batch-size", "8")
+    assert found["advice"]["window"] == [3, 15]
+    for row in found["rows"]:
+        assert [part["rank"] for part in row["neighbors"]] == [1, 2, 3, 4, 5, 6, 11, 12, 13, 31, 32, 33]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--unique", "u.npy"], "Ranks do not count rows with an equal id in --unique."),
+        (["--unique", "u.npy", "--labels", "y.npy"], "Ranks do not count rows with an equal label."),
+        (["--unique", "u2.npy"], None),  # ranks count them, see compose
+    ],
+)
+def test_the_page_says_what_ranks_do_not_count(towers, options, sentence):
+    np.save("u2.npy", np.stack([np.arange(N) // 3, np.arange(N) // 2], 1))
+    _, page = advised(*options)
+    assert ("Ranks do not count" in page) == (sentence is not None)
+    assert sentence is None or sentence in page
+
+
+def test_unknown_labels_count_no_false_negatives(towers, capsys):
+    np.save("y.npy", np.full(N, -1))
+    found, page = advised("--labels", "y.npy")
+    assert found["uniform"]["false_negatives"] is None
+    for text in (capsys.readouterr().out, page):
+        assert "false negatives:" not in text
+        assert "nan" not in text
+
+
+def test_rows_of_one_label_have_no_neighbors(towers):
+    np.save("y.npy", np.zeros(N, int))
+    found, page = advised("--labels", "y.npy")
+    assert [row["neighbors"] for row in found["rows"]] == [[]] * 5
+    assert Page(page).tags.count("h3") == 5
+
+
 def test_sample_rows_are_exact_neighbors(towers):
     found, _ = advised("--labels", "y.npy")
     queries, documents = (torch.nn.functional.normalize(torch.from_numpy(tower).double(), dim=1) for tower in towers)
@@ -337,6 +377,8 @@ def test_bad_images(towers, capsys, array, message):
 def test_other_bad_input(towers, capsys, monkeypatch):
     assert "--batch-size: expected 2 to 120" in error_of(capsys, *BASE, "--batch-size", "121")
     assert "--batch-size: expected 2 to 120" in error_of(capsys, *BASE, "--batch-size", "1")
+    np.save("few.npy", towers[0][:3])
+    assert "QUERIES: expected at least 4 rows" in error_of(capsys, "few.npy", *BASE[2:])
     assert "--batch-size: expected a number with a divisor" in error_of(capsys, *BASE, "--batch-size", "113")
     assert "--metric: expected one of" in error_of(capsys, *BASE, "--metric", "dot")
     assert "DOCUMENTS: expected" in error_of(capsys, "q.npy", "y.npy", *BASE[2:])
