@@ -326,7 +326,7 @@ def _row(row: Row, texts: Mapping[int, Text], images: Mapping[int, bytes], has_d
     if row.own_score is not None:
         own = text.document if text and text.document is not None else f"document {row.instance:,}"
         lines.append(f"<p>Own document, score <strong>{row.own_score:.3f}</strong>: {_text(own)}</p>")
-    shown = _neighbors(row, texts, has_documents, images) if texts or not images else _gallery(row, images)
+    shown = _gallery(row, images) if images and not texts else _neighbors(row, texts, has_documents, images)
     return '<div class="row">\n' + "\n".join([*lines, shown]) + "\n</div>"
 
 
@@ -348,7 +348,8 @@ def _neighbors(row: Row, texts: Mapping[int, Text], has_documents: bool, images:
 def _gallery(row: Row, images: Mapping[int, bytes]) -> str:
     """Returns the images of the neighbors, with rank and score under each."""
     figures = [
-        f"<figure{' class=first' if is_first else ''}>{_image(images, neighbor.instance)}<figcaption>rank "
+        f"<figure{' class=first' if is_first else ''}>"
+        f"{_image(images, neighbor.instance) or f'row {neighbor.instance:,}'}<figcaption>rank "
         f"{neighbor.rank}<br>{neighbor.score:.3f}<br>{_mark(neighbor)}</figcaption></figure>"
         for neighbor, is_first in _in_groups(row)
     ]

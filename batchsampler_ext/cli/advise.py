@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from .._engine.files import atomic_write
@@ -90,13 +91,18 @@ def run(options: argparse.Namespace) -> None:
     command = command_line(findings, {**names, **paths, **changed}, given_towers)
     files = {name: path for name, path in {**towers, **paths}.items() if path is not None}
     call = python_call(findings, changed, files)
-    print(report(findings, command))  # before images are read, so that a damaged one costs the page only
-    shown = instances_of(findings.rows)
-    shown_texts = {} if texts is None else texts.of(shown)
-    shown_images = {} if images is None else images.of(shown)
-    with atomic_write(options.out) as file:
-        file.write(page(findings, command, call, given_towers, shown_texts, shown_images))
-    if options.json is not None:
-        write_json(options.json, findings.summary() | {"command": command, "python": call})
+    try:  # neither a full disk nor a closed pipe costs both the files and the text
+        if options.json is not None:
+            write_json(options.json, findings.summary() | {"command": command, "python": call})
+        shown = instances_of(findings.rows)
+        shown_texts = {} if texts is None else texts.of(shown)
+        shown_images, problems = ({}, []) if images is None else images.of(shown)
+        with atomic_write(options.out) as file:
+            file.write(page(findings, command, call, given_towers, shown_texts, shown_images))
+    finally:
+        print(report(findings, command))
+    if problems:
+        others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        print(f"warning: {problems[0]}{others}; the page has row numbers instead", file=sys.stderr)
     for path in filter(None, (options.out, options.json)):
         print(f"wrote {path}")

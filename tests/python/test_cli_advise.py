@@ -17,6 +17,7 @@ import torch
 
 from batchsampler_ext import Plan, compose
 from batchsampler_ext.cli import main
+from batchsampler_ext.cli.shown_rows import Images
 
 N = 240
 BASE = ["q.npy", "d.npy", "--batch-size", "32", "--num-threads", "1", "--out", "page.html"]
@@ -322,16 +323,68 @@ def test_images_of_a_list(towers, capsys):
     _, page = advised("--images", "pictures/list.txt")
     assert page.count('src="data:image/jpeg;base64,') == 5 * 13
     Path("page.html").unlink()
-    Path("pictures/a.png").write_bytes(b"\x89PNG\r\n")
-    capsys.readouterr()
-    assert main(["advise", *BASE, "--images", "pictures/list.txt"]) == 2
-    captured = capsys.readouterr()
-    assert "Recommendation" in captured.out
-    assert re.search(r"error: --images, line \d+: expected an image, got 'pictures/a.png'", captured.err)
-    assert not Path("page.html").exists()
+    Path("pictures/broken.png").write_bytes(b"\x89PNG\r\n")
+    Path("pictures/list.txt").write_text("broken.png\n" * N)
+    wanted = "--images, line 1: expected an image, got 'pictures/broken.png'"
+    assert error_of(capsys, *BASE, "--images", "pictures/list.txt").startswith(wanted)
     Path("pictures/list.txt").write_text("a.png\n" * (N - 1) + "b.png\n")
     wanted = f"--images: expected files, got none at 'pictures/b.png' in line {N} of 'pictures/list.txt'"
     assert error_of(capsys, *BASE, "--images", "pictures/list.txt") == wanted
+
+
+def test_a_damaged_image_does_not_cost_the_page(towers, capsys):
+    images = pytest.importorskip("PIL.Image")
+    images.new("L", (3, 3)).save("a.png")
+    Path("broken.png").write_bytes(b"\x89PNG\r\n")
+    Path("list.txt").write_text("a.png\n" * 30 + "broken.png\n" * (N - 30))
+    found, page = advised("--images", "list.txt")
+    instances = {row["instance"] for row in found["rows"]}
+    instances |= {part["instance"] for row in found["rows"] for part in row["neighbors"]}
+    number = sum(instance >= 30 for instance in instances)
+    err = capsys.readouterr().err
+    assert re.search(r"^warning: --images, line \d+: expected an image, got 'broken.png'", err)
+    assert f"(and {number - 1} more); the page has row numbers instead" in err
+    for row in found["rows"]:
+        for part in row["neighbors"]:
+            assert (f">row {part['instance']}<" in page) == (part["instance"] >= 30)
+            assert (f'<img alt="image {part["instance"]}"' in page) == (part["instance"] < 30)
+
+
+def test_thumbnails_show_images_of_other_modes(tmp_path):
+    images = pytest.importorskip("PIL.Image")
+    levels = np.linspace(0, 2**16 - 1, 96 * 96).reshape(96, 96)
+    images.fromarray(levels.astype(np.uint16)).save(tmp_path / "deep.png")
+    images.fromarray(levels.astype(np.float32)).save(tmp_path / "float.tiff")
+    images.new("RGBA", (90, 90)).save(tmp_path / "transparent.png")
+    images.new("CMYK", (500, 2)).save(tmp_path / "thin.tiff")
+    names = ["deep.png", "float.tiff", "transparent.png", "thin.tiff"]
+    (tmp_path / "list.txt").write_text("".join(f"{name}\n" for name in names))
+    thumbnails, problems = Images(str(tmp_path / "list.txt"), 4).of(range(4))
+    assert problems == []
+    deep, floating, transparent, thin = (np.asarray(images.open(io.BytesIO(thumbnails[i]))) for i in range(4))
+    assert 120 < deep.mean() < 135
+    assert 120 < floating.mean() < 135
+    assert (transparent == 255).all()
+    assert thin.shape == (1, 96, 3)
+
+
+def test_a_closed_pipe_does_not_cost_the_page(towers, monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    assert main(["advise", *BASE]) == 2
+    assert "Recommendation" in Page(Path("page.html").read_text("utf-8")).text
+
+
+def test_a_full_disk_does_not_cost_the_text(towers, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("batchsampler_ext.cli.advise.page", full)
+    assert main(["advise", *BASE]) == 2
+    assert "Recommendation" in capsys.readouterr().out
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
