@@ -126,7 +126,8 @@ dd { margin: 0 0 .5rem; color: var(--soft); }
 .row th, .row td { padding: .3rem .4rem; }
 .row tr.first td { border-top: 2px solid var(--line); }
 .soft, footer { color: var(--soft); }
-img { max-width: 96px; max-height: 96px; min-width: 56px; vertical-align: middle; border-radius: 4px; }
+img { max-width: 96px; max-height: 96px; min-width: 56px; object-fit: contain; vertical-align: middle;
+  border-radius: 4px; }
 .gallery { display: flex; flex-wrap: wrap; gap: .5rem; }
 figure { margin: 0; } figure.first { border-left: 2px solid var(--line); padding-left: .5rem; }
 figcaption { font-size: .75rem; line-height: 1.3; color: var(--soft); margin-top: .2rem; }
@@ -301,7 +302,9 @@ def _curve(heights: np.ndarray) -> str:
 
 def _rows_text(has_documents: bool, not_ranked: str | None) -> str:
     what = "documents" if has_documents else "instances"
-    question = "answer the query, too" if has_documents else "have to be near the query"
+    question = (
+        "answer the query, too" if has_documents else "match the query, so that training should not push them away"
+    )
     text = (
         f"The {what} of some ranks, with their scores. Look at them: do those of the first ranks {question}? Then use "
         "a window that begins after them. Rows are numbered from 0."

@@ -23,8 +23,7 @@ EXAMPLE = """example:
   batchsampler-ext advise queries.npy documents.npy --batch-size 256 --texts pairs.jsonl --out advice.html"""
 
 FILES = {"unique": None, "positives": 2, "labels": 1}  # of ids -> columns, None: any number
-SHARED = ("metric", "seed")  # options that compose has under the same names, with the defaults below
-DEFAULTS = {"metric": METRICS[0], "seed": 0}
+DEFAULTS = {"metric": METRICS[0], "seed": 0}  # of further options that compose has, too
 
 
 def add_parser(commands: Any) -> None:
@@ -45,10 +44,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--json", metavar="REPORT", help="write the numbers as JSON")
     parser.add_argument("--texts", metavar="FILE", help=TEXTS_HELP)
     parser.add_argument("--images", metavar="FILE", help=f"{IMAGES_HELP}; needs Pillow")
-    parser.add_argument("--unique", metavar="FILE", help=f"as of compose: ids that a batch holds once; {IDS_HELP}")
-    parser.add_argument("--positives", metavar="FILE", help="as of compose: further positives [P, 2]")
     parser.add_argument(
-        "--labels", metavar="FILE", help=f"as of compose; also counts pairs with equal labels in batches; {IDS_HELP}"
+        "--unique", metavar="FILE", help=f"as in compose: ids that a batch holds once; {IDS_HELP}[,COLUMN]"
+    )
+    parser.add_argument("--positives", metavar="FILE", help="as in compose: further positives [P, 2]")
+    parser.add_argument(
+        "--labels", metavar="FILE", help=f"as in compose; also counts pairs with equal labels in batches; {IDS_HELP}"
     )
     parser.add_argument(
         "--metric", default=DEFAULTS["metric"], help=f"score of a pair: {', '.join(METRICS)}; default: %(default)s"
@@ -86,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
             num_threads=options.num_threads,
             progress=StagedProgress(stage),
         )
-    changed = {name: getattr(options, name) for name in SHARED if getattr(options, name) != DEFAULTS[name]}
+    changed = {name: getattr(options, name) for name, default in DEFAULTS.items() if getattr(options, name) != default}
     given_towers = [path for path in towers.values() if path is not None]
     command = command_line(findings, {**names, **paths, **changed}, given_towers)
     files = {name: path for name, path in {**towers, **paths}.items() if path is not None}

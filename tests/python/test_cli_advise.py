@@ -245,6 +245,10 @@ def test_without_documents(towers):
     found, page = json.loads(Path("report.json").read_text()), Page(Path("page.html").read_text("utf-8"))
     assert found["uniform"]["accuracy"] is None
     assert "own document" not in page.text
+    unit = torch.nn.functional.normalize(torch.from_numpy(towers[0]).double(), dim=1)
+    for row in found["rows"]:
+        for part in row["neighbors"]:
+            assert part["score"] == pytest.approx(float(unit[row["instance"]] @ unit[part["instance"]]), abs=1e-6)
     assert found["command"].startswith("batchsampler-ext compose q.npy --batch-size 32")
 
 
@@ -292,6 +296,12 @@ def test_texts_are_escaped_and_cut(towers, kind):
         assert " ".join(text.split()) in parsed.text
     assert "long…" in parsed.text
     assert "long " * 60 not in parsed.text
+
+
+def test_empty_texts_are_marked(towers):
+    Path("t.tsv").write_text("q\t\n" * N)
+    found, page = advised("--texts", "t.tsv")
+    assert page.count("(no text)") == sum(1 + len(row["neighbors"]) for row in found["rows"])
 
 
 def test_names_of_files_are_escaped(towers):
