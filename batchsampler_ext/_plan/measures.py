@@ -73,10 +73,19 @@ def false_negative_share(batches: Batches, labels: torch.Tensor) -> float:
     return _mean([share for share in shares if share == share])
 
 
-def own_scores(queries: Any, documents: Any, ids: torch.Tensor, metric: str) -> torch.Tensor:
-    """Returns the score of the query and the document of each of these instances, float32 on the CPU."""
-    rows, others = _rows(as_matrix(queries, "queries"), ids), _rows(as_matrix(documents, "documents"), ids)
-    return torch.cat([_scores(*pair, metric)[0] for pair in zip(rows.split(1), others.split(1), strict=True)])
+def scores_of_pairs(
+    queries: Any, documents: Any, first: torch.Tensor, second: torch.Tensor, metric: str
+) -> torch.Tensor:
+    """Returns the score of each pair, float32 on the CPU.
+
+    Args:
+        documents: None: pairs are of queries.
+        first, second: instance ids of the queries, and of the documents.
+    """
+    tower = as_matrix(queries, "queries")
+    rows, others = _rows(tower, first), _rows(tower if documents is None else as_matrix(documents, "documents"), second)
+    scores = [_scores(rows[i : i + 1], others[i : i + 1], metric)[0] for i in range(len(rows))]
+    return torch.cat([torch.empty(0, device="cpu"), *scores])
 
 
 def median_rank_of_own(queries: Any, documents: Any, metric: str, progress: Progress | None = None) -> float:
@@ -89,7 +98,7 @@ def median_rank_of_own(queries: Any, documents: Any, metric: str, progress: Prog
     chosen = torch.from_numpy(_spread(first.num_rows, NUM_RANKED_QUERIES))
     others = torch.from_numpy(_spread(second.num_rows, MAX_RANKED_DOCUMENTS))
     rows = _rows(first, chosen)
-    own = own_scores(queries, documents, chosen, metric)
+    own = scores_of_pairs(queries, documents, chosen, chosen, metric)
     num_better, done = torch.zeros(len(chosen), dtype=torch.int64, device="cpu"), 0
     for part in others.split(_ROWS_AT_ONCE >> 2):
         scores = _scores(rows, _rows(second, part), metric)

@@ -70,12 +70,13 @@ class PlanReport(dict[str, dict[str, float]]):
         if self.figure:
             lines += ["", self.figure]
         if self.hints:
-            lines += ["", "Hints", *map(_indented, self.hints)]
+            lines += ["", "Hints", *map(indented, self.hints)]
         return "\n".join(lines)
 
 
-def _indented(hint: str) -> str:
-    return textwrap.fill(hint, _WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+def indented(text: str) -> str:
+    """Returns a sentence in lines below a heading."""
+    return textwrap.fill(text, _WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 
 def histogram(title: str, columns: Mapping[str, np.ndarray]) -> str:

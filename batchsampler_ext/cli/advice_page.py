@@ -126,7 +126,8 @@ dd { margin: 0 0 .5rem; color: var(--soft); }
 .row th, .row td { padding: .3rem .4rem; }
 .row tr.first td { border-top: 2px solid var(--line); }
 .soft, footer { color: var(--soft); }
-img { max-width: 96px; max-height: 96px; min-width: 56px; vertical-align: middle; border-radius: 4px; }
+img { max-width: 96px; max-height: 96px; min-width: 56px; object-fit: contain; vertical-align: middle;
+  border-radius: 4px; }
 .gallery { display: flex; flex-wrap: wrap; gap: .5rem; }
 figure { margin: 0; } figure.first { border-left: 2px solid var(--line); padding-left: .5rem; }
 figcaption { font-size: .75rem; line-height: 1.3; color: var(--soft); margin-top: .2rem; }
@@ -174,8 +175,8 @@ def page(
         columns=_definitions(meanings(findings)),
         histogram_text=_text(_histogram_text(has_documents)),
         histogram=_histogram(findings),
-        rows_title=f"Neighbors of {_NUMBERS.get(len(findings.rows), len(findings.rows))} random queries",
-        rows_text=_text(_rows_text(has_documents, _excluded(findings))),
+        rows_title=f"Neighbors of {len(findings.rows)} random rows",
+        rows_text=_text(_rows_text(has_documents, findings.settings["not_ranked"])),
         rows="\n".join(_row(row, texts, images, has_documents) for row in findings.rows),
         costs="\n".join(
             f"<tr><td>{_text(name)}</td><td>{_text(value)}</td></tr>" for name, value in costs(findings).items()
@@ -184,9 +185,6 @@ def page(
         version=__version__,
     )
     return content.encode("utf-8", "replace")
-
-
-_NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 
 
 def _text(text: str) -> str:
@@ -257,8 +255,8 @@ def _histogram_text(has_documents: bool) -> str:
     text = f"For each query, its highest score with {other} in its batch. Hard batches move this to the right."
     if has_documents:
         text += (
-            " The score with its own document is beside it. Where the curves overlap, the teacher cannot tell a "
-            "negative from the right answer."
+            " The scores with the own documents are beside it. The more the curves overlap, the more often the teacher "
+            "may take a negative for the right answer. The column accuracy counts this."
         )
     return text
 
@@ -302,21 +300,20 @@ def _curve(heights: np.ndarray) -> str:
     return "".join(points) + f"V{_HEIGHT}Z"
 
 
-def _excluded(findings: Findings) -> list[str]:
-    """Returns the options whose pairs do not count in ranks."""
-    given = findings.settings["excluded_by"]
-    return [name for name in given if name == "labels" or (name == "unique" and "labels" not in given)]
-
-
-def _rows_text(has_documents: bool, excluded: Sequence[str]) -> str:
+def _rows_text(has_documents: bool, not_ranked: str | None) -> str:
     what = "documents" if has_documents else "instances"
-    question = "answer the query, too" if has_documents else "have to be near the query"
+    question = (
+        "answer the query, too" if has_documents else "match the query, so that training should not push them away"
+    )
     text = (
         f"The {what} of some ranks, with their scores. Look at them: do those of the first ranks {question}? Then use "
-        "a window that begins after them."
+        "a window that begins after them. Rows are numbered from 0."
     )
-    if excluded:
-        text += f" What {' and '.join(excluded)} exclude is not counted."
+    text += {
+        None: "",
+        "labels": " Ranks do not count rows with an equal label.",
+        "unique": " Ranks do not count rows with an equal id in --unique.",
+    }[not_ranked]
     if has_documents:
         text += (
             ' "Above own" marks a document that scores higher than the own one. It is either a false negative, or one '
@@ -332,7 +329,7 @@ def _row(row: Row, texts: Mapping[int, Text], images: Mapping[int, bytes], has_d
     if row.own_score is not None:
         own = text.document if text and text.document is not None else f"document {row.instance:,}"
         lines.append(f"<p>Own document, score <strong>{row.own_score:.3f}</strong>: {_text(own)}</p>")
-    shown = _neighbors(row, texts, has_documents, images) if texts or not images else _gallery(row, images)
+    shown = _gallery(row, images) if images and not texts else _neighbors(row, texts, has_documents, images)
     return '<div class="row">\n' + "\n".join([*lines, shown]) + "\n</div>"
 
 
@@ -354,7 +351,8 @@ def _neighbors(row: Row, texts: Mapping[int, Text], has_documents: bool, images:
 def _gallery(row: Row, images: Mapping[int, bytes]) -> str:
     """Returns the images of the neighbors, with rank and score under each."""
     figures = [
-        f"<figure{' class=first' if is_first else ''}>{_image(images, neighbor.instance)}<figcaption>rank "
+        f"<figure{' class=first' if is_first else ''}>"
+        f"{_image(images, neighbor.instance) or f'row {neighbor.instance:,}'}<figcaption>rank "
         f"{neighbor.rank}<br>{neighbor.score:.3f}<br>{_mark(neighbor)}</figcaption></figure>"
         for neighbor, is_first in _in_groups(row)
     ]

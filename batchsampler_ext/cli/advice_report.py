@@ -8,10 +8,10 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .._engine.text_tables import mebibytes, number, table
+from .._engine.text_tables import mebibytes, table
 from .._plan.advice import MAX_TIMES_UNIFORM, Outcome, is_too_similar, ranks, times_uniform
 from .._plan.measures import NEAR_OWN
-from .._plan.report import histogram
+from .._plan.report import histogram, indented
 from .advising import Findings
 from .timing import duration
 
@@ -44,12 +44,12 @@ def report(findings: Findings, command: str) -> str:
         ),
         "",
         "Recommendation",
-        _indented(f"{findings.advice.summary}."),
-        *map(_indented, findings.advice.reasons),
+        indented(f"{findings.advice.summary}."),
+        *map(indented, findings.advice.reasons),
     ]
     lines.append(f"  {STUDY}")
     if findings.advice.outcome.hints:
-        lines += ["", "Hints about the recommended setting", *map(_indented, findings.advice.outcome.hints)]
+        lines += ["", "Hints about the recommended setting", *map(indented, findings.advice.outcome.hints)]
     return "\n".join([*lines, "", "Compose with", f"  {command}"])
 
 
@@ -79,7 +79,7 @@ def columns(findings: Findings) -> dict[str, Callable[[Outcome], str]]:
         result["accuracy"] = lambda outcome: f"{outcome.accuracy:.1%}"
         result["near own"] = lambda outcome: f"{outcome.near_own:.1f}"
     if uniform.false_negatives is not None:
-        result["false negatives"] = lambda outcome: number(outcome.false_negatives, ".1%")  # type: ignore[arg-type]
+        result["false negatives"] = lambda outcome: f"{outcome.false_negatives:.1%}"
     result["composing"] = lambda outcome: duration(outcome.seconds)
     return result
 
@@ -176,7 +176,3 @@ def _has_documents(findings: Findings) -> bool:
 
 def _filled(text: str) -> str:
     return textwrap.fill(text, _WIDTH)
-
-
-def _indented(text: str) -> str:
-    return textwrap.fill(text, _WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from typing import Any
 
-from .._engine.files import atomic_write, check_output
+from .._engine.files import atomic_write
 from ..graph_builders import METRICS
 from .advice_page import page
 from .advice_report import command_line, python_call, report
-from .advising import findings_of, instances_of, threads_of_torch
+from .advising import findings_of, instances_of
 from .compose import StagedProgress
-from .inputs import IDS_HELP, MATRIX_HELP, add_input_options, load_ids, load_matrix, require_no_input
+from .inputs import IDS_HELP, MATRIX_HELP, add_input_options, load_ids, load_matrix
 from .option_names import OptionNames
+from .outputs import check_outputs, write_json
 from .progress import shown_stages
 from .shown_rows import IMAGES_HELP, TEXTS_HELP, Images, Texts
+from .timing import torch_threads
 
 EXAMPLE = """example:
   batchsampler-ext advise queries.npy documents.npy --batch-size 256 --texts pairs.jsonl --out advice.html"""
 
 FILES = {"unique": None, "positives": 2, "labels": 1}  # of ids -> columns, None: any number
-SHARED = ("metric", "seed")  # options that compose has under the same names, with the defaults below
-DEFAULTS = {"metric": METRICS[0], "seed": 0}
+DEFAULTS = {"metric": METRICS[0], "seed": 0}  # of further options that compose has, too
 
 
 def add_parser(commands: Any) -> None:
@@ -43,10 +44,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--json", metavar="REPORT", help="write the numbers as JSON")
     parser.add_argument("--texts", metavar="FILE", help=TEXTS_HELP)
     parser.add_argument("--images", metavar="FILE", help=f"{IMAGES_HELP}; needs Pillow")
-    parser.add_argument("--unique", metavar="FILE", help=f"as of compose: ids that a batch holds once; {IDS_HELP}")
-    parser.add_argument("--positives", metavar="FILE", help="as of compose: further positives [P, 2]")
     parser.add_argument(
-        "--labels", metavar="FILE", help=f"as of compose; also counts pairs with equal labels in batches; {IDS_HELP}"
+        "--unique", metavar="FILE", help=f"as in compose: ids that a batch holds once; {IDS_HELP}[,COLUMN]"
+    )
+    parser.add_argument("--positives", metavar="FILE", help="as in compose: further positives [P, 2]")
+    parser.add_argument(
+        "--labels", metavar="FILE", help=f"as in compose; also counts pairs with equal labels in batches; {IDS_HELP}"
     )
     parser.add_argument(
         "--metric", default=DEFAULTS["metric"], help=f"score of a pair: {', '.join(METRICS)}; default: %(default)s"
@@ -59,7 +62,9 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    check_outputs(options)  # before the work, not after it
+    inputs = {"QUERIES": options.queries, "DOCUMENTS": options.documents}
+    inputs |= {f"--{name}": getattr(options, name) for name in ("texts", "images", *FILES)}
+    check_outputs({"--out": options.out, "--json": options.json}, inputs)  # before the work, not after it
     names = {"column": options.column, "tensor": options.tensor}
     towers = {"queries": options.queries, "documents": options.documents}
     queries = load_matrix(options.queries, "QUERIES", **names)
@@ -71,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
         name: None if path is None else load_ids(path, f"--{name}", num_columns=FILES[name])
         for name, path in paths.items()
     }
-    with shown_stages() as stage, options.names.in_errors(), threads_of_torch(options.num_threads):
+    with shown_stages() as stage, options.names.in_errors(), torch_threads(options.num_threads):
         findings = findings_of(
             queries,
             documents,
@@ -82,32 +87,23 @@ def run(options: argparse.Namespace) -> None:
             num_threads=options.num_threads,
             progress=StagedProgress(stage),
         )
-    changed = {name: getattr(options, name) for name in SHARED if getattr(options, name) != DEFAULTS[name]}
+    changed = {name: getattr(options, name) for name, default in DEFAULTS.items() if getattr(options, name) != default}
     given_towers = [path for path in towers.values() if path is not None]
     command = command_line(findings, {**names, **paths, **changed}, given_towers)
     files = {name: path for name, path in {**towers, **paths}.items() if path is not None}
     call = python_call(findings, changed, files)
-    print(report(findings, command))  # before images are read, so that a damaged one costs the page only
-    shown = instances_of(findings.rows)
-    shown_texts = {} if texts is None else texts.of(shown)
-    shown_images = {} if images is None else images.of(shown)
-    with atomic_write(options.out) as file:
-        file.write(page(findings, command, call, given_towers, shown_texts, shown_images))
-    if options.json is not None:
-        with atomic_write(options.json) as file:
-            content = findings.summary() | {"command": command, "python": call}
-            file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    try:  # neither a full disk nor a closed pipe costs both the files and the text
+        if options.json is not None:
+            write_json(options.json, findings.summary() | {"command": command, "python": call})
+        shown = instances_of(findings.rows)
+        shown_texts = {} if texts is None else texts.of(shown)
+        shown_images, problems = ({}, []) if images is None else images.of(shown)
+        with atomic_write(options.out) as file:
+            file.write(page(findings, command, call, given_towers, shown_texts, shown_images))
+    finally:
+        print(report(findings, command))
+    if problems:
+        others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        print(f"warning: {problems[0]}{others}; the page has row numbers instead", file=sys.stderr)
     for path in filter(None, (options.out, options.json)):
         print(f"wrote {path}")
-
-
-def check_outputs(options: argparse.Namespace) -> None:
-    """Raises the errors of writing before the work: an unfit path, or one that is given twice."""
-    others = {"QUERIES": options.queries, "DOCUMENTS": options.documents}
-    others |= {f"--{name}": getattr(options, name) for name in ("texts", "images", *FILES)}
-    for name in ("out", "json"):
-        path = getattr(options, name)
-        if path is not None:
-            check_output(path, f"--{name}")
-            require_no_input(path, f"--{name}", others)
-            others[f"--{name}"] = path

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,18 @@ import numpy as np
 import torch
 
 from .. import __version__
-from .._engine import validate
 from .._engine.random import permutation
 from .._negatives.keep_apart import Apart, as_ids_of_columns, as_pairs
 from .._negatives.negatives import as_labels, labels_of
 from .._plan.advice import FIRST_SKIPPED, Advice, Outcome, recommend, sizes_for, windows_for
 from .._plan.hints import Measured, hints, teacher_hint
-from .._plan.measures import Hardness, false_negative_share, hardness, median_rank_of_own, own_scores
+from .._plan.measures import Hardness, false_negative_share, hardness, median_rank_of_own, scores_of_pairs
 from ..compose import compose
 from ..graph import ProximityGraph
 from ..graph_builders import knn_graph
 from ..plan import Plan
 from .compose import StagedProgress
 from .inputs import EmbeddingMatrix
-from .inspection import without_nan
 from .timing import timed
 
 NUM_SEARCHED = 200  # ranks
@@ -69,7 +66,7 @@ class Findings:
 
     def summary(self) -> dict[str, Any]:
         """Returns the numbers and sentences for JSON."""
-        content = {
+        return {
             "version": __version__,
             "settings": self.settings,
             "costs": self.costs,
@@ -87,18 +84,6 @@ class Findings:
             },
             "rows": [asdict(row) for row in self.rows],
         }
-        return without_nan(content)
-
-
-@contextmanager
-def threads_of_torch(num_threads: int | None) -> Iterator[None]:
-    """Lets torch compute with so many CPU threads in the block. None: as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(validate.num_threads(num_threads))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def findings_of(
@@ -118,6 +103,8 @@ def findings_of(
     :func:`compose`, too.
     """
     num_instances = len(queries)
+    if num_instances < 4:
+        raise ValueError(f"queries: expected at least 4 rows, two batches of two, got {num_instances}")
     if not 2 <= batch_size <= num_instances // 2:
         raise ValueError(
             f"batch_size: expected 2 to {num_instances // 2}, so that an epoch of {num_instances} instances has at "
@@ -127,14 +114,17 @@ def findings_of(
     windows, skipped = windows_for(num_instances)
     common = {"batch_size": batch_size, "metric": metric, "seed": seed, "num_threads": num_threads, **apart}
     uniform_plan = compose(queries, documents, preset="uniform", **common)  # the first, as it checks all arguments
+    plan_bytes = _size_of(uniform_plan)  # nearly that of the others, too
     labels = as_labels(apart["labels"], num_instances)
+    equal = _labels_of_graph(apart, labels, num_instances)
     graph, search_seconds = timed(
         lambda: knn_graph(
             queries,
             min(NUM_SEARCHED, num_instances - 1),
             documents=documents,
             metric=metric,
-            labels=_labels_of_graph(apart, labels, num_instances),
+            labels=equal,
+            return_scores=False,  # as large as the neighbors, and few are shown
             num_threads=num_threads,
             progress=progress.stage("search of neighbors"),
         )
@@ -148,17 +138,16 @@ def findings_of(
     report = _Reports(of_uniform, own_rank, None if labels is None else torch.from_numpy(labels))
     # With a graph, only the number of embeddings matters. Checking all of their values takes longer than composing.
     placeholder = torch.zeros(num_instances, 1)
-    outcomes, scores_of, plans = [], [of_uniform], [uniform_plan]
+    outcomes, scores_of = [], [of_uniform]
     uniform = report.outcome(uniform_plan, None, of_uniform)
     for first, last in windows:
         window = ProximityGraph(graph.neighbors[:, first:last].contiguous())
         for size in sizes:
             plan = compose(placeholder, graph=window, mutual=True, community_size=size, **common)
             scores = hardness(plan.batches(0), queries, documents, metric)
-            plan.graph = None  # not needed any more, and large
             outcomes.append(report.outcome(plan, (first, last), scores))
             scores_of.append(scores)
-            plans.append(plan)
+            del plan  # its graph is large
             measured(1 + len(outcomes), total)
     advice = recommend(outcomes, uniform, num_instances=num_instances, batch_size=batch_size, metric=metric)
     place = next(i for i, outcome in enumerate([uniform, *outcomes]) if outcome is advice.outcome)
@@ -172,6 +161,7 @@ def findings_of(
             "metric": metric,
             "seed": seed,
             "excluded_by": [name for name, value in apart.items() if value is not None],
+            "not_ranked": None if equal is None else "labels" if labels is not None else "unique",
         },
         uniform=uniform,
         outcomes=outcomes,
@@ -180,11 +170,11 @@ def findings_of(
         costs={
             "search_seconds": search_seconds,
             "compose_seconds": advice.outcome.seconds,
-            "plan_bytes": _size_of(plans[place]),
+            "plan_bytes": plan_bytes,
         },
         skipped=skipped,
         own_rank=own_rank,
-        rows=_sample_rows(graph, queries, documents, metric, seed),
+        rows=_sample_rows(graph, queries, documents, windows, metric, seed),
     )
 
 
@@ -212,11 +202,16 @@ class _Reports:
             hardest=float(scores.hardest.mean(dtype=np.float64)),
             accuracy=scores.means.get("in_batch_accuracy"),
             near_own=scores.near_own if has_documents else None,
-            false_negatives=None if self._labels is None else false_negative_share(plan.batches(0), self._labels),
+            false_negatives=self._false_negatives(plan),
             seconds=plan.seconds["graph"] + plan.seconds["epochs"],
             teacher_hint=teacher_hint(info, plan.num_instances, 0, measured),
             hints=tuple(hints(info, plan.num_instances, plan.batch_size, 1, 0, measured)),
         )
+
+    def _false_negatives(self, plan: Plan) -> float | None:
+        """Returns None if all labels are unknown, too."""
+        share = float("nan") if self._labels is None else false_negative_share(plan.batches(0), self._labels)
+        return share if share == share else None
 
 
 def _size_of(plan: Plan) -> int:
@@ -228,26 +223,32 @@ def _size_of(plan: Plan) -> int:
 
 
 def _sample_rows(
-    graph: ProximityGraph, queries: EmbeddingMatrix, documents: EmbeddingMatrix | None, metric: str, seed: int
+    graph: ProximityGraph,
+    queries: EmbeddingMatrix,
+    documents: EmbeddingMatrix | None,
+    windows: Sequence[tuple[int, int]],
+    metric: str,
+    seed: int,
 ) -> list[Row]:
-    """Returns random rows, one from each fifth of the data, with the first neighbors of each window."""
+    """Returns random rows, one from each fifth of the data, with the nearest neighbors and the first of each window."""
     num_instances = len(graph)
     order = permutation(num_instances, seed, 0)
     count = min(NUM_SHOWN, num_instances)
     parts = order * count // num_instances
     chosen = torch.stack([order[parts == part][0] for part in range(count)])
-    own = None if documents is None else own_scores(queries, documents, chosen, metric)
-    ranks = [first + place for first in FIRST_SKIPPED for place in range(RANKS_PER_WINDOW)]
-    assert graph.scores is not None
+    own = None if documents is None else scores_of_pairs(queries, documents, chosen, chosen, metric)
+    firsts = {*FIRST_SKIPPED, *(first for first, _ in windows)}
+    ranks = sorted({first + place for first in firsts for place in range(RANKS_PER_WINDOW)})
+    ranks = [rank for rank in ranks if rank < graph.num_neighbors]
     result = []
     for number, row in enumerate(chosen.tolist()):
         limit = None if own is None else float(own[number] + 1e-5 * own[number].abs())  # equal texts differ by rounding
+        ids = graph.neighbors[row, ranks].long()
+        ids = ids[ids >= 0]
+        scores = scores_of_pairs(queries, documents, torch.full_like(ids, row), ids, metric).tolist()
         found = [
             Neighbor(rank + 1, instance, score, limit is not None and score > limit)
-            for rank in ranks
-            if rank < graph.num_neighbors
-            for instance, score in [(int(graph.neighbors[row, rank]), float(graph.scores[row, rank]))]
-            if instance >= 0
+            for rank, instance, score in zip(ranks, ids.tolist(), scores, strict=False)  # missing ones are the last
         ]
         result.append(Row(row, None if own is None else float(own[number]), found))
     return result

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
 import torch
 
 from .. import __version__
-from .._engine import validate
 from .._engine.backend import core
-from .._engine.files import atomic_write, check_output
 from ..planners import PLANNERS
 from .costs import Settings, measure_costs
 from .costs_report import advice, report
+from .outputs import check_outputs, write_json
 from .progress import shown_stages
+from .timing import torch_threads
 
 EXAMPLE = """example:
   batchsampler-ext bench --num-instances 1280000 --dim 256 --batch-size 512 --step-ms 250"""
@@ -66,10 +63,9 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    if options.json is not None:
-        check_output(options.json, "--json")  # before the work, not after it
+    check_outputs({"--json": options.json}, {})  # before the work, not after it
     step_seconds = None if options.step_ms is None else check_step(options.step_ms) / 1e3
-    with torch_threads(validate.num_threads(options.num_threads)):
+    with torch_threads(options.num_threads):
         with shown_stages() as stage:
             costs = measure_costs(settings_of(options), step_seconds, stage)
         print(report(costs, step_seconds))
@@ -77,8 +73,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json is not None:
         numbers = {"version": __version__, **machine, **costs.summary()}
         content = {**numbers, "step_ms": options.step_ms, "advice": advice(costs, step_seconds)}
-        with atomic_write(options.json) as file:
-            file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+        write_json(options.json, content)
         print(f"wrote {options.json}")
 
 
@@ -93,17 +88,6 @@ def settings_of(options: argparse.Namespace) -> Settings:
     if sizes["refresh_every"] is None and planner is not None and not planner.covers_once:
         sizes["refresh_every"] = 100
     return Settings(**sizes)
-
-
-@contextmanager
-def torch_threads(num_threads: int) -> Iterator[None]:
-    """Sets torch's number of threads, as training code does, until the block ends."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def check_step(milliseconds: float) -> float:

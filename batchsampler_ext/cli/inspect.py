@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 from typing import Any
 
 import numpy as np
 import torch
 
-from .._engine.files import atomic_write, check_output
+from .._engine.files import atomic_write
 from ..batches import Batches
 from ..graph_builders import METRICS
 from ..planners import PLANNERS
-from .inputs import MATRIX_HELP, add_input_options, load_labels, load_matrix, require_no_input
+from .inputs import MATRIX_HELP, add_input_options, load_labels, load_matrix
 from .inspection import inspect_features
 from .inspection_report import report, save_figure
 from .option_names import OptionNames
+from .outputs import check_outputs, write_json
 from .progress import shown_stages
 
 EXAMPLE = """example:
@@ -101,7 +101,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    check_outputs(options)  # before the work, not after it
+    check_writing(options)  # before the work, not after it
     if options.exclude_same_label and options.labels is None:
         raise ValueError("--exclude-same-label: expected --labels as well, got none")
     features = load_matrix(options.features, "FEATURES", column=options.column, tensor=options.tensor)
@@ -123,23 +123,19 @@ def run(options: argparse.Namespace) -> None:
         with atomic_write(options.out) as file:
             np.save(file, padded(inspection.batches))
     if options.json is not None:
-        with atomic_write(options.json) as file:
-            file.write((json.dumps(inspection.summary(), indent=2, allow_nan=False) + "\n").encode())
+        write_json(options.json, inspection.summary())
     if options.figure is not None:
         save_figure(inspection, options.figure)
     for path in filter(None, (options.out, options.json, options.figure)):
         print(f"wrote {path}")
 
 
-def check_outputs(options: argparse.Namespace) -> None:
+def check_writing(options: argparse.Namespace) -> None:
     """Raises the errors of writing before the work: an unfit path, one that is given twice, or a missing matplotlib."""
-    others = {"FEATURES": options.features, "--labels": options.labels}
-    for name in ("out", "json", "figure"):
-        path = getattr(options, name)
-        if path is not None:
-            check_output(path, f"--{name}")
-            require_no_input(path, f"--{name}", others)
-            others[f"--{name}"] = path
+    check_outputs(
+        {"--out": options.out, "--json": options.json, "--figure": options.figure},
+        {"FEATURES": options.features, "--labels": options.labels},
+    )
     if options.figure is not None and importlib.util.find_spec("matplotlib") is None:
         raise ModuleNotFoundError(
             "--figure: expected matplotlib to be installed, got none; run pip install 'batchsampler_ext[cli]'"

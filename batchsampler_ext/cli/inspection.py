@@ -60,7 +60,7 @@ class Inspection:
             "kinds": kinds,
             "conclusions": self.conclusions,
         }
-        return without_nan(content)
+        return content
 
 
 def spread(values: np.ndarray) -> dict[str, float]:
@@ -70,15 +70,6 @@ def spread(values: np.ndarray) -> dict[str, float]:
         return {"mean": float("nan"), "p10": float("nan"), "p90": float("nan")}
     low, high = np.quantile(known, [0.1, 0.9])
     return {"mean": float(known.mean()), "p10": float(low), "p90": float(high)}
-
-
-def without_nan(value: Any) -> Any:
-    """Replaces nan by None, which is null in JSON."""
-    if isinstance(value, dict):
-        return {name: without_nan(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def inspect_features(

@@ -107,29 +107,43 @@ class Images:
             raise ValueError(f"--images: expected a .npy or .txt file, got {path!r}")
         if count != num_instances:
             raise ValueError(f"--images: expected an image for each of {num_instances} instances, got {count}")
+        self._thumbnail_of(0)  # files of another kind are an error before the work
 
-    def of(self, instances: Collection[int]) -> dict[int, bytes]:
-        """Returns thumbnails of some instances, as JPEG files. Paths are relative to the folder of the list."""
+    def of(self, instances: Collection[int]) -> tuple[dict[int, bytes], list[str]]:
+        """Returns thumbnails of some instances, as JPEG files, and a sentence for each that cannot be read."""
+        found, problems = {}, []
+        for instance in sorted(instances):
+            try:
+                found[instance] = self._thumbnail_of(instance)
+            except ValueError as error:
+                problems.append(str(error))
+        return found, problems
+
+    def _thumbnail_of(self, instance: int) -> bytes:
+        """Paths are relative to the folder of the list."""
         from PIL import Image
 
-        result = {}
-        for instance in sorted(instances):
-            if self._array is not None:
-                result[instance] = _thumbnail(Image.fromarray(np.ascontiguousarray(self._array[instance])))
-                continue
-            assert self._files is not None
-            file = self._files[instance]
-            with reading(str(file), f"--images, line {instance + 1}", "an image"), Image.open(file) as image:
-                result[instance] = _thumbnail(image)
-        return result
+        if self._array is not None:
+            return _thumbnail(Image.fromarray(np.ascontiguousarray(self._array[instance])))
+        assert self._files is not None
+        file = self._files[instance]
+        with reading(str(file), f"--images, line {instance + 1}", "an image"), Image.open(file) as image:
+            return _thumbnail(image)
 
 
 def _thumbnail(image: object) -> bytes:
     from PIL import Image, ImageOps
 
     assert isinstance(image, Image.Image)
-    upright = ImageOps.exif_transpose(image).convert("RGB")
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith(("I", "F")):  # more than 8 bits, which conversion to RGB would cut
+        values = np.nan_to_num(np.asarray(upright, np.float32))
+        upright = Image.fromarray((255 * (values - values.min()) / max(np.ptp(values), 1e-30)).astype(np.uint8))
+    is_transparent = upright.mode.upper().endswith("A") or "transparency" in upright.info
+    upright = upright.convert("RGBA" if is_transparent else "RGB")
     upright.thumbnail((THUMBNAIL, THUMBNAIL))
+    if is_transparent:
+        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
     file = io.BytesIO()
     upright.save(file, "JPEG", quality=90)
     return file.getvalue()
@@ -137,7 +151,7 @@ def _thumbnail(image: object) -> bytes:
 
 def short(text: str) -> str:
     """Returns the text in one line, cut at MAX_CHARACTERS. Characters that cannot be shown become spaces."""
-    words = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    words = " ".join("".join(c if c.isprintable() else " " for c in text).split()) or "(no text)"
     return words if len(words) <= MAX_CHARACTERS else words[: MAX_CHARACTERS - 1].rstrip() + "…"
 
 

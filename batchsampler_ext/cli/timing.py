@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import torch
 
-__all__ = ["EVICTED_BYTES", "Timing", "duration", "evict_caches", "measure", "timed"]
+from .._engine import validate
+
+__all__ = ["EVICTED_BYTES", "Timing", "duration", "evict_caches", "measure", "timed", "torch_threads"]
 
 EVICTED_BYTES = 64 << 20
 
@@ -53,6 +56,17 @@ def measure(
         work(prepared)
         seconds.append(time.perf_counter() - before)
     return Timing(np.array(seconds))
+
+
+@contextmanager
+def torch_threads(num_threads: int | None) -> Iterator[None]:
+    """Sets torch's number of threads, as training code does, until the block ends. None: it stays."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(validate.num_threads(num_threads))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def evict_caches() -> Callable[[], object]:

@@ -17,6 +17,7 @@ import torch
 
 from batchsampler_ext import Plan, compose
 from batchsampler_ext.cli import main
+from batchsampler_ext.cli.shown_rows import Images
 
 N = 240
 BASE = ["q.npy", "d.npy", "--batch-size", "32", "--num-threads", "1", "--out", "page.html"]
@@ -124,6 +125,46 @@ def test_measures_are_those_of_a_simple_computation(towers):
     assert outcome["false_negatives"] == pytest.approx(np.mean(false))
 
 
+def test_sample_rows_show_a_nearer_window(towers):
+    np.save("q.npy", towers[0][:60])
+    np.save("d.npy", towers[1][:60])
+    found, _ = advised("--batch-size", "8")
+    assert found["advice"]["window"] == [3, 15]
+    for row in found["rows"]:
+        assert [part["rank"] for part in row["neighbors"]] == [1, 2, 3, 4, 5, 6, 11, 12, 13, 31, 32, 33]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--unique", "u.npy"], "Ranks do not count rows with an equal id in --unique."),
+        (["--unique", "u.npy", "--labels", "y.npy"], "Ranks do not count rows with an equal label."),
+        (["--unique", "u2.npy"], None),  # ranks count them, see compose
+    ],
+)
+def test_the_page_says_what_ranks_do_not_count(towers, options, sentence):
+    np.save("u2.npy", np.stack([np.arange(N) // 3, np.arange(N) // 2], 1))
+    _, page = advised(*options)
+    assert ("Ranks do not count" in page) == (sentence is not None)
+    assert sentence is None or sentence in page
+
+
+def test_unknown_labels_count_no_false_negatives(towers, capsys):
+    np.save("y.npy", np.full(N, -1))
+    found, page = advised("--labels", "y.npy")
+    assert found["uniform"]["false_negatives"] is None
+    for text in (capsys.readouterr().out, page):
+        assert "false negatives:" not in text
+        assert "nan" not in text
+
+
+def test_rows_of_one_label_have_no_neighbors(towers):
+    np.save("y.npy", np.zeros(N, int))
+    found, page = advised("--labels", "y.npy")
+    assert [row["neighbors"] for row in found["rows"]] == [[]] * 5
+    assert Page(page).tags.count("h3") == 5
+
+
 def test_sample_rows_are_exact_neighbors(towers):
     found, _ = advised("--labels", "y.npy")
     queries, documents = (torch.nn.functional.normalize(torch.from_numpy(tower).double(), dim=1) for tower in towers)
@@ -174,6 +215,14 @@ def test_the_recommended_command_and_call_make_the_measured_plan(towers, capsys,
     assert [batch.tolist() for batch in Plan.load("plan.bse").batches(0)] == by_command
 
 
+def test_numbers_that_are_not_finite_are_null(towers):
+    for name, tower in zip(("q.npy", "d.npy"), towers, strict=True):
+        np.save(name, tower * np.float32(1e19))  # dot products overflow
+    found, _ = advised("--metric", "ip")
+    assert found["uniform"]["similarity"] is None
+    assert found["uniform"]["accuracy"] is not None
+
+
 def test_few_rows_have_fewer_windows(towers, capsys):
     np.save("q.npy", towers[0][:60])
     np.save("d.npy", towers[1][:60])
@@ -196,6 +245,10 @@ def test_without_documents(towers):
     found, page = json.loads(Path("report.json").read_text()), Page(Path("page.html").read_text("utf-8"))
     assert found["uniform"]["accuracy"] is None
     assert "own document" not in page.text
+    unit = torch.nn.functional.normalize(torch.from_numpy(towers[0]).double(), dim=1)
+    for row in found["rows"]:
+        for part in row["neighbors"]:
+            assert part["score"] == pytest.approx(float(unit[row["instance"]] @ unit[part["instance"]]), abs=1e-6)
     assert found["command"].startswith("batchsampler-ext compose q.npy --batch-size 32")
 
 
@@ -245,6 +298,12 @@ def test_texts_are_escaped_and_cut(towers, kind):
     assert "long " * 60 not in parsed.text
 
 
+def test_empty_texts_are_marked(towers):
+    Path("t.tsv").write_text("q\t\n" * N)
+    found, page = advised("--texts", "t.tsv")
+    assert page.count("(no text)") == sum(1 + len(row["neighbors"]) for row in found["rows"])
+
+
 def test_names_of_files_are_escaped(towers):
     name = "a<i>&'\".npy"
     np.save(name, towers[0])
@@ -274,16 +333,68 @@ def test_images_of_a_list(towers, capsys):
     _, page = advised("--images", "pictures/list.txt")
     assert page.count('src="data:image/jpeg;base64,') == 5 * 13
     Path("page.html").unlink()
-    Path("pictures/a.png").write_bytes(b"\x89PNG\r\n")
-    capsys.readouterr()
-    assert main(["advise", *BASE, "--images", "pictures/list.txt"]) == 2
-    captured = capsys.readouterr()
-    assert "Recommendation" in captured.out
-    assert re.search(r"error: --images, line \d+: expected an image, got 'pictures/a.png'", captured.err)
-    assert not Path("page.html").exists()
+    Path("pictures/broken.png").write_bytes(b"\x89PNG\r\n")
+    Path("pictures/list.txt").write_text("broken.png\n" * N)
+    wanted = "--images, line 1: expected an image, got 'pictures/broken.png'"
+    assert error_of(capsys, *BASE, "--images", "pictures/list.txt").startswith(wanted)
     Path("pictures/list.txt").write_text("a.png\n" * (N - 1) + "b.png\n")
     wanted = f"--images: expected files, got none at 'pictures/b.png' in line {N} of 'pictures/list.txt'"
     assert error_of(capsys, *BASE, "--images", "pictures/list.txt") == wanted
+
+
+def test_a_damaged_image_does_not_cost_the_page(towers, capsys):
+    images = pytest.importorskip("PIL.Image")
+    images.new("L", (3, 3)).save("a.png")
+    Path("broken.png").write_bytes(b"\x89PNG\r\n")
+    Path("list.txt").write_text("a.png\n" * 30 + "broken.png\n" * (N - 30))
+    found, page = advised("--images", "list.txt")
+    instances = {row["instance"] for row in found["rows"]}
+    instances |= {part["instance"] for row in found["rows"] for part in row["neighbors"]}
+    number = sum(instance >= 30 for instance in instances)
+    err = capsys.readouterr().err
+    assert re.search(r"^warning: --images, line \d+: expected an image, got 'broken.png'", err)
+    assert f"(and {number - 1} more); the page has row numbers instead" in err
+    for row in found["rows"]:
+        for part in row["neighbors"]:
+            assert (f">row {part['instance']}<" in page) == (part["instance"] >= 30)
+            assert (f'<img alt="image {part["instance"]}"' in page) == (part["instance"] < 30)
+
+
+def test_thumbnails_show_images_of_other_modes(tmp_path):
+    images = pytest.importorskip("PIL.Image")
+    levels = np.linspace(0, 2**16 - 1, 96 * 96).reshape(96, 96)
+    images.fromarray(levels.astype(np.uint16)).save(tmp_path / "deep.png")
+    images.fromarray(levels.astype(np.float32)).save(tmp_path / "float.tiff")
+    images.new("RGBA", (90, 90)).save(tmp_path / "transparent.png")
+    images.new("CMYK", (500, 2)).save(tmp_path / "thin.tiff")
+    names = ["deep.png", "float.tiff", "transparent.png", "thin.tiff"]
+    (tmp_path / "list.txt").write_text("".join(f"{name}\n" for name in names))
+    thumbnails, problems = Images(str(tmp_path / "list.txt"), 4).of(range(4))
+    assert problems == []
+    deep, floating, transparent, thin = (np.asarray(images.open(io.BytesIO(thumbnails[i]))) for i in range(4))
+    assert 120 < deep.mean() < 135
+    assert 120 < floating.mean() < 135
+    assert (transparent == 255).all()
+    assert thin.shape == (1, 96, 3)
+
+
+def test_a_closed_pipe_does_not_cost_the_page(towers, monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    assert main(["advise", *BASE]) == 2
+    assert "Recommendation" in Page(Path("page.html").read_text("utf-8")).text
+
+
+def test_a_full_disk_does_not_cost_the_text(towers, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("batchsampler_ext.cli.advise.page", full)
+    assert main(["advise", *BASE]) == 2
+    assert "Recommendation" in capsys.readouterr().out
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -329,6 +440,8 @@ def test_bad_images(towers, capsys, array, message):
 def test_other_bad_input(towers, capsys, monkeypatch):
     assert "--batch-size: expected 2 to 120" in error_of(capsys, *BASE, "--batch-size", "121")
     assert "--batch-size: expected 2 to 120" in error_of(capsys, *BASE, "--batch-size", "1")
+    np.save("few.npy", towers[0][:3])
+    assert "QUERIES: expected at least 4 rows" in error_of(capsys, "few.npy", *BASE[2:])
     assert "--batch-size: expected a number with a divisor" in error_of(capsys, *BASE, "--batch-size", "113")
     assert "--metric: expected one of" in error_of(capsys, *BASE, "--metric", "dot")
     assert "DOCUMENTS: expected" in error_of(capsys, "q.npy", "y.npy", *BASE[2:])
