@@ -48,6 +48,8 @@ NOT_RUN = {
     "batchsampler-ext bench --num-instances 1280000 ": "takes too long; test_cli.py runs smaller sizes",
     "python -m batchsampler_ext bench": "likewise",
     "python examples/": "test_examples.py runs the programs, on made data",
+    "tests/tools/build_release.sh ": "builds wheels; make wheel, a part of make nightly, runs it",
+    "tests/tools/test_installed.sh ": "likewise",
     "make bench charts": "takes ten minutes on a quiet machine",
     "cp build/benchmarks/": "copies what that has made",
     ".venv/bin/python -m benchmarks.report": "test_benchmarks.py compares the page with its files",
