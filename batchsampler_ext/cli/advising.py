@@ -194,6 +194,7 @@ class _Reports:
     def outcome(self, plan: Plan, window: tuple[int, int] | None, scores: Hardness) -> Outcome:
         info = plan.info if window is None else {**plan.info, "has_given_graph": False, "rank_window": list(window)}
         measured = Measured(scores, self._uniform, self._own_rank)
+        found = hints(info, plan.num_instances, plan.batch_size, 1, 0, measured)
         has_documents = "in_batch_accuracy" in scores.means
         return Outcome(
             window=window,
@@ -205,7 +206,7 @@ class _Reports:
             false_negatives=self._false_negatives(plan),
             seconds=plan.seconds["graph"] + plan.seconds["epochs"],
             teacher_hint=teacher_hint(info, plan.num_instances, 0, measured),
-            hints=tuple(hints(info, plan.num_instances, plan.batch_size, 1, 0, measured)),
+            hints=() if window is None else tuple(found),  # those of uniform batches say how to make them harder
         )
 
     def _false_negatives(self, plan: Plan) -> float | None:
