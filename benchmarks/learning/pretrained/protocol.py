@@ -135,9 +135,8 @@ def tasks(profile: Profile, tier: Tier, phase: str, done: Iterable[tuple[Task, f
         for name in names:
             for seed in seeds:
                 for loss in LOSSES:
-                    for arm in tier.arms:
-                        if best[arm, loss] != best["uniform", loss]:
-                            yield task(phase, tier, name, arm, loss, tier.batch_size, best["uniform", loss], seed)
+                    for arm, found in swapped(tier, loss, best):
+                        yield task(phase, tier, name, arm, loss, tier.batch_size, found, seed)
         return
     for name in names[: tier.num_curve_data]:
         for seed in seeds:
@@ -154,6 +153,14 @@ def tasks(profile: Profile, tier: Tier, phase: str, done: Iterable[tuple[Task, f
                             parameters(tier, point, loss, best),
                             seed,
                         )
+
+
+def swapped(tier: Tier, loss: str, best: Parameters) -> Iterator[tuple[str, tuple[float, float]]]:
+    """Yields arms whose parameters are not those of uniform batches with these, and uniform batches with the others."""
+    uniform = best["uniform", loss]
+    others = [arm for arm in tier.arms if best[arm, loss] != uniform]
+    yield from ((arm, uniform) for arm in others)
+    yield from (("uniform", found) for found in dict.fromkeys(best[arm, loss] for arm in others))
 
 
 class Point(NamedTuple):

@@ -71,14 +71,25 @@ class Runs:
             if (row.arm, row.loss) == (arm, loss) and row.phase in ("confirm", "advice")
         }
 
-    def checked(self, arm: str, loss: str, base: str | None = None) -> np.ndarray:
-        """Returns differences to uniform batches with the loss `base`, for arms tuned to other parameters than these.
+    def as_uniform(self, arm: str, loss: str, base: str | None = None) -> np.ndarray:
+        """Returns differences of an arm with the parameters of uniform batches to these with the loss `base`.
 
-        Arms have the parameters that uniform batches have with `loss`. base: None for `loss`.
+        base: None for `loss`. Empty if the arm has these parameters anyway.
         """
-        checked = [row for row in self.rows if (row.phase, row.arm, row.loss) == ("check", arm, loss)]
-        values = {str(row.seed): row.mrr_at_10 for row in checked}
-        return paired_differences(values, self.values("uniform", base or loss))
+        return paired_differences(self.checked(arm, loss, "uniform"), self.values("uniform", base or loss))
+
+    def as_it(self, arm: str, loss: str) -> np.ndarray:
+        """Returns differences of an arm to uniform batches with its parameters. Empty if these have them anyway."""
+        return paired_differences(self.values(arm, loss), self.checked("uniform", loss, arm))
+
+    def checked(self, arm: str, loss: str, source: str) -> dict[str, float]:
+        """Returns MRR@10 by seed, of an arm with the parameters of another one in the phase "check"."""
+        wanted = ("check", arm, loss, *self.best[source, loss])
+        return {
+            str(row.seed): row.mrr_at_10
+            for row in self.rows
+            if (row.phase, row.arm, row.loss, row.lr, row.temperature) == wanted
+        }
 
     def over_uniform(self, arm: str, loss: str, base: str = "infonce") -> np.ndarray:
         """Returns differences to uniform batches with the loss `base`."""
@@ -104,6 +115,8 @@ def all_tables(rows: list[Row], profile: Profile) -> str:
             runs = Runs(rows, tier, name, best_parameters(tier, done))
             if runs.has("confirm"):
                 parts += [f"### {tier.name}, {name}, B = {tier.batch_size}\n\n{confirmation(runs, tier)}"]
+            if table := equal_parameters(runs):
+                parts += [f"### {tier.name}, {name}: equal parameters\n\n{table}"]
         for name in names[: tier.num_curve_data]:
             runs = Runs(rows, tier, name, best_parameters(tier, done))
             for title, table in (
@@ -142,7 +155,7 @@ def confirmation(runs: Runs, tier: Tier) -> str:
     """Returns the 2 x 2 of batches and loss."""
     lines = table_head(
         "batches", "seeds", "InfoNCE", "over uniform", "hardness", "over uniform, InfoNCE", "over uniform, hardness",
-        "uniform's parameters, InfoNCE", "uniform's parameters, hardness", "mean cosine of negatives",
+        "mean cosine of negatives",
     )  # fmt: skip
     for arm in tier.arms:
         plain, hard = (runs.values(arm, loss) for loss in LOSSES)
@@ -165,13 +178,34 @@ def confirmation(runs: Runs, tier: Tier) -> str:
                     mean(hard),
                     interval(runs.over_uniform(arm, "hardness")),
                     "" if arm == "uniform" else interval(runs.over_uniform(arm, "hardness", base="hardness")),
-                    *(interval(runs.checked(arm, loss)) for loss in LOSSES),
                     f"{cosines:.3f}",
                 ]
             )
         )
-    note = "Uniform's parameters: arms with another learning rate or temperature, run with those of uniform batches."
-    return "\n".join(lines) + f"\n\n{note}"
+    return "\n".join(lines)
+
+
+def equal_parameters(runs: Runs) -> str:
+    """Returns the table of arms for which the search found other parameters than for uniform batches."""
+    lines = table_head(
+        "batches",
+        "loss",
+        "learning rate",
+        "temperature",
+        "uniform's",
+        "",
+        "each tuned",
+        "both as uniform",
+        "both as it",
+    )
+    for loss in LOSSES:
+        for arm in runs.tier.arms:
+            both = [interval(runs.as_uniform(arm, loss)), interval(runs.as_it(arm, loss))]
+            if any(both):
+                found = [f"{value:g}" for source in (arm, "uniform") for value in runs.best[source, loss]]
+                each = interval(runs.over_uniform(arm, loss, loss))
+                lines.append(line([arm, loss, *found, each, *both]))
+    return "\n".join(lines) + "\n\nPoints over uniform batches with the same loss." if len(lines) > 2 else ""
 
 
 def batch_sizes(runs: Runs) -> str:
@@ -285,8 +319,8 @@ def draw_arms(path: Path, shown: Sequence[Runs]) -> None:
             for offset, loss, marker in ((-0.15, "infonce", "o"), (0.15, "hardness", "s")):
                 look = {"fmt": marker, "color": COLORS_OF_LOSSES[loss], "markersize": 4, "capsize": 2}
                 whiskers(axis, [runs.over_uniform(arm, loss) for arm in arms], offset, label=loss, **look)
-                checked = [runs.checked(arm, loss, "infonce") for arm in arms]
-                whiskers(axis, checked, offset, label=f"{loss}, as uniform", markerfacecolor="white", **look)
+                as_uniform = [runs.as_uniform(arm, loss, "infonce") for arm in arms]
+                whiskers(axis, as_uniform, offset, label=f"{loss}, as uniform", markerfacecolor="white", **look)
             axis.axvline(0, color="0.5", linewidth=1)
             axis.set_yticks(range(len(arms)), arms, fontsize=8)
             axis.set_ylim(len(arms) - 0.5, -0.5)
