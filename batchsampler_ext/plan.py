@@ -24,6 +24,7 @@ from ._plan.file import PlanFile, checksum, write_plan
 from ._plan.hard_negatives import NAME as _HARD_NEGATIVES
 from ._plan.hard_negatives import read_hard_negatives
 from ._plan.hints import Measured, hints
+from ._plan.info import checked_info
 from ._plan.measures import edges_inside, hardness, median_rank_of_own
 from ._plan.report import PlanReport, histogram
 from ._plan.stages import stage_of
@@ -32,6 +33,7 @@ from ._plan.stored_negatives import StoredNegatives
 from .graph import ProximityGraph
 from .graph_builders import as_towers
 from .planners import Batches
+from .walk import check_batch_size
 
 __all__ = ["Plan"]
 
@@ -119,6 +121,8 @@ class Plan(NotAFunction, FixedSettings):
         found, shape = self._sources.read(_SOURCES), [self.num_epochs, self._num_batches(0)]
         if found.dtype != torch.int64 or list(found.shape) != shape:
             raise self._sources.error(f"one whose {_SOURCES} are {found.dtype} {list(found.shape)}, not int64 {shape}")
+        if len({self._num_batches(epoch) for epoch in range(self.num_epochs)}) > 1:
+            raise self._sources.error(f"one with {_SOURCES} whose epochs have other numbers of batches")
         return found
 
     def _known_negatives(self) -> Negatives:
@@ -234,9 +238,9 @@ class Plan(NotAFunction, FixedSettings):
         try:
             num_instances = validate.integer(header["num_instances"], "num_instances", 1, validate.MAX_NODES)
             num_epochs = validate.integer(header["num_epochs"], "num_epochs", 1)
-            batch_size = validate.integer(header["batch_size"], "batch_size", 1)
+            batch_size = check_batch_size(header["batch_size"])
             tail_sizes = _checked_tail_sizes(header["tail_sizes"], batch_size)
-            info = dict(header["info"])
+            info = checked_info(header["info"])
         except (KeyError, TypeError, ValueError) as error:
             raise file.error(f"one with a wrong header ({error})") from error
         epochs = StoredEpochs(file, num_epochs, num_instances)
