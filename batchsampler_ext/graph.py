@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ._engine import validate
-from ._engine.arrays import address, aligned, as_integers, dense, require_device
+from ._engine.arrays import address, aligned, as_integers, dense, require_countable, require_device
 from ._engine.backend import as_device, engine, require_engine
 from ._engine.cuda import DeviceStatus, StreamOrder
 from ._engine.deferred_checks import DeferredChecks
@@ -427,8 +427,9 @@ def _checked_table(value: Any, name: str, dtype: torch.dtype) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         require_engine(value.device, name)
         value = dense(value, name)
-    if value.ndim != 2 or not 1 <= len(value) <= validate.MAX_NODES:
-        raise ValueError(f"{name}: expected shape [R, K] with R >= 1 (and below 2**31), got {list(value.shape)}")
+    if value.ndim != 2 or len(value) == 0:
+        raise ValueError(f"{name}: expected shape [R, K] with R >= 1, got {list(value.shape)}")
+    require_countable(value, name)
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(np.ascontiguousarray(value))
     return aligned(value.contiguous())

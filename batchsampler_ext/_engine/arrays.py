@@ -157,7 +157,7 @@ def as_integers(value: Any, name: str, device: torch.device = _CPU) -> torch.Ten
     value = dense(value, name)
     if value.ndim != 1:
         raise ValueError(f"{name}: expected one dimension, got shape {list(value.shape)}")
-    _require_countable(value, name)
+    require_countable(value, name)
     if value.dtype == torch.uint64:
         return to_device_async(torch.from_numpy(as_int64(value, name)), device)
     return aligned(value.to(torch.int64).contiguous())
@@ -173,7 +173,7 @@ def as_int64(value: Any, name: str, kind: str = "an array of integers") -> np.nd
     """
     if isinstance(value, torch.Tensor):
         value = dense(value, name)
-        _require_countable(value, name)
+        require_countable(value, name)
         if value.dtype.is_floating_point and value.numel():
             raise TypeError(f"{name}: expected integers, got {value.dtype}")
         value = value.detach().cpu().to(torch.int64 if value.numel() == 0 else value.dtype).numpy()
@@ -192,7 +192,7 @@ def as_int64(value: Any, name: str, kind: str = "an array of integers") -> np.nd
     return np.ascontiguousarray(array.astype(np.int64))
 
 
-def _require_countable(value: torch.Tensor, name: str) -> None:
+def require_countable(value: torch.Tensor | np.ndarray, name: str) -> None:
     """Raises ``ValueError`` for more rows than there are ids. A tensor may claim them without memory, a copy has it."""
     if value.ndim and len(value) >= 2**31:
         raise ValueError(f"{name}: expected fewer than 2**31 rows, got {len(value)}")

@@ -141,31 +141,32 @@ class Source:
 
 
 class WithDLPack:
-    """An object of another library: it has nothing but DLPack. Its memory may be anywhere in a larger buffer."""
+    """An object of another library: it has nothing but DLPack. Its memory may begin at any address."""
 
     def __init__(
-        self, tensor: torch.Tensor, byte_offset: int, has_strides: bool, bits: int = 0, lanes: int = 1
+        self, tensor: torch.Tensor, shift: int = 0, byte_offset: int = 0, bits: int = 0, lanes: int = 1
     ) -> None:
-        item = tensor.element_size()
-        flat = tensor.contiguous().reshape(-1)
-        self._memory = bytearray(byte_offset) + bytes(flat.view(torch.uint8).numpy()) + bytearray(16)
-        shape = list(tensor.shape)
+        flat, shape = tensor.contiguous().reshape(-1), list(tensor.shape)
+        content = bytes(flat.view(torch.uint8).numpy()) if len(flat) else b""
+        self._memory = bytearray(shift + byte_offset) + content + bytearray(16)
         strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
         self._shape, self._strides = ((ctypes.c_int64 * max(1, len(shape)))(*part) for part in (shape, strides))
-        code = 2 if tensor.dtype.is_floating_point else 0
-        code = {torch.bfloat16: 4, torch.complex64: 5, torch.bool: 6, torch.uint8: 1, torch.uint64: 1}.get(
-            tensor.dtype, code
-        )
-        data = (ctypes.c_char * len(self._memory)).from_buffer(self._memory)
+        kind = 2 if tensor.dtype.is_floating_point else 0
+        other_kinds = {torch.uint8: 1, torch.uint64: 1, torch.bfloat16: 4, torch.complex64: 5, torch.bool: 6}
+        self._borrowed = (ctypes.c_char * len(self._memory)).from_buffer(self._memory)
         self._managed = _Managed(
             _DLTensor(
-                ctypes.addressof(data), 1, 0, len(shape), code, bits or 8 * item, lanes, self._shape,
-                self._strides if has_strides else None, byte_offset,
-            ),
-            None,
-            None,
-        )  # fmt: skip
-        self._keep = data
+                data=ctypes.addressof(self._borrowed) + shift,
+                device_type=1,
+                ndim=len(shape),
+                code=other_kinds.get(tensor.dtype, kind),
+                bits=bits or 8 * tensor.element_size(),
+                lanes=lanes,
+                shape=self._shape,
+                strides=self._strides if shift else None,
+                byte_offset=byte_offset,
+            )
+        )
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)
@@ -280,11 +281,11 @@ ODD: list[Callable[[torch.Tensor], Any]] = [
     lambda tensor: np.asfortranarray(_numpy(tensor)) if isinstance(_numpy(tensor), np.ndarray) else tensor,
     lambda tensor: tensor.tolist(),
     lambda tensor: memoryview(_numpy(tensor)) if isinstance(_numpy(tensor), np.ndarray) else tensor,
-    lambda tensor: WithDLPack(tensor, 0, True),
-    lambda tensor: WithDLPack(tensor, 1, True),
-    lambda tensor: WithDLPack(tensor, 64, False),
-    lambda tensor: WithDLPack(tensor, 0, True, bits=24),
-    lambda tensor: WithDLPack(tensor, 0, True, lanes=2),
+    WithDLPack,
+    lambda tensor: WithDLPack(tensor, shift=1),
+    lambda tensor: WithDLPack(tensor, byte_offset=64),
+    lambda tensor: WithDLPack(tensor, bits=24),
+    lambda tensor: WithDLPack(tensor, lanes=2),
     lambda tensor: tensor.as_subclass(_Subclass),
     lambda tensor: torch.nn.Parameter(tensor) if tensor.dtype.is_floating_point else tensor,
 ]

@@ -58,7 +58,7 @@ def test_negative_views_have_the_values_that_they_show(width):
 
 def test_memory_at_odd_addresses_is_read():
     expected = knn_graph(X, 2)
-    for given in (misaligned(X), WithDLPack(X, 4, True), WithDLPack(X, 64, False)):
+    for given in (misaligned(X), WithDLPack(X), WithDLPack(X, shift=4), WithDLPack(X, shift=1)):
         assert torch.equal(knn_graph(given, 2).neighbors, expected.neighbors)
     graph = ProximityGraph(misaligned(TABLE), misaligned(torch.zeros(12, 2)), misaligned(torch.arange(12)))
     assert graph.stats().num_edges == 24
@@ -105,7 +105,7 @@ def test_tensors_of_other_kinds_are_refused_by_name(tensor, error, message):
         FeatureBank(12, 3).load_state_dict(state)
 
 
-@pytest.mark.parametrize("given", [Failing(), WithDLPack(X, 0, True, bits=24), WithDLPack(X, 0, True, lanes=2)])
+@pytest.mark.parametrize("given", [Failing(), WithDLPack(X, bits=24), WithDLPack(X, lanes=2)])
 def test_errors_of_dlpack_name_the_argument(given):
     with pytest.raises(TypeError, match=r"features: expected a tensor or an array .*, got \w+ \(.+\)"):
         knn_graph(given, 2)
