@@ -407,7 +407,8 @@ class FeatureBank(NotAFunction):
         """Copies a state, with tensors on any device, into this bank.
 
         Raises:
-            ValueError: not a state of a bank, or one with other shapes or another dtype; values that are not finite.
+            TypeError, ValueError: not a state of a bank, or one with other shapes or another dtype; values that are not
+                finite. The bank stays as it was.
             RuntimeError: the bank is in files, and this process is a fork of the one that has opened them.
         """
         self.check()
@@ -449,7 +450,8 @@ class FeatureBank(NotAFunction):
 
         Raises:
             OSError: the file cannot be opened.
-            ValueError: the file is damaged or was not written by :meth:`save`; the errors of :meth:`load_state_dict`.
+            ValueError: the file is damaged or was not written by :meth:`save`.
+            TypeError, ValueError: the errors of :meth:`load_state_dict`.
         """
         try:
             state = load_checked(path)

@@ -106,9 +106,16 @@ def dense(tensor: torch.Tensor, name: str) -> torch.Tensor:
     if tensor.numel():
         reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
         needed = (tensor.storage_offset() + reach + 1) * tensor.element_size()
-        if tensor.untyped_storage().nbytes() < needed:
+        if tensor.untyped_storage().nbytes() < needed or not _has_address(tensor):
             raise ValueError(f"{name}: expected a tensor with memory for its elements, got one whose memory was freed")
     return tensor
+
+
+def _has_address(tensor: torch.Tensor) -> bool:
+    try:
+        return tensor.data_ptr() != 0
+    except RuntimeError:  # of a kind of tensor that stands for others, such as those of torch.compile
+        return False
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:

@@ -85,7 +85,7 @@ def _record_sizes(file: Any) -> tuple[list[int], int]:
     file.seek(0)
     with zipfile.ZipFile(file) as archive:
         members = stored_members(archive, os.fstat(file.fileno()).st_size)
-        pickles = [archive.read(member) for member in members if member.filename.endswith(".pkl")]
+        pickles = [archive.read(member) for member in members if ".pkl" in member.filename.lower()]
     file.seek(0)
     for content in pickles:
         for opcode, argument, _ in pickletools.genops(content):

@@ -144,12 +144,15 @@ class WithDLPack:
     """An object of another library: it has nothing but DLPack. Its memory may begin at any address."""
 
     def __init__(
-        self, tensor: torch.Tensor, shift: int = 0, byte_offset: int = 0, bits: int = 0, lanes: int = 1
+        self, tensor: torch.Tensor, shift: int = 0, byte_offset: int = 0, bits: int = 0, lanes: int = 1, claims: int = 0
     ) -> None:
+        """claims: number of rows that it says to have, all of them the first one."""
         flat, shape = tensor.contiguous().reshape(-1), list(tensor.shape)
         content = bytes(flat.view(torch.uint8).numpy()) if len(flat) else b""
         self._memory = bytearray(shift + byte_offset) + content + bytearray(16)
         strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+        if claims:
+            shape[0], strides[0] = claims, 0
         self._shape, self._strides = ((ctypes.c_int64 * max(1, len(shape)))(*part) for part in (shape, strides))
         kind = 2 if tensor.dtype.is_floating_point else 0
         other_kinds = {torch.uint8: 1, torch.uint64: 1, torch.bfloat16: 4, torch.complex64: 5, torch.bool: 6}
@@ -163,7 +166,7 @@ class WithDLPack:
                 bits=bits or 8 * tensor.element_size(),
                 lanes=lanes,
                 shape=self._shape,
-                strides=self._strides if shift else None,
+                strides=self._strides if shift or claims else None,
                 byte_offset=byte_offset,
             )
         )
@@ -297,4 +300,6 @@ BROKEN: list[Callable[[torch.Tensor], Any]] = [
     lambda tensor: tensor[:1].expand(2**31 + 7, *tensor.shape[1:]) if tensor.ndim and len(tensor) else tensor,
     lambda tensor: torch.quantize_per_tensor(tensor.float(), 1.0, 0, torch.qint8),
     lambda tensor: torch.nested.nested_tensor([tensor, tensor]) if tensor.ndim else tensor,
+    lambda tensor: WithDLPack(tensor, claims=2**31 + 7) if tensor.ndim and len(tensor) else tensor,
+    lambda tensor: WithDLPack(tensor, claims=2**62) if tensor.ndim and len(tensor) else tensor,
 ]

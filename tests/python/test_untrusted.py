@@ -105,6 +105,11 @@ def test_tensors_of_other_kinds_are_refused_by_name(tensor, error, message):
         FeatureBank(12, 3).load_state_dict(state)
 
 
+def test_rows_that_dlpack_claims_are_counted():
+    with pytest.raises(ValueError, match=r"features: expected fewer than 2\*\*31 rows .* got 2147483655"):
+        knn_graph(WithDLPack(X, claims=2**31 + 7), 2)
+
+
 @pytest.mark.parametrize("given", [Failing(), WithDLPack(X, bits=24), WithDLPack(X, lanes=2)])
 def test_errors_of_dlpack_name_the_argument(given):
     with pytest.raises(TypeError, match=r"features: expected a tensor or an array .*, got \w+ \(.+\)"):
@@ -114,6 +119,7 @@ def test_errors_of_dlpack_name_the_argument(given):
 @pytest.mark.parametrize(
     ("call", "name"),
     [
+        (lambda: ProximityGraph(TABLE[:1].expand(2**31 + 7, 2)), "neighbors"),
         (lambda: knn_graph(X, 2, labels=MANY), "labels"),
         (lambda: knn_graph(X, 2, rows=MANY), "rows"),
         (lambda: FeatureBank(12, 3).update(MANY, X), "indices"),

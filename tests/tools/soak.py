@@ -36,7 +36,7 @@ from batchsampler_ext import (
 
 N, D, B = 2000, 32, 100
 NUM_WARM_UP = 10  # rounds
-MAX_GROWTH = {"uss": 4 << 20, "malloc": 1 << 20, "objects": 100, "files": 0, "threads": 0}
+MAX_GROWTH = {"uss": 4 << 20, "malloc": 256 << 10, "objects": 100, "files": 0, "threads": 0}
 
 
 class Sample(NamedTuple):
