@@ -121,8 +121,6 @@ class Plan(NotAFunction, FixedSettings):
         found, shape = self._sources.read(_SOURCES), [self.num_epochs, self._num_batches(0)]
         if found.dtype != torch.int64 or list(found.shape) != shape:
             raise self._sources.error(f"one whose {_SOURCES} are {found.dtype} {list(found.shape)}, not int64 {shape}")
-        if len({self._num_batches(epoch) for epoch in range(self.num_epochs)}) > 1:
-            raise self._sources.error(f"one with {_SOURCES} whose epochs have other numbers of batches")
         return found
 
     def _known_negatives(self) -> Negatives:
@@ -253,7 +251,11 @@ class Plan(NotAFunction, FixedSettings):
                 )
         sources, negatives = file if _SOURCES in file else None, StoredNegatives.of(file, num_instances)
         hard_negatives = file if _HARD_NEGATIVES in file else None
-        return cls(epochs, num_instances, batch_size, info, tail_sizes, sources, negatives, hard_negatives)
+        plan = cls(epochs, num_instances, batch_size, info, tail_sizes, sources, negatives, hard_negatives)
+        num_batches = {plan._num_batches(epoch) for epoch in range(num_epochs)}
+        if len(num_batches) > 1:
+            raise file.error(f"one whose epochs have different numbers of batches, {sorted(num_batches)[:2]}")
+        return plan
 
     def report(
         self, queries: Any, documents: Any = None, *, epoch: int = 0, progress: Progress | None = None

@@ -184,6 +184,8 @@ def as_int64(value: Any, name: str, kind: str = "an array of integers") -> np.nd
         if value.dtype.is_floating_point and value.numel():
             raise TypeError(f"{name}: expected integers, got {value.dtype}")
         value = value.detach().cpu().to(torch.int64 if value.numel() == 0 else value.dtype).numpy()
+    if isinstance(value, range):  # NumPy makes a list of it
+        require_countable(value, name)
     try:
         array = np.asarray(value)
     except ValueError as error:  # lists of different lengths
@@ -199,9 +201,15 @@ def as_int64(value: Any, name: str, kind: str = "an array of integers") -> np.nd
     return np.ascontiguousarray(array.astype(np.int64))
 
 
-def require_countable(value: torch.Tensor | np.ndarray, name: str) -> None:
-    """Raises ``ValueError`` for more rows than there are ids. A tensor may claim them without memory, a copy has it."""
-    if value.ndim and len(value) >= 2**31:
+def require_countable(value: torch.Tensor | np.ndarray | range, name: str) -> None:
+    """Raises ``ValueError`` for more rows than there are ids.
+
+    A tensor may claim them without memory, but a copy has it. The numbers of a range are below 2**63.
+    """
+    if isinstance(value, range):
+        if value[2**31 - 1 :] or (value and not all(-(2**63) <= end < 2**63 for end in (value[0], value[-1]))):
+            raise ValueError(f"{name}: expected fewer than 2**31 integers below 2**63, got {value}")
+    elif value.ndim and len(value) >= 2**31:
         raise ValueError(f"{name}: expected fewer than 2**31 rows, got {len(value)}")
 
 

@@ -14,8 +14,10 @@ def checked_info(info: Any) -> dict[str, Any]:
     if not isinstance(info, dict):
         raise TypeError(f"info: expected a dict, got {type(info).__name__}")
     for name, check in _CHECKS.items():
-        if info.get(name) is not None:
+        if info.get(name) is not None or (name in info and name in _NEVER_NONE):
             check(info[name], name)
+    if info.get("neighbor_search") is not None:
+        _text(info.get("neighbors"), "neighbors")
     return info
 
 
@@ -62,10 +64,12 @@ def _list(value: Any, name: str) -> list[Any]:
     return value
 
 
+_NEVER_NONE = {"seed", "metric", "max_per_batch", "sources_per_batch", "neighbors"}
 _CHECKS: dict[str, Callable[[Any, str], object]] = {
     "seed": lambda value, _: validate.seed(value),
     "metric": lambda value, name: validate.choice(value, name, METRICS),
     "max_per_batch": _integer_from(1),
+    "sources_per_batch": _integer_from(1),
     "num_candidates": _integer_from(1),
     "num_neighbors": _integer_from(1),
     "community_size": _integers,

@@ -8,11 +8,13 @@ mended. The corpus is replayed by tests/python/test_fuzz_corpus.py, without athe
 from __future__ import annotations
 
 import argparse
+import gc
 import re
 import subprocess
 import sys
 import tempfile
 import time
+import types
 from pathlib import Path
 
 SEEDS = Path(__file__).parent / "corpus"
@@ -26,10 +28,12 @@ def fuzz(name: str, options: list[str]) -> None:
     import atheris
     import torch
 
-    torch.set_num_threads(1)
-    with atheris.instrument_imports(include=["batchsampler_ext"]):
-        from .targets import run_input
+    from .targets import run_input
 
+    torch.set_num_threads(1)
+    for found in gc.get_objects():  # after imports, because atheris does not see modules that are installed as editable
+        if isinstance(found, types.FunctionType) and (found.__module__ or "").startswith("batchsampler_ext"):
+            atheris.instrument_func(found)
     with tempfile.TemporaryDirectory() as folder:
         atheris.Setup([sys.argv[0], *options], lambda data: run_input(name, data, Path(folder, "input")))
         atheris.Fuzz()

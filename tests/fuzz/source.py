@@ -59,7 +59,9 @@ class Source:
             parts = [self.value(depth - 1, only_json) for _ in range(self.below(4))] if depth else []
             return parts if kind == 5 else {str(self.choice(TEXTS[:7])): part for part in parts}
         if kind == 7:
-            return self.choice([np.int64(3), np.float32(0.5), np.bool_(True), 3j, b"x", object(), range(3), (1, 2)])
+            return self.choice(
+                [np.int64(3), np.float32(0.5), np.bool_(True), 3j, b"x", object(), range(3), (1, 2), range(2**70)]
+            )
         return self.tensor() if kind == 8 else self.odd(self.tensor(), ODD)
 
     def tensor(self) -> torch.Tensor:

@@ -105,6 +105,27 @@ def test_tensors_of_other_kinds_are_refused_by_name(tensor, error, message):
         FeatureBank(12, 3).load_state_dict(state)
 
 
+@pytest.mark.parametrize("given", [range(2**40), range(2**70), range(2**63, 2**63 + 3)])
+def test_ranges_are_not_listed_before_they_are_counted(given):
+    with pytest.raises(ValueError, match=r"rows: expected fewer than 2\*\*31 integers below 2\*\*63, got range"):
+        knn_graph(X, 2, rows=given)
+    with pytest.raises(ValueError, match=r"sampler: expected fewer than 2\*\*31 integers below 2\*\*63, got range"):
+        ProximityBatchSampler(given, 4, bank=FeatureBank(12, 3))
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (torch.tensor(1.5), TypeError, "expected a number, ids, a dataset with __len__ and __getitem__"),
+        (np.array(1.5), TypeError, "expected a number, ids, a dataset with __len__ and __getitem__"),
+        (FREED_IDS, ValueError, "expected a tensor with memory for its elements"),
+    ],
+)
+def test_arrays_that_list_no_instances_are_refused(given, error, message):
+    with pytest.raises(error, match=f"sampler: {message}"):
+        ProximityBatchSampler(given, 4, bank=FeatureBank(12, 3))
+
+
 def test_rows_that_dlpack_claims_are_counted():
     with pytest.raises(ValueError, match=r"features: expected fewer than 2\*\*31 rows .* got 2147483655"):
         knn_graph(WithDLPack(X, claims=2**31 + 7), 2)
@@ -232,7 +253,7 @@ def test_members_that_use_the_same_bytes_are_refused(tmp_path):
 
 
 HEADER = {"num_instances": 6, "num_epochs": 2, "batch_size": 2, "tail_sizes": None, "info": {}}
-EPOCHS = {"epoch_0": torch.arange(6, dtype=torch.int32), "epoch_1": torch.arange(4, dtype=torch.int32)}
+EPOCHS = {f"epoch_{epoch}": torch.arange(6, dtype=torch.int32) for epoch in range(2)}
 
 
 @pytest.mark.parametrize(
@@ -241,6 +262,7 @@ EPOCHS = {"epoch_0": torch.arange(6, dtype=torch.int32), "epoch_1": torch.arange
         ({"batch_size": 2**70}, "batch_size: expected an integer from 1 to"),
         ({"info": [["seed", 1]]}, "info: expected a dict, got list"),
         ({"info": {"seed": "a"}}, "seed: expected an integer, got 'a'"),
+        ({"info": {"seed": None}}, "seed: expected an integer, got None"),
         ({"info": {"metric": "dot"}}, "metric: expected one of"),
         ({"info": {"max_per_batch": 0}}, "max_per_batch: expected an integer from 1"),
         ({"info": {"community_size": 3}}, "community_size: expected a list, got int"),
@@ -258,12 +280,12 @@ def test_plans_with_impossible_headers_are_refused(tmp_path, change, message):
         Plan.load(tmp_path / "plan")
 
 
-def test_sources_of_epochs_with_other_numbers_of_batches_are_refused(tmp_path):
-    write_plan(tmp_path / "plan", {**EPOCHS, "sources": torch.zeros(2, 3, dtype=torch.int64)}, HEADER)
-    plan = Plan.load(tmp_path / "plan")
-    assert [len(plan.batches(epoch)) for epoch in range(2)] == [3, 2]
-    with pytest.raises(ValueError, match="path: .* got one with sources whose epochs have other numbers of batches"):
-        plan.sources(1)
+@pytest.mark.parametrize("num_left", [0, 4])
+def test_epochs_with_other_numbers_of_batches_are_refused(tmp_path, num_left):
+    """Samplers and sources count on equally many."""
+    write_plan(tmp_path / "plan", {**EPOCHS, "epoch_1": torch.arange(num_left, dtype=torch.int32)}, HEADER)
+    with pytest.raises(ValueError, match="path: .* got one whose epochs have different numbers of batches"):
+        Plan.load(tmp_path / "plan")
 
 
 def test_hard_negatives_after_an_absent_one_are_refused(tmp_path):
