@@ -3,7 +3,7 @@
 A round has epochs of a partition and of walks, both with new graphs in the middle, a graph that another thread builds
 while the bank is updated, states that are saved and loaded, and a plan that is opened and drawn. After a warm-up,
 each round is measured: memory that only this process has (USS), bytes that malloc has given out, Python objects, open
-files and threads. The least of the last quarter of rounds is compared with the most of the first quarter, so that
+files and threads. The least of the last quarter of rounds is compared with the median of the first quarter, so that
 noise does not count.
 """
 
@@ -13,6 +13,7 @@ import argparse
 import ctypes
 import gc
 import os
+import statistics
 import sys
 import tempfile
 import threading
@@ -68,11 +69,11 @@ def sample(num_before: int) -> Sample:
 
 
 def growth(samples: list[Sample]) -> dict[str, int]:
-    """Returns by how much the least of the last quarter exceeds the most of the first one."""
+    """Returns by how much the least of the last quarter exceeds the median of the first one."""
     quarter = max(1, len(samples) // 4)
     first, last = samples[:quarter], samples[-quarter:]
     return {
-        name: min(getattr(part, name) for part in last) - max(getattr(part, name) for part in first)
+        name: min(getattr(part, name) for part in last) - statistics.median_low(getattr(part, name) for part in first)
         for name in Sample._fields
     }
 
