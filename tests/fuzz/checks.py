@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import resource
 from collections.abc import Iterator
@@ -92,6 +93,7 @@ def valid_bank(**options: Any) -> FeatureBank:
     return bank
 
 
+@functools.cache
 def valid_plan() -> Plan:
     return compose(
         embeddings(),

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import io
 import json
 import struct
+import tempfile
 import warnings
 import zipfile
 import zlib
@@ -69,16 +71,6 @@ def members_to_zip(data: bytes) -> bytes:
             size = int.from_bytes(source.read(2), "little")
             archive.writestr(name, source.read(size))
     return file.getvalue()
-
-
-def zip_to_members(data: bytes) -> bytes:
-    """The inverse of :func:`members_to_zip`, for seeds."""
-    parts = b""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        for member in archive.infolist():
-            content, name = archive.read(member), member.filename.encode()
-            parts += bytes([len(name)]) + name + len(content).to_bytes(2, "little") + content
-    return parts
 
 
 def valid_graph() -> ProximityGraph:
@@ -151,7 +143,30 @@ def plan_bytes(description: Any, tensors: dict[str, torch.Tensor]) -> bytes:
     return len(head).to_bytes(8, "little") + head + content
 
 
-PLAN_DATA: list[bytes] = []  # a valid file, made once
+@functools.cache
+def valid_plan_bytes() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        valid_plan().save(Path(folder, "plan"))
+        return Path(folder, "plan").read_bytes()
+
+
+def changed_plan(source: Source, follows_tensors: bool) -> bytes:
+    """Returns a valid plan after some changes. Raises ``ValueError`` for what no file can hold.
+
+    follows_tensors: dtypes and shapes in the description are those of the tensors, whatever these are.
+    """
+    description, tensors = content_of_plan(valid_plan_bytes())
+    for _ in range(1 + source.below(3)):
+        if source.below(2):
+            description = {**description, "header": source.edited(description.get("header"), only_json=True)}
+        else:
+            tensors = source.edited(tensors)
+            if not isinstance(tensors, dict):
+                raise ValueError("no dict")
+    tensors = {name: part for name, part in tensors.items() if is_plain(part) and part.dtype in _NAMES}
+    if follows_tensors:
+        description["tensors"] = {name: [str(part.dtype), list(part.shape), 0] for name, part in tensors.items()}
+    return plan_bytes(description, tensors)
 
 
 def plan_file(data: bytes, folder: Path) -> None:
@@ -159,35 +174,18 @@ def plan_file(data: bytes, folder: Path) -> None:
     mode = source.below(4)
     if mode == 0:
         content = source.rest()
+    elif mode == 1:  # any text in the place of the description
+        content = plan_bytes_of_text(source.rest(), content_of_plan(valid_plan_bytes())[1])
     else:
-        if not PLAN_DATA:
-            valid_plan().save(folder / "valid")
-            PLAN_DATA.append((folder / "valid").read_bytes())
-        description, tensors = content_of_plan(PLAN_DATA[0])
-        if mode == 1:  # any text in the place of the description
-            content = plan_bytes_of_text(source.rest(), tensors)
-        else:
-            for _ in range(1 + source.below(3)):
-                if source.below(2):
-                    description = {**description, "header": source.edited(description.get("header"), only_json=True)}
-                else:
-                    tensors = source.edited(tensors)
-                    if not isinstance(tensors, dict):
-                        return
-            tensors = {name: part for name, part in tensors.items() if is_plain(part) and part.dtype in _NAMES}
-            if mode == 2:  # the description follows the tensors
-                description["tensors"] = {
-                    name: [str(part.dtype), list(part.shape), 0] for name, part in tensors.items()
-                }
-            try:
-                content = plan_bytes(description, tensors)
-            except (UnicodeEncodeError, OverflowError, ValueError):
-                return  # nothing that JSON can hold
+        try:
+            content = changed_plan(source, follows_tensors=mode == 2)
+        except (ValueError, OverflowError):
+            return
     path = written(folder, content)
     with refusing("path") as refused:
         plan = Plan.load(path)
     if not refused:
-        use_plan(plan, path, folder, source)
+        use_plan(plan, path, folder)
 
 
 def plan_bytes_of_text(text: bytes, tensors: dict[str, torch.Tensor]) -> bytes:
@@ -200,7 +198,7 @@ def plan_bytes_of_text(text: bytes, tensors: dict[str, torch.Tensor]) -> bytes:
     return len(head).to_bytes(8, "little") + head + content[8 + length :]
 
 
-def use_plan(plan: Plan, path: Path, folder: Path, source: Source) -> None:
+def use_plan(plan: Plan, path: Path, folder: Path) -> None:
     """Calls all that reads a plan."""
     size = plan.num_instances
     is_intact = True
@@ -240,36 +238,47 @@ def use_plan(plan: Plan, path: Path, folder: Path, source: Source) -> None:
 
 
 SUFFIXES = ["", ".json", ".last_update", ".checksums", ".documents"]
-BANK_DATA: list[bytes] = []  # the files of a valid bank, made once
+
+
+@functools.cache
+def valid_bank_files() -> list[bytes]:
+    """Returns the content of the files with these suffixes."""
+    with tempfile.TemporaryDirectory() as folder:
+        valid_bank(path=Path(folder, "bank"))
+        return [Path(folder, f"bank{suffix}").read_bytes() for suffix in SUFFIXES]
+
+
+def set_checksums(path: Path) -> None:
+    """Makes the checksums of rows right, if the files have the sizes of a bank."""
+    kinds = {
+        "": (torch.bfloat16, (N, D)),
+        ".documents": (torch.bfloat16, (N, D)),
+        ".last_update": (torch.int64, (N,)),
+        ".checksums": (torch.int64, (N,)),
+    }
+    paths = [Path(f"{path}{suffix}") for suffix in kinds]
+    sizes = [torch.Size(shape).numel() for _, shape in kinds.values()]
+    bytes_expected = [size * dtype.itemsize for size, (dtype, _) in zip(sizes, kinds.values(), strict=True)]
+    if [part.stat().st_size if part.exists() else -1 for part in paths] != bytes_expected:
+        return
+    data, documents, last_update, checksums = (
+        torch.from_file(str(part), shared=True, size=size, dtype=dtype).view(shape)
+        for part, size, (dtype, shape) in zip(paths, sizes, kinds.values(), strict=True)
+    )
+    core.bank_row_checksums(described(Tables(data, documents, last_update)), out=address(checksums))
 
 
 def bank_files(data: bytes, folder: Path) -> None:
     source = Source(data)
     path = folder / "bank"
-    if not BANK_DATA:
-        valid_bank(path=path)
-        BANK_DATA.extend(Path(f"{path}{suffix}").read_bytes() for suffix in SUFFIXES)
-    for suffix, content in zip(SUFFIXES, BANK_DATA, strict=True):
+    for suffix, content in zip(SUFFIXES, valid_bank_files(), strict=True):
         Path(f"{path}{suffix}").write_bytes(content)
     has_right_checksums = bool(source.below(2))
     for _ in range(1 + source.below(4)):
         name = Path(f"{path}{source.choice(SUFFIXES)}")
         edit_bytes(name, source)
     if has_right_checksums:
-        with contextlib.suppress(Exception):
-            tables = [
-                torch.from_file(f"{path}{suffix}", shared=True, size=size, dtype=dtype).view(shape)
-                for suffix, size, dtype, shape in [
-                    ("", N * D, torch.bfloat16, (N, D)),
-                    (".documents", N * D, torch.bfloat16, (N, D)),
-                    (".last_update", N, torch.int64, (N,)),
-                    (".checksums", N, torch.int64, (N,)),
-                ]
-                if Path(f"{path}{suffix}").stat().st_size == size * dtype.itemsize
-            ]
-            if len(tables) == 4:
-                core.bank_row_checksums(described(Tables(*tables[:3])), out=address(tables[3]))
-            del tables
+        set_checksums(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with refusing("path"), contextlib.suppress(OSError):
@@ -302,7 +311,7 @@ def edit_bytes(path: Path, source: Source) -> None:
     elif action == 3 and content:
         content[place] ^= 1 << source.below(8)
     elif action == 4 and path.suffix == ".json":
-        content = bytearray(json.dumps(source.edited(json.loads(BANK_DATA[1]), only_json=True)).encode())
+        content = bytearray(json.dumps(source.edited(json.loads(valid_bank_files()[1]), only_json=True)).encode())
     elif action == 4:
         content = bytearray(source.rest())
     else:

@@ -97,7 +97,7 @@ def arrays(data: bytes, folder: Path) -> None:
             ("labels", lambda part: _of_graph(proximity_graph(features[: len(ids)], 1, labels=part))),
             ("roots", lambda part: random_walk_with_restart(table, part, B).nodes.tolist()),
             ("indices", lambda part: _of_bank(part, few)),
-            ("indices", lambda part: valid_bank_plan().negative_mask(part).tolist()),
+            ("indices", lambda part: valid_plan().negative_mask(part).tolist()),
             ("unique", lambda part: _of_plan(compose(few, batch_size=2, preset="uniform", unique=part))),
             ("ids", lambda part: _of_graph(ProximityGraph(table[: len(ids)], ids=part, num_instances=N))),
             ("sources", lambda part: _of_plan(compose(few, batch_size=2, preset="uniform", sources=part))),
@@ -120,15 +120,6 @@ def arrays(data: bytes, folder: Path) -> None:
         found = call(given)
     if is_known and not refused and not names.startswith(("labels", "scores")):
         assert repr(found) == repr(call(value)), "another result than for a plain tensor"
-
-
-PLANS: list[Plan] = []
-
-
-def valid_bank_plan() -> Plan:
-    if not PLANS:
-        PLANS.append(valid_plan())
-    return PLANS[0]
 
 
 def _of_graph(graph: ProximityGraph) -> Any:
