@@ -204,7 +204,7 @@ def arguments(data: bytes, folder: Path) -> None:
     for _ in range(1 + source.below(3)):
         name = source.choice(list(options))
         options = {**options, name: source.edited(options[name])}
-    if any(isinstance(options.get(name), int) and 64 < options[name] < 2**40 for name in SIZES):
+    if any(isinstance(options.get(name), int) and most < options[name] < 2**40 for name, most in MOST.items()):
         return  # their memory and time are asked for
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -212,7 +212,8 @@ def arguments(data: bytes, folder: Path) -> None:
             call(**options)
 
 
-SIZES = ("batch_size", "num_instances", "dim", "num_epochs", "num_threads", "sampler", "num_batches")
+MOST = {name: 64 for name in ("batch_size", "num_instances", "dim", "num_epochs", "sampler", "num_batches")}
+MOST["num_threads"] = 16  # each has a stack
 # Errors may also name these, if an option does not fit to them.
 OTHERS = (
     *("features", "queries", "neighbors", "graph", "bank", "sampler", "order", "rank, num_replicas"),

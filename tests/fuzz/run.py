@@ -57,7 +57,7 @@ def fuzz_in_process(name: str, seconds: int) -> tuple[int, bool]:
     result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     counts = re.findall(r"number_of_executed_units: (\d+)", result.stderr)
     if result.returncode:
-        print((result.stdout + result.stderr)[-4000:])
+        print(f"exit status {result.returncode}\n{(result.stdout + result.stderr)[-4000:]}")
     return int(counts[-1]) if counts else 0, result.returncode == 0
 
 
