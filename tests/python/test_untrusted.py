@@ -113,6 +113,13 @@ def test_ranges_are_not_listed_before_they_are_counted(given):
         ProximityBatchSampler(given, 4, bank=FeatureBank(12, 3))
 
 
+def test_sizes_of_communities_are_counted_before_they_are_listed():
+    with pytest.raises(
+        ValueError, match=r"community_size: expected at most 2\*\*24 sizes, one for each epoch, got range"
+    ):
+        compose(X, batch_size=2, rank_window=(0, 3), community_size=range(1, 2**70))
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
