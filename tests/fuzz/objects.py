@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import re
 import warnings
 from collections.abc import Callable
@@ -204,7 +205,7 @@ def arguments(data: bytes, folder: Path) -> None:
     for _ in range(1 + source.below(3)):
         name = source.choice(list(options))
         options = {**options, name: source.edited(options[name])}
-    if any(isinstance(options.get(name), int) and most < options[name] < 2**40 for name, most in MOST.items()):
+    if any(most < as_number(options.get(name)) < 2**40 for name, most in MOST.items()):
         return  # their memory and time are asked for
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -214,6 +215,15 @@ def arguments(data: bytes, folder: Path) -> None:
 
 MOST = {name: 64 for name in ("batch_size", "num_instances", "dim", "num_epochs", "sampler", "num_batches")}
 MOST["num_threads"] = 16  # each has a stack
+
+
+def as_number(value: Any) -> int:
+    try:
+        return operator.index(value)  # also of a tensor
+    except Exception:
+        return 0
+
+
 # Errors may also name these, if an option does not fit to them.
 OTHERS = (
     *("features", "queries", "neighbors", "graph", "bank", "sampler", "order", "rank, num_replicas"),

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import types
+import zlib
 from pathlib import Path
 
 SEEDS = Path(__file__).parent / "corpus"
@@ -35,7 +36,15 @@ def fuzz(name: str, options: list[str]) -> None:
         if isinstance(found, types.FunctionType) and (found.__module__ or "").startswith("batchsampler_ext"):
             atheris.instrument_func(found)
     with tempfile.TemporaryDirectory() as folder:
-        atheris.Setup([sys.argv[0], *options], lambda data: run_input(name, data, Path(folder, "input")))
+
+        def run(data: bytes) -> None:
+            try:
+                run_input(name, data, Path(folder, "input"))
+            except BaseException:  # libFuzzer does not always write it
+                (FOUND / name / f"failed-{zlib.crc32(data):08x}").write_bytes(data)
+                raise
+
+        atheris.Setup([sys.argv[0], *options], run)
         atheris.Fuzz()
 
 
