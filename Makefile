@@ -14,7 +14,8 @@ EDITABLE := --no-build-isolation --config-settings=build-dir=build/editable --co
 # CUDA kernels are executed by the emulator here; `make cuda` builds them for GPUs.
 EMULATED := --config-settings=cmake.define.BSE_EMULATED_CUDA=ON
 
-.PHONY: demo inspect bench charts study pretrained-study test lint format docs coverage asan neon cuda gpu-check emulator wheel nightly isa-symbols clean
+.PHONY: demo inspect bench charts study pretrained-study test lint format docs coverage asan neon cuda gpu-check emulator \
+  wheel fuzz nightly isa-symbols clean
 
 # Needs torch, numpy, safetensors and the build tools; the picture is drawn where matplotlib is installed.
 demo: $(VENV)/package
@@ -104,10 +105,18 @@ wheel: $(VENV)/tools
 	tests/tools/build_release.sh $(PY)
 	PIP_CONSTRAINT=constraints.txt tests/tools/test_installed.sh $(PY) build/release/cpu/*.whl
 
+# Files, arrays, states and options that a fuzzer makes up. FUZZ_SECONDS: of each target. Failing inputs: build/fuzz.
+FUZZ_SECONDS ?= 60
+fuzz: $(VENV)/installed
+	$(PIP) atheris
+	$(PY) -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
+
 # What takes longer and seldom finds what the rest did not: frameworks on two processes, the emulator under ThreadSanitizer,
-# which lines of device code were executed, CUDA code for all architectures, and an installed wheel.
+# which lines of device code were executed, CUDA code for all architectures, an installed wheel, memory of long runs, and
+# ten minutes of fuzzing.
 nightly: emulator cuda wheel $(VENV)/installed
 	$(PY) -m pytest -m nightly
+	$(MAKE) fuzz FUZZ_SECONDS=75
 	tests/emulator/run.sh tsan coverage
 
 clean:

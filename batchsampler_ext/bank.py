@@ -26,8 +26,8 @@ from ._bank.gather import (
 from ._bank.store import Rule, make_store
 from ._bank.traps import UpdateTraps
 from ._engine import validate
-from ._engine.arrays import TORCH_DTYPES, as_floats, as_integers
-from ._engine.backend import require_engine
+from ._engine.arrays import TORCH_DTYPES, as_floats, as_integers, dense
+from ._engine.backend import as_device, require_engine
 from ._engine.checked_file import load_checked, save_checked
 from ._engine.cuda import to_device_async, to_host
 from ._engine.hashes import checksum, hash_rows
@@ -136,19 +136,17 @@ class FeatureBank(NotAFunction):
         nonfinite: str = "raise",
     ) -> None:
         self.num_instances = validate.integer(num_instances, "num_instances", 1, validate.MAX_NODES)
-        self.dim = validate.integer(dim, "dim", 1)
-        if dtype not in TORCH_DTYPES:
-            raise TypeError(f"dtype: expected float32, bfloat16 or float16, got {dtype}")
-        place = torch.device(device)
+        self.dim = validate.integer(dim, "dim", 1, MAX_STEP // 8 // self.num_instances)
+        if not isinstance(dtype, torch.dtype) or dtype not in TORCH_DTYPES:
+            raise TypeError(f"dtype: expected float32, bfloat16 or float16, got {dtype!r:.200}")
+        place = as_device(device)
         require_engine(place, "device")
         if place.type == "cuda":
             place = torch.device("cuda", torch.cuda.current_device() if place.index is None else place.index)
         if path is not None and place.type != "cpu":
             raise ValueError(f"path: expected None for a bank on {str(place)!r} (files are host memory), got {path!r}")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum: expected a float in [0, 1), got {momentum!r}")
         self.normalize = validate.flag(normalize, "normalize")
-        self.momentum = momentum
+        self.momentum = validate.share(momentum, "momentum")
         self.nonfinite = validate.choice(nonfinite, "nonfinite", ("raise", "skip"))
         self._gather, self.process_group = validate.flag(gather, "gather"), process_group
         shape, has_documents = (self.num_instances, self.dim), validate.flag(two_towers, "two_towers")
@@ -409,7 +407,8 @@ class FeatureBank(NotAFunction):
         """Copies a state, with tensors on any device, into this bank.
 
         Raises:
-            ValueError: not a state of a bank, or one with other shapes or another dtype; values that are not finite.
+            TypeError, ValueError: not a state of a bank, or one with other shapes or another dtype; values that are not
+                finite. The bank stays as it was.
             RuntimeError: the bank is in files, and this process is a fork of the one that has opened them.
         """
         self.check()
@@ -419,6 +418,8 @@ class FeatureBank(NotAFunction):
             raise ValueError(f"state: expected a dict with {sorted(_STATE_KEYS)}, got {found}")
         tables = self._store.tables._asdict()
         for name, table in tables.items():
+            if isinstance(state[name], torch.Tensor):
+                dense(state[name], f"state: {name}")
             if _description(state[name]) != _description(table):
                 raise ValueError(f"state: expected {name} {_description(table)}, got {_description(state[name])}")
         for name in ("data", "documents"):
@@ -449,7 +450,8 @@ class FeatureBank(NotAFunction):
 
         Raises:
             OSError: the file cannot be opened.
-            ValueError: the file is damaged or was not written by :meth:`save`; the errors of :meth:`load_state_dict`.
+            ValueError: the file is damaged or was not written by :meth:`save`.
+            TypeError, ValueError: the errors of :meth:`load_state_dict`.
         """
         try:
             state = load_checked(path)
@@ -493,4 +495,4 @@ def _is_equal_on_ranks(loader: Any) -> bool:
 
 
 def _description(table: Any) -> str:
-    return f"{table.dtype} {list(table.shape)}" if isinstance(table, torch.Tensor) else f"{table!r:.100}"
+    return f"{table.dtype} {list(table.shape)}" if isinstance(table, torch.Tensor) else validate.shown(table)

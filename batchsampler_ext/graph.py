@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from ._engine import validate
-from ._engine.arrays import address, as_integers, require_device
-from ._engine.backend import engine, require_engine
+from ._engine.arrays import address, aligned, as_integers, dense, require_countable, require_device
+from ._engine.backend import as_device, engine, require_engine
 from ._engine.cuda import DeviceStatus, StreamOrder
 from ._engine.deferred_checks import DeferredChecks
 from ._engine.files import atomic_write, npy_content, stored_members
@@ -252,7 +252,7 @@ class ProximityGraph:
 
     def to(self, device: torch.device | str) -> ProximityGraph:
         """Returns the graph with its tensors on ``device``, or itself. Raises the errors of :meth:`check`."""
-        device = torch.device(device)
+        device = as_device(device)
         require_engine(device, "device")
         self._check_changed_ids()
         self.check()
@@ -427,9 +427,12 @@ def _checked_table(value: Any, name: str, dtype: torch.dtype) -> torch.Tensor:
         raise TypeError(f"{name}: expected a tensor or NumPy array, got {type(value).__name__}")
     if str(value.dtype).removeprefix("torch.") != str(dtype).removeprefix("torch."):
         raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
-    if isinstance(value, np.ndarray):
-        value = torch.from_numpy(np.ascontiguousarray(value))
-    require_engine(value.device, name)
+    if isinstance(value, torch.Tensor):
+        require_engine(value.device, name)
+        value = dense(value, name)
     if value.ndim != 2 or len(value) == 0:
         raise ValueError(f"{name}: expected shape [R, K] with R >= 1, got {list(value.shape)}")
-    return value.detach().contiguous()
+    require_countable(value, name)
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    return aligned(value.contiguous())

@@ -24,6 +24,7 @@ from ._plan.file import PlanFile, checksum, write_plan
 from ._plan.hard_negatives import NAME as _HARD_NEGATIVES
 from ._plan.hard_negatives import read_hard_negatives
 from ._plan.hints import Measured, hints
+from ._plan.info import checked_info
 from ._plan.measures import edges_inside, hardness, median_rank_of_own
 from ._plan.report import PlanReport, histogram
 from ._plan.stages import stage_of
@@ -32,6 +33,7 @@ from ._plan.stored_negatives import StoredNegatives
 from .graph import ProximityGraph
 from .graph_builders import as_towers
 from .planners import Batches
+from .walk import check_batch_size
 
 __all__ = ["Plan"]
 
@@ -234,9 +236,9 @@ class Plan(NotAFunction, FixedSettings):
         try:
             num_instances = validate.integer(header["num_instances"], "num_instances", 1, validate.MAX_NODES)
             num_epochs = validate.integer(header["num_epochs"], "num_epochs", 1)
-            batch_size = validate.integer(header["batch_size"], "batch_size", 1)
+            batch_size = check_batch_size(header["batch_size"])
             tail_sizes = _checked_tail_sizes(header["tail_sizes"], batch_size)
-            info = dict(header["info"])
+            info = checked_info(header["info"])
         except (KeyError, TypeError, ValueError) as error:
             raise file.error(f"one with a wrong header ({error})") from error
         epochs = StoredEpochs(file, num_epochs, num_instances)
@@ -249,7 +251,11 @@ class Plan(NotAFunction, FixedSettings):
                 )
         sources, negatives = file if _SOURCES in file else None, StoredNegatives.of(file, num_instances)
         hard_negatives = file if _HARD_NEGATIVES in file else None
-        return cls(epochs, num_instances, batch_size, info, tail_sizes, sources, negatives, hard_negatives)
+        plan = cls(epochs, num_instances, batch_size, info, tail_sizes, sources, negatives, hard_negatives)
+        num_batches = {plan._num_batches(epoch) for epoch in range(num_epochs)}
+        if len(num_batches) > 1:
+            raise file.error(f"one whose epochs have different numbers of batches, {sorted(num_batches)[:2]}")
+        return plan
 
     def report(
         self, queries: Any, documents: Any = None, *, epoch: int = 0, progress: Progress | None = None

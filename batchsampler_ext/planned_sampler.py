@@ -113,7 +113,8 @@ class PlannedBatchSampler(EpochSampler):
         because loaders with worker processes may give up their first iterator. ``set_epoch`` prevents this.
 
         Raises:
-            ValueError: the state is incomplete, or comes from a sampler with another plan.
+            TypeError, ValueError: the state is incomplete, or comes from a sampler with another plan. The sampler stays
+                as it was.
         """
         super().load_state_dict(state)
 

@@ -243,8 +243,8 @@ class ProximityBatchSampler(EpochSampler):
         Load the bank's state too.
 
         Raises:
-            ValueError: the state is incomplete, or comes from a sampler with other instances, batch_size, drop_last,
-                planner, seed, unique, max_per_batch or margins.
+            TypeError, ValueError: the state is incomplete, or comes from a sampler with other instances, batch_size,
+                drop_last, planner, seed, unique, max_per_batch or margins. The sampler stays as it was.
         """
         super().load_state_dict(state)
 

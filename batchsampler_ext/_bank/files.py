@@ -222,7 +222,7 @@ def _check_content(path: str, expected: dict[str, Any]) -> None:
     with open(path, encoding="utf-8") as file:
         try:
             found = json.load(file)
-        except ValueError as error:
+        except (RecursionError, ValueError) as error:
             raise ValueError(
                 f"path: expected the JSON description of a bank in {path!r}, got other content ({error})"
             ) from None

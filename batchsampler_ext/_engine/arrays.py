@@ -68,6 +68,7 @@ def as_matrix(value: Any, name: str) -> Matrix:
     if isinstance(array, torch.Tensor):
         if dim > 1 and array.stride(1) != 1:
             array = array.contiguous()
+        array = aligned(array)
         return Matrix(array, array.device, array.data_ptr(), code, num_rows, dim, array.stride(0))
     item = array.dtype.itemsize
     if (dim > 1 and array.strides[1] != item) or array.strides[0] % item or not array.flags.aligned:
@@ -78,19 +79,48 @@ def as_matrix(value: Any, name: str) -> Matrix:
 
 def _as_array(value: Any, name: str) -> torch.Tensor | np.ndarray:
     if isinstance(value, torch.Tensor):
-        if value.layout != torch.strided:
-            raise TypeError(f"{name}: expected a dense tensor, got layout {value.layout}")
-        return value.detach()
+        return dense(value, name)
     if isinstance(value, np.ndarray):  # before DLPack, which refuses read-only arrays
         return value
-    if hasattr(value, "__dlpack__"):
-        return torch.from_dlpack(value)
     try:
-        return np.asarray(memoryview(value))
-    except TypeError:
-        raise TypeError(
-            f"{name}: expected a tensor or an array (DLPack or buffer protocol), got {type(value).__name__}"
-        ) from None
+        array = torch.from_dlpack(value) if hasattr(value, "__dlpack__") else np.asarray(memoryview(value))
+    except Exception as error:  # of other libraries, which raise many types
+        kind = "a tensor or an array (DLPack or buffer protocol)"
+        raise TypeError(f"{name}: expected {kind}, got {type(value).__name__} ({error!s:.200})") from None
+    return dense(array, name) if isinstance(array, torch.Tensor) else array
+
+
+def dense(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    """Returns a detached tensor whose memory holds its elements as they are. It may have any strides.
+
+    Raises:
+        TypeError: it is sparse, nested or quantized.
+        ValueError: it has no memory: it is on the device "meta", or FSDP has freed it.
+    """
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized:
+        found = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else str(tensor.layout)
+        raise TypeError(f"{name}: expected a dense tensor, got a tensor that is {found}")
+    if tensor.is_meta:
+        require_engine(tensor.device, name)
+    tensor = tensor.detach().resolve_neg().resolve_conj()
+    if tensor.numel():
+        reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        needed = (tensor.storage_offset() + reach + 1) * tensor.element_size()
+        if tensor.untyped_storage().nbytes() < needed or not _has_address(tensor):
+            raise ValueError(f"{name}: expected a tensor with memory for its elements, got one whose memory was freed")
+    return tensor
+
+
+def _has_address(tensor: torch.Tensor) -> bool:
+    try:
+        return tensor.data_ptr() != 0
+    except RuntimeError:  # of a kind of tensor that stands for others, such as those of torch.compile
+        return False
+
+
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """Returns the tensor, or a copy if its elements do not begin at multiples of their size, as kernels want."""
+    return tensor.clone() if tensor.data_ptr() % tensor.element_size() else tensor
 
 
 def as_floats(value: Any, name: str) -> torch.Tensor:
@@ -100,7 +130,7 @@ def as_floats(value: Any, name: str) -> torch.Tensor:
         TypeError: another type or dtype.
     """
     if isinstance(value, torch.Tensor) and value.dtype.is_floating_point:
-        return value
+        return dense(value, name)
     if isinstance(value, np.ndarray) and (value.dtype.kind == "f" or value.dtype.name == "bfloat16"):
         with np.errstate(over="ignore"):  # infinity is reported later, with its instance
             return torch.from_numpy(value.astype(np.float32))
@@ -131,11 +161,13 @@ def as_integers(value: Any, name: str, device: torch.device = _CPU) -> torch.Ten
     require_device(value.device, name, device)
     if value.dtype.is_floating_point or value.dtype.is_complex or value.dtype == torch.bool:
         raise TypeError(f"{name}: expected integers, got {value.dtype}")
+    value = dense(value, name)
     if value.ndim != 1:
         raise ValueError(f"{name}: expected one dimension, got shape {list(value.shape)}")
+    require_countable(value, name)
     if value.dtype == torch.uint64:
         return to_device_async(torch.from_numpy(as_int64(value, name)), device)
-    return value.detach().to(torch.int64).contiguous()
+    return aligned(value.to(torch.int64).contiguous())
 
 
 def as_int64(value: Any, name: str, kind: str = "an array of integers") -> np.ndarray:
@@ -147,13 +179,19 @@ def as_int64(value: Any, name: str, kind: str = "an array of integers") -> np.nd
         TypeError, ValueError: no integers, no rectangle, or a value of 2**63 or more.
     """
     if isinstance(value, torch.Tensor):
+        value = dense(value, name)
+        require_countable(value, name)
         if value.dtype.is_floating_point and value.numel():
             raise TypeError(f"{name}: expected integers, got {value.dtype}")
         value = value.detach().cpu().to(torch.int64 if value.numel() == 0 else value.dtype).numpy()
+    if isinstance(value, range):  # NumPy makes a list of it
+        require_countable(value, name)
     try:
         array = np.asarray(value)
     except ValueError as error:  # lists of different lengths
         raise ValueError(f"{name}: expected {kind} ({error})") from None
+    except Exception as error:  # of what a list holds
+        raise TypeError(f"{name}: expected {kind} ({error!s:.200})") from None
     if array.size == 0:
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
@@ -161,6 +199,18 @@ def as_int64(value: Any, name: str, kind: str = "an array of integers") -> np.nd
     if array.dtype.kind == "u" and array.dtype.itemsize == 8 and array.size and int(array.max()) >= 2**63:
         raise ValueError(f"{name}: expected integers below 2**63, got {int(array.max())}")
     return np.ascontiguousarray(array.astype(np.int64))
+
+
+def require_countable(value: torch.Tensor | np.ndarray | range, name: str) -> None:
+    """Raises ``ValueError`` for more rows than there are ids.
+
+    A tensor may claim them without memory, but a copy has it. The numbers of a range are below 2**63.
+    """
+    if isinstance(value, range):
+        if value[2**31 - 1 :] or (value and not all(-(2**63) <= end < 2**63 for end in (value[0], value[-1]))):
+            raise ValueError(f"{name}: expected fewer than 2**31 integers below 2**63, got {value}")
+    elif value.ndim and len(value) >= 2**31:
+        raise ValueError(f"{name}: expected fewer than 2**31 rows, got {len(value)}")
 
 
 def require_device(device: torch.device, name: str, expected: torch.device) -> None:

@@ -18,7 +18,7 @@ except ImportError as error:
         f"({error}). Reinstall the package with a C++17 compiler at hand: pip install --force-reinstall ."
     ) from error
 
-__all__ = ["core", "cuda_load_error", "cuda_module", "engine", "queued_engine", "require_engine"]
+__all__ = ["as_device", "core", "cuda_load_error", "cuda_module", "engine", "queued_engine", "require_engine"]
 
 core = _core
 _cpu_engine = CpuEngine()
@@ -44,6 +44,15 @@ def engine(device: torch.device) -> Engine:
 def queued_engine(device: torch.device) -> CudaEngine:
     """Returns the engine of a device whose engine is queued. Such engines also update banks."""
     return cast(CudaEngine, engine(device))
+
+
+def as_device(value: Any) -> torch.device:
+    """Returns the argument ``device`` as torch has it."""
+    try:
+        return torch.device(value)
+    except Exception as error:  # of many types
+        kind = ValueError if isinstance(value, (str, int)) else TypeError
+        raise kind(f"device: expected a device of torch, got {value!r:.200} ({error!s:.100})") from None
 
 
 def require_engine(device: torch.device, name: str) -> None:

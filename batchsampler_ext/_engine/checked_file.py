@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickletools
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ __all__ = ["checksum_of_tensor", "load_checked", "save_checked"]
 
 _VERSION = 1
 _KEYS = {"version", "content", "checksum"}
+_GLOBALS = re.compile(r"collections OrderedDict|torch._utils _rebuild_tensor_v2|torch \w+Storage")
 
 
 def save_checked(path: str | os.PathLike[str], content: Any) -> None:
@@ -38,7 +41,7 @@ def load_checked(path: str | os.PathLike[str]) -> Any:
     """
     with open(path, "rb") as file:
         try:
-            sizes = _record_sizes(file)
+            sizes, max_parts = _record_sizes(file)
             saved = torch.load(file, map_location="cpu", weights_only=True)
         except OSError:
             raise
@@ -47,11 +50,16 @@ def load_checked(path: str | os.PathLike[str]) -> Any:
     if not isinstance(saved, dict) or saved.keys() != _KEYS or saved["version"] != _VERSION:
         raise ValueError(f"no file of version {_VERSION} with a checksum; it may be of an older version")
     try:
-        storages = {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in _tensors(saved)}
+        _require_few_parts(saved, max_parts)
+        storages = {}
+        for part in _tensors(saved):
+            storages[part.untyped_storage().data_ptr()] = part.untyped_storage().nbytes()
+            if part.nbytes > part.untyped_storage().nbytes():  # it would take more memory than the file has
+                raise ValueError("a tensor that uses its data several times")
         if sorted(storages.values()) != sizes:
             raise ValueError("tensors of other sizes than its data")
         is_equal = _checksum(saved["content"]) == saved["checksum"]
-    except (TypeError, ValueError) as error:
+    except (RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"a damaged file ({error})") from error
     if not is_equal:
         raise ValueError("a damaged file (its content has another checksum)")
@@ -64,20 +72,45 @@ def checksum_of_tensor(tensor: torch.Tensor) -> int:
     return zlib.crc32(flat.view(torch.uint8).numpy().data) if len(flat) else 0
 
 
-def _record_sizes(file: Any) -> list[int]:
+def _record_sizes(file: Any) -> tuple[list[int], int]:
     """Returns the sizes of the storages in a file of torch.save, ascending, without those that are empty.
 
-    Raises ``ValueError`` if they exceed the file, so that nothing is allocated for what is not there.
+    Also returns the length of the pickle, which has at least a byte for each part of the content.
+
+    Raises ``ValueError`` if they exceed the file, or if the pickle creates other objects than tensors, such as a
+    bytearray of any length. So nothing is allocated for what is not there.
     """
+    if file.read(4) != b"PK\3\4":  # torch would take it for a file of its old format
+        raise ValueError("no archive")
+    file.seek(0)
     with zipfile.ZipFile(file) as archive:
         members = stored_members(archive, os.fstat(file.fileno()).st_size)
+        pickles = [archive.read(member) for member in members if ".pkl" in member.filename.lower()]
     file.seek(0)
-    return sorted(member.file_size for member in members if "/data/" in member.filename and member.file_size)
+    for content in pickles:
+        for opcode, argument, _ in pickletools.genops(content):
+            if opcode.name == "GLOBAL" and not _GLOBALS.fullmatch(str(argument)):
+                raise ValueError(f"it has an object of another type, {argument!s:.100}")
+    sizes = sorted(member.file_size for member in members if "/data/" in member.filename and member.file_size)
+    return sizes, sum(map(len, pickles))
+
+
+def _require_few_parts(content: Any, most: int) -> None:
+    """Raises ``ValueError`` for lists that contain one another so often that reading all would take forever."""
+    num_parts, pending = 0, [content]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, (dict, list, tuple)):
+            num_parts += len(part) + 1
+            if num_parts > most:
+                raise ValueError("lists that contain one another")
+            pending.extend(part.values() if isinstance(part, dict) else part)
 
 
 def _on_host(content: Any) -> Any:
     if isinstance(content, torch.Tensor):
-        return content.cpu()
+        content = content.detach().cpu()
+        return content.contiguous() if content.nbytes > content.untyped_storage().nbytes() else content
     if isinstance(content, np.generic):  # torch.load reads none
         return content.item()
     if isinstance(content, dict):

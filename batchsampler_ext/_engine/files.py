@@ -141,12 +141,16 @@ def locks_at_once(file: int) -> bool:
 def stored_members(archive: zipfile.ZipFile, num_bytes: int) -> list[zipfile.ZipInfo]:
     """Returns the members of an archive of ``num_bytes``, before anything is allocated for them.
 
-    Raises ``ValueError`` if one claims more than the archive has, or is compressed.
+    Raises ``ValueError`` if they claim more than the archive has, also by using the same bytes several times, or if one
+    is compressed.
     """
     members = archive.infolist()
     for member in members:
-        if member.compress_type != zipfile.ZIP_STORED or member.header_offset + member.file_size > num_bytes:
+        end = member.header_offset + member.file_size
+        if member.compress_type != zipfile.ZIP_STORED or end > num_bytes or member.header_offset < 0:
             raise ValueError(f"its member {member.filename!r:.50} is longer than the file, or compressed")
+    if sum(member.file_size for member in members) > num_bytes:
+        raise ValueError("its members together are longer than the file")
     return members
 
 

@@ -30,6 +30,14 @@ def integer(value: Any, name: str, low: int, high: int | None = None, *, because
     return number
 
 
+def shown(value: Any, most: int = 100) -> str:
+    """Returns the beginning of ``repr(value)``, or the type of a value that has none."""
+    try:
+        return f"{value!r:.{most}}"
+    except Exception:
+        return type(value).__name__
+
+
 def choice(value: Any, name: str, options: Sequence[Any]) -> Any:
     if not any(isinstance(value, type(option)) and value == option for option in options):  # an array is none of them
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")
@@ -50,14 +58,27 @@ def epoch(value: Any) -> int:
     return integer(value, "epoch", 0, 2**24 - 1)
 
 
+def number(value: Any, name: str, expected: str) -> float:
+    """Returns a real number as a float. expected: text for the error message."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected {expected}, got {value!r:.200}")
+    try:
+        return float(value)
+    except OverflowError:  # of integers
+        raise ValueError(f"{name}: expected {expected}, got {value!r:.50}") from None
+
+
+def share(value: Any, name: str) -> float:
+    """Returns ``value`` as a float in [0, 1)."""
+    found = number(value, name, "a float in [0, 1)")
+    if not 0 <= found < 1:  # also NaN
+        raise ValueError(f"{name}: expected a float in [0, 1), got {value!r}")
+    return found
+
+
 def restart_threshold(restart_prob: Any) -> int:
     """Returns floor(alpha * 2**32). A step restarts if its 32-bit word is below this."""
-    if isinstance(restart_prob, bool) or not isinstance(restart_prob, numbers.Real):
-        raise TypeError(f"restart_prob: expected a float in [0, 1), got {restart_prob!r}")
-    alpha = float(restart_prob)
-    if not 0 <= alpha < 1:  # also NaN
-        raise ValueError(f"restart_prob: expected a float in [0, 1), got {restart_prob!r}")
-    return int(alpha * 2**32)
+    return int(share(restart_prob, "restart_prob") * 2**32)
 
 
 def num_threads(value: Any) -> int:
@@ -72,9 +93,7 @@ def max_memory(value: Any) -> int:
 def max_score(value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"max_score: expected a float or None, got {value!r}")
-    limit = float(value)
+    limit = number(value, "max_score", "a float or None")
     if math.isnan(limit):
         raise ValueError("max_score: expected a number, got nan")
     return limit

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -59,7 +58,7 @@ class Negatives(NamedTuple):
 
         It is on the device of the indices.
         """
-        if isinstance(indices, torch.Tensor) and indices.device.type != "cpu":
+        if isinstance(indices, torch.Tensor) and indices.device.type not in ("cpu", "meta"):
             return to_device_async(self.mask(indices.cpu()), indices.device)
         ids = as_ids(indices, "indices", 0, self.groups.shape[1])
         ordered, order = ids.sort()
@@ -331,9 +330,7 @@ def _take(matrix: Matrix, ids: torch.Tensor) -> Any:
 
 
 def _number(value: Any, name: str, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a float or None, got {value!r}")
-    number = float(value)
+    number = validate.number(value, name, "a float or None")
     if not 0 <= number <= most or math.isinf(number):
         bounds = "that is not negative" if math.isinf(most) else f"from 0 to {most:g}"
         raise ValueError(f"{name}: expected a finite number {bounds}, got {value!r}")

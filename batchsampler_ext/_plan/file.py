@@ -82,7 +82,7 @@ class PlanFile:
             described = dict(content["tensors"])
             self.checksums: dict[str, int] = {name: value for name, (_, _, value) in described.items()}
             self._descriptions = {name: (dtype, list(shape)) for name, (dtype, shape, _) in described.items()}
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise self.error(f"one with another description ({error!r:.100})") from error
         if version != _VERSION:
             raise self.error(f"version {version!r:.20}, expected {_VERSION}")

@@ -71,6 +71,8 @@ def read_hard_negatives(file: PlanFile, num_instances: int) -> torch.Tensor:
         raise file.error(f"one whose {NAME} are {table.dtype} {list(table.shape)}, not int32 [{num_instances}, h]")
     if not -1 <= int(table.min()) <= int(table.max()) < num_instances:
         raise file.error(f"one whose {NAME} are outside [-1, {num_instances})")
+    if bool(((table[:, 1:] >= 0) & (table[:, :-1] < 0)).any()):
+        raise file.error(f"one whose {NAME} have a -1 before an id")
     return table
 
 

@@ -218,6 +218,8 @@ def _as_list(value: Any) -> list[Any]:
     """Returns the sizes of epochs: of a sequence or array, or of a single number."""
     if isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim == 1:
         return list(value.tolist())
+    if isinstance(value, range) and value[2**24 :]:
+        raise ValueError(f"community_size: expected at most 2**24 sizes, one for each epoch, got {value}")
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from .._engine import validate
-from .._engine.arrays import as_ids
+from .._engine.arrays import as_ids, dense
 from .._engine.backend import core
 from .._engine.cuda import to_device_async
 from .._engine.random import Stream, derived_seed, permutation
@@ -44,7 +43,7 @@ def checked_sources(sources: Any, num_instances: int) -> torch.Tensor | None:
     if sources is None:
         return None
     if isinstance(sources, torch.Tensor):
-        sources = sources.cpu()
+        sources = dense(sources, "sources").cpu()
     result = as_ids(sources, "sources", 0, 2**63 - 1)
     if len(result) != num_instances:
         raise ValueError(f"sources: expected one for each of {num_instances} instances, got {len(result)}")
@@ -147,11 +146,10 @@ def _weighted_counts(parts: Sequence[Part], weights: Mapping[Any, Any], batch_si
 
 
 def _fraction(weight: Any) -> Fraction:
-    if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
-        raise TypeError(f"interleave: expected numbers as weights, got {weight!r}")
-    if not 0 < float(weight) < float("inf"):
+    found = validate.number(weight, "interleave", "numbers as weights")
+    if not 0 < found < float("inf"):
         raise ValueError(f"interleave: expected positive weights, got {weight!r}")
-    return Fraction(repr(float(weight)))  # the decimal number, so that .1 and .3 are as 1 to 3
+    return Fraction(repr(found))  # the decimal number, so that .1 and .3 are as 1 to 3
 
 
 def parts_of_graph(graph: ProximityGraph, parts: Sequence[Part], sources: torch.Tensor) -> list[Part]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from .._engine import validate
+from .._engine.arrays import dense, require_device
+from .._engine.validate import shown
 
 _VERSION = 6
 _PLAN_FIELDS = {"first", "indices", "tail"}
@@ -105,20 +108,20 @@ def load_cursor(
 
     plans_of: returns the plans of an epoch, if states do not keep them.
     """
-    if not isinstance(state, dict) or state.get("version") != _VERSION or state.keys() != _FIELDS:
-        raise ValueError(f"state: expected a state of version {_VERSION}, got {state!r:.100}")
+    if not isinstance(state, dict) or _differ(state.get("version"), _VERSION) or state.keys() != _FIELDS:
+        raise ValueError(f"state: expected a state of version {_VERSION}, got {shown(state)}")
     if not isinstance(state["settings"], dict):
-        raise ValueError(f"state: expected the settings of a sampler, got {state['settings']!r:.100}")
+        raise ValueError(f"state: expected the settings of a sampler, got {shown(state['settings'])}")
     for name, value in settings.items():
         found = state["settings"].get(name)
-        if found != value:
-            raise ValueError(f"state: expected {name} {value!r} as this sampler has, got {found!r}")
+        if _differ(found, value):
+            raise ValueError(f"state: expected {name} {value!r} as this sampler has, got {shown(found)}")
     plans = state["plans"]
     if not isinstance(plans, (list, tuple)):
-        raise ValueError(f"state: expected a list of plans, got {plans!r:.100}")
+        raise ValueError(f"state: expected a list of plans, got {shown(plans)}")
     for plan in plans:
         if not isinstance(plan, dict) or plan.keys() - {"pairs"} != _PLAN_FIELDS:
-            raise ValueError(f"state: expected plans with first, indices, tail, got {plan!r:.100}")
+            raise ValueError(f"state: expected plans with first, indices, tail, got {shown(plan)}")
     cursor = EpochCursor(
         validate.epoch(state["epoch"]),
         tuple(Plan(**plan) for plan in plans),
@@ -131,6 +134,11 @@ def load_cursor(
         cursor = cursor._replace(plans=plans_of(cursor.epoch))
     _check_plans(cursor, num_instances)
     return cursor
+
+
+def _differ(found: Any, expected: Any) -> bool:
+    """Whether values differ. An array differs from any number."""
+    return isinstance(found, (torch.Tensor, np.ndarray)) or bool(found != expected)
 
 
 def _check_plans(cursor: EpochCursor, num_instances: int) -> None:
@@ -157,5 +165,11 @@ def _check_plans(cursor: EpochCursor, num_instances: int) -> None:
 
 
 def _check_tensor(value: Any, name: str, num_dimensions: int) -> None:
+    if isinstance(value, torch.Tensor):
+        dense(value, f"state: {name}")
     if not isinstance(value, torch.Tensor) or value.dtype != torch.int32 or value.ndim != num_dimensions:
-        raise ValueError(f"state: expected {name} int32 with {num_dimensions} dimensions, got {value!r:.100}")
+        found = f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else shown(value)
+        raise ValueError(f"state: expected {name} int32 with {num_dimensions} dimensions, got {found}")
+    require_device(value.device, f"state: {name}", torch.device("cpu"))
+    if value.nbytes > value.untyped_storage().nbytes():
+        raise ValueError(f"state: expected {name} with memory for each element, got {list(value.shape)} with less")

@@ -24,7 +24,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
-from .._engine.arrays import as_int64
+from .._engine.arrays import as_int64, dense, require_countable
 from ..dataset import IndexedDataset
 
 
@@ -111,7 +111,12 @@ def _require_positions(dataset: Any) -> None:
         raise TypeError(
             f"sampler: expected a dataset with __getitem__, got an IterableDataset, {type(dataset).__name__}"
         )
-    if not isinstance(dataset, Sized) or not (hasattr(dataset, "__getitem__") or hasattr(dataset, "__getitems__")):
+    is_scalar = getattr(dataset, "ndim", 1) == 0  # an array that has no length, though it has the method
+    if (
+        is_scalar
+        or not isinstance(dataset, Sized)
+        or not (hasattr(dataset, "__getitem__") or hasattr(dataset, "__getitems__"))
+    ):
         raise TypeError(
             "sampler: expected a number, ids, a dataset with __len__ and __getitem__ or a torch sampler, got "
             f"{type(dataset).__name__}"
@@ -161,13 +166,14 @@ def _listed_ids(value: Any) -> torch.Tensor | None:
     Such values are a range, a list, tuple or set of integers, and a one-dimensional array or tensor of integers.
     """
     if isinstance(value, range):  # not a list: there may be a billion
+        require_countable(value, "sampler")
         return torch.arange(value.start, value.stop, value.step, device="cpu")
     if isinstance(value, (list, tuple, set, frozenset)):
         return _ids_of_items(list(value))
     is_array = isinstance(value, torch.Tensor) or hasattr(value, "__array__")
     if not is_array or len(getattr(value, "shape", (0,))) != 1:  # data are not copied to find this out
         return None
-    array = value.detach().cpu() if isinstance(value, torch.Tensor) else np.asarray(value)
+    array = dense(value, "sampler").cpu() if isinstance(value, torch.Tensor) else np.asarray(value)
     if array.dtype in (torch.bool, np.bool_):
         raise _mask()
     if isinstance(array, torch.Tensor) and (array.is_floating_point() or array.is_complex()):

@@ -288,7 +288,8 @@ def _from_parquet(path: str, name: str, column: str | None) -> np.ndarray:
         for column_part in _parts_of_column(file, chosen, path, name):
             part = _rows_of(pyarrow, column_part, done, path, name)
             if done == 0:
-                rows = np.empty((file.metadata.num_rows, part.shape[1]), dtype)
+                with reading(path, name, "a parquet file"):  # a damaged one claims any number of rows
+                    rows = np.empty((file.metadata.num_rows, part.shape[1]), dtype)
             if part.shape[1] != rows.shape[1]:
                 raise _other_length(rows.shape[1], part.shape[1], done, path, name)
             done += len(part)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs kernel tests, native (tests/cpu) and in Python, against a build with AddressSanitizer and UndefinedBehaviorSanitizer.
+# Runs kernel tests, native (tests/cpu) and in Python, and the inputs of the fuzzer against a build with AddressSanitizer and
+# UndefinedBehaviorSanitizer.
 #   tests/tools/run_asan.sh PYTHON
 # The sanitized package has a virtual environment of its own, which uses the other packages of PYTHON's environment.
 # Leaks are not checked: the interpreter and torch have some of their own.
@@ -24,7 +25,10 @@ LD_PRELOAD="$libraries" "$venv/bin/python" - <<'PY'
 import pathlib, sys
 import batchsampler_ext, pytest
 assert "asan" in pathlib.Path(batchsampler_ext.__file__).parts, batchsampler_ext.__file__
+sys.path.append(".")  # for tests.fuzz
 tests = "oracle or symmetric or threshold or ends or bad or layout or block_boundary or subset or awkward or changes_in_place"
+tests += " or refused or odd_addresses"
 files = [f"tests/python/test_{name}.py" for name in ("similarity", "walk", "mutual", "batches", "errors")]
+files += [f"tests/python/test_{name}.py" for name in ("fuzz_corpus", "untrusted")]
 sys.exit(pytest.main(["-q", "-n", "auto", "-p", "no:cacheprovider", "-k", tests, *files]))
 PY

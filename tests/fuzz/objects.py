@@ -1,0 +1,231 @@
+"""Targets that take states, arrays and options of callers."""
+
+from __future__ import annotations
+
+import copy
+import operator
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from batchsampler_ext import (
+    FeatureBank,
+    Plan,
+    PlannedBatchSampler,
+    ProximityBatchSampler,
+    ProximityGraph,
+    compose,
+    knn,
+    knn_graph,
+    proximity_graph,
+    random_walk_with_restart,
+    sample_batches,
+)
+
+from .checks import (
+    B,
+    D,
+    N,
+    embeddings,
+    refusing,
+    require_batches,
+    require_graph,
+    same,
+    valid_bank,
+    valid_plan,
+)
+from .source import Source
+
+
+def sampler_state(data: bytes, folder: Path) -> None:
+    source = Source(data)
+    bank = valid_bank()
+    make: list[Callable[[], Any]] = [
+        lambda: ProximityBatchSampler(N, B, bank=bank),
+        lambda: ProximityBatchSampler(range(2, 20), B, bank=bank, planner="walks", refresh_every=2),
+        lambda: ProximityBatchSampler(N, B, bank=bank, margin=0.1, unique=[*range(22), 3, 3], drop_last=True),
+        lambda: PlannedBatchSampler(compose(embeddings(), batch_size=5, preset="uniform")),
+        lambda: ProximityBatchSampler(N, B, bank=bank, planner="cover_by_walks"),
+        lambda: bank,
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        chosen = source.choice(make)
+        sampler = chosen()
+        if sampler is not bank:
+            batches = iter(sampler)
+            for _ in range(source.below(4)):
+                next(batches)
+            del batches
+        state: Any = copy.deepcopy(sampler.state_dict())
+        for _ in range(1 + source.below(3)):
+            state = source.edited(state)
+        other = valid_bank() if sampler is bank else chosen()
+        before = copy.deepcopy(other.state_dict())
+        with refusing("state", "state: .*", "epoch") as refused:
+            other.load_state_dict(state)
+        if refused:
+            assert same(before, other.state_dict()), "changed by a state that was refused"
+        elif other is not bank and not isinstance(other, FeatureBank):
+            again = copy.deepcopy(other.state_dict())
+            rest = [batch for batch, _ in zip(other, range(20), strict=False)]
+            assert all(0 <= i < N for batch in rest for i in batch)
+            other.load_state_dict(again)
+            assert rest == [batch for batch, _ in zip(other, range(20), strict=False)]
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+def arrays(data: bytes, folder: Path) -> None:
+    """Arrays in any container and layout: they are refused, or mean what they mean to torch."""
+    source = Source(data)
+    dtype = source.choice([torch.float32, torch.float16, torch.bfloat16])
+    features, width = embeddings().to(dtype), 1 + source.below(D)
+    features = features[:, :width].contiguous()
+    ids = torch.arange(N).roll(source.below(N))[: 2 + source.below(N - 2)]
+    table = knn_graph(embeddings(), 3).neighbors
+    is_ids, few = source.below(2), embeddings()[: len(ids)]
+    value: Any = (ids if is_ids else features) if source.below(8) else source.tensor()
+    is_known = value is ids or value is features
+    given = source.odd(value)
+    calls: list[tuple[str, Callable[[Any], Any]]] = (
+        [
+            ("rows", lambda part: _of_graph(proximity_graph(features, 1, num_candidates=1, rows=part))),
+            ("rows", lambda part: _of_graph(knn_graph(features, 1, rows=part))),
+            ("labels", lambda part: _of_graph(proximity_graph(features[: len(ids)], 1, labels=part))),
+            ("roots", lambda part: random_walk_with_restart(table, part, B).nodes.tolist()),
+            ("indices", lambda part: _of_bank(part, few)),
+            ("indices", lambda part: valid_plan().negative_mask(part).tolist()),
+            ("unique", lambda part: _of_plan(compose(few, batch_size=2, preset="uniform", unique=part))),
+            ("ids", lambda part: _of_graph(ProximityGraph(table[: len(ids)], ids=part, num_instances=N))),
+            ("sources", lambda part: _of_plan(compose(few, batch_size=2, preset="uniform", sources=part))),
+        ]
+        if is_ids
+        else [
+            ("features", lambda part: _of_graph(proximity_graph(part, 2, return_scores=True))),
+            ("features", lambda part: _of_graph(knn_graph(part, 2))),
+            ("documents", lambda part: _of_graph(proximity_graph(features, 2, documents=part, return_scores=True))),
+            ("queries|base", lambda part: [found.tolist() for found in knn(part, part, 2)]),
+            ("embeddings|indices", lambda part: _of_bank(range(N), part, width)),
+            ("queries", lambda part: _of_plan(compose(part, batch_size=B, rank_window=(0, 3), community_size=2))),
+            ("graph", lambda part: [b.tolist() for b in sample_batches(part, B)]),
+            ("neighbors|scores", lambda part: _of_graph(ProximityGraph(table[:, :1], part))),
+        ]
+    )  # fmt: skip
+    names, call = source.choice(calls)
+    of_sizes = ("num_neighbors", "num_candidates", "batch_size", "community_size", "rank_window")
+    with refusing(*names.split("|"), "embeddings", *of_sizes) as refused:
+        found = call(given)
+    if is_known and not refused and not names.startswith(("labels", "scores")):
+        assert repr(found) == repr(call(value)), "another result than for a plain tensor"
+
+
+def _of_graph(graph: ProximityGraph) -> Any:
+    graph.degrees()  # checks what users give
+    require_graph(graph)
+    return [None if part is None else part.tolist() for part in (graph.neighbors, graph.scores, graph.ids)]
+
+
+def _of_plan(plan: Plan) -> Any:
+    return [batch.tolist() for batch in plan.batches(0)]
+
+
+def _of_bank(ids: Any, rows: Any, width: int = D) -> Any:
+    bank = FeatureBank(N, width, dtype=torch.float32)
+    bank.update(ids, rows)
+    return bank.data.tolist(), bank.last_update.tolist()
+
+
+def arguments(data: bytes, folder: Path) -> None:
+    """Options of any type and value, with valid arrays."""
+    source = Source(data)
+    features, table = embeddings(), knn_graph(embeddings(), 3).neighbors
+    walk: dict[str, Any] = {"restart_prob": 0.2, "seed": 1, "epoch": 2, "num_threads": 1}
+    graph = {
+        "num_neighbors": 3, "metric": "l2", "max_score": 0.5, "range_min": 1, "compute_dtype": torch.float32,
+        "return_scores": True, "num_threads": 1, "max_memory": 2**30, "labels": [0] * N, "rows": list(range(N)),
+        "documents": None, "progress": None,
+    }  # fmt: skip
+    calls: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+        (
+            lambda **given: random_walk_with_restart(table, **given),
+            {**walk, "roots": [0, 3], "batch_size": B, "first_walk": 5},
+        ),
+        (
+            lambda **given: require_batches(sample_batches(table, **given), N, False),
+            {**walk, "batch_size": B, "planner": "walks", "drop_last": True, "num_batches": 2},
+        ),
+        (
+            lambda **given: _of_graph(proximity_graph(features, **given)),
+            {**graph, "num_candidates": 9, "candidate_group_size": 8, "sort": True, "seed": 1},
+        ),
+        (lambda **given: _of_graph(knn_graph(features, **given)), graph),
+        (
+            lambda **given: FeatureBank(**given).check(),
+            {"num_instances": N, "dim": D, "two_towers": False, "dtype": torch.float16, "device": "cpu",
+             "normalize": True, "momentum": 0.5, "gather": False, "nonfinite": "skip"},
+        ),
+        (
+            lambda **given: [len(batch) for batch in ProximityBatchSampler(bank=valid_bank(), **given)],
+            {"sampler": N, "batch_size": B, "drop_last": True, "planner": "partition", "scope": "global", "rank": 0,
+             "num_replicas": 2, "refresh_every": None, "restart_prob": 0.2, "unique": [*range(N)], "max_per_batch": 1,
+             "positives": [[0, 1]], "margin": 0.1, "relative_margin": None, "seed": 3, "progress": None},
+        ),
+        (
+            lambda **given: _of_plan(compose(features, **given)),
+            {"documents": embeddings(1), "batch_size": B, "preset": "b3", "community_size": 2, "rank_window": (1, 5),
+             "mutual": True, "neighbors": "exact", "metric": "ip", "unique": [*range(N)], "max_per_batch": 1,
+             "positives": [[0, 1]], "margin": 0.1, "max_score": 5.0, "num_hard_negatives": 2, "num_epochs": 2,
+             "drop_last": True, "seed": 0, "num_threads": 1, "max_memory": 2**30, "progress": None},
+        ),
+        (
+            lambda **given: _of_plan(compose(features, **given)),
+            {"batch_size": B, "preset": "uniform", "sources": [0] * 9 + [1] * 15, "leftovers": "mixed",
+             "interleave": {0: 1.0, 1: 2.0}, "sources_per_batch": 2, "unique": [*range(N)]},
+        ),
+        (
+            lambda **given: _of_plan(compose(features, **given)),
+            {"batch_size": B, "preset": "walks", "num_candidates": 9, "num_neighbors": 3, "graph": None,
+             "labels": None},
+        ),
+        (
+            lambda **given: _of_plan(compose(features, **given)),
+            {"batch_size": B, "graph": table, "community_size": [2, 4], "mutual": False, "num_hard_negatives": 1},
+        ),
+        (
+            lambda **given: _of_graph(ProximityGraph(**given)),
+            {"neighbors": table[:9], "scores": torch.zeros(9, 3), "ids": torch.arange(9) * 2, "num_instances": 20},
+        ),
+    ]  # fmt: skip
+    call, options = source.choice(calls)
+    names = [*map(re.escape, options), *OTHERS]
+    for _ in range(1 + source.below(3)):
+        name = source.choice(list(options))
+        options = {**options, name: source.edited(options[name])}
+    if any(most < as_number(options.get(name)) < 2**40 for name, most in MOST.items()):
+        return  # their memory and time are asked for
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with refusing(*names):
+            call(**options)
+
+
+MOST = {name: 64 for name in ("batch_size", "num_instances", "dim", "num_epochs", "sampler", "num_batches")}
+MOST["num_threads"] = 16  # each has a stack
+
+
+def as_number(value: Any) -> int:
+    try:
+        return operator.index(value)  # also of a tensor
+    except Exception:
+        return 0
+
+
+# Errors may also name these, if an option does not fit to them.
+OTHERS = (
+    *("features", "queries", "neighbors", "graph", "bank", "sampler", "order", "rank, num_replicas"),
+    *("margin, relative_margin", "num_epochs", "rank_window", "num_candidates", "num_neighbors", "community_size"),
+)
