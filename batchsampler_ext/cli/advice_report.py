@@ -15,7 +15,7 @@ from .._plan.report import histogram, indented
 from .advising import Findings
 from .timing import duration
 
-STUDY = "The study is docs/study/PRETRAINED.md of this package."
+STUDY = "The study is docs/study/PRETRAINED.md of this package. Its runs are not complete yet."
 _WIDTH = 100
 
 
@@ -50,7 +50,9 @@ def report(findings: Findings, command: str) -> str:
     lines.append(f"  {STUDY}")
     if findings.advice.outcome.hints:
         lines += ["", "Hints about the recommended setting", *map(indented, findings.advice.outcome.hints)]
-    return "\n".join([*lines, "", "Compose with", f"  {command}"])
+    return "\n".join(
+        [*lines, "", "Compose with", f"  {command}", "  Set --epochs to the number of epochs that you train."]
+    )
 
 
 def data_line(findings: Findings) -> str:

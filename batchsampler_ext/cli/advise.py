@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from typing import Any
 
 from .._engine.files import atomic_write
@@ -87,6 +88,13 @@ def run(options: argparse.Namespace) -> None:
             num_threads=options.num_threads,
             progress=StagedProgress(stage),
         )
+    if texts is not None and texts.num_repeated and options.unique is None:
+        reason = (
+            f"{texts.num_repeated:,} of {len(queries):,} instances repeat a text of an earlier one. Keep instances that "
+            "belong together out of one batch: give them equal ids with --unique, and run this command again."
+        )
+        reasons = [*findings.advice.reasons, reason]
+        findings = replace(findings, advice=findings.advice._replace(reasons=reasons))
     changed = {name: getattr(options, name) for name, default in DEFAULTS.items() if getattr(options, name) != default}
     given_towers = [path for path in towers.values() if path is not None]
     command = command_line(findings, {**names, **paths, **changed}, given_towers)

@@ -28,14 +28,24 @@ class Text(NamedTuple):
 
 
 class Texts:
-    """The texts of all instances, in a file that is read line by line. Errors name ``--texts``."""
+    """The texts of all instances, in a file that is read line by line. Errors name ``--texts``.
+
+    num_repeated: instances whose query or document is that of an earlier one.
+    """
 
     def __init__(self, path: str, num_instances: int, *, has_documents: bool) -> None:
         """Reads the file once to check it."""
         if Path(path).suffix.lower() not in (".txt", ".tsv", ".jsonl"):
             raise ValueError(f"--texts: expected a .txt, .tsv or .jsonl file, got {path!r}")
         self._path, self._has_documents = path, has_documents
-        count = sum(1 for _ in self._all())
+        count = self.num_repeated = 0
+        seen: list[set[int]] = [set(), set()]
+        for text in self._all():
+            hashes = [hash(text.query), hash(text.document)][: 1 + has_documents]
+            self.num_repeated += any(value in known for value, known in zip(hashes, seen, strict=False))
+            for value, known in zip(hashes, seen, strict=False):
+                known.add(value)
+            count += 1
         if count != num_instances:
             raise ValueError(f"--texts: expected a line for each of {num_instances} instances, got {count} in {path!r}")
 

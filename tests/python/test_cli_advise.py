@@ -469,3 +469,14 @@ def test_outputs_replace_no_inputs(towers, capsys):
         assert found.startswith(f"--out: expected another file than {option}")
     assert "--json: expected another file than --out" in error_of(capsys, *BASE, "--json", "page.html")
     assert "--out: expected a path in a writable directory" in error_of(capsys, *base, "--out", "none/page.html")
+
+
+def test_repeated_texts_are_counted(towers, capsys):
+    pairs = [{"query": f"q{i % (N - 3)}", "document": f"d{i % (N - 5)}"} for i in range(N)]
+    Path("t.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    found, page = advised("--texts", "t.jsonl")
+    sentence = f"5 of {N} instances repeat a text of an earlier one."
+    assert found["advice"]["reasons"][-1].startswith(sentence)
+    assert sentence in page
+    np.save("ids.npy", np.arange(N) % (N - 5))
+    assert "repeat a text" not in " ".join(advised("--texts", "t.jsonl", "--unique", "ids.npy")[0]["advice"]["reasons"])
