@@ -90,8 +90,8 @@ def run(options: argparse.Namespace) -> None:
         )
     if texts is not None and texts.num_repeated and options.unique is None:
         reason = (
-            f"{texts.num_repeated:,} of {len(queries):,} instances repeat a text of an earlier one. Keep instances that "
-            "belong together out of one batch: give them equal ids with --unique, and run this command again."
+            f"{texts.num_repeated:,} of {len(queries):,} instances repeat a text of an earlier one. Keep instances "
+            "that belong together out of one batch: give them equal ids with --unique, and run this command again."
         )
         reasons = [*findings.advice.reasons, reason]
         findings = replace(findings, advice=findings.advice._replace(reasons=reasons))
