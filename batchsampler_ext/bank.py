@@ -37,6 +37,7 @@ from ._engine.process_group import is_distributed
 __all__ = ["BankStats", "FeatureBank"]
 
 _CPU = torch.device("cpu")
+_MAX_ELEMENTS = 2**59  # of a tower. Two towers of float32 have fewer than 2**63 bytes
 _STATE_KEYS = {"data", "documents", "last_update", "step", "num_skipped"}
 
 
@@ -136,7 +137,7 @@ class FeatureBank(NotAFunction):
         nonfinite: str = "raise",
     ) -> None:
         self.num_instances = validate.integer(num_instances, "num_instances", 1, validate.MAX_NODES)
-        self.dim = validate.integer(dim, "dim", 1, MAX_STEP // 8 // self.num_instances)
+        self.dim = validate.integer(dim, "dim", 1, _MAX_ELEMENTS // self.num_instances)
         if not isinstance(dtype, torch.dtype) or dtype not in TORCH_DTYPES:
             raise TypeError(f"dtype: expected float32, bfloat16 or float16, got {dtype!r:.200}")
         place = as_device(device)

@@ -240,7 +240,7 @@ class ProximityBatchSampler(EpochSampler):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Makes the next iteration continue where the state was taken. If that epoch was finished, it begins the next.
 
-        Load the bank's state too.
+        Load the bank's state too. Tensors of both may be on any device.
 
         Raises:
             TypeError, ValueError: the state is incomplete, or comes from a sampler with other instances, batch_size,

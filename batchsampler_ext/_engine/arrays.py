@@ -95,26 +95,32 @@ def dense(tensor: torch.Tensor, name: str) -> torch.Tensor:
 
     Raises:
         TypeError: it is sparse, nested or quantized.
-        ValueError: it has no memory: it is on the device "meta", or FSDP has freed it.
+        ValueError: it has no memory of its own: it is on the device "meta", FSDP has freed it, or it is a ``DTensor``.
     """
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized:
         found = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else str(tensor.layout)
         raise TypeError(f"{name}: expected a dense tensor, got a tensor that is {found}")
     if tensor.is_meta:
         require_engine(tensor.device, name)
-    tensor = tensor.detach().resolve_neg().resolve_conj()
-    if tensor.numel():
-        reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-        needed = (tensor.storage_offset() + reach + 1) * tensor.element_size()
-        if tensor.untyped_storage().nbytes() < needed or not _has_address(tensor):
-            raise ValueError(f"{name}: expected a tensor with memory for its elements, got one whose memory was freed")
+    tensor = tensor.detach()
+    if tensor.is_neg() or tensor.is_conj():
+        tensor = tensor.resolve_neg().resolve_conj()
+    if tensor.numel() and not _has_memory(tensor):
+        raise ValueError(
+            f"{name}: expected a tensor with memory for its elements, got one whose memory was freed or belongs to "
+            f"other tensors (type {type(tensor).__name__})"
+        )
     return tensor
 
 
-def _has_address(tensor: torch.Tensor) -> bool:
+def _has_memory(tensor: torch.Tensor) -> bool:
+    last = tensor.numel() - 1
+    if not tensor.is_contiguous():
+        last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    needed = (tensor.storage_offset() + last + 1) * tensor.element_size()
     try:
-        return tensor.data_ptr() != 0
-    except RuntimeError:  # of a kind of tensor that stands for others, such as those of torch.compile
+        return tensor.untyped_storage().nbytes() >= needed and tensor.data_ptr() != 0
+    except RuntimeError:  # of a kind of tensor that stands for others, such as those of torch.compile and torch.func
         return False
 
 
@@ -192,6 +198,7 @@ def as_int64(value: Any, name: str, kind: str = "an array of integers") -> np.nd
         raise ValueError(f"{name}: expected {kind} ({error})") from None
     except Exception as error:  # of what a list holds
         raise TypeError(f"{name}: expected {kind} ({error!s:.200})") from None
+    require_countable(array, name)
     if array.size == 0:
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
@@ -204,13 +211,13 @@ def as_int64(value: Any, name: str, kind: str = "an array of integers") -> np.nd
 def require_countable(value: torch.Tensor | np.ndarray | range, name: str) -> None:
     """Raises ``ValueError`` for more rows than there are ids.
 
-    A tensor may claim them without memory, but a copy has it. The numbers of a range are below 2**63.
+    A tensor or array may repeat a row without memory for it, but a copy has it. The numbers of a range are below 2**63.
     """
     if isinstance(value, range):
         if value[2**31 - 1 :] or (value and not all(-(2**63) <= end < 2**63 for end in (value[0], value[-1]))):
             raise ValueError(f"{name}: expected fewer than 2**31 integers below 2**63, got {value}")
-    elif value.ndim and len(value) >= 2**31:
-        raise ValueError(f"{name}: expected fewer than 2**31 rows, got {len(value)}")
+    elif value.ndim and value.shape[0] >= 2**31:  # quicker than len
+        raise ValueError(f"{name}: expected fewer than 2**31 rows, got {value.shape[0]}")
 
 
 def require_device(device: torch.device, name: str, expected: torch.device) -> None:

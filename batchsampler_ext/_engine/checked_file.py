@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickletools
 import re
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import torch
 
 from .files import atomic_write, stored_members
 
-__all__ = ["checksum_of_tensor", "load_checked", "save_checked"]
+__all__ = ["checksum_of_tensor", "load_checked", "record_sizes", "require_names", "save_checked"]
 
 _VERSION = 1
 _KEYS = {"version", "content", "checksum"}
@@ -41,7 +42,7 @@ def load_checked(path: str | os.PathLike[str]) -> Any:
     """
     with open(path, "rb") as file:
         try:
-            sizes, max_parts = _record_sizes(file)
+            sizes, max_parts = record_sizes(file, _GLOBALS)
             saved = torch.load(file, map_location="cpu", weights_only=True)
         except OSError:
             raise
@@ -72,27 +73,39 @@ def checksum_of_tensor(tensor: torch.Tensor) -> int:
     return zlib.crc32(flat.view(torch.uint8).numpy().data) if len(flat) else 0
 
 
-def _record_sizes(file: Any) -> tuple[list[int], int]:
-    """Returns the sizes of the storages in a file of torch.save, ascending, without those that are empty.
+def record_sizes(file: BinaryIO, allowed: re.Pattern[str]) -> tuple[list[int], int]:
+    """Returns the sizes of the storages in an archive of torch.save, ascending, without those that are empty.
 
     Also returns the length of the pickle, which has at least a byte for each part of the content.
 
-    Raises ``ValueError`` if they exceed the file, or if the pickle creates other objects than tensors, such as a
-    bytearray of any length. So nothing is allocated for what is not there.
+    Raises ``ValueError`` if they exceed the file, and as :func:`require_names`. So nothing is allocated for what is not
+    there.
     """
     if file.read(4) != b"PK\3\4":  # torch would take it for a file of its old format
         raise ValueError("no archive")
     file.seek(0)
     with zipfile.ZipFile(file) as archive:
         members = stored_members(archive, os.fstat(file.fileno()).st_size)
-        pickles = [archive.read(member) for member in members if ".pkl" in member.filename.lower()]
+        pickles = [member for member in members if ".pkl" in member.filename.lower()]
+        for member in pickles:
+            del member.CRC  # which is wrong after torch.serialization.set_crc32_options(False)
+            require_names(io.BytesIO(archive.read(member)), allowed)
     file.seek(0)
-    for content in pickles:
-        for opcode, argument, _ in pickletools.genops(content):
-            if opcode.name == "GLOBAL" and not _GLOBALS.fullmatch(str(argument)):
-                raise ValueError(f"it has an object of another type, {argument!s:.100}")
     sizes = sorted(member.file_size for member in members if "/data/" in member.filename and member.file_size)
-    return sizes, sum(map(len, pickles))
+    return sizes, sum(member.file_size for member in pickles)
+
+
+def require_names(file: IO[bytes], allowed: re.Pattern[str]) -> None:
+    """Reads a pickle from the file, without loading it.
+
+    Raises ``ValueError`` if it names other functions or types, such as a bytearray, which may have any length.
+
+    Args:
+        allowed: pattern of "module name".
+    """
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == "GLOBAL" and not allowed.fullmatch(str(argument)):
+            raise ValueError(f"it has an object of another type, {argument!s:.100}")
 
 
 def _require_few_parts(content: Any, most: int) -> None:

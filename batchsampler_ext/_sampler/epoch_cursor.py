@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .._engine import validate
-from .._engine.arrays import dense, require_device
+from .._engine.arrays import dense
 from .._engine.validate import shown
 
 _VERSION = 6
@@ -132,6 +132,7 @@ def load_cursor(
         validate.flag(state[name], f"state: {name}")
     if plans_of is not None and cursor.num_drawn > 0:
         cursor = cursor._replace(plans=plans_of(cursor.epoch))
+    cursor = cursor._replace(plans=tuple(map(_on_host, cursor.plans)))
     _check_plans(cursor, num_instances)
     return cursor
 
@@ -145,13 +146,9 @@ def _check_plans(cursor: EpochCursor, num_instances: int) -> None:
     low, high = 0, 0  # the first plan begins with the epoch, each next one at the end of the one before or earlier
     for plan in cursor.plans:
         first = validate.integer(plan.first, "state: first", low, high)
-        _check_tensor(plan.indices, "indices", 2)
-        _check_tensor(plan.tail, "tail", 1)
         pairs = plan.tail if plan.pairs is None else plan.pairs
-        if plan.pairs is not None:
-            _check_tensor(pairs, "pairs", 2)
-            if pairs.shape[1] != 2:
-                raise ValueError(f"state: expected pairs of shape [P, 2], got {list(pairs.shape)}")
+        if plan.pairs is not None and pairs.shape[1] != 2:
+            raise ValueError(f"state: expected pairs of shape [P, 2], got {list(pairs.shape)}")
         for ids in (plan.indices, plan.tail, pairs):
             if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < num_instances:
                 raise ValueError(f"state: expected instances in [0, {num_instances}), got others")
@@ -164,12 +161,22 @@ def _check_plans(cursor: EpochCursor, num_instances: int) -> None:
         raise ValueError(f"state: expected num_drawn from 0 to {high}, got {cursor.num_drawn}")
 
 
-def _check_tensor(value: Any, name: str, num_dimensions: int) -> None:
-    if isinstance(value, torch.Tensor):
-        dense(value, f"state: {name}")
-    if not isinstance(value, torch.Tensor) or value.dtype != torch.int32 or value.ndim != num_dimensions:
-        found = f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else shown(value)
+def _on_host(plan: Plan) -> Plan:
+    """Returns the plan with tensors on the CPU. ``torch.load(..., map_location="cuda")`` moves those of a state."""
+    return plan._replace(
+        indices=_checked_tensor(plan.indices, "indices", 2),
+        tail=_checked_tensor(plan.tail, "tail", 1),
+        pairs=None if plan.pairs is None else _checked_tensor(plan.pairs, "pairs", 2),
+    )
+
+
+def _checked_tensor(value: Any, name: str, num_dimensions: int) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f"state: expected {name} int32 with {num_dimensions} dimensions, got {shown(value)}")
+    value = dense(value, f"state: {name}")
+    if value.dtype != torch.int32 or value.ndim != num_dimensions:
+        found = f"{value.dtype} {list(value.shape)}"
         raise ValueError(f"state: expected {name} int32 with {num_dimensions} dimensions, got {found}")
-    require_device(value.device, f"state: {name}", torch.device("cpu"))
     if value.nbytes > value.untyped_storage().nbytes():
         raise ValueError(f"state: expected {name} with memory for each element, got {list(value.shape)} with less")
+    return value.cpu()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .._engine.arrays import as_ids, as_int64
+from .._engine.checked_file import record_sizes, require_names
 from .._engine.files import npy_content
 from ..graph import ProximityGraph
 
@@ -35,6 +36,7 @@ __all__ = [
 EmbeddingMatrix: TypeAlias = np.ndarray | torch.Tensor
 _ROWS_AT_ONCE = 1 << 14
 _DTYPES = {torch.float32, torch.float16, torch.bfloat16}
+_NO_BYTEARRAY = re.compile(r"(?!.* bytearray$).*")  # of the types that torch allows, the one that fills any memory
 MATRIX_HELP = (
     ".npy (mapped into memory), .parquet with a column of vectors, .safetensors or a file of torch.save (.pt, .pth)"
 )
@@ -256,10 +258,16 @@ def _from_torch(path: str, name: str, tensor: str | None) -> torch.Tensor:
 
 
 def _load_torch(path: str) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError:  # the format before torch 1.6 cannot be mapped
-        return torch.load(path, map_location="cpu", weights_only=True)
+    """Returns the content of a file of torch.save. No part of it takes memory for what the file does not have."""
+    with open(path, "rb") as file:
+        is_archive = file.read(4) == b"PK\3\4"
+        file.seek(0)
+        if is_archive:
+            record_sizes(file, _NO_BYTEARRAY)
+        else:  # the format before torch 1.6, which cannot be mapped: five pickles, then the data of tensors
+            for _ in range(5):
+                require_names(file, _NO_BYTEARRAY)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
 
 
 def _checked_tensor(tensor: torch.Tensor, path: str, name: str) -> torch.Tensor:
@@ -267,6 +275,8 @@ def _checked_tensor(tensor: torch.Tensor, path: str, name: str) -> torch.Tensor:
         raise ValueError(f"{name}: expected a matrix [N, D], got shape {list(tensor.shape)} in {path!r}")
     if tensor.dtype not in _DTYPES:
         raise ValueError(f"{name}: expected float32, float16 or bfloat16, got {tensor.dtype} in {path!r}")
+    if tensor.numel() * tensor.element_size() > os.path.getsize(path):  # a row repeated, or memory without data
+        raise ValueError(f"{name}: expected a matrix with all its elements in {path!r}, got {list(tensor.shape)}")
     return tensor
 
 

@@ -325,6 +325,26 @@ def test_sampler_states_equal_the_cpu(device_engine):
     assert list(again) == rest
 
 
+def test_sampler_states_may_be_on_any_device(device_engine):
+    """torch.load(..., map_location="cuda") moves all tensors of a checkpoint."""
+    bank, rows = FeatureBank(40, 4, two_towers=True), torch.randn(40, 4)
+    bank.update(range(40), rows, rows.roll(1, 1))
+    sampler = ProximityBatchSampler(40, 5, bank=bank, margin=0.1)
+    iterator = iter(sampler)
+    next(iterator)
+    state = sampler.state_dict()
+    rest = list(iterator)
+    with device_engine() as device:
+        plans = [
+            {name: part.to(device) if isinstance(part, torch.Tensor) else part for name, part in plan.items()}
+            for plan in state["plans"]
+        ]
+        sampler.load_state_dict({**state, "plans": plans})
+        saved = sampler.state_dict()["plans"][0].values()
+        assert all(part.device.type == "cpu" for part in saved if isinstance(part, torch.Tensor))
+        assert list(sampler) == rest
+
+
 # --- tests that need a GPU -------------------------------------------------------------------------------------------
 @pytest.mark.needs_cuda
 def test_bank_stays_on_its_device():

@@ -364,14 +364,15 @@ def checked_file(data: bytes, folder: Path) -> None:
 def input_file(data: bytes, folder: Path) -> None:
     """Matrices and ids of the commands."""
     source = Source(data)
-    suffix = source.choice([".npy", ".safetensors", ".parquet", ".npz"])
+    suffix = source.choice([".npy", ".safetensors", ".parquet", ".npz", ".pt"])
     content = source.rest()
     path = str(written(folder, content, "file" + suffix))
-    # Parquet compresses, so a small file may hold many rows.
-    with refusing("queries", may_lack_memory=suffix == ".parquet") as refused:
+    # Parquet compresses, so a small file may hold many rows. torch reserves what a file of its old format claims.
+    with refusing("queries", may_lack_memory=suffix in (".parquet", ".pt")) as refused:
         matrix = load_matrix(path, "queries") if suffix != ".npz" else torch.zeros(1, 1)
     if not refused:
         assert matrix.ndim == 2
+        assert suffix != ".pt" or matrix.numel() <= len(content)
     with refusing("--unique"):
         if suffix in (".npy", ".parquet"):
             load_ids(path, "--unique")

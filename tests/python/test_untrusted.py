@@ -7,11 +7,13 @@ import json
 import pickle
 import struct
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from batchsampler_ext import (
     FeatureBank,
@@ -25,6 +27,7 @@ from batchsampler_ext import (
 )
 from batchsampler_ext._engine.checked_file import load_checked, save_checked
 from batchsampler_ext._plan.file import write_plan
+from batchsampler_ext.cli.inputs import load_matrix
 from tests.fuzz.source import Failing, WithDLPack
 
 X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
@@ -81,6 +84,19 @@ def test_tensors_whose_memory_was_freed_are_refused(call, name):
     """FSDP frees the memory of parameters and keeps their shapes. Reading it ended the process."""
     with pytest.raises(ValueError, match=f"{name}: expected a tensor with memory for its elements, got one whose"):
         call()
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_tensors_that_stand_for_others_are_refused():
+    """Reading one that vmap or FakeTensorMode has made ended the process, or raised an error without a name."""
+    message = "embeddings: expected a tensor with memory for its elements, got one whose memory was freed or belongs to"
+    bank = FeatureBank(12, 3)
+    with pytest.raises(ValueError, match=message):
+        torch.func.vmap(lambda rows: bank.update(range(12), rows))(torch.stack([X, X]))
+    with FakeTensorMode():
+        fake = torch.zeros(12, 3)
+    with pytest.raises(ValueError, match=rf"{message} other tensors \(type FakeTensor\)"):
+        bank.update(range(12), fake)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +166,7 @@ def test_errors_of_dlpack_name_the_argument(given):
         (lambda: ProximityGraph(TABLE[:1].expand(2**31 + 7, 2)), "neighbors"),
         (lambda: knn_graph(X, 2, labels=MANY), "labels"),
         (lambda: knn_graph(X, 2, rows=MANY), "rows"),
+        (lambda: knn_graph(X, 2, rows=np.broadcast_to(np.int64(0), 2**31 + 7)), "rows"),
         (lambda: FeatureBank(12, 3).update(MANY, X), "indices"),
         (lambda: compose(X, batch_size=2, preset="uniform", unique=MANY), "unique"),
         (lambda: compose(X, batch_size=2, preset="uniform", sources=MANY), "sources"),
@@ -231,6 +248,58 @@ def test_a_number_that_a_tensor_repeats_is_saved_as_often_as_it_stands_there(tmp
     torch.save({"version": 1, "content": torch.zeros(1).expand(2**40), "checksum": 0}, tmp_path / "file")
     with pytest.raises(ValueError, match="a tensor that uses its data several times"):
         load_checked(tmp_path / "file")
+
+
+@pytest.mark.parametrize("is_archive", [True, False])
+def test_matrices_of_commands_take_no_memory_that_their_file_lacks(tmp_path, is_archive):
+    path = str(tmp_path / "matrix.pt")
+    torch.save({"x": X, "other": bytearray(5)}, path, _use_new_zipfile_serialization=is_archive)
+    with pytest.raises(ValueError, match=r"queries: .*it has an object of another type, \w+ bytearray"):
+        load_matrix(path, "queries")
+    torch.save(X[:1].expand(2**20, 3), path, _use_new_zipfile_serialization=is_archive)
+    with pytest.raises(ValueError, match=r"queries: expected a matrix with all its elements in .*, got \[1048576, 3\]"):
+        load_matrix(path, "queries")
+    other_values = {"x": torch.nn.Parameter(X), "a": torch.float32, "b": {1, 2j}, "c": b"a", "d": X.int().to_sparse()}
+    torch.save(other_values, path, _use_new_zipfile_serialization=is_archive)
+    assert torch.equal(load_matrix(path, "queries", tensor="x"), X)
+
+
+class Claim:
+    """A matrix whose data a file of the old format claims and lacks."""
+
+    def __reduce__(self):
+        size = 2**14
+        return torch._utils._rebuild_tensor_v2, (Storage(), 0, (size, size), (size, 1), False, OrderedDict())
+
+
+class Storage:
+    pass
+
+
+class OldPickler(pickle.Pickler):
+    def persistent_id(self, value):
+        return ("storage", torch.FloatStorage, "0", "cpu", 2**28, None) if isinstance(value, Storage) else None
+
+
+def test_files_of_the_old_format_have_the_data_that_they_claim(tmp_path):
+    magic = torch.serialization.MAGIC_NUMBER
+    with open(tmp_path / "matrix.pt", "wb") as file:
+        for part in (magic, torch.serialization.PROTOCOL_VERSION, {"little_endian": True}, Claim(), []):
+            OldPickler(file, protocol=2).dump(part)
+    with pytest.raises(ValueError, match=r"queries: expected a matrix with all its elements .* got \[16384, 16384\]"):
+        load_matrix(str(tmp_path / "matrix.pt"), "queries")
+
+
+def test_files_without_checksums_of_members_are_read(tmp_path):
+    """torch can leave them out, to save time."""
+    torch.serialization.set_crc32_options(False)
+    try:
+        save_checked(tmp_path / "file", {"a": X})
+        torch.save(X, tmp_path / "file.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(load_checked(tmp_path / "file")["a"], X)
+    assert torch.equal(load_matrix(str(tmp_path / "file.pt"), "queries"), X)
 
 
 def test_an_archive_behind_another_file_is_refused(tmp_path):
