@@ -278,10 +278,10 @@ class Plan(NotAFunction, FixedSettings):
             Its ``hints`` are sentences about what looks wrong, often none. There is one if even the best of random
             candidates is expected beyond rank 130; if there are fewer epochs than sizes of communities; if the teacher
             ranks the own document of half of the queries below all of their hard negatives, or tells it from them
-            hardly better than by chance; if it solves 99% of the queries; or if batches are hardly harder than uniform
-            ones. ``own_rank`` is the median rank of a query's own document among all, for 256 queries. ``figure``
-            compares scores of the hardest other document in the batch. ``recall`` is the share of exact neighbors that
-            an approximate search found.
+            hardly better than by chance; if margins leave many documents out of the loss; if it solves 99% of the
+            queries; or if batches are hardly harder than uniform ones. ``own_rank`` is the median rank of a query's own
+            document among all, for 256 queries. ``figure`` compares scores of the hardest other document in the batch.
+            ``recall`` is the share of exact neighbors that an approximate search found.
 
         Raises:
             ValueError: embeddings that the plan was not composed from, by a digest of all values.
@@ -322,10 +322,11 @@ class Plan(NotAFunction, FixedSettings):
         uniform = Batches(*self._cut_ids(ids, planned.tail_sizes), tail_sizes=planned.tail_sizes)
         kinds = {"planned": planned, "uniform": uniform}
         metric = self.info.get("metric", "cosine")
+        margins = {name: self.info.get(name) for name in ("margin", "relative_margin")}
         scores = {}
         for kind, batches in kinds.items():
             shown = stage_of(progress, f"{kind} batches measured", is_public=True)
-            scores[kind] = hardness(batches, queries, documents, metric, shown)
+            scores[kind] = hardness(batches, queries, documents, metric, shown, **margins)
             if self.graph is not None:
                 scores[kind].means["edges_inside"] = edges_inside(batches, self.graph)
         own_rank = None

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .hints import B3_WINDOW
+from .hints import B3_WINDOW, MAX_MASKED
 from .measures import NEAR_OWN
 from .recipes import PRESETS, fitted_sizes, nearer_window
 
@@ -26,12 +26,6 @@ captions, and lost 0.3 to 0.6 points there. With 1.3 to 2.4 times, on docstrings
 MIN_UNIFORM = 0.03
 """Mean cosine in uniform batches below which MAX_TIMES_UNIFORM does not apply: the study has 0.07 to 0.08. A ratio to a
 number near zero, as after subtraction of the mean, says nothing."""
-MAX_NEAR_OWN = 6.0
-"""Other documents per query within NEAR_OWN of the own document's score, above which a margin is advised against.
-
-In the study's batches of "b3" there are 5.4 (docstrings), 7.7 (captions) and 27 (glosses). With the margin, MRR@10
-changed by +0.1, -0.4 and -1.3 points with InfoNCE, and by +0.3, -0.5 and -1.1 with hardness weighting.
-"""
 MAX_FALSE_NEGATIVES = 0.05
 """Share of pairs with equal labels, above which hard batches are advised against: on images of ten classes, where it is
 0.1, docs/study/STUDY.md found no gain."""
@@ -299,7 +293,7 @@ def _margin(chosen: Outcome) -> list[str]:
     if chosen.near_own is None:
         return []
     per_query = f"{chosen.near_own:.1f} other documents per query in a batch score within {NEAR_OWN:.0%} of the own one"
-    if chosen.near_own > MAX_NEAR_OWN:
+    if chosen.near_own > MAX_MASKED:
         return [
             f"Set no relative margin: {per_query}, or above it. The margin would remove these negatives. In the "
             "study that lost 0.4 to 1.3 points where there were 8 or more."

@@ -26,10 +26,19 @@ class Hardness(NamedTuple):
     means: dict[str, float]
     hardest: np.ndarray  # float32, of each query the best score of another instance
     own: np.ndarray  # float32, of each query the score of its own document; empty without documents
-    near_own: float = float("nan")  # mean number of other documents per query that NEAR_OWN would exclude
+    near_own: float = float("nan")  # mean number of other documents per query that the margin excludes
 
 
-def hardness(batches: Batches, queries: Any, documents: Any, metric: str, progress: Progress | None = None) -> Hardness:
+def hardness(
+    batches: Batches,
+    queries: Any,
+    documents: Any,
+    metric: str,
+    progress: Progress | None = None,
+    *,
+    margin: float | None = None,
+    relative_margin: float | None = None,
+) -> Hardness:
     """Returns scores in batches of at least two instances, of which at most MAX_MEASURED are measured.
 
     Of ``means`` over batches, "in_batch_similarity" is the mean score of a query and another instance's document (its
@@ -37,7 +46,11 @@ def hardness(batches: Batches, queries: Any, documents: Any, metric: str, progre
     higher than their own.
 
     Scores are computed in float32 with the rows of a batch on the CPU, by the metric of :func:`proximity_graph`.
+
+    margin, relative_margin: of :func:`compose`, for ``near_own``. NEAR_OWN is the relative margin if both are None.
     """
+    if margin is None and relative_margin is None:
+        relative_margin = NEAR_OWN
     first = as_matrix(queries, "queries")
     second = None if documents is None else as_matrix(documents, "documents")
     similarity, accuracy, num_near = [], [], []
@@ -52,7 +65,8 @@ def hardness(batches: Batches, queries: Any, documents: Any, metric: str, progre
             similarity.append(float((scores.double().sum() - own.double().sum()) / (len(ids) * (len(ids) - 1))))
             hardest = scores.fill_diagonal_(-torch.inf).max(1).values
             accuracy.append(float((own >= hardest).double().mean()))
-            num_near.append(float((scores >= (own - NEAR_OWN * own.abs())[:, None]).double().sum(1).mean()))
+            below = torch.maximum(torch.full_like(own, margin or 0.0), (relative_margin or 0.0) * own.abs())
+            num_near.append(float((scores >= (own - below)[:, None]).double().sum(1).mean()))
             all_hardest.append(hardest.numpy())
             all_own += [] if second is None else [own.numpy()]
         if progress is not None:

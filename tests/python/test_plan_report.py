@@ -218,3 +218,13 @@ def test_the_figure_has_the_scores_of_the_hardest_others(towers):
     figure = plan.report(*towers).figure
     assert figure.splitlines()[1].split() == ["score", "planned", "uniform", "own", "document"]
     assert b3(towers[0]).report(towers[0]).figure.splitlines()[1].split() == ["score", "planned", "uniform"]
+
+
+# --- margins ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("margin", [{"relative_margin": 0.5}, {"margin": 0.4}])
+def test_margins_that_leave_many_documents_out(towers, margin):
+    plan = b3(*towers, batch_size=80, **margin)
+    (hint,) = [hint for hint in hints_of(plan, *towers) if "The margin leaves" in hint]
+    counts = [(~plan.negative_mask(ids)).sum(1).float().mean() - 1 for ids in plan.batches(0)]
+    assert f"leaves {torch.stack(counts).mean():.1f} other documents" in hint
+    assert not [hint for hint in hints_of(b3(*towers, relative_margin=0.01), *towers) if "margin leaves" in hint]
