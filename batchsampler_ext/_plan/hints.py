@@ -15,8 +15,9 @@ MAX_MASKED = 6.0
 """Other documents per query that a margin may leave out of the loss.
 
 In docs/study/PRETRAINED.md, batches of 256 of "b3" have 5.4 (docstrings), 7.7 (captions) and 27 (glosses) within 5% of
-the own document's score. With that margin, MRR@10 changed by +0.1, -0.4 and -1.3 points with InfoNCE, and by +0.3, -0.5
-and -1.1 with hardness weighting.
+the own document's score. Where the teacher got a new head, that margin changed MRR@10 by +0.1, -0.4 and -1.3 points
+over uniform batches with InfoNCE. Where a weaker model was trained (static embeddings), it was +0.4, +0.5 and 0.0, and "b3"
+without margin had +0.4, -1.4 and -1.1.
 """
 
 
@@ -106,8 +107,9 @@ def margin_hint(info: dict[str, Any], batch_size: int, measured: Measured) -> st
         return None
     return (
         f"The margin leaves {num_masked:.1f} other documents per query out of the loss, in batches of {batch_size}. "
-        "They are the hardest negatives. In the study (docs/study/PRETRAINED.md), margins that left out 8 or more lost "
-        "0.4 to 1.3 points. Set a smaller one, or none."
+        "In the study (docs/study/PRETRAINED.md), margins that left out 8 or more lost 0.4 to 1.3 points where the "
+        "teacher itself was trained further, and lost nothing where a weaker model was trained. If you train the "
+        "teacher, set a smaller one, or none."
     )
 
 
