@@ -16,8 +16,8 @@ MAX_MASKED = 6.0
 
 In docs/study/PRETRAINED.md, batches of 256 of "b3" have 5.4 (docstrings), 7.7 (captions) and 27 (glosses) within 5% of
 the own document's score. Where the teacher got a new head, that margin changed MRR@10 by +0.1, -0.4 and -1.3 points
-over uniform batches with InfoNCE. Where a weaker model was trained (static embeddings), it was +0.4, +0.5 and 0.0, and "b3"
-without margin had +0.4, -1.4 and -1.1.
+over uniform batches with InfoNCE. Where a weaker model was trained (static embeddings), it was +0.4, +0.5 and 0.0, and
+"b3" without margin had +0.4, -1.4 and -1.1.
 """
 
 
