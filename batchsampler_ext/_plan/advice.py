@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from .hints import B3_WINDOW, MAX_MASKED
 from .measures import NEAR_OWN
-from .recipes import PRESETS, fitted_sizes, nearer_window
+from .recipes import fitted_sizes, nearer_window
 
 FIRST_SKIPPED = (0, 10, B3_WINDOW[0], 100)  # p of the windows, those that the study compares
 WIDTH = B3_WINDOW[1] - B3_WINDOW[0]
-COMMUNITY_SIZES = (8, 32)  # beside the batch size, those that the study compares
+COMMUNITY_SIZES = (8, 32)  # beside the batch size, those that the study compares. The last one is that of "b3"
 
 MAX_TIMES_UNIFORM = 3.0
 """In-batch similarity above this many times that of uniform batches is advised against, by the teacher's scores.
@@ -80,9 +80,9 @@ def windows_for(num_instances: int) -> tuple[list[tuple[int, int]], list[tuple[i
     """
     all_windows = [(first, first + WIDTH) for first in FIRST_SKIPPED]
     fitting = [window for window in all_windows if window[1] < num_instances]
-    fitting = list(dict.fromkeys([preferred_window(num_instances), *fitting]))
-    fitting.sort(key=lambda window: (window in all_windows, window))
-    return fitting, [window for window in all_windows if window not in fitting]
+    skipped = all_windows[len(fitting) :]
+    preferred = preferred_window(num_instances)
+    return fitting if preferred in fitting else [preferred, *fitting], skipped
 
 
 def preferred_window(num_instances: int) -> tuple[int, int]:
@@ -97,16 +97,13 @@ def sizes_for(batch_size: int) -> list[int]:
         ValueError: "b3" has no size for this batch size.
     """
     try:
-        preset = fitted_sizes(_preset_size(), batch_size, "batch_size", "b3")
+        fitted = fitted_sizes(COMMUNITY_SIZES, batch_size, "batch_size", "b3")
     except ValueError:
         raise ValueError(
-            f"batch_size: expected a number with a divisor from 2 to {_preset_size()}, the largest size of "
+            f"batch_size: expected a number with a divisor from 2 to {COMMUNITY_SIZES[-1]}, the largest size of "
             f"communities of preset b3, got {batch_size}"
         ) from None
-    sizes = {*preset, batch_size}
-    for size in COMMUNITY_SIZES:
-        sizes.add(max(divisor for divisor in range(1, min(size, batch_size) + 1) if batch_size % divisor == 0))
-    return sorted(sizes - {1})
+    return sorted({*fitted, batch_size} - {1})
 
 
 def recommend(
@@ -125,7 +122,7 @@ def recommend(
         num_instances, batch_size, metric: of :func:`compose`.
     """
     window = preferred_window(num_instances)
-    size = fitted_sizes(_preset_size(), batch_size, "batch_size", "b3")[0]
+    size = fitted_sizes(COMMUNITY_SIZES[-1], batch_size, "batch_size", "b3")[0]
     by_size = {outcome.community_size: outcome for outcome in outcomes if outcome.window == window}
     first = by_size[size]
     if first.teacher_hint is not None:
@@ -201,10 +198,6 @@ _FALSE = (
     f"With more than {MAX_FALSE_NEGATIVES:.0%}, hard batches are advised against: where it was 10%, the first study "
     "(docs/study/STUDY.md) found no gain. With compose(labels=...), instances with equal labels are not joined."
 )
-
-
-def _preset_size() -> Any:
-    return PRESETS["b3"].community_size
 
 
 def _uniform(uniform: Outcome, reasons: list[str]) -> Advice:

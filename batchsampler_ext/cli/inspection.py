@@ -51,7 +51,7 @@ class Inspection:
             }
             for kind, stats in self.kinds.items()
         }
-        content = {
+        return {
             "version": __version__,
             "isa": core.isa(),
             "settings": self.settings,
@@ -60,7 +60,6 @@ class Inspection:
             "kinds": kinds,
             "conclusions": self.conclusions,
         }
-        return content
 
 
 def spread(values: np.ndarray) -> dict[str, float]:

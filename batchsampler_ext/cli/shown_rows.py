@@ -39,12 +39,11 @@ class Texts:
             raise ValueError(f"--texts: expected a .txt, .tsv or .jsonl file, got {path!r}")
         self._path, self._has_documents = path, has_documents
         count = self.num_repeated = 0
-        seen: list[set[int]] = [set(), set()]
+        seen: set[int] = set()
         for text in self._all():
-            hashes = [hash(text.query), hash(text.document)][: 1 + has_documents]
-            self.num_repeated += any(value in known for value, known in zip(hashes, seen, strict=False))
-            for value, known in zip(hashes, seen, strict=False):
-                known.add(value)
+            hashes = {hash(part) for part in text._asdict().items() if part[1] is not None}
+            self.num_repeated += not seen.isdisjoint(hashes)
+            seen |= hashes
             count += 1
         if count != num_instances:
             raise ValueError(f"--texts: expected a line for each of {num_instances} instances, got {count} in {path!r}")

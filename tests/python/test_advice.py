@@ -6,7 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from batchsampler_ext._plan.advice import Advice, Outcome, recommend, sizes_for, times_uniform, windows_for
+from batchsampler_ext._plan.advice import (
+    COMMUNITY_SIZES,
+    Advice,
+    Outcome,
+    recommend,
+    sizes_for,
+    times_uniform,
+    windows_for,
+)
+from batchsampler_ext._plan.recipes import PRESETS
 
 B3, NEAREST = (30, 130), (0, 100)
 UNIFORM = Outcome(None, 1, similarity=0.07, hardest=0.4, accuracy=0.9, near_own=0.3)
@@ -120,6 +129,10 @@ def test_few_instances_have_a_nearer_window():
 )
 def test_sizes_divide_the_batch_size(batch_size, sizes):
     assert sizes_for(batch_size) == sizes
+
+
+def test_the_last_size_is_that_of_the_preset():
+    assert PRESETS["b3"].community_size == COMMUNITY_SIZES[-1]
 
 
 def test_a_batch_size_without_communities_is_refused():

@@ -143,16 +143,8 @@ def tasks(profile: Profile, tier: Tier, phase: str, done: Iterable[tuple[Task, f
             for point in points(tier, phase):
                 for loss in LOSSES:
                     if not is_known(tier, point, loss, best):
-                        yield task(
-                            phase,
-                            tier,
-                            name,
-                            point.arm,
-                            loss,
-                            point.batch_size,
-                            parameters(tier, point, loss, best),
-                            seed,
-                        )
+                        found = parameters(tier, point, loss, best)
+                        yield task(phase, tier, name, point.arm, loss, point.batch_size, found, seed)
 
 
 def swapped(tier: Tier, loss: str, best: Parameters) -> Iterator[tuple[str, tuple[float, float]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -43,11 +44,20 @@ class Runs:
     """The runs of one tier on one data set."""
 
     def __init__(self, rows: Iterable[Row], tier: Tier, data: str, best: Parameters) -> None:
-        self.rows = [row for row in rows if (row.tier, row.data) == (tier.name, data) and row.phase != "tune"]
+        others = ("tune", "headroom")
+        self.rows = [row for row in rows if (row.tier, row.data) == (tier.name, data) and row.phase not in others]
         self.tier, self.best, self.title = tier, best, f"{tier.name}, {data}"
 
     def has(self, phase: str) -> bool:
         return any(row.phase == phase for row in self.rows)
+
+    def by_seed(self, **wanted: Any) -> dict[str, float]:
+        """Returns MRR@10 by seed, of the runs with these fields."""
+        return {
+            str(row.seed): row.mrr_at_10
+            for row in self.rows
+            if all(getattr(row, name) == value for name, value in wanted.items())
+        }
 
     def at(self, point: Point, loss: str) -> np.ndarray:
         """Returns differences of a point of a curve to uniform batches of the same size with InfoNCE."""
@@ -56,20 +66,12 @@ class Runs:
 
     def values_at(self, point: Point, loss: str) -> dict[str, float]:
         """Returns MRR@10 by seed, of all phases that have the point."""
-        wanted = (point.arm, loss, point.batch_size, *parameters(self.tier, point, loss, self.best))
-        return {
-            str(row.seed): row.mrr_at_10
-            for row in self.rows
-            if (row.arm, row.loss, row.batch_size, row.lr, row.temperature) == wanted and row.phase != "headroom"
-        }
+        lr, temperature = parameters(self.tier, point, loss, self.best)
+        return self.by_seed(arm=point.arm, loss=loss, batch_size=point.batch_size, lr=lr, temperature=temperature)
 
     def values(self, arm: str, loss: str) -> dict[str, float]:
-        """Returns MRR@10 by seed."""
-        return {
-            str(row.seed): row.mrr_at_10
-            for row in self.rows
-            if (row.arm, row.loss) == (arm, loss) and row.phase in ("confirm", "advice")
-        }
+        """Returns MRR@10 by seed, of the phase "confirm" or "advice": no data set has both."""
+        return self.by_seed(phase="confirm", arm=arm, loss=loss) or self.by_seed(phase="advice", arm=arm, loss=loss)
 
     def as_uniform(self, arm: str, loss: str, base: str | None = None) -> np.ndarray:
         """Returns differences of an arm with the parameters of uniform batches to these with the loss `base`.
@@ -84,12 +86,8 @@ class Runs:
 
     def checked(self, arm: str, loss: str, source: str) -> dict[str, float]:
         """Returns MRR@10 by seed, of an arm with the parameters of another one in the phase "check"."""
-        wanted = ("check", arm, loss, *self.best[source, loss])
-        return {
-            str(row.seed): row.mrr_at_10
-            for row in self.rows
-            if (row.phase, row.arm, row.loss, row.lr, row.temperature) == wanted
-        }
+        lr, temperature = self.best[source, loss]
+        return self.by_seed(phase="check", arm=arm, loss=loss, lr=lr, temperature=temperature)
 
     def over_uniform(self, arm: str, loss: str, base: str = "infonce") -> np.ndarray:
         """Returns differences to uniform batches with the loss `base`."""
@@ -110,26 +108,31 @@ def all_tables(rows: list[Row], profile: Profile) -> str:
     tiers = [tier for tier in profile.tiers if is_complete(profile, tier, "headroom", rows)]
     parts = [f"### Headroom\n\n{headroom(rows, profile, tiers)}"]
     for tier in tiers:
-        names = [name for name in tier.confirmed_on if has_headroom(profile, tier, name, done)]
-        for name in names:
-            runs = Runs(rows, tier, name, best_parameters(tier, done))
+        all_runs = runs_of(tier, rows, profile)
+        for runs in all_runs:
             if runs.has("confirm"):
-                parts += [f"### {tier.name}, {name}, B = {tier.batch_size}\n\n{confirmation(runs, tier)}"]
+                parts += [f"### {runs.title}, B = {tier.batch_size}\n\n{confirmation(runs)}"]
             if table := equal_parameters(runs):
-                parts += [f"### {tier.name}, {name}: equal parameters\n\n{table}"]
-        for name in names[: tier.num_curve_data]:
-            runs = Runs(rows, tier, name, best_parameters(tier, done))
+                parts += [f"### {runs.title}: equal parameters\n\n{table}"]
+        for runs in all_runs[: tier.num_curve_data]:
             for title, table in (
                 ("batch size", batch_sizes(runs)),
                 ("community size", communities(runs)),
                 ("window", windows(runs)),
             ):
                 if table:
-                    parts += [f"### {tier.name}, {name}: {title}\n\n{table}"]
+                    parts += [f"### {runs.title}: {title}\n\n{table}"]
         parts += [f"### {tier.name}: what the search chose\n\n{search(tier, done)}"]
     if any(row.phase == "advice" for row in rows):
         parts += [f"### Advice, checked on {profile.advised_on}\n\n{advice(rows, profile)}"]
     return "\n\n".join(parts)
+
+
+def runs_of(tier: Tier, rows: list[Row], profile: Profile) -> list[Runs]:
+    """Returns the runs on each data set with headroom."""
+    done = with_values(rows)
+    best = best_parameters(tier, done)
+    return [Runs(rows, tier, name, best) for name in tier.confirmed_on if has_headroom(profile, tier, name, done)]
 
 
 def is_complete(profile: Profile, tier: Tier, phase: str, rows: list[Row]) -> bool:
@@ -151,13 +154,13 @@ def headroom(rows: list[Row], profile: Profile, tiers: Sequence[Tier]) -> str:
     return "\n".join(lines)
 
 
-def confirmation(runs: Runs, tier: Tier) -> str:
+def confirmation(runs: Runs) -> str:
     """Returns the 2 x 2 of batches and loss."""
     lines = table_head(
         "batches", "seeds", "InfoNCE", "over uniform", "hardness", "over uniform, InfoNCE", "over uniform, hardness",
         "mean cosine of negatives",
     )  # fmt: skip
-    for arm in tier.arms:
+    for arm in runs.tier.arms:
         plain, hard = (runs.values(arm, loss) for loss in LOSSES)
         if not plain:
             continue
@@ -188,16 +191,9 @@ def confirmation(runs: Runs, tier: Tier) -> str:
 def equal_parameters(runs: Runs) -> str:
     """Returns the table of arms for which the search found other parameters than for uniform batches."""
     lines = table_head(
-        "batches",
-        "loss",
-        "learning rate",
-        "temperature",
-        "uniform's",
-        "",
-        "each tuned",
-        "both as uniform",
+        "batches", "loss", "learning rate", "temperature", "uniform's", "", "each tuned", "both as uniform",
         "both as it",
-    )
+    )  # fmt: skip
     for loss in LOSSES:
         for arm in runs.tier.arms:
             both = [interval(runs.as_uniform(arm, loss)), interval(runs.as_it(arm, loss))]
@@ -286,14 +282,8 @@ def mean(values: dict[str, float]) -> str:
 # --- figures ---------------------------------------------------------------------------------------------------------
 def draw(folder: Path, rows: list[Row], profile: Profile) -> None:
     folder.mkdir(exist_ok=True)
-    done = with_values(rows)
-    shown = [
-        Runs(rows, tier, name, best_parameters(tier, done))
-        for tier in profile.tiers
-        if is_complete(profile, tier, "headroom", rows)
-        for name in tier.confirmed_on
-        if has_headroom(profile, tier, name, done)
-    ]
+    tiers = [tier for tier in profile.tiers if is_complete(profile, tier, "headroom", rows)]
+    shown = [runs for tier in tiers for runs in runs_of(tier, rows, profile)]
     draw_arms(folder / "pretrained_batches.png", [runs for runs in shown if runs.has("confirm")])
     draw_batch_sizes(folder / "pretrained_batch_size.png", [runs for runs in shown if runs.has("batch size")])
     draw_variants(folder / "pretrained_windows.png", [runs for runs in shown if windows(runs) and communities(runs)])
