@@ -1,10 +1,10 @@
-"""Formats tables as plain text, for terminals, logs and files."""
+"""Formats tables and lines as plain text, for terminals, logs and files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["mebibytes", "number", "table"]
+__all__ = ["in_one_line", "mebibytes", "number", "printable", "table"]
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -34,3 +34,13 @@ def number(value: float, spec: str) -> str:
 def mebibytes(num_bytes: float | None) -> str:
     """Returns ``num_bytes`` as MiB; "unknown" for None."""
     return "unknown" if num_bytes is None else f"{num_bytes / 2**20:,.0f} MiB"
+
+
+def printable(text: str) -> str:
+    """Returns the text with spaces for control characters, ends of lines and others that cannot be shown."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def in_one_line(text: str) -> str:
+    """Returns the words of the text between single spaces."""
+    return " ".join(printable(text).split())

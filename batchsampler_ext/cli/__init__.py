@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from .._engine.text_tables import in_one_line
 from . import advise, bench, compose, export, info, inspect
 
 __all__ = ["main"]
@@ -25,14 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except (ImportError, OSError, TypeError, ValueError) as error:
-        print(f"error: {_in_one_line(str(error))}", file=sys.stderr)
+        print(f"error: {in_one_line(str(error))}", file=sys.stderr)  # messages of libraries have lines
         return 2
     return 0
-
-
-def _in_one_line(text: str) -> str:
-    """Returns the words of the text between single spaces. Messages of libraries have lines and control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

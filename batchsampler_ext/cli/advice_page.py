@@ -11,6 +11,7 @@ from string import Template
 import numpy as np
 
 from .. import __version__
+from .._engine.text_tables import printable
 from .._plan.advice import Outcome
 from .._plan.measures import MAX_MEASURED
 from .advice_report import STUDY, columns, costs, data_line, meanings, note, skipped_line
@@ -189,7 +190,7 @@ def page(
 
 def _text(text: str) -> str:
     """Returns the text for HTML. Control characters, which HTML does not allow, become spaces."""
-    return escape("".join(c if c.isprintable() else " " for c in text))
+    return escape(printable(text))
 
 
 def _items(sentences: Iterable[str]) -> str:

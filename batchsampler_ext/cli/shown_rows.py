@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .._engine.text_tables import in_one_line
 from .inputs import load_array, reading
 
 MAX_CHARACTERS = 240  # of a text
@@ -160,7 +161,7 @@ def _thumbnail(image: object) -> bytes:
 
 def short(text: str) -> str:
     """Returns the text in one line, cut at MAX_CHARACTERS. Characters that cannot be shown become spaces."""
-    words = " ".join("".join(c if c.isprintable() else " " for c in text).split()) or "(no text)"
+    words = in_one_line(text) or "(no text)"
     return words if len(words) <= MAX_CHARACTERS else words[: MAX_CHARACTERS - 1].rstrip() + "…"
 
 
