@@ -72,6 +72,9 @@ def test_small_study_runs_resumes_and_reports(study, tmp_path):
     phases = {tier.name: {row.phase for row in rows if row.tier == tier.name} - {"check"} for tier in profile.tiers}
     assert phases["head"] == phases["static"] == {*study("protocol").PHASES} - {"check"}
     assert phases["encoder"] == {"tune", "headroom", "confirm", "advice"}
+    runs = importlib.import_module("benchmarks.learning.tables").groups(rows, lambda row: row.task().run).values()
+    assert any(len(equal) > 1 for equal in runs)
+    assert all(row.train_seconds == equal[0].train_seconds for equal in runs for row in equal)  # none is run twice
     csv.write_text(text[:-10])  # the last run was interrupted
     run(*arguments, timeout=200)
     assert len(csv.read_text().splitlines()) == len(text.splitlines())

@@ -45,6 +45,10 @@ class Tier:
     confirmed_on: tuple[str, ...]
     num_curve_data: int  # how many data sets the later phases take
     arms: tuple[str, ...] = tuple(batches.ARMS)
+    few_arms_on: tuple[str, ...] = ()  # data sets with CURVE_ARMS only, because their texts are long
+
+    def arms_on(self, name: str) -> tuple[str, ...]:
+        return CURVE_ARMS if name in self.few_arms_on else self.arms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +64,13 @@ class Profile:
 
 CONFIRMED_ON = ("docstrings", "glosses", "captions", "wikisplit")
 ENCODER_ARMS = tuple(arm for arm in batches.ARMS if arm not in ("b3, nearest", "online"))  # its runs are long
+SHORT, LONG = ("captions",), ("docstrings",)  # texts of 17 and of 40 tokens on average
 PROFILES = {
     "cpu": Profile(
         tiers=(
             Tier("head", 200, 256, (32, 64, 1024), 8, 20, (1e-4, 1e-2), "descriptions", CONFIRMED_ON, 2),
             Tier("static", 200, 256, (32, 64, 1024), 6, 8, (3e-4, 3e-2), "descriptions", CONFIRMED_ON, 2),
-            Tier("encoder", 100, 32, (64,), 3, 5, (1e-5, 3e-4), "glosses", ("captions", "docstrings"), 1, ENCODER_ARMS),
+            Tier("encoder", 100, 32, (64,), 3, 5, (1e-5, 3e-4), "glosses", SHORT + LONG, 1, ENCODER_ARMS, LONG),
         ),
     ),
     "smoke": Profile(
@@ -127,7 +132,7 @@ def tasks(profile: Profile, tier: Tier, phase: str, done: Iterable[tuple[Task, f
         for name in names:
             for seed in range(tier.num_seeds):
                 for loss in LOSSES:
-                    for arm in tier.arms:
+                    for arm in tier.arms_on(name):
                         yield task(phase, tier, name, arm, loss, tier.batch_size, best[arm, loss], seed)
         return
     seeds = range(min(profile.curve_seeds, tier.num_seeds))
@@ -135,7 +140,7 @@ def tasks(profile: Profile, tier: Tier, phase: str, done: Iterable[tuple[Task, f
         for name in names:
             for seed in seeds:
                 for loss in LOSSES:
-                    for arm, found in swapped(tier, loss, best):
+                    for arm, found in swapped(tier.arms_on(name), loss, best):
                         yield task(phase, tier, name, arm, loss, tier.batch_size, found, seed)
         return
     for name in names[: tier.num_curve_data]:
@@ -147,10 +152,10 @@ def tasks(profile: Profile, tier: Tier, phase: str, done: Iterable[tuple[Task, f
                         yield task(phase, tier, name, point.arm, loss, point.batch_size, found, seed)
 
 
-def swapped(tier: Tier, loss: str, best: Parameters) -> Iterator[tuple[str, tuple[float, float]]]:
+def swapped(arms: Sequence[str], loss: str, best: Parameters) -> Iterator[tuple[str, tuple[float, float]]]:
     """Yields arms whose parameters are not those of uniform batches with these, and uniform batches with the others."""
     uniform = best["uniform", loss]
-    others = [arm for arm in tier.arms if best[arm, loss] != uniform]
+    others = [arm for arm in arms if best[arm, loss] != uniform]
     yield from ((arm, uniform) for arm in others)
     yield from (("uniform", found) for found in dict.fromkeys(best[arm, loss] for arm in others))
 

@@ -11,6 +11,7 @@ docs/study/PRETRAINED.md.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import os
 import time
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from ..runner import execute
+from ..runner import append, execute
 from . import features, pairs, protocol, results
 from .train import train
 
@@ -65,11 +66,21 @@ def run_pending(options: argparse.Namespace) -> None:
         for phase in protocol.PHASES:
             for tier in tiers.values():
                 if phase in options.phases and tier.name in (options.tiers or tiers):
+                    take_known(profile, tier, phase, options.results)
                     pending = list(protocol.pending(profile, tier, phase, results.read(options.results)))
                     for name in dict.fromkeys(task.run.data for task in pending):
                         pairs.make(options.data, name)
                         features.prepare(options.data, name)
                     execute(pending, run_one, pool, options.results, end, f"{tier.name}, {phase}")
+
+
+def take_known(profile: protocol.Profile, tier: protocol.Tier, phase: str, path: Path) -> None:
+    """Appends runs of a phase that another phase has: equal runs have equal results."""
+    rows = results.read(path)
+    known = {row.task().run: row for row in rows}
+    for task in protocol.pending(profile, tier, phase, rows):
+        if task.run in known:
+            append(path, dataclasses.replace(known[task.run], phase=phase))
 
 
 def measure(task: protocol.Task, data: Path, device: str) -> results.Row:
