@@ -56,7 +56,7 @@ def draw_setting(path: Path, rows: list[Row], title: str, system: System) -> Pat
 
 def save(figure: Any, path: Path) -> None:
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
 
 

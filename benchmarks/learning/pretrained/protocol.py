@@ -124,8 +124,8 @@ def tasks(profile: Profile, tier: Tier, phase: str, done: Iterable[tuple[Task, f
         yield task(phase, tier, name, "uniform", "infonce", tier.batch_size, best["uniform", "infonce"], 0, steps=0)
         for seed in range(tier.num_seeds):
             for loss in LOSSES:
-                for arm in ADVICE_ARMS:
-                    yield task(phase, tier, name, arm, loss, tier.batch_size, best[arm, loss], seed)
+                for arm, found in advice_runs(loss, best):
+                    yield task(phase, tier, name, arm, loss, tier.batch_size, found, seed)
         return
     names = [name for name in tier.confirmed_on if has_headroom(profile, tier, name, done)]
     if phase == "confirm":
@@ -153,11 +153,22 @@ def tasks(profile: Profile, tier: Tier, phase: str, done: Iterable[tuple[Task, f
 
 
 def swapped(arms: Sequence[str], loss: str, best: Parameters) -> Iterator[tuple[str, tuple[float, float]]]:
-    """Yields arms whose parameters are not those of uniform batches with these, and uniform batches with the others."""
+    """Yields arms whose parameters are not those of uniform batches with these, and uniform batches with the others.
+
+    Uniform batches with hardness weighting also get the parameters of InfoNCE.
+    """
     uniform = best["uniform", loss]
     others = [arm for arm in arms if best[arm, loss] != uniform]
     yield from ((arm, uniform) for arm in others)
-    yield from (("uniform", found) for found in dict.fromkeys(best[arm, loss] for arm in others))
+    for found in dict.fromkeys([*(best[arm, loss] for arm in others), best["uniform", "infonce"]]):
+        if found != uniform:
+            yield "uniform", found
+
+
+def advice_runs(loss: str, best: Parameters) -> Iterator[tuple[str, tuple[float, float]]]:
+    """Yields arms with their parameters. Uniform batches with hardness weighting also get those of InfoNCE."""
+    for arm in ADVICE_ARMS:
+        yield from ((arm, found) for found in dict.fromkeys([best[arm, loss], best[arm, "infonce"]]))
 
 
 class Point(NamedTuple):

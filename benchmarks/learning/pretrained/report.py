@@ -46,7 +46,7 @@ class Runs:
     def __init__(self, rows: Iterable[Row], tier: Tier, data: str, best: Parameters) -> None:
         others = ("tune", "headroom")
         self.rows = [row for row in rows if (row.tier, row.data) == (tier.name, data) and row.phase not in others]
-        self.tier, self.best, self.title = tier, best, f"{tier.name}, {data}"
+        self.tier, self.data, self.best, self.title = tier, data, best, f"{tier.name}, {data}"
 
     def has(self, phase: str) -> bool:
         return any(row.phase == phase for row in self.rows)
@@ -70,24 +70,34 @@ class Runs:
         return self.by_seed(arm=point.arm, loss=loss, batch_size=point.batch_size, lr=lr, temperature=temperature)
 
     def values(self, arm: str, loss: str) -> dict[str, float]:
-        """Returns MRR@10 by seed, of the phase "confirm" or "advice": no data set has both."""
-        return self.by_seed(phase="confirm", arm=arm, loss=loss) or self.by_seed(phase="advice", arm=arm, loss=loss)
+        """Returns MRR@10 by seed, of an arm with the parameters that the search found for it with this loss."""
+        return self.with_parameters(arm, loss, self.best[arm, loss])
 
-    def as_uniform(self, arm: str, loss: str, base: str | None = None) -> np.ndarray:
-        """Returns differences of an arm with the parameters of uniform batches to these with the loss `base`.
+    def as_uniform(self, arm: str, loss: str) -> np.ndarray:
+        """Returns differences of an arm with the parameters of uniform batches to these.
 
-        base: None for `loss`. Empty if the arm has these parameters anyway.
+        Empty if the arm has these parameters anyway.
         """
-        return paired_differences(self.checked(arm, loss, "uniform"), self.values("uniform", base or loss))
+        return paired_differences(self.checked(arm, loss, "uniform"), self.values("uniform", loss))
 
     def as_it(self, arm: str, loss: str) -> np.ndarray:
         """Returns differences of an arm to uniform batches with its parameters. Empty if these have them anyway."""
         return paired_differences(self.values(arm, loss), self.checked("uniform", loss, arm))
 
     def checked(self, arm: str, loss: str, source: str) -> dict[str, float]:
-        """Returns MRR@10 by seed, of an arm with the parameters of another one in the phase "check"."""
-        lr, temperature = self.best[source, loss]
-        return self.by_seed(phase="check", arm=arm, loss=loss, lr=lr, temperature=temperature)
+        """Returns MRR@10 by seed, of an arm with the parameters of another one. Empty if they are its own."""
+        found = self.best[source, loss]
+        return {} if found == self.best[arm, loss] else self.with_parameters(arm, loss, found)
+
+    def with_parameters(self, arm: str, loss: str, found: tuple[float, float]) -> dict[str, float]:
+        lr, temperature = found
+        size = self.tier.batch_size
+        return self.by_seed(arm=arm, loss=loss, batch_size=size, lr=lr, temperature=temperature)
+
+    def as_infonce(self, arm: str, loss: str) -> np.ndarray:
+        """Returns differences to uniform batches with InfoNCE, both with the parameters of the latter."""
+        found = self.with_parameters(arm, loss, self.best["uniform", "infonce"])
+        return paired_differences(found, self.values("uniform", "infonce"))
 
     def over_uniform(self, arm: str, loss: str, base: str = "infonce") -> np.ndarray:
         """Returns differences to uniform batches with the loss `base`."""
@@ -122,6 +132,8 @@ def all_tables(rows: list[Row], profile: Profile) -> str:
             ):
                 if table:
                     parts += [f"### {runs.title}: {title}\n\n{table}"]
+        if table := hardness_weighting(all_runs):
+            parts += [f"### {tier.name}: hardness weighting\n\n{table}"]
         parts += [f"### {tier.name}: what the search chose\n\n{search(tier, done)}"]
     if any(row.phase == "advice" for row in rows):
         parts += [f"### Advice, checked on {profile.advised_on}\n\n{advice(rows, profile)}"]
@@ -204,6 +216,19 @@ def equal_parameters(runs: Runs) -> str:
     return "\n".join(lines) + "\n\nPoints over uniform batches with the same loss." if len(lines) > 2 else ""
 
 
+def hardness_weighting(all_runs: Sequence[Runs]) -> str:
+    """Returns what hardness weighting gains in uniform batches."""
+    lines = table_head("data", "each tuned", "both with the parameters of InfoNCE")
+    for runs in all_runs:
+        if runs.has("confirm"):
+            both = [
+                interval(runs.over_uniform("uniform", "hardness")),
+                interval(runs.as_infonce("uniform", "hardness")),
+            ]
+            lines.append(line([runs.data, *both]))
+    return "\n".join(lines) + "\n\nPoints over InfoNCE, uniform batches." if len(lines) > 2 else ""
+
+
 def batch_sizes(runs: Runs) -> str:
     if not runs.has("batch size"):
         return ""
@@ -254,15 +279,17 @@ def advice(rows: list[Row], profile: Profile) -> str:
     """Returns the table of the advised batches and loss on the data set that no other phase has."""
     others = [pair for pair in itertools.product(ADVICE_ARMS, LOSSES) if pair != ("uniform", "infonce")]
     names = [f"{', '.join(pair)}{' (advised)' if pair == ADVISED else ''}" for pair in others]
-    lines = table_head("tier", "seeds", "before training", "uniform, infonce", *names)
+    extra = "uniform, hardness, parameters of InfoNCE"
+    lines = table_head("tier", "seeds", "before training", "uniform, infonce", *names, extra)
     for tier in profile.tiers:
         of_tier = [row for row in rows if (row.phase, row.tier) == ("advice", tier.name)]
-        runs = Runs([row for row in of_tier if row.num_steps], tier, profile.advised_on, {})
-        uniform = runs.values("uniform", "infonce")
-        if uniform:
+        trained = [row for row in of_tier if row.num_steps]
+        if trained:
+            runs = Runs(trained, tier, profile.advised_on, best_parameters(tier, with_values(rows)))
+            uniform = runs.values("uniform", "infonce")
             before = [f"{row.mrr_at_10:.2f}" for row in of_tier if row.num_steps == 0]
-            cells = [interval(runs.over_uniform(*pair)) for pair in others]
-            lines.append(line([tier.name, str(len(uniform)), *before, mean(uniform), *cells]))
+            gains = [*(runs.over_uniform(*pair) for pair in others), runs.as_infonce("uniform", "hardness")]
+            lines.append(line([tier.name, str(len(uniform)), *before, mean(uniform), *map(interval, gains)]))
     return "\n".join(lines) + "\n\nThe last columns are points over uniform batches with InfoNCE."
 
 
@@ -292,7 +319,7 @@ def draw(folder: Path, rows: list[Row], profile: Profile) -> None:
 def draw_arms(path: Path, shown: Sequence[Runs]) -> None:
     """One panel per tier and data set: points of each arm over uniform batches with InfoNCE, for both losses.
 
-    Hollow: with the learning rate and the temperature that the search found for uniform batches, where it found others.
+    Hollow: with the learning rate and the temperature of uniform batches with InfoNCE, where the search found others.
     """
     if not shown:
         return
@@ -309,14 +336,18 @@ def draw_arms(path: Path, shown: Sequence[Runs]) -> None:
             for offset, loss, marker in ((-0.15, "infonce", "o"), (0.15, "hardness", "s")):
                 look = {"fmt": marker, "color": COLORS_OF_LOSSES[loss], "markersize": 4, "capsize": 2}
                 whiskers(axis, [runs.over_uniform(arm, loss) for arm in arms], offset, label=loss, **look)
-                as_uniform = [runs.as_uniform(arm, loss, "infonce") for arm in arms]
-                whiskers(axis, as_uniform, offset, label=f"{loss}, as uniform", markerfacecolor="white", **look)
+                others = [
+                    runs.as_infonce(arm, loss) if runs.best[arm, loss] != runs.best["uniform", "infonce"] else []
+                    for arm in arms
+                ]
+                label = f"{loss}, parameters of uniform batches with InfoNCE"
+                whiskers(axis, others, offset + 0.15, label=label, markerfacecolor="white", **look)
             axis.axvline(0, color="0.5", linewidth=1)
             axis.set_yticks(range(len(arms)), arms, fontsize=8)
             axis.set_ylim(len(arms) - 0.5, -0.5)
             axis.set_title(f"{runs.title}, B = {runs.tier.batch_size}", fontsize=9)
             axis.set_xlabel("points over uniform, InfoNCE", fontsize=8)
-    axes[0, 0].legend(fontsize=7)
+    legend_below(figure, axes[0, 0])
     save(figure, path)
 
 
@@ -336,7 +367,7 @@ def draw_batch_sizes(path: Path, shown: Sequence[Runs]) -> None:
     for axis, runs in zip(axes.flat, shown, strict=True):
         draw_curves(axis, runs, "batch size", sorted({runs.tier.batch_size, *runs.tier.curve}), "B")
         axis.set_title(runs.title, fontsize=9)
-    axes[0, 0].legend(fontsize=6)
+    legend_below(figure, axes.flat[0])
     save(figure, path)
 
 
@@ -349,14 +380,21 @@ def draw_variants(path: Path, shown: Sequence[Runs]) -> None:
         draw_curves(above, runs, "community", COMMUNITY_NAMES, "community size")
         draw_curves(below, runs, "window", WINDOW_STARTS, "number of nearest ranks that are skipped, p")
         above.set_title(runs.title, fontsize=9)
-    axes[0, 0].legend(fontsize=6)
+    legend_below(figure, axes.flat[0])
     save(figure, path)
 
 
+def legend_below(figure, axis) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4, fontsize=9, frameon=False)
+
+
 def draw_curves(axis, runs: Runs, phase: str, names: Sequence, label: str) -> None:
+    shift = 0.0  # so that intervals do not cover each other
     for arm, curve in curves_of(runs.tier, phase).items():
         for loss in LOSSES:
-            found = [(place, runs.at(point, loss)) for place, point in enumerate(curve)]
+            found = [(place + shift, runs.at(point, loss)) for place, point in enumerate(curve)]
+            shift += 0.06
             found = [(place, values) for place, values in found if len(values) > 1]
             if found and (arm, loss) != ("uniform", "infonce"):
                 places, values = zip(*found, strict=True)
@@ -365,6 +403,6 @@ def draw_curves(axis, runs: Runs, phase: str, names: Sequence, label: str) -> No
                 centers = [differences.mean() for differences in values]
                 axis.errorbar(places, centers, halves, label=f"{arm}, {loss}", **look)
     axis.axhline(0, color=COLORS["uniform"], linewidth=1)
-    axis.set_xticks(range(len(names)), [str(name) for name in names])
+    axis.set_xticks(np.arange(len(names)) + shift / 2, [str(name) for name in names])
     axis.set_xlabel(label, fontsize=8)
     axis.set_ylabel("points over uniform, InfoNCE", fontsize=8)
