@@ -15,7 +15,7 @@ from .._plan.report import histogram, indented
 from .advising import Findings
 from .timing import duration
 
-STUDY = "The study is docs/study/PRETRAINED.md of this package. Its runs are not complete yet."
+STUDY = "The study is docs/study/PRETRAINED.md of this package."
 _WIDTH = 100
 
 

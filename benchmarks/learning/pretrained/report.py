@@ -326,7 +326,7 @@ def draw_arms(path: Path, shown: Sequence[Runs]) -> None:
     rows = groups(shown, lambda runs: runs.tier.name).values()
     columns = max(map(len, rows))
     figure, axes = plt.subplots(
-        len(rows), columns, figsize=(3.4 * columns, 2.6 * len(rows)), squeeze=False, sharey=True
+        len(rows), columns, figsize=(2.5 * columns, 2.6 * len(rows)), squeeze=False, sharey=True
     )
     for axis_row, of_tier in zip(axes, rows, strict=True):
         for axis in axis_row[len(of_tier) :]:
@@ -340,7 +340,7 @@ def draw_arms(path: Path, shown: Sequence[Runs]) -> None:
                     runs.as_infonce(arm, loss) if runs.best[arm, loss] != runs.best["uniform", "infonce"] else []
                     for arm in arms
                 ]
-                label = f"{loss}, parameters of uniform batches with InfoNCE"
+                label = f"{loss}, parameters of uniform, InfoNCE"
                 whiskers(axis, others, offset + 0.15, label=label, markerfacecolor="white", **look)
             axis.axvline(0, color="0.5", linewidth=1)
             axis.set_yticks(range(len(arms)), arms, fontsize=8)
@@ -363,7 +363,7 @@ def draw_batch_sizes(path: Path, shown: Sequence[Runs]) -> None:
     """One panel per tier and data set: points over uniform batches with InfoNCE of the same size, over B."""
     if not shown:
         return
-    figure, axes = plt.subplots(1, len(shown), figsize=(3.6 * len(shown), 3.4), squeeze=False)
+    figure, axes = plt.subplots(1, len(shown), figsize=(2.6 * len(shown), 3.0), squeeze=False)
     for axis, runs in zip(axes.flat, shown, strict=True):
         draw_curves(axis, runs, "batch size", sorted({runs.tier.batch_size, *runs.tier.curve}), "B")
         axis.set_title(runs.title, fontsize=9)
@@ -375,7 +375,7 @@ def draw_variants(path: Path, shown: Sequence[Runs]) -> None:
     """Above, communities; below, windows: points over uniform batches with InfoNCE, with and without the mask."""
     if not shown:
         return
-    figure, axes = plt.subplots(2, len(shown), figsize=(3.6 * len(shown), 6), squeeze=False)
+    figure, axes = plt.subplots(2, len(shown), figsize=(2.6 * len(shown), 5.4), squeeze=False)
     for (above, below), runs in zip(axes.T, shown, strict=True):
         draw_curves(above, runs, "community", COMMUNITY_NAMES, "community size")
         draw_curves(below, runs, "window", WINDOW_STARTS, "number of nearest ranks that are skipped, p")
