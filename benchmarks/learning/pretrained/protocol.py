@@ -46,6 +46,7 @@ class Tier:
     num_curve_data: int  # how many data sets the later phases take
     arms: tuple[str, ...] = tuple(batches.ARMS)
     few_arms_on: tuple[str, ...] = ()  # data sets with CURVE_ARMS only, because their texts are long
+    shares_parameters: bool = False  # all arms and losses have those of the trial with the best mean
 
     def arms_on(self, name: str) -> tuple[str, ...]:
         return CURVE_ARMS if name in self.few_arms_on else self.arms
@@ -70,14 +71,14 @@ PROFILES = {
         tiers=(
             Tier("head", 200, 256, (32, 64, 1024), 8, 20, (1e-4, 1e-2), "descriptions", CONFIRMED_ON, 2),
             Tier("static", 200, 256, (32, 64, 1024), 6, 8, (3e-4, 3e-2), "descriptions", CONFIRMED_ON, 2),
-            Tier("encoder", 100, 32, (64,), 3, 5, (1e-5, 3e-4), "glosses", SHORT + LONG, 1, ENCODER_ARMS, LONG),
+            Tier("encoder", 100, 32, (64,), 3, 5, (1e-5, 3e-4), "glosses", SHORT + LONG, 1, ENCODER_ARMS, LONG, True),
         ),
     ),
     "smoke": Profile(
         tiers=(
             Tier("head", 4, 32, (16,), 1, 2, (1e-3, 1e-2), "numpy", ("networkx",), 1),
             Tier("static", 4, 32, (16,), 1, 2, (1e-3, 1e-2), "numpy", ("networkx",), 1),
-            Tier("encoder", 2, 32, (), 1, 1, (1e-4, 1e-3), "numpy", ("networkx",), 1, ENCODER_ARMS),
+            Tier("encoder", 2, 32, (), 1, 1, (1e-4, 1e-3), "numpy", ("networkx",), 1, ENCODER_ARMS, (), True),
         ),
         curve_seeds=2,
         headroom_seeds=1,
@@ -218,13 +219,19 @@ def task(
 
 def best_parameters(tier: Tier, done: list[tuple[Task, float]]) -> Parameters:
     """Returns (arm, loss) -> learning rate and temperature of the best trial."""
-    found: dict[tuple[str, str], tuple[float, tuple[float, float]]] = {}
+    found: dict[tuple[str, str], dict[tuple[float, float], float]] = {}
     for task, value in done:
         run = task.run
         if task.phase == "tune" and run.tier == tier.name:
-            key = (run.arm, run.loss)
-            found[key] = max(found.get(key, (-1.0, (0.0, 0.0))), (value, (run.lr, run.temperature)))
-    return {key: parameters for key, (_, parameters) in found.items()}
+            found.setdefault((run.arm, run.loss), {})[run.lr, run.temperature] = value
+    if not tier.shares_parameters:
+        return {key: max(values, key=lambda tried: (values[tried], tried)) for key, values in found.items()}
+    means = {
+        tried: np.mean([values.get(tried, -np.inf) for values in found.values()])
+        for values in found.values()
+        for tried in values
+    }
+    return dict.fromkeys(found, max(means, key=means.__getitem__))
 
 
 def has_headroom(profile: Profile, tier: Tier, name: str, done: list[tuple[Task, float]]) -> bool:
