@@ -62,7 +62,7 @@ def test_a_margin_is_advised_by_what_it_would_remove(near_own, text):
     found = advice(b3={8: 0.08, 32: 0.1, 256: 0.3}, near_own=near_own)
     (reason,) = [reason for reason in found.reasons if reason.startswith(f"{near_own} other documents")]
     assert f"If you train the teacher itself further, {text}" in reason or f"further, a relative {text}" in reason
-    assert "weaker than the teacher, set relative_margin=0.05" in reason
+    assert "weaker than the teacher with InfoNCE, set relative_margin=0.05" in reason
 
 
 def test_without_documents_nothing_is_said_about_margins_and_accuracy():

@@ -34,6 +34,8 @@ from .protocol import (
 from .results import Row
 
 BEGIN, END = "<!-- tables: python -m benchmarks.learning.pretrained.study report -->", "<!-- end of tables -->"
+SUMMARY_BEGIN, SUMMARY_END = "<!-- summary -->", "<!-- end of summary -->"
+SUMMARY_ARMS = ("uniform", "b3", "b3, masked", "mined negatives")
 COLORS = {"uniform": "tab:blue", "walks": "tab:green", "b3": "tab:red", "b3, masked": "tab:orange"}
 COLORS_OF_LOSSES = {"infonce": "tab:blue", "hardness": "tab:orange"}
 COMMUNITY_NAMES = ("1", "8", "32", "B")  # of protocol.COMMUNITY_SIZES
@@ -108,7 +110,8 @@ def write(folder: Path, rows: list[Row], profile: Profile) -> None:
     """Writes the tables between the markers of PRETRAINED.md, and the figures."""
     path = folder / "PRETRAINED.md"
     if not path.exists():
-        path.write_text(f"{BEGIN}\n{END}\n", "utf-8")
+        path.write_text(f"{SUMMARY_BEGIN}\n{SUMMARY_END}\n{BEGIN}\n{END}\n", "utf-8")
+    replace_between(path, SUMMARY_BEGIN, SUMMARY_END, summary(rows, profile))
     replace_between(path, BEGIN, END, all_tables(rows, profile))
     draw(folder / "figures", rows, profile)
 
@@ -138,6 +141,24 @@ def all_tables(rows: list[Row], profile: Profile) -> str:
     if any(row.phase == "advice" for row in rows):
         parts += [f"### Advice, checked on {profile.advised_on}\n\n{advice(rows, profile)}"]
     return "\n\n".join(parts)
+
+
+def summary(rows: list[Row], profile: Profile) -> str:
+    """Returns gains over uniform batches with InfoNCE, all with the parameters of these."""
+    pairs = [pair for pair in itertools.product(SUMMARY_ARMS, LOSSES) if pair != ("uniform", "infonce")]
+    lines = table_head("model", "data", *(f"{arm}, {loss}" for arm, loss in pairs))
+    for tier in profile.tiers:
+        if not is_complete(profile, tier, "headroom", rows):
+            continue
+        for runs in [*runs_of(tier, rows, profile), advice_runs(tier, rows, profile)]:
+            gains = [with_half_width(runs.as_infonce(*pair)) for pair in pairs]
+            if any(gains):
+                lines.append(line([tier.name, runs.data, *gains]))
+    return "\n".join(lines)
+
+
+def with_half_width(gains: np.ndarray) -> str:
+    return f"{gains.mean():+.2f} ± {half_width(gains):.2f}" if len(gains) > 1 else ""
 
 
 def runs_of(tier: Tier, rows: list[Row], profile: Profile) -> list[Runs]:
@@ -283,14 +304,19 @@ def advice(rows: list[Row], profile: Profile) -> str:
     lines = table_head("tier", "seeds", "before training", "uniform, infonce", *names, extra)
     for tier in profile.tiers:
         of_tier = [row for row in rows if (row.phase, row.tier) == ("advice", tier.name)]
-        trained = [row for row in of_tier if row.num_steps]
-        if trained:
-            runs = Runs(trained, tier, profile.advised_on, best_parameters(tier, with_values(rows)))
+        runs = advice_runs(tier, rows, profile)
+        if runs.rows:
             uniform = runs.values("uniform", "infonce")
             before = [f"{row.mrr_at_10:.2f}" for row in of_tier if row.num_steps == 0]
             gains = [*(runs.over_uniform(*pair) for pair in others), runs.as_infonce("uniform", "hardness")]
             lines.append(line([tier.name, str(len(uniform)), *before, mean(uniform), *map(interval, gains)]))
     return "\n".join(lines) + "\n\nThe last columns are points over uniform batches with InfoNCE."
+
+
+def advice_runs(tier: Tier, rows: list[Row], profile: Profile) -> Runs:
+    """Returns the runs of the phase "advice" after training."""
+    chosen = [row for row in rows if row.phase == "advice" and row.num_steps]
+    return Runs(chosen, tier, profile.advised_on, best_parameters(tier, with_values(rows)))
 
 
 def search(tier: Tier, done: list) -> str:
