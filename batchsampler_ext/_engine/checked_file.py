@@ -16,7 +16,7 @@ import torch
 
 from .files import atomic_write, stored_members
 
-__all__ = ["checksum_of_tensor", "load_checked", "record_sizes", "require_names", "save_checked"]
+__all__ = ["checksum_of_tensor", "load_checked", "record_sizes", "save_checked"]
 
 _VERSION = 1
 _KEYS = {"version", "content", "checksum"}
@@ -78,24 +78,24 @@ def record_sizes(file: BinaryIO, allowed: re.Pattern[str]) -> tuple[list[int], i
 
     Also returns the length of the pickle, which has at least a byte for each part of the content.
 
-    Raises ``ValueError`` if they exceed the file, and as :func:`require_names`. So nothing is allocated for what is not
-    there.
+    Raises ``ValueError`` if they exceed the file, and if a pickle names other functions or types than the pattern
+    allows, such as a bytearray, which may have any length. So nothing is allocated for what is not there.
     """
-    if file.read(4) != b"PK\3\4":  # torch would take it for a file of its old format
-        raise ValueError("no archive")
+    if file.read(4) != b"PK\3\4":  # torch would take it for its old format, which takes the memory that it claims
+        raise ValueError("no archive of torch 1.6 or later")
     file.seek(0)
     with zipfile.ZipFile(file) as archive:
         members = stored_members(archive, os.fstat(file.fileno()).st_size)
         pickles = [member for member in members if ".pkl" in member.filename.lower()]
         for member in pickles:
             del member.CRC  # which is wrong after torch.serialization.set_crc32_options(False)
-            require_names(io.BytesIO(archive.read(member)), allowed)
+            _require_names(io.BytesIO(archive.read(member)), allowed)
     file.seek(0)
     sizes = sorted(member.file_size for member in members if "/data/" in member.filename and member.file_size)
     return sizes, sum(member.file_size for member in pickles)
 
 
-def require_names(file: IO[bytes], allowed: re.Pattern[str]) -> None:
+def _require_names(file: IO[bytes], allowed: re.Pattern[str]) -> None:
     """Reads a pickle from the file, without loading it.
 
     Raises ``ValueError`` if it names other functions or types, such as a bytearray, which may have any length.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .._engine.arrays import as_ids, as_int64
-from .._engine.checked_file import record_sizes, require_names
+from .._engine.checked_file import record_sizes
 from .._engine.files import npy_content
 from ..graph import ProximityGraph
 
@@ -260,14 +260,8 @@ def _from_torch(path: str, name: str, tensor: str | None) -> torch.Tensor:
 def _load_torch(path: str) -> Any:
     """Returns the content of a file of torch.save. No part of it takes memory for what the file does not have."""
     with open(path, "rb") as file:
-        is_archive = file.read(4) == b"PK\3\4"
-        file.seek(0)
-        if is_archive:
-            record_sizes(file, _NO_BYTEARRAY)
-        else:  # the format before torch 1.6, which cannot be mapped: five pickles, then the data of tensors
-            for _ in range(5):
-                require_names(file, _NO_BYTEARRAY)
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+        record_sizes(file, _NO_BYTEARRAY)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def _checked_tensor(tensor: torch.Tensor, path: str, name: str) -> torch.Tensor:

@@ -232,7 +232,6 @@ def test_tensors_of_safetensors_and_torch_files(towers):
     safetensors.torch.save_file(tensors, "x.safetensors")
     torch.save(tensors, "x.pt")
     torch.save(queries, "alone.pth")
-    torch.save({"q": queries}, "old.pt", _use_new_zipfile_serialization=False)
     for path in ("x.safetensors", "x.pt"):
         assert torch.equal(load_matrix(path, "QUERIES", tensor="q"), queries)
         assert torch.equal(load_matrix(path, "QUERIES", tensor="d"), documents.bfloat16())
@@ -242,8 +241,7 @@ def test_tensors_of_safetensors_and_torch_files(towers):
             load_matrix(path, "QUERIES", tensor="ids")
         with pytest.raises(ValueError, match=f"expected --tensor to be one of .* in '{path}', got 'x'"):
             load_matrix(path, "QUERIES", tensor="x")
-    for path in ("alone.pth", "old.pt"):
-        assert torch.equal(load_matrix(path, "QUERIES"), queries)
+    assert torch.equal(load_matrix("alone.pth", "QUERIES"), queries)
     plans = [composed("q.npy", "--batch-size", "32", "--rank-window", "3", "20")]
     plans.append(composed("x.safetensors", "--tensor", "q", "--batch-size", "32", "--rank-window", "3", "20"))
     assert content(plans[0]) == content(plans[1])
