@@ -24,6 +24,7 @@ TUNE_SEED = 1000
 TEMPERATURES = (0.015, 0.15)  # log-uniform
 PHASES = ("tune", "headroom", "confirm", "check", "batch size", "community", "window", "advice")
 CURVE_ARMS = ("uniform", "walks", "b3", "b3, masked")
+FEW_ARMS = (*CURVE_ARMS, "mined negatives")  # where runs are long
 CURVE_SEEDS = 5
 WINDOW_STARTS = (0, 10, 30, 100)
 COMMUNITY_SIZES = (1, 8, None, 0)  # as in batches.Batches
@@ -45,11 +46,11 @@ class Tier:
     confirmed_on: tuple[str, ...]
     num_curve_data: int  # how many data sets the later phases take
     arms: tuple[str, ...] = tuple(batches.ARMS)
-    few_arms_on: tuple[str, ...] = ()  # data sets with CURVE_ARMS only, because their texts are long
+    few_arms_on: tuple[str, ...] = ()  # data sets with FEW_ARMS, because their texts are long
     shares_parameters: bool = False  # all arms and losses have those of the trial with the best mean
 
     def arms_on(self, name: str) -> tuple[str, ...]:
-        return CURVE_ARMS if name in self.few_arms_on else self.arms
+        return FEW_ARMS if name in self.few_arms_on else self.arms
 
 
 @dataclasses.dataclass(frozen=True)
