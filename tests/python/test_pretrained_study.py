@@ -81,6 +81,8 @@ def test_small_study_runs_resumes_and_reports(study, tmp_path):
     run("report", "--results", str(csv), "--profile", "smoke", "--folder", str(tmp_path), timeout=60)
     report = (tmp_path / "PRETRAINED.md").read_text()
     assert report.count("| b3, masked | ") >= 2
+    assert "### static, networkx: window" in report
+    assert "### encoder, networkx: window" not in report  # its protocol has none
 
 
 def test_names_of_variants_stand_for_their_batches(study):

@@ -278,7 +278,10 @@ def windows(runs: Runs) -> str:
 
 
 def variants(runs: Runs, phase: str, names: Sequence[str], note: str) -> str:
-    """Returns the table of variants of "b3", all with its learning rate and temperature. Empty if one has no value."""
+    """Returns the table of variants of "b3", all with its learning rate and temperature.
+
+    Empty if a variant has no value, or the tier no variants.
+    """
     lines = table_head("mask", "loss", *names)
     for arm, curve in curves_of(runs.tier, phase).items():
         for loss in LOSSES:
@@ -286,7 +289,7 @@ def variants(runs: Runs, phase: str, names: Sequence[str], note: str) -> str:
             if not all(cells):
                 return ""
             lines.append(line(["yes" if arm == "b3, masked" else "no", loss, *cells]))
-    return "\n".join(lines) + f"\n\nPoints over uniform batches with InfoNCE.{note}"
+    return "\n".join(lines) + f"\n\nPoints over uniform batches with InfoNCE.{note}" if len(lines) > 2 else ""
 
 
 def curves_of(tier: Tier, phase: str) -> dict[str, list[Point]]:
