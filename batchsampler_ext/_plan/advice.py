@@ -183,7 +183,7 @@ def ranks(window: tuple[int, int]) -> str:
     return f"ranks {window[0] + 1} to {window[1]}"
 
 
-# Batches of 256. Tier "head": 20 seeds. Tier "static": 8 seeds, with the parameters of InfoNCE.
+# Tiers "head" (B = 256, 20 seeds), "static" (256, 8 seeds) and "encoder" (32, 5 seeds), with the parameters of InfoNCE.
 _LOSS = (
     "Train with a loss that gives hard negatives more weight, such as hardness_mode of sentence-transformers, and keep "
     "the learning rate and the temperature that you use for InfoNCE. In the study, uniform batches with it gained 0.35 "
@@ -192,8 +192,9 @@ _LOSS = (
 )
 _GAIN = (
     "In the study, b3 with such a loss was 0.1 points worse to 0.4 better than uniform batches with it, where the "
-    "teacher got a new head, and 1.0 better (-0.2 to 2.2) where all of the teacher was trained. If you train a model that is weaker than the teacher, use uniform batches with that loss: "
-    "in static embeddings, b3 was up to 1.9 points worse."
+    "teacher got a new head, and 1.0 better (-0.2 to +2.2) where all of the teacher was trained. If you train a model "
+    "that is weaker than the teacher, use uniform batches with that loss: in static embeddings, b3 was up to 1.9 "
+    "points worse."
 )
 _LOST = "on one of the study's three data sets, batches with 3.3 times lost 0.3 to 0.6 points to uniform ones."
 _FALSE = (
