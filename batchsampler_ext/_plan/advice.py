@@ -137,7 +137,7 @@ def recommend(
             f"Even communities of {min(by_size)} make batches {times:.1f} times as similar as uniform ones, and more "
             f"than {MAX_TIMES_UNIFORM:g} times is advised against: {_LOST}"
         )
-        return _uniform(uniform, [reason, _LOSS, *_margin(uniform)])
+        return _uniform(uniform, [reason, _LOSS])
     chosen = by_size[max(smaller)]
     is_preset = chosen is first and window == B3_WINDOW
     arguments: dict[str, Any] = {"preset": "b3"}
@@ -152,7 +152,7 @@ def recommend(
         *_labels(chosen, uniform, batch_size),
         _LOSS,
         *([_GAIN] if chosen.accuracy is not None else []),  # the study has pairs
-        *_margin(chosen),
+        *_margin(chosen, batch_size),
     ]
     name = "Preset b3" if is_preset else "Preset b3, changed"
     return Advice(chosen, arguments, f"{name}: {described(chosen, batch_size)}", reasons)
@@ -196,7 +196,10 @@ _GAIN = (
     "train a model that is weaker than the teacher, use uniform batches with that loss: in static embeddings, b3 was "
     "up to 1.9 points worse."
 )
-_LOST = "on one of the study's three data sets, batches with 3.3 times lost 0.3 to 0.6 points to uniform ones."
+_LOST = (
+    "on one of the study's data sets, batches 3.3 times as similar as uniform ones were 0.3 to 0.6 points worse, with "
+    "a head on the teacher."
+)
 _FALSE = (
     f"With more than {MAX_FALSE_NEGATIVES:.0%}, hard batches are advised against: where it was 10%, the first study "
     "(docs/study/STUDY.md) found no gain. With compose(labels=...), instances with equal labels are not joined."
@@ -213,8 +216,8 @@ def _weak_teacher(first: Outcome, batch_size: int) -> list[str]:
     return [
         f"Measured with {described(first, batch_size)}: {found}.",
         "So the teacher cannot tell documents apart that are near a query. On two such data sets, hard batches gained "
-        "nothing over uniform ones in the study, where the teacher got a new head: 0.02 points (-0.16 to +0.19) and "
-        "-0.09 (-0.17 to 0.00), with a loss that gives hard negatives more weight.",
+        "nothing over uniform ones in the study, where the teacher got a new head and the loss gives hard negatives "
+        "more weight: 0.02 points (-0.16 to +0.19) and -0.09 (-0.17 to 0.00).",
         "Check first that queries and documents are in the same order. Run this command again with a better teacher.",
     ]
 
@@ -286,17 +289,22 @@ def _labels(outcome: Outcome, uniform: Outcome, batch_size: int) -> list[str]:
     ]
 
 
-def _margin(chosen: Outcome) -> list[str]:
+def _margin(chosen: Outcome, batch_size: int) -> list[str]:
     if chosen.near_own is None:
         return []
-    near = f"{chosen.near_own:.1f} other documents per query in a batch score within {NEAR_OWN:.0%} of the own one"
+    share = chosen.near_own / (batch_size - 1)
+    near = (
+        f"{chosen.near_own:.1f} other documents per query in a batch ({share:.1%}) score within {NEAR_OWN:.0%} of its "
+        "own document, or above it"
+    )
     if_teacher = (
-        "set no relative margin: it would remove these negatives, and cost 0.4 to 1.3 points where there were 8 or more"
-        if chosen.near_own > MAX_MASKED
-        else "a relative margin changes little: where there were 5, no difference was clear"
+        "set no relative margin: it would remove these negatives, and heads were 0.4 and 1.3 points worse where these "
+        "were 3% and 11%"
+        if share > MAX_MASKED
+        else "a relative margin changes little: in heads no difference was clear where it removed 2%"
     )
     return [
-        f"{near}, or above it. If you train the teacher itself further, {if_teacher}. If you train a model that is "
-        "weaker than the teacher with InfoNCE, set relative_margin=0.05: with it, b3 was 0.0 to 0.5 points better than "
-        "uniform batches in static embeddings, and without it from 1.4 worse to 0.4 better."
+        f"{near}. If you train the teacher itself further, {if_teacher}. If you train a model that is weaker than the "
+        "teacher with InfoNCE, set relative_margin=0.05: with it, b3 was 0.0 to 0.5 points better than uniform batches "
+        "in static embeddings, and without it from 1.4 worse to 0.4 better."
     ]
