@@ -158,7 +158,7 @@ def summary(rows: list[Row], profile: Profile) -> str:
 
 
 def with_half_width(gains: np.ndarray) -> str:
-    return f"{gains.mean():+.2f} ± {half_width(gains):.2f}" if len(gains) > 1 else ""
+    return f"{gains.mean():+.2f}\u00a0±\u00a0{half_width(gains):.2f}" if len(gains) > 1 else ""
 
 
 def runs_of(tier: Tier, rows: list[Row], profile: Profile) -> list[Runs]:
@@ -355,13 +355,13 @@ def draw_arms(path: Path, shown: Sequence[Runs]) -> None:
     rows = groups(shown, lambda runs: runs.tier.name).values()
     columns = max(map(len, rows))
     figure, axes = plt.subplots(
-        len(rows), columns, figsize=(2.5 * columns, 2.6 * len(rows)), squeeze=False, sharey=True
+        len(rows), columns, figsize=(2.5 * columns, 2.6 * len(rows)), squeeze=False, sharey="row"
     )
     for axis_row, of_tier in zip(axes, rows, strict=True):
         for axis in axis_row[len(of_tier) :]:
             axis.axis("off")
+        arms = [arm for arm in of_tier[0].tier.arms if any(runs.values(arm, LOSSES[0]) for runs in of_tier)]
         for axis, runs in zip(axis_row, of_tier, strict=False):
-            arms = runs.tier.arms
             for offset, loss, marker in ((-0.15, "infonce", "o"), (0.15, "hardness", "s")):
                 look = {"fmt": marker, "color": COLORS_OF_LOSSES[loss], "markersize": 4, "capsize": 2}
                 whiskers(axis, [runs.over_uniform(arm, loss) for arm in arms], offset, label=loss, **look)
