@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .hints import B3_WINDOW, MAX_MASKED
+from .hints import B3_WINDOW, MAX_MASKED, share_of_others
 from .measures import NEAR_OWN
 from .recipes import fitted_sizes, nearer_window
 
@@ -292,7 +292,7 @@ def _labels(outcome: Outcome, uniform: Outcome, batch_size: int) -> list[str]:
 def _margin(chosen: Outcome, batch_size: int) -> list[str]:
     if chosen.near_own is None:
         return []
-    share = chosen.near_own / (batch_size - 1)
+    share = share_of_others(chosen.near_own, batch_size)
     near = (
         f"{chosen.near_own:.1f} other documents per query in a batch ({share:.1%}) score within {NEAR_OWN:.0%} of its "
         "own document, or above it"

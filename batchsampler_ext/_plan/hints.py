@@ -102,7 +102,7 @@ def teacher_hint(info: dict[str, Any], num_instances: int, epoch: int, measured:
 def margin_hint(info: dict[str, Any], batch_size: int, measured: Measured) -> str | None:
     """Says if margins leave many documents out."""
     num_masked = measured.planned.near_own
-    share = num_masked / max(batch_size - 1, 1)
+    share = share_of_others(num_masked, batch_size)
     has_margin = any(info.get(name) is not None for name in ("margin", "relative_margin"))
     if not has_margin or not share > MAX_MASKED:
         return None
@@ -112,6 +112,11 @@ def margin_hint(info: dict[str, Any], batch_size: int, measured: Measured) -> st
         "where it left out 3% and 11%, and models weaker than the teacher were not. If you train the teacher itself or "
         "a head, set a smaller one, or none."
     )
+
+
+def share_of_others(number: float, batch_size: int) -> float:
+    """Returns which share of the other documents of a batch a number of them is."""
+    return number / max(batch_size - 1, 1)
 
 
 def hardness_hint(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def test_named_files_exist():
     assert not absent, "\n".join(sorted(absent))
 
 
+@functools.cache
 def anchors_of(path: Path) -> set[str]:
     """Returns the anchors of a document's headings, as GitHub makes them: those of equal headings get numbers."""
     seen: dict[str, int] = {}

@@ -66,20 +66,25 @@ class Profile:
 
 CONFIRMED_ON = ("docstrings", "glosses", "captions", "wikisplit")
 ENCODER_ARMS = tuple(arm for arm in batches.ARMS if arm not in ("b3, nearest", "online"))  # its runs are long
-SHORT, LONG = ("captions",), ("docstrings",)  # texts of 17 and of 40 tokens on average
+ENCODER = Tier(
+    "encoder", 100, 32, (64,), 3, 5, (1e-5, 3e-4), "glosses", ("captions", "docstrings"), 1, ENCODER_ARMS,
+    few_arms_on=("docstrings",), shares_parameters=True,
+)  # fmt: skip
 PROFILES = {
     "cpu": Profile(
         tiers=(
             Tier("head", 200, 256, (32, 64, 1024), 8, 20, (1e-4, 1e-2), "descriptions", CONFIRMED_ON, 2),
             Tier("static", 200, 256, (32, 64, 1024), 6, 8, (3e-4, 3e-2), "descriptions", CONFIRMED_ON, 2),
-            Tier("encoder", 100, 32, (64,), 3, 5, (1e-5, 3e-4), "glosses", SHORT + LONG, 1, ENCODER_ARMS, LONG, True),
+            ENCODER,
         ),
     ),
     "smoke": Profile(
         tiers=(
             Tier("head", 4, 32, (16,), 1, 2, (1e-3, 1e-2), "numpy", ("networkx",), 1),
             Tier("static", 4, 32, (16,), 1, 2, (1e-3, 1e-2), "numpy", ("networkx",), 1),
-            Tier("encoder", 2, 32, (), 1, 1, (1e-4, 1e-3), "numpy", ("networkx",), 1, ENCODER_ARMS, (), True),
+            dataclasses.replace(
+                ENCODER, num_steps=2, curve=(), num_trials=1, num_seeds=1, tuned_on="numpy", confirmed_on=("networkx",)
+            ),
         ),
         curve_seeds=2,
         headroom_seeds=1,

@@ -68,8 +68,7 @@ class Runs:
 
     def values_at(self, point: Point, loss: str) -> dict[str, float]:
         """Returns MRR@10 by seed, of all phases that have the point."""
-        lr, temperature = parameters(self.tier, point, loss, self.best)
-        return self.by_seed(arm=point.arm, loss=loss, batch_size=point.batch_size, lr=lr, temperature=temperature)
+        return self.with_parameters(point.arm, loss, parameters(self.tier, point, loss, self.best), point.batch_size)
 
     def values(self, arm: str, loss: str) -> dict[str, float]:
         """Returns MRR@10 by seed, of an arm with the parameters that the search found for it with this loss."""
@@ -91,9 +90,12 @@ class Runs:
         found = self.best[source, loss]
         return {} if found == self.best[arm, loss] else self.with_parameters(arm, loss, found)
 
-    def with_parameters(self, arm: str, loss: str, found: tuple[float, float]) -> dict[str, float]:
+    def with_parameters(
+        self, arm: str, loss: str, found: tuple[float, float], batch_size: int | None = None
+    ) -> dict[str, float]:
+        """Returns MRR@10 by seed. batch_size: None for that of the tier."""
         lr, temperature = found
-        size = self.tier.batch_size
+        size = batch_size or self.tier.batch_size
         return self.by_seed(arm=arm, loss=loss, batch_size=size, lr=lr, temperature=temperature)
 
     def as_infonce(self, arm: str, loss: str) -> np.ndarray:
@@ -118,7 +120,7 @@ def write(folder: Path, rows: list[Row], profile: Profile) -> None:
 
 def all_tables(rows: list[Row], profile: Profile) -> str:
     done = with_values(rows)
-    tiers = [tier for tier in profile.tiers if is_complete(profile, tier, "headroom", rows)]
+    tiers = reported_tiers(rows, profile)
     parts = [f"### Headroom\n\n{headroom(rows, profile, tiers)}"]
     for tier in tiers:
         all_runs = runs_of(tier, rows, profile)
@@ -147,10 +149,8 @@ def summary(rows: list[Row], profile: Profile) -> str:
     """Returns gains over uniform batches with InfoNCE, all with the parameters of these."""
     pairs = [pair for pair in itertools.product(SUMMARY_ARMS, LOSSES) if pair != ("uniform", "infonce")]
     lines = table_head("model", "data", *(f"{arm}, {loss}" for arm, loss in pairs))
-    for tier in profile.tiers:
-        if not is_complete(profile, tier, "headroom", rows):
-            continue
-        for runs in [*runs_of(tier, rows, profile), advice_runs(tier, rows, profile)]:
+    for tier in reported_tiers(rows, profile):
+        for runs in [*runs_of(tier, rows, profile), advised_runs(tier, rows, profile)]:
             gains = [with_half_width(runs.as_infonce(*pair)) for pair in pairs]
             if any(gains):
                 lines.append(line([tier.name, runs.data, *gains]))
@@ -168,10 +168,10 @@ def runs_of(tier: Tier, rows: list[Row], profile: Profile) -> list[Runs]:
     return [Runs(rows, tier, name, best) for name in tier.confirmed_on if has_headroom(profile, tier, name, done)]
 
 
-def is_complete(profile: Profile, tier: Tier, phase: str, rows: list[Row]) -> bool:
-    return any(row.phase == phase and row.tier == tier.name for row in rows) and not list(
-        pending(profile, tier, phase, rows)
-    )
+def reported_tiers(rows: list[Row], profile: Profile) -> list[Tier]:
+    """Returns the tiers whose phase "headroom" is complete."""
+    begun = {row.tier for row in rows if row.phase == "headroom"}
+    return [tier for tier in profile.tiers if tier.name in begun and not any(pending(profile, tier, "headroom", rows))]
 
 
 def headroom(rows: list[Row], profile: Profile, tiers: Sequence[Tier]) -> str:
@@ -307,7 +307,7 @@ def advice(rows: list[Row], profile: Profile) -> str:
     lines = table_head("tier", "seeds", "before training", "uniform, infonce", *names, extra)
     for tier in profile.tiers:
         of_tier = [row for row in rows if (row.phase, row.tier) == ("advice", tier.name)]
-        runs = advice_runs(tier, rows, profile)
+        runs = advised_runs(tier, rows, profile)
         if runs.rows:
             uniform = runs.values("uniform", "infonce")
             before = [f"{row.mrr_at_10:.2f}" for row in of_tier if row.num_steps == 0]
@@ -316,7 +316,7 @@ def advice(rows: list[Row], profile: Profile) -> str:
     return "\n".join(lines) + "\n\nThe last columns are points over uniform batches with InfoNCE."
 
 
-def advice_runs(tier: Tier, rows: list[Row], profile: Profile) -> Runs:
+def advised_runs(tier: Tier, rows: list[Row], profile: Profile) -> Runs:
     """Returns the runs of the phase "advice" after training."""
     chosen = [row for row in rows if row.phase == "advice" and row.num_steps]
     return Runs(chosen, tier, profile.advised_on, best_parameters(tier, with_values(rows)))
@@ -338,8 +338,7 @@ def mean(values: dict[str, float]) -> str:
 # --- figures ---------------------------------------------------------------------------------------------------------
 def draw(folder: Path, rows: list[Row], profile: Profile) -> None:
     folder.mkdir(exist_ok=True)
-    tiers = [tier for tier in profile.tiers if is_complete(profile, tier, "headroom", rows)]
-    shown = [runs for tier in tiers for runs in runs_of(tier, rows, profile)]
+    shown = [runs for tier in reported_tiers(rows, profile) for runs in runs_of(tier, rows, profile)]
     draw_arms(folder / "pretrained_batches.png", [runs for runs in shown if runs.has("confirm")])
     draw_batch_sizes(folder / "pretrained_batch_size.png", [runs for runs in shown if runs.has("batch size")])
     draw_variants(folder / "pretrained_windows.png", [runs for runs in shown if windows(runs) and communities(runs)])

@@ -66,21 +66,24 @@ def run_pending(options: argparse.Namespace) -> None:
         for phase in protocol.PHASES:
             for tier in tiers.values():
                 if phase in options.phases and tier.name in (options.tiers or tiers):
-                    take_known(profile, tier, phase, options.results)
-                    pending = list(protocol.pending(profile, tier, phase, results.read(options.results)))
+                    pending = take_known(profile, tier, phase, options.results)
                     for name in dict.fromkeys(task.run.data for task in pending):
                         pairs.make(options.data, name)
                         features.prepare(options.data, name)
                     execute(pending, run_one, pool, options.results, end, f"{tier.name}, {phase}")
 
 
-def take_known(profile: protocol.Profile, tier: protocol.Tier, phase: str, path: Path) -> None:
-    """Appends runs of a phase that another phase has: equal runs have equal results."""
+def take_known(profile: protocol.Profile, tier: protocol.Tier, phase: str, path: Path) -> list[protocol.Task]:
+    """Appends runs of a phase that another phase has, as equal runs have equal results. Returns its other tasks."""
     rows = results.read(path)
     known = {row.task().run: row for row in rows}
+    others = []
     for task in protocol.pending(profile, tier, phase, rows):
         if task.run in known:
             append(path, dataclasses.replace(known[task.run], phase=phase))
+        else:
+            others.append(task)
+    return others
 
 
 def measure(task: protocol.Task, data: Path, device: str) -> results.Row:
