@@ -44,10 +44,12 @@ study: $(VENV)/installed
 	$(PY) -m benchmarks.learning.study run --data $(DATA) --profile $(PROFILE) $(STUDY_ARGS)
 	$(PY) -m benchmarks.learning.study report --profile $(PROFILE)
 
-# Does it pay with a pretrained encoder? Makes its data in DATA. Hours; goes on where it was stopped. docs/study/PRETRAINED.md
+# Does it pay with a pretrained encoder? docs/study/PRETRAINED.md. DATA: a directory with text/; the rest of the data is
+# made there. Hours; goes on where it was stopped. RESULTS=NEW.csv: repeats all runs. PROFILE=gpu: the larger setting.
+RECORDED = $(if $(RESULTS),--results $(RESULTS))
 pretrained-study: $(VENV)/installed
-	$(PY) -m benchmarks.learning.pretrained.study run --data $(DATA) $(STUDY_ARGS)
-	$(PY) -m benchmarks.learning.pretrained.study report
+	$(PY) -m benchmarks.learning.pretrained.study run --data $(DATA) --profile $(PROFILE) $(RECORDED) $(STUDY_ARGS)
+	$(PY) -m benchmarks.learning.pretrained.study report --profile $(PROFILE) $(RECORDED)
 
 test: $(VENV)/installed
 	$(PY) -m pytest -n auto -m "not timed and not nightly"

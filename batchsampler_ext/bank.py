@@ -80,8 +80,9 @@ class FeatureBank(NotAFunction):
         path: keeps the tables in memory-mapped files instead of memory: PATH, PATH.documents and PATH.last_update, with
             checksums of rows in PATH.checksums and a description in PATH.json. Existing files are used with their
             contents. Rows that are damaged, or were being stored when a process was stopped, have no embedding then,
-            and a warning says so. Write to the tables by :meth:`update` only. One process at a time can open the files,
-            so with several ranks, each needs its own path. Such a bank cannot be copied or pickled. CPU only.
+            and a warning says so. Files with mostly damaged rows are refused. Write to the tables by :meth:`update`
+            only. One process at a time can open the files, so with several ranks, each needs its own path. Such a bank
+            cannot be copied or pickled. CPU only.
         normalize: store unit vectors (a zero vector stays zero). csrc/cpu/bank/bank_update.h defines the rounding.
         momentum: m in [0, 1). An instance that has an embedding gets ``m * old + (1 - m) * new``. The result is
             normalized if ``normalize`` is set.
@@ -99,8 +100,8 @@ class FeatureBank(NotAFunction):
         num_skipped: number of rows that ``nonfinite="skip"`` left out.
 
     Raises:
-        TypeError, ValueError: a bad argument, named; files at ``path`` that belong to another bank, are incomplete, or
-            are used by another process.
+        TypeError, ValueError: a bad argument, named; files at ``path`` that belong to another bank, are incomplete or
+            mostly damaged, or are used by another process.
         OSError: files at ``path`` cannot be opened, or the disk is full. Their space is taken when they are created.
 
     Determinism: tables are equal to the bit on all devices, and a state may be loaded on another device.

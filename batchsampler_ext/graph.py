@@ -11,7 +11,15 @@ import numpy as np
 import torch
 
 from ._engine import validate
-from ._engine.arrays import address, aligned, as_integers, dense, require_countable, require_device
+from ._engine.arrays import (
+    address,
+    aligned,
+    as_integers,
+    dense,
+    require_countable,
+    require_device,
+    require_unmasked,
+)
 from ._engine.backend import as_device, engine, require_engine
 from ._engine.cuda import DeviceStatus, StreamOrder
 from ._engine.deferred_checks import DeferredChecks
@@ -433,6 +441,7 @@ def _checked_table(value: Any, name: str, dtype: torch.dtype) -> torch.Tensor:
     if value.ndim != 2 or len(value) == 0:
         raise ValueError(f"{name}: expected shape [R, K] with R >= 1, got {list(value.shape)}")
     require_countable(value, name)
+    require_unmasked(value, name)
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(np.ascontiguousarray(value))
     return aligned(value.contiguous())

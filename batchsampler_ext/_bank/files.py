@@ -23,6 +23,7 @@ from .._engine.warn import warn
 
 _FORMAT = 2
 MAX_STEP = 2**62
+_MAX_UNFINISHED = 256  # rows that threads of a stopped process may have been storing
 
 
 class Tables(NamedTuple):
@@ -150,7 +151,7 @@ class BankFiles:
         return Tables(*(None if table is None else table[row : row + 1] for table in self.tables))  # type: ignore
 
     def _repair(self) -> None:
-        """Removes the embeddings of rows with wrong checksums."""
+        """Removes the embeddings of rows with wrong checksums, unless these are most of those with one."""
         data, documents, last_update = self.tables
         expected = torch.empty_like(self.checksums)
         core.bank_row_checksums(described(self.tables), out=address(expected))
@@ -158,6 +159,11 @@ class BankFiles:
         wrong = is_wrong.nonzero()[:, 0]
         if not len(wrong):
             return
+        if len(wrong) > max(_MAX_UNFINISHED, int((is_wrong | (last_update >= 0)).sum()) // 2):
+            raise ValueError(
+                f"path: expected files whose rows agree with {self.path}.checksums, got {len(wrong)} of {len(data)} "
+                "rows that do not. A file is damaged or of another bank. Remove the files to begin with an empty bank"
+            )
         for table in (data, documents):
             if table is not None:
                 table[wrong] = 0

@@ -12,6 +12,8 @@ from .._engine.cuda import StreamOrder, to_device_async
 from .._engine.requests import BankRows
 from .files import BankFiles, Tables, described
 
+_VALUES_AT_ONCE = 1 << 22  # of rows that are converted or checked; Ctrl-C waits for these
+
 
 class Rule(NamedTuple):
     """How rows are stored."""
@@ -54,7 +56,7 @@ class HostStore:
 
     def prepare(self, rows: torch.Tensor) -> torch.Tensor:
         """Returns rows in the form that :meth:`store` takes. They never share memory with the tables."""
-        return _apart(rows.detach().to(device=self.device, dtype=torch.float32).contiguous(), self.tables)
+        return _apart(_as_float32(rows.detach(), self.device), self.tables)
 
     def store(self, ids: torch.Tensor, rows: list[torch.Tensor], step: int) -> None:
         """ids: int64 [B]; rows: [B, D] of each tower, prepared."""
@@ -87,7 +89,7 @@ class HostStore:
         dtype = self.tables.data.dtype
         storable = torch.ones(len(ids), dtype=torch.bool, device="cpu")
         for name, tensor in zip(("embeddings", "documents"), rows, strict=False):
-            is_finite = (tensor if self._rule.normalize else tensor.to(dtype)).isfinite().all(1)
+            is_finite = _are_finite(tensor, torch.float32 if self._rule.normalize else dtype)
             if not self._rule.skips and not bool(is_finite.all()):
                 wrong = int(torch.nonzero(~is_finite)[0])
                 raise ValueError(
@@ -201,6 +203,25 @@ class DeviceStore:
         for tensor in (ids, *(matrix.owner for matrix in matrices)):
             if tensor.is_cuda:  # it may come from another stream, which must not reuse its memory yet
                 tensor.record_stream(torch.cuda.current_stream(self.device))
+
+
+def _as_float32(rows: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Returns contiguous float32 rows on the device, possibly the same ones. Ctrl-C interrupts it between parts."""
+    if rows.dtype == torch.float32 and rows.device == device and rows.is_contiguous():
+        return rows
+    result = torch.empty(rows.shape, dtype=torch.float32, device=device)
+    for target, source in zip(_parts(result), _parts(rows), strict=True):
+        target.copy_(source)
+    return result
+
+
+def _are_finite(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Returns bool [N], which rows are finite in a dtype. Ctrl-C interrupts it between parts."""
+    return torch.cat([part.to(dtype).isfinite().all(1) for part in _parts(rows)])
+
+
+def _parts(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return rows.split(max(1, _VALUES_AT_ONCE // max(1, rows.shape[1])))
 
 
 def _keep_last(ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -81,6 +81,7 @@ def _as_array(value: Any, name: str) -> torch.Tensor | np.ndarray:
     if isinstance(value, torch.Tensor):
         return dense(value, name)
     if isinstance(value, np.ndarray):  # before DLPack, which refuses read-only arrays
+        require_unmasked(value, name)
         return value
     try:
         array = torch.from_dlpack(value) if hasattr(value, "__dlpack__") else np.asarray(memoryview(value))
@@ -113,6 +114,15 @@ def dense(tensor: torch.Tensor, name: str) -> torch.Tensor:
     return tensor
 
 
+def require_unmasked(value: Any, name: str) -> None:
+    """Raises ``ValueError`` for a NumPy array with a mask, whose masked values would count like the others."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(
+            f"{name}: expected no masked values, got {np.ma.count_masked(value)} of {value.size}. Leave them out, or "
+            "give them values by filled()"
+        )
+
+
 def _has_memory(tensor: torch.Tensor) -> bool:
     last = tensor.numel() - 1
     if not tensor.is_contiguous():
@@ -138,6 +148,7 @@ def as_floats(value: Any, name: str) -> torch.Tensor:
     if isinstance(value, torch.Tensor) and value.dtype.is_floating_point:
         return dense(value, name)
     if isinstance(value, np.ndarray) and (value.dtype.kind == "f" or value.dtype.name == "bfloat16"):
+        require_unmasked(value, name)
         with np.errstate(over="ignore"):  # infinity is reported later, with its instance
             return torch.from_numpy(value.astype(np.float32))
     given = getattr(value, "dtype", None)
@@ -192,6 +203,7 @@ def as_int64(value: Any, name: str, kind: str = "an array of integers") -> np.nd
         value = value.detach().cpu().to(torch.int64 if value.numel() == 0 else value.dtype).numpy()
     if isinstance(value, range):  # NumPy makes a list of it
         require_countable(value, name)
+    require_unmasked(value, name)
     try:
         array = np.asarray(value)
     except ValueError as error:  # lists of different lengths

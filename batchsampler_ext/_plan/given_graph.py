@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .._engine.arrays import dense
+from .._engine.arrays import dense, require_unmasked
 from .._negatives.tables import kept_first, order_of_kept
 from ..graph import ProximityGraph
 
@@ -40,6 +40,7 @@ def _as_neighbors(value: Any, num_instances: int) -> torch.Tensor:
             f"graph: expected a ProximityGraph, or an array or tensor of neighbors [{num_instances}, K], got "
             f"{type(value).__name__}"
         )
+    require_unmasked(value, "graph")
     value = value if is_array else dense(value, "graph")
     kind = str(value.dtype).removeprefix("torch.")
     if not kind.startswith(("int", "uint")):

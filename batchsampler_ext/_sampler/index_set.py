@@ -24,7 +24,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
-from .._engine.arrays import as_int64, dense, require_countable
+from .._engine.arrays import as_int64, dense, require_countable, require_unmasked
 from ..dataset import IndexedDataset
 
 
@@ -173,6 +173,7 @@ def _listed_ids(value: Any) -> torch.Tensor | None:
     is_array = isinstance(value, torch.Tensor) or hasattr(value, "__array__")
     if not is_array or len(getattr(value, "shape", (0,))) != 1:  # data are not copied to find this out
         return None
+    require_unmasked(value, "sampler")
     array = dense(value, "sampler").cpu() if isinstance(value, torch.Tensor) else np.asarray(value)
     if array.dtype in (torch.bool, np.bool_):
         raise _mask()

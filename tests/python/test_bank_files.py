@@ -111,6 +111,28 @@ def test_flipped_bits_in_files_of_a_bank_are_found(path, recwarn):
     assert num_silent == 0
 
 
+def test_mostly_damaged_files_are_refused_and_stay(path):
+    bank = FeatureBank(1000, 4, path=path)
+    bank.update(torch.arange(600), torch.randn(600, 4))
+    del bank
+    checksums = np.memmap(f"{path}.checksums", np.int64, "r+")
+    intact = checksums.copy()
+    checksums[:301] += 1
+    checksums.flush()
+    content = [Path(f"{path}{suffix}").read_bytes() for suffix in ("", ".last_update", ".checksums")]
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match=r"^path: expected files whose rows agree .*, got 301 of 1000 rows that do not"
+        ):
+            FeatureBank(1000, 4, path=path)
+    assert content == [Path(f"{path}{suffix}").read_bytes() for suffix in ("", ".last_update", ".checksums")]
+    checksums[:] = intact
+    checksums[:300] += 1
+    with pytest.warns(UserWarning, match="300 of 1000 rows"):
+        bank = FeatureBank(1000, 4, path=path)
+    assert int((bank.last_update >= 0).sum()) == 300
+
+
 def test_flipped_bits_in_the_description_are_found_or_harmless(path):
     filled(path)
     name = Path(f"{path}.json")

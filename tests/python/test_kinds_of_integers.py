@@ -39,11 +39,10 @@ def drawn(**options: Any) -> list[list[int]]:
 
 
 def pairs(values: Any) -> Any:
-    return (
-        torch.stack([values, values.flip(0)], 1)
-        if isinstance(values, torch.Tensor)
-        else np.stack([values, values[::-1]], 1)
-    )
+    if isinstance(values, torch.Tensor):
+        return torch.stack([values, values.flip(0)], 1)
+    stack = np.ma.stack if isinstance(values, np.ma.MaskedArray) else np.stack
+    return stack([values, values[::-1]], 1)
 
 
 # name of the argument -> call
@@ -114,6 +113,30 @@ def test_other_values_are_refused_by_name(name, call):
     if name not in ("positives", "graph", "unique"):
         with pytest.raises((TypeError, ValueError), match=rf"^{name}: expected"):
             call(mask.tolist())
+
+
+@pytest.mark.parametrize(("name", "call"), CALLS, ids=NAMES)
+def test_masked_values_are_refused_by_name(name, call):
+    masked = np.ma.masked_array(IDS, mask=IDS < 3)
+    with pytest.raises(ValueError, match=rf"^{name}: expected no masked values, got \d+ of \d+"):
+        call(masked)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("features", lambda v: knn_graph(v, 3)),
+        ("features", lambda v: proximity_graph(v, 3, num_candidates=9)),
+        ("queries", lambda v: compose(v, batch_size=4, preset="uniform")),
+        ("embeddings", lambda v: FeatureBank(N, 4).update(IDS, v)),
+    ],
+)
+def test_masked_rows_are_refused_by_name(name, call):
+    mask = np.zeros((N, 4), bool)
+    call(np.ma.masked_array(X.numpy(), mask))  # none is masked
+    mask[3] = True
+    with pytest.raises(ValueError, match=rf"^{name}: expected no masked values, got 4 of 80"):
+        call(np.ma.masked_array(X.numpy(), mask))
 
 
 def test_measures_of_rows_need_tensors():

@@ -79,7 +79,7 @@ def test_small_study_runs_resumes_and_reports(study, tmp_path):
     run(*arguments, timeout=200)
     assert len(csv.read_text().splitlines()) == len(text.splitlines())
     run("report", "--results", str(csv), "--profile", "smoke", "--folder", str(tmp_path), timeout=60)
-    report = (tmp_path / "PRETRAINED.md").read_text()
+    report = (tmp_path / "PRETRAINED_smoke.md").read_text()
     assert report.count("| b3, masked | ") >= 2
     assert "### static, networkx: window" in report
     assert "### encoder, networkx: window" not in report  # its protocol has none
@@ -159,7 +159,7 @@ def test_tokens_are_those_of_each_text(study):
 def test_committed_results_are_of_the_present_protocol(study):
     """Each recorded run is one that the protocol asks for, given the runs of earlier phases."""
     protocol, results = study("protocol"), study("results")
-    rows = results.read(results.RESULTS)
+    rows = results.read(results.RESULTS["cpu"])
     assert rows
     profile = protocol.PROFILES["cpu"]
     done = protocol.with_values(rows)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from batchsampler_ext import ProximityGraph, compose, knn, knn_graph, proximity_graph, sample_batches
+from batchsampler_ext import FeatureBank, ProximityGraph, compose, knn, knn_graph, proximity_graph, sample_batches
 from batchsampler_ext._engine.backend import core
 from batchsampler_ext._engine.random import permutation
 
@@ -104,6 +104,13 @@ def test_ctrl_c_interrupts_within_a_fifth_of_a_second(isa, num_threads):
     assert sorted(delays)[1] < 0.2  # the median: the machine may be busy
 
 
+def update_many(dtype: torch.dtype, **options: float) -> None:
+    bank = FeatureBank(500_000, 128, **options)
+    ids, rows = torch.arange(500_000), torch.ones(500_000, 128, dtype=dtype)
+    for _ in range(99):
+        bank.update(ids, rows)
+
+
 SLOW_CALLS = {
     "long rows": lambda: knn(torch.randn(20_000, 16), torch.randn(20_000, 16), 8000),
     "long rows of a graph": lambda: knn_graph(torch.randn(16_000, 16), 6000),
@@ -112,6 +119,7 @@ SLOW_CALLS = {
     "unique": lambda: compose(
         torch.zeros(2_000_000, 1), batch_size=1000, preset="uniform", unique=torch.arange(2_000_000) // 2, num_epochs=99
     ),
+    "updates": lambda: update_many(torch.bfloat16, momentum=0.9),
     "stats": lambda: [ProximityGraph(torch.zeros(200_000, 100, dtype=torch.int32)).stats() for _ in range(99)],
 }
 

@@ -1,4 +1,4 @@
-"""Makes the data sets of the study: pairs of texts from open packages, without any download of a data set.
+"""Makes the data sets of the study: pairs of texts from open packages, and from two files that must be there.
 
 python -m benchmarks.learning.pretrained.pairs DIR [NAME ...]
 
@@ -8,9 +8,12 @@ python -m benchmarks.learning.pretrained.pairs DIR [NAME ...]
 | glosses | word -> gloss | WordNet 3.0, the Debian package wordnet-base | by word |
 | examples | sentence with a word -> its gloss | likewise | by gloss |
 | descriptions | short -> long description of a package | Debian's package lists | by long description |
-| captions | a caption of a photo -> another caption of it | DIR/text/captions.tsv, if there | by photo |
-| wikisplit | first -> second sentence of a row | DIR/text/wikisplit.tsv, if there | by row |
+| captions | a caption of a photo -> another caption of it | DIR/text/captions.tsv | by photo |
+| wikisplit | first -> second sentence of a row | DIR/text/wikisplit.tsv | by row |
 | numpy, networkx | as docstrings, of the installed package | for the profile "smoke" | by module |
+
+A line of captions.tsv holds the captions of one photo, and a line of wikisplit.tsv a long sentence and the two that it
+was split into, separated by tabs (Multi30k and WikiSplit in the study).
 
 Writes DIR/pairs/NAME/{train,test}.jsonl, one {"query", "document", "group", "part"} per line. Pairs of a group are
 positives of each other: two pairs of captions from one photo. `positive_ids` marks these and equal texts. Text that is
@@ -224,16 +227,21 @@ def of_entry(entry: str) -> Iterator[Pair]:
 
 
 def captions(data: Path) -> Iterator[Pair]:
-    for number, line in enumerate((data / "text" / "captions.tsv").read_text("utf-8").splitlines()):
-        texts = line.split("\t")
+    for number, texts in enumerate(table(data, "captions.tsv")):
         for first, second in zip(texts[:4:2], texts[1:4:2], strict=False):
             yield Pair(first, second, str(number), str(number))
 
 
 def wikisplit(data: Path) -> Iterator[Pair]:
-    for number, line in enumerate((data / "text" / "wikisplit.tsv").read_text("utf-8").splitlines()):
-        texts = line.split("\t")
+    for number, texts in enumerate(table(data, "wikisplit.tsv")):
         yield Pair(texts[1], texts[2], str(number), str(number))
+
+
+def table(data: Path, name: str) -> Iterator[list[str]]:
+    path = data / "text" / name
+    if not path.exists():
+        raise SystemExit(f"--data: expected a file {path}, which {__name__} describes")
+    yield from (line.split("\t") for line in path.read_text("utf-8").splitlines())
 
 
 SOURCES: dict[str, Callable[[Path], Iterator[Pair]]] = {

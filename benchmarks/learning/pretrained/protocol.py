@@ -48,6 +48,7 @@ class Tier:
     arms: tuple[str, ...] = tuple(batches.ARMS)
     few_arms_on: tuple[str, ...] = ()  # data sets with FEW_ARMS, because their texts are long
     shares_parameters: bool = False  # all arms and losses have those of the trial with the best mean
+    has_windows: bool = True  # has the phases "community" and "window"
 
     def arms_on(self, name: str) -> tuple[str, ...]:
         return FEW_ARMS if name in self.few_arms_on else self.arms
@@ -68,7 +69,7 @@ CONFIRMED_ON = ("docstrings", "glosses", "captions", "wikisplit")
 ENCODER_ARMS = tuple(arm for arm in batches.ARMS if arm not in ("b3, nearest", "online"))  # its runs are long
 ENCODER = Tier(
     "encoder", 100, 32, (64,), 3, 5, (1e-5, 3e-4), "glosses", ("captions", "docstrings"), 1, ENCODER_ARMS,
-    few_arms_on=("docstrings",), shares_parameters=True,
+    few_arms_on=("docstrings",), shares_parameters=True, has_windows=False,
 )  # fmt: skip
 PROFILES = {
     "cpu": Profile(
@@ -76,6 +77,24 @@ PROFILES = {
             Tier("head", 200, 256, (32, 64, 1024), 8, 20, (1e-4, 1e-2), "descriptions", CONFIRMED_ON, 2),
             Tier("static", 200, 256, (32, 64, 1024), 6, 8, (3e-4, 3e-2), "descriptions", CONFIRMED_ON, 2),
             ENCODER,
+        ),
+    ),
+    # What takes too long on a CPU: the encoder with ten times the steps, and nearly all arms, sizes and windows.
+    "gpu": Profile(
+        tiers=(
+            Tier(
+                "encoder",
+                1000,
+                32,
+                (64, 256, 1024),
+                8,
+                5,
+                (1e-5, 3e-4),
+                "descriptions",
+                CONFIRMED_ON,
+                2,
+                tuple(arm for arm in batches.ARMS if arm != "online"),
+            ),
         ),
     ),
     "smoke": Profile(
@@ -179,39 +198,40 @@ def advice_runs(loss: str, best: Parameters) -> Iterator[tuple[str, tuple[float,
 
 
 class Point(NamedTuple):
-    """A point of a curve. Those of "b3" all have its learning rate and temperature, so only one thing varies."""
+    """A point of a curve, with the learning rate and the temperature of uniform batches with InfoNCE."""
 
     arm: str
     batch_size: int
-    source: str  # the arm whose learning rate and temperature it has
+    is_tuned: bool = False  # has those that the search found for its arm and loss instead
 
 
 def points(tier: Tier, phase: str) -> Iterator[Point]:
     """Yields the points of all curves of a phase."""
     if phase == "batch size":
         for batch_size in sorted({tier.batch_size, *tier.curve}):
-            for arm in CURVE_ARMS:
-                yield Point(arm, batch_size, "b3" if arm == "b3, masked" else arm)
-    elif tier.name == "encoder":
-        return  # its runs are too long
-    else:
+            yield from (Point(arm, batch_size) for arm in CURVE_ARMS)
+            yield Point("uniform", batch_size, is_tuned=True)
+    elif tier.has_windows:
         starts = WINDOW_STARTS if phase == "window" else (30,)
         sizes = COMMUNITY_SIZES if phase == "community" else (None,)
         for start, size, is_masked in itertools.product(starts, sizes, (False, True)):
-            yield Point(batches.variant(start, size, is_masked), tier.batch_size, "b3")
+            yield Point(batches.variant(start, size, is_masked), tier.batch_size)
 
 
 def parameters(tier: Tier, point: Point, loss: str, best: Parameters) -> tuple[float, float]:
     """Returns learning rate and temperature of a point."""
-    lr, temperature = best[point.source, loss]
+    lr, temperature = best[point.arm, loss] if point.is_tuned else best["uniform", "infonce"]
     return float(f"{lr * math.sqrt(point.batch_size / tier.batch_size):.3g}"), temperature  # the usual rule for Adam
 
 
 def is_known(tier: Tier, point: Point, loss: str, best: Parameters) -> bool:
-    """Returns whether the phase "confirm" or "check" has this point."""
+    """Returns whether the phase "confirm" or "check" has this point, or a tuned point equals the other one."""
+    if point.is_tuned and best[point.arm, loss] == best["uniform", "infonce"]:
+        return True
     if point.batch_size != tier.batch_size or point.arm not in tier.arms:
         return False
-    return best[point.source, loss] in (best[point.arm, loss], best["uniform", loss])
+    found = best["uniform", "infonce"]
+    return point.is_tuned or point.arm == "uniform" or found in (best[point.arm, loss], best["uniform", loss])
 
 
 def task(

@@ -63,8 +63,16 @@ class Runs:
 
     def at(self, point: Point, loss: str) -> np.ndarray:
         """Returns differences of a point of a curve to uniform batches of the same size with InfoNCE."""
-        uniform = Point("uniform", point.batch_size, "uniform")
+        uniform = Point("uniform", point.batch_size)
         return paired_differences(self.values_at(point, loss), self.values_at(uniform, "infonce"))
+
+    def tried(self, arm: str, loss: str) -> list[tuple[float, float]]:
+        """Returns the parameters that an arm was run with, first those that the search found."""
+        size = self.tier.batch_size
+        found = [
+            (row.lr, row.temperature) for row in self.rows if (row.arm, row.loss, row.batch_size) == (arm, loss, size)
+        ]
+        return list(dict.fromkeys([self.best[arm, loss], *found]))
 
     def values_at(self, point: Point, loss: str) -> dict[str, float]:
         """Returns MRR@10 by seed, of all phases that have the point."""
@@ -108,14 +116,15 @@ class Runs:
         return paired_differences(self.values(arm, loss), self.values("uniform", base))
 
 
-def write(folder: Path, rows: list[Row], profile: Profile) -> None:
-    """Writes the tables between the markers of PRETRAINED.md, and the figures."""
-    path = folder / "PRETRAINED.md"
+def write(folder: Path, suffix: str, rows: list[Row], profile: Profile) -> None:
+    """Writes the tables between the markers of PRETRAINED<suffix>.md, and the figures to figures<suffix>."""
+    path = folder / f"PRETRAINED{suffix}.md"
     if not path.exists():
-        path.write_text(f"{SUMMARY_BEGIN}\n{SUMMARY_END}\n{BEGIN}\n{END}\n", "utf-8")
+        title = "# Hard batches for a pretrained encoder\n\nPRETRAINED.md says what the words mean.\n"
+        path.write_text("\n".join([title, SUMMARY_BEGIN, SUMMARY_END, "", BEGIN, END, ""]), "utf-8")
     replace_between(path, SUMMARY_BEGIN, SUMMARY_END, summary(rows, profile))
     replace_between(path, BEGIN, END, all_tables(rows, profile))
-    draw(folder / "figures", rows, profile)
+    draw(folder / f"figures{suffix}", rows, profile)
 
 
 def all_tables(rows: list[Row], profile: Profile) -> str:
@@ -238,22 +247,25 @@ def equal_parameters(runs: Runs) -> str:
 
 
 def hardness_weighting(all_runs: Sequence[Runs]) -> str:
-    """Returns what hardness weighting gains in uniform batches."""
-    lines = table_head("data", "each tuned", "both with the parameters of InfoNCE")
-    for runs in all_runs:
-        if runs.has("confirm"):
-            both = [
-                interval(runs.over_uniform("uniform", "hardness")),
-                interval(runs.as_infonce("uniform", "hardness")),
-            ]
-            lines.append(line([runs.data, *both]))
-    return "\n".join(lines) + "\n\nPoints over InfoNCE, uniform batches." if len(lines) > 2 else ""
+    """Returns what hardness weighting gains in uniform batches, with all parameters that these were run with."""
+    confirmed = [runs for runs in all_runs if runs.has("confirm")]
+    tried = dict.fromkeys(found for runs in confirmed for found in runs.tried("uniform", "hardness"))
+    lines = table_head("data", *(f"{lr:g}, {temperature:g}" for lr, temperature in tried))
+    for runs in confirmed:
+        infonce = runs.values("uniform", "infonce")
+        found = [runs.with_parameters("uniform", "hardness", both) for both in tried]
+        lines.append(line([runs.data, *(interval(paired_differences(values, infonce)) for values in found)]))
+    note = (
+        "Points over uniform batches with InfoNCE. Columns: learning rate and temperature, first those of the search."
+    )
+    return "\n".join(lines) + f"\n\n{note}" if confirmed else ""
 
 
 def batch_sizes(runs: Runs) -> str:
     if not runs.has("batch size"):
         return ""
     curves = curves_of(runs.tier, "batch size")
+    curves["uniform, tuned"] = [point for point in points(runs.tier, "batch size") if point.is_tuned]
     sizes = [point.batch_size for point in curves["uniform"]]
     lines = table_head("batches", "loss", *(f"B = {size}" for size in sizes))
     for arm, curve in curves.items():
@@ -264,7 +276,8 @@ def batch_sizes(runs: Runs) -> str:
                 else interval(runs.at(point, loss))
                 for point in curve
             ]
-            lines.append(line([arm, loss, *cells]))
+            if not curve[0].is_tuned or runs.best["uniform", loss] != runs.best["uniform", "infonce"]:
+                lines.append(line([arm, loss, *cells]))
     return "\n".join(lines) + "\n\nUniform batches with InfoNCE: MRR@10. Others: points over these."
 
 
@@ -295,7 +308,7 @@ def variants(runs: Runs, phase: str, names: Sequence[str], note: str) -> str:
 def curves_of(tier: Tier, phase: str) -> dict[str, list[Point]]:
     """Returns the curves of a phase: one of CURVE_ARMS -> points."""
     if phase == "batch size":
-        return groups(points(tier, phase), lambda point: point.arm)
+        return groups((point for point in points(tier, phase) if not point.is_tuned), lambda point: point.arm)
     return groups(points(tier, phase), lambda point: "b3, masked" if arm_of(point.arm).is_masked else "b3")
 
 
@@ -368,13 +381,13 @@ def draw_arms(path: Path, shown: Sequence[Runs]) -> None:
                     runs.as_infonce(arm, loss) if runs.best[arm, loss] != runs.best["uniform", "infonce"] else []
                     for arm in arms
                 ]
-                label = f"{loss}, parameters of uniform, InfoNCE"
+                label = f"{loss}, with the parameters of uniform, infonce"
                 whiskers(axis, others, offset + 0.15, label=label, markerfacecolor="white", **look)
             axis.axvline(0, color="0.5", linewidth=1)
             axis.set_yticks(range(len(arms)), arms, fontsize=8)
             axis.set_ylim(len(arms) - 0.5, -0.5)
             axis.set_title(f"{runs.title}, B = {runs.tier.batch_size}", fontsize=9)
-            axis.set_xlabel("points over uniform, InfoNCE", fontsize=8)
+            axis.set_xlabel("MRR@10: points over uniform, infonce", fontsize=8)
     legend_below(figure, axes[0, 0])
     save(figure, path)
 
@@ -388,14 +401,22 @@ def whiskers(axis, found: Sequence[np.ndarray], offset: float, **look) -> None:
 
 
 def draw_batch_sizes(path: Path, shown: Sequence[Runs]) -> None:
-    """One panel per tier and data set: points over uniform batches with InfoNCE of the same size, over B."""
+    """Points over uniform batches with InfoNCE of the same size, over B. Above, InfoNCE; below, hardness weighting."""
     if not shown:
         return
-    figure, axes = plt.subplots(1, len(shown), figsize=(2.6 * len(shown), 3.0), squeeze=False)
-    for axis, runs in zip(axes.flat, shown, strict=True):
-        draw_curves(axis, runs, "batch size", sorted({runs.tier.batch_size, *runs.tier.curve}), "B")
-        axis.set_title(runs.title, fontsize=9)
-    legend_below(figure, axes.flat[0])
+    figure, axes = plt.subplots(2, len(shown), figsize=(2.6 * len(shown), 5.4), squeeze=False, sharey="col")
+    for column, runs in zip(axes.T, shown, strict=True):
+        for axis, loss in zip(column, LOSSES, strict=True):
+            draw_curves(
+                axis,
+                runs,
+                "batch size",
+                sorted({runs.tier.batch_size, *runs.tier.curve}),
+                "B, pairs in a batch",
+                (loss,),
+            )
+            axis.set_title(f"{runs.title}, {loss}", fontsize=9)
+    legend_below(figure, *axes[:, 0])
     save(figure, path)
 
 
@@ -412,15 +433,22 @@ def draw_variants(path: Path, shown: Sequence[Runs]) -> None:
     save(figure, path)
 
 
-def legend_below(figure, axis) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4, fontsize=9, frameon=False)
+def legend_below(figure, *axes) -> None:
+    handles, labels = (
+        list(itertools.chain(*parts))
+        for parts in zip(*(axis.get_legend_handles_labels() for axis in axes), strict=True)
+    )
+    entries = dict(zip(labels, handles, strict=True))
+    figure.legend(
+        entries.values(), entries, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4, fontsize=9, frameon=False
+    )
 
 
-def draw_curves(axis, runs: Runs, phase: str, names: Sequence, label: str) -> None:
+def draw_curves(axis, runs: Runs, phase: str, names: Sequence, label: str, losses: Sequence[str] = LOSSES) -> None:
+    axis.axhline(0, color=COLORS["uniform"], linewidth=1, label="uniform, infonce")
     shift = 0.0  # so that intervals do not cover each other
     for arm, curve in curves_of(runs.tier, phase).items():
-        for loss in LOSSES:
+        for loss in losses:
             found = [(place + shift, runs.at(point, loss)) for place, point in enumerate(curve)]
             shift += 0.06
             found = [(place, values) for place, values in found if len(values) > 1]
@@ -430,7 +458,6 @@ def draw_curves(axis, runs: Runs, phase: str, names: Sequence, label: str) -> No
                 look = {"fmt": STYLES[loss], "color": COLORS[arm], "marker": "o", "markersize": 3, "capsize": 2}
                 centers = [differences.mean() for differences in values]
                 axis.errorbar(places, centers, halves, label=f"{arm}, {loss}", **look)
-    axis.axhline(0, color=COLORS["uniform"], linewidth=1)
     axis.set_xticks(np.arange(len(names)) + shift / 2, [str(name) for name in names])
     axis.set_xlabel(label, fontsize=8)
-    axis.set_ylabel("points over uniform, InfoNCE", fontsize=8)
+    axis.set_ylabel("MRR@10: points over uniform, infonce", fontsize=8)

@@ -12,9 +12,13 @@ from .. import runner
 from .protocol import Task
 from .train import Run
 
-RESULTS = Path(__file__).with_name("pretrained.csv")
+RESULTS = {
+    "cpu": Path(__file__).with_name("pretrained.csv"),
+    "gpu": Path(__file__).with_name("pretrained_gpu.csv"),
+    "smoke": runner.ROOT / "build" / "pretrained_smoke.csv",
+}
 REPORTS = runner.ROOT / "docs" / "study"
-OUTPUTS = (RESULTS, REPORTS / "PRETRAINED.md", REPORTS / "figures")
+OUTPUTS = (*RESULTS.values(), REPORTS / "PRETRAINED.md", REPORTS / "figures")
 
 
 @dataclasses.dataclass(frozen=True)
