@@ -80,9 +80,9 @@ class FeatureBank(NotAFunction):
         path: keeps the tables in memory-mapped files instead of memory: PATH, PATH.documents and PATH.last_update, with
             checksums of rows in PATH.checksums and a description in PATH.json. Existing files are used with their
             contents. Rows that are damaged, or were being stored when a process was stopped, have no embedding then,
-            and a warning says so. Files with mostly damaged rows are refused. Write to the tables by :meth:`update`
-            only. One process at a time can open the files, so with several ranks, each needs its own path. Such a bank
-            cannot be copied or pickled. CPU only.
+            and a warning says so. Files with mostly damaged rows, more than 256, are refused. Write to the tables by
+            :meth:`update` only. One process at a time can open the files, so with several ranks, each needs its own
+            path. Such a bank cannot be copied or pickled. CPU only.
         normalize: store unit vectors (a zero vector stays zero). csrc/cpu/bank/bank_update.h defines the rounding.
         momentum: m in [0, 1). An instance that has an embedding gets ``m * old + (1 - m) * new``. The result is
             normalized if ``normalize`` is set.
@@ -432,10 +432,10 @@ class FeatureBank(NotAFunction):
             raise ValueError(f"state: expected last_update from -1 to 2**62 - 1, got {first} to {latest}")
         step = validate.integer(state["step"], "state: step", latest + 1, MAX_STEP, because=" (after the last update)")
         num_skipped = validate.integer(state["num_skipped"], "state: num_skipped", 0, MAX_STEP)
-        for name, table in tables.items():
-            if table is not None:
-                table.copy_(state[name])
-        self._store.mark_changed()
+        with self._store.replaced():
+            for name, table in tables.items():
+                if table is not None:
+                    table.copy_(state[name])
         self.step, self._store.num_skipped, self._latest_ids = step, num_skipped, None
         self._planned, self._step_of_fill = (NO_PLAN, 0), 0
 

@@ -2,7 +2,7 @@
 
 PATH holds the embeddings, PATH.documents those of the second tower, PATH.last_update the steps, and PATH.checksums a
 checksum of each row (csrc/cpu/bank/bank_update.h). PATH.json is written last and describes them. Without it, the files
-are incomplete or do not belong to a bank.
+are incomplete or do not belong to a bank. PATH.replaced is there while a state is loaded.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import weakref
+from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from .._engine.warn import warn
 _FORMAT = 2
 MAX_STEP = 2**62
 _MAX_UNFINISHED = 256  # rows that threads of a stopped process may have been storing
+_BYTES_AT_ONCE = 1 << 26  # of rows whose checksums are computed; Ctrl-C waits for these
 
 
 class Tables(NamedTuple):
@@ -86,6 +88,7 @@ class BankFiles:
         if has_documents:
             parts[".documents"] = (shape, dtype)
         self.path = name = os.fspath(path)
+        self._marker = f"{name}.replaced"
         check_output(name, "path")
         content = {
             "format": _FORMAT,
@@ -116,7 +119,7 @@ class BankFiles:
             if is_new:
                 self.tables.last_update.fill_(-1)
                 first = self.checksums[:1]
-                core.bank_row_checksums(described(self._row(0)), out=address(first))
+                core.bank_row_checksums(described(self._rows(slice(1))), out=address(first))
                 self.checksums.fill_(int(first))  # all rows are equal, and reading them all would take long
                 with atomic_write(f"{name}.json") as file:
                     file.write(json.dumps(content).encode())
@@ -127,6 +130,8 @@ class BankFiles:
             raise
         if not is_new:
             self._repair()
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(self._marker)
 
     def refuse_copy(self) -> None:
         """Raises ``TypeError``: a copy would have other rows than the files."""
@@ -143,23 +148,35 @@ class BankFiles:
                 "of it. Give each process a bank with its own path"
             )
 
-    def mark_changed(self) -> None:
-        """Computes all checksums anew."""
-        core.bank_row_checksums(described(self.tables), out=address(self.checksums))
+    @contextlib.contextmanager
+    def replaced(self) -> Iterator[None]:
+        """In this context, other code writes to all tables. If that is interrupted, rows are repaired at opening."""
+        with open(self._marker, "wb"):
+            yield
+        self._write_checksums(self.checksums)
+        os.remove(self._marker)
 
-    def _row(self, row: int) -> Tables:
-        return Tables(*(None if table is None else table[row : row + 1] for table in self.tables))  # type: ignore
+    def _rows(self, part: slice) -> Tables:
+        return Tables(*(None if table is None else table[part] for table in self.tables))  # type: ignore
+
+    def _write_checksums(self, out: torch.Tensor) -> None:
+        data = self.tables.data
+        rows_at_once = max(1, _BYTES_AT_ONCE // (data.shape[1] * data.element_size()))
+        for first in range(0, len(out), rows_at_once):
+            part = slice(first, first + rows_at_once)
+            core.bank_row_checksums(described(self._rows(part)), out=address(out[part]))
 
     def _repair(self) -> None:
         """Removes the embeddings of rows with wrong checksums, unless these are most of those with one."""
         data, documents, last_update = self.tables
         expected = torch.empty_like(self.checksums)
-        core.bank_row_checksums(described(self.tables), out=address(expected))
+        self._write_checksums(expected)
         is_wrong = (expected != self.checksums) | (last_update < -1) | (last_update >= MAX_STEP)
         wrong = is_wrong.nonzero()[:, 0]
         if not len(wrong):
             return
-        if len(wrong) > max(_MAX_UNFINISHED, int((is_wrong | (last_update >= 0)).sum()) // 2):
+        most = max(_MAX_UNFINISHED, int((is_wrong | (last_update >= 0)).sum()) // 2)
+        if len(wrong) > most and not os.path.exists(self._marker):
             raise ValueError(
                 f"path: expected files whose rows agree with {self.path}.checksums, got {len(wrong)} of {len(data)} "
                 "rows that do not. A file is damaged or of another bank. Remove the files to begin with an empty bank"
@@ -168,7 +185,7 @@ class BankFiles:
             if table is not None:
                 table[wrong] = 0
         last_update[wrong] = -1
-        self.mark_changed()
+        self._write_checksums(self.checksums)
         warn(
             f"FeatureBank: {len(wrong)} of {len(data)} rows in the files at {self.path!r} have wrong checksums, the "
             f"first is row {int(wrong[0])}. They are damaged, or a process was stopped while it stored them. They "

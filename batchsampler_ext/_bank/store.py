@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -49,10 +51,9 @@ class HostStore:
         if self._files is not None:
             self._files.require_owner()
 
-    def mark_changed(self) -> None:
-        """Tells the store that its tables were written by other code than :meth:`store`."""
-        if self._files is not None:
-            self._files.mark_changed()
+    def replaced(self) -> contextlib.AbstractContextManager[None]:
+        """Returns a context in which other code than :meth:`store` writes to all tables."""
+        return contextlib.nullcontext() if self._files is None else self._files.replaced()
 
     def prepare(self, rows: torch.Tensor) -> torch.Tensor:
         """Returns rows in the form that :meth:`store` takes. They never share memory with the tables."""
@@ -167,8 +168,10 @@ class DeviceStore:
     def require_owner(self) -> None:
         """Does nothing: no other process has the tables."""
 
-    def mark_changed(self) -> None:
-        """Tells the store that its tables were written by other code than :meth:`store`."""
+    @contextlib.contextmanager
+    def replaced(self) -> Iterator[None]:
+        """Returns a context in which other code than :meth:`store` writes to all tables."""
+        yield
         self._order.leave()
 
     def prepare(self, rows: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from .requests import MatrixLayout
 
 TORCH_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _CPU = torch.device("cpu")
+_VALUES_AT_ONCE = 1 << 22
 _NUMPY_DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}  # bfloat16: the ml_dtypes package
 
 
@@ -149,8 +150,13 @@ def as_floats(value: Any, name: str) -> torch.Tensor:
         return dense(value, name)
     if isinstance(value, np.ndarray) and (value.dtype.kind == "f" or value.dtype.name == "bfloat16"):
         require_unmasked(value, name)
+        result = np.empty(value.shape, np.float32)
+        num_parts = 1 + value.size // _VALUES_AT_ONCE  # Ctrl-C waits for one of them
+        sources, targets = (np.array_split(np.atleast_1d(array), num_parts) for array in (value, result))
         with np.errstate(over="ignore"):  # infinity is reported later, with its instance
-            return torch.from_numpy(value.astype(np.float32))
+            for source, target in zip(sources, targets, strict=True):
+                target[...] = source
+        return torch.from_numpy(result)
     given = getattr(value, "dtype", None)
     found = type(value).__name__ if given is None else f"{type(value).__name__} of {given}"
     raise TypeError(f"{name}: expected a floating point tensor or NumPy array, got {found}")
@@ -203,7 +209,8 @@ def as_int64(value: Any, name: str, kind: str = "an array of integers") -> np.nd
         value = value.detach().cpu().to(torch.int64 if value.numel() == 0 else value.dtype).numpy()
     if isinstance(value, range):  # NumPy makes a list of it
         require_countable(value, name)
-    require_unmasked(value, name)
+    for part in value if isinstance(value, (list, tuple)) else (value,):
+        require_unmasked(part, name)
     try:
         array = np.asarray(value)
     except ValueError as error:  # lists of different lengths

@@ -188,6 +188,8 @@ def _ids_of_items(items: list[Any]) -> torch.Tensor | None:
     if not all(type(item) is int for item in items):
         if items and all(_is_truth(item) for item in items):
             raise _mask()
+        for item in items:
+            require_unmasked(item, "sampler")
         if not all(_is_number(item) for item in items):
             return None
         items = [operator.index(item) for item in items]

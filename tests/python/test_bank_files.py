@@ -116,7 +116,6 @@ def test_mostly_damaged_files_are_refused_and_stay(path):
     bank.update(torch.arange(600), torch.randn(600, 4))
     del bank
     checksums = np.memmap(f"{path}.checksums", np.int64, "r+")
-    intact = checksums.copy()
     checksums[:301] += 1
     checksums.flush()
     content = [Path(f"{path}{suffix}").read_bytes() for suffix in ("", ".last_update", ".checksums")]
@@ -126,8 +125,43 @@ def test_mostly_damaged_files_are_refused_and_stay(path):
         ):
             FeatureBank(1000, 4, path=path)
     assert content == [Path(f"{path}{suffix}").read_bytes() for suffix in ("", ".last_update", ".checksums")]
-    checksums[:] = intact
+    Path(f"{path}.replaced").touch()  # the process was stopped while it loaded a state
+    with pytest.warns(UserWarning, match="301 of 1000 rows"):
+        FeatureBank(1000, 4, path=path)
+    assert not Path(f"{path}.replaced").exists()
+
+
+def test_an_interrupted_load_leaves_files_that_open(path, monkeypatch):
+    source = FeatureBank(1000, 4, momentum=0.5)
+    source.update(torch.arange(1000), torch.randn(1000, 4))
+    bank = FeatureBank(1000, 4, path=path)
+
+    def interrupt(*arguments, **options) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("batchsampler_ext._bank.files.BankFiles._write_checksums", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            bank.load_state_dict(source.state_dict())
+    del bank
+    with pytest.warns(UserWarning, match="1000 of 1000 rows"):
+        bank = FeatureBank(1000, 4, path=path)
+    bank.load_state_dict(source.state_dict())
+    del bank
+    bank = FeatureBank(1000, 4, path=path)
+    assert torch.equal(bank.data, source.data)
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        path.name, *(f"{path.name}.{end}" for end in ("checksums", "json", "last_update"))
+    ]  # fmt: skip
+
+
+def test_a_few_damaged_rows_are_removed(path):
+    bank = FeatureBank(1000, 4, path=path)
+    bank.update(torch.arange(600), torch.randn(600, 4))
+    del bank
+    checksums = np.memmap(f"{path}.checksums", np.int64, "r+")
     checksums[:300] += 1
+    checksums.flush()
     with pytest.warns(UserWarning, match="300 of 1000 rows"):
         bank = FeatureBank(1000, 4, path=path)
     assert int((bank.last_update >= 0).sum()) == 300

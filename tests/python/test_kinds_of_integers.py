@@ -120,6 +120,15 @@ def test_masked_values_are_refused_by_name(name, call):
     masked = np.ma.masked_array(IDS, mask=IDS < 3)
     with pytest.raises(ValueError, match=rf"^{name}: expected no masked values, got \d+ of \d+"):
         call(masked)
+    if name not in ("positives", "graph", "unique"):  # of pairs
+        with pytest.raises((TypeError, ValueError), match=rf"^{name}: expected"):
+            call(list(masked))
+
+
+def test_lists_of_masked_rows_are_refused():
+    rows = [np.ma.masked_array([0, 1], mask=[False, True])]
+    with pytest.raises(ValueError, match=r"^positives: expected no masked values, got 1 of 2"):
+        drawn(positives=rows)
 
 
 @pytest.mark.parametrize(

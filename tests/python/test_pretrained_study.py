@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,46 @@ def test_evaluation_counts_the_best_positive(study):
     ids = torch.tensor([[7, 0], [7, 1], [8, 2]])
     metrics = study("train").evaluate(Rows(), [queries, documents], ids)
     assert metrics == pytest.approx({"mrr_at_10": (1 + 1 + 1 / 3) / 3, "recall_at_1": 2 / 3, "recall_at_10": 1.0})
+
+
+@pytest.mark.parametrize("value", [0.5, float("nan")])
+def test_a_model_that_has_diverged_ranks_last(study, value):
+    class Rows:
+        def eval(self) -> None: ...
+
+        def embed(self, column, texts, indices):
+            return texts[indices]
+
+    rows = torch.full((50, 3), value)
+    metrics = study("train").evaluate(Rows(), [rows, rows], torch.arange(50)[:, None])
+    assert metrics == {"mrr_at_10": 0.0, "recall_at_1": 0.0, "recall_at_10": 0.0}
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_large_protocols_are_complete_and_reported(study, tmp_path, name):
+    """All phases with made-up results, in which each arm has parameters of its own."""
+    protocol, results = study("protocol"), study("results")
+    profile, generator = protocol.PROFILES[name], random.Random(0)
+    rows = []
+    for tier in profile.tiers:
+        for phase in protocol.PHASES:
+            for task in list(protocol.pending(profile, tier, phase, rows)):
+                value = generator.uniform(40, 60) if task.run.num_steps else 1.0
+                result = {"metrics": dict.fromkeys(("mrr_at_10", "recall_at_1", "recall_at_10"), value / 100)}
+                rows.append(results.make_row(task, {**result, "in_batch_similarity": 0.1, "train_seconds": 1.0}))
+            assert not list(protocol.pending(profile, tier, phase, rows))
+    assert len({row.task() for row in rows}) == len(rows)
+    study("report").write(tmp_path, "", rows, profile)
+    report = (tmp_path / "PRETRAINED.md").read_text()
+    for tier in profile.tiers:
+        title = f"### {tier.name}, {tier.confirmed_on[0]}"
+        curve = report.split(f"{title}: batch size\n")[1].split("###")[0]
+        lines = [line for line in curve.splitlines() if line.startswith("| ")][1:]
+        best = protocol.best_parameters(tier, protocol.with_values(rows))
+        assert len(lines) == 8 + (best["uniform", "hardness"] != best["uniform", "infonce"])
+        assert all(cell.strip() for line in lines for cell in line.split("|")[1:-1])
+        assert (f"{title}: window\n" in report) == tier.has_windows
+    assert len(list((tmp_path / "figures").iterdir())) == 3
 
 
 def test_split_shares_no_part_and_no_text(study):

@@ -33,7 +33,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -227,21 +227,27 @@ def of_entry(entry: str) -> Iterator[Pair]:
 
 
 def captions(data: Path) -> Iterator[Pair]:
-    for number, texts in enumerate(table(data, "captions.tsv")):
+    for number, texts in enumerate(table(data, "captions")):
         for first, second in zip(texts[:4:2], texts[1:4:2], strict=False):
             yield Pair(first, second, str(number), str(number))
 
 
 def wikisplit(data: Path) -> Iterator[Pair]:
-    for number, texts in enumerate(table(data, "wikisplit.tsv")):
+    for number, texts in enumerate(table(data, "wikisplit")):
         yield Pair(texts[1], texts[2], str(number), str(number))
 
 
+def require_text(data: Path, names: Iterable[str]) -> None:
+    """Ends the program if a file that a data set is made from is not there."""
+    for name in names:
+        if name in ("captions", "wikisplit") and not (data / "text" / f"{name}.tsv").exists():
+            raise SystemExit(f"{name}: expected {data / 'text' / name}.tsv, which {Path(__file__).name} describes")
+
+
 def table(data: Path, name: str) -> Iterator[list[str]]:
-    path = data / "text" / name
-    if not path.exists():
-        raise SystemExit(f"--data: expected a file {path}, which {__name__} describes")
-    yield from (line.split("\t") for line in path.read_text("utf-8").splitlines())
+    require_text(data, [name])
+    lines = (data / "text" / f"{name}.tsv").read_text("utf-8").splitlines()
+    yield from (line.split("\t") for line in lines)
 
 
 SOURCES: dict[str, Callable[[Path], Iterator[Pair]]] = {

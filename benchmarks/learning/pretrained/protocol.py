@@ -71,6 +71,10 @@ ENCODER = Tier(
     "encoder", 100, 32, (64,), 3, 5, (1e-5, 3e-4), "glosses", ("captions", "docstrings"), 1, ENCODER_ARMS,
     few_arms_on=("docstrings",), shares_parameters=True, has_windows=False,
 )  # fmt: skip
+LARGE_ENCODER = Tier(
+    "encoder", 1000, 256, (32, 64, 1024), 8, 5, (1e-5, 3e-4), "descriptions", CONFIRMED_ON, 2,
+    tuple(arm for arm in batches.ARMS if arm != "online"),
+)  # fmt: skip
 PROFILES = {
     "cpu": Profile(
         tiers=(
@@ -79,24 +83,8 @@ PROFILES = {
             ENCODER,
         ),
     ),
-    # What takes too long on a CPU: the encoder with ten times the steps, and nearly all arms, sizes and windows.
-    "gpu": Profile(
-        tiers=(
-            Tier(
-                "encoder",
-                1000,
-                32,
-                (64, 256, 1024),
-                8,
-                5,
-                (1e-5, 3e-4),
-                "descriptions",
-                CONFIRMED_ON,
-                2,
-                tuple(arm for arm in batches.ARMS if arm != "online"),
-            ),
-        ),
-    ),
+    # What takes too long on a CPU: the encoder with ten times the steps, larger batches, and windows. Wants 24 GB.
+    "gpu": Profile(tiers=(LARGE_ENCODER,)),
     "smoke": Profile(
         tiers=(
             Tier("head", 4, 32, (16,), 1, 2, (1e-3, 1e-2), "numpy", ("networkx",), 1),

@@ -18,7 +18,8 @@ RESULTS = {
     "smoke": runner.ROOT / "build" / "pretrained_smoke.csv",
 }
 REPORTS = runner.ROOT / "docs" / "study"
-OUTPUTS = (*RESULTS.values(), REPORTS / "PRETRAINED.md", REPORTS / "figures")
+REPORTED = ("PRETRAINED.md", "figures", "PRETRAINED_gpu.md", "figures_gpu")
+OUTPUTS = (*RESULTS.values(), *(REPORTS / name for name in REPORTED))
 
 
 @dataclasses.dataclass(frozen=True)

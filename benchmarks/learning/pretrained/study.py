@@ -58,6 +58,8 @@ def run_pending(options: argparse.Namespace) -> None:
     tiers = {tier.name: tier for tier in profile.tiers}
     if unknown := set(options.tiers or ()) - tiers.keys():
         raise SystemExit(f"--tiers: expected some of {', '.join(tiers)}, got {', '.join(sorted(unknown))}")
+    for name in options.tiers or tiers:
+        pairs.require_text(options.data, (tiers[name].tuned_on, *tiers[name].confirmed_on))
     end = time.monotonic() + 60 * options.minutes
     device = options.device or ("cuda" if options.profile == "gpu" else "cpu")
     jobs = options.jobs or (os.cpu_count() if device == "cpu" else 1)

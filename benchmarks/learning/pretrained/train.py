@@ -128,7 +128,10 @@ def test_ids(data: Path, name: str) -> torch.Tensor:
 
 @torch.no_grad()
 def evaluate(student: Any, texts: list[Any], ids: torch.Tensor) -> dict[str, float]:
-    """Ranks all documents for each query. The best rank of a positive counts: see `pairs.positive_ids`."""
+    """Ranks all documents for each query. The best rank of a positive counts: see `pairs.positive_ids`.
+
+    Where scores are equal throughout, or NaN, the rank is the last one.
+    """
     student.eval()
     queries, documents = (
         embed_all(student, column, texts[column]) for column in (students.QUERIES, students.DOCUMENTS)
@@ -136,7 +139,8 @@ def evaluate(student: Any, texts: list[Any], ids: torch.Tensor) -> dict[str, flo
     scores = (queries @ documents.T).cpu()
     positive = (ids[:, None] == ids[None]).any(2)
     best = scores.masked_fill(~positive, -torch.inf).amax(1)
-    rank = 1 + ((scores > best[:, None]) & ~positive).sum(1)
+    has_diverged = ~(scores.amax(1) > scores.amin(1))
+    rank = 1 + (((scores > best[:, None]) | has_diverged[:, None]) & ~positive).sum(1)
     return {
         "mrr_at_10": float(torch.where(rank <= 10, 1 / rank, 0.0).mean()),
         **{f"recall_at_{k}": float((rank <= k).double().mean()) for k in (1, 10)},
