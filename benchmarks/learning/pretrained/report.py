@@ -157,11 +157,14 @@ def all_tables(rows: list[Row], profile: Profile) -> str:
 def summary(rows: list[Row], profile: Profile) -> str:
     """Returns gains over uniform batches with InfoNCE, all with the parameters of these."""
     pairs = [pair for pair in itertools.product(SUMMARY_ARMS, LOSSES) if pair != ("uniform", "infonce")]
-    lines = table_head("model", "data", *(f"{arm}, {loss}" for arm, loss in pairs))
+    last = "b3 over uniform, both hardness"
+    lines = table_head("model", "data", *(f"{arm}, {loss}" for arm, loss in pairs), last)
     for tier in reported_tiers(rows, profile):
         for runs in [*runs_of(tier, rows, profile), advised_runs(tier, rows, profile)]:
             gains = [with_half_width(runs.as_infonce(*pair)) for pair in pairs]
             if any(gains):
+                found = [runs.with_parameters(arm, "hardness", runs.best["uniform", "infonce"]) for arm in ADVICE_ARMS]
+                gains.append(with_half_width(paired_differences(found[1], found[0])))
                 lines.append(line([tier.name, runs.data, *gains]))
     return "\n".join(lines)
 
@@ -360,7 +363,8 @@ def draw(folder: Path, rows: list[Row], profile: Profile) -> None:
 def draw_arms(path: Path, shown: Sequence[Runs]) -> None:
     """One panel per tier and data set: points of each arm over uniform batches with InfoNCE, for both losses.
 
-    Hollow: with the learning rate and the temperature of uniform batches with InfoNCE, where the search found others.
+    Filled: with the learning rate and the temperature of uniform batches with InfoNCE. Hollow: with others, which the
+    search found for the arm.
     """
     if not shown:
         return
@@ -376,12 +380,12 @@ def draw_arms(path: Path, shown: Sequence[Runs]) -> None:
         for axis, runs in zip(axis_row, of_tier, strict=False):
             for offset, loss, marker in ((-0.15, "infonce", "o"), (0.15, "hardness", "s")):
                 look = {"fmt": marker, "color": COLORS_OF_LOSSES[loss], "markersize": 4, "capsize": 2}
-                whiskers(axis, [runs.over_uniform(arm, loss) for arm in arms], offset, label=loss, **look)
+                whiskers(axis, [runs.as_infonce(arm, loss) for arm in arms], offset, label=loss, **look)
                 others = [
-                    runs.as_infonce(arm, loss) if runs.best[arm, loss] != runs.best["uniform", "infonce"] else []
+                    runs.over_uniform(arm, loss) if runs.best[arm, loss] != runs.best["uniform", "infonce"] else []
                     for arm in arms
                 ]
-                label = f"{loss}, with the parameters of uniform, infonce"
+                label = f"{loss}, with parameters of its own"
                 whiskers(axis, others, offset + 0.15, label=label, markerfacecolor="white", **look)
             axis.axvline(0, color="0.5", linewidth=1)
             axis.set_yticks(range(len(arms)), arms, fontsize=8)
