@@ -157,14 +157,16 @@ def all_tables(rows: list[Row], profile: Profile) -> str:
 def summary(rows: list[Row], profile: Profile) -> str:
     """Returns gains over uniform batches with InfoNCE, all with the parameters of these."""
     pairs = [pair for pair in itertools.product(SUMMARY_ARMS, LOSSES) if pair != ("uniform", "infonce")]
-    last = "b3 over uniform, both hardness"
-    lines = table_head("model", "data", *(f"{arm}, {loss}" for arm, loss in pairs), last)
+    names = [f"{arm}, {loss}" for arm, loss in pairs]
+    place = 1 + pairs.index(("b3", "hardness"))
+    names.insert(place, "b3 over uniform, both hardness")
+    lines = table_head("model", "data", *names)
     for tier in reported_tiers(rows, profile):
         for runs in [*runs_of(tier, rows, profile), advised_runs(tier, rows, profile)]:
             gains = [with_half_width(runs.as_infonce(*pair)) for pair in pairs]
             if any(gains):
                 found = [runs.with_parameters(arm, "hardness", runs.best["uniform", "infonce"]) for arm in ADVICE_ARMS]
-                gains.append(with_half_width(paired_differences(found[1], found[0])))
+                gains.insert(place, with_half_width(paired_differences(found[1], found[0])))
                 lines.append(line([tier.name, runs.data, *gains]))
     return "\n".join(lines)
 
