@@ -21,7 +21,8 @@ MAX_TIMES_UNIFORM = 3.0
 """In-batch similarity above this many times that of uniform batches is advised against, by the teacher's scores.
 
 In the study, batches that are whole regions ("walks", "clusters") have 3.3 times the similarity of uniform ones on
-captions, and lost 0.3 to 0.6 points there. With 1.3 to 2.4 times, on docstrings and glosses, none lost more than 0.2.
+captions, and lost 0.3 to 0.6 points there in heads. With 1.3 to 2.4 times, on docstrings and glosses, heads lost at
+most 0.2.
 """
 MIN_UNIFORM = 0.03
 """Mean cosine in uniform batches below which MAX_TIMES_UNIFORM does not apply: the study has 0.07 to 0.08. A ratio to a
@@ -183,12 +184,12 @@ def ranks(window: tuple[int, int]) -> str:
     return f"ranks {window[0] + 1} to {window[1]}"
 
 
-# Tiers "head" (B = 256, 20 seeds), "static" (256, 8 seeds) and "encoder" (32, 5 seeds), with the parameters of InfoNCE.
+# Tiers "head" (B = 256, 20 seeds), "static" (256, 5 to 8) and "encoder" (32, 5), with the parameters of InfoNCE.
 _LOSS = (
     "Train with a loss that gives hard negatives more weight, such as hardness_mode of sentence-transformers, and keep "
     "the learning rate and the temperature that you use for InfoNCE. In the study, uniform batches with it gained 0.35 "
     "to 0.54 points of MRR@10 (mean reciprocal rank of the right document, in percent) where the teacher got a new "
-    "head, 0.5 and 0.9 where all of it was trained, and 0.7 to 1.1 in static embeddings."
+    "head, 0.5 and 0.8 where all of it was trained, and 0.7 to 1.1 in static embeddings."
 )
 _GAIN = (
     "In the study, b3 with such a loss was 0.1 points worse to 0.4 better than uniform batches with it, where the "
@@ -301,7 +302,7 @@ def _margin(chosen: Outcome, batch_size: int) -> list[str]:
         "set no relative margin: it would remove these negatives, and heads were 0.4 and 1.3 points worse where these "
         "were 3% and 11%"
         if share > MAX_MASKED
-        else "a relative margin changes little: in heads no difference was clear where it removed 2%"
+        else "a relative margin changes little: in heads it made b3 at most 0.2 points worse where it removed 2%"
     )
     return [
         f"{near}. If you train the teacher itself further, {if_teacher}. If you train a model that is weaker than the "
