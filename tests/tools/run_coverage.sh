@@ -26,8 +26,9 @@ status=0
 "$venv/bin/python" -m coverage html -q -d "$out/python"
 "$venv/bin/python" -m coverage report --skip-covered --sort=cover
 mkdir -p "$out/cpp"
-# Threads count without locks, so that kernels stay fast: a line is executed or not, the number means little.
+# Threads count without locks, so that kernels stay fast: a line is executed or not, the number means little. A line of a
+# template counts once.
 "$venv/bin/python" -m gcovr --root . --filter csrc/ --object-directory "$out/cmake" --html-details "$out/cpp/index.html" \
-  --gcov-ignore-parse-errors=negative_hits.warn_once_per_file --txt-summary --txt - --sort uncovered-percent "$out/cmake"
+  --gcov-ignore-parse-errors={negative,suspicious}_hits.warn_once_per_file --merge-lines --txt-summary --txt - --sort uncovered-percent "$out/cmake"
 echo "line by line: build/coverage/python/index.html, build/coverage/cpp/index.html"
 exit $status
