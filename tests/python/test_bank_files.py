@@ -111,13 +111,16 @@ def test_flipped_bits_in_files_of_a_bank_are_found(path, recwarn):
     assert num_silent == 0
 
 
-def test_mostly_damaged_files_are_refused_and_stay(path):
-    bank = FeatureBank(1000, 4, path=path)
-    bank.update(torch.arange(600), torch.randn(600, 4))
-    del bank
+def write_damaged(path: Path, num_damaged: int) -> None:
+    """Writes a bank of 1,000 rows, of which 600 have an embedding, and damages the first ones."""
+    FeatureBank(1000, 4, path=path).update(torch.arange(600), torch.randn(600, 4))
     checksums = np.memmap(f"{path}.checksums", np.int64, "r+")
-    checksums[:301] += 1
+    checksums[:num_damaged] += 1
     checksums.flush()
+
+
+def test_mostly_damaged_files_are_refused_and_stay(path):
+    write_damaged(path, 301)
     content = [Path(f"{path}{suffix}").read_bytes() for suffix in ("", ".last_update", ".checksums")]
     for _ in range(2):
         with pytest.raises(
@@ -156,12 +159,7 @@ def test_an_interrupted_load_leaves_files_that_open(path, monkeypatch):
 
 
 def test_a_few_damaged_rows_are_removed(path):
-    bank = FeatureBank(1000, 4, path=path)
-    bank.update(torch.arange(600), torch.randn(600, 4))
-    del bank
-    checksums = np.memmap(f"{path}.checksums", np.int64, "r+")
-    checksums[:300] += 1
-    checksums.flush()
+    write_damaged(path, 300)
     with pytest.warns(UserWarning, match="300 of 1000 rows"):
         bank = FeatureBank(1000, 4, path=path)
     assert int((bank.last_update >= 0).sum()) == 300
