@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -13,9 +14,14 @@ try:
     from .. import _core
     from .protocol import CpuEngine, Engine
 except ImportError as error:
+    is_source = Path(__file__).parents[2].joinpath("pyproject.toml").exists()
+    remedy = (
+        "Python has found the source code, which is not compiled. Change to a folder outside of it"
+        if is_source
+        else "Reinstall the package with a C++17 compiler at hand: pip install --force-reinstall ."
+    )
     raise ImportError(
-        "batchsampler_ext._core, the compiled CPU engine, could not be loaded "
-        f"({error}). Reinstall the package with a C++17 compiler at hand: pip install --force-reinstall ."
+        f"batchsampler_ext._core, the compiled CPU engine, could not be loaded ({error}). {remedy}"
     ) from error
 
 __all__ = ["as_device", "core", "cuda_load_error", "cuda_module", "engine", "queued_engine", "require_engine"]

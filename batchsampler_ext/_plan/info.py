@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._engine import validate
+from .._negatives.negatives import MarginRule
 from ..graph_builders import METRICS
 
 
@@ -74,6 +75,8 @@ _CHECKS: dict[str, Callable[[Any, str], object]] = {
     "num_neighbors": _integer_from(1),
     "community_size": _integers,
     "rank_window": _window,
+    "margin": lambda value, _: MarginRule.check(value, None, has_documents=True),
+    "relative_margin": lambda value, _: MarginRule.check(None, value, has_documents=True),
     "sources": _sources,
     "neighbors": _text,
     "neighbor_search": _search,

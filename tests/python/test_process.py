@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,13 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import batchsampler_ext
 from batchsampler_ext import FeatureBank, ProximityGraph, compose, knn, knn_graph, proximity_graph, sample_batches
 from batchsampler_ext._engine.backend import core
 from batchsampler_ext._engine.random import permutation
@@ -229,3 +232,25 @@ def test_peak_memory_stays_within_max_memory():
     beyond = [int(line) for line in result.stdout.split()]
     assert beyond[0] < 6_000_000 + 3_000_000
     assert beyond[1] < 2_000_000 + 3_000_000
+
+
+@pytest.mark.parametrize("is_source", [True, False])
+def test_a_package_without_its_engine_says_what_to_do(tmp_path, is_source):
+    """In a clone, Python finds the source code before the installed package."""
+    shutil.copytree(Path(batchsampler_ext.__file__).parent, tmp_path / "batchsampler_ext")
+    for engine in tmp_path.rglob("_co*.so"):
+        engine.unlink()
+    if is_source:
+        (tmp_path / "pyproject.toml").touch()
+    code = textwrap.dedent("""
+        import sys
+        from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
+        sys.meta_path[:] = [BuiltinImporter, FrozenImporter, PathFinder]  # without that of an editable install
+        sys.path.insert(0, sys.argv[1])
+        import batchsampler_ext
+    """)
+    result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert result.returncode == 1
+    remedy = "Change to a folder outside of it" if is_source else "pip install --force-reinstall ."
+    assert "the compiled CPU engine, could not be loaded (cannot import name '_core'" in result.stderr
+    assert result.stderr.rstrip().endswith(remedy)

@@ -318,6 +318,8 @@ EPOCHS = {f"epoch_{epoch}": torch.arange(6, dtype=torch.int32) for epoch in rang
         ({"info": {"max_per_batch": 0}}, "max_per_batch: expected an integer from 1"),
         ({"info": {"community_size": 3}}, "community_size: expected a list, got int"),
         ({"info": {"rank_window": [1]}}, "rank_window: expected two integers, got 1"),
+        ({"info": {"margin": {}}}, "margin: expected a float or None, got {}"),
+        ({"info": {"relative_margin": 2}}, "relative_margin: expected a finite number from 0 to 1, got 2"),
         ({"info": {"sources": [[1]]}}, "sources: expected two integers, got 1"),
         ({"info": {"neighbor_search": {}}}, "neighbor_search: expected an integer, got None"),
         ({"info": {"queries": 3}}, "queries: expected a string, got int"),
