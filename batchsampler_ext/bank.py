@@ -140,7 +140,7 @@ class FeatureBank(NotAFunction):
         self.num_instances = validate.integer(num_instances, "num_instances", 1, validate.MAX_NODES)
         self.dim = validate.integer(dim, "dim", 1, _MAX_ELEMENTS // self.num_instances)
         if not isinstance(dtype, torch.dtype) or dtype not in TORCH_DTYPES:
-            raise TypeError(f"dtype: expected float32, bfloat16 or float16, got {dtype!r:.200}")
+            raise TypeError(f"dtype: expected float32, bfloat16 or float16, got {validate.shown(dtype)}")
         place = as_device(device)
         require_engine(place, "device")
         if place.type == "cuda":
@@ -352,7 +352,7 @@ class FeatureBank(NotAFunction):
                     if arguments is not None and (not isinstance(arguments, tuple) or len(arguments) not in (2, 3)):
                         raise TypeError(
                             "encode_fn: expected (indices, embeddings) or (indices, embeddings, documents), got "
-                            f"{arguments!r:.100}"
+                            f"{validate.shown(arguments)}"
                         )
                 if arguments is not None:
                     self.update(*arguments)

@@ -23,7 +23,7 @@ def integer(value: Any, name: str, low: int, high: int | None = None, *, because
     except TypeError:  # arrays have the method, and raise it for other than one integer
         number = None
     if number is None:
-        raise TypeError(f"{name}: expected an integer, got {value!r:.200} of type {type(value).__name__}")
+        raise TypeError(f"{name}: expected an integer, got {shown(value, 200)} of type {type(value).__name__}")
     if number < low or (high is not None and number > high):
         bounds = f"at least {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{name}: expected an integer {bounds}{because}, got {number}")
@@ -31,7 +31,12 @@ def integer(value: Any, name: str, low: int, high: int | None = None, *, because
 
 
 def shown(value: Any, most: int = 100) -> str:
-    """Returns the beginning of ``repr(value)``, or the type of a value that has none."""
+    """Returns the beginning of ``repr(value)``, or the type of a value that has none.
+
+    Tensors of many elements are described: their repr may take more memory than they do, where elements are repeated.
+    """
+    if isinstance(value, torch.Tensor) and value.numel() > most:
+        return f"a tensor of {value.dtype} {list(value.shape)}"
     try:
         return f"{value!r:.{most}}"
     except Exception:
@@ -40,13 +45,13 @@ def shown(value: Any, most: int = 100) -> str:
 
 def choice(value: Any, name: str, options: Sequence[Any]) -> Any:
     if not any(isinstance(value, type(option)) and value == option for option in options):  # an array is none of them
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {shown(value)}")
     return value
 
 
 def flag(value: Any, name: str) -> bool:
     if not isinstance(value, bool):
-        raise TypeError(f"{name}: expected True or False, got {value!r} of type {type(value).__name__}")
+        raise TypeError(f"{name}: expected True or False, got {shown(value)} of type {type(value).__name__}")
     return value
 
 
@@ -61,7 +66,7 @@ def epoch(value: Any) -> int:
 def number(value: Any, name: str, expected: str) -> float:
     """Returns a real number as a float. expected: text for the error message."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected {expected}, got {value!r:.200}")
+        raise TypeError(f"{name}: expected {expected}, got {shown(value, 200)}")
     try:
         return float(value)
     except OverflowError:  # of integers
@@ -114,7 +119,9 @@ def progress(value: Any) -> Progress | None:
     if value is None or callable(value):
         return value
     if not all(hasattr(value, name) for name in ("n", "total", "reset", "update")):
-        raise TypeError(f"progress: expected a callable (done, total), a bar such as tqdm() or None, got {value!r}")
+        raise TypeError(
+            f"progress: expected a callable (done, total), a bar such as tqdm() or None, got {shown(value)}"
+        )
 
     def show(done: int, total: int) -> None:
         known = total if total >= 0 else None

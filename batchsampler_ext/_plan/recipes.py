@@ -210,7 +210,7 @@ def _integers(window: Any) -> tuple[int, int]:
     try:
         first, last = window
     except (TypeError, ValueError):
-        raise TypeError(f"rank_window: expected two integers (p, q), got {window!r}") from None
+        raise TypeError(f"rank_window: expected two integers (p, q), got {validate.shown(window)}") from None
     return validate.integer(first, "rank_window", 0), validate.integer(last, "rank_window", 0)
 
 

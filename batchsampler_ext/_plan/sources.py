@@ -75,7 +75,7 @@ def checked_options(
     per_batch = validate.integer(sources_per_batch, "sources_per_batch", 1)
     is_weighted = isinstance(interleave, Mapping)
     if not is_weighted and interleave != "proportional":
-        raise ValueError(f"interleave: expected 'proportional' or a dict of weights, got {interleave!r:.100}")
+        raise ValueError(f"interleave: expected 'proportional' or a dict of weights, got {validate.shown(interleave)}")
     if not has_sources:
         given = {"leftovers": leftovers != "mixed", "interleave": is_weighted, "sources_per_batch": per_batch > 1}
         for name in (name for name, is_given in given.items() if is_given):

@@ -171,3 +171,10 @@ def test_tables_of_graphs_are_read_from_every_layout(name):
     for wrong in (table.tolist(), table.astype(object), table.astype(table.dtype.newbyteorder()), table > 0):
         with pytest.raises(TypeError, match=f"{name}: expected"):
             ProximityGraph(**{**good, name: wrong})
+
+
+def test_errors_do_not_write_out_tensors_that_repeat_elements():
+    huge = torch.zeros(1, dtype=torch.bfloat16).expand(2**43)
+    for call in (lambda: knn_graph(X, huge), lambda: compose(X, batch_size=huge, preset="uniform")):
+        with pytest.raises(TypeError, match=r"expected an integer, got a tensor of torch.bfloat16 \[8796093022208\]"):
+            call()
