@@ -19,7 +19,8 @@ def sizes_of(num_members: int, batch_size: int, tail_sizes: Sequence[int] | None
         tail = num_members % batch_size
         tail_sizes = [tail] if tail else []
     num_full = (num_members - sum(tail_sizes)) // batch_size
-    return np.concatenate([np.full(num_full, batch_size, np.int64), np.array(tail_sizes, np.int64)])
+    full = np.full(num_full, min(batch_size, num_members), np.int64)  # the size may be beyond int64: of many ranks
+    return np.concatenate([full, np.array(tail_sizes, np.int64)])
 
 
 def gathered(values: torch.Tensor, order: torch.Tensor) -> torch.Tensor:

@@ -178,3 +178,8 @@ def test_errors_do_not_write_out_tensors_that_repeat_elements():
     for call in (lambda: knn_graph(X, huge), lambda: compose(X, batch_size=huge, preset="uniform")):
         with pytest.raises(TypeError, match=r"expected an integer, got a tensor of torch.bfloat16 \[8796093022208\]"):
             call()
+
+
+def test_ids_are_kept_apart_on_any_number_of_ranks():
+    sampler = ProximityBatchSampler(N, 2**20, bank=filled(), unique=IDS, rank=0, num_replicas=2**45)
+    assert sampler.num_replicas == 2**45
