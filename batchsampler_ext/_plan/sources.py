@@ -74,7 +74,7 @@ def checked_options(
     validate.choice(leftovers, "leftovers", LEFTOVERS)
     per_batch = validate.integer(sources_per_batch, "sources_per_batch", 1)
     is_weighted = isinstance(interleave, Mapping)
-    if not is_weighted and interleave != "proportional":
+    if not is_weighted and not (isinstance(interleave, str) and interleave == "proportional"):
         raise ValueError(f"interleave: expected 'proportional' or a dict of weights, got {validate.shown(interleave)}")
     if not has_sources:
         given = {"leftovers": leftovers != "mixed", "interleave": is_weighted, "sources_per_batch": per_batch > 1}
