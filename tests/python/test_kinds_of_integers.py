@@ -193,3 +193,8 @@ def test_arrays_in_the_place_of_words_are_refused_by_name(wrong):
     for name in ("planner", "scope"):
         with pytest.raises((TypeError, ValueError), match=f"^{name}: expected"):
             ProximityBatchSampler(N, 4, **{"bank": filled(), name: wrong})
+
+
+def test_a_view_without_dimensions_is_no_list_of_sizes():
+    with pytest.raises(TypeError, match="^community_size: expected an integer, got <memory"):
+        compose(X, batch_size=4, rank_window=(1, 5), community_size=memoryview(np.array(4)))
