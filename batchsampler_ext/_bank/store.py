@@ -8,13 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .._engine.arrays import TORCH_DTYPES, address, as_matrix, out_of_range
+from .._engine.arrays import TORCH_DTYPES, VALUES_AT_ONCE, address, as_matrix, out_of_range
 from .._engine.backend import core, engine, queued_engine
 from .._engine.cuda import StreamOrder, to_device_async
 from .._engine.requests import BankRows
 from .files import BankFiles, Tables, described
-
-_VALUES_AT_ONCE = 1 << 22  # of rows that are converted or checked; Ctrl-C waits for these
 
 
 class Rule(NamedTuple):
@@ -224,7 +222,7 @@ def _are_finite(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _parts(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return rows.split(max(1, _VALUES_AT_ONCE // max(1, rows.shape[1])))
+    return rows.split(max(1, VALUES_AT_ONCE // max(1, rows.shape[1])))
 
 
 def _keep_last(ids: torch.Tensor, rows: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:

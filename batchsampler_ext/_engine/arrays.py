@@ -14,7 +14,7 @@ from .requests import MatrixLayout
 
 TORCH_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _CPU = torch.device("cpu")
-_VALUES_AT_ONCE = 1 << 22
+VALUES_AT_ONCE = 1 << 22  # that are converted or checked, between which Ctrl-C is answered
 _NUMPY_DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}  # bfloat16: the ml_dtypes package
 
 
@@ -151,7 +151,7 @@ def as_floats(value: Any, name: str) -> torch.Tensor:
     if isinstance(value, np.ndarray) and (value.dtype.kind == "f" or value.dtype.name == "bfloat16"):
         require_unmasked(value, name)
         result = np.empty(value.shape, np.float32)
-        num_parts = 1 + value.size // _VALUES_AT_ONCE  # Ctrl-C waits for one of them
+        num_parts = 1 + value.size // VALUES_AT_ONCE
         sources, targets = (np.array_split(np.atleast_1d(array), num_parts) for array in (value, result))
         with np.errstate(over="ignore"):  # infinity is reported later, with its instance
             for source, target in zip(sources, targets, strict=True):

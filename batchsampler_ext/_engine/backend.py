@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 
 from .cuda import CudaEngine
+from .validate import shown
 
 try:
     from .. import _core
@@ -58,7 +59,7 @@ def as_device(value: Any) -> torch.device:
         return torch.device(value)
     except Exception as error:  # of many types
         kind = ValueError if isinstance(value, (str, int)) else TypeError
-        raise kind(f"device: expected a device of torch, got {value!r:.200} ({error!s:.100})") from None
+        raise kind(f"device: expected a device of torch, got {shown(value, 200)} ({error!s:.100})") from None
 
 
 def require_engine(device: torch.device, name: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .validate import shown
+
 
 class FixedSettings:
     """Raises ``AttributeError`` when a setting is assigned again."""
@@ -15,5 +17,5 @@ class FixedSettings:
         def __setattr__(self, name: str, value: Any) -> None:
             if name in self._FIXED and name in vars(self):
                 kind = type(self).__name__
-                raise AttributeError(f"{name}: expected no assignment, got {value!r:.100}; make a new {kind}")
+                raise AttributeError(f"{name}: expected no assignment, got {shown(value)}; make a new {kind}")
             super().__setattr__(name, value)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
+from .validate import shown
+
 
 def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
@@ -22,7 +24,7 @@ def require_member(group: dist.ProcessGroup, name: str) -> None:
     if group == dist.GroupMember.NON_GROUP_MEMBER:
         raise ValueError(f"{name}: expected a group that this process belongs to, got another one (NON_GROUP_MEMBER)")
     if not isinstance(group, dist.ProcessGroup):
-        raise TypeError(f"{name}: expected a process group, got {group!r} of type {type(group).__name__}")
+        raise TypeError(f"{name}: expected a process group, got {shown(group)} of type {type(group).__name__}")
 
 
 def device_of(group: dist.ProcessGroup | None) -> torch.device:

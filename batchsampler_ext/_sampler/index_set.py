@@ -25,6 +25,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from .._engine.arrays import as_int64, dense, require_countable, require_unmasked
+from .._engine.validate import shown
 from ..dataset import IndexedDataset
 
 
@@ -156,7 +157,7 @@ def _listed(drawn: list[Any]) -> torch.Tensor:
         return torch.empty(0, dtype=torch.int64, device="cpu")
     ids = _listed_ids(drawn)
     if ids is None:
-        raise TypeError(f"sampler: expected a sampler of instance ids, got one that draws {drawn[0]!r:.100}")
+        raise TypeError(f"sampler: expected a sampler of instance ids, got one that draws {shown(drawn[0])}")
     return ids
 
 

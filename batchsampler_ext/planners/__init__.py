@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .._engine.validate import shown
 from .base import Batches, BatchPlanner, PlanRequest
 from .cover_by_walks import CoverByWalksPlanner
 from .partition import PartitionPlanner
@@ -33,5 +34,5 @@ def find_planner(planner: str | BatchPlanner) -> BatchPlanner:
             raise ValueError(f"planner: expected one of {names} or a BatchPlanner, got {planner!r}")
         return PLANNERS[planner]()
     if isinstance(planner, type) or not isinstance(planner, BatchPlanner):
-        raise TypeError(f"planner: expected a name or a BatchPlanner, got {planner!r:.100}")
+        raise TypeError(f"planner: expected a name or a BatchPlanner, got {shown(planner)}")
     return planner

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from batchsampler_ext import (
     CoverByWalksPlanner,
+    FeatureBank,
     PartitionPlanner,
+    ProximityBatchSampler,
     ProximityGraph,
     WalkPlanner,
     batch_stats,
+    compose,
     knn,
     knn_graph,
     proximity_graph,
@@ -245,3 +249,23 @@ def test_sizes_beyond_any_machine_are_taken_as_no_limit():
     for options in ({"max_memory": 2**63}, {"candidate_group_size": 2**63}):
         options = {"candidate_group_size": len(X)} | options
         assert torch.equal(proximity_graph(X, 3, num_candidates=5, **options).neighbors, expected)
+
+
+def test_errors_do_not_write_out_tensors_that_repeat_elements():
+    huge = torch.zeros(1, dtype=torch.bfloat16).expand(2**43)
+    for call in (lambda: knn_graph(X, huge), lambda: compose(X, batch_size=huge, preset="uniform")):
+        with pytest.raises(TypeError, match=r"expected an integer, got a tensor of torch.bfloat16 \[8796093022208\]"):
+            call()
+    for name in ("planner", "rank"):
+        with pytest.raises((TypeError, ValueError), match=r"got a tensor of torch.bfloat16 \[8796093022208\]"):
+            ProximityBatchSampler(10, 4, **{"bank": FeatureBank(10, 4), name: huge})
+
+
+@pytest.mark.parametrize("wrong", [np.empty(0), np.ones(2), torch.ones(2)])
+def test_arrays_in_the_place_of_words_are_refused_by_name(wrong):
+    for name in ("interleave", "leftovers", "preset", "metric", "neighbors"):
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: expected"):
+            compose(X, **{"batch_size": 4, "rank_window": (1, 4), "sources": torch.arange(10) % 2, name: wrong})
+    for name in ("planner", "scope"):
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: expected"):
+            ProximityBatchSampler(10, 4, **{"bank": FeatureBank(10, 4), name: wrong})

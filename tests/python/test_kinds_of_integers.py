@@ -173,26 +173,9 @@ def test_tables_of_graphs_are_read_from_every_layout(name):
             ProximityGraph(**{**good, name: wrong})
 
 
-def test_errors_do_not_write_out_tensors_that_repeat_elements():
-    huge = torch.zeros(1, dtype=torch.bfloat16).expand(2**43)
-    for call in (lambda: knn_graph(X, huge), lambda: compose(X, batch_size=huge, preset="uniform")):
-        with pytest.raises(TypeError, match=r"expected an integer, got a tensor of torch.bfloat16 \[8796093022208\]"):
-            call()
-
-
 def test_ids_are_kept_apart_on_any_number_of_ranks():
     sampler = ProximityBatchSampler(N, 2**20, bank=filled(), unique=IDS, rank=0, num_replicas=2**45)
     assert sampler.num_replicas == 2**45
-
-
-@pytest.mark.parametrize("wrong", [np.empty(0), np.ones(2), torch.ones(2)])
-def test_arrays_in_the_place_of_words_are_refused_by_name(wrong):
-    for name in ("interleave", "leftovers", "preset", "metric", "neighbors"):
-        with pytest.raises((TypeError, ValueError), match=f"^{name}: expected"):
-            compose(X, **{"batch_size": 4, "rank_window": (1, 5), "sources": IDS % 2, name: wrong})
-    for name in ("planner", "scope"):
-        with pytest.raises((TypeError, ValueError), match=f"^{name}: expected"):
-            ProximityBatchSampler(N, 4, **{"bank": filled(), name: wrong})
 
 
 def test_a_view_without_dimensions_is_no_list_of_sizes():

@@ -122,31 +122,28 @@ def test_masked_pairs_are_not_in_the_loss(study):
     torch.testing.assert_close(found, (first + others) / 3)
 
 
+class Given:
+    """A model whose embeddings are the texts."""
+
+    def eval(self) -> None: ...
+
+    def embed(self, column, texts, indices):
+        return texts[indices]
+
+
 def test_evaluation_counts_the_best_positive(study):
-    class Rows:
-        def eval(self) -> None: ...
-
-        def embed(self, column, texts, indices):
-            return texts[indices]
-
     # Query 0 ranks document 1 first, and the two are positives of each other. Query 2 ranks its own last of three.
     queries = torch.eye(3)
     documents = torch.tensor([[0.5, 0.0, 0.9], [0.9, 1.0, 0.8], [0.0, 0.0, 0.1]])
     ids = torch.tensor([[7, 0], [7, 1], [8, 2]])
-    metrics = study("train").evaluate(Rows(), [queries, documents], ids)
+    metrics = study("train").evaluate(Given(), [queries, documents], ids)
     assert metrics == pytest.approx({"mrr_at_10": (1 + 1 + 1 / 3) / 3, "recall_at_1": 2 / 3, "recall_at_10": 1.0})
 
 
 @pytest.mark.parametrize("value", [0.5, float("nan")])
 def test_a_model_that_has_diverged_ranks_last(study, value):
-    class Rows:
-        def eval(self) -> None: ...
-
-        def embed(self, column, texts, indices):
-            return texts[indices]
-
     rows = torch.full((50, 3), value)
-    metrics = study("train").evaluate(Rows(), [rows, rows], torch.arange(50)[:, None])
+    metrics = study("train").evaluate(Given(), [rows, rows], torch.arange(50)[:, None])
     assert metrics == {"mrr_at_10": 0.0, "recall_at_1": 0.0, "recall_at_10": 0.0}
 
 
