@@ -42,7 +42,7 @@ def sample_batches(
         drop_last: leave out the ragged batch. A partition then leaves out N mod B random instances.
         seed: 0 to 2**64 - 1.
         epoch: 0 to 2**24 - 1.
-        num_batches: number of batches to plan, at most those of the epoch; "walks" has no such limit. Default: the
+        num_batches: number of batches to plan, at most those of the epoch; with "walks" at most 2**31 - 1. Default: the
             whole epoch, for "walks" as many batches as a partition has.
         num_threads: CPU threads, by default ``torch.get_num_threads()``.
 
@@ -73,7 +73,9 @@ def sample_batches(
     request = PlanRequest(
         batch_size=check_batch_size(batch_size),
         drop_last=validate.flag(drop_last, "drop_last"),
-        num_batches=None if num_batches is None else validate.integer(num_batches, "num_batches", 1),
+        num_batches=None
+        if num_batches is None
+        else validate.integer(num_batches, "num_batches", 1, validate.MAX_NODES),
         seed=validate.seed(seed),
         epoch=validate.epoch(epoch),
         restart_prob=restart_prob,

@@ -179,4 +179,4 @@ def _checked_tensor(value: Any, name: str, num_dimensions: int) -> torch.Tensor:
         raise ValueError(f"state: expected {name} int32 with {num_dimensions} dimensions, got {found}")
     if value.nbytes > value.untyped_storage().nbytes():
         raise ValueError(f"state: expected {name} with memory for each element, got {list(value.shape)} with less")
-    return value.cpu()
+    return value.cpu().as_subclass(torch.Tensor)  # others may not be copied

@@ -128,7 +128,7 @@ class Source:
                 flat[place] = self.choice(FLOATS)
             else:
                 limits = torch.iinfo(tensor.dtype)
-                flat[place] = min(max(self.integer(), limits.min), limits.max)
+                flat[place] = min(max(self.integer(), limits.min), limits.max, 2**63 - 1)  # torch sets no larger one
             return flat.view(tensor.shape)
         if action == 3:
             return tensor.to(self.choice(DTYPES))

@@ -194,6 +194,7 @@ def test_no_roots_give_no_walks():
         ),
         ({"num_batches": 3}, r"num_batches: .* 1 to 2 \(the batches of this epoch\), got 3"),
         ({"num_batches": 0, "planner": "walks"}, "num_batches: .* got 0"),
+        ({"num_batches": 2**63, "planner": "walks"}, "num_batches: .* from 1 to 2147483647, got 9223372036854775808"),
         (
             {"num_batches": 2, "planner": "walks", "batch_size": 9},
             r"num_batches: .* \(batch_size exceeds the 4 rows\), got 2",
