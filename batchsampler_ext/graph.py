@@ -15,6 +15,7 @@ from ._engine.arrays import (
     address,
     aligned,
     as_integers,
+    contiguous,
     dense,
     require_countable,
     require_device,
@@ -443,5 +444,5 @@ def _checked_table(value: Any, name: str, dtype: torch.dtype) -> torch.Tensor:
     require_countable(value, name)
     require_unmasked(value, name)
     if isinstance(value, np.ndarray):
-        value = torch.from_numpy(np.ascontiguousarray(value))
+        value = torch.from_numpy(contiguous(value))
     return aligned(value.contiguous())

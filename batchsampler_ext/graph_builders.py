@@ -502,7 +502,7 @@ class _Filters:
         if isinstance(labels, CheckedLabels):
             labels = labels.values
         elif labels is not None:
-            labels = checks.ids(labels, "labels", -1, 2**63 - 1)
+            labels = checks.ids(labels, "labels", -1, 2**63)
         if labels is not None and len(labels) != instances.num_rows:
             raise ValueError(f"labels: expected one for each of {instances.num_rows} instances, got {len(labels)}")
         return cls(

@@ -50,7 +50,7 @@ def batch_stats(
     matrix = as_matrix(features, "features")
     source = matrix.owner
     num_instances = matrix.num_rows
-    known_labels = None if labels is None else as_ids(_on_host(labels), "labels", -1, 2**63 - 1)
+    known_labels = None if labels is None else as_ids(_on_host(labels), "labels", -1, 2**63)
     if known_labels is not None and len(known_labels) != num_instances:
         raise ValueError(f"labels: expected one for each of {num_instances} instances, got {len(known_labels)}")
     if graph is not None and graph.num_instances != num_instances:

@@ -73,7 +73,7 @@ def as_matrix(value: Any, name: str) -> Matrix:
         return Matrix(array, array.device, array.data_ptr(), code, num_rows, dim, array.stride(0))
     item = array.dtype.itemsize
     if (dim > 1 and array.strides[1] != item) or array.strides[0] % item or not array.flags.aligned:
-        array = np.ascontiguousarray(array)
+        array = contiguous(array)
     address = array.__array_interface__["data"][0]
     return Matrix(array, _CPU, address, code, num_rows, dim, array.strides[0] // item)
 
@@ -133,6 +133,15 @@ def _has_memory(tensor: torch.Tensor) -> bool:
         return tensor.untyped_storage().nbytes() >= needed and tensor.data_ptr() != 0
     except RuntimeError:  # of a kind of tensor that stands for others, such as those of torch.compile and torch.func
         return False
+
+
+def contiguous(array: np.ndarray) -> np.ndarray:
+    """Returns the array, or a copy if its elements are not in order, side by side and at multiples of their size.
+
+    NumPy's own functions keep arrays that are not aligned, and negative strides of one element, which torch refuses.
+    """
+    is_plain = array.flags.c_contiguous and array.flags.aligned and min(array.strides, default=0) >= 0
+    return array if is_plain else np.array(array, order="C")
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:
@@ -224,7 +233,7 @@ def as_int64(value: Any, name: str, kind: str = "an array of integers") -> np.nd
         raise TypeError(f"{name}: expected integers, got {array.dtype}")
     if array.dtype.kind == "u" and array.dtype.itemsize == 8 and array.size and int(array.max()) >= 2**63:
         raise ValueError(f"{name}: expected integers below 2**63, got {int(array.max())}")
-    return np.ascontiguousarray(array.astype(np.int64))
+    return np.array(array, np.int64, order="C")
 
 
 def require_countable(value: torch.Tensor | np.ndarray | range, name: str) -> None:

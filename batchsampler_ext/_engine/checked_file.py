@@ -69,7 +69,9 @@ def load_checked(path: str | os.PathLike[str]) -> Any:
 
 def checksum_of_tensor(tensor: torch.Tensor) -> int:
     """Returns the CRC-32 of the data of a tensor on the CPU."""
-    flat = tensor.detach().contiguous().reshape(-1)
+    flat = tensor.detach().reshape(-1)
+    if flat.stride() != (1,):  # also of a single element, which counts as contiguous
+        flat = flat.clone(memory_format=torch.contiguous_format)
     return zlib.crc32(flat.view(torch.uint8).numpy().data) if len(flat) else 0
 
 

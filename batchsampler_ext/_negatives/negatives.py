@@ -341,7 +341,7 @@ def as_labels(value: Any, num_instances: int) -> np.ndarray | None:
     """Returns ``labels=`` as int64 [N]. Raises errors that name it."""
     if value is None:
         return None
-    labels = as_ids(value.cpu() if isinstance(value, torch.Tensor) else value, "labels", -1, 2**63 - 1)
+    labels = as_ids(value.cpu() if isinstance(value, torch.Tensor) else value, "labels", -1, 2**63)
     if len(labels) != num_instances:
         raise ValueError(f"labels: expected one for each of {num_instances} instances, got {len(labels)}")
     return labels.numpy()

@@ -84,7 +84,7 @@ class ApproximateSearch(NamedTuple):
         if metric not in kind.METRICS:
             raise ValueError(f"neighbors: expected 'exact' or 'faiss' with metric={metric!r}, got {library!r}")
         require_library(library)
-        labels = None if labels is None else as_ids(labels, "labels", -1, 2**63 - 1)
+        labels = None if labels is None else as_ids(labels, "labels", -1, 2**63)
         return cls(library, queries, documents, metric, labels, max_score, num_threads, [])
 
     def takes(self, rows: torch.Tensor) -> bool:

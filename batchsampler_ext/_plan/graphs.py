@@ -101,7 +101,7 @@ def _checked_once(options: GraphOptions, num_parts: int) -> Any:
     """Returns the labels for graphs of several parts."""
     if options.labels is None or num_parts == 1 or options.queries.device.type != "cpu":
         return options.labels
-    return CheckedLabels(as_ids(options.labels, "labels", -1, 2**63 - 1))
+    return CheckedLabels(as_ids(options.labels, "labels", -1, 2**63))
 
 
 def _rows_in_parts(parts: Sequence[Part], options: GraphOptions) -> torch.Tensor:

@@ -220,10 +220,8 @@ def _as_list(value: Any) -> list[Any]:
         return list(value.tolist())
     if isinstance(value, range) and value[2**24 :]:
         raise ValueError(f"community_size: expected at most 2**24 sizes, one for each epoch, got {value}")
-    try:
-        return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    except TypeError:  # of a memoryview without dimensions
-        return [value]
+    is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview))
+    return list(value) if is_list else [value]
 
 
 def _is_one(value: Any) -> bool:

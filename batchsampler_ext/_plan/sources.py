@@ -44,7 +44,7 @@ def checked_sources(sources: Any, num_instances: int) -> torch.Tensor | None:
         return None
     if isinstance(sources, torch.Tensor):
         sources = dense(sources, "sources").cpu()
-    result = as_ids(sources, "sources", 0, 2**63 - 1)
+    result = as_ids(sources, "sources", 0, 2**63)
     if len(result) != num_instances:
         raise ValueError(f"sources: expected one for each of {num_instances} instances, got {len(result)}")
     return result

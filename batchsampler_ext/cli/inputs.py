@@ -92,7 +92,7 @@ def reading(path: str, name: str, kind: str) -> Iterator[None]:
 
 def load_labels(path: str, num_rows: int) -> torch.Tensor:
     """Returns int64 [N] labels, -1 = unknown."""
-    labels = as_ids(load_array(path, "--labels", "array of integers"), "--labels", -1, 2**63 - 1)
+    labels = as_ids(load_array(path, "--labels", "array of integers"), "--labels", -1, 2**63)
     if len(labels) != num_rows:
         raise ValueError(f"--labels: expected one for each of {num_rows} instances, got {len(labels)}")
     return labels

@@ -346,7 +346,7 @@ BAD_VALUES = [
     ({"rows": [3, 50, 4]}, r"rows: expected values in \[0, 50\), got 50"),
     ({"rows": [3, -1, 50, 4]}, r"rows: expected values in \[0, 50\), got -1"),
     ({"rows": [7, 3, 9, 9, 3, 7]}, "rows: expected distinct ids, got 3 more than once"),
-    ({"labels": [0] * 49 + [-2]}, r"labels: expected values in \[-1, 9223372036854775807\), got -2"),
+    ({"labels": [0] * 49 + [-2]}, r"labels: expected values in \[-1, 9223372036854775808\), got -2"),
 ]
 
 

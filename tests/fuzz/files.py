@@ -131,7 +131,8 @@ def plan_bytes(description: Any, tensors: dict[str, torch.Tensor]) -> bytes:
     """Returns the file of a plan whose checksums are right, unless the description has no place for them."""
     layout, content = {}, b""
     for name, tensor in tensors.items():
-        raw = bytes(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()) if tensor.numel() else b""
+        plain = tensor.clone(memory_format=torch.contiguous_format).reshape(-1)
+        raw = bytes(plain.view(torch.uint8).numpy()) if tensor.numel() else b""
         offsets = [len(content), len(content) + len(raw)]
         layout[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
         content += raw

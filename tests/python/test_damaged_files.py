@@ -135,7 +135,10 @@ def test_files_without_a_checksum_are_refused(tmp_path):
 def test_only_what_can_be_checked_is_saved(tmp_path):
     with pytest.raises(TypeError, match="expected tensors, numbers and strings, got object"):
         save_checked(tmp_path / "file", {"a": object()})
-    content = {"a": [1, 2.5, None, True, "text"], "b": (torch.zeros(0), torch.tensor(3), torch.arange(6).view(2, 3).T)}
+    content = {
+        "a": [1, 2.5, None, True, "text"],
+        "b": (torch.zeros(0), torch.tensor(3), torch.arange(6).view(2, 3).T, torch.arange(4)[::2][:1]),
+    }
     save_checked(tmp_path / "file", content)
     assert repr(load_checked(tmp_path / "file")) == repr(content)
 

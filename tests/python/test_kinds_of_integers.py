@@ -12,6 +12,7 @@ import torch
 from batchsampler_ext import (
     FeatureBank,
     GraphConfig,
+    Plan,
     ProximityBatchSampler,
     ProximityGraph,
     batch_stats,
@@ -154,6 +155,31 @@ def test_measures_of_rows_need_tensors():
             mean_cosine(wrong)
 
 
+@pytest.mark.parametrize("argument", ["labels", "unique"])
+def test_the_largest_ids_mean_what_others_mean(argument):
+    """Ids are hashes at times: all of int64 that is not negative."""
+    ids = np.arange(N) // 2
+    large = np.where(ids == 9, 2**63 - 1, np.where(ids == 8, 2**63 - 2, ids))
+    for name, call in CALLS:
+        if name == argument and call is not equal_label_share:
+            assert as_list(call(large)) == as_list(call(ids))
+    for options in ({"rank_window": (1, 6), "community_size": 2}, {"preset": "walks"}, {"preset": "uniform"}):
+        both = [compose(X, X, batch_size=4, **options, **{argument: value}) for value in (large, ids)]
+        assert both[0].batches(0).indices.tolist() == both[1].batches(0).indices.tolist()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"rank_window": (1, 4)}, {"rank_window": {3: (1, 4), 2**63 - 1: (0, 5)}, "interleave": {3: 1.0, 2**63 - 1: 1.0}}],
+)
+def test_a_source_may_have_the_largest_number(options, tmp_path):
+    sources = np.where(np.arange(N) < 8, 3, 2**63 - 1)
+    plan = compose(X, batch_size=4, sources=sources, community_size=2, **options)
+    assert set(plan.sources(0).tolist()) == {3, 2**63 - 1}
+    plan.save(tmp_path / "plan")
+    assert Plan.load(tmp_path / "plan").sources(0).tolist() == plan.sources(0).tolist()
+
+
 def test_ids_beyond_int64_in_lists_are_refused():
     for items in ([2**63], [0, 2**70], [-(2**64)]):
         with pytest.raises(ValueError, match=r"sampler: expected integers below 2\*\*63, got"):
@@ -173,11 +199,20 @@ def test_tables_of_graphs_are_read_from_every_layout(name):
             ProximityGraph(**{**good, name: wrong})
 
 
+def test_tables_of_one_row_or_column_are_read_backward():
+    """NumPy takes them for contiguous whatever their strides are."""
+    for table in (TABLE[:1][::-1], TABLE[:, :1][:, ::-1]):
+        assert min(table.strides) < 0
+        graph = ProximityGraph(table, ids=IDS[: len(table)], num_instances=N)
+        assert graph.neighbors.tolist() == table.tolist()
+
+
 def test_ids_are_kept_apart_on_any_number_of_ranks():
     sampler = ProximityBatchSampler(N, 2**20, bank=filled(), unique=IDS, rank=0, num_replicas=2**45)
     assert sampler.num_replicas == 2**45
 
 
-def test_a_view_without_dimensions_is_no_list_of_sizes():
-    with pytest.raises(TypeError, match="^community_size: expected an integer, got <memory"):
-        compose(X, batch_size=4, rank_window=(1, 5), community_size=memoryview(np.array(4)))
+@pytest.mark.parametrize("memory", [memoryview(np.array(4)), memoryview(TABLE), b"\2\4", bytearray(b"\4")])
+def test_memory_is_no_list_of_sizes(memory):
+    with pytest.raises(TypeError, match="^community_size: expected an integer, got "):
+        compose(X, batch_size=4, rank_window=(1, 5), community_size=memory)

@@ -24,6 +24,7 @@ from batchsampler_ext import (
     proximity_graph,
     random_walk_with_restart,
 )
+from batchsampler_ext._engine.arrays import as_matrix
 from batchsampler_ext._engine.checked_file import load_checked, save_checked
 from batchsampler_ext._plan.file import write_plan
 from batchsampler_ext.cli.inputs import load_matrix
@@ -62,6 +63,7 @@ def test_memory_at_odd_addresses_is_read():
     expected = knn_graph(X, 2)
     for given in (misaligned(X), WithDLPack(X), WithDLPack(X, shift=4), WithDLPack(X, shift=1)):
         assert torch.equal(knn_graph(given, 2).neighbors, expected.neighbors)
+    assert as_matrix(misaligned(X).numpy(), "features").address % 4 == 0
     graph = ProximityGraph(misaligned(TABLE), misaligned(torch.zeros(12, 2)), misaligned(torch.arange(12)))
     assert graph.stats().num_edges == 24
     assert graph.neighbors.data_ptr() % 4 == 0
