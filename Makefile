@@ -37,16 +37,16 @@ charts: $(VENV)/installed
 	$(PY) -m benchmarks.charts
 
 # Does it learn better? DATA: a directory of data sets, see docs/study/STUDY.md. Hours; goes on where it was stopped.
-# PROFILE=gpu: the larger setting.
+# RESULTS=NEW.csv: repeats all runs. PROFILE=gpu: the larger setting.
 PROFILE ?= cpu
+RECORDED = $(if $(RESULTS),--results $(RESULTS))
 study: $(VENV)/installed
 	$(PY) -m benchmarks.learning.prepare $(DATA)
-	$(PY) -m benchmarks.learning.study run --data $(DATA) --profile $(PROFILE) $(STUDY_ARGS)
-	$(PY) -m benchmarks.learning.study report --profile $(PROFILE)
+	$(PY) -m benchmarks.learning.study run --data $(DATA) --profile $(PROFILE) $(RECORDED) $(STUDY_ARGS)
+	$(PY) -m benchmarks.learning.study report --profile $(PROFILE) $(RECORDED)
 
 # Does it pay with a pretrained encoder? docs/study/PRETRAINED.md. DATA: a directory with text/; the rest of the data is
 # made there. Hours; goes on where it was stopped. RESULTS=NEW.csv: repeats all runs. PROFILE=gpu: the larger setting.
-RECORDED = $(if $(RESULTS),--results $(RESULTS))
 pretrained-study: $(VENV)/installed
 	$(PY) -m benchmarks.learning.pretrained.study run --data $(DATA) --profile $(PROFILE) $(RECORDED) $(STUDY_ARGS)
 	$(PY) -m benchmarks.learning.pretrained.study report --profile $(PROFILE) $(RECORDED)

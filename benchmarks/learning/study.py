@@ -4,7 +4,7 @@ python -m benchmarks.learning.study run --data DIR [--jobs 2] [--minutes 60] [--
 python -m benchmarks.learning.study report
 
 `run` can be stopped at any point and continues there: runs in the CSV are not repeated. `report` rewrites the tables of
-docs/study/STUDY.md and its figures from the CSV.
+docs/study/STUDY.md and its figures from the CSV. `--results NEW.csv` for both repeats all runs.
 """
 
 from __future__ import annotations
@@ -36,13 +36,15 @@ def main(argv: list[str] | None = None) -> None:
     run.add_argument("--minutes", type=float, default=float("inf"), help="minutes after which no other run starts")
     run.add_argument("--systems", nargs="+", metavar="NAME", help="run only these systems")
     run.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES)
-    run.add_argument("--profile", choices=("cpu", "gpu"), default="cpu", help="gpu: the larger setting, one job")
-    run.add_argument("--results", type=Path, help="CSV of results; default: that of the profile")
     run.set_defaults(work=run_pending)
     report = commands.add_parser("report", help="write tables and figures from the CSV")
-    report.add_argument("--profile", choices=("cpu", "gpu"), default="cpu")
+    report.add_argument("--folder", type=Path, default=REPORTS, help="folder of STUDY.md and its figures")
     report.set_defaults(work=write_report)
+    for command in (run, report):
+        command.add_argument("--profile", choices=("cpu", "gpu"), default="cpu", help="gpu: larger, one job")
+        command.add_argument("--results", type=Path, help="CSV of results; default: that of the profile")
     options = parser.parse_args(argv)
+    options.results = options.results or RESULTS[options.profile]
     options.work(options)
 
 
@@ -51,15 +53,15 @@ def run_pending(options: argparse.Namespace) -> None:
     if unknown := set(options.systems or ()) - known.keys():
         raise SystemExit(f"--systems: expected some of {', '.join(known)}, got {', '.join(sorted(unknown))}")
     systems = [known[name] for name in options.systems or known]
-    results = options.results or RESULTS[options.profile]
     end = time.monotonic() + 60 * options.minutes
     jobs = 1 if options.profile == "gpu" else options.jobs
     for phase in PHASES:
         if phase in options.phases:
-            pending = [task for system in systems for task in pending_tasks(system, phase, read(results))]
+            rows = read(options.results)
+            pending = [task for system in systems for task in pending_tasks(system, phase, rows)]
             run_one = functools.partial(execute_one, systems=known, options=options)
             with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-                execute(pending, run_one, pool, results, end)
+                execute(pending, run_one, pool, options.results, end)
 
 
 def pending_tasks(system: System, phase: str, rows: list[Row]) -> Iterator[Task]:
@@ -115,15 +117,15 @@ def write_report(options: argparse.Namespace) -> None:
     from .tables import BEGIN, END, update
 
     systems, profile = profile_systems(options.profile), options.profile
-    rows = planned(read(RESULTS[profile]), systems)
+    rows = planned(read(options.results), systems)
     suffix = "" if profile == "cpu" else f"_{profile}"
-    report = REPORTS / f"STUDY{suffix}.md"
+    report = options.folder / f"STUDY{suffix}.md"
     if not report.exists():
         report.write_text(
-            f"# The learning study on a {profile.upper()}\n\nProtocol: STUDY.md\n\n{BEGIN}\n{END}\n", "utf-8"
+            f"# The learning study on a {profile.upper()}\n\nProtocol: docs/study/STUDY.md\n\n{BEGIN}\n{END}\n", "utf-8"
         )
     update(report, rows, systems)
-    draw(REPORTS / f"figures{suffix}", rows, systems)
+    draw(options.folder / f"figures{suffix}", rows, systems)
 
 
 if __name__ == "__main__":

@@ -146,6 +146,16 @@ def test_command_prints_its_usage(study, capsys):
     assert "benchmarks.learning.study" in sys.modules
 
 
+def test_report_shows_the_results_that_it_is_given(study, systems, tmp_path):
+    results, tables = study("results"), study("tables")
+    system = next(iter(systems.values()))
+    complete(study, system, tmp_path / "new.csv", lambda task: 50.0)
+    study("study").main(["report", "--results", str(tmp_path / "new.csv"), "--folder", str(tmp_path)])
+    shown = (tmp_path / "STUDY.md").read_text("utf-8")
+    assert tables.all_tables(results.read(tmp_path / "new.csv"), systems) in shown
+    assert list((tmp_path / "figures").iterdir())
+
+
 def test_recorded_results_stay_in_the_report(study, systems):
     """Results of options that were renamed or removed stay as well."""
     results = study("results")
