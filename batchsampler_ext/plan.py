@@ -322,7 +322,9 @@ class Plan(NotAFunction, FixedSettings):
         uniform = Batches(*self._cut_ids(ids, planned.tail_sizes), tail_sizes=planned.tail_sizes)
         kinds = {"planned": planned, "uniform": uniform}
         metric = self.info.get("metric", "cosine")
-        margins = {name: self.info.get(name) for name in ("margin", "relative_margin")}
+        margins = {  # a file may have an integer, of any size
+            name: float(self.info[name]) for name in ("margin", "relative_margin") if self.info.get(name) is not None
+        }
         scores = {}
         for kind, batches in kinds.items():
             shown = stage_of(progress, f"{kind} batches measured", is_public=True)

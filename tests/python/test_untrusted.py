@@ -335,6 +335,14 @@ def test_plans_with_impossible_headers_are_refused(tmp_path, change, message):
         Plan.load(tmp_path / "plan")
 
 
+def test_margins_of_a_file_may_be_integers_of_any_size(tmp_path):
+    shown = []
+    for margin in (2**70, float(2**70)):
+        write_plan(tmp_path / "plan", EPOCHS, {**HEADER, "info": {"margin": margin}})
+        shown.append(str(Plan.load(tmp_path / "plan").report(X[:6], X[6:])))
+    assert shown[0] == shown[1]
+
+
 @pytest.mark.parametrize("num_left", [0, 4])
 def test_epochs_with_other_numbers_of_batches_are_refused(tmp_path, num_left):
     """Samplers and sources count on equally many."""
