@@ -30,6 +30,7 @@ from ._engine.arrays import TORCH_DTYPES, as_floats, as_integers, dense
 from ._engine.backend import as_device, require_engine
 from ._engine.checked_file import load_checked, save_checked
 from ._engine.cuda import to_device_async, to_host
+from ._engine.files import as_path
 from ._engine.hashes import checksum, hash_rows
 from ._engine.not_a_function import NotAFunction
 from ._engine.process_group import is_distributed
@@ -336,7 +337,9 @@ class FeatureBank(NotAFunction):
         Raises:
             TypeError, ValueError: the errors of :meth:`update`.
         """
-        progress = validate.progress(progress)
+        if not callable(encode_fn):
+            raise TypeError(f"encode_fn: expected a function of a batch, got {validate.shown(encode_fn)}")
+        loader, progress = validate.iterable(loader, "loader", "an iterable of batches"), validate.progress(progress)
         total = len(loader) if isinstance(loader, Sized) else -1
         is_gathered = self._is_gathered()
         rank, num_ranks = self._rank_and_size() if is_gathered and _is_equal_on_ranks(loader) else (0, 1)
@@ -455,12 +458,11 @@ class FeatureBank(NotAFunction):
             ValueError: the file is damaged or was not written by :meth:`save`.
             TypeError, ValueError: the errors of :meth:`load_state_dict`.
         """
+        path = as_path(path)
         try:
             state = load_checked(path)
         except ValueError as error:
-            raise ValueError(
-                f"path: expected a file written by FeatureBank.save, got {os.fspath(path)!r}: {error}"
-            ) from error
+            raise ValueError(f"path: expected a file written by FeatureBank.save, got {path!r}: {error}") from error
         self.load_state_dict(state)
 
     def _checked_update(self, indices: Any, embeddings: Any, documents: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:

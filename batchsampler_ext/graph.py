@@ -24,7 +24,7 @@ from ._engine.arrays import (
 from ._engine.backend import as_device, engine, require_engine
 from ._engine.cuda import DeviceStatus, StreamOrder
 from ._engine.deferred_checks import DeferredChecks
-from ._engine.files import atomic_write, npy_content, stored_members
+from ._engine.files import as_path, atomic_write, npy_content, stored_members
 from ._engine.requests import Edges, GraphLayout, MutualEdgesRequest
 
 __all__ = ["GraphStats", "ProximityGraph"]
@@ -377,6 +377,7 @@ class ProximityGraph:
             OSError: the file cannot be opened.
             ValueError: the file is truncated, corrupt or was not written by :meth:`save`.
         """
+        path = as_path(path)
         with open(path, "rb") as file:
             try:
                 _require_sizes(file)
@@ -385,7 +386,7 @@ class ProximityGraph:
                 return cls._from_arrays(arrays)
             except Exception as error:  # the zip and npy readers raise a dozen types on corrupt input
                 raise ValueError(
-                    f"path: expected an intact graph written by ProximityGraph.save, got {os.fspath(path)!r} "
+                    f"path: expected an intact graph written by ProximityGraph.save, got {path!r} "
                     f"({type(error).__name__}: {error})"
                 ) from error
 

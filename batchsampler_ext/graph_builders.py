@@ -70,6 +70,7 @@ class GraphConfig:
     def __post_init__(self) -> None:
         validate.integer(self.num_candidates, "num_candidates", 1)
         validate.integer(self.num_neighbors, "num_neighbors", 1)
+        validate.integer(self.range_min, "range_min", 0, validate.MAX_NODES)
 
     def with_given(self, **keywords: Any) -> GraphConfig:
         """Returns a copy in which the keywords that are not None replace its values."""
@@ -185,6 +186,8 @@ def proximity_graph(
     """
 
     def checked_call() -> _GraphCall:
+        if config is not None and not isinstance(config, GraphConfig):
+            raise TypeError(f"config: expected a GraphConfig or None, got {type(config).__name__}")
         given = (GraphConfig() if config is None else config).with_given(
             metric=metric, candidate_group_size=candidate_group_size, labels=labels, max_score=max_score,
             range_min=range_min, compute_dtype=compute_dtype, sort=sort, return_scores=return_scores,

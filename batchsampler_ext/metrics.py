@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._engine.arrays import as_ids, as_integers, as_matrix
+from ._engine import validate
+from ._engine.arrays import as_ids, as_integers, as_matrix, on_host
 from .graph import ProximityGraph
 
 __all__ = ["batch_stats", "equal_label_share", "mean_cosine"]
@@ -50,17 +51,19 @@ def batch_stats(
     matrix = as_matrix(features, "features")
     source = matrix.owner
     num_instances = matrix.num_rows
-    known_labels = None if labels is None else as_ids(_on_host(labels), "labels", -1, 2**63)
+    known_labels = None if labels is None else as_ids(on_host(labels, "labels"), "labels", -1, 2**63)
     if known_labels is not None and len(known_labels) != num_instances:
         raise ValueError(f"labels: expected one for each of {num_instances} instances, got {len(known_labels)}")
+    if graph is not None and not isinstance(graph, ProximityGraph):
+        raise TypeError(f"graph: expected a ProximityGraph or None, got {type(graph).__name__}")
     if graph is not None and graph.num_instances != num_instances:
         raise ValueError(
             f"graph: expected a graph over {num_instances} instances, the rows of features, got {graph.num_instances}"
         )
     edges = None if graph is None else _EdgeCounter(graph.to("cpu"))
     per_batch: dict[str, list[float]] = {"in_batch_similarity": []}
-    for batch in batches:
-        members = as_ids(_on_host(batch), "batches", -1, num_instances)
+    for batch in validate.iterable(batches, "batches", "an iterable of arrays of ids"):
+        members = as_ids(on_host(batch, "batches"), "batches", -1, num_instances)
         members = members[members >= 0]
         per_batch["in_batch_similarity"].append(_member_cosine(source, members))
         if known_labels is not None:
@@ -92,6 +95,8 @@ def mean_cosine(rows: torch.Tensor) -> torch.Tensor:
     if not isinstance(rows, torch.Tensor) or rows.dtype not in (torch.float32, torch.float64):
         found = rows.dtype if isinstance(rows, torch.Tensor) else type(rows).__name__
         raise TypeError(f"rows: expected a tensor of float32 or float64, got {found}")
+    if rows.layout != torch.strided:
+        raise TypeError(f"rows: expected a dense tensor, got a tensor that is {rows.layout}")
     if rows.ndim != 2:
         raise ValueError(f"rows: expected shape [n, D], got {list(rows.shape)}")
     count = len(rows)
@@ -124,10 +129,6 @@ def equal_label_share(labels: torch.Tensor) -> torch.Tensor:
         return torch.full((), float("nan"), dtype=torch.float64, device=labels.device)
     counts = torch.unique(known, return_counts=True)[1].double()
     return (counts * (counts - 1)).sum() / (len(known) * (len(known) - 1))
-
-
-def _on_host(values: Any) -> Any:
-    return values.cpu() if isinstance(values, torch.Tensor) else values
 
 
 def _member_cosine(features: Any, members: torch.Tensor) -> float:

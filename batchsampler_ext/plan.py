@@ -15,7 +15,7 @@ from ._engine.arrays import as_matrix
 from ._engine.fixed import FixedSettings
 from ._engine.not_a_function import NotAFunction
 from ._engine.random import permutation
-from ._engine.validate import Progress
+from ._engine.validate import Progress, ProgressBar
 from ._negatives.negatives import Negatives
 from ._negatives.tables import sizes_of
 from ._plan.approximate import described as described_search
@@ -258,7 +258,7 @@ class Plan(NotAFunction, FixedSettings):
         return plan
 
     def report(
-        self, queries: Any, documents: Any = None, *, epoch: int = 0, progress: Progress | None = None
+        self, queries: Any, documents: Any = None, *, epoch: int = 0, progress: Progress | ProgressBar | None = None
     ) -> PlanReport:
         """Measures the batches of an epoch, beside those of a uniform epoch. ``print`` shows a table and a figure.
 
@@ -266,7 +266,8 @@ class Plan(NotAFunction, FixedSettings):
             queries, documents: the embeddings that the plan was composed from, see :func:`compose`. They are compared
                 with the digests in ``info``, in one pass.
             epoch: 0 to E - 1.
-            progress: called as ``progress(num_done, total)`` for the batches of either kind.
+            progress: called as ``progress(num_done, total)`` for the batches of either kind, or a bar such as
+                ``tqdm()``.
 
         Returns:
             A dict: "planned" and "uniform" -> means over at most 200 batches, spread evenly over the epoch.
@@ -287,6 +288,7 @@ class Plan(NotAFunction, FixedSettings):
             ValueError: embeddings that the plan was not composed from, by a digest of all values.
         """
         validate.integer(epoch, "epoch", 0, self.num_epochs - 1, because=" (num_epochs - 1)")
+        progress = validate.progress(progress)
         self._require_same_embeddings(queries, documents, progress)
         return self._measured(queries, documents, epoch, progress)
 

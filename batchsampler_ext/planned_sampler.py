@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Sized
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset
 
+from ._engine import validate
+from ._engine.arrays import require_countable
 from ._engine.backend import core
 from ._engine.random import Stream
 from ._negatives.padding import padding
@@ -196,8 +197,11 @@ def _check_dataset(dataset: Any, num_instances: int) -> None:
         raise TypeError(
             f"dataset: expected a dataset with __getitem__, got an IterableDataset, {type(dataset).__name__}"
         )
-    if hasattr(dataset, "__index__") and not isinstance(dataset, bool):
-        size, kind = operator.index(dataset), ""
+    if isinstance(dataset, range):
+        require_countable(dataset, "dataset")
+    is_number = hasattr(dataset, "__index__") and getattr(dataset, "ndim", 0) == 0  # an array may be a dataset
+    if is_number and not isinstance(dataset, bool):
+        size, kind = validate.integer(dataset, "dataset", 0), ""
     elif isinstance(dataset, Sized) and hasattr(dataset, "__getitem__"):
         size, kind = len(dataset), f"{type(dataset).__name__} of "
     else:

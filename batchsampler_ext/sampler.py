@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch.utils.data import Sampler
 
 from ._engine import validate
+from ._engine.arrays import require_countable
 from ._engine.cuda import to_device_async, to_host
 from ._engine.warn import warn
 from ._negatives.negatives import Negatives
@@ -330,6 +331,8 @@ class ProximityBatchSampler(EpochSampler):
         if config is None:
             return
         labels = config.labels
+        if isinstance(labels, range):
+            require_countable(labels, "labels")
         if isinstance(labels, Sized) and getattr(labels, "ndim", 1) == 1 and len(labels) != size:
             raise ValueError(
                 f"labels: expected one for each of {size} instances of the bank (bank.num_instances), in the order of "

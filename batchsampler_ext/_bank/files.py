@@ -18,7 +18,7 @@ import torch
 
 from .._engine.arrays import TORCH_DTYPES, address
 from .._engine.backend import core
-from .._engine.files import atomic_write, check_output, locks_at_once, reserve
+from .._engine.files import as_path, atomic_write, check_output, locks_at_once, reserve
 from .._engine.requests import BankTables
 from .._engine.warn import warn
 
@@ -87,7 +87,7 @@ class BankFiles:
         }
         if has_documents:
             parts[".documents"] = (shape, dtype)
-        self.path = name = os.fspath(path)
+        self.path = name = as_path(path)
         self._marker = f"{name}.replaced"
         check_output(name, "path")
         content = {

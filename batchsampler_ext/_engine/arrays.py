@@ -115,6 +115,11 @@ def dense(tensor: torch.Tensor, name: str) -> torch.Tensor:
     return tensor
 
 
+def on_host(value: Any, name: str) -> Any:
+    """Returns a tensor on the CPU, whose checks then need no device. Other values stay as they are."""
+    return dense(value, name).cpu() if isinstance(value, torch.Tensor) else value
+
+
 def require_unmasked(value: Any, name: str) -> None:
     """Raises ``ValueError`` for a NumPy array with a mask, whose masked values would count like the others."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
@@ -211,11 +216,10 @@ def as_int64(value: Any, name: str, kind: str = "an array of integers") -> np.nd
         TypeError, ValueError: no integers, no rectangle, or a value of 2**63 or more.
     """
     if isinstance(value, torch.Tensor):
-        value = dense(value, name)
         require_countable(value, name)
         if value.dtype.is_floating_point and value.numel():
             raise TypeError(f"{name}: expected integers, got {value.dtype}")
-        value = value.detach().cpu().to(torch.int64 if value.numel() == 0 else value.dtype).numpy()
+        value = on_host(value, name).to(torch.int64 if value.numel() == 0 else value.dtype).numpy()
     if isinstance(value, range):  # NumPy makes a list of it
         require_countable(value, name)
     for part in value if isinstance(value, (list, tuple)) else (value,):

@@ -21,7 +21,10 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from .validate import shown
+
 __all__ = [
+    "as_path",
     "atomic_directory",
     "atomic_write",
     "check_output",
@@ -46,6 +49,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises:
         OSError: the disk is full, also if the writer in the block has hidden that behind another error.
     """
+    path = as_path(path)
     check_output(path, "path")
     target = Path(os.path.realpath(path))
     _remove_abandoned(target)
@@ -90,6 +94,24 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     finally:
         os.close(lock)
+
+
+def as_path(value: Any, name: str = "path") -> str:
+    """Returns a path that a file can have.
+
+    Raises:
+        TypeError, ValueError: not a path, such as the number of an open file, or one that the system cannot have.
+    """
+    try:
+        path = os.fsdecode(os.fspath(value))
+        os.fsencode(path)
+        if "\0" in path:
+            raise ValueError("it has a null byte")
+    except TypeError:
+        raise TypeError(f"{name}: expected a path, got {shown(value)} of type {type(value).__name__}") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: expected a path, got {value!a:.200} ({error})") from None
+    return path
 
 
 def check_output(path: str | os.PathLike[str], name: str) -> None:

@@ -104,6 +104,19 @@ def max_score(value: Any) -> float | None:
     return limit
 
 
+def iterable(value: Any, name: str, expected: str) -> Any:
+    """Returns ``value``, which is not iterated here: its own errors must not be taken for a wrong type.
+
+    expected: text for the error message.
+    """
+    is_iterable = hasattr(value, "__iter__") or hasattr(value, "__getitem__")
+    if not is_iterable or getattr(value, "ndim", 1) == 0 or isinstance(value, memoryview):
+        raise TypeError(f"{name}: expected {expected}, got {shown(value)} of type {type(value).__name__}")
+    if isinstance(value, range) and value[2**63 - 1 :]:  # it has no len()
+        raise ValueError(f"{name}: expected {expected}, got {value}")
+    return value
+
+
 class ProgressBar(Protocol):
     """A bar with the interface of ``tqdm``."""
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .._engine import validate
-from .._engine.arrays import Matrix, as_ids
+from .._engine.arrays import Matrix, as_ids, on_host
 from .._engine.cuda import to_device_async, to_host
 from ..graph import ProximityGraph
 from ..graph_builders import knn
@@ -341,7 +341,7 @@ def as_labels(value: Any, num_instances: int) -> np.ndarray | None:
     """Returns ``labels=`` as int64 [N]. Raises errors that name it."""
     if value is None:
         return None
-    labels = as_ids(value.cpu() if isinstance(value, torch.Tensor) else value, "labels", -1, 2**63)
+    labels = as_ids(on_host(value, "labels"), "labels", -1, 2**63)
     if len(labels) != num_instances:
         raise ValueError(f"labels: expected one for each of {num_instances} instances, got {len(labels)}")
     return labels.numpy()

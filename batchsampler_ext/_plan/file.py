@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from .._engine.checked_file import checksum_of_tensor as checksum
-from .._engine.files import atomic_write
+from .._engine.files import as_path, atomic_write
 
 _VERSION = 2
 _NAMES = {torch.int32: "I32", torch.int64: "I64", torch.bool: "BOOL", torch.float32: "F32"}
@@ -58,10 +58,10 @@ class PlanFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = os.fspath(path)
-        if os.path.isdir(path):
+        self._path = as_path(path)
+        if os.path.isdir(self._path):
             raise self.error("a directory")
-        with open(path, "rb"):  # raises OSError by name
+        with open(self._path, "rb"):  # raises OSError by name
             pass
         import safetensors  # here, because GPU checks run where it is not installed
 

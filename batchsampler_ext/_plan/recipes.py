@@ -208,10 +208,15 @@ def _by_source(windows: Mapping[Any, Any]) -> dict[int, Any]:
 
 def _integers(window: Any) -> tuple[int, int]:
     try:
+        if isinstance(window, _MEMORY):
+            raise TypeError
         first, last = window
     except (TypeError, ValueError):
         raise TypeError(f"rank_window: expected two integers (p, q), got {validate.shown(window)}") from None
     return validate.integer(first, "rank_window", 0), validate.integer(last, "rank_window", 0)
+
+
+_MEMORY = (str, bytes, bytearray, memoryview)  # sequences that are no lists of numbers
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -220,8 +225,7 @@ def _as_list(value: Any) -> list[Any]:
         return list(value.tolist())
     if isinstance(value, range) and value[2**24 :]:
         raise ValueError(f"community_size: expected at most 2**24 sizes, one for each epoch, got {value}")
-    is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview))
-    return list(value) if is_list else [value]
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, _MEMORY) else [value]
 
 
 def _is_one(value: Any) -> bool:

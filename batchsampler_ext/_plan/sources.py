@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .._engine import validate
-from .._engine.arrays import as_ids, dense
+from .._engine.arrays import as_ids, on_host
 from .._engine.backend import core
 from .._engine.cuda import to_device_async
 from .._engine.random import Stream, derived_seed, permutation
@@ -42,9 +42,7 @@ def checked_sources(sources: Any, num_instances: int) -> torch.Tensor | None:
     """Returns int64 [N] on the CPU, or None."""
     if sources is None:
         return None
-    if isinstance(sources, torch.Tensor):
-        sources = dense(sources, "sources").cpu()
-    result = as_ids(sources, "sources", 0, 2**63)
+    result = as_ids(on_host(sources, "sources"), "sources", 0, 2**63)
     if len(result) != num_instances:
         raise ValueError(f"sources: expected one for each of {num_instances} instances, got {len(result)}")
     return result

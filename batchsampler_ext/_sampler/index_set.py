@@ -24,7 +24,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
-from .._engine.arrays import as_int64, dense, require_countable, require_unmasked
+from .._engine.arrays import as_int64, on_host, require_countable, require_unmasked
 from .._engine.validate import shown
 from ..dataset import IndexedDataset
 
@@ -175,7 +175,7 @@ def _listed_ids(value: Any) -> torch.Tensor | None:
     if not is_array or len(getattr(value, "shape", (0,))) != 1:  # data are not copied to find this out
         return None
     require_unmasked(value, "sampler")
-    array = dense(value, "sampler").cpu() if isinstance(value, torch.Tensor) else np.asarray(value)
+    array = on_host(value, "sampler") if isinstance(value, torch.Tensor) else np.asarray(value)
     if array.dtype in (torch.bool, np.bool_):
         raise _mask()
     if isinstance(array, torch.Tensor) and (array.is_floating_point() or array.is_complex()):

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from .._engine import validate
+from .._engine.arrays import dense
 from .._engine.cuda import to_device_async, to_host
 from .._engine.random import Stream, derived_seed, permutation
 from .._negatives.negatives import Margins
@@ -216,6 +217,8 @@ class PlanMaker:
 
     def _on_host(self, batches: Batches, ids: torch.Tensor) -> torch.Tensor:
         """Returns the instances, int32 on the host, one batch after the other."""
+        if not isinstance(batches, Batches):
+            raise TypeError(f"planner: expected Batches from {self.planner.name!r}, got {type(batches).__name__}")
         found = to_host(torch.cat([batches.indices.reshape(-1), batches.tail]).to(torch.int32))
         self._check(batches, found, ids)
         return found
@@ -262,4 +265,6 @@ def _pairs(margins: Margins, bank: FeatureBank, batches: Sequence[torch.Tensor])
 def on_device(config: GraphConfig, device: torch.device) -> GraphConfig:
     """Returns the config with its labels on the device. A bank may get its device after the sampler was made."""
     labels = config.labels
-    return replace(config, labels=to_device_async(labels, device)) if isinstance(labels, torch.Tensor) else config
+    if not isinstance(labels, torch.Tensor):
+        return config
+    return replace(config, labels=to_device_async(dense(labels, "labels"), device))

@@ -202,8 +202,14 @@ def fill_bank(
         options: of ``model.encode``, such as ``batch_size`` and ``prompt_name``.
 
     Raises:
-        ValueError: the data set or the embeddings do not fit the bank.
+        TypeError, ValueError: another type; a data set or embeddings that do not fit the bank.
     """
+    if not isinstance(bank, FeatureBank):
+        raise TypeError(f"bank: expected a FeatureBank, got {type(bank).__name__}")
+    if not hasattr(model, "encode") or not hasattr(model, "get_embedding_dimension"):
+        raise TypeError(f"model: expected a SentenceTransformer, got {type(model).__name__}")
+    if not isinstance(dataset, datasets.Dataset):
+        raise TypeError(f"dataset: expected a datasets.Dataset, got {type(dataset).__name__}")
     if len(dataset) != bank.num_instances:
         raise ValueError(f"dataset: expected {bank.num_instances} rows as the bank has instances, got {len(dataset)}")
     names, width = text_columns(dataset), model.get_embedding_dimension()

@@ -62,6 +62,8 @@ def hard_batches(source: Any, *, scope: str = "global", **options: Any) -> HardB
         hard_batches(FeatureBank(4, 2, missing_embedding_share=1.000, step=0))
     """
     sources = dict(source) if isinstance(source, Mapping) else {None: source}
+    if not sources:
+        raise ValueError("source: expected at least one data set, got an empty dict")
     sources = {name: _checked_source(part) for name, part in sources.items()}
     validate.choice(scope, "scope", ("global", "local"))
     unknown = sorted(set(options) - _OPTIONS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, overload, runtime_checkable
+from typing import Any, ClassVar, Protocol, overload, runtime_checkable
 
 import torch
 
@@ -22,6 +22,9 @@ class Batches(Sequence[torch.Tensor]):
         tail: int64 [T] on the same device, the instances of shorter batches, which come last. T = 0 if there are none.
         tail_sizes: sizes of these batches. Most epochs have one such batch at most.
         stats: totals of the plan, see :func:`sample_batches`.
+
+    Raises:
+        TypeError, ValueError: other tensors; sizes that are not those of the tail.
     """
 
     def __init__(
@@ -31,10 +34,11 @@ class Batches(Sequence[torch.Tensor]):
         stats: dict[str, float] | None = None,
         tail_sizes: Sequence[int] | None = None,
     ) -> None:
-        self.indices, self.tail, self.stats = indices.long(), tail.long(), stats or {}
+        self.indices = _as_int64(indices, "indices", "[num_full, B]", 2)
+        self.tail, self.stats = _as_int64(tail, "tail", "[T]", 1), stats or {}
         if tail_sizes is None:
             tail_sizes = [len(tail)] if len(tail) > 0 else []
-        self.tail_sizes = tuple(tail_sizes)
+        self.tail_sizes = _sizes(tail_sizes, len(tail))
 
     def __len__(self) -> int:
         return len(self.indices) + len(self.tail_sizes)
@@ -58,6 +62,28 @@ class Batches(Sequence[torch.Tensor]):
 
     def __repr__(self) -> str:
         return f"Batches(num_full={len(self.indices)}, batch_size={self.indices.shape[1]}, tail={len(self.tail)})"
+
+
+def _as_int64(ids: Any, name: str, shape: str, num_dims: int) -> torch.Tensor:
+    if not isinstance(ids, torch.Tensor) or ids.dtype not in (torch.int64, torch.int32):
+        found = f"a tensor of {ids.dtype}" if isinstance(ids, torch.Tensor) else type(ids).__name__
+        raise TypeError(f"{name}: expected an int64 or int32 tensor {shape}, got {found}")
+    if ids.ndim != num_dims:
+        raise ValueError(f"{name}: expected shape {shape}, got {list(ids.shape)}")
+    return ids.long()
+
+
+def _sizes(values: Any, total: int) -> tuple[int, ...]:
+    """Returns positive sizes that add up to the total."""
+    sizes, left = [], total
+    for value in validate.iterable(values, "tail_sizes", "a list of integers"):
+        sizes.append(validate.integer(value, "tail_sizes", 1))
+        left -= sizes[-1]
+        if left < 0:  # the rest may be endless
+            break
+    if left != 0:
+        raise ValueError(f"tail_sizes: expected sizes of {total} instances of the tail, got {validate.shown(values)}")
+    return tuple(sizes)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ import torch
 
 from batchsampler_ext import (
     FeatureBank,
-    Plan,
     PlannedBatchSampler,
     ProximityBatchSampler,
     ProximityGraph,
@@ -26,18 +25,8 @@ from batchsampler_ext import (
     sample_batches,
 )
 
-from .checks import (
-    B,
-    D,
-    N,
-    embeddings,
-    refusing,
-    require_batches,
-    require_graph,
-    same,
-    valid_bank,
-    valid_plan,
-)
+from .calls import fuzzed_calls, of_graph, of_plan
+from .checks import B, D, N, embeddings, refusing, same, valid_bank, valid_plan
 from .source import Source
 
 
@@ -93,26 +82,26 @@ def arrays(data: bytes, folder: Path) -> None:
     given = source.odd(value)
     calls: list[tuple[str, Callable[[Any], Any]]] = (
         [
-            ("rows", lambda part: _of_graph(proximity_graph(features, 1, num_candidates=1, rows=part))),
-            ("rows", lambda part: _of_graph(knn_graph(features, 1, rows=part))),
-            ("labels", lambda part: _of_graph(proximity_graph(features[: len(ids)], 1, labels=part))),
+            ("rows", lambda part: of_graph(proximity_graph(features, 1, num_candidates=1, rows=part))),
+            ("rows", lambda part: of_graph(knn_graph(features, 1, rows=part))),
+            ("labels", lambda part: of_graph(proximity_graph(features[: len(ids)], 1, labels=part))),
             ("roots", lambda part: random_walk_with_restart(table, part, B).nodes.tolist()),
             ("indices", lambda part: _of_bank(part, few)),
             ("indices", lambda part: valid_plan().negative_mask(part).tolist()),
-            ("unique", lambda part: _of_plan(compose(few, batch_size=2, preset="uniform", unique=part))),
-            ("ids", lambda part: _of_graph(ProximityGraph(table[: len(ids)], ids=part, num_instances=N))),
-            ("sources", lambda part: _of_plan(compose(few, batch_size=2, preset="uniform", sources=part))),
+            ("unique", lambda part: of_plan(compose(few, batch_size=2, preset="uniform", unique=part))),
+            ("ids", lambda part: of_graph(ProximityGraph(table[: len(ids)], ids=part, num_instances=N))),
+            ("sources", lambda part: of_plan(compose(few, batch_size=2, preset="uniform", sources=part))),
         ]
         if is_ids
         else [
-            ("features", lambda part: _of_graph(proximity_graph(part, 2, return_scores=True))),
-            ("features", lambda part: _of_graph(knn_graph(part, 2))),
-            ("documents", lambda part: _of_graph(proximity_graph(features, 2, documents=part, return_scores=True))),
+            ("features", lambda part: of_graph(proximity_graph(part, 2, return_scores=True))),
+            ("features", lambda part: of_graph(knn_graph(part, 2))),
+            ("documents", lambda part: of_graph(proximity_graph(features, 2, documents=part, return_scores=True))),
             ("queries|base", lambda part: [found.tolist() for found in knn(part, part, 2)]),
             ("embeddings|indices", lambda part: _of_bank(range(N), part, width)),
-            ("queries", lambda part: _of_plan(compose(part, batch_size=B, rank_window=(0, 3), community_size=2))),
+            ("queries", lambda part: of_plan(compose(part, batch_size=B, rank_window=(0, 3), community_size=2))),
             ("graph", lambda part: [b.tolist() for b in sample_batches(part, B)]),
-            ("neighbors|scores", lambda part: _of_graph(ProximityGraph(table[:, :1], part))),
+            ("neighbors|scores", lambda part: of_graph(ProximityGraph(table[:, :1], part))),
         ]
     )  # fmt: skip
     names, call = source.choice(calls)
@@ -121,16 +110,6 @@ def arrays(data: bytes, folder: Path) -> None:
         found = call(given)
     if is_known and not refused and not names.startswith(("labels", "scores")):
         assert repr(found) == repr(call(value)), "another result than for a plain tensor"
-
-
-def _of_graph(graph: ProximityGraph) -> Any:
-    graph.degrees()  # checks what users give
-    require_graph(graph)
-    return [None if part is None else part.tolist() for part in (graph.neighbors, graph.scores, graph.ids)]
-
-
-def _of_plan(plan: Plan) -> Any:
-    return [batch.tolist() for batch in plan.batches(0)]
 
 
 def _of_bank(ids: Any, rows: Any, width: int = D) -> Any:
@@ -142,65 +121,7 @@ def _of_bank(ids: Any, rows: Any, width: int = D) -> Any:
 def arguments(data: bytes, folder: Path) -> None:
     """Options of any type and value, with valid arrays."""
     source = Source(data)
-    features, table = embeddings(), knn_graph(embeddings(), 3).neighbors
-    walk: dict[str, Any] = {"restart_prob": 0.2, "seed": 1, "epoch": 2, "num_threads": 1}
-    graph = {
-        "num_neighbors": 3, "metric": "l2", "max_score": 0.5, "range_min": 1, "compute_dtype": torch.float32,
-        "return_scores": True, "num_threads": 1, "max_memory": 2**30, "labels": [0] * N, "rows": list(range(N)),
-        "documents": None, "progress": None,
-    }  # fmt: skip
-    calls: list[tuple[Callable[..., Any], dict[str, Any]]] = [
-        (
-            lambda **given: random_walk_with_restart(table, **given),
-            {**walk, "roots": [0, 3], "batch_size": B, "first_walk": 5},
-        ),
-        (
-            lambda **given: require_batches(sample_batches(table, **given), N, False),
-            {**walk, "batch_size": B, "planner": "walks", "drop_last": True, "num_batches": 2},
-        ),
-        (
-            lambda **given: _of_graph(proximity_graph(features, **given)),
-            {**graph, "num_candidates": 9, "candidate_group_size": 8, "sort": True, "seed": 1},
-        ),
-        (lambda **given: _of_graph(knn_graph(features, **given)), graph),
-        (
-            lambda **given: FeatureBank(**given).check(),
-            {"num_instances": N, "dim": D, "two_towers": False, "dtype": torch.float16, "device": "cpu",
-             "normalize": True, "momentum": 0.5, "gather": False, "nonfinite": "skip"},
-        ),
-        (
-            lambda **given: [len(batch) for batch in ProximityBatchSampler(bank=valid_bank(), **given)],
-            {"sampler": N, "batch_size": B, "drop_last": True, "planner": "partition", "scope": "global", "rank": 0,
-             "num_replicas": 2, "refresh_every": None, "restart_prob": 0.2, "unique": [*range(N)], "max_per_batch": 1,
-             "positives": [[0, 1]], "margin": 0.1, "relative_margin": None, "seed": 3, "progress": None},
-        ),
-        (
-            lambda **given: _of_plan(compose(features, **given)),
-            {"documents": embeddings(1), "batch_size": B, "preset": "b3", "community_size": 2, "rank_window": (1, 5),
-             "mutual": True, "neighbors": "exact", "metric": "ip", "unique": [*range(N)], "max_per_batch": 1,
-             "positives": [[0, 1]], "margin": 0.1, "max_score": 5.0, "num_hard_negatives": 2, "num_epochs": 2,
-             "drop_last": True, "seed": 0, "num_threads": 1, "max_memory": 2**30, "progress": None},
-        ),
-        (
-            lambda **given: _of_plan(compose(features, **given)),
-            {"batch_size": B, "preset": "uniform", "sources": [0] * 9 + [1] * 15, "leftovers": "mixed",
-             "interleave": {0: 1.0, 1: 2.0}, "sources_per_batch": 2, "unique": [*range(N)]},
-        ),
-        (
-            lambda **given: _of_plan(compose(features, **given)),
-            {"batch_size": B, "preset": "walks", "num_candidates": 9, "num_neighbors": 3, "graph": None,
-             "labels": None},
-        ),
-        (
-            lambda **given: _of_plan(compose(features, **given)),
-            {"batch_size": B, "graph": table, "community_size": [2, 4], "mutual": False, "num_hard_negatives": 1},
-        ),
-        (
-            lambda **given: _of_graph(ProximityGraph(**given)),
-            {"neighbors": table[:9], "scores": torch.zeros(9, 3), "ids": torch.arange(9) * 2, "num_instances": 20},
-        ),
-    ]  # fmt: skip
-    call, options = source.choice(calls)
+    call, options = source.choice(fuzzed_calls())
     names = [*map(re.escape, options), *OTHERS]
     for _ in range(1 + source.below(3)):
         name = source.choice(list(options))

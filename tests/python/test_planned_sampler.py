@@ -125,7 +125,8 @@ def test_bad_arguments_are_named(plan, arguments, error, message):
 
 
 def test_datasets_of_the_right_size_are_taken(plan):
-    for dataset in (NUM_INSTANCES, TensorDataset(torch.zeros(NUM_INSTANCES)), [0] * NUM_INSTANCES):
+    rows = torch.zeros(NUM_INSTANCES, 2)
+    for dataset in (NUM_INSTANCES, TensorDataset(rows), [0] * NUM_INSTANCES, rows, rows.numpy(), rows[:, 0].long()):
         assert len(PlannedBatchSampler(plan, dataset=dataset)) == NUM_BATCHES
 
 

@@ -465,7 +465,7 @@ def test_resuming_with_other_rows_is_refused(source, tmp_path):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
 
 
-def test_arguments_are_saved_without_the_bank(source, tmp_path):
+def test_givenare_saved_without_the_bank(source, tmp_path):
     trainer = trainer_of(source, tmp_path, save_strategy="steps", save_steps=4)
     trainer.train()
     args = torch.load(tmp_path / "checkpoint-4" / "training_args.bin", weights_only=False)
@@ -506,7 +506,7 @@ def test_bank_of_a_teacher_needs_no_tracking(tmp_path):
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
-def test_wrong_arguments_are_named():
+def test_wrong_givenare_named():
     bank, plan = FeatureBank(N, WIDTH), plan_of()
     sampler = ProximityBatchSampler(N, B, bank=bank)
     with pytest.raises(TypeError, match=r"source: expected a FeatureBank.*got ProximityBatchSampler. Pass its bank"):
@@ -531,6 +531,15 @@ def test_wrong_arguments_are_named():
         fill_bank(bank, static_model(), pairs(39))
     with pytest.raises(ValueError, match=r"expected FeatureBank\(n, 24, two_towers=True\) for pairs"):
         fill_bank(bank, static_model(24), pairs(N))
+    for given, message in [
+        ((plan, static_model(), pairs(N)), "bank: expected a FeatureBank, got Plan"),
+        ((bank, nn.Linear(1, 1), pairs(N)), "model: expected a SentenceTransformer, got Linear"),
+        ((bank, static_model(), ["a"] * N), "dataset: expected a datasets.Dataset, got list"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            fill_bank(*given)
+    with pytest.raises(ValueError, match="source: expected at least one data set, got an empty dict"):
+        hard_batches({})
 
 
 @pytest.mark.parametrize(
