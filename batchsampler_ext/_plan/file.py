@@ -59,8 +59,8 @@ class PlanFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = as_path(path)
-        if os.path.isdir(self._path):
-            raise self.error("a directory")
+        if os.path.exists(self._path) and not os.path.isfile(self._path):  # it is mapped into memory
+            raise self.error("a directory" if os.path.isdir(self._path) else "a device or pipe")
         with open(self._path, "rb"):  # raises OSError by name
             pass
         import safetensors  # here, because GPU checks run where it is not installed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 import struct
 import subprocess
@@ -223,6 +224,9 @@ def test_other_files_are_refused(plan, path):
     torch.save(plan._epochs, path)
     assert "damaged" in outcome(path, [])
     assert "got a directory" in outcome(path.parent, [])
+    os.mkfifo(path.parent / "pipe")  # opening it would wait for a writer
+    for other in (path.parent / "pipe", Path("/dev/null")):
+        assert "got a device or pipe" in outcome(other, [])
     with pytest.raises(FileNotFoundError, match="absent"):
         Plan.load(path.parent / "absent")
 
