@@ -216,10 +216,11 @@ def as_int64(value: Any, name: str, kind: str = "an array of integers") -> np.nd
         TypeError, ValueError: no integers, no rectangle, or a value of 2**63 or more.
     """
     if isinstance(value, torch.Tensor):
+        value = dense(value, name)
         require_countable(value, name)
         if value.dtype.is_floating_point and value.numel():
             raise TypeError(f"{name}: expected integers, got {value.dtype}")
-        value = on_host(value, name).to(torch.int64 if value.numel() == 0 else value.dtype).numpy()
+        value = value.cpu().to(torch.int64 if value.numel() == 0 else value.dtype).numpy()
     if isinstance(value, range):  # NumPy makes a list of it
         require_countable(value, name)
     for part in value if isinstance(value, (list, tuple)) else (value,):

@@ -60,6 +60,7 @@ TENSORS = {
     "empty": torch.empty(0), "no ids": torch.empty(0, dtype=torch.int64), "float ids": torch.arange(float(N)),
     "ids": torch.arange(N), "two columns": torch.arange(2 * N).view(N, 2), "column": torch.arange(N)[:, None],
     "mask": torch.ones(N, dtype=torch.bool), "complex": torch.zeros(N, 4, dtype=torch.complex64),
+    "nested": torch.nested.nested_tensor([torch.arange(2), torch.arange(3)], layout=torch.jagged),
     "float64": embeddings().double(), "float8": embeddings().to(torch.float8_e4m3fn),
 }  # fmt: skip
 OBJECTS = {
