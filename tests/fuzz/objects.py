@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import operator
 import re
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,30 +40,28 @@ def sampler_state(data: bytes, folder: Path) -> None:
         lambda: ProximityBatchSampler(N, B, bank=bank, planner="cover_by_walks"),
         lambda: bank,
     ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        chosen = source.choice(make)
-        sampler = chosen()
-        if sampler is not bank:
-            batches = iter(sampler)
-            for _ in range(source.below(4)):
-                next(batches)
-            del batches
-        state: Any = copy.deepcopy(sampler.state_dict())
-        for _ in range(1 + source.below(3)):
-            state = source.edited(state)
-        other = valid_bank() if sampler is bank else chosen()
-        before = copy.deepcopy(other.state_dict())
-        with refusing("state", "state: .*", "epoch") as refused:
-            other.load_state_dict(state)
-        if refused:
-            assert same(before, other.state_dict()), "changed by a state that was refused"
-        elif other is not bank and not isinstance(other, FeatureBank):
-            again = copy.deepcopy(other.state_dict())
-            rest = [batch for batch, _ in zip(other, range(20), strict=False)]
-            assert all(0 <= i < N for batch in rest for i in batch)
-            other.load_state_dict(again)
-            assert rest == [batch for batch, _ in zip(other, range(20), strict=False)]
+    chosen = source.choice(make)
+    sampler = chosen()
+    if sampler is not bank:
+        batches = iter(sampler)
+        for _ in range(source.below(4)):
+            next(batches)
+        del batches
+    state: Any = copy.deepcopy(sampler.state_dict())
+    for _ in range(1 + source.below(3)):
+        state = source.edited(state)
+    other = valid_bank() if sampler is bank else chosen()
+    before = copy.deepcopy(other.state_dict())
+    with refusing("state", "state: .*", "epoch") as refused:
+        other.load_state_dict(state)
+    if refused:
+        assert same(before, other.state_dict()), "changed by a state that was refused"
+    elif other is not bank and not isinstance(other, FeatureBank):
+        again = copy.deepcopy(other.state_dict())
+        rest = [batch for batch, _ in zip(other, range(20), strict=False)]
+        assert all(0 <= i < N for batch in rest for i in batch)
+        other.load_state_dict(again)
+        assert rest == [batch for batch, _ in zip(other, range(20), strict=False)]
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------
@@ -128,10 +125,8 @@ def arguments(data: bytes, folder: Path) -> None:
         options = {**options, name: source.edited(options[name])}
     if any(most < as_number(options.get(name)) < 2**40 for name, most in MOST.items()):
         return  # their memory and time are asked for
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with refusing(*names):
-            call(**options)
+    with refusing(*names):
+        call(**options)
 
 
 MOST = {name: 64 for name in ("batch_size", "num_instances", "dim", "num_epochs", "sampler", "num_batches")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,5 +21,6 @@ def run_input(name: str, data: bytes, folder: Path) -> None:
     """Runs one input in an empty folder. Raises ``AssertionError``, or the error that the package should not raise."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    with limited_memory():
+    with limited_memory(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         TARGETS[name](data[:MAX_INPUT], folder)

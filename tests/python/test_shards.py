@@ -190,7 +190,7 @@ def test_the_failure_of_one_rank_reaches_all_ranks(tmp_path):
     assert first[:-1] == ["RuntimeError: process_group: rank 1 of the group failed, so no rank has a graph"] * 6
     assert second[0].startswith("ValueError: num_neighbors: expected an integer from 1 to")
     assert second[1].startswith("ValueError: metric: expected one of")
-    assert second[2].startswith("AttributeError")
+    assert second[2] == "TypeError: config: expected a GraphConfig or None, got str"
     assert second[3] == "KeyError: 'no terminal'"
     assert second[4] == "KeyboardInterrupt: "
     assert second[5].startswith("ValueError: max_memory: expected at least")
