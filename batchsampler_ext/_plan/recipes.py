@@ -208,7 +208,7 @@ def _by_source(windows: Mapping[Any, Any]) -> dict[int, Any]:
 
 def _integers(window: Any) -> tuple[int, int]:
     try:
-        if isinstance(window, _MEMORY):
+        if isinstance(window, _NO_LISTS):
             raise TypeError
         first, last = window
     except (TypeError, ValueError):
@@ -216,7 +216,7 @@ def _integers(window: Any) -> tuple[int, int]:
     return validate.integer(first, "rank_window", 0), validate.integer(last, "rank_window", 0)
 
 
-_MEMORY = (str, bytes, bytearray, memoryview)  # sequences that are no lists of numbers
+_NO_LISTS = (str, bytes, bytearray, memoryview)  # sequences that are no lists of numbers
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -225,7 +225,7 @@ def _as_list(value: Any) -> list[Any]:
         return list(value.tolist())
     if isinstance(value, range) and value[2**24 :]:
         raise ValueError(f"community_size: expected at most 2**24 sizes, one for each epoch, got {value}")
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, _MEMORY) else [value]
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, _NO_LISTS) else [value]
 
 
 def _is_one(value: Any) -> bool:
