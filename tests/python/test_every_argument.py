@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import decimal
 import fractions
+import inspect
 import math
 import re
 import warnings
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+import batchsampler_ext
 from batchsampler_ext import knn_graph
 from tests.fuzz.calls import Call, all_calls
 from tests.fuzz.checks import N, embeddings, valid_bank, valid_plan
@@ -92,6 +94,16 @@ def test_values_are_obeyed_or_refused_by_name(number):
                     found = wrong_error(call, name, value)
                     wrong |= {f"{name}={kind}": found} if found else {}
     assert not wrong
+
+
+def test_calls_have_all_arguments():
+    """A new argument goes to tests/fuzz/calls.py."""
+    known = {name for call in CALLS for name in call.options}
+    made_by_the_package = {"Plan", "PlanRequest", "BatchPlanner", "Neighbors", "SamplerStats", "Walks"}
+    for public in set(batchsampler_ext.__all__) - made_by_the_package:
+        found = getattr(batchsampler_ext, public)
+        names = set(inspect.signature(found.__init__ if isinstance(found, type) else found).parameters)
+        assert names <= known | {"self", "process_group", "stats"}, public
 
 
 def wrong_error(call: Call, name: str, value: Any) -> str:
