@@ -30,7 +30,7 @@ from ._engine.arrays import TORCH_DTYPES, as_floats, as_integers, dense
 from ._engine.backend import as_device, require_engine
 from ._engine.checked_file import load_checked, save_checked
 from ._engine.cuda import to_device_async, to_host
-from ._engine.files import as_path
+from ._engine.files import as_input
 from ._engine.hashes import checksum, hash_rows
 from ._engine.not_a_function import NotAFunction
 from ._engine.process_group import is_distributed
@@ -458,7 +458,7 @@ class FeatureBank(NotAFunction):
             ValueError: the file is damaged or was not written by :meth:`save`.
             TypeError, ValueError: the errors of :meth:`load_state_dict`.
         """
-        path = as_path(path)
+        path = as_input(path)
         try:
             state = load_checked(path)
         except ValueError as error:

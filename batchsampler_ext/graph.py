@@ -24,7 +24,7 @@ from ._engine.arrays import (
 from ._engine.backend import as_device, engine, require_engine
 from ._engine.cuda import DeviceStatus, StreamOrder
 from ._engine.deferred_checks import DeferredChecks
-from ._engine.files import as_path, atomic_write, npy_content, stored_members
+from ._engine.files import as_input, atomic_write, npy_content, stored_members
 from ._engine.requests import Edges, GraphLayout, MutualEdgesRequest
 
 __all__ = ["GraphStats", "ProximityGraph"]
@@ -377,7 +377,7 @@ class ProximityGraph:
             OSError: the file cannot be opened.
             ValueError: the file is truncated, corrupt or was not written by :meth:`save`.
         """
-        path = as_path(path)
+        path = as_input(path)
         with open(path, "rb") as file:
             try:
                 _require_sizes(file)

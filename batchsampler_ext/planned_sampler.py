@@ -199,7 +199,7 @@ def _check_dataset(dataset: Any, num_instances: int) -> None:
         )
     if isinstance(dataset, range):
         require_countable(dataset, "dataset")
-    is_number = hasattr(dataset, "__index__") and getattr(dataset, "ndim", 0) == 0  # an array may be a dataset
+    is_number = hasattr(dataset, "__index__") and validate.num_dims(dataset) in (None, 0)  # an array may be a dataset
     if is_number and not isinstance(dataset, bool):
         size, kind = validate.integer(dataset, "dataset", 0), ""
     elif isinstance(dataset, Sized) and hasattr(dataset, "__getitem__"):

@@ -24,6 +24,7 @@ import numpy as np
 from .validate import shown
 
 __all__ = [
+    "as_input",
     "as_path",
     "atomic_directory",
     "atomic_write",
@@ -96,7 +97,7 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.close(lock)
 
 
-def as_path(value: Any, name: str = "path") -> str:
+def as_path(value: Any) -> str:
     """Returns a path that a file can have.
 
     Raises:
@@ -108,9 +109,21 @@ def as_path(value: Any, name: str = "path") -> str:
         if "\0" in path:
             raise ValueError("it has a null byte")
     except TypeError:
-        raise TypeError(f"{name}: expected a path, got {shown(value)} of type {type(value).__name__}") from None
+        raise TypeError(f"path: expected a path, got {shown(value)} of type {type(value).__name__}") from None
     except ValueError as error:
-        raise ValueError(f"{name}: expected a path, got {value!a:.200} ({error})") from None
+        raise ValueError(f"path: expected a path, got {value!a:.200} ({error})") from None
+    return path
+
+
+def as_input(value: Any) -> str:
+    """Returns the path of a file to read, or of nothing. A pipe would be waited for, and a device may have no end.
+
+    Raises:
+        TypeError, ValueError: not a path, or that of a device or pipe.
+    """
+    path = as_path(value)
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise ValueError(f"path: expected a file, got a device or pipe: {path!r}")
     return path
 
 

@@ -20,7 +20,7 @@ def integer(value: Any, name: str, low: int, high: int | None = None, *, because
     """Returns ``value`` as an int in [low, high]. because: text for the error message, the reason of a bound."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:  # arrays have the method, and raise it for other than one integer
+    except (TypeError, RuntimeError):  # arrays and tensors have the method, and raise these for other than one integer
         number = None
     if number is None:
         raise TypeError(f"{name}: expected an integer, got {shown(value, 200)} of type {type(value).__name__}")
@@ -104,13 +104,19 @@ def max_score(value: Any) -> float | None:
     return limit
 
 
+def num_dims(value: Any) -> int | None:
+    """Returns the number of dimensions of an array or tensor. 0 if nested, as it has no length; None for others."""
+    return 0 if getattr(value, "is_nested", False) else getattr(value, "ndim", None)
+
+
 def iterable(value: Any, name: str, expected: str) -> Any:
     """Returns ``value``, which is not iterated here: its own errors must not be taken for a wrong type.
 
-    expected: text for the error message.
+    A class is refused, and memory, whose iterator may have no number of dimensions but one. expected: text for the
+    error message.
     """
     is_iterable = hasattr(value, "__iter__") or hasattr(value, "__getitem__")
-    if not is_iterable or getattr(value, "ndim", 1) == 0 or isinstance(value, memoryview):
+    if not is_iterable or num_dims(value) == 0 or isinstance(value, (memoryview, type)):
         raise TypeError(f"{name}: expected {expected}, got {shown(value)} of type {type(value).__name__}")
     if isinstance(value, range) and value[2**63 - 1 :]:  # it has no len()
         raise ValueError(f"{name}: expected {expected}, got {value}")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from .._engine.checked_file import checksum_of_tensor as checksum
-from .._engine.files import as_path, atomic_write
+from .._engine.files import as_input, atomic_write
 
 _VERSION = 2
 _NAMES = {torch.int32: "I32", torch.int64: "I64", torch.bool: "BOOL", torch.float32: "F32"}
@@ -58,9 +58,9 @@ class PlanFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = as_path(path)
-        if os.path.exists(self._path) and not os.path.isfile(self._path):  # it is mapped into memory
-            raise self.error("a directory" if os.path.isdir(self._path) else "a device or pipe")
+        self._path = as_input(path)
+        if os.path.isdir(self._path):
+            raise self.error("a directory")
         with open(self._path, "rb"):  # raises OSError by name
             pass
         import safetensors  # here, because GPU checks run where it is not installed

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from .._engine import validate
+from .._engine.arrays import on_host
 from ..graph import ProximityGraph
 from .sources import Part, described
 
@@ -208,7 +209,7 @@ def _by_source(windows: Mapping[Any, Any]) -> dict[int, Any]:
 
 def _integers(window: Any) -> tuple[int, int]:
     try:
-        if isinstance(window, _NO_LISTS):
+        if isinstance(window, _NOT_LISTS):
             raise TypeError
         first, last = window
     except (TypeError, ValueError):
@@ -216,16 +217,17 @@ def _integers(window: Any) -> tuple[int, int]:
     return validate.integer(first, "rank_window", 0), validate.integer(last, "rank_window", 0)
 
 
-_NO_LISTS = (str, bytes, bytearray, memoryview)  # sequences that are no lists of numbers
+_NOT_LISTS = (str, bytes, bytearray, memoryview)  # sequences that do not count as lists of numbers
 
 
 def _as_list(value: Any) -> list[Any]:
     """Returns the sizes of epochs: of a sequence or array, or of a single number."""
+    value = on_host(value, "community_size")
     if isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim == 1:
         return list(value.tolist())
     if isinstance(value, range) and value[2**24 :]:
         raise ValueError(f"community_size: expected at most 2**24 sizes, one for each epoch, got {value}")
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, _NO_LISTS) else [value]
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, _NOT_LISTS) else [value]
 
 
 def _is_one(value: Any) -> bool:

@@ -24,7 +24,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
-from .._engine.arrays import as_int64, on_host, require_countable, require_unmasked
+from .._engine.arrays import as_int64, dense, require_countable, require_unmasked
 from .._engine.validate import shown
 from ..dataset import IndexedDataset
 
@@ -171,11 +171,13 @@ def _listed_ids(value: Any) -> torch.Tensor | None:
         return torch.arange(value.start, value.stop, value.step, device="cpu")
     if isinstance(value, (list, tuple, set, frozenset)):
         return _ids_of_items(list(value))
+    if isinstance(value, torch.Tensor) and value.is_nested:  # it does not know its shape
+        dense(value, "sampler")
     is_array = isinstance(value, torch.Tensor) or hasattr(value, "__array__")
     if not is_array or len(getattr(value, "shape", (0,))) != 1:  # data are not copied to find this out
         return None
     require_unmasked(value, "sampler")
-    array = on_host(value, "sampler") if isinstance(value, torch.Tensor) else np.asarray(value)
+    array = dense(value, "sampler").cpu() if isinstance(value, torch.Tensor) else np.asarray(value)
     if array.dtype in (torch.bool, np.bool_):
         raise _mask()
     if isinstance(array, torch.Tensor) and (array.is_floating_point() or array.is_complex()):
@@ -206,7 +208,7 @@ def _is_number(value: Any) -> bool:
         return False
     try:
         operator.index(value)
-    except TypeError:  # a 0-d tensor of a float
+    except (TypeError, RuntimeError):  # a 0-d tensor of a float, or on "meta"
         return False
     return True
 

@@ -48,6 +48,8 @@ def track_embeddings(loss: Any, bank: Any) -> Any:
         hint = ". The batches of a plan are fixed, so leave this line out" if given == "Plan" else ""
         raise TypeError(f"bank: expected a FeatureBank or a dict of them by data set, got {given}{hint}")
     if isinstance(loss, Mapping):
+        if not loss:
+            raise ValueError("loss: expected at least one data set, got an empty dict")
         return {name: _tracking(part, found, banks.keys() == found.keys()) for name, part in loss.items()}
     return _tracking(loss, found, banks.keys() == found.keys())
 
@@ -206,7 +208,7 @@ def fill_bank(
     """
     if not isinstance(bank, FeatureBank):
         raise TypeError(f"bank: expected a FeatureBank, got {type(bank).__name__}")
-    if not hasattr(model, "encode") or not hasattr(model, "get_embedding_dimension"):
+    if isinstance(model, type) or not hasattr(model, "encode") or not hasattr(model, "get_embedding_dimension"):
         raise TypeError(f"model: expected a SentenceTransformer, got {type(model).__name__}")
     if not isinstance(dataset, datasets.Dataset):
         raise TypeError(f"dataset: expected a datasets.Dataset, got {type(dataset).__name__}")
@@ -214,7 +216,10 @@ def fill_bank(
         raise ValueError(f"dataset: expected {bank.num_instances} rows as the bank has instances, got {len(dataset)}")
     names, width = text_columns(dataset), model.get_embedding_dimension()
     if bank.dim == width:
-        names = names[: 2 if bank.documents is not None else 1]
+        num_columns = 2 if bank.documents is not None else 1
+        names = names[:num_columns]
+        if len(names) < num_columns:
+            raise ValueError(f"dataset: expected {num_columns} columns of texts, one for each tower, got {len(names)}")
     elif bank.documents is not None or bank.dim != width * len(names):
         raise ValueError(_width_error(bank, width))
 

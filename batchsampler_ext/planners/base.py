@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, overload, runtime_checkable
 import torch
 
 from .._engine import validate
+from .._engine.arrays import dense
 from .._graph_view import GraphView
 from ..graph import ProximityGraph
 from ..graph_builders import GraphConfig
@@ -24,7 +25,7 @@ class Batches(Sequence[torch.Tensor]):
         stats: totals of the plan, see :func:`sample_batches`.
 
     Raises:
-        TypeError, ValueError: other tensors; sizes that are not those of the tail.
+        TypeError, ValueError: a value that is no integer tensor of this shape; sizes that do not add up to the tail.
     """
 
     def __init__(
@@ -34,8 +35,11 @@ class Batches(Sequence[torch.Tensor]):
         stats: dict[str, float] | None = None,
         tail_sizes: Sequence[int] | None = None,
     ) -> None:
-        self.indices = _as_int64(indices, "indices", "[num_full, B]", 2)
-        self.tail, self.stats = _as_int64(tail, "tail", "[T]", 1), stats or {}
+        self.indices = _checked(indices, "indices", "[num_full, B]", 2)
+        self.tail = _checked(tail, "tail", "[T]", 1)
+        if stats is not None and not isinstance(stats, dict):
+            raise TypeError(f"stats: expected a dict or None, got {validate.shown(stats)}")
+        self.stats = stats or {}
         if tail_sizes is None:
             tail_sizes = [len(tail)] if len(tail) > 0 else []
         self.tail_sizes = _sizes(tail_sizes, len(tail))
@@ -64,10 +68,13 @@ class Batches(Sequence[torch.Tensor]):
         return f"Batches(num_full={len(self.indices)}, batch_size={self.indices.shape[1]}, tail={len(self.tail)})"
 
 
-def _as_int64(ids: Any, name: str, shape: str, num_dims: int) -> torch.Tensor:
-    if not isinstance(ids, torch.Tensor) or ids.dtype not in (torch.int64, torch.int32):
-        found = f"a tensor of {ids.dtype}" if isinstance(ids, torch.Tensor) else type(ids).__name__
-        raise TypeError(f"{name}: expected an int64 or int32 tensor {shape}, got {found}")
+def _checked(ids: Any, name: str, shape: str, num_dims: int) -> torch.Tensor:
+    """Returns int64 ids. A tensor without elements may have any dtype."""
+    if not isinstance(ids, torch.Tensor):
+        raise TypeError(f"{name}: expected an integer tensor {shape}, got {type(ids).__name__}")
+    ids = dense(ids, name)
+    if ids.numel() and (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool):
+        raise TypeError(f"{name}: expected an integer tensor {shape}, got a tensor of {ids.dtype}")
     if ids.ndim != num_dims:
         raise ValueError(f"{name}: expected shape {shape}, got {list(ids.shape)}")
     return ids.long()
@@ -82,7 +89,7 @@ def _sizes(values: Any, total: int) -> tuple[int, ...]:
         if left < 0:  # the rest may be endless
             break
     if left != 0:
-        raise ValueError(f"tail_sizes: expected sizes of {total} instances of the tail, got {validate.shown(values)}")
+        raise ValueError(f"tail_sizes: expected sizes that add up to {total}, the tail, got {validate.shown(values)}")
     return tuple(sizes)
 
 

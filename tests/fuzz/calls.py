@@ -13,6 +13,7 @@ from batchsampler_ext import (
     CoverByWalksPlanner,
     FeatureBank,
     GraphConfig,
+    IndexedDataset,
     PartitionPlanner,
     Plan,
     PlannedBatchSampler,
@@ -183,11 +184,12 @@ def more_calls() -> list[Call]:
             plan.report, {"queries": features, "documents": embeddings(1), "epoch": 0, "progress": None}
         ),
         Call(batch_stats, {"batches": [[0, 1], [2, 3]], "features": features, "labels": [0] * N, "graph": graph}),
+        Call(IndexedDataset, {"dataset": [1, 2]}),
         Call(mean_cosine, {"rows": features}),
         Call(equal_label_share, {"labels": [0, 1]}),
         Call(
             lambda **given: list(Batches(**given)),
-            {"indices": torch.arange(8).view(2, 4), "tail": torch.arange(3), "tail_sizes": [1, 2]},
+            {"indices": torch.arange(8).view(2, 4), "tail": torch.arange(3), "tail_sizes": [1, 2], "stats": None},
         ),
         Call(_composed, {"batch_size": B, "preset": "walks", "num_candidates": 9, "labels": [0] * N}),
         Call(_composed, {"batch_size": B, "preset": "clusters", "batches_per_cluster": 2}),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from batchsampler_ext import ProximityGraph, proximity_graph
+from batchsampler_ext import FeatureBank, ProximityGraph, proximity_graph
 
 
 @pytest.fixture
@@ -116,3 +116,12 @@ def test_stats_equal_their_definition(graph):
     reached = set(graph.neighbors.unique().tolist()) - {-1}
     assert stats.unreached_rows == 50 - len(reached)
     assert repr(graph) == "ProximityGraph(num_instances=60, num_neighbors=6, rows=50)"
+
+
+@pytest.mark.parametrize("load", [ProximityGraph.load, lambda path: FeatureBank(3, 2).load(path)])
+def test_devices_and_pipes_are_not_read(load, tmp_path):
+    """A pipe would be waited for, and /dev/zero has no end."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ValueError, match="path: expected a file, got a device or pipe: "):
+            load(path)

@@ -418,18 +418,20 @@ def test_batches_of_a_custom_planner_are_used_and_checked():
     [
         (
             {"indices": np.zeros((2, 4), np.int64)},
-            r"indices: expected an int64 .* \[num_full, B\], got ndarray",
+            r"indices: expected an integer tensor \[num_full, B\], got ndarray",
         ),
         ({"indices": torch.zeros(2, 4)}, r"indices: .* got a tensor of torch.float32"),
         ({"indices": torch.arange(8)}, r"indices: expected shape \[num_full, B\], got \[8\]"),
         ({"tail": torch.zeros(1, 3).long()}, r"tail: expected shape \[T\], got \[1, 3\]"),
-        ({"tail_sizes": [2, 2]}, r"tail_sizes: expected sizes of 3 instances of the tail, got \[2, 2\]"),
+        ({"tail_sizes": [2, 2]}, r"tail_sizes: expected sizes that add up to 3, the tail, got \[2, 2\]"),
         ({"tail_sizes": [3, 0]}, "tail_sizes: expected an integer at least 1, got 0"),
     ],
 )
 def test_batches_are_made_of_integers(change, message):
     good = {"indices": torch.arange(8).view(2, 4), "tail": torch.arange(3)}
     assert len(Batches(**good)) == 3
+    for empty in (torch.empty(0), torch.tensor([], dtype=torch.int16)):
+        assert [batch.dtype for batch in Batches(good["indices"].to(torch.int16), empty)] == [torch.int64] * 2
     with pytest.raises((TypeError, ValueError), match=message):
         Batches(**{**good, **change})
 

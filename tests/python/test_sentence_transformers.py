@@ -465,7 +465,7 @@ def test_resuming_with_other_rows_is_refused(source, tmp_path):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
 
 
-def test_givenare_saved_without_the_bank(source, tmp_path):
+def test_arguments_are_saved_without_the_bank(source, tmp_path):
     trainer = trainer_of(source, tmp_path, save_strategy="steps", save_steps=4)
     trainer.train()
     args = torch.load(tmp_path / "checkpoint-4" / "training_args.bin", weights_only=False)
@@ -506,7 +506,7 @@ def test_bank_of_a_teacher_needs_no_tracking(tmp_path):
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
-def test_wrong_givenare_named():
+def test_wrong_arguments_are_named():
     bank, plan = FeatureBank(N, WIDTH), plan_of()
     sampler = ProximityBatchSampler(N, B, bank=bank)
     with pytest.raises(TypeError, match=r"source: expected a FeatureBank.*got ProximityBatchSampler. Pass its bank"):
@@ -538,8 +538,14 @@ def test_wrong_givenare_named():
     ]:
         with pytest.raises(TypeError, match=message):
             fill_bank(*given)
+    with pytest.raises(TypeError, match="model: expected a SentenceTransformer, got ABCMeta"):
+        fill_bank(bank, type(static_model()), pairs(N))
+    with pytest.raises(ValueError, match="dataset: expected 2 columns of texts, one for each tower, got 1"):
+        fill_bank(FeatureBank(N, WIDTH, two_towers=True), static_model(), pairs(N).select_columns(["anchor"]))
     with pytest.raises(ValueError, match="source: expected at least one data set, got an empty dict"):
         hard_batches({})
+    with pytest.raises(ValueError, match="loss: expected at least one data set, got an empty dict"):
+        track_embeddings({}, bank)
 
 
 @pytest.mark.parametrize(
