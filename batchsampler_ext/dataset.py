@@ -28,7 +28,7 @@ class IndexedDataset(Dataset[tuple[int, Any]]):
 
     def __init__(self, dataset: Any) -> None:
         has_positions = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
-        if not has_positions or isinstance(dataset, (type, IterableDataset)):
+        if not has_positions or getattr(dataset, "ndim", 1) == 0 or isinstance(dataset, (type, IterableDataset)):
             raise TypeError(f"dataset: expected a dataset with __len__ and __getitem__, got {type(dataset).__name__}")
         self.dataset = dataset
 

@@ -199,10 +199,10 @@ def _check_dataset(dataset: Any, num_instances: int) -> None:
         )
     if isinstance(dataset, range):
         require_countable(dataset, "dataset")
-    is_number = hasattr(dataset, "__index__") and validate.num_dims(dataset) in (None, 0)  # an array may be a dataset
+    is_number = hasattr(dataset, "__index__") and getattr(dataset, "ndim", 0) == 0  # an array may be a dataset
     if is_number and not isinstance(dataset, bool):
         size, kind = validate.integer(dataset, "dataset", 0), ""
-    elif isinstance(dataset, Sized) and hasattr(dataset, "__getitem__"):
+    elif isinstance(dataset, Sized) and hasattr(dataset, "__getitem__") and not validate.has_no_length(dataset):
         size, kind = len(dataset), f"{type(dataset).__name__} of "
     else:
         raise TypeError(

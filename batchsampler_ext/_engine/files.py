@@ -31,6 +31,7 @@ __all__ = [
     "check_output",
     "locks_at_once",
     "npy_content",
+    "refuse_pipe",
     "reserve",
     "stored_members",
 ]
@@ -116,15 +117,20 @@ def as_path(value: Any) -> str:
 
 
 def as_input(value: Any) -> str:
-    """Returns the path of a file to read, or of nothing. A pipe would be waited for, and a device may have no end.
+    """Returns the path of a file to read. The file need not exist.
 
     Raises:
         TypeError, ValueError: not a path, or that of a device or pipe.
     """
     path = as_path(value)
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        raise ValueError(f"path: expected a file, got a device or pipe: {path!r}")
+    refuse_pipe(path, "path")
     return path
+
+
+def refuse_pipe(path: str, name: str) -> None:
+    """Raises ``ValueError`` for a pipe, which would be waited for, and a device, which may have no end."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise ValueError(f"{name}: expected a file, got a device or pipe: {path!r}")
 
 
 def check_output(path: str | os.PathLike[str], name: str) -> None:

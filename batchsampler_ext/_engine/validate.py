@@ -35,9 +35,9 @@ def shown(value: Any, most: int = 100) -> str:
 
     Tensors of many elements are described: their repr may take more memory than they do, where elements are repeated.
     """
-    if isinstance(value, torch.Tensor) and value.numel() > most:
-        return f"a tensor of {value.dtype} {list(value.shape)}"
     try:
+        if isinstance(value, torch.Tensor) and value.numel() > most:
+            return f"a tensor of {value.dtype} {list(value.shape)}"
         return f"{value!r:.{most}}"
     except Exception:
         return type(value).__name__
@@ -105,8 +105,13 @@ def max_score(value: Any) -> float | None:
 
 
 def num_dims(value: Any) -> int | None:
-    """Returns the number of dimensions of an array or tensor. 0 if nested, as it has no length; None for others."""
-    return 0 if getattr(value, "is_nested", False) else getattr(value, "ndim", None)
+    """Returns the number of dimensions of an array or tensor: 0 if it has no length, None for other values."""
+    return 0 if has_no_length(value) else getattr(value, "ndim", None)
+
+
+def has_no_length(value: Any) -> bool:
+    """Whether a value is a nested tensor of the older layout. The jagged one has a length."""
+    return isinstance(value, torch.Tensor) and value.is_nested and value.layout == torch.strided
 
 
 def iterable(value: Any, name: str, expected: str) -> Any:

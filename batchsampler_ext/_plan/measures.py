@@ -65,7 +65,8 @@ def hardness(
             similarity.append(float((scores.double().sum() - own.double().sum()) / (len(ids) * (len(ids) - 1))))
             hardest = scores.fill_diagonal_(-torch.inf).max(1).values
             accuracy.append(float((own >= hardest).double().mean()))
-            below = torch.maximum(torch.full_like(own, margin or 0.0), (relative_margin or 0.0) * own.abs())
+            absolute = torch.full_like(own, min(margin or 0.0, torch.finfo(own.dtype).max))
+            below = torch.maximum(absolute, (relative_margin or 0.0) * own.abs())
             num_near.append(float((scores >= (own - below)[:, None]).double().sum(1).mean()))
             all_hardest.append(hardest.numpy())
             all_own += [] if second is None else [own.numpy()]

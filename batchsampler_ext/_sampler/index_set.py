@@ -25,7 +25,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from .._engine.arrays import as_int64, dense, require_countable, require_unmasked
-from .._engine.validate import shown
+from .._engine.validate import has_no_length, shown
 from ..dataset import IndexedDataset
 
 
@@ -171,8 +171,8 @@ def _listed_ids(value: Any) -> torch.Tensor | None:
         return torch.arange(value.start, value.stop, value.step, device="cpu")
     if isinstance(value, (list, tuple, set, frozenset)):
         return _ids_of_items(list(value))
-    if isinstance(value, torch.Tensor) and value.is_nested:  # it does not know its shape
-        dense(value, "sampler")
+    if has_no_length(value):
+        raise TypeError("sampler: expected ids or a dataset, got a nested tensor without a length")
     is_array = isinstance(value, torch.Tensor) or hasattr(value, "__array__")
     if not is_array or len(getattr(value, "shape", (0,))) != 1:  # data are not copied to find this out
         return None

@@ -15,7 +15,7 @@ import torch
 
 from .._engine.arrays import as_ids, as_int64
 from .._engine.checked_file import record_sizes
-from .._engine.files import npy_content
+from .._engine.files import npy_content, refuse_pipe
 from ..graph import ProximityGraph
 
 __all__ = [
@@ -67,6 +67,7 @@ def load_matrix(path: str, name: str, *, column: str | None = None, tensor: str 
     for given, label in ((column, "--column"), (tensor, "--tensor")):
         if given is not None and label != option:
             raise ValueError(f"{name}: expected no {label} for a {suffix} file, got {given!r} and {path!r}")
+    refuse_pipe(path, name)
     try:
         with open(path, "rb"):
             pass
@@ -124,6 +125,7 @@ def load_ids(path: str, name: str, *, num_columns: int | None = 1) -> np.ndarray
     if Path(path).suffix.lower() != ".parquet":
         return load_array(path, name, "array of integers")
     pyarrow = import_pyarrow(name)
+    refuse_pipe(path, name)
     with reading(path, name, "a parquet file"):
         schema = pyarrow.parquet.read_schema(path)
         integers = [field.name for field in schema if pyarrow.types.is_integer(field.type)]
@@ -184,6 +186,7 @@ def require_no_input(out: str, name: str, inputs: Mapping[str, str | None]) -> N
 
 
 def load_array(path: str, name: str, content: str, **options: Any) -> np.ndarray:
+    refuse_pipe(path, name)
     try:
         with open(path, "rb") as file:
             if file.read(6) == b"\x93NUMPY":

@@ -215,6 +215,8 @@ def fill_bank(
     if len(dataset) != bank.num_instances:
         raise ValueError(f"dataset: expected {bank.num_instances} rows as the bank has instances, got {len(dataset)}")
     names, width = text_columns(dataset), model.get_embedding_dimension()
+    if width is None:
+        raise ValueError("model: expected one whose get_embedding_dimension() is a number, got None")
     if bank.dim == width:
         num_columns = 2 if bank.documents is not None else 1
         names = names[:num_columns]

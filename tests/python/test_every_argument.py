@@ -43,7 +43,8 @@ WORDS = {
 }
 NUMBERS = {
     "-1": -1, "0": 0, "1": 1, "2**63": 2**63, "2**64": 2**64, "10**400": 10**400, "-10**400": -(10**400),
-    "True": True, "nan": math.nan, "inf": math.inf, "-inf": -math.inf, "1j": 1j, "NumPy nan": np.float64("nan"),
+    "True": True, "nan": math.nan, "1e39": 1e39, "1e300": 1e300,
+    "inf": math.inf, "-inf": -math.inf, "1j": 1j, "NumPy nan": np.float64("nan"),
     "NumPy int": np.int64(3), "NumPy bool": np.bool_(True), "fraction": fractions.Fraction(1, 3),
     "decimal": decimal.Decimal("0.3"), "decimal nan": decimal.Decimal("nan"), "signaling": decimal.Decimal("snan"),
 }  # fmt: skip
@@ -73,7 +74,7 @@ TENSORS = {
     "mask": torch.ones(N, dtype=torch.bool), "complex": torch.zeros(N, 4, dtype=torch.complex64),
     "meta ids": torch.arange(N, device="meta"), "meta 3": torch.tensor(3, device="meta"),
     "sparse ids": torch.arange(N).to_sparse(), "nested rows": nested([X[:2], X[:3]]),
-    "nested ids": nested([torch.arange(2), torch.arange(3)]),
+    "many nested": nested([torch.arange(200)]), "nested ids": nested([torch.arange(2), torch.arange(3)]),
     "nested": torch.nested.nested_tensor([torch.arange(2), torch.arange(3)], layout=torch.jagged),
     "float64": embeddings().double(), "float8": embeddings().to(torch.float8_e4m3fn),
 }  # fmt: skip

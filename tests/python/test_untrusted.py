@@ -337,10 +337,10 @@ def test_plans_with_impossible_headers_are_refused(tmp_path, change, message):
 
 def test_margins_of_a_file_may_be_integers_of_any_size(tmp_path):
     shown = []
-    for margin in (2**70, float(2**70)):
+    for margin in (2**70, float(2**70), 10**308):
         write_plan(tmp_path / "plan", EPOCHS, {**HEADER, "info": {"margin": margin}})
         shown.append(str(Plan.load(tmp_path / "plan").report(X[:6], X[6:])))
-    assert shown[0] == shown[1]
+    assert shown[0] == shown[1] == shown[2]
 
 
 @pytest.mark.parametrize("num_left", [0, 4])
