@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ._engine import validate
-from ._engine.arrays import as_ids, as_integers, as_matrix, on_host
+from ._engine.arrays import as_ids, as_integers, as_matrix, on_host, require_dense
 from .graph import ProximityGraph
 
 __all__ = ["batch_stats", "equal_label_share", "mean_cosine"]
@@ -95,8 +95,7 @@ def mean_cosine(rows: torch.Tensor) -> torch.Tensor:
     if not isinstance(rows, torch.Tensor) or rows.dtype not in (torch.float32, torch.float64):
         found = rows.dtype if isinstance(rows, torch.Tensor) else type(rows).__name__
         raise TypeError(f"rows: expected a tensor of float32 or float64, got {found}")
-    if rows.layout != torch.strided or rows.is_nested:
-        raise TypeError(f"rows: expected a dense tensor, got one that is {'nested' if rows.is_nested else rows.layout}")
+    require_dense(rows, "rows")
     if rows.ndim != 2:
         raise ValueError(f"rows: expected shape [n, D], got {list(rows.shape)}")
     count = len(rows)

@@ -99,9 +99,7 @@ def dense(tensor: torch.Tensor, name: str) -> torch.Tensor:
         TypeError: it is sparse, nested or quantized.
         ValueError: it has no memory of its own: it is on the device "meta", FSDP has freed it, or it is a ``DTensor``.
     """
-    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized:
-        found = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else str(tensor.layout)
-        raise TypeError(f"{name}: expected a dense tensor, got a tensor that is {found}")
+    require_dense(tensor, name)
     if tensor.is_meta:
         require_engine(tensor.device, name)
     tensor = tensor.detach()
@@ -113,6 +111,13 @@ def dense(tensor: torch.Tensor, name: str) -> torch.Tensor:
             f"other tensors (type {type(tensor).__name__})"
         )
     return tensor
+
+
+def require_dense(tensor: torch.Tensor, name: str) -> None:
+    """Raises ``TypeError`` for a tensor that is sparse, nested or quantized."""
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized:
+        found = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else str(tensor.layout)
+        raise TypeError(f"{name}: expected a dense tensor, got a tensor that is {found}")
 
 
 def on_host(value: Any, name: str) -> Any:

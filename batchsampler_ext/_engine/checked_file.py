@@ -14,7 +14,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 import torch
 
-from .files import as_input, atomic_write, stored_members
+from .files import atomic_write, stored_members
 
 __all__ = ["checksum_of_tensor", "load_checked", "record_sizes", "save_checked"]
 
@@ -40,7 +40,7 @@ def load_checked(path: str | os.PathLike[str]) -> Any:
         OSError: the file cannot be opened.
         ValueError: it is damaged, or was not written by :func:`save_checked`. The message begins with what is wrong.
     """
-    with open(as_input(path), "rb") as file:
+    with open(path, "rb") as file:
         try:
             sizes, max_parts = record_sizes(file, _GLOBALS)
             saved = torch.load(file, map_location="cpu", weights_only=True)

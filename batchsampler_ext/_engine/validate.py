@@ -104,11 +104,6 @@ def max_score(value: Any) -> float | None:
     return limit
 
 
-def num_dims(value: Any) -> int | None:
-    """Returns the number of dimensions of an array or tensor: 0 if it has no length, None for other values."""
-    return 0 if has_no_length(value) else getattr(value, "ndim", None)
-
-
 def has_no_length(value: Any) -> bool:
     """Whether a value is a nested tensor of the older layout. The jagged one has a length."""
     return isinstance(value, torch.Tensor) and value.is_nested and value.layout == torch.strided
@@ -117,11 +112,12 @@ def has_no_length(value: Any) -> bool:
 def iterable(value: Any, name: str, expected: str) -> Any:
     """Returns ``value``, which is not iterated here: its own errors must not be taken for a wrong type.
 
-    A class is refused, and memory, whose iterator may have no number of dimensions but one. expected: text for the
-    error message.
+    A class is refused, and a memoryview, which can only be iterated with one dimension. expected: text for the error
+    message.
     """
     is_iterable = hasattr(value, "__iter__") or hasattr(value, "__getitem__")
-    if not is_iterable or num_dims(value) == 0 or isinstance(value, (memoryview, type)):
+    has_parts = getattr(value, "ndim", 1) != 0 and not has_no_length(value)
+    if not is_iterable or not has_parts or isinstance(value, (memoryview, type)):
         raise TypeError(f"{name}: expected {expected}, got {shown(value)} of type {type(value).__name__}")
     if isinstance(value, range) and value[2**63 - 1 :]:  # it has no len()
         raise ValueError(f"{name}: expected {expected}, got {value}")

@@ -22,12 +22,10 @@ class Ranks(NamedTuple):
 
 def checked_ranks(rank: Any, num_replicas: Any) -> Ranks | None:
     """Returns what the user gave, or None to ask the process group when batches are drawn."""
-    if rank is None and num_replicas is None:
-        return None
     if num_replicas is not None:
         num_replicas = validate.integer(num_replicas, "num_replicas", 1)
-    if rank is None and num_replicas == 1:
-        return Ranks(0, 1)
+    if rank is None and num_replicas in (None, 1):
+        return None if num_replicas is None else Ranks(0, 1)
     if rank is None or num_replicas is None:
         given = f"{validate.shown(rank)} and {validate.shown(num_replicas)}"
         raise ValueError(f"rank, num_replicas: expected both or neither, got {given}")
